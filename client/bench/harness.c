@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the private daemon: one child process, one folder. The child is in a process group of its own (Ctrl-C is for us:
+ * we stop it in order), and dies with us if we are killed. Its output goes to a log file, whose end is shown when
+ * something goes wrong. One thread.
+ */
+#include "client/bench/harness.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "client/bench/live.h"
+#include "client/bench/process.h"
+#include "include/base/cleanup.h"
+#include "include/base/units.h"
+
+#define READY_SECONDS 120
+#define STOP_SECONDS 60
+#define LOG_TAIL_LINES 30
+#define TMPFS_MAGIC_NUMBER 0x01021994
+
+static const char *const folder_files[] = {"config", "spillwayd.log", "disk.spill", "spillwayd.sock"};
+
+/* ── paths ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const char *path_in(const struct harness *h, const char *name, char ret_path[static PATH_MAX])
+{
+    snprintf(ret_path, PATH_MAX, "%s/%s", h->folder, name);
+    return ret_path;
+}
+
+const char *harness_program(const char *name, char ret_path[static PATH_MAX])
+{
+    ssize_t n = readlink("/proc/self/exe", ret_path, PATH_MAX - 1);
+
+    if (n > 0) {
+        ret_path[n] = '\0';
+        char *slash = strrchr(ret_path, '/');
+        if (slash && (size_t)(slash + 1 - ret_path) + strlen(name) < PATH_MAX) {
+            strcpy(slash + 1, name);
+            if (access(ret_path, X_OK) == 0)
+                return ret_path;
+        }
+    }
+    snprintf(ret_path, PATH_MAX, "%s", name);
+    return ret_path;
+}
+
+/* A device file in memory would measure nothing, so /var/tmp goes before a /tmp that is a tmpfs. */
+static const char *temporary_folder(void)
+{
+    const char *chosen = getenv("TMPDIR");
+    struct statfs fs;
+
+    if (chosen && *chosen)
+        return chosen;
+    return statfs("/tmp", &fs) == 0 && fs.f_type != TMPFS_MAGIC_NUMBER ? "/tmp" : "/var/tmp";
+}
+
+int harness_room(uint64_t *ret_bytes)
+{
+    struct statfs fs;
+
+    if (statfs(temporary_folder(), &fs) < 0) {
+        int r = -errno;
+        fprintf(stderr, "spillbench: %s: %s\n", temporary_folder(), strerror(-r));
+        return r;
+    }
+    *ret_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+    return 0;
+}
+
+static int folder_make(struct harness *h)
+{
+    int len = snprintf(h->folder, sizeof(h->folder), "%s/spillbench-XXXXXX", temporary_folder());
+
+    if (len >= (int)sizeof(h->folder)) {
+        h->folder[0] = '\0';
+        fprintf(stderr, "spillbench: TMPDIR is too long a path for a socket: %s\n", temporary_folder());
+        return -ENAMETOOLONG;
+    }
+    if (!mkdtemp(h->folder)) {
+        int r = -errno;
+        fprintf(stderr, "spillbench: %s: %s\n", h->folder, strerror(-r));
+        h->folder[0] = '\0';
+        return r;
+    }
+    snprintf(h->socket_path, sizeof(h->socket_path), "%s/spillwayd.sock", h->folder);
+    return 0;
+}
+
+/* ── the child ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Runs a program; fd is its standard output and error (-1: ours). Returns its pid or a negative errno. */
+static pid_t spawn(const char *const argv[], int fd)
+{
+    pid_t parent = getpid(), pid = fork();
+
+    if (pid < 0)
+        return -errno;
+    if (pid > 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(1);
+    if (fd >= 0) {
+        setpgid(0, 0);
+        dup2(fd, STDOUT_FILENO);
+        dup2(fd, STDERR_FILENO);
+    }
+    int null = open("/dev/null", O_RDONLY);
+    if (null >= 0)
+        dup2(null, STDIN_FILENO);
+    execvp(argv[0], (char *const *)(uintptr_t)argv);
+    fprintf(stderr, "spillbench: cannot run %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+/* True when it has ended; *ret_status as of waitpid(). */
+static bool child_ended(pid_t pid, int *ret_status)
+{
+    pid_t r = waitpid(pid, ret_status, WNOHANG);
+
+    if (r < 0)
+        *ret_status = 0;
+    return r == pid || (r < 0 && errno == ECHILD);
+}
+
+static const char *status_print(int status, char ret_text[static 64])
+{
+    if (WIFSIGNALED(status))
+        snprintf(ret_text, 64, "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        snprintf(ret_text, 64, "ended with status %d", WEXITSTATUS(status));
+    return ret_text;
+}
+
+static void log_show(struct harness *h)
+{
+    char path[PATH_MAX], *lines[LOG_TAIL_LINES] = {NULL}, *line = NULL;
+    size_t line_bytes = 0, n = 0;
+    cleanup_fclose FILE *f = fopen(path_in(h, "spillwayd.log", path), "re");
+
+    h->keep_log = true;
+    while (f && getline(&line, &line_bytes, f) >= 0) {
+        free(lines[n % LOG_TAIL_LINES]);
+        lines[n++ % LOG_TAIL_LINES] = strdup(line);
+    }
+    free(line);
+    fprintf(stderr, "spillbench: the end of the daemon's log (%s):\n", path);
+    for (size_t i = n > LOG_TAIL_LINES ? n - LOG_TAIL_LINES : 0; i < n; i++)
+        fprintf(stderr, "  %s", lines[i % LOG_TAIL_LINES] ? lines[i % LOG_TAIL_LINES] : "\n");
+    for (size_t i = 0; i < LOG_TAIL_LINES; i++)
+        free(lines[i]);
+}
+
+/* ── starting ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int device_format(const struct harness *h)
+{
+    char program[PATH_MAX], path[PATH_MAX], capacity[32];
+    const char *argv[] = {harness_program("spillctl", program), "device", "format", path_in(h, "disk.spill", path),
+                          "--capacity", capacity, "--partitions", "1", "--label", "spillbench", NULL};
+    int status;
+
+    snprintf(capacity, sizeof(capacity), "%llu", (unsigned long long)h->device_bytes);
+    pid_t pid = spawn(argv, -1);
+    if (pid < 0)
+        return pid;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -errno;
+    if (status != 0) {
+        char text[64];
+        fprintf(stderr, "spillbench: spillctl device format %s\n", status_print(status, text));
+        return -EIO;
+    }
+    return 0;
+}
+
+static int config_write(const struct harness *h, const struct harness_options *o)
+{
+    char path[PATH_MAX];
+    cleanup_fclose FILE *f = fopen(path_in(h, "config", path), "we");
+
+    if (!f)
+        return -errno;
+    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\n\n", h->socket_path, h->folder);
+    fprintf(f, "[tier.dram]\nsize = %llu B\n\n", (unsigned long long)o->dram_bytes);
+    if (o->device_bytes)
+        fprintf(f, "[device disk]\npath = %s/disk.spill\n\n", h->folder);
+    if (o->policy)
+        fprintf(f, "[class kv]\npolicy = %s\n\n", o->policy);
+    fputs(o->pools ? o->pools : "[pool bench]\n", f);
+    return fflush(f) == 0 ? 0 : -EIO;
+}
+
+static int daemon_start(struct harness *h)
+{
+    char program[PATH_MAX], config[PATH_MAX], log[PATH_MAX];
+    const char *argv[] = {harness_program("spillwayd", program), "--user", "--config", path_in(h, "config", config),
+                          "--socket", h->socket_path, NULL};
+    cleanup_close int fd = open(path_in(h, "spillwayd.log", log), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+    if (fd < 0)
+        return -errno;
+    pid_t pid = spawn(argv, fd);
+    if (pid < 0)
+        return pid;
+    h->pid = pid;
+    return 0;
+}
+
+static int daemon_wait_ready(struct harness *h)
+{
+    struct live live;
+    uint64_t start_ns = now_ns();
+    int status;
+
+    live_init(&live, h->quiet);
+    for (;;) {
+        spw_session *session;
+
+        if (spw_connect(&(struct spw_connect_options){.socket_path = h->socket_path, .name = "spillbench"}, &session) ==
+            0) {
+            spw_close(session);
+            live_end(&live);
+            return 0;
+        }
+        if (child_ended(h->pid, &status)) {
+            char text[64];
+            live_end(&live);
+            fprintf(stderr, "spillbench: spillwayd %s while starting\n", status_print(status, text));
+            h->pid = 0;
+            return -ECHILD;
+        }
+        if (live_interrupted())
+            return -EINTR;
+        if (seconds_since(start_ns) > READY_SECONDS) {
+            live_end(&live);
+            fprintf(stderr, "spillbench: spillwayd is not ready after %d s: %s\n", READY_SECONDS, spw_error_text());
+            return -ETIMEDOUT;
+        }
+        if (live_due(&live))
+            live_print(&live, "waiting for spillwayd: %.0f s", seconds_since(start_ns));
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000}, NULL);
+    }
+}
+
+int harness_start(const struct harness_options *options, struct harness *ret_harness)
+{
+    cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
+
+    h.keep = options->keep;
+    h.quiet = options->quiet;
+    h.dram_bytes = options->dram_bytes;
+    h.device_bytes = options->device_bytes;
+    int r = folder_make(&h);
+    if (r < 0)
+        return r;
+    if (h.device_bytes)
+        r = device_format(&h);
+    if (r == 0)
+        r = config_write(&h, options);
+    if (r == 0)
+        r = daemon_start(&h);
+    if (r < 0) {
+        fprintf(stderr, "spillbench: cannot start a daemon in %s: %s\n", h.folder, strerror(-r));
+        return r;
+    }
+    r = daemon_wait_ready(&h);
+    if (r < 0) {
+        if (r != -EINTR)
+            log_show(&h);
+        return r;
+    }
+    if (h.keep)
+        fprintf(stderr, "spillbench: the daemon's folder is %s\n", h.folder);
+    *ret_harness = h;
+    h = HARNESS_NONE;
+    return 0;
+}
+
+int harness_connect(const struct harness *harness, const char *name, spw_session **ret_session)
+{
+    int r = spw_connect(&(struct spw_connect_options){.socket_path = harness->socket_path, .name = name}, ret_session);
+
+    if (r < 0)
+        fprintf(stderr, "spillbench: cannot connect to %s: %s\n", harness->socket_path, spw_error_text());
+    return r;
+}
+
+/* ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Returns false if it had to be killed. */
+static bool daemon_end(struct harness *h, int *ret_status)
+{
+    uint64_t start_ns = now_ns();
+
+    kill(h->pid, SIGTERM);
+    while (!child_ended(h->pid, ret_status)) {
+        if (seconds_since(start_ns) > STOP_SECONDS) {
+            kill(h->pid, SIGKILL);
+            (void)waitpid(h->pid, ret_status, 0);
+            h->pid = 0;
+            return false;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000000}, NULL);
+    }
+    h->pid = 0;
+    return true;
+}
+
+int harness_stop(struct harness *harness)
+{
+    char text[64];
+    int status = 0;
+
+    if (harness->pid == 0)
+        return 0;
+    if (child_ended(harness->pid, &status)) {
+        fprintf(stderr, "spillbench: spillwayd %s in the middle of the run\n", status_print(status, text));
+        harness->pid = 0;
+    } else if (!daemon_end(harness, &status)) {
+        fprintf(stderr, "spillbench: spillwayd did not stop within %d s of SIGTERM, and was killed\n", STOP_SECONDS);
+    } else if (status == 0) {
+        return 0;
+    } else {
+        fprintf(stderr, "spillbench: spillwayd %s on SIGTERM\n", status_print(status, text));
+    }
+    log_show(harness);
+    return -ECHILD;
+}
+
+void harness_deinit(struct harness *harness)
+{
+    char path[PATH_MAX];
+    int status;
+
+    if (harness->pid != 0)
+        (void)daemon_end(harness, &status);
+    if (harness->folder[0] == '\0' || harness->keep)
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(folder_files); i++)
+        if (!harness->keep_log || i > 1)
+            (void)unlink(path_in(harness, folder_files[i], path));
+    /* What else the daemon left there, it should not have; a folder that stays behind shows it. */
+    if (rmdir(harness->folder) < 0 && !harness->keep_log)
+        fprintf(stderr, "spillbench: %s could not be removed: %s\n", harness->folder, strerror(errno));
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A daemon of our own: a temporary directory with a config, a device file and a log; spillwayd --user in it; and all of
+ * it gone afterwards, unless something failed: then the log stays.
+ */
+#pragma once
+
+#include <limits.h>
+#include <sys/types.h>
+
+#include "include/base/base.h"
+#include "include/spillway/spillway.h"
+
+struct harness_options {
+    const char *pools;  /* lines for the config; NULL: one pool, `bench` */
+    const char *policy; /* of class kv; NULL: the daemon's default */
+    uint64_t dram_bytes;
+    uint64_t device_bytes; /* 0: no device */
+    bool keep;             /* leave everything where it is */
+    bool quiet;
+};
+
+struct harness {
+    char folder[64];
+    char socket_path[96];
+    pid_t pid; /* 0: not running */
+    uint64_t dram_bytes, device_bytes;
+    bool keep, keep_log, quiet;
+};
+#define HARNESS_NONE                                                                                                   \
+    (struct harness)                                                                                                   \
+    {                                                                                                                  \
+        .pid = 0                                                                                                       \
+    }
+
+/* Bytes that a device file may take where harness_start() would put it. */
+must_check int harness_room(uint64_t *ret_bytes);
+/* On failure everything has been said on standard error, and nothing is left but perhaps the log. */
+must_check int harness_start(const struct harness_options *options, struct harness *ret_harness);
+/* Connects, with our name for `spillctl sessions`. */
+must_check int harness_connect(const struct harness *harness, const char *name, spw_session **ret_session);
+/* SIGTERM, and waits. 0 if it ended as it should; else says how it did, with the end of its log. */
+int harness_stop(struct harness *harness);
+/* Ends the daemon if it runs, and removes the folder. */
+void harness_deinit(struct harness *harness);
+
+/* The path of one of our programs: beside this one, else as PATH finds it. */
+const char *harness_program(const char *name, char ret_path[static PATH_MAX]);

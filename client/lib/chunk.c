@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where bytes are: a result names a chunk by engine, number and epoch, and this file maps each at its first sight.
+ *
+ * Looked up on every result, so without a lock: a table of pointers an engine, each to an immutable record. A slot
+ * changes, under session.chunk_lock, when the daemon uses the number for another chunk: the epoch then differs. The old
+ * chunk has no leases any more (the daemon drops none that has), so its memory is unmapped: otherwise we would keep a
+ * dead chunk's pages alive. Its record stays until the end, for a reader that has just loaded the pointer.
+ */
+#include "client/lib/client.h"
+
+#include "include/base/checked.h"
+
+struct client_chunk {
+    struct client_chunk *older; /* records only */
+    uint32_t epoch;
+    struct client_map map;
+};
+
+static int chunk_map(spw_session *session, uint32_t engine, uint32_t number, uint32_t epoch,
+                     struct client_chunk *ret_chunk)
+{
+    struct spw_msg_chunk_get get = {.engine = engine, .chunk = number, .epoch = epoch};
+    struct spw_msg_chunk reply;
+    cleanup_close int fd = -1;
+    int r = client_control_request(session, SPW_MSG_CHUNK_GET, &get.msg, sizeof(get), &reply.msg, sizeof(reply), &fd, 1);
+
+    if (r < 0)
+        return r;
+    if (reply.chunk != number || reply.epoch != epoch)
+        return client_session_end(session, "it sent another chunk than was asked for");
+    r = client_map_open(fd, reply.size_bytes, reply.flags & SPW_CHUNK_WRITABLE, &ret_chunk->map);
+    if (r == -EPROTO)
+        return client_session_end(session, "it sent a chunk that cannot be trusted");
+    ret_chunk->epoch = epoch;
+    return r;
+}
+
+/* The first sight of this epoch. */
+static int chunk_get(spw_session *session, struct client_chunk **slot, uint32_t engine, const struct spw_result *result,
+                     const struct client_chunk **ret_chunk)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&session->chunk_lock);
+    struct client_chunk *current = *slot;
+    if (!current || current->epoch != result->epoch) { /* else another thread was faster */
+        struct client_chunk *chunk = calloc(1, sizeof(*chunk));
+        r = chunk ? chunk_map(session, engine, result->chunk, result->epoch, chunk) : -ENOMEM;
+        if (r < 0) {
+            free(chunk);
+        } else {
+            if (current)
+                client_map_close(&current->map);
+            chunk->older = current;
+            store_release(slot, chunk); /* pairs with load_acquire in client_chunk_resolve() */
+            current = chunk;
+        }
+    }
+    pthread_mutex_unlock(&session->chunk_lock);
+    if (r == 0)
+        *ret_chunk = current;
+    return r;
+}
+
+/* The engine's table, made when its first result comes. */
+static int chunks_table(spw_session *session, uint32_t engine, struct client_chunks **ret_chunks)
+{
+    struct client_chunks *chunks = load_acquire(&session->chunks[engine]); /* pairs with store_release below */
+
+    if (likely(chunks)) {
+        *ret_chunks = chunks;
+        return 0;
+    }
+    pthread_mutex_lock(&session->chunk_lock);
+    chunks = session->chunks[engine];
+    if (!chunks) {
+        chunks = calloc(1, sizeof(*chunks));
+        store_release(&session->chunks[engine], chunks);
+    }
+    pthread_mutex_unlock(&session->chunk_lock);
+    if (!chunks)
+        return -ENOMEM;
+    *ret_chunks = chunks;
+    return 0;
+}
+
+int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result, void **ret_data)
+{
+    struct client_chunks *chunks;
+    int r = chunks_table(session, engine, &chunks);
+
+    if (r < 0)
+        return r;
+    if (result->chunk >= CHUNKS_MAX)
+        return client_session_end(session, "a result names a chunk that cannot exist");
+    const struct client_chunk *chunk = load_acquire(&chunks->slots[result->chunk]);
+    if (unlikely(!chunk || chunk->epoch != result->epoch)) {
+        r = chunk_get(session, &chunks->slots[result->chunk], engine, result, &chunk);
+        if (r < 0)
+            return r;
+    }
+    if (!range_ok(result->offset_bytes, result->length_bytes, chunk->map.size_bytes))
+        return client_session_end(session, "a result lies outside of its chunk");
+    *ret_data = (uint8_t *)chunk->map.base + result->offset_bytes;
+    return 0;
+}
+
+void client_chunks_deinit(spw_session *session)
+{
+    for (uint32_t e = 0; e < ENGINES_MAX; e++) {
+        struct client_chunks *chunks = steal_ptr(session->chunks[e]);
+        for (uint32_t i = 0; chunks && i < CHUNKS_MAX; i++) {
+            for (struct client_chunk *chunk = chunks->slots[i], *older; chunk; chunk = older) {
+                older = chunk->older;
+                client_map_close(&chunk->map);
+                free(chunk);
+            }
+        }
+        free(chunks);
+    }
+}

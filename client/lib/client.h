@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The inside of libspillway. One file a row; each may call those below it.
+ *
+ *   op.c tensor.c transfer.c            the API: blocking calls, put and get
+ *   queue.c submit.c                    the API: jobs
+ *   build.c                             the API's arguments → a call
+ *   thread.c                            the calling thread's own rings
+ *   call.c                              one list operation: elements → items, results → elements
+ *   ring.c scratch.c                    submission, completion, waiting; room for lists
+ *   chunk.c                             where a result's bytes are
+ *   session.c control.c                 handles; the socket
+ *   copy.c stream.c                     copy threads; memcpy past the caches
+ *   map.c error.c                       mappings and forks; words
+ *
+ * Locks, in the order in which they may be taken (each file says what its lock guards):
+ *   queue.lock → session.chunk_lock → session.control_lock;  copy.lock, session.lock and thread.c's lock are leaves.
+ */
+#pragma once
+
+#include <errno.h>
+#include <pthread.h>
+
+#include "include/base/atomic.h"
+#include "include/base/base.h"
+#include "include/base/cleanup.h"
+#include "include/base/limits.h"
+#include "include/base/list.h"
+#include "include/spillway/spillway.h"
+
+/* --- error.c ------------------------------------------------------------------------------------------------------ */
+
+/* Records the calling thread's error in words; returns r. The limit's words and knob are added. */
+int client_error(int r, unsigned limit, const char *format, ...) printf_like(3, 4);
+
+/* --- map.c -------------------------------------------------------------------------------------------------------- */
+
+struct client_map {
+    void *base; /* NULL: nothing is mapped */
+    size_t size_bytes;
+};
+
+/* Maps a whole memfd that the daemon made. -EPROTO unless it has exactly that size and cannot shrink. */
+int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_map *ret_map) must_check;
+void client_map_close(struct client_map *map);
+/* A number for this process, other than those of its ancestors. Callers serialise. */
+int client_fork_mark(uint32_t *ret_mark) must_check;
+/* Is this still the process that got that mark? */
+bool client_fork_is(uint32_t mark);
+
+/* --- stream.c, copy.c --------------------------------------------------------------------------------------------- */
+
+/* memcpy; beyond CLIENT_STREAM_BYTES with stores that go past the caches. */
+void client_stream_copy(void *to, const void *from, size_t size_bytes);
+
+struct client_copy_op {
+    void *to;
+    const void *from;
+    size_t size_bytes;
+};
+
+/* Something for a copy thread to run: a put or get job. */
+struct client_task {
+    struct list link;
+    void (*run)(struct client_task *task);
+};
+
+struct client_copy;
+int client_copy_new(uint32_t threads, struct client_copy **ret_copy) must_check;
+/* Ends the threads; tasks that have not begun are run first. */
+void client_copy_free(struct client_copy *copy);
+/* Copies them all, with the help of the threads if it is much. */
+void client_copy_run(struct client_copy *copy, const struct client_copy_op *ops, size_t n_ops);
+/* A negative errno if there is no thread to run it. */
+int client_copy_post(struct client_copy *copy, struct client_task *task) must_check;
+
+/* --- session.c, control.c ----------------------------------------------------------------------------------------- */
+
+/* The chunks of one engine, by number. Slots are read without a lock; chunk.c tells how they change. */
+struct client_chunk;
+struct client_chunks {
+    struct client_chunk *slots[CHUNKS_MAX];
+};
+
+struct spw_session {
+    struct list link; /* thread.c: living sessions */
+    uint64_t serial;  /* never used again, unlike an address */
+    uint32_t refs;    /* thread.c: under its lock */
+    uint32_t fork_mark;
+    uint32_t dead;           /* 0, or the errno that every call returns from now on */
+    const char *dead_reason; /* words for -EPROTO, or NULL */
+
+    int socket;
+    uint32_t timeout_ms;
+    uint32_t next_request;
+    pthread_mutex_t control_lock; /* one request at a time */
+
+    uint32_t engines, ring_entries, list_max;
+    uint64_t scratch_bytes;
+    uint8_t owner_token[SPW_TOKEN_BYTES];
+
+    pthread_mutex_t lock; /* guards the lists */
+    struct list rings, queues, pools, spaces;
+
+    pthread_mutex_t chunk_lock; /* chunk.c */
+    struct client_chunks *chunks[ENGINES_MAX];
+
+    struct client_copy *copy;
+};
+
+struct spw_pool {
+    struct list link;
+    spw_session *session;
+    uint32_t handle;
+    struct spw_pool_info info;
+};
+
+struct spw_space {
+    struct list link;
+    spw_session *session;
+    uint32_t handle, engine;
+    uint32_t piece_bytes;
+    uint64_t item_bytes;
+};
+
+/* 0; -ECHILD after a fork; else how the session ended. Sets the words. */
+int client_session_check(const spw_session *session);
+/* Ends the session for every thread: calls that wait return within a second. `reason` (a constant) makes it -EPROTO. */
+int client_session_end(spw_session *session, const char *reason);
+/* Has the other side hung up? Ends the session if so. Makes one system call. */
+int client_session_probe(spw_session *session);
+/* Frees what is left; nobody uses it any more. */
+void client_session_destroy(spw_session *session);
+
+/* Connects the socket; the session's other fields are set by the handshake. */
+int client_control_connect(spw_session *session, const struct spw_connect_options *options) must_check;
+/*
+ * One request and its reply. Fills in request->magic and its like. On success the reply has exactly reply_bytes and
+ * n_fds descriptors came, which are the caller's. Errors of the daemon come back with the daemon's words.
+ */
+int client_control_request(spw_session *session, uint16_t type, struct spw_msg *request, size_t request_bytes,
+                           struct spw_msg *ret_reply, size_t reply_bytes, int *ret_fds, unsigned n_fds) must_check;
+
+/* --- chunk.c ------------------------------------------------------------------------------------------------------ */
+
+/* Where a result's bytes are. -EPROTO if they cannot be there; other errors if the chunk cannot be mapped. */
+int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result,
+                         void **ret_data) must_check;
+void client_chunks_deinit(spw_session *session);
+
+/* --- scratch.c ---------------------------------------------------------------------------------------------------- */
+
+/* Cells of a ring's scratch memory: first fit in a bitmap. */
+struct client_scratch {
+    uint8_t *base;
+    uint64_t *used;
+    uint32_t n_cells;
+};
+
+#define CLIENT_CELL_BYTES 1024
+
+int client_scratch_init(struct client_scratch *scratch, void *base, uint64_t size_bytes) must_check;
+void client_scratch_deinit(struct client_scratch *scratch);
+/* Returns false if there is no room now. */
+bool client_scratch_take(struct client_scratch *scratch, uint64_t size_bytes, uint32_t *ret_cell, uint32_t *ret_cells);
+void client_scratch_give(struct client_scratch *scratch, uint32_t cell, uint32_t cells);
+
+/* --- call.c ------------------------------------------------------------------------------------------------------- */
+
+/* One operation on a list, in as many SQEs as it takes. The starter sets the first parts and keeps it in place until
+ * `ended`; zero means "none" everywhere. */
+struct client_call {
+    const struct spw_space *space; /* NULL: NOP */
+    const struct spw_key *keys;    /* elements are keys, */
+    struct spw_view *handles;      /* or leases */
+    size_t n;
+    const uint64_t *sizes; /* length of each item; NULL: the same range for all */
+    uint64_t offset_bytes, length_bytes;
+    uint64_t arg[2];
+    uint32_t timeout_ms;
+    uint32_t handle_flags; /* SPW_RELEASE_… */
+    uint8_t opcode, flags; /* of the SQE */
+    bool whole;            /* one SQE or -E2BIG */
+
+    struct spw_hit *hits;   /* one an element */
+    struct spw_view *views; /* one a result: an item of several pieces takes several */
+    int32_t *statuses;      /* one an element */
+    struct spw_stat *stat;
+
+    void (*on_end)(struct client_call *call); /* only notes that it ended */
+
+    /* Progress, for ring.c and call.c. */
+    struct list link; /* of ring.waiting, while something is left to be sent */
+    size_t n_sent, n_results_sent;
+    uint32_t in_flight, n_served;
+    bool all_sent, ended, cancel;
+    int error;       /* of the first SQE that failed as a whole */
+    unsigned detail; /* its limit */
+    uint64_t value;  /* elements with status 0 */
+    size_t prefix;   /* LOOKUP: leading hits */
+};
+
+/* A part of a call that goes into one SQE. */
+struct client_slice {
+    size_t first, n; /* elements */
+    size_t first_result;
+    uint32_t n_items, n_results;
+    uint64_t items_bytes, size_bytes; /* in scratch, results after items */
+};
+
+/* Checks arguments that need no daemon; sets the words. */
+int client_call_check(const char *name, const struct client_call *call) must_check;
+/* What comes next, at most `budget_bytes` and `list_max` items; at least one item whatever its size. */
+void client_call_slice(const struct client_call *call, uint32_t list_max, uint64_t budget_bytes,
+                       struct client_slice *ret_slice);
+void client_call_marshal(const struct client_call *call, const struct client_slice *slice, uint8_t *scratch);
+/* Takes the results over. -EPROTO if they make no sense. */
+int client_call_unmarshal(struct client_call *call, const struct client_slice *slice, const struct spw_cqe *cqe,
+                          const uint8_t *scratch);
+/* The slice got no results. */
+void client_call_fail(struct client_call *call, const struct client_slice *slice, int error, unsigned detail);
+/* How the call as a whole ended; no words. */
+int client_call_status(const struct client_call *call);
+
+/* --- ring.c ------------------------------------------------------------------------------------------------------- */
+
+enum client_slot_state { CLIENT_SLOT_FREE, CLIENT_SLOT_CALL, CLIENT_SLOT_CANCEL };
+
+/* One SQE in flight. Its user_data is the slot's number and generation. */
+struct client_slot {
+    struct client_call *call;
+    struct client_slice slice;
+    uint32_t generation;
+    uint32_t cell, n_cells;
+    enum client_slot_state state;
+    bool cancel_sent;
+};
+
+struct client_ring {
+    struct list link; /* of session.rings */
+    spw_session *session;
+    uint32_t engine, number;
+    int doorbell;
+    struct client_map memory, scratch_memory;
+    struct client_scratch scratch;
+    struct spw_ring *shared;
+    struct spw_sqe *sqes;
+    struct spw_cqe *cqes;
+    uint32_t sq_entries, cq_entries;
+    uint32_t sq_tail, sq_published; /* our private indices; never read back */
+    uint32_t cq_head;
+    uint32_t in_flight, n_slots, n_free;
+    uint32_t *free_slots;
+    struct client_slot *slots;
+    struct list waiting; /* calls with something left to send, oldest first */
+    uint32_t spin_ns;
+};
+
+int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring) must_check;
+/* Unmaps it, and tells the daemon if the session lives. Nothing is in flight, or the session is over. */
+void client_ring_free(struct client_ring *ring);
+/* Unmaps only. */
+void client_ring_destroy(struct client_ring *ring);
+
+/* Starts a call that was checked. */
+int client_ring_start(struct client_ring *ring, struct client_call *call) must_check;
+/* Takes what has completed and sends what can be sent. A negative errno says that the session is over: every call of
+ * the ring has then ended. */
+int client_ring_turn(struct client_ring *ring);
+/* Asks the daemon to cancel what is in flight of a call; what was not sent is not. */
+void client_ring_cancel(struct client_ring *ring, struct client_call *call);
+/* Has a completion come that was not taken? */
+bool client_ring_has_completions(const struct client_ring *ring);
+/* S3 and the sleep, after ring_sleep_prepare(): until cq_tail is not `head`, at most a slice of time (100 ms). Looks for
+ * a hang-up when nothing came. Needs no lock. */
+void client_ring_sleep(struct client_ring *ring, uint32_t head, uint32_t timeout_ms);
+/* Turns, spins and sleeps until the call has ended. For the ring's only user. */
+void client_ring_wait(struct client_ring *ring, const struct client_call *call);
+
+/* --- thread.c ----------------------------------------------------------------------------------------------------- */
+
+int client_thread_register(spw_session *session) must_check;
+/* The session is being closed: no thread finds it from now on. Frees it when the last thread lets go. */
+void client_thread_unregister(spw_session *session);
+/* The calling thread's ring at an engine. */
+int client_thread_ring(spw_session *session, uint32_t engine, struct client_ring **ret_ring) must_check;
+
+/* --- build.c ------------------------------------------------------------------------------------------------------ */
+
+/* Each checks one function's arguments and fills in its call. */
+int client_build_lookup(const char *name, struct client_call *ret_call, spw_space *space, const struct spw_key *keys,
+                        size_t n, unsigned flags, struct spw_hit *hits) must_check;
+int client_build_reserve(const char *name, struct client_call *ret_call, spw_space *space, const struct spw_key *keys,
+                         const uint64_t *sizes, size_t n, unsigned flags, uint32_t timeout_ms,
+                         struct spw_view *views) must_check;
+int client_build_acquire(const char *name, struct client_call *ret_call, spw_space *space, const struct spw_key *keys,
+                         size_t n, unsigned flags, uint32_t timeout_ms, struct spw_view *views) must_check;
+/* COMMIT, ABORT, RELEASE; `flags` as the API has them, of which `allowed` may be set. */
+int client_build_handles(const char *name, struct client_call *ret_call, enum spw_op op, spw_space *space,
+                         struct spw_view *views, size_t n, unsigned flags, unsigned allowed) must_check;
+/* TOUCH, PREFETCH, ADVISE, PIN, DELETE, SYNC. `statuses` may be NULL. */
+int client_build_keys(const char *name, struct client_call *ret_call, enum spw_op op, spw_space *space,
+                      const struct spw_key *keys, size_t n, unsigned flags, unsigned allowed,
+                      int32_t *statuses) must_check;
+
+/* --- op.c --------------------------------------------------------------------------------------------------------- */
+
+/* Checks, starts and waits for a call on the calling thread's ring. `name` is for the words. */
+int client_op_run(const char *name, struct client_call *call);
+/* How an ended call went, with words. */
+int client_op_finish(const char *name, const struct client_call *call);
+
+/* --- transfer.c --------------------------------------------------------------------------------------------------- */
+
+enum client_transfer_kind {
+    CLIENT_PUT,       /* blocks: reserve, copy, commit */
+    CLIENT_GET,       /* blocks: acquire, copy, release */
+    CLIENT_PUT_RANGE, /* a tensor's range: acquire for writing, copy, release dirty */
+    CLIENT_GET_RANGE,
+};
+
+struct client_transfer {
+    enum client_transfer_kind kind;
+    spw_space *space;
+    const struct spw_key *keys;
+    struct spw_iovec *memory; /* PUT kinds do not write it */
+    size_t n;
+    uint64_t offset_bytes; /* …_RANGE: where it begins */
+    unsigned flags;
+    uint32_t timeout_ms;
+    int32_t *statuses; /* or NULL */
+    uint32_t cancel;   /* set by another thread */
+    uint64_t value;    /* elements with status 0 */
+};
+
+int client_transfer_check(const char *name, const struct client_transfer *transfer) must_check;
+/* Runs it on the calling thread. */
+int client_transfer_run(const char *name, struct client_transfer *transfer);
+
+/* --- queue.c ------------------------------------------------------------------------------------------------------ */
+
+enum client_job_state { CLIENT_JOB_FREE, CLIENT_JOB_RUNS, CLIENT_JOB_ENDED, CLIENT_JOB_TAKEN };
+
+/* Either a call on the queue's ring, or a transfer that a copy thread runs. */
+struct spw_job {
+    struct list link; /* of queue.free, or of queue.ended */
+    spw_queue *queue;
+    void *user;
+    enum client_job_state state;
+    bool is_transfer;
+    int status;
+    unsigned detail;
+    uint64_t value;
+    struct client_call call;
+    struct client_transfer transfer;
+    struct client_task task;
+};
+
+struct spw_queue {
+    struct list link; /* of session.queues */
+    spw_session *session;
+    struct client_ring *ring;
+    int poll_fd;  /* epoll of the doorbell and of event_fd: what the user polls */
+    int event_fd; /* for ends that the daemon does not ring for */
+    pthread_mutex_t lock; /* guards the rest, and the ring */
+    pthread_cond_t changed;
+    bool armed;    /* the user polls */
+    bool signaled; /* event_fd is readable */
+    bool sleeper;  /* one thread sleeps on the ring; the others wait for `changed` */
+    struct list free, ended;
+    uint32_t n_jobs, n_running;
+    struct spw_job *jobs;
+};
+
+/* How jobs end: a call's on_end, and a copy thread's task. */
+void client_job_call_ended(struct client_call *call);
+void client_job_transfer_run(struct client_task *task);
+/* The session is over, or nothing runs; nobody uses the queue. */
+void client_queue_destroy(spw_queue *queue);

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A ring pair of the client: submission, completion, waiting.
+ *
+ *   slot: FREE ── an SQE is written ──▶ CALL or CANCEL ── its CQE was taken ──▶ FREE
+ *
+ * Every SQE in flight has a slot, and there are as many slots as the smaller ring has entries: neither ring can then
+ * overflow, and the daemon's sq_head is not needed. A CQE is believed only if it names a slot that is in flight, by
+ * number and generation; and never more CQEs than that. What breaks this ends the session. Own indices are private.
+ *
+ * A ring has one user at a time: the thread that owns it, or the holder of its queue's lock. Waiting: spin for a while
+ * that adapts itself (a hit answers in about a microsecond, a device does not), then sleep on cq_tail as ring.h has it.
+ * A futex does not see the daemon die, so a sleep lasts a slice at most, and the socket is looked at in between.
+ */
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "client/lib/client.h"
+
+#include "include/base/checked.h"
+#include "include/base/ring.h"
+
+#define SLEEP_SLICE_MS 100
+#define SPIN_NS_MIN 1000
+#define SPIN_NS_MAX 20000
+#define SPIN_NS_FIRST 5000
+#define SPIN_TURNS 8 /* pauses between two looks at the clock */
+
+/* --- Making and freeing --------------------------------------------------------------------------------------------- */
+
+/* The geometry is checked once; ring_bytes was checked against the memfd by the mapping. */
+static bool geometry_ok(const struct spw_msg_ring *msg)
+{
+    return is_pow2(msg->sq_entries) && is_pow2(msg->cq_entries) && msg->sq_entries <= RING_ENTRIES_MAX &&
+           msg->cq_entries <= RING_ENTRIES_MAX && msg->sq_offset >= sizeof(struct spw_ring) &&
+           msg->cq_offset >= sizeof(struct spw_ring) && msg->sq_offset % 64 == 0 && msg->cq_offset % 64 == 0 &&
+           range_ok(msg->sq_offset, (uint64_t)msg->sq_entries * sizeof(struct spw_sqe), msg->ring_bytes) &&
+           range_ok(msg->cq_offset, (uint64_t)msg->cq_entries * sizeof(struct spw_cqe), msg->ring_bytes) &&
+           msg->scratch_bytes >= CLIENT_SCRATCH_BYTES_MIN && msg->scratch_bytes <= SCRATCH_BYTES_MAX;
+}
+
+static int slots_init(struct client_ring *ring)
+{
+    ring->n_slots = MIN(ring->sq_entries, ring->cq_entries);
+    ring->slots = calloc(ring->n_slots, sizeof(*ring->slots));
+    ring->free_slots = calloc(ring->n_slots, sizeof(*ring->free_slots));
+    if (!ring->slots || !ring->free_slots)
+        return client_error(-ENOMEM, 0, "out of memory");
+    for (uint32_t i = 0; i < ring->n_slots; i++)
+        ring->free_slots[i] = ring->n_slots - 1 - i;
+    ring->n_free = ring->n_slots;
+    return 0;
+}
+
+static int ring_map(struct client_ring *ring, const struct spw_msg_ring *msg, const int fds[static 2])
+{
+    if (!geometry_ok(msg))
+        return client_error(-EPROTO, 0, "the daemon sent a ring with an impossible geometry");
+    int r = client_map_open(fds[0], msg->ring_bytes, true, &ring->memory);
+    if (r == 0)
+        r = client_map_open(fds[1], msg->scratch_bytes, true, &ring->scratch_memory);
+    if (r == 0)
+        r = client_scratch_init(&ring->scratch, ring->scratch_memory.base, msg->scratch_bytes);
+    if (r < 0)
+        return r;
+    ring->number = msg->ring;
+    ring->sq_entries = msg->sq_entries;
+    ring->cq_entries = msg->cq_entries;
+    ring->shared = ring->memory.base;
+    ring->sqes = (struct spw_sqe *)(void *)((uint8_t *)ring->memory.base + msg->sq_offset);
+    ring->cqes = (struct spw_cqe *)(void *)((uint8_t *)ring->memory.base + msg->cq_offset);
+    return slots_init(ring);
+}
+
+int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring)
+{
+    struct spw_msg_ring_new ask = {.engine = engine, .sq_entries = entries, .cq_entries = entries,
+                                   .scratch_bytes = session->scratch_bytes};
+    struct spw_msg_ring reply;
+    int fds[3];
+    struct client_ring *ring = calloc(1, sizeof(*ring));
+
+    if (!ring)
+        return client_error(-ENOMEM, 0, "out of memory");
+    *ring = (struct client_ring){.session = session, .engine = engine, .doorbell = -1, .spin_ns = SPIN_NS_FIRST};
+    list_init(&ring->link);
+    list_init(&ring->waiting);
+    int r = client_control_request(session, SPW_MSG_RING_NEW, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply), fds, 3);
+    if (r == 0) {
+        ring->doorbell = fds[2];
+        r = ring_map(ring, &reply, fds);
+        close(fds[0]);
+        close(fds[1]);
+        if (r == -EPROTO)
+            r = client_session_end(session, "it sent a ring that cannot be trusted");
+    }
+    if (r < 0) {
+        client_ring_destroy(ring);
+        return r;
+    }
+    pthread_mutex_lock(&session->lock);
+    list_push_tail(&session->rings, &ring->link);
+    pthread_mutex_unlock(&session->lock);
+    *ret_ring = ring;
+    return 0;
+}
+
+void client_ring_destroy(struct client_ring *ring)
+{
+    client_map_close(&ring->memory);
+    client_map_close(&ring->scratch_memory);
+    client_scratch_deinit(&ring->scratch);
+    if (ring->doorbell >= 0)
+        close(ring->doorbell);
+    free(ring->slots);
+    free(ring->free_slots);
+    free(ring);
+}
+
+void client_ring_free(struct client_ring *ring)
+{
+    spw_session *session = ring->session;
+    struct spw_msg_ring_free ask = {.ring = ring->number};
+    struct spw_msg reply;
+
+    pthread_mutex_lock(&session->lock);
+    list_unlink(&ring->link);
+    pthread_mutex_unlock(&session->lock);
+    /* If it fails the session is over, or the daemon keeps the ring until it is. */
+    if (load_relaxed(&session->dead) == 0)
+        (void)!client_control_request(session, SPW_MSG_RING_FREE, &ask.msg, sizeof(ask), &reply, sizeof(reply), NULL, 0);
+    client_ring_destroy(ring);
+}
+
+/* --- Submission ----------------------------------------------------------------------------------------------------- */
+
+static uint64_t slot_name(const struct client_ring *ring, const struct client_slot *slot)
+{
+    return (uint64_t)slot->generation << 32 | (uint64_t)(slot - ring->slots);
+}
+
+static struct client_slot *slot_take(struct client_ring *ring, struct client_call *call, enum client_slot_state state)
+{
+    struct client_slot *slot = &ring->slots[ring->free_slots[--ring->n_free]];
+
+    slot->generation++;
+    slot->call = call;
+    slot->state = state;
+    slot->cancel_sent = false;
+    slot->n_cells = 0;
+    ring->in_flight++;
+    return slot;
+}
+
+static void slot_give(struct client_ring *ring, struct client_slot *slot)
+{
+    if (slot->n_cells > 0)
+        client_scratch_give(&ring->scratch, slot->cell, slot->n_cells);
+    slot->state = CLIENT_SLOT_FREE;
+    slot->call = NULL;
+    ring->free_slots[ring->n_free++] = (uint32_t)(slot - ring->slots);
+    ring->in_flight--;
+}
+
+static void sqe_write(struct client_ring *ring, const struct spw_sqe *sqe)
+{
+    ring->sqes[ring->sq_tail++ & (ring->sq_entries - 1)] = *sqe;
+}
+
+/* Publishes what was written, and wakes the engine if it sleeps. */
+static void ring_flush(struct client_ring *ring)
+{
+    if (ring->sq_published == ring->sq_tail)
+        return;
+    ring->sq_published = ring->sq_tail;
+    uint32_t flags = ring_publish(&ring->shared->client.sq_tail, ring->sq_tail, &ring->shared->daemon.sq_flags);
+    if (!(flags & SPW_RING_NEED_WAKEUP))
+        return;
+    /* EAGAIN: the socket is full of wake-ups already. Other errors mean a hang-up, which the waiting side looks for. */
+    if (send(ring->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN && errno != EINTR)
+        (void)client_session_probe(ring->session);
+}
+
+static void slice_submit(struct client_ring *ring, struct client_call *call, const struct client_slice *slice,
+                         uint32_t cell, uint32_t n_cells)
+{
+    struct client_slot *slot = slot_take(ring, call, CLIENT_SLOT_CALL);
+    uint32_t offset = cell * CLIENT_CELL_BYTES;
+
+    slot->slice = *slice;
+    slot->cell = cell;
+    slot->n_cells = n_cells;
+    client_call_marshal(call, slice, ring->scratch.base + offset);
+    sqe_write(ring, &(struct spw_sqe){
+                        .opcode = call->opcode,
+                        .flags = call->flags,
+                        .space = call->handles || !call->space ? 0 : call->space->handle,
+                        .user_data = slot_name(ring, slot),
+                        .items = slice->n_items > 0 ? offset : 0,
+                        .n_items = slice->n_items,
+                        .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
+                        .timeout_ms = call->timeout_ms,
+                        .arg = {call->arg[0], call->arg[1]},
+                    });
+    call->in_flight++;
+}
+
+static void call_sent(struct client_call *call)
+{
+    call->all_sent = true;
+    list_unlink(&call->link);
+}
+
+static void call_end_if_done(struct client_call *call)
+{
+    if (!call->all_sent || call->in_flight > 0 || call->ended)
+        return;
+    call->ended = true;
+    if (call->on_end)
+        call->on_end(call);
+}
+
+/* Sends the next slice. Returns false if there is no room now. */
+static bool call_advance(struct client_ring *ring, struct client_call *call)
+{
+    struct client_slice slice;
+    uint32_t cell, n_cells;
+    uint64_t scratch_bytes = ring->scratch_memory.size_bytes;
+
+    /* A quarter, so that the next call's lists fit while this one's are in flight. */
+    client_call_slice(call, ring->session->list_max, call->whole ? scratch_bytes : scratch_bytes / 4, &slice);
+    if (slice.size_bytes > scratch_bytes) {
+        client_call_fail(call, &slice, -E2BIG, SPW_LIMIT_PIECES);
+    } else if (slice.n_items > 0 || call->n == 0) {
+        if (ring->n_free == 0 || !client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
+            return false;
+        slice_submit(ring, call, &slice, cell, n_cells);
+    }
+    call->n_sent += slice.n;
+    call->n_results_sent += slice.n_results;
+    if (call->n_sent == call->n)
+        call_sent(call);
+    return true;
+}
+
+/* Sends one CANCEL for a slot. Returns false if there is no room now. */
+static bool slot_cancel(struct client_ring *ring, struct client_slot *target)
+{
+    if (ring->n_free == 0)
+        return false;
+    struct client_slot *slot = slot_take(ring, NULL, CLIENT_SLOT_CANCEL);
+    sqe_write(ring, &(struct spw_sqe){.opcode = SPW_OP_CANCEL, .user_data = slot_name(ring, slot),
+                                      .arg = {slot_name(ring, target)}});
+    target->cancel_sent = true;
+    return true;
+}
+
+/* Sends what there is room for, the oldest call first. */
+static void ring_send(struct client_ring *ring)
+{
+    while (!list_is_empty(&ring->waiting)) {
+        struct client_call *call = list_first_entry(&ring->waiting, struct client_call, link);
+        if (!call_advance(ring, call))
+            break;
+        call_end_if_done(call);
+    }
+    ring_flush(ring);
+}
+
+int client_ring_start(struct client_ring *ring, struct client_call *call)
+{
+    int r = client_session_check(ring->session);
+
+    if (r < 0)
+        return r;
+    call->prefix = call->n;
+    if (call->n == 0 && call->opcode != SPW_OP_NOP && call->opcode != SPW_OP_STAT && call->opcode != SPW_OP_SYNC) {
+        list_init(&call->link); /* an empty list is nothing to do */
+        call_sent(call);
+        call_end_if_done(call);
+        return 0;
+    }
+    list_push_tail(&ring->waiting, &call->link);
+    ring_send(ring);
+    return 0;
+}
+
+void client_ring_cancel(struct client_ring *ring, struct client_call *call)
+{
+    if (call->ended)
+        return;
+    call->cancel = true;
+    if (!call->all_sent) { /* the rest was never asked for */
+        struct client_slice rest;
+        while (call->n_sent < call->n) {
+            client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
+            client_call_fail(call, &rest, -ECANCELED, 0);
+            call->n_sent += rest.n;
+            call->n_results_sent += rest.n_results;
+        }
+        if (call->error == 0)
+            call->error = -ECANCELED;
+        call_sent(call);
+    }
+    for (uint32_t i = 0; i < ring->n_slots && call->in_flight > 0; i++) {
+        struct client_slot *slot = &ring->slots[i];
+        if (slot->state == CLIENT_SLOT_CALL && slot->call == call && !slot->cancel_sent && !slot_cancel(ring, slot))
+            break; /* no room: it was a request, and ends by itself */
+    }
+    ring_flush(ring);
+    call_end_if_done(call);
+}
+
+/* --- Completion ----------------------------------------------------------------------------------------------------- */
+
+/* The session is over: nothing will complete any more. The scratch memory is not touched: it is the daemon's. */
+static int ring_fail(struct client_ring *ring, int error)
+{
+    for (uint32_t i = 0; i < ring->n_slots; i++) {
+        struct client_slot *slot = &ring->slots[i];
+        struct client_call *call = slot->call;
+        if (slot->state == CLIENT_SLOT_FREE)
+            continue;
+        if (call) {
+            client_call_fail(call, &slot->slice, error, 0);
+            call->in_flight--;
+        }
+        slot_give(ring, slot);
+        if (call)
+            call_end_if_done(call);
+    }
+    while (!list_is_empty(&ring->waiting)) {
+        struct client_call *call = list_first_entry(&ring->waiting, struct client_call, link);
+        client_ring_cancel(ring, call); /* in_flight is 0: only marks the rest */
+        call->error = error;
+    }
+    return error;
+}
+
+static int cqe_take(struct client_ring *ring, const struct spw_cqe *cqe)
+{
+    uint32_t number = (uint32_t)cqe->user_data, generation = (uint32_t)(cqe->user_data >> 32);
+
+    if (number >= ring->n_slots)
+        return client_session_end(ring->session, "a completion of a request that was never made");
+    struct client_slot *slot = &ring->slots[number];
+    if (slot->state == CLIENT_SLOT_FREE || slot->generation != generation)
+        return client_session_end(ring->session, "a completion of a request that is not in flight");
+    if (cqe->status > 0 || cqe->status < -4095)
+        return client_session_end(ring->session, "a completion has an impossible status");
+    struct client_call *call = slot->call;
+    if (call) {
+        if (cqe->status < 0) {
+            client_call_fail(call, &slot->slice, cqe->status, cqe->detail);
+        } else {
+            const uint8_t *scratch = ring->scratch.base + (size_t)slot->cell * CLIENT_CELL_BYTES;
+            int r = client_call_unmarshal(call, &slot->slice, cqe, scratch);
+            if (r < 0)
+                return r; /* the slot stays taken: ring_fail() ends the call */
+        }
+        call->in_flight--;
+    }
+    slot_give(ring, slot);
+    if (call)
+        call_end_if_done(call);
+    return 0;
+}
+
+bool client_ring_has_completions(const struct client_ring *ring)
+{
+    /* Pairs with the daemon's store_release of cq_tail. */
+    return load_acquire(&ring->shared->daemon.cq_tail) != ring->cq_head;
+}
+
+int client_ring_turn(struct client_ring *ring)
+{
+    int r = load_relaxed(&ring->session->dead) != 0 ? client_session_check(ring->session) : 0;
+
+    uint32_t tail = load_acquire(&ring->shared->daemon.cq_tail); /* as above */
+    if (r == 0 && !ring_peer_ok(ring->cq_head, tail, ring->in_flight))
+        r = client_session_end(ring->session, "it completed more requests than are in flight");
+    while (r == 0 && ring->cq_head != tail) {
+        struct spw_cqe cqe;
+        copy_once(&cqe, &ring->cqes[ring->cq_head & (ring->cq_entries - 1)], sizeof(cqe));
+        ring->cq_head++;
+        r = cqe_take(ring, &cqe);
+    }
+    if (r < 0)
+        return ring_fail(ring, r);
+    store_release(&ring->shared->client.cq_head, ring->cq_head); /* the entries may be written again */
+    ring_send(ring);
+    return 0;
+}
+
+/* --- Waiting -------------------------------------------------------------------------------------------------------- */
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* Looks for a completion for a while. A while that was enough grows, one that was not shrinks. */
+static bool ring_spin(struct client_ring *ring)
+{
+    uint64_t until_ns = now_ns() + ring->spin_ns;
+
+    do {
+        for (unsigned i = 0; i < SPIN_TURNS; i++) {
+            if (client_ring_has_completions(ring)) {
+                ring->spin_ns = MIN(ring->spin_ns * 2, (uint32_t)SPIN_NS_MAX);
+                return true;
+            }
+            cpu_relax();
+        }
+    } while (now_ns() < until_ns);
+    ring->spin_ns = MAX(ring->spin_ns / 2, (uint32_t)SPIN_NS_MIN);
+    return false;
+}
+
+void client_ring_sleep(struct client_ring *ring, uint32_t head, uint32_t timeout_ms)
+{
+    uint32_t slice_ms = MIN(timeout_ms, (uint32_t)SLEEP_SLICE_MS);
+    struct timespec slice = {.tv_nsec = (long)slice_ms * 1000000};
+    uint32_t *cq_tail = &ring->shared->daemon.cq_tail;
+
+    if (load_acquire(cq_tail) != head) /* S3 */
+        return;
+    /* The kernel compares once more, so a wake-up between S3 and here is not lost either. */
+    if (syscall(SYS_futex, cq_tail, FUTEX_WAIT, head, &slice, NULL, 0) < 0 && errno == ETIMEDOUT)
+        (void)client_session_probe(ring->session);
+}
+
+void client_ring_wait(struct client_ring *ring, const struct client_call *call)
+{
+    while (!call->ended) {
+        if (client_ring_turn(ring) < 0 || call->ended)
+            return;
+        if (ring_spin(ring))
+            continue;
+        ring_sleep_prepare(&ring->shared->client.cq_flags, SPW_RING_WAKE_FUTEX); /* S1, S2 */
+        client_ring_sleep(ring, ring->cq_head, UINT32_MAX);                      /* S3 */
+        ring_sleep_cancel(&ring->shared->client.cq_flags);
+    }
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Tensors: opening them, and moving blocks between the store and a leased range of one. Moving a tensor's own bytes to
+ * and from the caller's memory is a transfer, like put and get. No state; any thread.
+ */
+#include "client/lib/client.h"
+
+#include "include/base/checked.h"
+
+int spw_tensor_open(spw_space *space, const struct spw_key *name, uint64_t size_bytes)
+{
+    int32_t status;
+
+    if (!space || !name)
+        return client_error(-EINVAL, 0, "spw_tensor_open: an argument is NULL");
+    if (size_bytes == 0 || size_bytes > OBJECT_BYTES_MAX)
+        return client_error(-EINVAL, SPW_LIMIT_OBJECT_BYTES, "spw_tensor_open: %llu bytes",
+                            (unsigned long long)size_bytes);
+    struct client_call call = {.space = space, .keys = name, .n = 1, .opcode = SPW_OP_TENSOR, .statuses = &status,
+                               .length_bytes = size_bytes};
+    int r = client_op_run("spw_tensor_open", &call);
+    if (r == 0 && status < 0)
+        r = client_error(status, 0, "spw_tensor_open: %s", strerrordesc_np(-status));
+    return r;
+}
+
+/* Checks that the elements lie in the arena one after the other. */
+static int arena_check(const char *name, const spw_space *space, const struct spw_key *keys, const uint64_t *sizes,
+                       size_t n, const struct spw_view *arena, uint64_t offset_bytes)
+{
+    if (!space || !arena || (n > 0 && !keys))
+        return client_error(-EINVAL, 0, "%s: an argument is NULL", name);
+    if (arena->status != 0 || arena->lease == 0)
+        return client_error(-EINVAL, 0, "%s: the arena is not leased", name);
+    if (!sizes && space->item_bytes == 0)
+        return client_error(-EINVAL, 0, "%s: the space has no fixed size, so sizes cannot be NULL", name);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t size_bytes = sizes ? sizes[i] : space->item_bytes;
+        if (size_bytes > space->piece_bytes)
+            return client_error(-EMSGSIZE, 0, "%s: element %zu has more than one piece (%u bytes)", name, i,
+                                space->piece_bytes);
+        if (!range_ok(offset_bytes, size_bytes, arena->size_bytes))
+            return client_error(-ERANGE, 0, "%s: element %zu is empty, or lies outside of the arena", name, i);
+        offset_bytes += size_bytes;
+    }
+    return 0;
+}
+
+/* As many elements a request as it takes; the arena's position goes along. */
+static int arena_move(const char *name, enum spw_op op, spw_space *space, const struct spw_key *keys,
+                      const uint64_t *sizes, size_t n, const struct spw_view *arena, uint64_t offset_bytes,
+                      uint32_t timeout_ms, int32_t *ret_status)
+{
+    int r = arena_check(name, space, keys, sizes, n, arena, offset_bytes);
+
+    for (size_t i = 0, n_here; r == 0 && i < n; i += n_here) {
+        size_t n_fit = space->session->scratch_bytes / (sizeof(struct spw_item) + sizeof(struct spw_result)) - 1;
+        n_fit = MIN(n_fit, (size_t)space->session->list_max);
+        n_here = MIN(n - i, n_fit);
+        struct client_call call = {
+            .space = space, .keys = keys + i, .n = n_here, .sizes = sizes ? sizes + i : NULL,
+            .length_bytes = space->item_bytes, .opcode = (uint8_t)op, .timeout_ms = timeout_ms, .whole = true,
+            .statuses = ret_status ? ret_status + i : NULL, .arg = {arena->lease, offset_bytes},
+        };
+        r = client_op_run(name, &call);
+        for (size_t k = i; k < i + n_here; k++)
+            offset_bytes += sizes ? sizes[k] : space->item_bytes;
+    }
+    return r;
+}
+
+int spw_put_from_view(spw_space *space, const struct spw_key *keys, const uint64_t *sizes, size_t n,
+                      const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms,
+                      int32_t *ret_status)
+{
+    return arena_move("spw_put_from_view", SPW_OP_PUT_RANGE, space, keys, sizes, n, arena, arena_offset_bytes,
+                      timeout_ms, ret_status);
+}
+
+int spw_get_to_view(spw_space *space, const struct spw_key *keys, const uint64_t *sizes, size_t n,
+                    const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms,
+                    int32_t *ret_status)
+{
+    return arena_move("spw_get_to_view", SPW_OP_GET_RANGE, space, keys, sizes, n, arena, arena_offset_bytes, timeout_ms,
+                      ret_status);
+}
+
+static int tensor_transfer(const char *name, enum client_transfer_kind kind, spw_space *space,
+                           const struct spw_key *key, uint64_t offset_bytes, void *memory, uint64_t length_bytes,
+                           uint32_t timeout_ms)
+{
+    struct spw_iovec iov = {memory, length_bytes};
+    int32_t status = 0;
+    struct client_transfer transfer = {.kind = kind, .space = space, .keys = key, .memory = &iov, .n = 1,
+                                       .offset_bytes = offset_bytes, .timeout_ms = timeout_ms, .statuses = &status};
+
+    if (space && !range_ok(offset_bytes, length_bytes, OBJECT_BYTES_MAX))
+        return client_error(-EINVAL, 0, "%s: the range is empty, or ends past the largest object", name);
+    int r = client_transfer_check(name, &transfer);
+    if (r == 0)
+        r = client_transfer_run(name, &transfer);
+    if (r == 0 && status < 0)
+        r = client_error(status, 0, "%s: %s", name, strerrordesc_np(-status));
+    return r;
+}
+
+int spw_put_range(spw_space *space, const struct spw_key *name, uint64_t offset_bytes, const void *from,
+                  uint64_t length_bytes, uint32_t timeout_ms)
+{
+    return tensor_transfer("spw_put_range", CLIENT_PUT_RANGE, space, name, offset_bytes, (void *)(uintptr_t)from,
+                           length_bytes, timeout_ms);
+}
+
+int spw_get_range(spw_space *space, const struct spw_key *name, uint64_t offset_bytes, void *to, uint64_t length_bytes,
+                  uint32_t timeout_ms)
+{
+    return tensor_transfer("spw_get_range", CLIENT_GET_RANGE, space, name, offset_bytes, to, length_bytes, timeout_ms);
+}

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+# Tests are found by name, and every one exits 0 (passed), 77 (skipped: it said why) or anything else (failed).
+#
+#   tests/unit/test_X.c                     unit     one program, linked with every static library and libcheck
+#   tests/unit/support/*.c, tests/fake/*.c           libraries that all of them may use
+#   tests/sim/*.c                           sim      one program, spillsim
+#   tests/system/test_X.c, test_X.sh        system   against the real programs, which lie in $SPILLWAY_BIN
+#   tests/system/support/*.c                         a library for the .c ones
+#   tests/system/test_*torture*             torture  not in `./dev test`: hours, for `./dev torture`
+#   tests/lint/*                            lint     the tree itself
+
+# What is worth running under TSan, by the file's name. Everything else is one thread, or leaves no trace there (TSan
+# does not see what another process writes). Under TSan nothing else is built; elsewhere these are tests like any other.
+set(SPILLWAY_THREADS_TESTS
+    "/test_[^/]*_threads\\.c$"
+    "/test_ring[^/]*\\.c$"
+    "/test_worker[^/]*\\.c$"
+    "/system/test_[^/]*tsan[^/]*$")
+
+set(tests_dir ${CMAKE_BINARY_DIR}/tests)
+set(test_environment
+    SPILLWAY_BIN=${CMAKE_BINARY_DIR}
+    SPILLWAY_SOURCE=${CMAKE_SOURCE_DIR}
+    ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=1
+    UBSAN_OPTIONS=print_stacktrace=1
+    PYTHONDONTWRITEBYTECODE=1
+    TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1)
+# Real traces are not part of the project: SPILLWAY_TRACE names one, else a folder `traces` beside the checkout is looked
+# for. The test that wants one says that it is skipped without.
+file(GLOB real_trace ${CMAKE_SOURCE_DIR}/../*/traces/mooncake_conversation.jsonl)
+if(DEFINED ENV{SPILLWAY_TRACE})
+    list(APPEND test_environment SPILLWAY_TRACE=$ENV{SPILLWAY_TRACE})
+elseif(real_trace)
+    list(GET real_trace 0 real_trace)
+    list(APPEND test_environment SPILLWAY_TRACE=${real_trace})
+endif()
+if(SPILLWAY_SANITIZE)
+    list(APPEND test_environment SPILLWAY_SANITIZE=${SPILLWAY_SANITIZE})
+endif()
+
+# Sets <ret> to whether the file is one of SPILLWAY_THREADS_TESTS.
+function(spillway_is_threads_test ret file)
+    set(${ret} OFF PARENT_SCOPE)
+    foreach(pattern IN LISTS SPILLWAY_THREADS_TESTS)
+        if(file MATCHES ${pattern})
+            set(${ret} ON PARENT_SCOPE)
+        endif()
+    endforeach()
+endfunction()
+
+# spillway_test(<name> <label> <timeout_s> <command>...)
+function(spillway_test name labels timeout_s)
+    add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_BINARY_DIR})
+    set_tests_properties(${name} PROPERTIES
+        LABELS "${labels}" TIMEOUT ${timeout_s} SKIP_RETURN_CODE 77 ENVIRONMENT "${test_environment}")
+endfunction()
+
+function(spillway_test_program target)
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK")
+    add_executable(${target} ${arg_SOURCES})
+    target_compile_definitions(${target} PRIVATE SPILLWAY_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+    set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${tests_dir})
+    spillway_link(${target} PRIVATE ${arg_LINK})
+endfunction()
+
+set(all_libraries spillway-daemon spillway-tiering spillway-io spillway-static)
+
+# ── unit and sim ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+spillway_static_library(spillway-test-fake GLOB tests/fake/*.c LINK ${all_libraries})
+spillway_static_library(spillway-test-unit GLOB tests/unit/support/*.c
+                        LINK spillway-test-fake ${all_libraries} Spillway::check)
+
+spillway_glob(unit_sources GLOB tests/unit/test_*.c)
+foreach(source IN LISTS unit_sources)
+    get_filename_component(name ${source} NAME_WLE)
+    set(labels unit)
+    spillway_is_threads_test(is_threads ${source})
+    if(is_threads)
+        list(APPEND labels threads)
+    elseif(SPILLWAY_SANITIZE STREQUAL thread)
+        continue()
+    endif()
+    spillway_test_program(unit_${name} SOURCES ${source}
+                          LINK spillway-test-unit spillway-test-fake ${all_libraries} Spillway::jsonc Spillway::check m)
+    spillway_test(unit/${name} "${labels}" 120 unit_${name})
+endforeach()
+
+spillway_glob(sim_sources GLOB tests/sim/*.c)
+if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
+    spillway_test_program(spillsim SOURCES ${sim_sources} LINK spillway-test-fake ${all_libraries} m)
+    set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+    spillway_test(sim/seeds sim 900 spillsim --seeds 200 --ops 10000)
+    spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000)
+endif()
+
+# ── system ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+spillway_static_library(spillway-test-system GLOB tests/system/support/*.c LINK spillway Spillway::jsonc Spillway::check)
+
+spillway_glob(system_sources GLOB tests/system/test_*.c tests/system/test_*.sh)
+foreach(source IN LISTS system_sources)
+    get_filename_component(name ${source} NAME_WLE)
+    set(labels system)
+    set(timeout_s 300)
+    spillway_is_threads_test(is_threads ${source})
+    if(is_threads)
+        list(APPEND labels threads)
+    elseif(SPILLWAY_SANITIZE STREQUAL thread)
+        continue()
+    elseif(name MATCHES torture)
+        set(labels torture)
+        set(timeout_s 36000)
+    endif()
+    if(source MATCHES "\\.c$")
+        spillway_test_program(system_${name} SOURCES ${source}
+                              LINK spillway-test-system spillway Spillway::jsonc Spillway::check Threads::Threads m)
+        spillway_test(system/${name} "${labels}" ${timeout_s} system_${name})
+    else()
+        spillway_test(system/${name} "${labels}" ${timeout_s} bash ${CMAKE_SOURCE_DIR}/${source})
+    endif()
+    # A daemon and its clients: two processors' worth, so that a small machine runs one at a time.
+    set_tests_properties(system/${name} PROPERTIES PROCESSORS 2)
+endforeach()
+
+# ── lint ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+    spillway_test(lint/layers lint 60 ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/lint/layers.py)
+    spillway_test(lint/layers_can_fail lint 60 ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/lint/test_layers.py)
+    spillway_test(lint/tally lint 60 ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/lint/test_tally.py)
+endif()
+foreach(name format headers scripts unit_file exports)
+    spillway_test(lint/${name} lint 120 bash ${CMAKE_SOURCE_DIR}/tests/lint/${name}.sh)
+endforeach()

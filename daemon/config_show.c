@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the walks over a whole config: as text and JSON for `spillctl config show`, key by key against another one, and
+ * the mixture of two that a reload runs with. All of them compare and print values as text, exactly as a file would
+ * have them. Main thread only.
+ */
+#include <errno.h>
+#include <json-c/json.h>
+#include <string.h>
+
+#include "daemon/config_keys.h"
+
+#define TITLE_BYTES (NAME_BYTES_MAX + 16)
+
+int config_print_text(const struct spillway_config *config, FILE *out)
+{
+    char title[TITLE_BYTES], value[CONFIG_VALUE_BYTES_MAX + 1];
+    struct config_section *s;
+
+    fprintf(out, "; %s\n", *config->path ? config->path : "no file: all is default");
+    for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++)
+        for (uint32_t i = 0; (s = config_section_at(config, kind, i)) != NULL; i++) {
+            fprintf(out, "\n[%s]\n", config_section_title(kind, s, title));
+            for (uint32_t k = 0; k < config_kinds[kind].n_keys; k++) {
+                const struct config_key *key = &config_kinds[kind].keys[k];
+
+                config_value_print(key, s, value);
+                if (*value == '\0')
+                    continue;
+                fprintf(out, "%-18s = %-24s ; ", key->name, value);
+                if (s->key_lines[k])
+                    fprintf(out, "line %u\n", s->key_lines[k]);
+                else
+                    fprintf(out, "default\n");
+            }
+        }
+    return ferror(out) ? -EIO : 0;
+}
+
+static struct json_object *section_to_json(const struct spillway_config *config, enum config_kind kind,
+                                           const struct config_section *s)
+{
+    struct json_object *object = json_object_new_object(), *entry;
+    char value[CONFIG_VALUE_BYTES_MAX + 1], from[CONFIG_VALUE_BYTES_MAX + 16];
+
+    for (uint32_t k = 0; object && k < config_kinds[kind].n_keys; k++) {
+        config_value_print(&config_kinds[kind].keys[k], s, value);
+        snprintf(from, sizeof(from), "%s:%u", config->path, s->key_lines[k]);
+        entry = json_object_new_object();
+        json_object_object_add(entry, "value", json_object_new_string(value));
+        json_object_object_add(entry, "from", json_object_new_string(s->key_lines[k] ? from : "default"));
+        json_object_object_add(object, config_kinds[kind].keys[k].name, entry);
+    }
+    return object;
+}
+
+int config_print_json(const struct spillway_config *config, FILE *out)
+{
+    struct json_object *root = json_object_new_object(), *sections = json_object_new_object();
+    char title[TITLE_BYTES];
+    struct config_section *s;
+    const char *text;
+    int r = -ENOMEM;
+
+    json_object_object_add(root, "file", *config->path ? json_object_new_string(config->path) : NULL);
+    json_object_object_add(root, "sections", sections);
+    for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++)
+        for (uint32_t i = 0; (s = config_section_at(config, kind, i)) != NULL; i++)
+            json_object_object_add(sections, config_section_title(kind, s, title), section_to_json(config, kind, s));
+    text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                                                    JSON_C_TO_STRING_NOSLASHESCAPE);
+    if (text)
+        r = fprintf(out, "%s\n", text) < 0 || ferror(out) ? -EIO : 0;
+    json_object_put(root);
+    return r;
+}
+
+static void change_add(struct config_changes *changes, const char *section, const char *key, const char *old_value,
+                       const char *new_value, bool needs_restart)
+{
+    struct config_change *c;
+
+    changes->n_restart += needs_restart;
+    if (changes->n == CONFIG_CHANGES_MAX) {
+        changes->n_left_out++;
+        return;
+    }
+    c = &changes->at[changes->n++];
+    snprintf(c->section, sizeof(c->section), "%s", section);
+    snprintf(c->key, sizeof(c->key), "%s", key);
+    snprintf(c->old_value, sizeof(c->old_value), "%s", old_value);
+    snprintf(c->new_value, sizeof(c->new_value), "%s", new_value);
+    c->needs_restart = needs_restart;
+}
+
+/*
+ * Who may open a pool can change at any time, but not so that its trust changes: chunks that clients map for writing
+ * exist already.
+ */
+static bool key_reloads(enum config_kind kind, const struct config_key *key, const struct config_section *old,
+                        const struct config_section *wanted)
+{
+    if (kind == CONFIG_POOL && (key->type == CONFIG_TYPE_USERS || key->type == CONFIG_TYPE_GROUPS)) {
+        const struct config_pool *a = container_of(old, const struct config_pool, section);
+        const struct config_pool *b = container_of(wanted, const struct config_pool, section);
+
+        return a->is_trusted == b->is_trusted && !(a->is_trusted && a->users.ids[0] != b->users.ids[0]);
+    }
+    return key->reloads;
+}
+
+static void diff_section(enum config_kind kind, const struct config_section *old, const struct config_section *wanted,
+                         struct config_changes *changes)
+{
+    char title[TITLE_BYTES], old_value[CONFIG_VALUE_BYTES_MAX + 1], new_value[CONFIG_VALUE_BYTES_MAX + 1];
+
+    config_section_title(kind, old, title);
+    for (uint32_t k = 0; k < config_kinds[kind].n_keys; k++) {
+        const struct config_key *key = &config_kinds[kind].keys[k];
+
+        config_value_print(key, old, old_value);
+        config_value_print(key, wanted, new_value);
+        if (strcmp(old_value, new_value) != 0)
+            change_add(changes, title, key->name, old_value, new_value, !key_reloads(kind, key, old, wanted));
+    }
+}
+
+/* Sections of `from` that `other` does not have. */
+static void diff_missing(enum config_kind kind, const struct spillway_config *from, const struct spillway_config *other,
+                         bool added, struct config_changes *changes)
+{
+    char title[TITLE_BYTES];
+    struct config_section *s;
+
+    for (uint32_t i = 0; (s = config_section_at(from, kind, i)) != NULL; i++)
+        if (!config_section_find(other, kind, s->name))
+            change_add(changes, config_section_title(kind, s, title), "", added ? "" : "present",
+                       added ? "present" : "", true);
+}
+
+void config_diff(const struct spillway_config *old, const struct spillway_config *wanted,
+                 struct config_changes *ret_changes)
+{
+    struct config_section *s, *w;
+
+    *ret_changes = (struct config_changes){0};
+    for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++) {
+        for (uint32_t i = 0; (s = config_section_at(old, kind, i)) != NULL; i++)
+            if ((w = config_section_find(wanted, kind, s->name)) != NULL)
+                diff_section(kind, s, w, ret_changes);
+        diff_missing(kind, old, wanted, false, ret_changes);
+        diff_missing(kind, wanted, old, true, ret_changes);
+    }
+}
+
+int config_merge(const struct spillway_config *old, const struct spillway_config *wanted, const struct config_env *env,
+                 struct spillway_config **ret_config, struct config_errors *errors)
+{
+    cleanup_config struct spillway_config *c = malloc(sizeof(*c));
+    struct config_section *s, *w;
+
+    *errors = (struct config_errors){0};
+    if (!c)
+        return -ENOMEM;
+    memcpy(c, old, sizeof(*c));
+    memcpy(c->path, wanted->path, sizeof(c->path));
+    for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++)
+        for (uint32_t i = 0; (s = config_section_at(c, kind, i)) != NULL; i++) {
+            if ((w = config_section_find(wanted, kind, s->name)) == NULL)
+                continue;
+            s->line = w->line;
+            for (uint32_t k = 0; k < config_kinds[kind].n_keys; k++) {
+                const struct config_key *key = &config_kinds[kind].keys[k];
+
+                if (!key_reloads(kind, key, config_section_at(old, kind, i), w))
+                    continue;
+                memcpy((char *)s + key->offset, (const char *)w + key->offset, key->size);
+                s->key_lines[k] = w->key_lines[k];
+            }
+        }
+    config_check(c, env, errors);
+    if (errors->n > 0)
+        return -EINVAL;
+    *ret_config = steal_ptr(c);
+    return 0;
+}

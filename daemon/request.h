@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The request path of one engine: SQEs become requests, their lists become calls into tiering, outcomes become results
+ * and CQEs. Wire types end here.
+ *
+ * Pure but for the wake-up of clients (ring.c): time is an argument, and the world is tiering. One engine thread. All
+ * memory is allocated by requests_new(); when it runs out, rings are not consumed until something completes.
+ */
+#pragma once
+
+#include "daemon/ring.h"
+#include "include/base/base.h"
+#include "include/base/limits.h"
+#include "include/base/list.h"
+#include "tiering/tiering.h"
+
+struct requests;
+
+/* One space that a session opened at this engine. */
+struct peer_space {
+    uint32_t index; /* tiering's */
+    uint32_t pool;
+    uint32_t piece_bytes;
+    uint64_t item_bytes;
+};
+
+/* A session as one engine sees it. Memory comes from whoever adds it; the fields are the request path's. */
+struct peer {
+    struct list link;        /* all peers of the engine */
+    struct list active_link; /* peers with hot rings or parked requests, in the order of their turns */
+    struct list rings;
+    struct list hot;    /* rings that are polled */
+    struct list parked; /* requests that wait for lease bytes, all or nothing */
+    uint64_t session;
+    struct tiering_session tiering;
+    int64_t deficit; /* in hundredths of an item */
+    uint32_t weight; /* the largest of the pools that it opened here */
+    uint32_t n_waits, n_requests, n_hot;
+    uint16_t generation; /* of its space handles */
+    bool broken;         /* it violated the protocol: nothing of it is looked at any more */
+    uint32_t n_spaces;
+    struct peer_space spaces[SESSION_SPACES_MAX];
+};
+
+struct requests_events {
+    /* The session violated the protocol; it is to be ended. Once for a peer. */
+    void (*broken)(void *ctx, struct peer *peer, const char *why);
+    /* The ring went cold: arm its doorbell. A negative errno keeps it hot. */
+    int (*ring_cold)(void *ctx, struct ring *ring);
+};
+
+struct requests_config {
+    struct tiering *tiering;
+    uint32_t engine; /* its number: part of every space handle */
+    uint32_t max_requests;
+    uint32_t max_waits; /* pieces that wait for room, a device or a copy */
+    uint64_t spin_ns;   /* how long a ring without work stays hot */
+    const struct requests_events *events;
+    void *ctx;
+};
+
+/* -ENOMEM. */
+must_check int requests_new(const struct requests_config *config, struct requests **ret_rq);
+/* All peers are gone, and all syncs have ended (requests_is_idle()). Takes NULL. */
+void requests_free(struct requests *rq);
+bool requests_is_idle(const struct requests *rq);
+void requests_set_spin(struct requests *rq, uint64_t spin_ns);
+
+/* The peer's memory is zeroed. */
+void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases);
+/* Cancels and frees whatever the session has here; its rings are no longer touched. */
+void requests_peer_remove(struct requests *rq, struct peer *peer);
+/* The handle that the client names the space by. -ENOSPC: SESSION_SPACES_MAX. The same space has one handle. */
+must_check int requests_space_add(struct requests *rq, struct peer *peer, const struct tiering_space_info *info,
+                                  uint32_t weight, uint32_t *ret_handle);
+
+void requests_ring_add(struct requests *rq, struct peer *peer, struct ring *ring);
+void requests_ring_remove(struct requests *rq, struct ring *ring);
+/* Its doorbell rang. */
+void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns);
+
+/* One turn: what has ended, what expired, and up to a quantum for each session. How much was done. */
+uint32_t requests_run(struct requests *rq, uint64_t now_ns);
+/* Rings that are polled though the last turn found nothing in them: the engine spins rather than sleeps. */
+bool requests_wants_spin(const struct requests *rq);
+/* When requests_run() must be called again even if nothing happens; UINT64_MAX: need not. */
+uint64_t requests_next_ns(const struct requests *rq, uint64_t now_ns);
+
+struct requests_stat {
+    uint64_t sqes, items, cqes;
+    uint64_t stalls; /* turns in which a ring waited for a free request or wait */
+    uint64_t timeouts, cancels, violations;
+    uint32_t requests, requests_max, waits, waits_max;
+    uint32_t peers, rings, rings_hot;
+};
+void requests_stat(const struct requests *rq, struct requests_stat *ret_stat);

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to the request path: its state, and what its files share.
+ *
+ *   request.c       peers and rings, turns, deadlines, beginning and end of a request
+ *   request_list.c  lists of items and handles: one piece at a time, each outcome written where the client expects it
+ *   request_all.c   all or nothing, and SYNC: the list as a whole
+ *   request_op.c    the operations: what each takes, and the call into tiering that it is
+ *
+ * The life of a request
+ *     FREE ─▶ LISTING ─▶ WAITING ─▶ FREE      pieces are taken; all are taken, some wait
+ *                └──▶ PARKED ──▶┘             all or nothing: waits for lease bytes before it takes anything
+ *                └──▶ DETACHED ─▶ FREE        its CQE was given (timeout) or its session ended; a sync still runs
+ * request_set_state() is the one place that assigns it.
+ */
+#pragma once
+
+#include "daemon/deadline.h"
+#include "daemon/request.h"
+#include "include/spillway/abi.h"
+
+#define DEFICIT_PER_ITEM 100 /* so that a weight of 100 earns a quantum a turn */
+
+enum request_state { REQUEST_FREE, REQUEST_LISTING, REQUEST_WAITING, REQUEST_PARKED, REQUEST_DETACHED };
+
+/*
+ * A piece of an item that waits (or, of an all-or-nothing list, any piece until the list's end). Also, without a wait
+ * of its own, an item of several pieces: `group` of its pieces, counts what is left and what failed.
+ */
+enum piece_state { PIECE_FREE, PIECE_WAITING, PIECE_ENDED, PIECE_SETTLED, PIECE_GROUP };
+
+struct piece {
+    struct tiering_wait wait;
+    struct list link;       /* request's */
+    struct list ended_link; /* requests' ended; or free list */
+    struct request *request;
+    struct piece *group;
+    uint32_t result; /* index */
+    uint32_t left, failed; /* of a group */
+    int32_t status;
+    enum piece_state state;
+};
+
+/* An item, checked: what it names. */
+struct target {
+    struct tiering_id id;    /* of its first piece */
+    uint64_t object_bytes;   /* RESERVE, TENSOR: the size wanted; else 0 */
+    uint64_t offset_bytes, length_bytes; /* 0, 0: the whole of an object of one piece */
+    uint32_t n_pieces;       /* that are taken */
+    uint32_t n_results;      /* that the client expects, whether the item is refused or not; at least 1 */
+};
+
+/* The piece of a target, or the handle, that is taken now. */
+struct step {
+    struct tiering_id id;
+    uint64_t object_bytes;
+    uint32_t offset_bytes, length_bytes; /* in the piece; 0, 0: all of it */
+    struct spw_handle handle;
+};
+
+struct request {
+    struct list link; /* ring's, or free list */
+    struct list parked_link; /* peer's */
+    struct list ended_link;  /* its sync is over, for the next turn */
+    struct list pieces;
+    struct deadline deadline;
+    struct requests *rq;
+    struct ring *ring; /* NULL: detached */
+    struct peer *peer;
+    const struct op *op;
+    struct spw_sqe sqe;
+    struct peer_space space; /* a copy */
+    enum request_state state;
+    uint64_t expires_ns;   /* given to `deadline` when it begins to wait */
+    uint32_t next_item;    /* to be taken */
+    uint32_t next_result;
+    uint32_t max_results;  /* that fit in scratch */
+    uint32_t waiting;      /* pieces */
+    uint32_t n_ok;         /* items */
+    uint32_t n_prefix;     /* LOOKUP: leading items that are there */
+    bool prefix_ended;
+    bool in_item;          /* target holds an item that is not through */
+    uint32_t next_piece;
+    int stop_status;       /* 0, or why what is left is no longer tried */
+    uint32_t stop_detail;
+    uint64_t arena_offset; /* PUT_RANGE, GET_RANGE: how far it has come */
+    uint64_t tried_at;     /* PARKED: requests.changes at the last try */
+    uint64_t retry_ns;     /* PARKED: try again then, whatever has changed */
+    struct target target;     /* of the item under way */
+    struct spw_handle handle; /* the same, of a list of handles */
+    struct piece *group;
+    int item_status;       /* the item under way is refused */
+    uint32_t item_detail;
+    int list_status;       /* the list ended early: too many pieces, or no room for results */
+    bool sync_running;
+    int sync_status;
+    struct tiering_sync sync;
+};
+
+struct requests {
+    struct requests_config config;
+    struct tiering *tiering;
+    uint64_t now_ns;
+    struct request *requests;
+    struct piece *pieces;
+    struct list free_requests, free_pieces;
+    uint32_t n_free_requests, n_free_pieces;
+    struct list peers, active;
+    struct list ended; /* pieces whose waits are over, for the next turn */
+    struct list ended_syncs;
+    struct list dirty; /* rings with CQEs to publish */
+    struct deadlines deadlines;
+    struct spw_item *staged; /* LIST_ITEMS_MAX: an all-or-nothing list, copied once, for one turn */
+    struct target *targets;  /* the same, checked */
+    uint64_t changes;        /* counts what may let a parked request go on */
+    uint32_t n_rings, n_hot;
+    uint32_t n_idle_hot, n_blocked; /* of the last turn */
+    uint32_t n_detached;
+    struct requests_stat stat;
+};
+
+enum op_list { OP_LIST_NONE, OP_LIST_ITEMS, OP_LIST_HANDLES };
+enum op_span {
+    OP_SPAN_RANGE, /* offset and length: a result a piece */
+    OP_SPAN_SIZE,  /* length is the object's size: a result a piece */
+    OP_SPAN_NAME,  /* the object by its name alone: one result */
+    OP_SPAN_TENSOR, /* length is the size, and there is one result */
+};
+
+struct op {
+    const char *name;
+    uint8_t list;  /* enum op_list */
+    uint8_t span;  /* enum op_span */
+    uint8_t flags; /* SPW_SQE_… that it knows */
+    uint8_t n_args; /* of arg[]; the others must be 0 */
+    bool needs_space;
+    bool may_be_empty; /* n_items = 0 means something */
+    bool whole_list;   /* always as a whole (SYNC) */
+    bool counts_prefix; /* LOOKUP: the CQE's value is how many leading items are there */
+    bool waits;         /* its pieces may wait */
+    int32_t timeout_status;
+    uint32_t timeout_detail;
+    /* The request as a whole, before any list: a negative errno fails it. May be NULL. */
+    int (*begin)(struct request *req);
+    /* One piece or handle: 0, TIERING_WAIT or a negative errno. Leases go to *ret_grant; what else the client should
+     * know to *ret_result. Both come zeroed. NULL for operations without a list. */
+    int (*step)(struct request *req, const struct step *step, struct tiering_wait *wait, struct tiering_grant *ret_grant,
+                struct spw_result *ret_result);
+    /* Gives back what a piece was granted (all or nothing). */
+    void (*undo)(struct request *req, uint64_t lease);
+};
+
+/* NULL: no such operation. */
+const struct op *op_find(uint8_t opcode);
+/* RESERVE and ACQUIRE: the lease bytes that this piece needs, as far as is known. A negative errno: it would fail. */
+int op_lease_bytes(const struct request *req, const struct step *step, uint64_t *ret_bytes);
+
+/* request.c */
+void request_set_state(struct request *req, enum request_state state);
+/* Its CQE, and its end; a sync that still runs keeps it as DETACHED. */
+void request_end(struct request *req, int status, uint32_t detail, uint64_t value);
+/* From here on the clock runs: it waits. */
+void request_arm_deadline(struct request *req);
+/* Stops it as far as that can be done; whatever is left ends with `status`. False: nothing was left to stop. */
+bool request_stop(struct request *req, int status, uint32_t detail);
+void peer_break(struct requests *rq, struct peer *peer, const char *why);
+
+/* request_list.c */
+/* NULL: the engine's or the session's share is used up. */
+struct piece *piece_new(struct request *req);
+void piece_free(struct piece *piece);
+bool pieces_available(const struct request *req, uint32_t n);
+/* Called by tiering: records, no more. */
+void piece_done(struct tiering_wait *wait, int status);
+/* The next turn's half of it. */
+void piece_ended(struct piece *piece);
+/* Takes up to `budget` pieces. Returns what was used of it; 0: nothing can be done now. */
+uint32_t list_run(struct request *req, uint32_t budget);
+/* The index-th item, copied once. False: the peer was broken. */
+bool list_copy_item(struct request *req, uint32_t index, struct spw_item *ret_item);
+/* 0 or the negative errno that is the item's status; *ret_target is set in both cases. */
+int list_target(const struct request *req, const struct spw_item *item, struct target *ret_target, uint32_t *ret_detail);
+void target_step(const struct request *req, const struct target *target, uint32_t piece, struct step *ret_step);
+void list_put_result(struct request *req, uint32_t index, int status, const struct spw_result *result);
+void list_grant_result(const struct tiering_grant *grant, struct spw_result *ret_result);
+
+/* request_all.c */
+/* As list_run(), but the whole list in one turn. */
+uint32_t all_run(struct request *req);
+void all_piece_ended(struct piece *piece);
+bool all_stop(struct request *req, int status, uint32_t detail);
+uint32_t sync_run(struct request *req);
+void sync_ended(struct request *req);
+
+static inline bool request_is_all(const struct request *req)
+{
+    return (req->sqe.flags & SPW_SQE_ALL) != 0;
+}
+
+static inline bool request_is_listed(const struct request *req)
+{
+    return !req->in_item && req->next_item == req->sqe.n_items;
+}

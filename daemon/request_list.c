@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the way of a list through a request: each item is copied out of scratch once, when its turn comes, checked in
+ * the copy, cut into pieces, and each piece's outcome is written to the result that abi.h promises for it. Engine
+ * thread only.
+ *
+ * Invariants
+ * - Results are only written. The index of the next one is ours, and is checked against the room in scratch each time.
+ * - A piece waits with a struct piece from the engine's pool. Where none is to be had the list stops in mid-item and
+ *   goes on in a later turn; what was granted stays granted.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/request_core.h"
+#include "include/base/atomic.h"
+#include "include/base/checked.h"
+
+/* --- Pieces ------------------------------------------------------------------------------------------------------ */
+
+bool pieces_available(const struct request *req, uint32_t n)
+{
+    return (uint64_t)req->peer->n_waits + n <= req->rq->n_free_pieces;
+}
+
+struct piece *piece_new(struct request *req)
+{
+    struct requests *rq = req->rq;
+
+    if (!pieces_available(req, 1))
+        return NULL;
+    struct piece *piece = list_entry(list_pop(&rq->free_pieces), struct piece, link);
+
+    rq->n_free_pieces--;
+    req->peer->n_waits++;
+    memset(piece, 0, sizeof(*piece));
+    list_init(&piece->wait.link);
+    piece->wait.done = piece_done;
+    list_init(&piece->ended_link);
+    piece->request = req;
+    list_push_tail(&req->pieces, &piece->link);
+    return piece;
+}
+
+void piece_free(struct piece *piece)
+{
+    struct requests *rq = piece->request->rq;
+
+    piece->request->peer->n_waits--;
+    piece->state = PIECE_FREE;
+    list_unlink(&piece->ended_link);
+    list_unlink(&piece->link);
+    list_push_head(&rq->free_pieces, &piece->link);
+    rq->n_free_pieces++;
+}
+
+void piece_done(struct tiering_wait *wait, int status)
+{
+    struct piece *piece = container_of(wait, struct piece, wait);
+
+    assert(piece->state == PIECE_WAITING);
+    piece->state = PIECE_ENDED;
+    piece->status = status;
+    list_push_tail(&piece->request->rq->ended, &piece->ended_link);
+}
+
+/* --- Results ----------------------------------------------------------------------------------------------------- */
+
+void list_put_result(struct request *req, uint32_t index, int status, const struct spw_result *result)
+{
+    struct spw_result copy = result ? *result : (struct spw_result){0};
+
+    assert(index < req->max_results);
+    copy.status = status;
+    memcpy(req->ring->scratch + req->sqe.results + (uint64_t)index * sizeof(copy), &copy, sizeof(copy));
+}
+
+void list_grant_result(const struct tiering_grant *grant, struct spw_result *ret_result)
+{
+    *ret_result = (struct spw_result){
+        .detail = (uint16_t)grant->limit,
+        .tier = grant->tier,
+        .flags = grant->fetched ? SPW_RESULT_FETCHED : 0,
+        .lease = grant->lease,
+        .chunk = grant->lease ? grant->region : 0,
+        .epoch = grant->lease ? grant->epoch : 0,
+        .offset_bytes = grant->lease ? grant->offset_bytes : 0,
+        .length_bytes = grant->lease ? grant->length_bytes : 0,
+    };
+}
+
+static void item_ended(struct request *req, bool ok)
+{
+    req->n_ok += ok;
+    req->prefix_ended |= !ok;
+    req->n_prefix += !req->prefix_ended;
+}
+
+/* One piece less to wait for in its item. */
+static void item_piece_ended(struct request *req, struct piece *group, int status)
+{
+    if (!group) {
+        item_ended(req, status == 0);
+        return;
+    }
+    group->failed += status != 0;
+    if (--group->left > 0)
+        return;
+    item_ended(req, group->failed == 0);
+    if (req->group == group)
+        req->group = NULL;
+    piece_free(group);
+}
+
+static void list_finish(struct request *req)
+{
+    if (req->waiting > 0) {
+        request_set_state(req, REQUEST_WAITING);
+        return;
+    }
+    /* Stopped before anything was granted: nothing in the results needs to be looked at. */
+    int status = req->list_status ? req->list_status : req->n_ok == 0 ? req->stop_status : 0;
+    uint32_t detail = req->list_status == -E2BIG ? SPW_LIMIT_PIECES : status ? req->stop_detail : 0;
+
+    request_end(req, status, detail, req->op->counts_prefix ? req->n_prefix : req->n_ok);
+}
+
+void piece_ended(struct piece *piece)
+{
+    struct request *req = piece->request;
+    struct piece *group = piece->group;
+    struct spw_result result;
+    int status = piece->status;
+
+    req->waiting--;
+    if (request_is_all(req)) {
+        all_piece_ended(piece);
+        return;
+    }
+    list_grant_result(&piece->wait.grant, &result);
+    list_put_result(req, piece->result, status, &result);
+    piece_free(piece);
+    item_piece_ended(req, group, status);
+    if (request_is_listed(req) && req->waiting == 0)
+        list_finish(req);
+}
+
+/* --- Items ------------------------------------------------------------------------------------------------------- */
+
+bool list_copy_item(struct request *req, uint32_t index, struct spw_item *ret_item)
+{
+    copy_once(ret_item, req->ring->scratch + req->sqe.items + (uint64_t)index * sizeof(*ret_item), sizeof(*ret_item));
+    if (ret_item->flags == 0 && ret_item->reserved0 == 0 && ret_item->reserved1 == 0)
+        return true;
+    peer_break(req->rq, req->peer, "a reserved field of an item is not zero");
+    return false;
+}
+
+static bool list_copy_handle(struct request *req, uint32_t index, struct spw_handle *ret_handle)
+{
+    copy_once(ret_handle, req->ring->scratch + req->sqe.items + (uint64_t)index * sizeof(*ret_handle),
+              sizeof(*ret_handle));
+    uint32_t known = req->sqe.opcode == SPW_OP_RELEASE ? SPW_RELEASE_DIRTY | SPW_RELEASE_DISCARD : 0;
+
+    if ((ret_handle->flags & ~known) == 0 && ret_handle->reserved == 0)
+        return true;
+    peer_break(req->rq, req->peer, "a reserved field of a handle is not zero");
+    return false;
+}
+
+static int target_key(const struct request *req, const struct spw_item *item, struct tiering_id *ret_id)
+{
+    static const uint8_t zeros[SPW_KEY_BYTES];
+    uint16_t n_parts = item->n_parts ? item->n_parts : 1;
+
+    static_assert(SPW_KEY_BYTES == KEY_BYTES_MAX, "keys of the wire and of tiering");
+    if (item->key_len == 0 || item->key_len > SPW_KEY_BYTES)
+        return -EINVAL;
+    if (memcmp(item->key + item->key_len, zeros, SPW_KEY_BYTES - item->key_len) != 0)
+        return -EINVAL;
+    if (n_parts > PARTS_MAX || item->part >= n_parts)
+        return -EINVAL;
+    *ret_id = (struct tiering_id){
+        .space = req->space.index,
+        .group = item->group,
+        .part = item->part,
+        .n_parts = n_parts,
+        .key_len = item->key_len,
+    };
+    memcpy(ret_id->key, item->key, SPW_KEY_BYTES);
+    return 0;
+}
+
+/* How many pieces [offset, offset + length) touches, and the first of them; false if no object can have that range. */
+static bool pieces_of(uint64_t offset, uint64_t length, uint32_t piece_bytes, uint32_t *ret_first, uint32_t *ret_n)
+{
+    if (!range_ok(offset, length, OBJECT_BYTES_MAX))
+        return false;
+    *ret_first = (uint32_t)(offset / piece_bytes);
+    *ret_n = (uint32_t)((offset + length - 1) / piece_bytes) - *ret_first + 1;
+    return true;
+}
+
+/* The length says how large the object is: RESERVE and its like. */
+static int target_size(const struct request *req, const struct spw_item *item, struct target *target,
+                       uint32_t *ret_detail)
+{
+    uint64_t size = item->length_bytes ? item->length_bytes : req->space.item_bytes;
+    uint32_t first;
+
+    if (item->offset_bytes != 0 || size == 0)
+        return -EINVAL;
+    target->object_bytes = target->length_bytes = size;
+    if (!pieces_of(0, size, req->space.piece_bytes, &first, &target->n_pieces)) {
+        *ret_detail = SPW_LIMIT_OBJECT_BYTES;
+        return -EFBIG;
+    }
+    if (item->length_bytes == 0 && target->n_pieces > 1 && req->op->span == OP_SPAN_SIZE)
+        return -EMSGSIZE;
+    target->n_results = req->op->span == OP_SPAN_TENSOR ? 1 : target->n_pieces;
+    if (req->space.item_bytes != 0 && size != req->space.item_bytes && req->op->span == OP_SPAN_SIZE) {
+        *ret_detail = SPW_LIMIT_OBJECT_BYTES;
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* Without a range the item stands for an object of one piece; where that is not sure, tiering is asked. */
+static int target_whole(const struct request *req, const struct target *target)
+{
+    struct tiering_found found;
+
+    if (req->op->counts_prefix || (req->space.item_bytes != 0 && req->space.item_bytes <= req->space.piece_bytes))
+        return 0;
+    if (tiering_lookup(req->rq->tiering, &target->id, &found) == 0 && found.object_bytes > req->space.piece_bytes)
+        return -EMSGSIZE;
+    return 0;
+}
+
+static int target_range(const struct request *req, const struct spw_item *item, struct target *target)
+{
+    if (item->length_bytes == 0)
+        return item->offset_bytes == 0 ? target_whole(req, target) : -EINVAL;
+    if (!pieces_of(item->offset_bytes, item->length_bytes, req->space.piece_bytes, &target->id.piece,
+                   &target->n_pieces))
+        return -ERANGE;
+    target->n_results = target->n_pieces;
+    target->offset_bytes = item->offset_bytes;
+    target->length_bytes = item->length_bytes;
+    return 0;
+}
+
+int list_target(const struct request *req, const struct spw_item *item, struct target *ret_target, uint32_t *ret_detail)
+{
+    int r = 0;
+
+    *ret_target = (struct target){.n_pieces = 1, .n_results = 1};
+    *ret_detail = 0;
+    int key_status = target_key(req, item, &ret_target->id);
+
+    switch ((enum op_span)req->op->span) {
+    case OP_SPAN_RANGE:
+        r = target_range(req, item, ret_target);
+        break;
+    case OP_SPAN_SIZE:
+    case OP_SPAN_TENSOR:
+        r = target_size(req, item, ret_target, ret_detail);
+        break;
+    case OP_SPAN_NAME:
+        r = item->offset_bytes == 0 && item->length_bytes == 0 ? 0 : -EINVAL;
+        break;
+    }
+    if (req->op->span == OP_SPAN_TENSOR)
+        ret_target->n_pieces = 1;
+    if (key_status < 0)
+        return key_status;
+    return r;
+}
+
+void target_step(const struct request *req, const struct target *target, uint32_t piece, struct step *ret_step)
+{
+    uint32_t piece_bytes = req->space.piece_bytes;
+
+    *ret_step = (struct step){.id = target->id, .object_bytes = target->object_bytes};
+    ret_step->id.piece += piece;
+    if (target->length_bytes == 0 || req->op->span == OP_SPAN_TENSOR)
+        return;
+    uint64_t from = MAX(target->offset_bytes, (uint64_t)ret_step->id.piece * piece_bytes);
+    uint64_t to = MIN(target->offset_bytes + target->length_bytes, (ret_step->id.piece + UINT64_C(1)) * piece_bytes);
+
+    ret_step->offset_bytes = (uint32_t)(from % piece_bytes);
+    ret_step->length_bytes = (uint32_t)(to - from);
+}
+
+/* --- The list ---------------------------------------------------------------------------------------------------- */
+
+enum { LIST_STALLED, LIST_WENT_ON, LIST_BROKEN };
+
+static int list_next_item(struct request *req)
+{
+    struct spw_item item;
+    uint32_t detail;
+
+    if (!list_copy_item(req, req->next_item, &item))
+        return LIST_BROKEN;
+    int r = list_target(req, &item, &req->target, &detail);
+
+    if (req->target.n_results > ITEM_PIECES_MAX || req->target.n_results > req->max_results - req->next_result) {
+        req->list_status = req->target.n_results > ITEM_PIECES_MAX ? -E2BIG : -EOVERFLOW;
+        req->next_item = req->sqe.n_items;
+        return LIST_WENT_ON;
+    }
+    if (r == 0 && req->target.n_pieces > 1) {
+        req->group = piece_new(req);
+        if (!req->group)
+            return LIST_STALLED;
+        req->group->state = PIECE_GROUP;
+        req->group->left = req->target.n_pieces;
+    }
+    req->item_status = r;
+    req->item_detail = detail;
+    req->in_item = true;
+    req->next_piece = 0;
+    return LIST_WENT_ON;
+}
+
+/* The outcome of a piece or handle that did not have to wait. */
+static void list_step_ended(struct request *req, struct piece *piece, int status, const struct tiering_grant *grant,
+                            struct spw_result *result)
+{
+    if (piece)
+        piece_free(piece);
+    if (!req->op->counts_prefix)
+        list_grant_result(grant, result);
+    list_put_result(req, req->next_result, status, result);
+    item_piece_ended(req, req->group, status);
+}
+
+static int list_step(struct request *req, const struct step *step)
+{
+    struct tiering_grant grant = {0};
+    struct spw_result result = {0};
+    struct piece *piece = NULL;
+    int r = req->stop_status;
+
+    if (r == 0) {
+        if (req->op->waits && !(piece = piece_new(req)))
+            return LIST_STALLED;
+        r = req->op->step(req, step, piece ? &piece->wait : NULL, &grant, &result);
+    } else {
+        grant.limit = req->stop_detail;
+    }
+    /* Tiering's own pools are used up: whatever uses them ends some time, and this list goes on. */
+    if (r == -EAGAIN && grant.limit == TIERING_LIMIT_REQUESTS && piece && !(req->sqe.flags & SPW_SQE_NO_WAIT)) {
+        piece_free(piece);
+        return LIST_STALLED;
+    }
+    if (r == TIERING_WAIT) {
+        piece->state = PIECE_WAITING;
+        piece->group = req->group;
+        piece->result = req->next_result;
+        req->waiting++;
+        request_arm_deadline(req);
+    } else {
+        list_step_ended(req, piece, r, &grant, &result);
+    }
+    req->next_result++;
+    return LIST_WENT_ON;
+}
+
+static int list_handle(struct request *req)
+{
+    struct step step = {0};
+
+    if (!req->in_item && !list_copy_handle(req, req->next_item, &req->handle))
+        return LIST_BROKEN;
+    req->in_item = true; /* a stall must not read it a second time */
+    step.handle = req->handle;
+    int r = list_step(req, &step);
+
+    if (r == LIST_WENT_ON) {
+        req->in_item = false;
+        req->next_item++;
+    }
+    return r;
+}
+
+/* The item was refused as a whole: each of its results says why. */
+static int list_refuse(struct request *req)
+{
+    struct spw_result result = {.detail = (uint16_t)req->item_detail};
+
+    list_put_result(req, req->next_result++, req->item_status, &result);
+    if (++req->next_piece == req->target.n_results) {
+        if (!add_u64(req->arena_offset, req->target.object_bytes, &req->arena_offset))
+            req->arena_offset = UINT64_MAX;
+        req->in_item = false;
+        req->next_item++;
+        item_ended(req, false);
+    }
+    return LIST_WENT_ON;
+}
+
+static int list_item(struct request *req)
+{
+    struct step step;
+
+    if (!req->in_item)
+        return list_next_item(req);
+    if (req->item_status != 0)
+        return list_refuse(req);
+    target_step(req, &req->target, req->next_piece, &step);
+    int r = list_step(req, &step);
+
+    if (r != LIST_WENT_ON)
+        return r;
+    if (!add_u64(req->arena_offset, step.length_bytes, &req->arena_offset)) /* the next one lies behind this one */
+        req->arena_offset = UINT64_MAX;
+    if (++req->next_piece == req->target.n_pieces) {
+        req->in_item = false;
+        req->group = NULL; /* it lives on with its pieces */
+        req->next_item++;
+    }
+    return r;
+}
+
+uint32_t list_run(struct request *req, uint32_t budget)
+{
+    uint32_t n = 0;
+    int r = LIST_WENT_ON;
+
+    for (; n < budget && !request_is_listed(req) && r == LIST_WENT_ON; n++)
+        r = req->op->list == OP_LIST_HANDLES ? list_handle(req) : list_item(req);
+    if (r == LIST_BROKEN)
+        return n;
+    req->rq->stat.items += n;
+    if (r == LIST_STALLED) {
+        request_arm_deadline(req);
+        return n - 1;
+    }
+    if (request_is_listed(req))
+        list_finish(req);
+    return MAX(n, 1U);
+}

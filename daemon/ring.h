@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine's side of one ring pair (include/spillway/abi.h). Engine thread only.
+ *
+ * Everything that the client can write is read once and believed only after a check. Our own indices live here and are
+ * only published. Geometry is fixed when the ring is made and never read from shared memory.
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/list.h"
+#include "include/spillway/abi.h"
+
+struct peer;
+struct request;
+
+struct ring_geometry {
+    uint32_t sq_entries, cq_entries;
+    uint32_t sq_offset, cq_offset;
+    uint64_t ring_bytes; /* whole pages */
+};
+
+struct ring {
+    struct list link;      /* peer's */
+    struct list hot_link;  /* peer's rings that are polled; unlinked: cold */
+    struct list dirty_link; /* CQEs are to be published */
+    struct peer *peer;
+    uint32_t number;
+
+    struct spw_ring *shared;
+    const struct spw_sqe *sqes;
+    struct spw_cqe *cqes;
+    char *scratch;
+    uint64_t scratch_bytes;
+    uint32_t sq_entries, cq_entries;
+
+    uint32_t sq_head;      /* ours: what was taken */
+    uint32_t sq_tail;      /* the client's, as last believed */
+    uint32_t cq_tail;      /* ours: what was written */
+    uint32_t cq_published; /* of cq_tail */
+    uint32_t cq_head;      /* the client's, as last believed */
+
+    uint32_t n_requests;     /* taken, not yet completed */
+    struct list requests;    /* these */
+    struct request *current; /* whose list is being worked on */
+    uint64_t last_work_ns;
+    int doorbell_fd;
+    bool doorbell_gone; /* the client shut it down: it cannot wake us any more */
+    uint64_t poll;      /* the engine's: armed poll, or 0 */
+};
+
+/* -EINVAL: sizes that are no powers of two or out of bounds. */
+must_check int ring_geometry(uint32_t sq_entries, uint32_t cq_entries, struct ring_geometry *ret_geometry);
+/* Memory and descriptor are borrowed. */
+void ring_init(struct ring *ring, uint32_t number, const struct ring_geometry *geometry, void *ring_mem, void *scratch,
+               uint64_t scratch_bytes, int doorbell_fd);
+
+/* 1: *ret_sqe is a private copy of the next SQE; 0: nothing to take, or no CQE is free for it; -EPROTO: an index that
+ * cannot be. */
+int ring_take(struct ring *ring, struct spw_sqe *ret_sqe);
+/* Something was submitted that waits for the client to consume CQEs. */
+bool ring_is_choked(const struct ring *ring);
+
+/* There is always room: ring_take() saw to it. */
+void ring_complete(struct ring *ring, const struct spw_cqe *cqe);
+/* Publishes what was completed, and wakes the client if it sleeps. */
+void ring_flush(struct ring *ring);
+
+/* Cold: from now on the client rings the doorbell. False if it submitted something meanwhile: the ring stays hot. */
+bool ring_sleep(struct ring *ring);
+void ring_wake(struct ring *ring);
+/* Empties the doorbell. False: the client has shut it down. */
+bool ring_doorbell_drain(struct ring *ring);

@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The protocol between a client and spillwayd: control messages on a Unix socket (SOCK_SEQPACKET), and rings in shared
+ * memory. Applications use <spillway/spillway.h>; this header is for other client libraries and for the daemon.
+ *
+ * Everything is little-endian, of fixed width, with explicit padding. Reserved fields must be zero and are checked: a
+ * later version gives them a meaning. No field is ever an address: memory is named by chunk, epoch and offset.
+ *
+ * Control (one request at a time and socket; one reply a request)
+ *   HELLO       first message of a connection; the reply names the limits and the session's tokens
+ *   POOL_OPEN   by name; the daemon checks uid, gid and supplementary groups of the peer
+ *   SPACE_OPEN  finds or creates a space; the reply names the engine that serves it
+ *   RING_NEW    a ring pair at one engine; three descriptors come along: ring memory, scratch memory, doorbell
+ *   CHUNK_GET   a chunk's descriptor, to be mapped; for writing where the session may write, else read-only
+ *   ADMIN       a JSON request for spillctl; allowed to the daemon's own uid, root and the admin group
+ *
+ * Rings (one producer, one consumer each; indices are free-running, sizes powers of two)
+ *   The client writes SQEs and sq.tail, the daemon cq.tail and CQEs. An SQE names a list of items in the ring's scratch
+ *   memory, and where in it the results go. Items and results belong to the daemon from the submission to the CQE.
+ *   Violations (a tail that is further ahead than the ring is long, a reserved bit, an unknown opcode in a strict
+ *   position) end the session. Mistakes in arguments (a bad length, an unknown handle) fail the one SQE.
+ *
+ * Sleeping and waking
+ *   Before a side sleeps it sets its flag, makes a full fence, and looks at the other's tail once more. A side that
+ *   publishes a tail makes a full fence and then looks at the other's flag.
+ *   The client wakes the engine (sq.flags & SPW_RING_NEED_WAKEUP) by sending one byte on the doorbell socket. The
+ *   daemon wakes the client by FUTEX_WAKE on cq.tail (cq.flags & SPW_RING_WAKE_FUTEX) or by one byte on the doorbell
+ *   (cq.flags & SPW_RING_WAKE_DOORBELL), which a client can poll; either is one-shot: the daemon does not clear the
+ *   flag, but a client that is awake clears it.
+ */
+#pragma once
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SPW_ABI_VERSION 1
+#define SPW_ABI_MAGIC UINT32_C(0x4c575053) /* "SPWL" in memory */
+
+#define SPW_KEY_BYTES 32
+#define SPW_NAME_BYTES 64 /* with the final NUL */
+#define SPW_TOKEN_BYTES 16
+#define SPW_DIGEST_BYTES 32
+#define SPW_TEXT_BYTES 256
+#define SPW_LIST_MAX 4096
+
+#define SPW_ASSERT_SIZE(type, bytes) static_assert(sizeof(struct type) == (bytes), #type)
+#define SPW_ASSERT_OFFSET(type, field, at) static_assert(offsetof(struct type, field) == (at), #type "." #field)
+
+/* --- Control messages ---------------------------------------------------------------------------------------------- */
+
+enum {
+    SPW_MSG_HELLO = 1,
+    SPW_MSG_POOL_OPEN = 2,
+    SPW_MSG_SPACE_OPEN = 3,
+    SPW_MSG_RING_NEW = 4,
+    SPW_MSG_RING_FREE = 5,
+    SPW_MSG_CHUNK_GET = 6,
+    SPW_MSG_ADMIN = 7,
+    SPW_MSG_REPLY = 0x8000, /* or-ed to the type of the request */
+};
+
+/* Begins every message, in both directions. */
+struct spw_msg {
+    uint32_t magic;
+    uint16_t type;
+    uint16_t version;    /* SPW_ABI_VERSION of the sender */
+    uint32_t size_bytes; /* of the whole message */
+    uint32_t request;    /* chosen by the client, returned in the reply */
+    int32_t status;      /* reply: 0 or a negative errno; request: 0 */
+    uint32_t detail;     /* reply: SPW_LIMIT_…, or 0 */
+};
+SPW_ASSERT_SIZE(spw_msg, 24);
+SPW_ASSERT_OFFSET(spw_msg, type, 4);
+SPW_ASSERT_OFFSET(spw_msg, version, 6);
+SPW_ASSERT_OFFSET(spw_msg, size_bytes, 8);
+SPW_ASSERT_OFFSET(spw_msg, request, 12);
+SPW_ASSERT_OFFSET(spw_msg, status, 16);
+SPW_ASSERT_OFFSET(spw_msg, detail, 20);
+
+/* The reply to any request that failed: what, which limit, and which knob. */
+struct spw_msg_error {
+    struct spw_msg msg;
+    char text[SPW_TEXT_BYTES]; /* NUL-terminated */
+};
+SPW_ASSERT_SIZE(spw_msg_error, 280);
+SPW_ASSERT_OFFSET(spw_msg_error, text, 24);
+
+/* What the daemon can do, in spw_msg_welcome.features. */
+enum {
+    SPW_FEATURE_NVME = 1 << 0,
+    SPW_FEATURE_DEGRADED_MEMLOCK = 1 << 1, /* memory is not locked: slower I/O */
+};
+
+struct spw_msg_hello {
+    struct spw_msg msg;
+    uint32_t version_min, version_max; /* that the client speaks */
+    uint64_t flags;                    /* reserved */
+    uint8_t session_token[SPW_TOKEN_BYTES]; /* reserved for re-attaching; zero */
+    uint8_t owner_token[SPW_TOKEN_BYTES];   /* of the job that this process belongs to; zero: a new owner */
+    char name[SPW_NAME_BYTES];              /* for spillctl sessions; NUL-terminated */
+    uint64_t reserved[4];
+};
+SPW_ASSERT_SIZE(spw_msg_hello, 168);
+SPW_ASSERT_OFFSET(spw_msg_hello, flags, 32);
+SPW_ASSERT_OFFSET(spw_msg_hello, session_token, 40);
+SPW_ASSERT_OFFSET(spw_msg_hello, owner_token, 56);
+SPW_ASSERT_OFFSET(spw_msg_hello, name, 72);
+SPW_ASSERT_OFFSET(spw_msg_hello, reserved, 136);
+
+struct spw_msg_welcome {
+    struct spw_msg msg;
+    uint32_t version; /* that both speak from now on */
+    uint32_t engines;
+    uint64_t features;
+    uint64_t session; /* number, as spillctl shows it */
+    uint8_t session_token[SPW_TOKEN_BYTES];
+    uint8_t owner_token[SPW_TOKEN_BYTES];
+    uint32_t rings_max, ring_entries_max;
+    uint32_t list_max, reserved0;
+    uint64_t scratch_bytes_max;
+    uint64_t reserved[4];
+};
+SPW_ASSERT_SIZE(spw_msg_welcome, 136);
+SPW_ASSERT_OFFSET(spw_msg_welcome, features, 32);
+SPW_ASSERT_OFFSET(spw_msg_welcome, session, 40);
+SPW_ASSERT_OFFSET(spw_msg_welcome, session_token, 48);
+SPW_ASSERT_OFFSET(spw_msg_welcome, owner_token, 64);
+SPW_ASSERT_OFFSET(spw_msg_welcome, rings_max, 80);
+SPW_ASSERT_OFFSET(spw_msg_welcome, scratch_bytes_max, 96);
+SPW_ASSERT_OFFSET(spw_msg_welcome, reserved, 104);
+
+struct spw_msg_pool_open {
+    struct spw_msg msg;
+    char name[SPW_NAME_BYTES];
+};
+SPW_ASSERT_SIZE(spw_msg_pool_open, 88);
+
+enum {
+    SPW_POOL_TRUSTED = 1 << 0, /* sessions write in place; COMMIT copies nothing */
+};
+
+struct spw_msg_pool {
+    struct spw_msg msg;
+    uint32_t pool; /* handle for this session */
+    uint32_t flags;
+    uint64_t dram_bytes, cxl_bytes, nvme_bytes, gpu_bytes; /* budgets */
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_pool, 80);
+SPW_ASSERT_OFFSET(spw_msg_pool, dram_bytes, 32);
+
+enum spw_class {
+    SPW_CLASS_GENERIC = 0,
+    SPW_CLASS_KV = 1,
+    SPW_CLASS_WEIGHTS = 2,
+    SPW_CLASS_ACTIVATION = 3,
+    SPW_CLASS_OPTIMIZER = 4,
+    SPW_CLASSES = 5,
+};
+
+enum spw_durability {
+    SPW_DURABILITY_DEFAULT = 0, /* of the class */
+    SPW_CACHE = 1,              /* may be dropped under pressure */
+    SPW_SCRATCH = 2,            /* never dropped while its owner lives */
+    SPW_DURABLE = 3,            /* survives crash and power loss once a SYNC was acknowledged */
+};
+
+enum {
+    SPW_SPACE_MUST_EXIST = 1 << 0, /* ENOENT instead of creating it */
+};
+
+struct spw_msg_space_open {
+    struct spw_msg msg;
+    uint32_t pool; /* handle */
+    uint32_t flags;
+    uint8_t digest[SPW_DIGEST_BYTES]; /* of what the bytes mean; with the pool it is the space's identity */
+    uint64_t item_bytes;              /* fixed size of its blocks, or 0: each its own */
+    uint8_t class_id;                 /* enum spw_class */
+    uint8_t durability;               /* enum spw_durability */
+    uint8_t reserved0[2];
+    uint32_t node; /* NUMA node that the client prefers, or UINT32_MAX */
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_space_open, 96);
+SPW_ASSERT_OFFSET(spw_msg_space_open, digest, 32);
+SPW_ASSERT_OFFSET(spw_msg_space_open, item_bytes, 64);
+SPW_ASSERT_OFFSET(spw_msg_space_open, class_id, 72);
+SPW_ASSERT_OFFSET(spw_msg_space_open, node, 76);
+SPW_ASSERT_OFFSET(spw_msg_space_open, reserved, 80);
+
+struct spw_msg_space {
+    struct spw_msg msg;
+    uint32_t space;  /* handle for this session */
+    uint32_t engine; /* that serves it: use a ring of this engine */
+    uint64_t space_id;
+    uint32_t piece_bytes; /* objects above this are kept, and acquired, in pieces of this size */
+    uint32_t shards;      /* 1 */
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_space, 64);
+SPW_ASSERT_OFFSET(spw_msg_space, space_id, 32);
+SPW_ASSERT_OFFSET(spw_msg_space, piece_bytes, 40);
+
+struct spw_msg_ring_new {
+    struct spw_msg msg;
+    uint32_t engine;
+    uint32_t sq_entries, cq_entries; /* powers of two */
+    uint32_t reserved0;
+    uint64_t scratch_bytes;
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_ring_new, 64);
+SPW_ASSERT_OFFSET(spw_msg_ring_new, scratch_bytes, 40);
+
+/* Comes with three descriptors: ring memory, scratch memory, the client's end of the doorbell. */
+struct spw_msg_ring {
+    struct spw_msg msg;
+    uint32_t ring; /* number in this session */
+    uint32_t sq_entries, cq_entries;
+    uint32_t sq_offset, cq_offset; /* of the arrays in the ring memory, whose start is a struct spw_ring */
+    uint32_t reserved0;
+    uint64_t ring_bytes, scratch_bytes;
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_ring, 80);
+SPW_ASSERT_OFFSET(spw_msg_ring, ring_bytes, 48);
+
+struct spw_msg_ring_free {
+    struct spw_msg msg;
+    uint32_t ring;
+    uint32_t reserved0;
+};
+SPW_ASSERT_SIZE(spw_msg_ring_free, 32);
+
+struct spw_msg_chunk_get {
+    struct spw_msg msg;
+    uint32_t engine;
+    uint32_t chunk; /* as a result named them */
+    uint32_t epoch;
+    uint32_t reserved0;
+};
+SPW_ASSERT_SIZE(spw_msg_chunk_get, 40);
+
+enum {
+    SPW_CHUNK_WRITABLE = 1 << 0,
+};
+
+/* Comes with one descriptor. */
+struct spw_msg_chunk {
+    struct spw_msg msg;
+    uint32_t chunk, epoch;
+    uint32_t flags;
+    uint32_t page_bytes; /* of the memory behind it: map at multiples of this */
+    uint64_t size_bytes;
+};
+SPW_ASSERT_SIZE(spw_msg_chunk, 48);
+SPW_ASSERT_OFFSET(spw_msg_chunk, size_bytes, 40);
+
+/* ADMIN request and reply: a struct spw_msg, then JSON text up to size_bytes. A long reply comes in several messages of
+ * the same request; all but the last have SPW_MSG_MORE in `detail`. */
+#define SPW_MSG_MORE UINT32_C(0x80000000)
+
+/* --- Limits that an error names ------------------------------------------------------------------------------------ */
+
+/* spw_result.detail, spw_cqe.detail, spw_msg.detail: which limit was met. docs/admin.md names the knob of each. */
+enum spw_limit {
+    SPW_LIMIT_NONE = 0,
+    SPW_LIMIT_POOL_DRAM = 1,        /* [pool] dram */
+    SPW_LIMIT_POOL_NVME = 2,        /* [pool] nvme */
+    SPW_LIMIT_POOL_LEASES = 3,      /* [pool] max_leases_percent: leased bytes of the tier */
+    SPW_LIMIT_SESSION_LEASES = 4,   /* [daemon] session_leases */
+    SPW_LIMIT_SESSION_BYTES = 5,    /* [pool] session_bytes */
+    SPW_LIMIT_OBJECTS = 6,          /* [daemon] max_objects */
+    SPW_LIMIT_REQUESTS = 7,         /* requests in flight in one engine */
+    SPW_LIMIT_UID_SESSIONS = 8,     /* [daemon] uid_sessions */
+    SPW_LIMIT_SESSIONS = 9,         /* [daemon] max_sessions */
+    SPW_LIMIT_SESSION_RINGS = 10,   /* [daemon] session_rings */
+    SPW_LIMIT_SPACES = 11,          /* spaces of the daemon */
+    SPW_LIMIT_OWNERS = 12,          /* owners of the daemon */
+    SPW_LIMIT_OBJECT_BYTES = 13,    /* largest object; or its size in this space */
+    SPW_LIMIT_DESCRIPTORS = 14,     /* LimitNOFILE */
+    SPW_LIMIT_MEMLOCK = 15,         /* LimitMEMLOCK */
+    SPW_LIMIT_DEVICE_FAILED = 16,   /* a device failed: spillctl device */
+    SPW_LIMIT_PIECES = 17,          /* extents that one request may hold */
+};
+
+/* --- Rings --------------------------------------------------------------------------------------------------------- */
+
+enum {
+    SPW_RING_NEED_WAKEUP = 1 << 0,   /* sq.flags, daemon: send a byte on the doorbell */
+    SPW_RING_WAKE_FUTEX = 1 << 0,    /* cq.flags, client: FUTEX_WAKE cq.tail */
+    SPW_RING_WAKE_DOORBELL = 1 << 1, /* cq.flags, client: send a byte on the doorbell */
+};
+
+/* The start of a ring's memory. What one side writes never shares a pair of cache lines with what the other writes. */
+struct spw_ring {
+    struct {
+        uint32_t sq_tail; /* client */
+        uint32_t cq_head; /* client */
+        uint32_t cq_flags; /* client */
+        uint32_t reserved[29];
+    } client;
+    struct {
+        uint32_t sq_head; /* daemon */
+        uint32_t cq_tail; /* daemon; a futex */
+        uint32_t sq_flags; /* daemon */
+        uint32_t reserved[29];
+    } daemon;
+};
+SPW_ASSERT_SIZE(spw_ring, 256);
+SPW_ASSERT_OFFSET(spw_ring, client.cq_head, 4);
+SPW_ASSERT_OFFSET(spw_ring, client.cq_flags, 8);
+SPW_ASSERT_OFFSET(spw_ring, daemon.sq_head, 128);
+SPW_ASSERT_OFFSET(spw_ring, daemon.cq_tail, 132);
+SPW_ASSERT_OFFSET(spw_ring, daemon.sq_flags, 136);
+
+enum spw_op {
+    SPW_OP_NOP = 0,
+    SPW_OP_LOOKUP = 1,    /* items → results; cqe.value: length of the longest resident prefix */
+    SPW_OP_RESERVE = 2,   /* items → results with write leases */
+    SPW_OP_COMMIT = 3,    /* handles → results */
+    SPW_OP_ABORT = 4,     /* handles → results */
+    SPW_OP_ACQUIRE = 5,   /* items → results with leases */
+    SPW_OP_RELEASE = 6,   /* handles → results */
+    SPW_OP_TOUCH = 7,     /* items: counts as a use */
+    SPW_OP_PREFETCH = 8,  /* items: into memory; arg[0] = deadline in ms, 0: none. Completes when all are there */
+    SPW_OP_ADVISE = 9,    /* items; arg[0] = enum spw_advice, arg[1] = its value */
+    SPW_OP_PIN = 10,      /* items: not evicted for arg[0] ms; 0 unpins */
+    SPW_OP_DELETE = 11,   /* items */
+    SPW_OP_SYNC = 12,     /* items, or the whole space when n_items is 0: durable, and atomically so */
+    SPW_OP_STAT = 13,     /* a struct spw_stat at `results` */
+    SPW_OP_CANCEL = 14,   /* arg[0] = user_data of the request; its own CQE says whether it took */
+    SPW_OP_TENSOR = 15,   /* one item, length_bytes = size: opens or creates a tensor */
+    SPW_OP_PUT_RANGE = 16, /* items: from the leased tensor range of handle arg[0], from its byte arg[1] on, commit */
+    SPW_OP_GET_RANGE = 17, /* items: into the write-leased tensor range of handle arg[0], from its byte arg[1] on */
+    SPW_OPS = 18,
+};
+
+enum {
+    SPW_SQE_CHAIN = 1 << 0, /* each item is the prefix of the next: the policy lives on this */
+    SPW_SQE_ALL = 1 << 1,   /* all or nothing; else each item has a status of its own */
+    SPW_SQE_WRITE = 1 << 2, /* ACQUIRE: for writing (tensors) */
+    SPW_SQE_NO_WAIT = 1 << 3, /* ACQUIRE: what is not in memory is -EAGAIN, and is not fetched */
+    SPW_SQE_FLAGS = 0xf,
+};
+
+struct spw_sqe {
+    uint8_t opcode;
+    uint8_t flags;
+    uint16_t reserved0;
+    uint32_t space;      /* handle; 0 for NOP, CANCEL, and lists of handles */
+    uint64_t user_data;  /* returned in the CQE; names the request for CANCEL */
+    uint32_t items;      /* byte offset in scratch, a multiple of 64 */
+    uint32_t n_items;    /* at most SPW_LIST_MAX */
+    uint32_t results;    /* byte offset in scratch, a multiple of 64 */
+    uint32_t timeout_ms; /* how long to wait for room; 0: not at all */
+    uint64_t arg[2];
+    uint64_t reserved[2]; /* for GPU jobs, plans and events */
+};
+SPW_ASSERT_SIZE(spw_sqe, 64);
+SPW_ASSERT_OFFSET(spw_sqe, space, 4);
+SPW_ASSERT_OFFSET(spw_sqe, user_data, 8);
+SPW_ASSERT_OFFSET(spw_sqe, items, 16);
+SPW_ASSERT_OFFSET(spw_sqe, n_items, 20);
+SPW_ASSERT_OFFSET(spw_sqe, results, 24);
+SPW_ASSERT_OFFSET(spw_sqe, timeout_ms, 28);
+SPW_ASSERT_OFFSET(spw_sqe, arg, 32);
+SPW_ASSERT_OFFSET(spw_sqe, reserved, 48);
+
+struct spw_cqe {
+    uint64_t user_data;
+    int32_t status;  /* 0: every item has its own status; else a negative errno for the whole request */
+    uint32_t detail; /* enum spw_limit */
+    uint64_t value;  /* see the operation; else the number of items with status 0 */
+    uint64_t reserved;
+};
+SPW_ASSERT_SIZE(spw_cqe, 32);
+SPW_ASSERT_OFFSET(spw_cqe, status, 8);
+SPW_ASSERT_OFFSET(spw_cqe, detail, 12);
+SPW_ASSERT_OFFSET(spw_cqe, value, 16);
+
+/*
+ * One object, or a range of it. A range that touches k pieces of an object takes k consecutive results, so the client
+ * knows beforehand where each item's results lie: pieces(offset, length) = last piece − first piece + 1, and 1 for
+ * length 0, which means the whole of an object of one piece.
+ */
+struct spw_item {
+    uint8_t key[SPW_KEY_BYTES]; /* zero-padded; compared whole */
+    uint32_t group;
+    uint8_t key_len; /* 1 to 32; part of the identity */
+    uint8_t flags;   /* reserved */
+    uint16_t part;
+    uint16_t n_parts; /* 0 or 1: not in parts */
+    uint16_t reserved0;
+    uint32_t reserved1;
+    uint64_t offset_bytes;
+    uint64_t length_bytes; /* RESERVE: the object's size (0: the space's item_bytes) */
+};
+SPW_ASSERT_SIZE(spw_item, 64);
+SPW_ASSERT_OFFSET(spw_item, group, 32);
+SPW_ASSERT_OFFSET(spw_item, key_len, 36);
+SPW_ASSERT_OFFSET(spw_item, part, 38);
+SPW_ASSERT_OFFSET(spw_item, n_parts, 40);
+SPW_ASSERT_OFFSET(spw_item, offset_bytes, 48);
+SPW_ASSERT_OFFSET(spw_item, length_bytes, 56);
+
+enum {
+    SPW_RELEASE_DIRTY = 1 << 0,   /* write lease: the bytes changed */
+    SPW_RELEASE_DISCARD = 1 << 1, /* write lease: the range goes back to what it was, as far as that is known */
+};
+
+struct spw_handle {
+    uint64_t lease;
+    uint32_t flags;
+    uint32_t reserved;
+};
+SPW_ASSERT_SIZE(spw_handle, 16);
+SPW_ASSERT_OFFSET(spw_handle, flags, 8);
+
+enum spw_tier {
+    SPW_TIER_NONE = 0,
+    SPW_TIER_GPU = 1,
+    SPW_TIER_DRAM = 2,
+    SPW_TIER_CXL = 3,
+    SPW_TIER_NVME = 4,
+};
+
+enum {
+    SPW_RESULT_PENDING = 1 << 0, /* LOOKUP: being written by someone, or being read from a device */
+    SPW_RESULT_FETCHED = 1 << 1, /* ACQUIRE: came from a device for this request */
+};
+
+struct spw_result {
+    int32_t status; /* 0 or a negative errno */
+    uint16_t detail; /* enum spw_limit */
+    uint8_t tier;   /* enum spw_tier: where it was found */
+    uint8_t flags;
+    uint64_t lease; /* handle, 0 if none */
+    uint32_t chunk, epoch;
+    uint64_t offset_bytes; /* in the chunk */
+    uint64_t length_bytes; /* of this extent; LOOKUP: of the whole object */
+};
+SPW_ASSERT_SIZE(spw_result, 40);
+SPW_ASSERT_OFFSET(spw_result, detail, 4);
+SPW_ASSERT_OFFSET(spw_result, tier, 6);
+SPW_ASSERT_OFFSET(spw_result, lease, 8);
+SPW_ASSERT_OFFSET(spw_result, chunk, 16);
+SPW_ASSERT_OFFSET(spw_result, offset_bytes, 24);
+SPW_ASSERT_OFFSET(spw_result, length_bytes, 32);
+
+enum spw_advice {
+    SPW_ADVICE_NOT_AGAIN = 1,  /* will not be used again: evict first */
+    SPW_ADVICE_USES_LEFT = 2,  /* value: uses to come; freed at zero */
+    SPW_ADVICE_KEEP_UNTIL = 3, /* value: ms from now */
+    SPW_ADVICE_SCORE = 4,      /* value: the caller's score, larger stays longer */
+};
+
+/* STAT: of the space's pool. All sizes in bytes. */
+struct spw_stat {
+    uint64_t dram_budget, dram_used, dram_leased, dram_dirty;
+    uint64_t nvme_budget, nvme_used;
+    uint64_t objects, objects_resident;
+    uint64_t hits_dram, hits_nvme, misses;
+    uint64_t bytes_read, bytes_written; /* device I/O of this engine */
+    uint64_t reserved[3];
+};
+SPW_ASSERT_SIZE(spw_stat, 128);

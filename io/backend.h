@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one table of operations through which the deciding code (tiering/, and the on-device format in io/store*.c and
+ * io/log.c) touches the world. The daemon implements it with io_uring, worker threads and memfds (io/uring.c); the
+ * simulator implements it with arrays and a seeded scheduler, so the same deciding code runs in both.
+ *
+ * Rules of the seam
+ * - Every request is a struct that the caller owns and keeps until its done() was called. Nothing is allocated here.
+ * - done() is called from the backend's dispatch, on the engine's own thread, never from within a submit call. It may
+ *   submit further requests.
+ * - Bytes are named by region and offset, never by address: a region is a chunk of a pool, or the backend's bounce
+ *   memory. An address appears only where the deciding code itself reads or writes the bytes (bounce memory).
+ * - A backend belongs to one engine thread; none of these functions may be called from another.
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/list.h"
+
+#define IO_REGION_NONE UINT32_MAX
+
+/* Bytes that I/O and workers can reach. `off` is in bytes; for device I/O a multiple of SECTOR_BYTES. */
+struct io_buf {
+    uint32_t region;
+    uint32_t reserved;
+    uint64_t off;
+};
+
+enum io_blk_op {
+    IO_BLK_READ,
+    IO_BLK_WRITE,
+    IO_BLK_FLUSH, /* everything written and completed before this was submitted is on stable storage after it */
+};
+
+/*
+ * One device request. off, len and buf.off are multiples of SECTOR_BYTES. `result` is the number of bytes (which may
+ * be short: the caller resubmits the rest or fails), or a negative errno. For IO_BLK_FLUSH 0 or a negative errno.
+ */
+struct io_blk {
+    struct list link; /* the backend's while submitted */
+    uint8_t op;
+    uint8_t urgent; /* a client waits for it: goes before background requests that are queued */
+    uint16_t dev;
+    uint32_t len_bytes;
+    uint64_t off_bytes;
+    struct io_buf buf;
+    int32_t result;
+    void (*done)(struct io_blk *blk);
+};
+
+enum io_work_op {
+    IO_WORK_HASH,      /* sums[] of src */
+    IO_WORK_COPY,      /* src to dst */
+    IO_WORK_COPY_HASH, /* src to dst and sums[] of what was copied, in one pass */
+};
+
+/*
+ * One job for the worker threads: a copy, a hash of each granule (io/checksum.h), or both. sums has room for
+ * ceil(len_bytes / GRANULE_BYTES) values. `result` is 0, or -EFAULT when the memory went away under the worker (a
+ * client punched a hole in a file that it may write, say).
+ */
+struct io_work {
+    struct list link;
+    uint8_t op;
+    uint32_t len_bytes;
+    struct io_buf src, dst;
+    uint64_t seed; /* of the first granule's checksum; see checksum_seed() */
+    uint32_t first_granule;
+    uint64_t *sums;
+    int32_t result;
+    void (*done)(struct io_work *work);
+};
+
+enum io_chunk_kind {
+    IO_CHUNK_TRUSTED, /* every session of the (trusted) pool may map it for writing */
+    IO_CHUNK_SHARED,  /* sessions may map it for reading; only the daemon writes */
+    IO_CHUNK_PRIVATE, /* one session maps it for writing */
+};
+
+/*
+ * Asks for memory. It takes as long as touching its pages takes, on another thread. On success result is 0, region and
+ * size_bytes are set (size_bytes may be smaller than asked for, never 0); else a negative errno.
+ */
+struct io_chunk {
+    struct list link;
+    uint8_t kind;
+    uint32_t node; /* NUMA node, or UINT32_MAX for any */
+    uint64_t size_bytes;
+    uint32_t region;
+    int32_t result;
+    void (*done)(struct io_chunk *chunk);
+};
+
+struct io_backend;
+
+struct io_backend_ops {
+    void (*blk_submit)(struct io_backend *be, struct io_blk *blk);
+    void (*work_submit)(struct io_backend *be, struct io_work *work);
+    void (*chunk_request)(struct io_backend *be, struct io_chunk *chunk);
+    /* No I/O or work may be in flight on it. Clients' mappings live on; the memory is theirs until they unmap it. */
+    void (*chunk_close)(struct io_backend *be, uint32_t region);
+
+    /* Memory of the daemon's own that I/O can reach, zeroed; only while starting. It lives as long as the backend. */
+    int (*bounce_alloc)(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem);
+
+    /*
+     * Blocking device access, for opening, recovery and the last words before closing only. mem and len_bytes are
+     * aligned to SECTOR_BYTES. Returns 0 if all bytes were moved, or a negative errno (a short transfer is -EIO).
+     */
+    int (*blk_now)(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
+                   uint64_t len_bytes);
+};
+
+struct io_backend {
+    const struct io_backend_ops *ops;
+};

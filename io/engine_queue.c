@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A stack that producers push with one compare-and-swap, and that the engine takes whole with one exchange and turns
+ * round. Nothing is ever popped one by one, so there is no ABA problem, and no lock that a descheduled producer could
+ * hold against the engine. Only link.next is used while a message is posted.
+ *
+ * The wake-up is that of include/base/ring.h: the "tail" is the stack's top. Of many producers that see the engine
+ * asleep only one makes the system call: the one whose exchange takes the flag.
+ */
+#include "io/engine_queue.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+int engine_queue_init(struct engine_queue *q)
+{
+    /* Blocking, because the engine reads it through io_uring, where a non-blocking one would answer EAGAIN at once. */
+    int fd = eventfd(0, EFD_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    *q = (struct engine_queue){.wake_fd = fd};
+    return 0;
+}
+
+void engine_queue_deinit(struct engine_queue *q)
+{
+    if (q->wake_fd >= 0)
+        close(q->wake_fd);
+    q->wake_fd = -1;
+}
+
+void engine_queue_wake(struct engine_queue *q)
+{
+    static const uint64_t one = 1;
+    int saved_errno = errno;
+
+    fence_full(); /* W2, pairs with S2 in engine_queue_sleep_prepare() */
+    if (load_relaxed(&q->sleeping) && __atomic_exchange_n(&q->sleeping, 0, __ATOMIC_ACQ_REL)) {
+        while (write(q->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+            ;
+    }
+    errno = saved_errno;
+}
+
+void engine_queue_post(struct engine_queue *q, struct engine_msg *msg)
+{
+    struct list *top = load_relaxed(&q->newest);
+
+    do
+        msg->link.next = top;
+    while (!__atomic_compare_exchange_n(&q->newest, &top, &msg->link, true, __ATOMIC_RELEASE, /* W1 */
+                                        __ATOMIC_RELAXED));
+    engine_queue_wake(q);
+}
+
+uint32_t engine_queue_run(struct engine_queue *q)
+{
+    uint32_t n = 0;
+    struct list *oldest = NULL;
+
+    if (engine_queue_is_empty(q))
+        return 0;
+    /* Pairs with the release in engine_queue_post(). */
+    for (struct list *l = __atomic_exchange_n(&q->newest, NULL, __ATOMIC_ACQUIRE), *next; l; l = next) {
+        next = l->next;
+        l->next = oldest;
+        oldest = l;
+    }
+    for (struct list *next; oldest; oldest = next, n++) {
+        struct engine_msg *msg = list_entry(oldest, struct engine_msg, link);
+
+        next = oldest->next;
+        list_init(&msg->link);
+        msg->run(msg);
+    }
+    return n;
+}
+
+bool engine_queue_sleep_prepare(struct engine_queue *q)
+{
+    store_relaxed(&q->sleeping, 1); /* S1 */
+    fence_full();                   /* S2, pairs with W2 in engine_queue_wake() */
+    if (engine_queue_is_empty(q))   /* S3 */
+        return true;
+    engine_queue_sleep_end(q);
+    return false;
+}
+
+void engine_queue_sleep_end(struct engine_queue *q)
+{
+    store_relaxed(&q->sleeping, 0);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One thread and a queue. One is enough: a chunk is touched by several threads anyway (memory_populate.c), and two
+ * chunks at once would only share the same memory bandwidth.
+ */
+#include "io/grower.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+struct grower {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    struct list jobs;
+    bool stopping; /* atomic: progress() reads it without the lock */
+    pthread_t thread;
+};
+
+/* The job's own progress(), and an end when the process stops. */
+struct grower_watch {
+    struct grower *grower;
+    const struct memory_chunk_config *config;
+};
+
+static bool watch_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+    const struct grower_watch *watch = ctx;
+
+    if (load_relaxed(&watch->grower->stopping))
+        return false;
+    return !watch->config->progress || watch->config->progress(watch->config->progress_ctx, done_bytes, total_bytes);
+}
+
+static void do_job(struct grower *g, struct grower_job *job)
+{
+    struct grower_watch watch = {.grower = g, .config = &job->config};
+    struct memory_chunk_config config = job->config;
+
+    config.progress = watch_progress;
+    config.progress_ctx = &watch;
+    job->chunk = NULL;
+    job->result = load_relaxed(&g->stopping) ? -ECANCELED : memory_chunk_create(&config, &job->chunk);
+    engine_queue_post(job->home, &job->msg);
+}
+
+static void *grower_main(void *arg)
+{
+    struct grower *g = arg;
+    struct list *l;
+
+    pthread_mutex_lock(&g->lock);
+    for (;;) {
+        while (!(l = list_pop(&g->jobs)) && !g->stopping)
+            pthread_cond_wait(&g->more, &g->lock);
+        if (!l)
+            break;
+        pthread_mutex_unlock(&g->lock);
+        do_job(g, list_entry(l, struct grower_job, link));
+        pthread_mutex_lock(&g->lock);
+    }
+    pthread_mutex_unlock(&g->lock);
+    return NULL;
+}
+
+int grower_new(struct grower **ret_grower)
+{
+    sigset_t all, old;
+    struct grower *g = calloc(1, sizeof(*g));
+
+    if (!g)
+        return -ENOMEM;
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->more, NULL);
+    list_init(&g->jobs);
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int r = pthread_create(&g->thread, NULL, grower_main, g);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r != 0) {
+        pthread_cond_destroy(&g->more);
+        pthread_mutex_destroy(&g->lock);
+        free(g);
+        return -r;
+    }
+    *ret_grower = g;
+    return 0;
+}
+
+void grower_free(struct grower *g)
+{
+    if (!g)
+        return;
+    pthread_mutex_lock(&g->lock);
+    store_relaxed(&g->stopping, true);
+    pthread_cond_signal(&g->more);
+    pthread_mutex_unlock(&g->lock);
+    pthread_join(g->thread, NULL);
+    pthread_cond_destroy(&g->more);
+    pthread_mutex_destroy(&g->lock);
+    free(g);
+}
+
+void grower_submit(struct grower *g, struct grower_job *job)
+{
+    pthread_mutex_lock(&g->lock);
+    list_push_tail(&g->jobs, &job->link);
+    pthread_cond_signal(&g->more);
+    pthread_mutex_unlock(&g->lock);
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reading the log after a restart. Blocking, on the thread that opens.
+ *
+ * Two passes over the same blocks: the first finds the true end and the transactions that were committed, the second
+ * replays. The end is the first place without a block that is whole and continues the chain. That is normal after a
+ * crash; it is damage if something after it was written when this place was already on stable storage (`flushed_lsn`,
+ * or `needed_lsn` in the header), and then nothing is guessed: -EUCLEAN.
+ *
+ * Blocks of a sweep that did not complete repeat what stands before them. Those at the very end are given back: a
+ * sweep that is cut off again and again, crash after crash, must not fill the ring.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "include/base/cleanup.h"
+#include "io/log.h"
+
+#define WINDOW_SECTORS 256
+/* A flush comes at least every LOG_BLOCKS_UNFLUSHED_MAX blocks: no further beyond the end need a witness be sought. */
+#define WITNESS_SECTORS ((uint64_t)(LOG_BLOCKS_UNFLUSHED_MAX + 2) * FORMAT_BLOCK_SECTORS_MAX)
+
+struct reader {
+    const struct log *l;
+    struct io_backend *be;
+    uint32_t dev;
+    uint64_t ring_off_bytes;
+    uint8_t *window;
+    uint64_t place;    /* of the window's first sector */
+    uint64_t sectors;  /* in the window */
+};
+
+struct txn_set {
+    uint64_t *txns;
+    size_t n, room;
+};
+
+/* What the first pass found. */
+struct extent {
+    struct log_mark end;
+    struct log_mark repeat; /* where the trailing blocks of an unfinished sweep begin, or the end */
+};
+
+/* At least one sector at this place, and a whole block if the ring does not end before. */
+static int reader_at(struct reader *r, uint64_t place, const uint8_t **ret, uint32_t *ret_sectors)
+{
+    uint64_t want = MIN((uint64_t)FORMAT_BLOCK_SECTORS_MAX, r->l->ring_sectors - place);
+
+    if (place < r->place || place + want > r->place + r->sectors) {
+        uint64_t n = MIN((uint64_t)WINDOW_SECTORS, r->l->ring_sectors - place);
+        int e = r->be->ops->blk_now(r->be, IO_BLK_READ, r->dev, r->ring_off_bytes + place * SECTOR_BYTES, r->window,
+                                    n * SECTOR_BYTES);
+        if (e < 0)
+            return e;
+        r->place = place;
+        r->sectors = n;
+    }
+    *ret = r->window + (place - r->place) * SECTOR_BYTES;
+    *ret_sectors = (uint32_t)want;
+    return 0;
+}
+
+/* The block at lsn if it is whole, else NULL. */
+static int block_at(struct reader *r, uint64_t lsn, const struct format_block **ret)
+{
+    const uint8_t *bytes;
+    uint32_t sectors;
+
+    int e = reader_at(r, log_place(r->l, lsn), &bytes, &sectors);
+    if (e < 0)
+        return e;
+    const struct format_block *b = (const struct format_block *)(const void *)bytes;
+    bool whole = b->magic == FORMAT_BLOCK_MAGIC && b->lsn == lsn && b->partition == r->l->partition &&
+                 b->sectors >= 1 && b->sectors <= sectors &&
+                 b->entry_bytes <= b->sectors * SECTOR_BYTES - sizeof(*b) &&
+                 b->checksum == log_block_checksum(r->l, b);
+    *ret = whole ? b : NULL;
+    return 0;
+}
+
+/* The block that follows the mark, here or at the ring's start. */
+static int block_after(struct reader *r, struct log_mark at, const struct format_block **ret)
+{
+    uint64_t place = log_place(r->l, at.lsn);
+
+    int e = block_at(r, at.lsn, ret);
+    if (e < 0 || (*ret && (*ret)->prev == at.prev))
+        return e;
+    *ret = NULL;
+    if (place == 0 || r->l->ring_sectors - place >= FORMAT_BLOCK_SECTORS_MAX)
+        return 0;
+    e = block_at(r, at.lsn + r->l->ring_sectors - place, ret);
+    if (e == 0 && *ret && (*ret)->prev != at.prev)
+        *ret = NULL;
+    return e;
+}
+
+typedef int (*block_fn)(void *ctx, const struct log_record *record);
+
+static int block_records(const struct log *l, const struct format_block *b, block_fn fn, void *ctx)
+{
+    const uint8_t *p = (const uint8_t *)b + sizeof(*b);
+    uint32_t left = b->entry_bytes, bytes;
+    struct log_record record;
+
+    for (uint32_t i = 0; i < b->entries; i++) {
+        int r = log_decode(l, p, left, &record, &bytes);
+        if (r == 0)
+            r = fn(ctx, &record);
+        if (r < 0)
+            return r;
+        p += bytes;
+        left -= bytes;
+    }
+    return left == 0 ? 0 : -EUCLEAN;
+}
+
+/* --- First pass --- */
+
+static int collect_txn(void *ctx, const struct log_record *record)
+{
+    struct txn_set *set = ctx;
+
+    if (record->type != FORMAT_ENTRY_TXN_COMMIT)
+        return 0;
+    if (set->n == set->room) {
+        size_t room = set->room ? set->room * 2 : 64;
+        uint64_t *txns = realloc(set->txns, room * sizeof(*txns));
+        if (!txns)
+            return -ENOMEM;
+        set->txns = txns;
+        set->room = room;
+    }
+    set->txns[set->n++] = record->txn;
+    return 0;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static int find_end(struct reader *r, const struct format_partition *h, struct txn_set *set, struct extent *ret)
+{
+    struct log_mark at = {.lsn = h->tail_lsn, .prev = h->tail_prev};
+    struct extent x = {.repeat = at};
+    const struct format_block *b;
+
+    for (;;) {
+        int e = block_after(r, at, &b);
+        if (e < 0)
+            return e;
+        if (!b || b->lsn + b->sectors > h->tail_lsn + r->l->ring_sectors)
+            break;
+        e = block_records(r->l, b, collect_txn, set);
+        if (e < 0)
+            return e;
+        bool repeat = (b->flags & FORMAT_BLOCK_SWEEP_ONLY) && b->lsn >= h->needed_lsn;
+        at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
+        if (!repeat)
+            x.repeat = at;
+    }
+    x.end = at;
+    *ret = x;
+    return 0;
+}
+
+/* Nothing after the end may have been written by one who knew that the end was on stable storage. */
+static int check_end(struct reader *r, const struct format_partition *h, uint64_t end_lsn)
+{
+    const struct format_block *b;
+
+    if (end_lsn < h->needed_lsn || (h->clean && end_lsn != h->needed_lsn))
+        return -EUCLEAN;
+    uint64_t last = MIN(end_lsn + WITNESS_SECTORS, h->tail_lsn + r->l->ring_sectors);
+    for (uint64_t lsn = end_lsn; lsn < last; lsn++) {
+        int e = block_at(r, lsn, &b);
+        if (e < 0)
+            return e;
+        if (b && b->epoch == h->epoch && b->flushed_lsn > end_lsn)
+            return -EUCLEAN;
+    }
+    return 0;
+}
+
+/* --- Second pass --- */
+
+struct replay {
+    const struct txn_set *set;
+    const struct log_recovery *recovery;
+};
+
+static int replay_record(void *ctx, const struct log_record *record)
+{
+    const struct replay *p = ctx;
+
+    if (record->type == FORMAT_ENTRY_TXN_COMMIT)
+        return 0;
+    if (record->type == FORMAT_ENTRY_PUT && record->put.txn != 0 &&
+        !bsearch(&record->put.txn, p->set->txns, p->set->n, sizeof(*p->set->txns), compare_u64))
+        return 0;
+    return p->recovery->record(p->recovery->ctx, record);
+}
+
+static int replay(struct reader *r, struct log_mark at, uint64_t end_lsn, const struct txn_set *set,
+                  const struct log_recovery *recovery)
+{
+    struct replay p = {.set = set, .recovery = recovery};
+    const struct format_block *b;
+
+    while (at.lsn < end_lsn) {
+        int e = block_after(r, at, &b);
+        if (e < 0)
+            return e;
+        if (!b)
+            return -EUCLEAN; /* it was there a moment ago */
+        e = block_records(r->l, b, replay_record, &p);
+        if (e < 0)
+            return e;
+        at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
+    }
+    return 0;
+}
+
+int log_recover(struct log *l, struct io_backend *be, uint32_t dev, const struct geometry *g,
+                const struct format_partition *header, const struct log_recovery *recovery)
+{
+    struct txn_set set = {0};
+    struct extent x;
+
+    cleanup_free uint8_t *window = aligned_alloc(SECTOR_BYTES, (size_t)WINDOW_SECTORS * SECTOR_BYTES);
+    if (!window)
+        return -ENOMEM;
+    struct reader r = {.l = l, .be = be, .dev = dev, .ring_off_bytes = g->log_off_bytes, .window = window};
+    int e = find_end(&r, header, &set, &x);
+    cleanup_free uint64_t *txns = set.txns;
+    if (e == 0)
+        e = check_end(&r, header, x.end.lsn);
+    if (e < 0)
+        return e;
+    set.txns = txns;
+    if (set.n > 0)
+        qsort(set.txns, set.n, sizeof(*set.txns), compare_u64);
+    else
+        set.txns = &(uint64_t){0};
+    l->tail = (struct log_mark){.lsn = header->tail_lsn, .prev = header->tail_prev};
+    l->head = x.repeat;
+    l->flushed_lsn = header->needed_lsn;
+    return replay(&r, l->tail, x.repeat.lsn, &set, recovery);
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the kernel tells in files about memory and its limits. Stateless. A file that is missing or that cannot be
+ * understood means "none": the caller then takes the slower road, and says so.
+ */
+#include <inttypes.h>
+#include <linux/capability.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "io/memory_private.h"
+
+static uint64_t read_number(const char *path)
+{
+    cleanup_fclose FILE *f = fopen(path, "re");
+    uint64_t value;
+
+    return f && fscanf(f, "%" SCNu64, &value) == 1 ? value : 0;
+}
+
+uint64_t memory_free_huge_bytes(uint32_t node)
+{
+    char path[128];
+
+    if (node != MEMORY_NODE_ANY) {
+        snprintf(path, sizeof(path), "/sys/devices/system/node/node%u", node);
+        if (access(path, F_OK) != 0)
+            node = MEMORY_NODE_ANY;
+    }
+    if (node == MEMORY_NODE_ANY)
+        snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    else
+        snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/free_hugepages", node);
+    return read_number(path) * MEMORY_HUGE_BYTES;
+}
+
+bool memory_thp_allowed(void)
+{
+    cleanup_fclose FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re");
+    char line[128];
+
+    if (!f || !fgets(line, sizeof(line), f))
+        return false;
+    return strstr(line, "[always]") || strstr(line, "[within_size]") || strstr(line, "[advise]") ||
+           strstr(line, "[force]");
+}
+
+/* Adds up the ShmemPmdMapped lines of the mappings that start within the range. */
+uint64_t memory_thp_mapped_bytes(const void *mem, uint64_t size_bytes)
+{
+    cleanup_fclose FILE *f = fopen("/proc/self/smaps", "re");
+    uint64_t start, end, kib, sum_kib = 0, from = (uintptr_t)mem;
+    bool is_ours = false;
+    char line[512];
+
+    while (f && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2)
+            is_ours = start >= from && start < from + size_bytes;
+        else if (is_ours && sscanf(line, "ShmemPmdMapped: %" SCNu64, &kib) == 1)
+            sum_kib += kib;
+    }
+    return sum_kib * KIB;
+}
+
+static uint64_t available_bytes(void)
+{
+    cleanup_fclose FILE *f = fopen("/proc/meminfo", "re");
+    char line[256];
+    uint64_t kib;
+
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+            return kib * KIB;
+    return UINT64_MAX;
+}
+
+/* libcap would be a library for one bit. */
+static bool has_ipc_lock(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
+
+    if (syscall(SYS_capget, &header, data) < 0)
+        return false;
+    return data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK);
+}
+
+void memory_limits_read(struct memory_limits *ret_limits)
+{
+    struct rlimit limit = {0};
+
+    (void)getrlimit(RLIMIT_MEMLOCK, &limit);
+    *ret_limits = (struct memory_limits){
+        .memlock_bytes = limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : limit.rlim_cur,
+        .can_lock_all = has_ipc_lock() || limit.rlim_cur == RLIM_INFINITY,
+        .available_bytes = available_bytes(),
+    };
+}

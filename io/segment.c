@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Segments: states, lists, budgets, and the choice of what to empty. Belongs to one store.
+ *
+ * Invariants: a segment is in exactly the list of its state, and in the bucket of its live sectors while SEALED; the
+ * counts of its pool and of the table follow from the states. All of it changes in segment_set_state() and
+ * segment_live_add/sub(), which take the segment out of its place, change it and put it back.
+ *
+ * Links are indices: 32 bytes a segment, 2 MiB for a terabyte. Victims come from buckets, not from a search: what is
+ * nearly dead goes first, and among those that are alike the one that was sealed (or last changed) the longest ago.
+ */
+#include "io/segment.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NONE STORE_SEGMENT_NONE
+#define RESERVE_PERCENT 7
+#define RESERVE_MIN 2
+
+static_assert(sizeof(struct segment) == 32, "held for every segment of every device");
+
+int segment_table_init(struct segment_table *t, const struct geometry *g, uint32_t n_pools)
+{
+    *t = (struct segment_table){
+        .n = g->n_segments,
+        .n_pools = n_pools,
+        .segment_sectors = g->segment_sectors,
+        .segment_bytes = g->segment_bytes,
+        .slots = g->slots,
+        .reserve = (uint32_t)MAX((uint64_t)g->n_segments * RESERVE_PERCENT / 100, (uint64_t)RESERVE_MIN),
+    };
+    t->segments = calloc(t->n, sizeof(*t->segments));
+    t->pools = calloc(n_pools, sizeof(*t->pools));
+    t->sums = calloc((size_t)t->n * t->slots, sizeof(*t->sums)); /* pages that are never touched cost nothing */
+    if (!t->segments || !t->pools || !t->sums) {
+        segment_table_deinit(t);
+        return -ENOMEM;
+    }
+    for (int s = 0; s < SEGMENT_STATES; s++)
+        t->list[s] = (struct segment_list){NONE, NONE};
+    for (uint32_t p = 0; p < n_pools; p++)
+        for (int d = 0; d < 2; d++)
+            for (int b = 0; b < SEGMENT_BUCKETS; b++)
+                t->pools[p].bucket[d][b] = (struct segment_list){NONE, NONE};
+    t->count[SEGMENT_FREE] = t->n;
+    for (uint32_t i = 0; i < t->n; i++) {
+        t->segments[i].prev = i > 0 ? i - 1 : NONE;
+        t->segments[i].next = i + 1 < t->n ? i + 1 : NONE;
+    }
+    t->list[SEGMENT_FREE] = (struct segment_list){0, t->n - 1};
+    return 0;
+}
+
+void segment_table_deinit(struct segment_table *t)
+{
+    free(t->segments);
+    free(t->pools);
+    free(t->sums);
+    t->segments = NULL;
+    t->pools = NULL;
+    t->sums = NULL;
+}
+
+/* --- Places --- */
+
+static void list_push(struct segment_table *t, struct segment_list *l, uint32_t i)
+{
+    struct segment *s = &t->segments[i];
+
+    s->prev = l->last;
+    s->next = NONE;
+    if (l->last != NONE)
+        t->segments[l->last].next = i;
+    else
+        l->first = i;
+    l->last = i;
+}
+
+static void list_remove(struct segment_table *t, struct segment_list *l, uint32_t i)
+{
+    struct segment *s = &t->segments[i];
+
+    if (s->prev != NONE)
+        t->segments[s->prev].next = s->next;
+    else
+        l->first = s->next;
+    if (s->next != NONE)
+        t->segments[s->next].prev = s->prev;
+    else
+        l->last = s->prev;
+    s->prev = s->next = NONE;
+}
+
+static uint8_t bucket_of(const struct segment_table *t, const struct segment *s)
+{
+    return (uint8_t)(s->live_sectors * (uint32_t)(SEGMENT_BUCKETS - 1) / t->segment_sectors);
+}
+
+static struct segment_list *place_of(struct segment_table *t, const struct segment *s)
+{
+    if (s->state == SEGMENT_SEALED)
+        return &t->pools[s->pool].bucket[s->durability != STORE_CACHE][s->bucket];
+    return &t->list[s->state];
+}
+
+static bool is_reclaiming(uint8_t state)
+{
+    return state == SEGMENT_EVACUATING || state == SEGMENT_EMPTY || state == SEGMENT_FREEING;
+}
+
+/* Adds `by` (1, or -1 as unsigned) to whatever counts a segment in this state. */
+static void count_by(struct segment_table *t, const struct segment *s, uint32_t by)
+{
+    struct segment_pool *p = &t->pools[s->pool];
+
+    t->count[s->state] += by;
+    if (s->state == SEGMENT_FREE)
+        return;
+    p->n_segments += by;
+    if (is_reclaiming(s->state))
+        p->n_reclaiming += by;
+    if (s->state == SEGMENT_EVACUATING)
+        p->n_evacuating += by;
+    if (s->state != SEGMENT_SEALED)
+        return;
+    p->n_sealed += by;
+    if (s->durability == STORE_CACHE)
+        p->n_sealed_cache += by;
+    p->live_sectors += by == 1 ? s->live_sectors : -(uint64_t)s->live_sectors;
+}
+
+void segment_set_state(struct segment_table *t, uint32_t segment, enum segment_state state)
+{
+    struct segment *s = &t->segments[segment];
+
+    list_remove(t, place_of(t, s), segment);
+    count_by(t, s, UINT32_MAX);
+    s->state = (uint8_t)state;
+    s->bucket = bucket_of(t, s);
+    count_by(t, s, 1);
+    list_push(t, place_of(t, s), segment);
+}
+
+static void live_change(struct segment_table *t, uint32_t segment, uint32_t live_sectors)
+{
+    struct segment *s = &t->segments[segment];
+
+    if (s->state != SEGMENT_SEALED) {
+        s->live_sectors = (uint16_t)live_sectors;
+        return;
+    }
+    struct segment_pool *p = &t->pools[s->pool];
+    p->live_sectors += (uint64_t)live_sectors - s->live_sectors;
+    s->live_sectors = (uint16_t)live_sectors;
+    uint8_t bucket = bucket_of(t, s);
+    if (bucket == s->bucket)
+        return;
+    list_remove(t, place_of(t, s), segment);
+    s->bucket = bucket;
+    list_push(t, place_of(t, s), segment);
+}
+
+void segment_live_add(struct segment_table *t, uint32_t segment, uint32_t sectors)
+{
+    live_change(t, segment, t->segments[segment].live_sectors + sectors);
+}
+
+void segment_live_sub(struct segment_table *t, uint32_t segment, uint32_t sectors)
+{
+    assert(t->segments[segment].live_sectors >= sectors);
+    live_change(t, segment, t->segments[segment].live_sectors - sectors);
+}
+
+/* --- Choosing --- */
+
+static uint32_t bucket_victim(const struct segment_pool *p, int kind, uint32_t *ret_bucket)
+{
+    /* Copying a segment of which 15/16 live frees almost nothing; dropping a cache's always frees all. */
+    uint32_t end = kind == 0 ? SEGMENT_BUCKETS : SEGMENT_BUCKETS - 2;
+
+    for (uint32_t b = 0; b < end; b++)
+        if (p->bucket[kind][b].first != NONE) {
+            *ret_bucket = b;
+            return p->bucket[kind][b].first;
+        }
+    return NONE;
+}
+
+/* Copying live pieces together frees something only if a whole segment's worth of them is dead. */
+static bool is_worth_copying(const struct segment_table *t, const struct segment_pool *p)
+{
+    return (uint64_t)p->n_sealed * t->segment_sectors >= p->live_sectors + t->segment_sectors;
+}
+
+static uint32_t pool_victim(const struct segment_table *t, const struct segment_pool *p, uint32_t *ret_bucket)
+{
+    uint32_t cache_bucket = SEGMENT_BUCKETS, copy_bucket = SEGMENT_BUCKETS;
+    uint32_t cache = bucket_victim(p, 0, &cache_bucket);
+    uint32_t copy = is_worth_copying(t, p) ? bucket_victim(p, 1, &copy_bucket) : NONE;
+
+    bool take_copy = copy != NONE && copy_bucket < cache_bucket;
+    *ret_bucket = take_copy ? copy_bucket : cache_bucket;
+    return take_copy ? copy : cache;
+}
+
+uint32_t segment_victim(const struct segment_table *t, uint32_t pool)
+{
+    uint32_t best = NONE, best_bucket = SEGMENT_BUCKETS, bucket = 0;
+
+    if (pool != SEGMENT_POOL_ANY)
+        return pool_victim(t, &t->pools[pool], &bucket);
+    for (uint32_t p = 0; p < t->n_pools; p++) {
+        uint32_t victim = pool_victim(t, &t->pools[p], &bucket);
+        if (victim != NONE && bucket < best_bucket) {
+            best = victim;
+            best_bucket = bucket;
+        }
+    }
+    return best;
+}
+
+/* One segment ahead of need; for a large budget 2 % of it. */
+static uint32_t ahead_of(uint64_t n)
+{
+    return (uint32_t)(n / 50 + 1);
+}
+
+bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool)
+{
+    const struct segment_pool *p = &t->pools[pool];
+    uint64_t budget = p->budget_bytes / t->segment_bytes;
+
+    return p->n_evacuating < STORE_EVACUATIONS_MAX &&
+           p->n_segments - p->n_reclaiming + ahead_of(budget) > budget;
+}
+
+bool segment_table_wants_reclaim(const struct segment_table *t)
+{
+    uint32_t coming = t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] + t->count[SEGMENT_FREEING];
+
+    return t->count[SEGMENT_EVACUATING] < STORE_EVACUATIONS_MAX &&
+           t->count[SEGMENT_FREE] + coming < t->reserve + ahead_of(t->n);
+}
+
+int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating, uint32_t *ret_segment)
+{
+    struct segment_pool *p = &t->pools[pool];
+    uint32_t segment = t->list[SEGMENT_FREE].first;
+
+    if (!evacuating && (p->n_segments + UINT64_C(1)) * t->segment_bytes > p->budget_bytes)
+        return p->n_reclaiming > 0 || segment_victim(t, pool) != NONE ? -EAGAIN : -ENOSPC;
+    if (t->count[SEGMENT_FREE] <= (evacuating ? 0 : t->reserve)) {
+        uint32_t coming = t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] + t->count[SEGMENT_FREEING];
+        return coming > 0 || segment_victim(t, SEGMENT_POOL_ANY) != NONE ? -EAGAIN : -ENOSPC;
+    }
+    struct segment *s = &t->segments[segment];
+    assert(s->live_sectors == 0 && s->readers == 0);
+    list_remove(t, &t->list[SEGMENT_FREE], segment);
+    count_by(t, s, UINT32_MAX);
+    *s = (struct segment){.prev = NONE, .next = NONE, .pool = (uint16_t)pool, .durability = durability,
+                          .state = SEGMENT_OPEN, .sums_loaded = 1, .sums_dirty = s->sums_dirty};
+    count_by(t, s, 1);
+    list_push(t, &t->list[SEGMENT_OPEN], segment);
+    *ret_segment = segment;
+    return 0;
+}
+
+int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint8_t durability, uint32_t sectors)
+{
+    struct segment *s = &t->segments[segment];
+
+    if (s->state != SEGMENT_FREE && s->pool != pool)
+        return -EINVAL;
+    if (s->live_sectors + sectors > t->segment_sectors)
+        return -EINVAL;
+    if (s->state != SEGMENT_FREE)
+        durability = MAX(durability, s->durability);
+    list_remove(t, place_of(t, s), segment);
+    count_by(t, s, UINT32_MAX);
+    s->state = SEGMENT_SEALED;
+    s->pool = (uint16_t)pool;
+    s->durability = durability;
+    s->live_sectors = (uint16_t)(s->live_sectors + sectors);
+    s->bucket = bucket_of(t, s);
+    s->sums_loaded = 0;
+    count_by(t, s, 1);
+    list_push(t, place_of(t, s), segment);
+    return 0;
+}

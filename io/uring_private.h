@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the uring module share.
+ *
+ *   uring.c          the kernel's ring: the only file that knows liburing. Stateless above struct uring_kernel
+ *   uring_engine.c   struct uring: set-up, the turn (uring_run), polls, dispatch by user_data
+ *   uring_block.c    device requests: queues, depth, urgency
+ *   uring_region.c   regions, windows, chunk requests
+ *   uring_work.c     jobs for the workers
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/limits.h"
+#include "include/base/list.h"
+#include "io/grower.h"
+#include "io/uring.h"
+#include "io/workers.h"
+
+#define URING_WINDOW_NONE UINT32_MAX
+
+/* --- The kernel's ring (uring.c) --------------------------------------------------------------------------------- */
+
+struct uring_kernel;
+
+struct uring_event {
+    uint64_t user_data;
+    int32_t result;
+};
+
+int uring_kernel_new(uint32_t entries, uint32_t completions, uint32_t files, uint32_t windows, struct uring_caps *caps,
+                     struct uring_kernel **ret_kernel, const char **ret_why);
+void uring_kernel_free(struct uring_kernel *k);
+/* On the engine's thread: from here on the restrictions hold. */
+int uring_kernel_start(struct uring_kernel *k, struct uring_caps *caps);
+
+/* False: the submission queue is full, submit first. */
+bool uring_kernel_prep_blk(struct uring_kernel *k, const struct io_blk *blk, void *mem, uint32_t window,
+                           uint64_t user_data);
+bool uring_kernel_prep_read(struct uring_kernel *k, int fd, void *mem, uint32_t len_bytes, uint64_t user_data);
+bool uring_kernel_prep_poll(struct uring_kernel *k, int fd, uint64_t user_data);
+bool uring_kernel_prep_poll_remove(struct uring_kernel *k, uint64_t target, uint64_t user_data);
+
+uint32_t uring_kernel_unsubmitted(const struct uring_kernel *k);
+/* One system call: submits, and lets completions that are due happen. */
+int uring_kernel_submit(struct uring_kernel *k);
+/* The same, and sleeps until a completion or the timeout. 0 in either case. */
+int uring_kernel_sleep(struct uring_kernel *k, uint64_t timeout_ns);
+/* Enters the kernel only if it has asked for it. */
+uint32_t uring_kernel_reap(struct uring_kernel *k, struct uring_event *events, uint32_t n_max, bool *ret_entered);
+
+int uring_kernel_set_file(struct uring_kernel *k, uint32_t index, int fd); /* fd -1: none */
+/* mem NULL: none. -ENOMEM: above the limit on locked memory. */
+int uring_kernel_set_window(struct uring_kernel *k, uint32_t index, void *mem, uint64_t len_bytes);
+
+/* --- struct uring ------------------------------------------------------------------------------------------------ */
+
+/* What a completion is about: the top byte of user_data. Then 24 bits of the slot's generation and 32 of its index. */
+enum uring_kind { URING_KIND_BLK = 1, URING_KIND_POLL, URING_KIND_POLL_REMOVE, URING_KIND_WAKE };
+
+/* A device request in the kernel. */
+struct uring_slot {
+    struct io_blk *blk; /* NULL: free */
+    uint32_t generation;
+    uint32_t next_free;
+};
+
+/*
+ *   FREE ─arm─▶ WANTED ─submit─▶ ARMED ─completion─▶ FREE
+ *   WANTED ─cancel─▶ FREE;  ARMED ─cancel─▶ CANCELLING ─completion of the poll─▶ FREE
+ */
+enum uring_poll_state { URING_POLL_FREE, URING_POLL_WANTED, URING_POLL_ARMED, URING_POLL_CANCELLING };
+struct uring_poll {
+    struct list link; /* on polls_free, polls_wanted or polls_cancelled; in the last only until POLL_REMOVE is queued */
+    uint64_t token;
+    uint32_t generation;
+    int fd;
+    enum uring_poll_state state;
+};
+
+struct uring_device {
+    int fd; /* -1: free */
+    uint32_t depth;
+    uint32_t in_flight;
+    uint32_t n_queued;
+    uint32_t urgent_run; /* urgent requests since the last background one that had to wait */
+    struct list urgent, background;
+};
+
+struct uring_region {
+    void *mem; /* NULL: free */
+    uint64_t size_bytes;
+    struct memory_chunk *chunk; /* NULL: bounce memory */
+    uint32_t first_window;      /* URING_WINDOW_NONE: not registered */
+};
+
+struct uring_job {
+    struct list link; /* on jobs_free */
+    struct workers_job job;
+    struct uring *uring;
+    struct io_work *work;
+};
+
+struct uring_grow {
+    struct list link; /* on grows_free */
+    struct grower_job job;
+    struct uring *uring;
+    struct io_chunk *chunk;
+};
+
+struct uring {
+    struct io_backend backend;
+    struct engine_queue queue;
+    struct uring_kernel *kernel;
+    struct uring_config config;
+    struct uring_caps caps;
+    struct uring_stat stat;
+    bool is_started;
+    uint64_t wake_value; /* where the kernel reads wake_fd to */
+    bool is_wake_armed;
+
+    struct uring_slot *slots;
+    uint32_t first_free_slot;
+    struct uring_device *devices;
+    uint32_t next_device;    /* round robin */
+    struct list failed_blks; /* refused at submit; done() comes from the turn */
+
+    struct uring_poll *polls;
+    struct list polls_free, polls_wanted, polls_cancelled;
+
+    struct uring_region *regions;
+    uint32_t n_regions_max;
+    uint8_t *windows; /* 1: in use */
+    uint32_t n_windows;
+
+    struct uring_job *jobs;
+    struct list jobs_free;
+    struct list jobs_ready;   /* workers_job: resolved, handed to the pool once a turn */
+    struct list works_queued; /* io_work: no job was free */
+    struct list failed_works;
+
+    struct uring_grow grows[GROW_REQUESTS_MAX];
+    struct list grows_free;
+    struct list chunks_queued; /* io_chunk: no grow was free */
+    struct list failed_chunks;
+    uint32_t n_growing;
+};
+
+static inline struct uring *uring_of(struct io_backend *be)
+{
+    return container_of(be, struct uring, backend);
+}
+
+static inline uint64_t uring_user_data(enum uring_kind kind, uint32_t generation, uint32_t index)
+{
+    return (uint64_t)kind << 56 | (uint64_t)(generation & 0xffffff) << 32 | index;
+}
+
+/* uring_block.c */
+int uring_block_init(struct uring *u);
+void uring_block_submit(struct io_backend *be, struct io_blk *blk);
+int uring_block_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
+                    uint64_t len_bytes);
+/* Moves what the depths allow into the submission queue. False: that is full, and there is more. */
+bool uring_block_fill(struct uring *u);
+bool uring_block_complete(struct uring *u, uint32_t generation, uint32_t index, int32_t result);
+uint32_t uring_block_fail(struct uring *u);
+
+/* uring_region.c */
+int uring_region_init(struct uring *u);
+void uring_region_deinit(struct uring *u);
+int uring_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem);
+void uring_chunk_request(struct io_backend *be, struct io_chunk *chunk);
+void uring_chunk_close(struct io_backend *be, uint32_t region);
+uint32_t uring_chunk_fail(struct uring *u);
+/* The address, and the window if the range lies in one that is registered. NULL: no such range. */
+void *uring_region_resolve(const struct uring *u, struct io_buf buf, uint64_t len_bytes, uint32_t *ret_window);
+
+/* uring_work.c */
+int uring_work_init(struct uring *u);
+void uring_work_submit(struct io_backend *be, struct io_work *work);
+void uring_work_flush(struct uring *u); /* hands the batch of this turn to the pool */
+uint32_t uring_work_fail(struct uring *u);

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Copies and checksums on their way to the workers and back. Regions become addresses here, on the engine's thread,
+ * which alone may change the table of regions. Jobs of one turn go to the pool in one batch. When all jobs are out,
+ * works wait in their order.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "io/uring_private.h"
+
+static void job_finished(struct engine_msg *msg);
+
+static const uint32_t *poisoned_mark(const struct uring *u, struct io_buf buf)
+{
+    struct memory_chunk *chunk = uring_region_chunk(u, buf.region);
+
+    return chunk ? &chunk->poisoned : NULL;
+}
+
+/* Fills in the job; a negative errno if the work makes no sense. */
+static int resolve(const struct uring *u, struct io_work *work, struct workers_job *job)
+{
+    bool copies = work->op != IO_WORK_HASH, sums = work->op != IO_WORK_COPY;
+
+    if (work->op > IO_WORK_COPY_HASH || (sums && !work->sums))
+        return -EINVAL;
+    *job = (struct workers_job){
+        .msg.run = job_finished,
+        .op = work->op,
+        .len_bytes = work->len_bytes,
+        .seed = work->seed,
+        .first_granule = work->first_granule,
+        .sums = work->sums,
+        .src = uring_address(u, work->src, work->len_bytes),
+        .dst = copies ? uring_address(u, work->dst, work->len_bytes) : NULL,
+        .src_poisoned = poisoned_mark(u, work->src),
+        .dst_poisoned = copies ? poisoned_mark(u, work->dst) : NULL,
+    };
+    return job->src && (job->dst || !copies) ? 0 : -EINVAL;
+}
+
+static void work_refuse(struct uring *u, struct io_work *work, int r)
+{
+    work->result = r;
+    list_push_tail(&u->failed_works, &work->link);
+}
+
+static void work_start(struct uring *u, struct io_work *work)
+{
+    struct uring_job *j = list_entry(u->jobs_free.next, struct uring_job, link);
+    int r = resolve(u, work, &j->job);
+
+    if (r < 0) {
+        work_refuse(u, work, r);
+        return;
+    }
+    list_unlink(&j->link);
+    j->job.home = &u->queue;
+    j->work = work;
+    list_push_tail(&u->jobs_ready, &j->job.link);
+    u->stat.works_in_flight++;
+}
+
+static void job_finished(struct engine_msg *msg)
+{
+    struct uring_job *j = container_of(msg, struct uring_job, job.msg);
+    struct uring *u = j->uring;
+    struct io_work *work = j->work;
+
+    work->result = j->job.result;
+    list_push_head(&u->jobs_free, &j->link); /* the one that is warm in the cache */
+    u->stat.works_in_flight--;
+    u->stat.works++;
+    while (!list_is_empty(&u->works_queued) && !list_is_empty(&u->jobs_free)) {
+        struct list *next = list_pop(&u->works_queued);
+
+        u->stat.works_queued--;
+        work_start(u, list_entry(next, struct io_work, link));
+    }
+    work->done(work);
+}
+
+int uring_work_init(struct uring *u)
+{
+    list_init(&u->jobs_free);
+    list_init(&u->jobs_ready);
+    list_init(&u->works_queued);
+    list_init(&u->failed_works);
+    u->jobs = calloc(u->config.works_max, sizeof(*u->jobs));
+    if (!u->jobs)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < u->config.works_max; i++) {
+        u->jobs[i].uring = u;
+        list_push_tail(&u->jobs_free, &u->jobs[i].link);
+    }
+    return 0;
+}
+
+void uring_work_submit(struct io_backend *be, struct io_work *work)
+{
+    struct uring *u = uring_of(be);
+
+    if (!u->config.workers) {
+        work_refuse(u, work, -ENOSYS);
+    } else if (list_is_empty(&u->jobs_free) || !list_is_empty(&u->works_queued)) {
+        list_push_tail(&u->works_queued, &work->link);
+        u->stat.works_queued++;
+    } else {
+        work_start(u, work);
+    }
+}
+
+void uring_work_flush(struct uring *u)
+{
+    if (!list_is_empty(&u->jobs_ready))
+        workers_submit(u->config.workers, &u->jobs_ready);
+}
+
+uint32_t uring_work_fail(struct uring *u)
+{
+    struct list failed, *l;
+    uint32_t n = 0;
+
+    list_init(&failed);
+    list_splice_tail(&failed, &u->failed_works);
+    for (; (l = list_pop(&failed)); n++) {
+        struct io_work *work = list_entry(l, struct io_work, link);
+
+        work->done(work);
+    }
+    return n;
+}

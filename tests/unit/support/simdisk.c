@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * See simdisk.h. One thread. Requests wait in an array; simdisk_step() takes a random one, so completions come in every
+ * order that real devices and workers could produce. Bytes of a write are taken when it completes, as DMA might.
+ *
+ * Two arrays a device rather than a list of unflushed writes: a sector that was written twice between two flushes is
+ * either its last state or its flushed one, which loses only histories that a drive with one cache line a sector could
+ * not have either.
+ */
+#include "tests/unit/support/simdisk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/checksum.h"
+
+#define REGIONS_MAX 64
+#define DEVS_MAX 8
+#define TORN_PERCENT 2
+#define PART_BYTES 512
+
+enum request_kind { REQUEST_BLK, REQUEST_WORK, REQUEST_CHUNK };
+
+struct request {
+    enum request_kind kind;
+    void *ptr;
+    uint64_t stamp;
+};
+
+struct device {
+    uint64_t size_bytes;
+    uint8_t *image, *durable;
+    uint64_t *stamp; /* of the last completed write that is not durable, by sector; 0: durable */
+    uint32_t *dirty; /* sectors with a stamp */
+    size_t n_dirty;
+};
+
+struct region {
+    uint8_t *mem;
+    uint64_t size_bytes;
+};
+
+struct simdisk {
+    struct io_backend be;
+    uint64_t rng[4];
+    uint64_t clock; /* counts submissions and completions */
+    struct simdisk_faults faults;
+    struct device devs[DEVS_MAX];
+    uint32_t n_devs;
+    struct region regions[REGIONS_MAX];
+    uint32_t n_regions;
+    struct request *requests;
+    size_t n_requests, room;
+    bool fail_set[3], short_set[3];
+    int32_t fail[3];
+};
+
+/* --- Randomness: xoshiro256**, seeded by splitmix64 --- */
+
+static uint64_t splitmix64(uint64_t *x)
+{
+    uint64_t z = (*x += UINT64_C(0x9e3779b97f4a7c15));
+
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static uint64_t rotl(uint64_t x, int k)
+{
+    return (x << k) | (x >> (64 - k));
+}
+
+uint64_t simdisk_random(struct simdisk *d)
+{
+    uint64_t *s = d->rng, result = rotl(s[1] * 5, 7) * 9, t = s[1] << 17;
+
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = rotl(s[3], 45);
+    return result;
+}
+
+uint64_t simdisk_below(struct simdisk *d, uint64_t n)
+{
+    return (uint64_t)(((unsigned __int128)simdisk_random(d) * n) >> 64);
+}
+
+static bool chance(struct simdisk *d, uint32_t millionths)
+{
+    return millionths > 0 && simdisk_below(d, 1000000) < millionths;
+}
+
+/* --- Memory --- */
+
+static void *must(void *p)
+{
+    if (!p)
+        abort();
+    return p;
+}
+
+uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
+{
+    for (uint32_t i = 0; i < REGIONS_MAX; i++)
+        if (!d->regions[i].mem) {
+            d->regions[i].mem = must(aligned_alloc(SECTOR_BYTES, round_up(size_bytes, SECTOR_BYTES)));
+            memset(d->regions[i].mem, 0, size_bytes);
+            d->regions[i].size_bytes = size_bytes;
+            d->n_regions = MAX(d->n_regions, i + 1);
+            return i;
+        }
+    abort();
+}
+
+uint8_t *simdisk_memory(struct simdisk *d, uint32_t region)
+{
+    return d->regions[region].mem;
+}
+
+static uint8_t *buf_at(struct simdisk *d, struct io_buf buf, uint64_t len_bytes)
+{
+    if (buf.region >= d->n_regions || !d->regions[buf.region].mem ||
+        buf.off + len_bytes > d->regions[buf.region].size_bytes)
+        abort(); /* the code under test named memory that it does not have */
+    return d->regions[buf.region].mem + buf.off;
+}
+
+uint32_t simdisk_device_add(struct simdisk *d, uint64_t size_bytes)
+{
+    uint64_t sectors = size_bytes / SECTOR_BYTES;
+
+    if (d->n_devs == DEVS_MAX)
+        abort();
+    d->devs[d->n_devs] = (struct device){
+        .size_bytes = size_bytes,
+        .image = must(calloc(1, size_bytes)),
+        .durable = must(calloc(1, size_bytes)),
+        .stamp = must(calloc(sectors, sizeof(uint64_t))),
+        .dirty = must(calloc(sectors, sizeof(uint32_t))),
+    };
+    return d->n_devs++;
+}
+
+/* --- The device --- */
+
+static void device_write(struct simdisk *d, struct device *v, uint64_t off, const uint8_t *bytes, uint64_t len)
+{
+    memcpy(v->image + off, bytes, len);
+    for (uint64_t s = off / SECTOR_BYTES; s < (off + len) / SECTOR_BYTES; s++) {
+        if (!v->stamp[s])
+            v->dirty[v->n_dirty++] = (uint32_t)s;
+        v->stamp[s] = d->clock;
+    }
+}
+
+static void device_flush(struct device *v, uint64_t before)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < v->n_dirty; i++) {
+        uint64_t s = v->dirty[i];
+        if (v->stamp[s] >= before) {
+            v->dirty[kept++] = v->dirty[i];
+            continue;
+        }
+        memcpy(v->durable + s * SECTOR_BYTES, v->image + s * SECTOR_BYTES, SECTOR_BYTES);
+        v->stamp[s] = 0;
+    }
+    v->n_dirty = kept;
+}
+
+static void device_crash(struct simdisk *d, struct device *v)
+{
+    for (size_t i = 0; i < v->n_dirty; i++) {
+        uint64_t s = v->dirty[i];
+        uint8_t *image = v->image + s * SECTOR_BYTES, *durable = v->durable + s * SECTOR_BYTES;
+        bool torn = simdisk_below(d, 100) < TORN_PERCENT;
+        for (uint32_t part = 0; torn && part < SECTOR_BYTES; part += PART_BYTES)
+            if (simdisk_random(d) & 1)
+                memcpy(durable + part, image + part, PART_BYTES);
+        if (!torn && (simdisk_random(d) & 1))
+            memcpy(durable, image, SECTOR_BYTES);
+        memcpy(image, durable, SECTOR_BYTES);
+        v->stamp[s] = 0;
+    }
+    v->n_dirty = 0;
+}
+
+/* --- Completing --- */
+
+static void blk_write(struct simdisk *d, struct device *v, const struct io_blk *blk, uint32_t len)
+{
+    const struct simdisk_faults *f = &d->faults;
+    uint64_t off = blk->off_bytes, room = v->size_bytes - f->first_byte - len;
+
+    if (chance(d, f->misdirect))
+        off = f->first_byte + simdisk_below(d, room / SECTOR_BYTES) * SECTOR_BYTES;
+    device_write(d, v, off, buf_at(d, blk->buf, len), len);
+    if (off >= f->first_byte && chance(d, f->bit_flip))
+        v->image[off + simdisk_below(d, len)] ^= (uint8_t)(1 << simdisk_below(d, 8));
+}
+
+/* What becomes of a transfer: a negative errno, or how many bytes are moved. */
+static int32_t blk_fate(struct simdisk *d, const struct io_blk *blk)
+{
+    const struct simdisk_faults *f = &d->faults;
+    uint32_t sectors = blk->len_bytes / SECTOR_BYTES;
+    uint32_t error = blk->op == IO_BLK_READ ? f->read_error : blk->op == IO_BLK_WRITE ? f->write_error : f->flush_error;
+
+    if (d->fail_set[blk->op]) {
+        d->fail_set[blk->op] = false;
+        return d->fail[blk->op];
+    }
+    if (chance(d, error))
+        return -EIO;
+    if (d->short_set[blk->op] && sectors > 1) {
+        d->short_set[blk->op] = false;
+        return SECTOR_BYTES;
+    }
+    if (sectors > 1 && chance(d, f->short_count))
+        return (int32_t)((1 + simdisk_below(d, sectors - 1)) * SECTOR_BYTES);
+    return (int32_t)blk->len_bytes;
+}
+
+static void blk_complete(struct simdisk *d, struct io_blk *blk, uint64_t stamp)
+{
+    struct device *v = &d->devs[blk->dev];
+    int32_t fate = blk_fate(d, blk);
+
+    if (fate > 0 && blk->op == IO_BLK_READ)
+        memcpy(buf_at(d, blk->buf, (uint32_t)fate), v->image + blk->off_bytes, (uint32_t)fate);
+    else if (fate > 0 && blk->op == IO_BLK_WRITE)
+        blk_write(d, v, blk, (uint32_t)fate);
+    else if (fate == 0 && blk->op == IO_BLK_FLUSH)
+        device_flush(v, stamp);
+    blk->result = fate;
+    blk->done(blk);
+}
+
+static void work_complete(struct simdisk *d, struct io_work *work)
+{
+    const uint8_t *src = buf_at(d, work->src, work->len_bytes);
+
+    work->result = 0;
+    if (chance(d, d->faults.work_fault)) {
+        work->result = -EFAULT;
+    } else {
+        if (work->op != IO_WORK_HASH)
+            memcpy(buf_at(d, work->dst, work->len_bytes), src, work->len_bytes);
+        if (work->op != IO_WORK_COPY)
+            checksum_granules(work->seed, work->first_granule, src, work->len_bytes, work->sums);
+    }
+    work->done(work);
+}
+
+static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
+{
+    chunk->region = simdisk_region_add(d, chunk->size_bytes);
+    chunk->result = 0;
+    chunk->done(chunk);
+}
+
+bool simdisk_step(struct simdisk *d)
+{
+    if (d->n_requests == 0)
+        return false;
+    size_t i = simdisk_below(d, d->n_requests);
+    struct request r = d->requests[i];
+    d->requests[i] = d->requests[--d->n_requests];
+    d->clock++;
+    if (r.kind == REQUEST_BLK)
+        blk_complete(d, r.ptr, r.stamp);
+    else if (r.kind == REQUEST_WORK)
+        work_complete(d, r.ptr);
+    else
+        chunk_complete(d, r.ptr);
+    return true;
+}
+
+uint32_t simdisk_pending(const struct simdisk *d)
+{
+    return (uint32_t)d->n_requests;
+}
+
+/* --- The table of operations --- */
+
+static struct simdisk *simdisk_of(struct io_backend *be)
+{
+    return container_of(be, struct simdisk, be);
+}
+
+static void submit(struct simdisk *d, enum request_kind kind, void *ptr)
+{
+    if (d->n_requests == d->room) {
+        d->room = d->room ? d->room * 2 : 64;
+        d->requests = must(realloc(d->requests, d->room * sizeof(*d->requests)));
+    }
+    d->requests[d->n_requests++] = (struct request){.kind = kind, .ptr = ptr, .stamp = ++d->clock};
+}
+
+static void sim_blk_submit(struct io_backend *be, struct io_blk *blk)
+{
+    struct simdisk *d = simdisk_of(be);
+
+    if (blk->dev >= d->n_devs)
+        abort();
+    if (blk->op != IO_BLK_FLUSH) {
+        uint64_t size = d->devs[blk->dev].size_bytes;
+        if (blk->len_bytes == 0 || blk->off_bytes % SECTOR_BYTES || blk->len_bytes % SECTOR_BYTES ||
+            blk->buf.off % SECTOR_BYTES || blk->off_bytes > size || blk->len_bytes > size - blk->off_bytes)
+            abort();
+        (void)buf_at(d, blk->buf, blk->len_bytes);
+    }
+    submit(d, REQUEST_BLK, blk);
+}
+
+static void sim_work_submit(struct io_backend *be, struct io_work *work)
+{
+    submit(simdisk_of(be), REQUEST_WORK, work);
+}
+
+static void sim_chunk_request(struct io_backend *be, struct io_chunk *chunk)
+{
+    submit(simdisk_of(be), REQUEST_CHUNK, chunk);
+}
+
+static void sim_chunk_close(struct io_backend *be, uint32_t region)
+{
+    struct region *r = &simdisk_of(be)->regions[region];
+
+    free(r->mem);
+    *r = (struct region){0};
+}
+
+static int sim_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem)
+{
+    struct simdisk *d = simdisk_of(be);
+    uint32_t region = simdisk_region_add(d, size_bytes);
+
+    *ret_buf = (struct io_buf){.region = region};
+    *ret_mem = simdisk_memory(d, region);
+    return 0;
+}
+
+static int sim_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
+                       uint64_t len_bytes)
+{
+    struct simdisk *d = simdisk_of(be);
+    struct device *v = &d->devs[dev];
+
+    d->clock++;
+    if (d->fail_set[op]) {
+        d->fail_set[op] = false;
+        return d->fail[op] < 0 ? d->fail[op] : -EIO;
+    }
+    if (op == IO_BLK_FLUSH) {
+        device_flush(v, d->clock);
+        return 0;
+    }
+    if (off_bytes % SECTOR_BYTES || len_bytes % SECTOR_BYTES || (uintptr_t)mem % SECTOR_BYTES)
+        abort();
+    if (off_bytes > v->size_bytes || len_bytes > v->size_bytes - off_bytes)
+        return -EIO;
+    if (op == IO_BLK_READ)
+        memcpy(mem, v->image + off_bytes, len_bytes);
+    else
+        device_write(d, v, off_bytes, mem, len_bytes);
+    return 0;
+}
+
+static const struct io_backend_ops sim_ops = {
+    .blk_submit = sim_blk_submit,
+    .work_submit = sim_work_submit,
+    .chunk_request = sim_chunk_request,
+    .chunk_close = sim_chunk_close,
+    .bounce_alloc = sim_bounce_alloc,
+    .blk_now = sim_blk_now,
+};
+
+/* --- Life --- */
+
+struct simdisk *simdisk_new(uint64_t seed)
+{
+    struct simdisk *d = must(calloc(1, sizeof(*d)));
+
+    d->be.ops = &sim_ops;
+    for (int i = 0; i < 4; i++)
+        d->rng[i] = splitmix64(&seed);
+    return d;
+}
+
+void simdisk_free(struct simdisk *d)
+{
+    if (!d)
+        return;
+    for (uint32_t i = 0; i < d->n_devs; i++) {
+        free(d->devs[i].image);
+        free(d->devs[i].durable);
+        free(d->devs[i].stamp);
+        free(d->devs[i].dirty);
+    }
+    for (uint32_t i = 0; i < d->n_regions; i++)
+        free(d->regions[i].mem);
+    free(d->requests);
+    free(d);
+}
+
+struct io_backend *simdisk_backend(struct simdisk *d)
+{
+    return &d->be;
+}
+
+struct simdisk_faults *simdisk_faults(struct simdisk *d)
+{
+    return &d->faults;
+}
+
+void simdisk_restart(struct simdisk *d)
+{
+    d->n_requests = 0;
+    memset(d->fail_set, 0, sizeof(d->fail_set));
+    memset(d->short_set, 0, sizeof(d->short_set));
+    for (uint32_t i = 0; i < d->n_regions; i++)
+        sim_chunk_close(&d->be, i);
+    d->n_regions = 0;
+}
+
+void simdisk_crash(struct simdisk *d)
+{
+    for (size_t i = 0; i < d->n_requests; i++) {
+        const struct io_blk *blk = d->requests[i].ptr;
+        if (d->requests[i].kind != REQUEST_BLK || blk->op != IO_BLK_WRITE)
+            continue;
+        const uint8_t *bytes = buf_at(d, blk->buf, blk->len_bytes);
+        d->clock++;
+        for (uint32_t at = 0; at < blk->len_bytes; at += SECTOR_BYTES)
+            if (simdisk_random(d) & 1)
+                device_write(d, &d->devs[blk->dev], blk->off_bytes + at, bytes + at, SECTOR_BYTES);
+    }
+    for (uint32_t i = 0; i < d->n_devs; i++)
+        device_crash(d, &d->devs[i]);
+    simdisk_restart(d);
+}
+
+void simdisk_fail_next(struct simdisk *d, enum io_blk_op op, int32_t error)
+{
+    d->fail_set[op] = true;
+    d->fail[op] = error;
+}
+
+void simdisk_short_next(struct simdisk *d, enum io_blk_op op)
+{
+    d->short_set[op] = true;
+}
+
+uint8_t *simdisk_bytes(struct simdisk *d, uint32_t dev)
+{
+    return d->devs[dev].image;
+}
+
+void simdisk_poke(struct simdisk *d, uint32_t dev, uint64_t off_bytes, const void *bytes, size_t len_bytes)
+{
+    struct device *v = &d->devs[dev];
+
+    memcpy(v->image + off_bytes, bytes, len_bytes);
+    memcpy(v->durable + off_bytes, bytes, len_bytes);
+}
+
+void simdisk_flip(struct simdisk *d, uint32_t dev, uint64_t off_bytes, unsigned bit)
+{
+    struct device *v = &d->devs[dev];
+    uint8_t byte = v->image[off_bytes] ^ (uint8_t)(1U << bit);
+
+    simdisk_poke(d, dev, off_bytes, &byte, 1);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A backend of arrays, for tests and the simulator: devices with a volatile cache, regions of memory, workers. Nothing
+ * happens until simdisk_step(), which completes one pending request, chosen by the seed. The same seed and the same
+ * calls give the same run.
+ *
+ * A device is what reads see (`image`) and what a power loss leaves (`durable`). A flush makes durable what was written
+ * and completed before it was submitted. simdisk_crash() decides for each sector that was not flushed whether it is
+ * kept, lost or, rarely, torn between its 512-byte parts; writes in flight may have reached the image in part.
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "io/backend.h"
+
+struct simdisk;
+
+/* In millionths, for each request. All 0 at the start. */
+struct simdisk_faults {
+    uint32_t read_error, write_error, flush_error;
+    uint32_t short_count;  /* reads and writes of more than a sector */
+    uint32_t bit_flip;     /* one bit of what a write stored */
+    uint32_t misdirect;    /* a write goes elsewhere on the device, aligned to a sector */
+    uint32_t work_fault;   /* -EFAULT from a worker */
+    uint64_t first_byte;   /* misdirected writes and bit flips stay at or above this place */
+};
+
+struct simdisk *simdisk_new(uint64_t seed);
+void simdisk_free(struct simdisk *d);
+struct io_backend *simdisk_backend(struct simdisk *d);
+uint64_t simdisk_random(struct simdisk *d);
+uint64_t simdisk_below(struct simdisk *d, uint64_t n); /* 0 to n - 1 */
+struct simdisk_faults *simdisk_faults(struct simdisk *d);
+
+/* Its number. Devices read as zeros at first. */
+uint32_t simdisk_device_add(struct simdisk *d, uint64_t size_bytes);
+/* Memory for payloads: its region number. */
+uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes);
+uint8_t *simdisk_memory(struct simdisk *d, uint32_t region);
+
+/* Completes one request. False if none is pending. */
+bool simdisk_step(struct simdisk *d);
+uint32_t simdisk_pending(const struct simdisk *d);
+
+/* Power loss: pending requests never complete (their structs are forgotten), memory regions are freed. */
+void simdisk_crash(struct simdisk *d);
+/* The process died, the device did not: pending requests and regions are gone, every completed write stays. */
+void simdisk_restart(struct simdisk *d);
+
+/* The next request of this kind ends with this error, or, for 0, moves nothing. */
+void simdisk_fail_next(struct simdisk *d, enum io_blk_op op, int32_t error);
+/* The next read or write of more than a sector moves only its first sector. */
+void simdisk_short_next(struct simdisk *d, enum io_blk_op op);
+
+/* Direct access to what the device holds (image and durable alike). */
+uint8_t *simdisk_bytes(struct simdisk *d, uint32_t dev);
+void simdisk_poke(struct simdisk *d, uint32_t dev, uint64_t off_bytes, const void *bytes, size_t len_bytes);
+void simdisk_flip(struct simdisk *d, uint32_t dev, uint64_t off_bytes, unsigned bit);

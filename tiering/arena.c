@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the maps of slabs and extents. Invariants: a frame belongs to at most one slab; a slab is linked in the list of
+ * its size exactly if it has room; used_sectors is the sum over all extents in use; an extent never crosses a window
+ * because a slab never does.
+ */
+#include "tiering/arena.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_FRAMES ((uint32_t)(WINDOW_BYTES / FRAME_BYTES))
+#define WORDS_PER_FRAME (FRAME_SECTORS / 64)
+#define SLAB_FRAMES_MIN ((uint32_t)(SLAB_BYTES_MIN / FRAME_BYTES))
+#define SLAB_FRAMES_MAX ((uint32_t)(SLAB_BYTES_MAX / FRAME_BYTES))
+
+int arena_init(struct arena *a)
+{
+    *a = (struct arena){0};
+    list_init(&a->chunks);
+    a->partial = calloc(EXTENT_SECTORS_MAX + 1, sizeof(*a->partial));
+    if (!a->partial)
+        return -ENOMEM;
+    for (uint32_t i = 0; i <= EXTENT_SECTORS_MAX; i++)
+        list_init(&a->partial[i]);
+    return 0;
+}
+
+static void arena_chunk_free(struct arena_chunk *c)
+{
+    free(c->slab_of);
+    free(c->slabs);
+    free(c->used);
+    free(c->owner);
+    free(c);
+}
+
+void arena_deinit(struct arena *a)
+{
+    if (!a->partial)
+        return;
+    list_for_each_safe(l, &a->chunks)
+        arena_chunk_free(list_entry(l, struct arena_chunk, link));
+    free(a->partial);
+    *a = (struct arena){0};
+}
+
+int arena_chunk_add(struct arena *a, uint32_t region, uint32_t epoch, uint64_t size_bytes,
+                    struct arena_chunk **ret_chunk)
+{
+    size_t n = size_bytes / FRAME_BYTES;
+    struct arena_chunk *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return -ENOMEM;
+    *c = (struct arena_chunk){.arena = a,
+                              .region = region,
+                              .epoch = epoch,
+                              .n_frames = (uint32_t)n,
+                              .n_free = (uint32_t)n,
+                              .slab_of = calloc(n + 1, sizeof(*c->slab_of)),
+                              .slabs = calloc(n + 1, sizeof(*c->slabs)),
+                              .used = calloc(n + 1, WORDS_PER_FRAME * sizeof(*c->used)),
+                              .owner = calloc(n + 1, FRAME_SECTORS * sizeof(*c->owner))};
+    if (!c->slab_of || !c->slabs || !c->used || !c->owner) {
+        arena_chunk_free(c);
+        return -ENOMEM;
+    }
+    list_push_tail(&a->chunks, &c->link);
+    a->total_frames += c->n_frames;
+    a->free_frames += c->n_frames;
+    a->total_sectors += (uint64_t)c->n_frames * FRAME_SECTORS;
+    *ret_chunk = c;
+    return 0;
+}
+
+uint32_t arena_slab_frames(uint32_t sectors, uint32_t max_frames)
+{
+    uint32_t least = (uint32_t)div_round_up(sectors, FRAME_SECTORS);
+    uint32_t from = MAX(least, MIN(SLAB_FRAMES_MIN, max_frames));
+    uint32_t best = from;
+    uint64_t best_waste = UINT64_MAX;
+
+    for (uint32_t n = from; n <= MAX(from, MIN(SLAB_FRAMES_MAX, max_frames)); n++) {
+        /* Waste in millionths of the slab: the first length under 0.2 % is good enough, else the best. */
+        uint64_t waste = (uint64_t)(n * FRAME_SECTORS % sectors) * 1000000 / (n * FRAME_SECTORS);
+
+        if (waste < best_waste) {
+            best_waste = waste;
+            best = n;
+        }
+        if (waste < 2000)
+            break;
+    }
+    return best;
+}
+
+/* The first run of n free frames that does not cross a window. UINT32_MAX if there is none. */
+static uint32_t arena_find_run(const struct arena_chunk *c, uint32_t n)
+{
+    uint32_t run = 0;
+
+    if (c->n_free < n)
+        return UINT32_MAX;
+    for (uint32_t i = 0; i < c->n_frames; i++) {
+        if (i % WINDOW_FRAMES == 0)
+            run = 0;
+        run = c->slab_of[i] ? 0 : run + 1;
+        if (run == n)
+            return i + 1 - n;
+    }
+    return UINT32_MAX;
+}
+
+static struct arena_slab *arena_slab_make(struct arena_chunk *c, uint32_t first, uint32_t n, uint32_t sectors)
+{
+    struct arena *a = c->arena;
+    struct arena_slab *s = &c->slabs[first];
+
+    *s = (struct arena_slab){.first_frame = first,
+                             .sectors = sectors,
+                             .n_frames = (uint16_t)n,
+                             .n_extents = (uint16_t)(n * FRAME_SECTORS / sectors)};
+    for (uint32_t i = 0; i < n; i++)
+        c->slab_of[first + i] = first + 1;
+    memset(&c->used[(size_t)first * WORDS_PER_FRAME], 0, (size_t)n * WORDS_PER_FRAME * sizeof(*c->used));
+    c->n_free -= n;
+    a->free_frames -= n;
+    a->slab_sectors += (uint64_t)n * FRAME_SECTORS;
+    list_push_tail(&a->partial[sectors], &s->link);
+    return s;
+}
+
+/* A new slab of the best length that fits anywhere, or of any shorter one that holds at least one extent. */
+static struct arena_slab *arena_slab_new(struct arena *a, uint32_t sectors, struct arena_chunk **ret_chunk)
+{
+    uint32_t least = (uint32_t)div_round_up(sectors, FRAME_SECTORS);
+    uint32_t most = MAX(a->total_frames / 8, least);
+
+    if (a->free_frames < least)
+        return NULL;
+    for (uint32_t n = arena_slab_frames(sectors, most); n >= least && n > 0; n--) {
+        list_for_each(l, &a->chunks) {
+            struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
+            uint32_t first = arena_find_run(c, n);
+
+            if (first != UINT32_MAX) {
+                *ret_chunk = c;
+                return arena_slab_make(c, first, n, sectors);
+            }
+        }
+    }
+    return NULL;
+}
+
+/* slab pointers live in their chunk's array: the chunk is found through the arena's list, which is short. */
+static struct arena_chunk *arena_chunk_of(const struct arena *a, const struct arena_slab *s)
+{
+    list_for_each(l, &a->chunks) {
+        struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
+
+        if (s >= c->slabs && s < c->slabs + c->n_frames)
+            return c;
+    }
+    return NULL;
+}
+
+static uint32_t arena_slab_take(struct arena_chunk *c, struct arena_slab *s, uint32_t owner)
+{
+    uint64_t *words = &c->used[(size_t)s->first_frame * WORDS_PER_FRAME];
+    uint32_t n_words = (uint32_t)div_round_up(s->n_extents, 64);
+
+    for (uint32_t k = 0; k < n_words; k++) {
+        uint32_t w = (s->hint + k) % n_words;
+        uint64_t free_bits = ~words[w];
+
+        if (w == n_words - 1 && s->n_extents % 64)
+            free_bits &= (UINT64_C(1) << (s->n_extents % 64)) - 1;
+        if (!free_bits)
+            continue;
+        uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(free_bits);
+        words[w] |= UINT64_C(1) << (i % 64);
+        s->hint = (uint16_t)w;
+        c->owner[(size_t)s->first_frame * FRAME_SECTORS + i] = owner;
+        return i;
+    }
+    assert(!"a slab in the list has room");
+    return 0;
+}
+
+int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk,
+                uint32_t *ret_sector)
+{
+    struct arena_chunk *c;
+    struct arena_slab *s;
+
+    assert(sectors > 0 && sectors <= EXTENT_SECTORS_MAX);
+    s = list_first_entry(&a->partial[sectors], struct arena_slab, link);
+    if (s) {
+        c = arena_chunk_of(a, s);
+    } else {
+        s = arena_slab_new(a, sectors, &c);
+        if (!s)
+            return -ENOSPC;
+    }
+    uint32_t i = arena_slab_take(c, s, owner);
+    if (++s->n_used == s->n_extents)
+        list_unlink(&s->link);
+    a->used_sectors += sectors;
+    *ret_chunk = c;
+    *ret_sector = s->first_frame * FRAME_SECTORS + i * sectors;
+    return 0;
+}
+
+static struct arena_slab *arena_slab_at(const struct arena_chunk *c, uint32_t sector, uint32_t *ret_i)
+{
+    uint32_t first = c->slab_of[sector / FRAME_SECTORS];
+
+    assert(first != 0);
+    struct arena_slab *s = &c->slabs[first - 1];
+    *ret_i = (sector - s->first_frame * FRAME_SECTORS) / s->sectors;
+    return s;
+}
+
+static void arena_slab_release(struct arena_chunk *c, struct arena_slab *s)
+{
+    struct arena *a = c->arena;
+
+    list_unlink(&s->link);
+    for (uint32_t i = 0; i < s->n_frames; i++)
+        c->slab_of[s->first_frame + i] = 0;
+    c->n_free += s->n_frames;
+    a->free_frames += s->n_frames;
+    a->slab_sectors -= (uint64_t)s->n_frames * FRAME_SECTORS;
+}
+
+void arena_free(struct arena_chunk *c, uint32_t sector)
+{
+    uint32_t i;
+    struct arena *a = c->arena;
+    struct arena_slab *s = arena_slab_at(c, sector, &i);
+    uint64_t *word = &c->used[(size_t)s->first_frame * WORDS_PER_FRAME + i / 64];
+
+    assert(*word & (UINT64_C(1) << (i % 64)));
+    *word &= ~(UINT64_C(1) << (i % 64));
+    s->hint = (uint16_t)(i / 64);
+    c->owner[(size_t)s->first_frame * FRAME_SECTORS + i] = ARENA_OWNER_NONE;
+    a->used_sectors -= s->sectors;
+    if (s->n_used-- == s->n_extents)
+        list_push_head(&a->partial[s->sectors], &s->link);
+    if (s->n_used == 0)
+        arena_slab_release(c, s);
+}
+
+uint32_t arena_owner(const struct arena_chunk *c, uint32_t sector)
+{
+    uint32_t i;
+    const struct arena_slab *s = arena_slab_at(c, sector, &i);
+
+    return c->owner[(size_t)s->first_frame * FRAME_SECTORS + i];
+}
+
+uint32_t arena_slab_owners(const struct arena_chunk *c, uint32_t sector, uint32_t *cursor, uint32_t *ret_owners,
+                           uint32_t n)
+{
+    uint32_t ignored, got = 0;
+    const struct arena_slab *s = arena_slab_at(c, sector, &ignored);
+    const uint64_t *words = &c->used[(size_t)s->first_frame * WORDS_PER_FRAME];
+
+    for (; *cursor < s->n_extents && got < n; (*cursor)++) {
+        if (words[*cursor / 64] & (UINT64_C(1) << (*cursor % 64)))
+            ret_owners[got++] = c->owner[(size_t)s->first_frame * FRAME_SECTORS + *cursor];
+    }
+    return got;
+}
+
+uint64_t arena_tail_waste_bytes(const struct arena *a)
+{
+    uint64_t waste_sectors = 0;
+
+    list_for_each(l, &a->chunks) {
+        const struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
+
+        for (uint32_t f = 0; f < c->n_frames; f++) {
+            const struct arena_slab *s = &c->slabs[f];
+
+            if (c->slab_of[f] == f + 1)
+                waste_sectors += s->n_frames * FRAME_SECTORS - (uint32_t)s->n_extents * s->sectors;
+        }
+    }
+    return waste_sectors * SECTOR_BYTES;
+}

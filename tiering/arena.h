@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Extents of memory: which sectors of which chunk are in use, and by which record.
+ *
+ * Exact sizes: an extent has as many sectors as the piece needs. Extents of one size share slabs. A slab is a run of
+ * frames (1 MiB each) that never crosses an I/O window; its length is chosen so that the tail that is too short for
+ * one more extent wastes as little as possible (at most 1 % for multiples of 64 KiB), between 16 and 64 MiB, less in
+ * a small arena. A slab whose last extent is freed gives its frames back, so sizes do not hold memory for ever.
+ *
+ * An arena is one budget's memory on one kind of node: a pool's, or one session's private memory. It is pure
+ * bookkeeping: nothing here touches the memory. Engine thread only.
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/limits.h"
+#include "include/base/list.h"
+
+#define FRAME_BYTES MIB
+#define FRAME_SECTORS ((uint32_t)(FRAME_BYTES / SECTOR_BYTES))
+#define EXTENT_SECTORS_MAX ((uint32_t)(PIECE_BYTES_MAX / SECTOR_BYTES))
+#define ARENA_OWNER_NONE UINT32_MAX
+
+struct arena_slab {
+    struct list link;     /* its size's slabs that have room; unlinked when full */
+    uint32_t first_frame; /* == its index in the chunk's array */
+    uint32_t sectors;     /* of an extent */
+    uint16_t n_frames, n_extents, n_used;
+    uint16_t hint; /* word of the bitmap where a free extent was last seen */
+};
+
+struct arena_chunk {
+    struct list link;
+    struct arena *arena;
+    uint32_t region, epoch;
+    uint32_t n_frames, n_free;
+    uint32_t *slab_of;        /* frame → first frame of its slab + 1, or 0 */
+    struct arena_slab *slabs; /* by first frame */
+    uint64_t *used;           /* bitmaps: FRAME_SECTORS bits for each frame of a slab */
+    uint32_t *owner;          /* FRAME_SECTORS entries for each frame: the record of extent i of the slab */
+};
+
+struct arena {
+    struct list chunks;
+    struct list *partial; /* by sectors: slabs with room */
+    uint64_t total_sectors, used_sectors, slab_sectors;
+    uint32_t free_frames, total_frames;
+};
+
+struct arena_extent {
+    uint32_t region;
+    uint32_t sector;
+};
+
+must_check int arena_init(struct arena *a);
+void arena_deinit(struct arena *a);
+
+/* Adds memory of size_bytes (rounded down to frames). -ENOMEM. The chunk is freed by arena_deinit(). */
+must_check int arena_chunk_add(struct arena *a, uint32_t region, uint32_t epoch, uint64_t size_bytes,
+                               struct arena_chunk **ret_chunk);
+
+/* -ENOSPC: neither a slab of this size with room nor frames for a new one. */
+must_check int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk,
+                           uint32_t *ret_sector);
+void arena_free(struct arena_chunk *c, uint32_t sector);
+
+/* The record that owns the extent at this sector. */
+uint32_t arena_owner(const struct arena_chunk *c, uint32_t sector);
+
+/* All owners in the slab that holds `sector`: up to n of them from extent *cursor on; advances *cursor. Returns how
+ * many, 0 at the end. For emptying a slab of another size. */
+uint32_t arena_slab_owners(const struct arena_chunk *c, uint32_t sector, uint32_t *cursor, uint32_t *ret_owners,
+                           uint32_t n);
+
+/* Bytes of slabs that no extent of their size can use. */
+uint64_t arena_tail_waste_bytes(const struct arena *a);
+/* How many frames a slab for extents of this size has, if it may have up to max_frames. */
+uint32_t arena_slab_frames(uint32_t sectors, uint32_t max_frames);

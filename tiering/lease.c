@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Leases, and the admission that keeps them from eating a pool's memory. Engine thread only.
+ *
+ * A lease pins its piece. Its handle is index and generation, checked at every use, and only its own session can use
+ * it. Whoever takes a lease has had its piece's bytes admitted before; the lease gives them back at its end. Admitted
+ * bytes stay below the pool's lease limit, so some of the memory can always be evicted: no list of leases can make
+ * another wait for ever.
+ */
+#include <errno.h>
+
+#include "tiering/core.h"
+
+static uint64_t pool_lease_limit(const struct tpool *p)
+{
+    uint64_t bytes = (p->arenas[0].total_sectors + p->arenas[1].total_sectors) * SECTOR_BYTES;
+
+    return bytes / 100 * p->config.max_leases_percent;
+}
+
+int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes, uint32_t *ret_limit)
+{
+    struct tpool *p = &t->pools[pool];
+
+    (void)s;
+    if (bytes > pool_lease_limit(p) || p->admitted_bytes > pool_lease_limit(p) - bytes) {
+        *ret_limit = TIERING_LIMIT_POOL_LEASES;
+        return -ENOSPC;
+    }
+    p->admitted_bytes += bytes;
+    return 0;
+}
+
+void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes)
+{
+    struct tpool *p = &t->pools[pool];
+
+    (void)s;
+    assert(p->admitted_bytes >= bytes);
+    p->admitted_bytes -= bytes;
+}
+
+static uint64_t lease_handle(const struct tiering *t, const struct lease *l)
+{
+    return (uint64_t)l->generation << 32 | (uint32_t)(l - t->leases);
+}
+
+struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle)
+{
+    uint32_t index = (uint32_t)handle;
+
+    if (index >= t->config.max_leases)
+        return NULL;
+    struct lease *l = &t->leases[index];
+    return l->mode != LEASE_FREE && l->generation == handle >> 32 && l->session == s ? l : NULL;
+}
+
+void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
+                struct tiering_grant *ret_grant)
+{
+    const struct record *r = record_at(&t->records, object);
+    const struct arena_chunk *chunk = t->chunk_of[r->mem_region];
+    const struct tpool *p = pool_of(t, r);
+
+    ret_grant->region = r->mem_region;
+    ret_grant->epoch = chunk->epoch;
+    ret_grant->offset_bytes = (uint64_t)r->mem_sector * SECTOR_BYTES + off_bytes;
+    ret_grant->length_bytes = len_bytes;
+    ret_grant->limit = TIERING_LIMIT_NONE;
+    if (!ret_grant->fetched)
+        ret_grant->tier = chunk->arena == &p->arenas[1] ? TIERING_CXL : TIERING_DRAM;
+}
+
+int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
+                uint32_t len_bytes, struct tiering_grant *ret_grant)
+{
+    uint32_t index = t->lease_free;
+
+    if (index == RECORD_NONE || s->n_leases >= s->max_leases || hot_at(t, object)->pins > UINT16_MAX - 16) {
+        ret_grant->limit = TIERING_LIMIT_SESSION_LEASES;
+        return -ENOSPC;
+    }
+    if (mode == LEASE_WRITE && hot_writers(hot_at(t, object)) == HOT_WRITERS_MAX)
+        return -EBUSY;
+    if (mode == LEASE_WRITE)
+        hot_at(t, object)->flags += HOT_WRITER;
+    struct lease *l = &t->leases[index];
+    t->lease_free = l->next;
+    *l = (struct lease){.generation = l->generation,
+                        .object = object,
+                        .next = s->first_lease,
+                        .prev = RECORD_NONE,
+                        .off_bytes = off_bytes,
+                        .len_bytes = len_bytes,
+                        .session = s,
+                        .mode = (uint8_t)mode};
+    if (s->first_lease != RECORD_NONE)
+        t->leases[s->first_lease].prev = index;
+    s->first_lease = index;
+    s->n_leases++;
+    t->n_leases++;
+    object_pin(t, object);
+    const struct record *r = record_at(&t->records, object);
+    pool_of(t, r)->stat.leased += r->size_bytes;
+    grant_fill(t, object, off_bytes, len_bytes, ret_grant);
+    ret_grant->lease = lease_handle(t, l);
+    return 0;
+}
+
+void lease_end(struct tiering *t, struct lease *l)
+{
+    uint32_t index = (uint32_t)(l - t->leases), object = l->object;
+    struct tiering_session *s = l->session;
+    const struct record *r = record_at(&t->records, object);
+    uint32_t pool = t->spaces[r->space].info.pool;
+
+    if (l->prev != RECORD_NONE)
+        t->leases[l->prev].next = l->next;
+    else
+        s->first_lease = l->next;
+    if (l->next != RECORD_NONE)
+        t->leases[l->next].prev = l->prev;
+    s->n_leases--;
+    t->n_leases--;
+    if (l->mode == LEASE_WRITE)
+        hot_at(t, object)->flags -= HOT_WRITER;
+    /* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
+    *l = (struct lease){.generation = l->generation == UINT32_MAX ? 1 : l->generation + 1, .next = t->lease_free};
+    t->lease_free = index;
+    t->pools[pool].stat.leased -= r->size_bytes;
+    tiering_unadmit(t, s, pool, r->size_bytes);
+    object_unpin(t, object);
+}
+
+int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
+                       struct tiering_grant *ret_grant, uint32_t *ret_pool)
+{
+    struct tiering *mutable = (struct tiering *)(uintptr_t)t; /* lease_get() changes nothing */
+    const struct lease *l = lease_get(mutable, s, lease);
+
+    if (!l)
+        return -EBADF;
+    *ret_pool = t->spaces[record_at(&t->records, l->object)->space].info.pool;
+    *ret_grant = (struct tiering_grant){.lease = lease};
+    grant_fill(mutable, l->object, l->off_bytes, l->len_bytes, ret_grant);
+    return 0;
+}
+
+/* --- Sessions ---------------------------------------------------------------------------------------------------- */
+
+void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
+                          uint32_t max_leases)
+{
+    (void)t;
+    *s = (struct tiering_session){
+        .number = number, .owner = owner, .max_leases = max_leases, .first_lease = RECORD_NONE};
+    list_init(&s->link);
+    list_init(&s->arenas);
+}
+
+void tiering_session_end(struct tiering *t, struct tiering_session *s)
+{
+    while (s->first_lease != RECORD_NONE) {
+        struct lease *l = &t->leases[s->first_lease];
+        uint64_t handle = lease_handle(t, l);
+
+        /* A reservation was never seen by anyone; a write lease leaves the range torn unless it can be taken back. */
+        int r = l->mode == LEASE_RESERVE ? tiering_abort(t, s, handle)
+                                         : tiering_release(t, s, handle, l->mode == LEASE_WRITE ? TIERING_DISCARD : 0);
+        assert(r == 0);
+        (void)r;
+    }
+    room_session_end(t, s);
+    room_orphans(t);
+}

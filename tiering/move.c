@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Transfers as small state machines. Engine thread only.
+ *
+ * A move belongs to one piece and pins it while it transfers. It has a phase (core.h lists the transitions), may wait
+ * for room in its pool's queue, and ends by waking those who wait for it. What it holds (an extent that the piece does
+ * not own yet, a pin, a place among the spills) is given back in exactly one function for each kind.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "tiering/core.h"
+
+static void move_set_phase(struct move *m, enum move_phase phase)
+{
+    m->phase = phase;
+}
+
+struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
+{
+    struct list *l = list_pop(&t->moves_free);
+
+    if (!l)
+        return NULL;
+    struct move *m = list_entry(l, struct move, link);
+    list_init(&m->link);
+    list_init(&m->waiters);
+    list_init(&m->syncs);
+    m->t = t;
+    m->object = object;
+    m->pool = t->spaces[record_at(&t->records, object)->space].info.pool;
+    m->kind = (uint8_t)kind;
+    m->chunk = NULL;
+    m->session = NULL;
+    m->lease = TIERING_LEASE_NONE;
+    move_set_phase(m, MOVE_IDLE);
+    t->n_moves++;
+    return m;
+}
+
+void move_free(struct move *m)
+{
+    struct tiering *t = m->t;
+
+    assert(list_is_empty(&m->waiters) && list_is_empty(&m->syncs));
+    list_unlink(&m->link);
+    move_set_phase(m, MOVE_IDLE);
+    list_push_head(&t->moves_free, &m->link);
+    t->n_moves--;
+    t->kicked = true;
+}
+
+struct move *move_of(struct tiering *t, uint32_t object)
+{
+    return &t->moves[t->records.nodes[object].state[0]];
+}
+
+void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait)
+{
+    wait->move_ = (uint32_t)(m - t->moves);
+    wait->object_ = m->object;
+    list_push_tail(&m->waiters, &wait->link);
+}
+
+/* One wait of a move ends. With status 0 it gets the lease that it asked for. */
+static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
+{
+    uint32_t object = w->object_;
+    const struct record *r = record_at(&t->records, object);
+
+    w->move_ = MOVE_NONE;
+    if (w->mode_ != LEASE_FREE) {
+        uint32_t pool = t->spaces[r->space].info.pool;
+
+        if (status == 0)
+            status = lease_grant(t, w->session_, object, (enum lease_mode)w->mode_, w->off_, w->len_, &w->grant);
+        if (status < 0)
+            tiering_unadmit(t, w->session_, pool, r->size_bytes);
+    }
+    w->done(w, status);
+}
+
+void move_wake(struct move *m, int status)
+{
+    struct list woken;
+    struct list *l;
+
+    /* done() may ask for the next thing at once: the list is taken off first. */
+    list_init(&woken);
+    list_splice_tail(&woken, &m->waiters);
+    while ((l = list_pop(&woken)))
+        move_wake_one(m->t, list_entry(l, struct tiering_wait, link), status);
+}
+
+void move_queue(struct move *m)
+{
+    move_set_phase(m, MOVE_ROOM);
+    list_push_tail(&m->t->pools[m->pool].room, &m->link);
+}
+
+/* --- Load -------------------------------------------------------------------------------------------------------- */
+
+static void move_load_end(struct move *m, int status)
+{
+    struct tiering *t = m->t;
+    uint32_t object = m->object;
+    const struct record *r = record_at(&t->records, object);
+    struct tpool *p = &t->pools[m->pool];
+
+    hot_at(t, object)->flags &= (uint16_t)~HOT_LOADING;
+    if (status == 0 && r->state != RECORD_COMMITTED)
+        status = -ENOENT; /* deleted meanwhile */
+    if (status == 0) {
+        object_set_mem(t, object, m->chunk->region, m->sector);
+        policy_enter(t, object);
+        p->stat.loads++;
+        p->stat.load_bytes += r->size_bytes;
+        p->look_ahead = true;
+    } else if (m->chunk) {
+        room_give(t, m->chunk->region, m->sector);
+    }
+    move_wake(m, status);
+    if (status == -EBADMSG && r->state == RECORD_COMMITTED && durability_of(t, r) == STORE_CACHE)
+        object_kill_all(t, object);
+    move_free(m);
+    object_unpin(t, object);
+}
+
+static void move_load_got(struct store_get *get, int status)
+{
+    move_load_end(container_of(get, struct move, get), status);
+}
+
+static void move_load_zeroed(struct io_work *work)
+{
+    move_load_end(container_of(work, struct move, work), work->result);
+}
+
+static void move_load_go(struct move *m)
+{
+    struct tiering *t = m->t;
+    const struct record *r = record_at(&t->records, m->object);
+    struct io_buf to = {.region = m->chunk->region, .off = (uint64_t)m->sector * SECTOR_BYTES};
+
+    if (r->flags & RECORD_HAS_DEV) {
+        memset(&m->get, 0, offsetof(struct store_get, store_));
+        object_to_entry(t, m->object, &m->get.entry);
+        m->get.len_bytes = r->size_bytes;
+        m->get.buf = to;
+        m->get.urgent = !list_is_empty(&m->waiters);
+        m->get.done = move_load_got;
+        store_get(t->stores[r->dev_store].store, &m->get);
+    } else {
+        m->work = (struct io_work){.op = IO_WORK_COPY,
+                                   .len_bytes = sectors_of(r->size_bytes) * SECTOR_BYTES,
+                                   .src = t->zeros,
+                                   .dst = to,
+                                   .done = move_load_zeroed};
+        t->config.backend->ops->work_submit(t->config.backend, &m->work);
+    }
+}
+
+int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct move *m = move_new(t, MOVE_LOAD, object);
+    struct policy *policy;
+
+    (void)urgent;
+    if (!m)
+        return -EAGAIN;
+    struct tpool *p = &t->pools[m->pool];
+    policy = p->policies[space_of(t, r)->info.class_id];
+    policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+    hot_at(t, object)->flags |= HOT_LOADING;
+    t->records.nodes[object].state[0] = (uint32_t)(m - t->moves);
+    object_pin(t, object);
+    move_queue(m);
+    room_kick(t, m->pool);
+    *ret_move = m;
+    return 0;
+}
+
+/* --- Spill ------------------------------------------------------------------------------------------------------- */
+
+static void move_spill_end(struct move *m, int status)
+{
+    struct tiering *t = m->t;
+    uint32_t object = m->object;
+    const struct record *r = record_at(&t->records, object);
+    struct tpool *p = &t->pools[m->pool];
+    bool stale = (hot_at(t, object)->flags & HOT_DIRTIED) || hot_writers(hot_at(t, object));
+
+    hot_at(t, object)->flags &= (uint16_t) ~(HOT_SPILLING | HOT_DIRTIED);
+    p->spilling--;
+    if (status == 0) {
+        p->stat.spills++;
+        p->stat.spill_bytes += r->size_bytes;
+        if (r->state == RECORD_COMMITTED && !stale) {
+            object_drop_dev(t, object, true); /* it is moving to another segment */
+            object_set_dev(t, object, m->store, &m->put.entry);
+        } else {
+            store_drop(t->stores[m->store].store, &m->put.entry);
+        }
+    }
+    if (stale && status == 0)
+        status = -EAGAIN;
+    sync_spilled(m, status);
+    move_free(m);
+    object_unpin(t, object);
+    p->look_ahead = true;
+    room_kick(t, (uint32_t)(p - t->pools));
+}
+
+static void move_spill_put(struct store_put *put, int status)
+{
+    move_spill_end(container_of(put, struct move, put), status);
+}
+
+int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,
+               struct move **ret_move)
+{
+    const struct record *r = record_at(&t->records, object);
+    const struct space *space = &t->spaces[r->space];
+    struct store_entry entry;
+
+    if (store == STORE_NONE)
+        return -ENOSPC;
+    if (hot_writers(hot_at(t, object)))
+        return -EBUSY; /* the bytes may change under the checksum */
+    struct move *m = move_new(t, MOVE_SPILL, object);
+    if (!m)
+        return -EAGAIN;
+    int status = store_know_space(t, store, r->space);
+    if (status < 0) {
+        move_free(m);
+        return status;
+    }
+    object_to_entry(t, object, &entry);
+    m->store = store;
+    memset(&m->put, 0, sizeof(m->put));
+    m->put.id = entry.id;
+    m->put.object_bytes = entry.object_bytes;
+    m->put.size_bytes = entry.size_bytes;
+    m->put.n_parts = entry.n_parts;
+    m->put.class_id = entry.class_id;
+    m->put.durability = entry.durability;
+    m->put.kind = entry.kind;
+    m->put.pool = space->info.pool;
+    m->put.urgent = urgent;
+    m->put.txn = txn;
+    m->put.evacuating = evacuating;
+    m->put.buf = (struct io_buf){.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES};
+    m->put.done = move_spill_put;
+    status = store_put(t->stores[store].store, &m->put);
+    if (status < 0) {
+        if (status == -EAGAIN)
+            t->stores[store].room_wanted = true;
+        move_free(m);
+        return status;
+    }
+    move_set_phase(m, MOVE_BUSY);
+    hot_at(t, object)->flags |= HOT_SPILLING;
+    t->pools[m->pool].spilling++;
+    object_pin(t, object);
+    if (ret_move)
+        *ret_move = m;
+    return 0;
+}
+
+/* --- Commit: from private to shared memory ------------------------------------------------------------------------ */
+
+static void move_commit_end(struct move *m, int status)
+{
+    struct tiering *t = m->t;
+    uint32_t object = m->object;
+    const struct record *r = record_at(&t->records, object);
+
+    hot_at(t, object)->flags &= (uint16_t)~HOT_COPYING;
+    if (status == 0 && r->state == RECORD_RESERVED) {
+        object_drop_mem(t, object);
+        object_set_mem(t, object, m->chunk->region, m->sector);
+        object_commit(t, object);
+    } else if (m->chunk) {
+        room_give(t, m->chunk->region, m->sector);
+    }
+    if (status < 0)
+        object_kill(t, object);
+    move_wake(m, status);
+    move_free(m);
+    object_unpin(t, object);
+}
+
+static void move_commit_copied(struct io_work *work)
+{
+    move_commit_end(container_of(work, struct move, work), work->result);
+}
+
+static void move_commit_go(struct move *m)
+{
+    struct tiering *t = m->t;
+    const struct record *r = record_at(&t->records, m->object);
+
+    m->work = (struct io_work){
+        .op = IO_WORK_COPY,
+        .len_bytes = sectors_of(r->size_bytes) * SECTOR_BYTES,
+        .src = {.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES},
+        .dst = {.region = m->chunk->region, .off = (uint64_t)m->sector * SECTOR_BYTES},
+        .done = move_commit_copied};
+    t->stat.copied_bytes += r->size_bytes;
+    t->config.backend->ops->work_submit(t->config.backend, &m->work);
+}
+
+int move_commit(struct tiering *t, struct tiering_session *s, uint32_t object, struct move **ret_move)
+{
+    struct move *m = move_new(t, MOVE_COMMIT, object);
+
+    if (!m)
+        return -EAGAIN;
+    m->session = s;
+    hot_at(t, object)->flags |= HOT_COPYING;
+    object_pin(t, object);
+    move_queue(m);
+    room_kick(t, m->pool);
+    *ret_move = m;
+    return 0;
+}
+
+/* --- Room was found, or not --------------------------------------------------------------------------------------- */
+
+static void move_reserve_end(struct move *m, int status)
+{
+    struct tiering *t = m->t;
+    uint32_t object = m->object;
+
+    if (status == 0)
+        object_set_mem(t, object, m->chunk->region, m->sector);
+    else if (m->chunk)
+        room_give(t, m->chunk->region, m->sector);
+    if (status < 0)
+        object_kill(t, object);
+    move_wake(m, status);
+    move_free(m);
+    object_unpin(t, object);
+}
+
+void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
+{
+    list_unlink(&m->link);
+    m->chunk = chunk;
+    m->sector = sector;
+    move_set_phase(m, MOVE_BUSY);
+    switch ((enum move_kind)m->kind) {
+    case MOVE_RESERVE:
+        move_reserve_end(m, 0);
+        break;
+    case MOVE_LOAD:
+        move_load_go(m);
+        break;
+    case MOVE_COMMIT:
+        move_commit_go(m);
+        break;
+    case MOVE_PUT:
+    case MOVE_GET:
+    case MOVE_SPILL:
+        assert(!"does not wait for room");
+        break;
+    }
+}
+
+void move_fail(struct move *m, int status)
+{
+    list_unlink(&m->link);
+    switch ((enum move_kind)m->kind) {
+    case MOVE_RESERVE:
+        move_reserve_end(m, status);
+        break;
+    case MOVE_LOAD:
+        move_load_end(m, status);
+        break;
+    case MOVE_COMMIT:
+        move_commit_end(m, status);
+        break;
+    case MOVE_PUT:
+    case MOVE_GET:
+    case MOVE_SPILL:
+        assert(!"does not wait for room");
+        break;
+    }
+}

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Births and deaths of pieces, where their bytes are, and the groups that make an object of several parts or pieces
+ * visible as a whole. Engine thread only.
+ *
+ * Invariants
+ * - A piece is in its class's policy exactly while it is COMMITTED, HAS_MEM and not being loaded.
+ * - The pool's counts (objects, resident, dirty) are changed by object_account() alone, before and after every change
+ *   of a record's state or flags.
+ * - A record is freed when it is DEAD and nothing pins it.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "tiering/core.h"
+
+static void object_account(struct tiering *t, uint32_t object, int sign)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct tiering_pool_stat *stat = &pool_of(t, r)->stat;
+    uint64_t one = sign > 0 ? 1 : UINT64_MAX;
+
+    if (r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED)
+        stat->objects += one;
+    if (r->flags & RECORD_HAS_MEM) {
+        stat->resident += one;
+        stat->dram_round_waste += one * (sectors_of(r->size_bytes) * (uint64_t)SECTOR_BYTES - r->size_bytes);
+    }
+    if (record_is_dirty(r))
+        stat->dirty += one * r->size_bytes;
+}
+
+/* Edits between these two are accounted for. */
+static struct record *object_edit(struct tiering *t, uint32_t object)
+{
+    object_account(t, object, -1);
+    return record_begin(&t->records, object);
+}
+
+static void object_edited(struct tiering *t, uint32_t object)
+{
+    record_end(&t->records);
+    object_account(t, object, +1);
+}
+
+uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes)
+{
+    return (uint32_t)MAX(div_round_up(object_bytes, t->piece_bytes), UINT64_C(1));
+}
+
+uint32_t object_find(const struct tiering *t, const struct tiering_id *id, int *ret_status)
+{
+    uint32_t object = record_find(&t->records, id, record_hash_id(&t->records, id));
+
+    if (object == RECORD_NONE) {
+        *ret_status = -ENOENT;
+        return RECORD_NONE;
+    }
+    const struct record *r = record_at(&t->records, object);
+    if (r->state != RECORD_COMMITTED || (r->flags & RECORD_INCOMPLETE)) {
+        *ret_status = -EINPROGRESS;
+        return RECORD_NONE;
+    }
+    return object;
+}
+
+/* --- Groups ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t group_hash(const struct tiering *t, const struct record *r)
+{
+    struct tiering_id id;
+
+    record_to_id(r, &id);
+    id.part = 0;
+    id.piece = 0;
+    return record_hash_id(&t->records, &id) | 1; /* never 0 */
+}
+
+static bool group_same(const struct record *a, const struct record *b)
+{
+    return a->space == b->space && a->group == b->group && a->key_len == b->key_len &&
+           memcmp(a->key, b->key, sizeof(a->key)) == 0;
+}
+
+/* Linear probing; at most 3/4 full. */
+static struct group *group_slot(struct tiering *t, const struct record *r, uint64_t hash)
+{
+    uint32_t at = (uint32_t)(hash % GROUPS_MAX);
+
+    while (t->groups[at].hash &&
+           !(t->groups[at].hash == hash && group_same(record_at(&t->records, t->groups[at].object), r)))
+        at = (at + 1) % GROUPS_MAX;
+    return &t->groups[at];
+}
+
+static void group_remove(struct tiering *t, struct group *g)
+{
+    uint32_t hole = (uint32_t)(g - t->groups);
+
+    for (uint32_t at = (hole + 1) % GROUPS_MAX; t->groups[at].hash; at = (at + 1) % GROUPS_MAX) {
+        uint32_t home = (uint32_t)(t->groups[at].hash % GROUPS_MAX);
+
+        if ((at + GROUPS_MAX - home) % GROUPS_MAX >= (at + GROUPS_MAX - hole) % GROUPS_MAX) {
+            t->groups[hole] = t->groups[at];
+            hole = at;
+        }
+    }
+    t->groups[hole] = (struct group){0};
+    t->n_groups--;
+}
+
+/* Calls fn for every piece and part of the object that is in the index. */
+static void object_siblings(struct tiering *t, uint32_t object, void (*fn)(struct tiering *t, uint32_t object))
+{
+    const struct record *r = record_at(&t->records, object);
+    uint32_t n_pieces = object_pieces(t, r->object_bytes);
+    struct tiering_id id;
+
+    record_to_id(r, &id);
+    for (uint32_t part = 0; part < id.n_parts; part++) {
+        for (uint32_t piece = 0; piece < n_pieces; piece++) {
+            id.part = (uint16_t)part;
+            id.piece = piece;
+            uint32_t sibling = record_find(&t->records, &id, record_hash_id(&t->records, &id));
+
+            if (sibling != RECORD_NONE)
+                fn(t, sibling);
+        }
+    }
+}
+
+static void object_complete(struct tiering *t, uint32_t object)
+{
+    object_edit(t, object)->flags &= (uint8_t)~RECORD_INCOMPLETE;
+    object_edited(t, object);
+}
+
+static int group_join(struct tiering *t, uint32_t object, uint64_t object_bytes)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint64_t hash = group_hash(t, r);
+    struct group *g = group_slot(t, r, hash);
+
+    if (g->hash) {
+        const struct record *first = record_at(&t->records, g->object);
+
+        return first->n_parts == r->n_parts && first->object_bytes == object_bytes ? 0 : -EINVAL;
+    }
+    if (t->n_groups >= GROUPS_MAX / 4 * 3)
+        return -ENOSPC;
+    *g = (struct group){.hash = hash,
+                        .object = object,
+                        .wanted = r->n_parts * object_pieces(t, object_bytes),
+                        .deadline_ns = t->now_ns + t->config.parts_deadline_ns};
+    t->n_groups++;
+    return 0;
+}
+
+static void group_committed(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct group *g = group_slot(t, r, group_hash(t, r));
+
+    if (g->hash && ++g->committed == g->wanted) {
+        group_remove(t, g);
+        object_siblings(t, object, object_complete);
+    }
+}
+
+/* A piece of an incomplete object goes: the group cannot become whole; its other committed pieces go too. */
+static void group_broken(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct group *g = group_slot(t, r, group_hash(t, r));
+
+    if (!g->hash)
+        return;
+    if (r->state == RECORD_COMMITTED && g->committed > 0)
+        g->committed--;
+    if (g->object != object)
+        return;
+    /* The group is remembered by one of its records: pass that on, or end the group with its last record. */
+    struct tiering_id id;
+    record_to_id(r, &id);
+    for (uint32_t i = 0; i < g->wanted; i++) {
+        id.part = (uint16_t)(i % r->n_parts);
+        id.piece = i / r->n_parts;
+        uint32_t other = record_find(&t->records, &id, record_hash_id(&t->records, &id));
+
+        if (other != RECORD_NONE && other != object) {
+            g->object = other;
+            return;
+        }
+    }
+    group_remove(t, g);
+}
+
+static void object_kill_committed(struct tiering *t, uint32_t object)
+{
+    if (record_at(&t->records, object)->state == RECORD_COMMITTED)
+        object_kill(t, object);
+}
+
+void groups_expire(struct tiering *t)
+{
+    for (uint32_t i = 0; i < GROUPS_MAX && t->n_groups; i++) {
+        struct group *g = &t->groups[i];
+
+        if (!g->hash || g->deadline_ns > t->now_ns)
+            continue;
+        g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
+        object_siblings(t, g->object, object_kill_committed);
+    }
+}
+
+/* --- Policy ------------------------------------------------------------------------------------------------------ */
+
+void policy_enter(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct space *space = space_of(t, r);
+    struct tpool *pool = &t->pools[space->info.pool];
+    struct policy *p = pool->policies[space->info.class_id];
+    uint32_t sectors = sectors_of(r->size_bytes);
+
+    assert(!(hot_at(t, object)->flags & HOT_IN_POLICY));
+    t->records.nodes[object] = (struct policy_node){0};
+    p->ops->insert(p, object, record_hash(&t->records, r), sectors);
+    pool->class_sectors[space->info.class_id] += sectors;
+    hot_at(t, object)->flags |= HOT_IN_POLICY;
+}
+
+void policy_leave(struct tiering *t, uint32_t object, bool evicted)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct space *space = space_of(t, r);
+    struct tpool *pool = &t->pools[space->info.pool];
+    struct policy *p = pool->policies[space->info.class_id];
+    uint32_t sectors = sectors_of(r->size_bytes);
+
+    if (!(hot_at(t, object)->flags & HOT_IN_POLICY))
+        return;
+    if (evicted)
+        p->ops->evict(p, object, record_hash(&t->records, r), sectors);
+    else
+        p->ops->remove(p, object, sectors);
+    pool->class_sectors[space->info.class_id] -= sectors;
+    hot_at(t, object)->flags &= (uint16_t)~HOT_IN_POLICY;
+}
+
+/* --- Births ------------------------------------------------------------------------------------------------------ */
+
+int object_new(struct tiering *t, const struct tiering_id *id, uint64_t hash, uint64_t object_bytes,
+               uint32_t size_bytes, uint64_t owner, uint32_t *ret_object, uint32_t *ret_limit)
+{
+    uint32_t object;
+    bool grouped = id->n_parts > 1 || object_pieces(t, object_bytes) > 1;
+    int r = record_new(&t->records, id, hash, &object);
+
+    if (r < 0) {
+        *ret_limit = TIERING_LIMIT_OBJECTS;
+        return r;
+    }
+    struct record *rec = record_begin(&t->records, object);
+    rec->object_bytes = object_bytes;
+    rec->size_bytes = size_bytes;
+    rec->owner = (uint32_t)owner;
+    rec->flags = grouped ? RECORD_INCOMPLETE : 0;
+    record_end(&t->records);
+    if (grouped) {
+        r = group_join(t, object, object_bytes);
+        if (r < 0) {
+            *ret_limit = r == -ENOSPC ? TIERING_LIMIT_REQUESTS : TIERING_LIMIT_NONE;
+            record_unindex(&t->records, object);
+            record_free(&t->records, object);
+            return r;
+        }
+    }
+    object_account(t, object, +1);
+    t->spaces[id->space].n_objects++;
+    *ret_object = object;
+    return 0;
+}
+
+void object_commit(struct tiering *t, uint32_t object)
+{
+    struct record *r = object_edit(t, object);
+
+    r->state = RECORD_COMMITTED;
+    object_edited(t, object);
+    policy_enter(t, object);
+    struct tpool *pool = pool_of(t, record_at(&t->records, object));
+    pool->stat.commits++;
+    pool->stat.commit_bytes += record_at(&t->records, object)->size_bytes;
+    pool->look_ahead = true;
+    if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
+        group_committed(t, object);
+}
+
+void object_commit_unwritten(struct tiering *t, uint32_t object)
+{
+    struct record *r = object_edit(t, object);
+
+    r->state = RECORD_COMMITTED;
+    r->flags |= RECORD_TENSOR | RECORD_ZERO;
+    object_edited(t, object);
+    if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
+        group_committed(t, object);
+}
+
+void object_recovered(struct tiering *t, uint32_t object, bool tensor)
+{
+    struct record *r = object_edit(t, object);
+
+    r->state = RECORD_COMMITTED;
+    if (tensor)
+        r->flags |= RECORD_TENSOR;
+    object_edited(t, object);
+    if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
+        group_committed(t, object);
+}
+
+void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags)
+{
+    object_edit(t, object)->flags |= flags;
+    object_edited(t, object);
+}
+
+void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags)
+{
+    object_edit(t, object)->flags &= (uint8_t)~flags;
+    object_edited(t, object);
+}
+
+/* --- Where its bytes are ------------------------------------------------------------------------------------------ */
+
+void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector)
+{
+    struct record *r = object_edit(t, object);
+
+    assert(!(r->flags & RECORD_HAS_MEM));
+    r->mem_region = (uint16_t)region;
+    r->mem_sector = sector;
+    r->flags |= RECORD_HAS_MEM;
+    object_edited(t, object);
+}
+
+void object_drop_mem(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint32_t region = r->mem_region, sector = r->mem_sector;
+
+    if (!(r->flags & RECORD_HAS_MEM))
+        return;
+    struct record *edit = object_edit(t, object);
+    edit->flags &= (uint8_t)~RECORD_HAS_MEM;
+    edit->mem_region = RECORD_REGION_NONE;
+    object_edited(t, object);
+    room_give(t, region, sector);
+}
+
+void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry)
+{
+    const struct record *r = record_at(&t->records, object);
+    const struct space *space = &t->spaces[r->space];
+
+    *ret_entry = (struct store_entry){.id = {.space = space->info.id,
+                                             .group = r->group,
+                                             .piece = r->piece,
+                                             .part = r->part,
+                                             .key_len = r->key_len},
+                                      .generation = r->generation,
+                                      .sum = r->sum,
+                                      .object_bytes = r->object_bytes,
+                                      .size_bytes = r->size_bytes,
+                                      .n_parts = r->n_parts,
+                                      .class_id = space->info.class_id,
+                                      .durability = space->info.durability,
+                                      .kind = r->flags & RECORD_TENSOR ? TIERING_TENSOR : TIERING_BLOCK,
+                                      .loc = {.segment = r->dev_segment, .sector = r->dev_sector}};
+    memcpy(ret_entry->id.key, r->key, sizeof(r->key));
+}
+
+void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
+{
+    struct tstore *ts = &t->stores[store];
+    struct record_hot *hot = hot_at(t, object);
+    struct record *r = object_edit(t, object);
+
+    r->generation = entry->generation;
+    r->sum = entry->sum;
+    r->dev_segment = entry->loc.segment;
+    r->dev_sector = entry->loc.sector;
+    r->dev_store = store;
+    r->flags |= RECORD_HAS_DEV;
+    r->flags &= (uint8_t)~RECORD_ZERO;
+    object_edited(t, object);
+
+    assert(entry->loc.segment < ts->n_segments);
+    hot->seg_prev = RECORD_NONE;
+    hot->seg_next = ts->segment_head[entry->loc.segment];
+    if (hot->seg_next != RECORD_NONE)
+        hot_at(t, hot->seg_next)->seg_prev = object;
+    ts->segment_head[entry->loc.segment] = object;
+}
+
+static void object_segment_unlink(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct record_hot *hot = hot_at(t, object);
+
+    if (hot->seg_prev != RECORD_NONE)
+        hot_at(t, hot->seg_prev)->seg_next = hot->seg_next;
+    else
+        t->stores[r->dev_store].segment_head[r->dev_segment] = hot->seg_next;
+    if (hot->seg_next != RECORD_NONE)
+        hot_at(t, hot->seg_next)->seg_prev = hot->seg_prev;
+    hot->seg_prev = hot->seg_next = RECORD_NONE;
+}
+
+void object_detach_dev(struct tiering *t, uint32_t object)
+{
+    object_segment_unlink(t, object);
+    object_edit(t, object)->flags &= (uint8_t)~RECORD_HAS_DEV;
+    object_edited(t, object);
+}
+
+void object_drop_dev(struct tiering *t, uint32_t object, bool log)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct store_entry entry;
+
+    if (!(r->flags & RECORD_HAS_DEV))
+        return;
+    object_to_entry(t, object, &entry);
+    struct store *store = t->stores[r->dev_store].store;
+    object_detach_dev(t, object);
+    if (log)
+        store_drop(store, &entry);
+    else
+        store_forget(store, &entry);
+}
+
+/* --- Deaths ------------------------------------------------------------------------------------------------------ */
+
+void object_kill(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+
+    if (r->state == RECORD_DEAD || r->state == RECORD_FREE)
+        return;
+    if (r->flags & RECORD_INCOMPLETE)
+        group_broken(t, object);
+    policy_leave(t, object, false);
+    record_unindex(&t->records, object);
+    shadow_drop(t, object);
+    object_drop_dev(t, object, true);
+    t->spaces[r->space].n_objects--;
+    object_edit(t, object)->state = RECORD_DEAD;
+    object_edited(t, object);
+    object_settle(t, object);
+}
+
+void object_kill_all(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+
+    if (r->n_parts == 1 && object_pieces(t, r->object_bytes) == 1)
+        object_kill(t, object);
+    else
+        object_siblings(t, object, object_kill);
+}
+
+void object_settle(struct tiering *t, uint32_t object)
+{
+    if (record_at(&t->records, object)->state != RECORD_DEAD || hot_at(t, object)->pins)
+        return;
+    object_drop_mem(t, object);
+    record_free(&t->records, object);
+}
+
+void object_pin(struct tiering *t, uint32_t object)
+{
+    assert(hot_at(t, object)->pins < UINT16_MAX);
+    hot_at(t, object)->pins++;
+}
+
+void object_unpin(struct tiering *t, uint32_t object)
+{
+    struct record_hot *hot = hot_at(t, object);
+    const struct record *r = record_at(&t->records, object);
+
+    assert(hot->pins > 0);
+    if (--hot->pins)
+        return;
+    room_kick(t, t->spaces[r->space].info.pool);
+    object_settle(t, object);
+}
+
+bool object_is_pinned(const struct tiering *t, uint32_t object)
+{
+    const struct record_hot *hot = &t->records.hot[object];
+
+    return hot->pins > 0 || (hot->flags & HOT_TIMED_PIN);
+}
+
+enum policy_pin object_pin_state(void *ctx, uint32_t object)
+{
+    const struct tiering *t = ctx;
+    const struct record_hot *hot = &t->records.hot[object];
+
+    if (!object_is_pinned(t, object))
+        return POLICY_FREE;
+    /* A spill alone must not make a cold piece look warm. */
+    return hot->pins == 1 && (hot->flags & HOT_SPILLING) ? POLICY_BUSY : POLICY_HELD;
+}

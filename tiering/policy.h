@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Eviction policies behind one small interface.
+ *
+ * A policy orders the objects of one class of one pool that are resident in one memory tier. It never sees bytes, keys
+ * or time: an object is an index, a 64-bit hash of its whole identity (for ghosts: objects that the policy remembers
+ * but that are not resident), and a size in sectors of 4 KiB. The caller owns residency; the policy only says who
+ * should go. One instance belongs to one engine thread.
+ *
+ * Sequence of calls for one object:
+ *
+ *   miss(hash)                      it was asked for and is not resident; adapts (ARC's p), remembers nothing else
+ *   victim(hash of the newcomer)    until there is room: whom to evict; the caller then calls evict(), or skips it
+ *   insert(obj)                     it became resident
+ *   hit(obj)                        it was asked for and is resident
+ *   evict(obj)                      it left for lack of room; may become a ghost
+ *   remove(obj)                     it was deleted, or moved to another class: leaves no ghost
+ *
+ * Nothing depends on the calls coming in lockstep: any number of objects may be between miss() and insert(), evict() may
+ * run ahead of need, and occupancy may float on either side of the capacity.
+ *
+ * Links and per-object state live in an array of policy_node that the caller owns (one for each object index), so that
+ * a policy allocates nothing after policy_new(). Sizes are bytes in units of sectors, so objects of any size mix.
+ */
+#pragma once
+
+#include "include/base/base.h"
+
+#define POLICY_NONE UINT32_MAX
+
+/* Zeroed by the caller before insert(); the policy's alone from insert() to evict() or remove(). */
+struct policy_node {
+    uint32_t prev, next;
+    uint32_t state[3]; /* [0] sectors, [1] queue (0: in none) and counters, [2] the policy's own */
+};
+static_assert(sizeof(struct policy_node) == 20, "counted in the metadata of an object");
+
+struct policy_config {
+    struct policy_node *nodes; /* borrowed; indexed by object */
+    uint32_t n_nodes;          /* length of nodes */
+    uint64_t capacity_sectors; /* of the tier's share that this policy orders; may change by resize() */
+    /* Bound on remembered identities (ARC: and one more), all allocated by new(). Good: as many as there are objects. */
+    uint32_t max_ghosts;
+};
+
+/* Can the object go now? victim() and coldest() pass over it unless it is free. */
+enum policy_pin {
+    POLICY_FREE = 0,
+    POLICY_BUSY, /* in the middle of I/O, free soon: keeps its place, for it is as cold as before */
+    POLICY_HELD, /* leased, perhaps for long: in use, so victim() moves it to the warm end, out of the next one's way */
+};
+typedef enum policy_pin (*policy_pin_fn)(void *ctx, uint32_t obj);
+
+struct policy_stat {
+    uint64_t resident; /* objects */
+    uint64_t resident_sectors;
+    uint64_t ghosts;      /* remembered identities */
+    uint64_t ghost_bytes; /* memory allocated for them and for the policy itself */
+};
+
+struct policy;
+
+struct policy_ops {
+    const char *name; /* as written in the config: "lru", "s3-fifo", "arc" */
+    /* 0, -ENOMEM, or -EINVAL for too many ghosts. The config is copied; the nodes are borrowed. */
+    int (*new)(const struct policy_config *config, struct policy **ret_policy);
+    void (*free)(struct policy *p);
+    void (*miss)(struct policy *p, uint64_t hash, uint32_t sectors);
+    void (*insert)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
+    void (*hit)(struct policy *p, uint32_t obj);
+    /*
+     * The object to evict next, still in the policy, or POLICY_NONE. `incoming` is the hash of the object that needs the
+     * room (0 if none). Passes over no more than POLICY_SCAN_MAX pinned objects on each list, so POLICY_NONE is final
+     * only for a policy that holds no more than that. Else call again: held objects have been moved away by then; busy
+     * ones are worth waiting for.
+     */
+    uint32_t (*victim)(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx);
+    void (*evict)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
+    void (*remove)(struct policy *p, uint32_t obj, uint32_t sectors);
+    /*
+     * Fills ret_objs with up to n objects in about the order in which victim() would name them, without changing
+     * anything: what should be clean soon. Returns how many. Pinned ones are passed over; at most n + POLICY_SCAN_MAX
+     * entries of each list are looked at. The first is what victim(0) would name, if nothing is pinned and no list is
+     * longer than that.
+     */
+    uint32_t (*coldest)(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx);
+    void (*resize)(struct policy *p, uint64_t capacity_sectors);
+    void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
+    /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */
+    int (*check)(const struct policy *p);
+};
+
+extern const struct policy_ops policy_lru;
+extern const struct policy_ops policy_s3fifo;
+extern const struct policy_ops policy_arc;
+
+/* The policy of that name, or NULL. policy_names() is a NULL-terminated list for error messages. */
+const struct policy_ops *policy_by_name(const char *name);
+const char *const *policy_names(void);
+
+/* Every policy begins with its table, so that a `struct policy *` is enough to call it. */
+struct policy {
+    const struct policy_ops *ops;
+};

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The array of object records: the one truth about which pieces exist and where their bytes are.
+ *
+ * It lies in memory that is never passed to a client. Everything else (index, lists, free maps, policies) is derived
+ * from it and can be rebuilt by a scan. A record is changed through record_begin() and record_end(): the new version is
+ * written to a redo slot in the header, marked valid, copied over the old one, and unmarked. A SIGKILL between any two
+ * stores therefore leaves the old record or the new one: record_table_recover() finishes a marked copy. Only the order
+ * of one thread's stores matters for that, since the memory itself survives; so compiler fences are enough.
+ *
+ * Beside each record, derived: the policy's node (20 bytes) and struct record_hot (12 bytes). 96 + 32 = 128 bytes a
+ * piece. The hash index is open addressing over 32-bit slots, at most 2/3 full.
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/limits.h"
+#include "tiering/policy.h"
+#include "tiering/tiering.h"
+
+#define RECORD_NONE UINT32_MAX
+#define RECORD_REGION_NONE UINT16_MAX
+
+/*
+ *   FREE ──▶ RESERVED ──▶ COMMITTED ──▶ DEAD ──▶ FREE
+ *                └──────────────────────▶┘
+ * DEAD: deleted, no longer in the index, but leases or I/O still use its memory.
+ */
+enum record_state { RECORD_FREE, RECORD_RESERVED, RECORD_COMMITTED, RECORD_DEAD };
+
+enum {
+    RECORD_HAS_MEM = 1 << 0,    /* mem_region, mem_sector are valid, and hold the current bytes (if COMMITTED) */
+    RECORD_HAS_DEV = 1 << 1,    /* dev_*, generation, sum are valid, and hold the current bytes: it is clean */
+    RECORD_TENSOR = 1 << 2,
+    RECORD_INCOMPLETE = 1 << 3, /* other parts or pieces of the object are not committed yet: invisible */
+    RECORD_TORN = 1 << 4,       /* a writer died in the middle: reads are -EBADMSG */
+    RECORD_ZERO = 1 << 5,       /* never written: reads as zeros without I/O */
+};
+
+struct record {
+    uint8_t key[KEY_BYTES_MAX];
+    uint32_t group;
+    uint32_t piece;
+    uint64_t generation;
+    uint64_t sum;
+    uint64_t object_bytes;
+    uint32_t size_bytes;
+    uint32_t space; /* index */
+    uint32_t owner;
+    uint32_t mem_sector;
+    uint32_t dev_segment;
+    uint16_t mem_region;
+    uint16_t dev_sector;
+    uint16_t part;
+    uint16_t n_parts;
+    uint8_t dev_store;
+    uint8_t key_len;
+    uint8_t state;
+    uint8_t flags;
+};
+static_assert(sizeof(struct record) == TIERING_RECORD_BYTES, "the array is sized by it");
+
+enum {
+    HOT_IN_POLICY = 1 << 0,
+    HOT_LOADING = 1 << 1,  /* a move brings its bytes to memory; its number is in node.state[0] (not in the policy) */
+    HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device */
+    HOT_DIRTIED = 1 << 3,  /* changed while it was being spilled: what was written is stale */
+    HOT_TIMED_PIN = 1 << 4,
+    HOT_FORGET = 1 << 5,   /* advised: will not be used again */
+    HOT_RELOCATE = 1 << 6, /* its segment is being emptied: write it elsewhere once it is in memory */
+    HOT_COPYING = 1 << 7,  /* COMMIT copies it to shared memory */
+    HOT_SHADOWED = 1 << 8, /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
+    HOT_WHOLE = 1 << 9,    /* recovery: all parts and pieces of its object are there */
+    HOT_UNCOMMITTED = 1 << 10, /* written under the transaction of a SYNC that has not ended */
+    HOT_WRITER = 1 << 12,  /* one write lease: the upper four bits count them */
+};
+
+#define HOT_WRITERS_MAX 15
+
+struct record_hot {
+    uint32_t seg_prev, seg_next; /* of its device segment; RECORD_NONE at the ends */
+    uint16_t pins;               /* leases and I/O on its memory */
+    uint16_t flags;
+};
+
+static inline uint32_t hot_writers(const struct record_hot *hot)
+{
+    return hot->flags / HOT_WRITER;
+}
+static_assert(sizeof(struct record_hot) + sizeof(struct policy_node) + sizeof(struct record) == 128, "per object");
+
+struct record_table {
+    struct record_header *header; /* borrowed memory: header, then the records */
+    struct record *records;
+    struct record_hot *hot;
+    struct policy_node *nodes;
+    uint32_t *slots; /* record number + 1, 0: empty */
+    uint32_t n_slots;
+    uint32_t max;
+    uint32_t high;      /* records at and above were never used */
+    uint32_t free_head; /* list through hot.seg_next */
+    uint32_t n_used;
+    uint64_t hash_seed; /* secret: clients choose the keys */
+};
+
+must_check int record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed);
+void record_table_deinit(struct record_table *t);
+
+/* What an identity hashes to: index, ghosts and checks share it. */
+uint64_t record_hash_id(const struct record_table *t, const struct tiering_id *id);
+uint64_t record_hash(const struct record_table *t, const struct record *r);
+
+/* RECORD_NONE if it is not in the index. */
+uint32_t record_find(const struct record_table *t, const struct tiering_id *id, uint64_t hash);
+/* A fresh RESERVED record in the index (state, key and so on set from id). -ENOSPC. The id is not in the index. */
+must_check int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index);
+/* Out of the index; the record stays until record_free(). */
+void record_unindex(struct record_table *t, uint32_t index);
+void record_free(struct record_table *t, uint32_t index);
+
+/* Change a record: edit what begin returns, then end. One at a time. */
+struct record *record_begin(struct record_table *t, uint32_t index);
+void record_end(struct record_table *t);
+
+static inline const struct record *record_at(const struct record_table *t, uint32_t index)
+{
+    return &t->records[index];
+}
+
+void record_to_id(const struct record *r, struct tiering_id *ret_id);
+uint64_t record_index_bytes(const struct record_table *t);

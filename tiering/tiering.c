@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One engine's tiering as a whole: making and freeing it, its stores, spaces and pools, and the tick that drives what
+ * nobody waits for. Engine thread only; everything is allocated here, at start.
+ */
+#include "tiering/tiering.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/checksum.h"
+#include "tiering/core.h"
+
+#define SLOW_TICK_NS UINT64_C(100000000)
+#define DEFAULT_MAX_MOVES 4096
+#define GHOSTS_PER_POLICY_MAX (UINT32_C(1) << 20)
+
+/* --- Making --------------------------------------------------------------------------------------------------------- */
+
+static int tiering_pools_new(struct tiering *t)
+{
+    t->pools = calloc(t->n_pools + 1, sizeof(*t->pools));
+    if (!t->pools)
+        return -ENOMEM;
+    for (uint32_t i = 0; i <= t->n_pools; i++) {
+        struct tpool *p = &t->pools[i];
+
+        list_init(&p->room);
+        if (i < t->n_pools)
+            p->config = t->config.pools[i];
+        else /* spaces of pools that are no longer configured: on devices only */
+            p->config = (struct tiering_pool_config){.nvme_bytes = UINT64_MAX, .weight = 1};
+        if (arena_init(&p->arenas[0]) < 0 || arena_init(&p->arenas[1]) < 0)
+            return -ENOMEM;
+        uint64_t objects = (p->config.dram_bytes + p->config.cxl_bytes) / (4 * KIB);
+        struct policy_config config = {
+            .nodes = t->records.nodes,
+            .n_nodes = t->config.max_objects,
+            .capacity_sectors = (p->config.dram_bytes + p->config.cxl_bytes) / SECTOR_BYTES,
+            .max_ghosts = (uint32_t)MIN(MIN(objects, (uint64_t)t->config.max_objects) + 1,
+                                        (uint64_t)GHOSTS_PER_POLICY_MAX)};
+        for (int c = 0; c < TIERING_CLASSES; c++) {
+            int r = t->config.classes[c].policy->new(&config, &p->policies[c]);
+
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+static int tiering_tables_new(struct tiering *t)
+{
+    t->spaces = calloc(SPACES_MAX, sizeof(*t->spaces));
+    t->leases = calloc(t->config.max_leases, sizeof(*t->leases));
+    t->moves = calloc(t->config.max_moves, sizeof(*t->moves));
+    t->groups = calloc(GROUPS_MAX, sizeof(*t->groups));
+    t->pins = calloc(TIMED_PINS_MAX, sizeof(*t->pins));
+    t->shadows = calloc(2 * SHADOWS_MAX, sizeof(*t->shadows));
+    t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
+    if (!t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->shadows || !t->sync_refs)
+        return -ENOMEM;
+    t->lease_free = RECORD_NONE;
+    for (uint32_t i = t->config.max_leases; i-- > 0;) {
+        t->leases[i] = (struct lease){.generation = 1, .next = t->lease_free};
+        t->lease_free = i;
+    }
+    for (uint32_t i = 0; i < t->config.max_moves; i++)
+        list_push_tail(&t->moves_free, &t->moves[i].link);
+    for (uint32_t i = 0; i < SYNC_REFS_MAX; i++)
+        list_push_tail(&t->sync_refs_free, &t->sync_refs[i].link);
+    return 0;
+}
+
+int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering)
+{
+    struct tiering *t = calloc(1, sizeof(*t));
+    void *zeros;
+
+    if (!t)
+        return -ENOMEM;
+    t->config = *config;
+    t->n_pools = config->n_pools;
+    t->piece_bytes = PIECE_BYTES_MAX;
+    if (!t->config.max_moves)
+        t->config.max_moves = DEFAULT_MAX_MOVES;
+    list_init(&t->moves_free);
+    list_init(&t->orphans);
+    list_init(&t->chunk_requests);
+    list_init(&t->syncs);
+    list_init(&t->sync_waiting);
+    list_init(&t->sync_refs_free);
+    int r = record_table_init(&t->records, config->records, config->max_objects, config->hash_seed);
+    if (r == 0)
+        r = tiering_tables_new(t);
+    if (r == 0)
+        r = tiering_pools_new(t);
+    if (r == 0)
+        r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->zeros, &zeros);
+    if (r < 0) {
+        tiering_free(t);
+        return r;
+    }
+    *ret_tiering = t;
+    return 0;
+}
+
+void tiering_free(struct tiering *t)
+{
+    if (!t)
+        return;
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        store_free(t->stores[i].store);
+        free(t->stores[i].segment_head);
+    }
+    for (uint32_t i = 0; t->pools && i <= t->n_pools; i++) {
+        for (int c = 0; c < TIERING_CLASSES; c++) {
+            if (t->pools[i].policies[c])
+                t->pools[i].policies[c]->ops->free(t->pools[i].policies[c]);
+        }
+        arena_deinit(&t->pools[i].arenas[0]);
+        arena_deinit(&t->pools[i].arenas[1]);
+    }
+    list_for_each_safe(l, &t->orphans) {
+        struct session_arena *sa = list_entry(l, struct session_arena, link);
+
+        arena_deinit(&sa->arena);
+        free(sa);
+    }
+    free(t->pools);
+    free(t->spaces);
+    free(t->leases);
+    free(t->moves);
+    free(t->groups);
+    free(t->pins);
+    free(t->shadows);
+    free(t->sync_refs);
+    record_table_deinit(&t->records);
+    free(t);
+}
+
+/* --- Stores --------------------------------------------------------------------------------------------------------- */
+
+int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes, const char **ret_why)
+{
+    uint8_t number = (uint8_t)t->n_stores;
+    struct tstore *ts = &t->stores[number];
+    struct store_config config = {.backend = t->config.backend,
+                                  .dev = dev,
+                                  .partition = partition,
+                                  .device_bytes = device_bytes,
+                                  .events = &recover_events,
+                                  .ctx = ts,
+                                  .n_pools = t->n_pools + 1};
+
+    if (t->n_stores == DEVICES_MAX) {
+        *ret_why = "more devices than DEVICES_MAX";
+        return -ENOSPC;
+    }
+    struct store_identity identity;
+    int r = store_identify(t->config.backend, dev, device_bytes, &identity, ret_why);
+    if (r < 0)
+        return r;
+    /* No partition has more segments than fit on the device. */
+    *ts = (struct tstore){.tiering = t,
+                          .number = number,
+                          .evacuating = STORE_SEGMENT_NONE,
+                          .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+    ts->segment_head = malloc(ts->n_segments * sizeof(*ts->segment_head));
+    if (!ts->segment_head) {
+        *ret_why = "out of memory";
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < ts->n_segments; i++)
+        ts->segment_head[i] = RECORD_NONE;
+    t->n_stores++;
+    r = store_open(&config, &ts->store, ret_why);
+    if (r < 0) {
+        t->n_stores--;
+        free(ts->segment_head);
+        ts->segment_head = NULL;
+    }
+    return r;
+}
+
+/* Each pool's budget on devices is spread over the stores by their size. */
+static void tiering_store_budgets(struct tiering *t, uint32_t pool)
+{
+    uint64_t total = 0;
+    struct store_stat stat;
+
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        store_stat(t->stores[i].store, &stat);
+        total += stat.segments;
+    }
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        store_stat(t->stores[i].store, &stat);
+        double share = (double)stat.segments / (double)total;
+        uint64_t budget = t->pools[pool].config.nvme_bytes;
+
+        if (budget != UINT64_MAX)
+            budget = (uint64_t)((double)budget * share);
+        store_pool_budget(t->stores[i].store, pool, budget);
+    }
+}
+
+int tiering_start(struct tiering *t)
+{
+    int r = recover_finish(t);
+
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        r = recover_adopt(t, (uint8_t)i);
+        if (r < 0)
+            return r;
+    }
+    for (uint32_t i = 0; i <= t->n_pools; i++)
+        tiering_store_budgets(t, i);
+    return room_start(t);
+}
+
+bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes)
+{
+    *ret_have_bytes = *ret_want_bytes = 0;
+    for (uint32_t i = 0; i < t->n_pools; i++) {
+        for (int a = 0; a < 2; a++) {
+            *ret_have_bytes += t->pools[i].arenas[a].total_sectors * SECTOR_BYTES;
+            *ret_want_bytes += t->pools[i].want_chunks[a];
+        }
+    }
+    return *ret_have_bytes >= *ret_want_bytes;
+}
+
+/* --- Spaces --------------------------------------------------------------------------------------------------------- */
+
+/* The persistent id: the same space has the same on every device and after every restart. */
+static uint64_t space_id(const char *pool, const uint8_t *digest)
+{
+    uint8_t bytes[NAME_BYTES_MAX + 1 + 32] = {0};
+
+    memcpy(bytes, pool, strlen(pool));
+    memcpy(bytes + NAME_BYTES_MAX + 1, digest, 32);
+    return checksum_bytes(bytes, sizeof(bytes), 0);
+}
+
+int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec, struct tiering_space_info *ret_info)
+{
+    const char *pool = t->pools[spec->pool].config.name;
+    uint64_t id = space_id(pool, spec->digest);
+    uint8_t durability = spec->durability ? (uint8_t)(spec->durability - 1)
+                                          : t->config.classes[spec->class_id].durability;
+
+    for (uint32_t i = 0; i < t->n_spaces; i++) {
+        const struct tiering_space_info *info = &t->spaces[i].info;
+
+        if (info->id != id)
+            continue;
+        /* Another digest with the same id would be a hash collision: refused like any other difference. */
+        if (info->pool != spec->pool || memcmp(info->digest, spec->digest, sizeof(info->digest)) != 0 ||
+            info->item_bytes != spec->item_bytes || info->class_id != spec->class_id || info->durability != durability)
+            return -EINVAL;
+        *ret_info = *info;
+        return 0;
+    }
+    if (spec->must_exist)
+        return -ENOENT;
+    if (t->n_spaces == SPACES_MAX)
+        return -ENOSPC;
+    struct space *space = &t->spaces[t->n_spaces];
+    *space = (struct space){.info = {.id = id,
+                                     .item_bytes = spec->item_bytes,
+                                     .index = t->n_spaces,
+                                     .pool = spec->pool,
+                                     .piece_bytes = t->piece_bytes,
+                                     .class_id = spec->class_id,
+                                     .durability = durability}};
+    memcpy(space->info.digest, spec->digest, sizeof(space->info.digest));
+    memcpy(space->pool_name, pool, strlen(pool) + 1);
+    t->n_spaces++;
+    *ret_info = space->info;
+    return 0;
+}
+
+bool tiering_space_at(const struct tiering *t, uint32_t index, struct tiering_space_info *ret_info)
+{
+    if (index >= t->n_spaces)
+        return false;
+    *ret_info = t->spaces[index].info;
+    return true;
+}
+
+void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_pool_config *config)
+{
+    struct tpool *p = &t->pools[pool];
+
+    p->config.weight = config->weight;
+    p->config.max_leases_percent = config->max_leases_percent;
+    p->config.session_bytes = config->session_bytes;
+    p->config.nvme_bytes = config->nvme_bytes;
+    /* More memory is asked for at once. Less takes a restart: chunks are in clients' hands. */
+    if (config->dram_bytes > p->config.dram_bytes || config->cxl_bytes > p->config.cxl_bytes) {
+        p->config.dram_bytes = MAX(p->config.dram_bytes, config->dram_bytes);
+        p->config.cxl_bytes = MAX(p->config.cxl_bytes, config->cxl_bytes);
+        if (room_start(t) < 0)
+            t->config.events->notice(t->config.ctx, "more memory could not be asked for", pool, -ENOMEM);
+    }
+    if (t->n_stores)
+        tiering_store_budgets(t, pool);
+}
+
+void tiering_owner_end(struct tiering *t, uint64_t owner)
+{
+    for (uint32_t i = 0; i < t->records.high; i++) {
+        const struct record *r = record_at(&t->records, i);
+
+        if (r->state == RECORD_COMMITTED && r->owner == (uint32_t)owner && durability_of(t, r) == STORE_SCRATCH)
+            object_kill_all(t, i);
+    }
+}
+
+/* --- Time ----------------------------------------------------------------------------------------------------------- */
+
+static void tiering_pins_expire(struct tiering *t)
+{
+    for (uint32_t i = 0; i < t->n_pins;) {
+        uint32_t object = t->pins[i].object;
+
+        if (t->pins[i].until_ns > t->now_ns) {
+            i++;
+            continue;
+        }
+        t->pins[i] = t->pins[--t->n_pins];
+        hot_at(t, object)->flags &= (uint16_t)~HOT_TIMED_PIN;
+        object_unpin(t, object);
+    }
+}
+
+uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
+{
+    uint64_t next = UINT64_MAX;
+
+    t->now_ns = now_ns;
+    if (t->kicked || now_ns >= t->next_slow_ns) {
+        t->kicked = false;
+        for (uint32_t i = 0; i <= t->n_pools; i++) {
+            if (!list_is_empty(&t->pools[i].room))
+                room_serve(t, i);
+        }
+        sync_step(t);
+        for (uint32_t i = 0; i < t->n_stores; i++)
+            recover_evacuate_step(t, &t->stores[i]);
+        room_orphans(t);
+    }
+    for (uint32_t i = 0; i < t->n_pools; i++)
+        room_clean_ahead(t, i);
+    if (now_ns >= t->next_slow_ns) {
+        tiering_pins_expire(t);
+        groups_expire(t);
+        t->next_slow_ns = now_ns + SLOW_TICK_NS;
+    }
+    for (uint32_t i = 0; i < t->n_stores; i++)
+        next = MIN(next, store_tick(t->stores[i].store, now_ns));
+    if (t->kicked)
+        return 0;
+    return t->n_pins || t->n_groups || t->n_moves ? MIN(next, SLOW_TICK_NS) : next;
+}
+
+bool tiering_drain(struct tiering *t)
+{
+    bool done = true;
+
+    for (uint32_t i = 0; i < t->records.high; i++) {
+        const struct record *r = record_at(&t->records, i);
+        const struct space *space;
+
+        if (r->state != RECORD_COMMITTED || !record_is_dirty(r))
+            continue;
+        space = &t->spaces[r->space];
+        if (space->info.durability == STORE_SCRATCH || (hot_at(t, i)->flags & HOT_SHADOWED) ||
+            ((r->flags & RECORD_TENSOR) && space->info.durability == STORE_DURABLE) || (r->flags & RECORD_INCOMPLETE))
+            continue; /* ends with the daemon; or only a SYNC may make it durable */
+        if (hot_at(t, i)->flags & HOT_SPILLING) {
+            done = false;
+            continue;
+        }
+        if (t->pools[space->info.pool].spilling >= SPILLS_MAX)
+            return false;
+        int status = move_spill(t, i, false, store_pick(t, r), 0, false, NULL);
+        if (status == 0 || status == -EAGAIN)
+            done = false;
+        if (status == -EAGAIN)
+            return false;
+    }
+    return done;
+}
+
+void tiering_stop(struct tiering *t)
+{
+    t->stopping = true;
+    for (uint32_t i = 0; i < t->n_stores; i++)
+        store_stop(t->stores[i].store);
+}
+
+bool tiering_idle(const struct tiering *t)
+{
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        if (!store_is_idle(t->stores[i].store))
+            return false;
+    }
+    return t->n_moves == 0 && list_is_empty(&t->chunk_requests) && list_is_empty(&t->syncs);
+}
+
+int tiering_close_clean(struct tiering *t)
+{
+    int first = 0;
+
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        int r = store_close_clean(t->stores[i].store);
+
+        if (r < 0 && first == 0)
+            first = r;
+    }
+    return first;
+}

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One engine's decisions: which objects exist, where they live, what must move, who waits. What daemon/ sees of
+ * tiering/.
+ *
+ * Pure: no system calls, no clock, no threads; effects go through io/backend.h and the stores built on it. One
+ * instance belongs to one engine thread.
+ *
+ * The unit is the piece: an object up to piece_bytes is one piece; a larger one is several, each placed, moved and
+ * leased by itself. The caller splits ranges into pieces.
+ *
+ * Calls that may have to wait take a `struct tiering_wait`. They return
+ *     0               done at once; *ret_grant is filled, the wait was not used
+ *     TIERING_WAIT    done() will be called, from tiering_tick() or a completion, with the grant in wait->grant; the
+ *                     wait must stay where it is until then, or until tiering_wait_cancel()
+ *     negative errno  refused; grant.limit says which limit (SPW_LIMIT_… values; 0: none)
+ * With wait == NULL they never wait: -EAGAIN instead.
+ *
+ * No list can deadlock another: a caller first reserves lease bytes for its whole list (tiering_admit); leases never
+ * exceed what was admitted, and admission stops at the pool's lease limit, so there is always something to evict.
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/limits.h"
+#include "include/base/list.h"
+#include "io/backend.h"
+#include "io/store.h"
+#include "tiering/policy.h"
+
+#define TIERING_WAIT 1
+#define TIERING_CLASSES 5
+#define TIERING_LEASE_NONE UINT64_C(0)
+#define TIERING_FOREVER UINT64_MAX
+
+struct tiering;
+
+enum tiering_tier { TIERING_NONE = 0, TIERING_DRAM = 2, TIERING_CXL = 3, TIERING_NVME = 4 }; /* as in the ABI */
+enum tiering_kind { TIERING_BLOCK, TIERING_TENSOR };
+
+/* Values of the ABI's enum spw_limit that tiering reports. */
+enum tiering_limit {
+    TIERING_LIMIT_NONE = 0,
+    TIERING_LIMIT_POOL_DRAM = 1,
+    TIERING_LIMIT_POOL_NVME = 2,
+    TIERING_LIMIT_POOL_LEASES = 3,
+    TIERING_LIMIT_SESSION_LEASES = 4,
+    TIERING_LIMIT_SESSION_BYTES = 5,
+    TIERING_LIMIT_OBJECTS = 6,
+    TIERING_LIMIT_REQUESTS = 7,
+    TIERING_LIMIT_OBJECT_BYTES = 13,
+    TIERING_LIMIT_DEVICE_FAILED = 16,
+};
+
+struct tiering_pool_config {
+    char name[NAME_BYTES_MAX + 1];
+    bool trusted;
+    uint64_t dram_bytes, cxl_bytes, nvme_bytes; /* this engine's share of the budgets */
+    uint64_t session_bytes;       /* that one session may have reserved or leased for writing */
+    uint32_t weight;
+    uint32_t max_leases_percent;  /* of the memory budget */
+};
+
+struct tiering_class_config {
+    const struct policy_ops *policy;
+    uint8_t durability; /* enum store_durability: the default of the class */
+    uint32_t weight;    /* share of a pool's memory when classes compete */
+};
+
+/* What tiering tells its owner. On the engine's thread. */
+struct tiering_events {
+    /* A chunk exists from now on: sessions of `pool` (all of them; for IO_CHUNK_PRIVATE only `session`) may get it. */
+    void (*chunk_new)(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
+                      uint64_t session);
+    void (*chunk_gone)(void *ctx, uint32_t region, uint32_t epoch);
+    /* Something that an admin wants to know; text is static. status: 0 or a negative errno. */
+    void (*notice)(void *ctx, const char *text, uint32_t pool, int status);
+};
+
+struct tiering_config {
+    struct io_backend *backend;
+    const struct tiering_pool_config *pools;
+    uint32_t n_pools;
+    struct tiering_class_config classes[TIERING_CLASSES]; /* by SPW_CLASS_… */
+    uint32_t node;         /* NUMA node of this engine's DRAM, UINT32_MAX: any */
+    const uint32_t *cxl_nodes;
+    uint32_t n_cxl_nodes;
+    void *records;         /* borrowed: max_objects * TIERING_RECORD_BYTES + TIERING_RECORD_HEADER_BYTES, zeroed */
+    uint32_t max_objects;
+    uint32_t max_leases;
+    uint32_t max_moves;    /* transfers and waits for room in flight; default 4096 */
+    uint32_t clean_percent;
+    uint32_t chunk_bytes_max; /* 0: no cap but the geometric growth; for tests */
+    uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
+    uint64_t hash_seed;         /* random: clients choose the keys */
+    const struct tiering_events *events;
+    void *ctx;
+};
+
+#define TIERING_RECORD_BYTES 96
+#define TIERING_RECORD_HEADER_BYTES 4096
+
+must_check int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering);
+/* The owner has ended all sessions and waited for all I/O (tiering_idle()). NULL is fine. */
+void tiering_free(struct tiering *t);
+
+/* Opens a partition and brings back what it holds. Before tiering_start(). ret_why as store_open(). */
+must_check int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes,
+                                 const char **ret_why);
+/* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out). */
+must_check int tiering_start(struct tiering *t);
+bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes);
+
+/* Timeouts, write-back, room, the stores' own tick. Returns ns until it wants to be called again. */
+uint64_t tiering_tick(struct tiering *t, uint64_t now_ns);
+
+/* Towards a clean stop: writes back what may be kept (cache and durable). True when there is nothing left to write. */
+bool tiering_drain(struct tiering *t);
+/* Nothing new is begun in the background from now on. Tick on until tiering_idle(). */
+void tiering_stop(struct tiering *t);
+/* Nothing of it is in flight in the backend. */
+bool tiering_idle(const struct tiering *t);
+/* Blocking: closes the stores cleanly; after tiering_stop(), when idle. The first error, but tries all. */
+must_check int tiering_close_clean(struct tiering *t);
+
+/* Live changes of a pool's numbers (name and trust stay). */
+void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_pool_config *config);
+
+/* --- Spaces ------------------------------------------------------------------------------------------------------ */
+
+struct tiering_space_info {
+    uint64_t id;
+    uint64_t item_bytes;
+    uint8_t digest[32];
+    uint32_t index; /* handle within this engine */
+    uint32_t pool;
+    uint32_t piece_bytes;
+    uint8_t class_id;
+    uint8_t durability; /* enum store_durability, resolved */
+};
+
+struct tiering_space_spec {
+    uint32_t pool;
+    uint64_t item_bytes;
+    uint8_t digest[32];
+    uint8_t class_id;
+    uint8_t durability; /* 0: the class's default, else enum store_durability + 1 */
+    bool must_exist;
+};
+
+/* -ENOENT, -EINVAL (exists with other properties), -ENOSPC (SPACES_MAX). */
+must_check int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
+                                  struct tiering_space_info *ret_info);
+/* For listing: the index-th space that exists, false at the end. */
+bool tiering_space_at(const struct tiering *t, uint32_t index, struct tiering_space_info *ret_info);
+
+/* --- Sessions and owners ----------------------------------------------------------------------------------------- */
+
+/* Embedded in the daemon's session (one for each engine that it uses). Fields are tiering's own. */
+struct tiering_session {
+    struct list link;
+    uint64_t number; /* of the session, for chunk_new() */
+    uint64_t owner;
+    uint32_t first_lease; /* list through the lease table */
+    uint32_t n_leases, max_leases;
+    uint32_t ending;
+    struct list arenas; /* private memory */
+};
+
+void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
+                          uint32_t max_leases);
+/* Releases and aborts everything; torn write leases revert. The daemon has cancelled the session's waits. Memory that
+ * I/O still uses is freed when the I/O ends: the struct itself may go at once. */
+void tiering_session_end(struct tiering *t, struct tiering_session *s);
+/* The owner's last session is gone and its linger time over: `scratch` objects go. */
+void tiering_owner_end(struct tiering *t, uint64_t owner);
+
+/* --- Objects ----------------------------------------------------------------------------------------------------- */
+
+/* One piece of one object. */
+struct tiering_id {
+    uint8_t key[KEY_BYTES_MAX]; /* zero-padded */
+    uint32_t space;             /* index */
+    uint32_t group;
+    uint32_t piece;
+    uint16_t part;
+    uint16_t n_parts; /* at least 1 */
+    uint8_t key_len;
+};
+
+struct tiering_grant {
+    uint64_t lease; /* handle, or TIERING_LEASE_NONE */
+    uint32_t region, epoch;
+    uint64_t offset_bytes;
+    uint32_t length_bytes; /* of this extent (the requested range of the piece) */
+    uint32_t limit;        /* enum tiering_limit, on failure */
+    uint8_t tier;          /* enum tiering_tier: where it was found */
+    bool fetched;
+};
+
+struct tiering_wait {
+    struct list link;
+    void (*done)(struct tiering_wait *wait, int status);
+    struct tiering_grant grant;
+    /* Tiering's own. */
+    struct tiering_session *session_;
+    uint32_t object_;
+    uint32_t move_;
+    uint32_t off_, len_;
+    uint8_t mode_;
+};
+
+/* True: it will not be done; false: it was done already. */
+bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait);
+
+/* Reserves (or, with give = true, returns) lease bytes in the pool for a list. -ENOSPC, *ret_limit says which limit. */
+must_check int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes,
+                             uint32_t *ret_limit);
+void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes);
+
+struct tiering_found {
+    uint64_t object_bytes;
+    uint32_t size_bytes; /* of the piece */
+    uint8_t tier;
+    uint8_t kind;
+    bool pending; /* being written by someone, or being read */
+};
+
+/* 0, -ENOENT, -EINPROGRESS (reserved, not committed). Counts as no use. */
+int tiering_lookup(const struct tiering *t, const struct tiering_id *id, struct tiering_found *ret_found);
+
+/* Room for a new block's piece: size_bytes of an object of object_bytes. -EEXIST, -EINPROGRESS, -EINVAL (parts differ
+ * from the first RESERVE's), -ENOSPC. */
+int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes,
+                    uint32_t size_bytes, struct tiering_wait *wait, struct tiering_grant *ret_grant);
+/* Publishes. -EBADF: not a reservation of this session. -ENOSPC. 0 also if the object is complete only later (parts). */
+int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease, struct tiering_wait *wait,
+                   struct tiering_grant *ret_grant);
+int tiering_abort(struct tiering *t, struct tiering_session *s, uint64_t lease);
+
+enum { TIERING_WRITE = 1 << 0, TIERING_NO_FETCH = 1 << 1, TIERING_NOT_ADMITTED = 1 << 2 };
+/* A lease on [off, off + len) of the piece; len 0: all of it. -ENOENT, -EINPROGRESS, -EBADMSG, -EIO, -ENOSPC, -EROFS
+ * (a block for writing), -EBUSY (write lease conflicts), -ERANGE. */
+int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint32_t off_bytes,
+                    uint32_t len_bytes, unsigned flags, struct tiering_wait *wait, struct tiering_grant *ret_grant);
+enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1 };
+int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags);
+/* How many bytes a lease was admitted for; and the pool. -EBADF. */
+int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
+                       struct tiering_grant *ret_grant, uint32_t *ret_pool);
+
+int tiering_touch(struct tiering *t, const struct tiering_id *id);
+/* Into memory; takes no lease. */
+int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tiering_wait *wait,
+                     struct tiering_grant *ret_grant);
+enum tiering_advice { TIERING_NOT_AGAIN = 1, TIERING_USES_LEFT = 2, TIERING_KEEP_UNTIL = 3, TIERING_SCORE = 4 };
+int tiering_advise(struct tiering *t, const struct tiering_id *id, enum tiering_advice advice, uint64_t value,
+                   uint64_t now_ns);
+int tiering_pin(struct tiering *t, const struct tiering_id *id, uint64_t until_ns);
+/* All parts and pieces of the object. Leases on it stay good until they are released. */
+int tiering_delete(struct tiering *t, const struct tiering_id *id);
+
+/* Opens or creates a tensor of object_bytes; -EINVAL: it exists with another size, or is a block. */
+int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes);
+
+/*
+ * Makes a set durable, atomically. Begin, add each piece (-ENOENT and so on), then run: done() will be called.
+ * tiering_sync_add_space() adds every durable piece of a space.
+ */
+struct tiering_sync {
+    void (*done)(struct tiering_sync *sync, int status);
+    /* Tiering's own. */
+    struct list link_;
+    struct list refs_; /* of tensors' pieces that were written for it */
+    struct tiering *t_;
+    struct store_sync store_sync_;
+    uint32_t pending_;
+    uint32_t stores_; /* bit set: stores that must be flushed */
+    uint32_t store_;  /* being flushed */
+    uint32_t space_;
+    uint32_t cursor_; /* next record to look at, for a whole space; UINT32_MAX: all seen */
+    uint32_t txn_;
+    int status_;
+    bool running_;
+};
+void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t space);
+int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct tiering_id *id);
+int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync);
+void tiering_sync_run(struct tiering *t, struct tiering_sync *sync);
+
+/*
+ * Between a block's piece and bytes of a write-leased (get) or leased (put) tensor range. No lease is taken on the
+ * block; bytes move by workers, or straight from the device. dst/src is the lease's extent plus off_bytes.
+ */
+int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t lease,
+                   uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait, struct tiering_grant *ret_grant);
+int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t lease,
+                     uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait,
+                     struct tiering_grant *ret_grant);
+
+/* --- Numbers ----------------------------------------------------------------------------------------------------- */
+
+struct tiering_pool_stat {
+    uint64_t dram_budget, dram_chunks, dram_used; /* used: extents in use, rounded to sectors */
+    uint64_t dram_slabs, dram_tail_waste;         /* memory given to sizes, and what of it no extent can use */
+    uint64_t dram_round_waste;                    /* extents in use, less what was asked for */
+    uint64_t cxl_budget, cxl_used;
+    uint64_t nvme_budget, nvme_used;
+    uint64_t leased, admitted, dirty;
+    uint64_t objects, resident;
+    uint64_t hits_dram, hits_cxl, hits_nvme, misses;
+    uint64_t commits, commit_bytes;
+    uint64_t evictions, drops, spills, spill_bytes, loads, load_bytes, prefetches;
+    uint64_t waiting; /* for room */
+};
+void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);
+
+struct tiering_stat {
+    uint64_t objects, objects_max;
+    uint64_t leases, leases_max;
+    uint64_t moves, moves_max;
+    uint64_t record_bytes, index_bytes, ghost_bytes, lease_bytes; /* metadata: an object's; in all; in all; in all */
+    uint64_t copied_bytes;  /* by workers, COMMIT in shared pools and ranges */
+    uint64_t bounced_bytes; /* into bounce segments */
+    uint32_t stores;
+};
+void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);
+void tiering_store_stat(const struct tiering *t, uint32_t store, struct store_stat *ret_stat);
+
+/* For tests and the simulator: counts that must agree are recounted from the records. Returns 0, or -EUCLEAN with
+ * *ret_what naming the first that does not. */
+int tiering_check(const struct tiering *t, const char **ret_what);
