@@ -29,9 +29,9 @@ static void stream_lines_sse2(char *dst, const char *src, size_t n_lines)
     for (; n_lines > 0; n_lines--, dst += 64, src += 64) {
         __m128i line[4];
 
-        for (int i = 0; i < 4; i++)
+        for (size_t i = 0; i < 4; i++)
             line[i] = _mm_loadu_si128((const __m128i *)(const void *)(src + 16 * i));
-        for (int i = 0; i < 4; i++)
+        for (size_t i = 0; i < 4; i++)
             _mm_stream_si128((__m128i *)(void *)(dst + 16 * i), line[i]);
     }
 }

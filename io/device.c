@@ -64,7 +64,7 @@ static int open_direct(const char *path, int flags, mode_t mode, bool *ret_is_di
             (void)unlink(path); /* O_DIRECT is refused after the creation, and O_EXCL says that it was ours */
         fd = open(path, flags, mode);
     }
-    return fd < 0 ? -errno : fd;
+    return fd < 0 ? -errno : fd; // cppcheck-suppress resourceLeak; it is the caller's
 }
 
 /* -1 if the kernel does not say, as on file systems without a device of their own. */

@@ -16,11 +16,13 @@ struct engine_msg {
 
 struct engine_queue {
     _Alignas(64) struct list *newest; /* what producers write */
+    uint32_t n_posting;               /* producers that still touch the queue */
     _Alignas(64) uint32_t sleeping;   /* what the engine writes, and the producer that wakes it */
     int wake_fd;                      /* the engine's own eventfd: never passed to a client */
 };
 
 must_check int engine_queue_init(struct engine_queue *q);
+/* Every message was run. Waits for producers that have posted the last ones but are not out of the call yet. */
 void engine_queue_deinit(struct engine_queue *q);
 
 /* Any thread. Makes a system call only if the engine sleeps. */

@@ -41,10 +41,9 @@ bool memory_thp_allowed(void)
     cleanup_fclose FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re");
     char line[128];
 
-    if (!f || !fgets(line, sizeof(line), f))
-        return false;
-    return strstr(line, "[always]") || strstr(line, "[within_size]") || strstr(line, "[advise]") ||
-           strstr(line, "[force]");
+    bool is_read = f && fgets(line, sizeof(line), f);
+    // cppcheck-suppress resourceLeak; cleanup_fclose
+    return is_read && !strstr(line, "[never]") && !strstr(line, "[deny]");
 }
 
 /* Adds up the ShmemPmdMapped lines of the mappings that start within the range. */

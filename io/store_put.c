@@ -49,8 +49,9 @@ static void put_finish(struct store_put *put, int status)
     log_append_put(&s->log, e, put->txn ? (uint64_t)s->log.epoch << 32 | put->txn : 0);
     s->log.live_bytes += bytes;
     if (e->size_bytes > GRANULE_BYTES)
-        commit_sums_dirty(s, e->loc.segment, e->durability == STORE_DURABLE);
-    if (e->durability == STORE_DURABLE)
+        commit_sums_dirty(s, e->loc.segment, e->durability != STORE_CACHE);
+    /* `scratch` too: it is copied forward and the old copy dropped, and a crash in between must not cost a synced one. */
+    if (e->durability != STORE_CACHE)
         s->durable_unflushed = true;
     s->stat.put_bytes += e->size_bytes;
     s->stat.live_bytes += (uint64_t)sectors_of(e->size_bytes) * SECTOR_BYTES;

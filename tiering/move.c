@@ -11,7 +11,7 @@
 
 #include "tiering/core.h"
 
-static void move_set_phase(struct move *m, enum move_phase phase)
+void move_set_phase(struct move *m, enum move_phase phase)
 {
     m->phase = phase;
 }
@@ -32,7 +32,6 @@ struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
     m->kind = (uint8_t)kind;
     m->chunk = NULL;
     m->session = NULL;
-    m->lease = TIERING_LEASE_NONE;
     move_set_phase(m, MOVE_IDLE);
     t->n_moves++;
     return m;
@@ -361,6 +360,8 @@ void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
         move_commit_go(m);
         break;
     case MOVE_PUT:
+        range_put_go(m);
+        break;
     case MOVE_GET:
     case MOVE_SPILL:
         assert(!"does not wait for room");
@@ -382,6 +383,8 @@ void move_fail(struct move *m, int status)
         move_commit_end(m, status);
         break;
     case MOVE_PUT:
+        range_put_end(m, status);
+        break;
     case MOVE_GET:
     case MOVE_SPILL:
         assert(!"does not wait for room");

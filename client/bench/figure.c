@@ -78,13 +78,15 @@ static bool has_ratio(const struct figure *f)
     return f->beside && f->beside_value > 0;
 }
 
-void figures_print_table(const struct figures *figures, FILE *out)
+void figures_print_table(const struct figures *figures, bool goals_only, FILE *out)
 {
     char text[32];
 
     for (uint32_t i = 0; i < figures->n; i++) {
         const struct figure *f = &figures->at[i];
 
+        if (goals_only && f->goal_kind == GOAL_NONE && !f->beside)
+            continue;
         fprintf(out, "  %-42s %14s %-8s", f->name, number_print(f->value, text), f->unit);
         if (f->beside)
             fprintf(out, "  beside %s: %s", f->beside, number_print(f->beside_value, text));

@@ -39,6 +39,6 @@ bool figure_holds(const struct figure *figure);
 /* All that have a goal. */
 bool figures_hold(const struct figures *figures);
 
-void figures_print_table(const struct figures *figures, FILE *out);
+void figures_print_table(const struct figures *figures, bool goals_only, FILE *out);
 /* -ENOMEM, -EIO. */
 int figures_print_json(const struct figures *figures, FILE *out);

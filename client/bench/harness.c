@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "client/bench/bench.h"
 #include "client/bench/live.h"
 #include "client/bench/process.h"
 #include "include/base/cleanup.h"
@@ -75,6 +76,11 @@ int harness_room(uint64_t *ret_bytes)
     }
     *ret_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
     return 0;
+}
+
+uint64_t harness_device_bytes(uint64_t blocks_bytes)
+{
+    return round_up(blocks_bytes + blocks_bytes / 4 + 512 * MIB, 64 * MIB);
 }
 
 static int folder_make(struct harness *h)
@@ -337,6 +343,15 @@ int harness_stop(struct harness *harness)
     }
     log_show(harness);
     return -ECHILD;
+}
+
+int harness_finish(struct harness *harness, int status)
+{
+    int r = harness_stop(harness);
+
+    if (status != BENCH_OK && r == 0 && !live_interrupted())
+        log_show(harness);
+    return status == BENCH_OK && r < 0 ? BENCH_WRONG : status;
 }
 
 void harness_deinit(struct harness *harness)

@@ -35,12 +35,17 @@ struct harness {
 
 /* Bytes that a device file may take where harness_start() would put it. */
 must_check int harness_room(uint64_t *ret_bytes);
+/* What blocks need on a device: themselves, the reserve for reclaim, logs, and segments that are being filled. */
+uint64_t harness_device_bytes(uint64_t blocks_bytes);
 /* On failure everything has been said on standard error, and nothing is left but perhaps the log. */
 must_check int harness_start(const struct harness_options *options, struct harness *ret_harness);
 /* Connects, with our name for `spillctl sessions`. */
 must_check int harness_connect(const struct harness *harness, const char *name, spw_session **ret_session);
 /* SIGTERM, and waits. 0 if it ended as it should; else says how it did, with the end of its log. */
 int harness_stop(struct harness *harness);
+/* Stops it; returns the status to end with: `status`, or BENCH_WRONG if all was well but for the daemon's own end. If
+ * anything was wrong, the log is shown and stays. */
+int harness_finish(struct harness *harness, int status);
 /* Ends the daemon if it runs, and removes the folder. */
 void harness_deinit(struct harness *harness);
 

@@ -3,6 +3,8 @@
  * Tensors: opening them, and moving blocks between the store and a leased range of one. Moving a tensor's own bytes to
  * and from the caller's memory is a transfer, like put and get. No state; any thread.
  */
+#include <string.h>
+
 #include "client/lib/client.h"
 
 #include "include/base/checked.h"

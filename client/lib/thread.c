@@ -154,7 +154,7 @@ static int row_new(struct row **ret_row)
 int client_thread_ring(spw_session *session, uint32_t engine, struct client_ring **ret_ring)
 {
     struct client_ring *ring;
-    struct row *row;
+    struct row *row = NULL;
 
     for (uint32_t i = 0; table && i < table->n; i++) {
         if (table->rows[i].serial == session->serial && table->rows[i].engine == engine) {

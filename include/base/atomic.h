@@ -20,10 +20,18 @@
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
+#if defined(__SANITIZE_THREAD__)
+#define BASE_TSAN
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define BASE_TSAN
+#endif
+#endif
+
 /* A sequentially consistent fence. TSan does not model fences: under it, an exchange on a dummy does the same. */
 static inline void fence_full(void)
 {
-#if defined(__SANITIZE_THREAD__)
+#if defined(BASE_TSAN)
     static uint32_t tsan_dummy_;
     (void)__atomic_fetch_add(&tsan_dummy_, 1, __ATOMIC_SEQ_CST);
 #else

@@ -34,6 +34,9 @@
 #define REQUEST_TIMEOUT_MS_MAX 60000  /* the longest wait for room or a device */
 #define PIN_MS_MAX 86400000           /* a pin lasts at most a day, unless it is renewed */
 #define HELLO_TIMEOUT_MS 5000         /* a connection that says nothing is closed after that */
+#define REFUSED_SESSIONS_MAX 64       /* connections over a limit that are still told so */
+#define UID_OWNERS_MAX 1024           /* jobs of one user, those included that linger */
+#define UID_SCRATCH_BYTES_MAX (2 * GIB) /* rings' scratch memory of one user's sessions */
 #define DESCRIPTORS_PER_MESSAGE_MAX 253 /* the kernel's SCM_MAX_FD */
 #define DEFAULT_SESSION_LEASES 65536
 #define DEFAULT_UID_SESSIONS 256

@@ -14,6 +14,14 @@
 #include "io/engine_queue.h"
 #include "io/workers.h"
 
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN
+#endif
+#endif
+
 /* --- The mailbox ------------------------------------------------------------------------------------------------- */
 
 #define N_PRODUCERS 4
@@ -283,7 +291,7 @@ START_TEST(test_poisoned_memory_is_efault)
 END_TEST
 
 /* Whoever changes the source while it is copied gets some mix of bytes, but the sums are of the bytes that arrived. */
-#if !defined(__SANITIZE_THREAD__) /* a race on purpose */
+#if !defined(UNDER_TSAN) /* a race on purpose */
 static void *scribbler_main(void *arg)
 {
     uint64_t *mem = arg;
@@ -306,7 +314,7 @@ START_TEST(test_sums_are_of_what_was_copied)
         struct workers_job job = {.op = IO_WORK_COPY_HASH,
                                   .src = src,
                                   .dst = dst,
-                                  .len_bytes = i % 2 ? 128 << 10 : 2 << 20,
+                                  .len_bytes = i % 2 ? 128u << 10 : 2u << 20,
                                   .sums = sums,
                                   .seed = i};
 
@@ -327,12 +335,12 @@ END_TEST
 START_TEST(test_free_does_what_was_submitted)
 {
     struct rig rig;
-    char *src = random_bytes(2 * MIB, 3), *dst = malloc(20 * 2 * MIB);
     struct workers_job job[20];
+    char *src = random_bytes(2 * MIB, 3), *dst = malloc(ARRAY_LEN(job) * 2 * MIB);
 
     rig_init(&rig, 2, 0);
     for (size_t i = 0; i < ARRAY_LEN(job); i++) {
-        job[i] = (struct workers_job){.op = IO_WORK_COPY, .src = src, .dst = dst + i * 2 * MIB, .len_bytes = 2 << 20};
+        job[i] = (struct workers_job){.op = IO_WORK_COPY, .src = src, .dst = dst + i * 2 * MIB, .len_bytes = 2u << 20};
         submit_one(&rig, &job[i]);
     }
     workers_free(rig.workers);
@@ -389,7 +397,7 @@ int main(void)
     tcase_add_test(t, test_copy_and_hash_give_the_right_bytes_and_sums);
     tcase_add_test(t, test_batches);
     tcase_add_test(t, test_poisoned_memory_is_efault);
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(UNDER_TSAN)
     tcase_add_test(t, test_sums_are_of_what_was_copied);
 #endif
     tcase_add_test(t, test_free_does_what_was_submitted);

@@ -108,6 +108,9 @@ bool owner_sync(struct owner *o);
 /* Reads a whole object and compares. 0, or the get's status; wrong bytes are counted in n_wrong. */
 int owner_check(struct owner *o, uint32_t id);
 void owner_check_all(struct owner *o, bool after_crash);
+/* The slot's put or get as the test filled it, to its end: the status. */
+int owner_raw_put(struct owner *o, struct owner_slot *slot);
+int owner_raw_get(struct owner *o, struct owner_slot *slot);
 bool owner_txn_begin(struct owner *o);
 void owner_txn_commit(struct owner *o);
 void owner_fill(uint8_t *out, uint32_t size_bytes, uint32_t id, uint64_t version);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * spillbench: measures, and checks while it measures. Finds the command and hands over.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "client/bench/bench.h"
+#include "client/bench/live.h"
+
+#ifndef SPILLWAY_VERSION
+#define SPILLWAY_VERSION "unknown"
+#endif
+
+static const struct {
+    const char *name, *help;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"demo", "a chat service's traffic through a daemon of its own, ten times its memory; two minutes at most", bench_demo},
+    {"replay", "a trace, with hit rates counted per reference", bench_replay},
+    {"mix", "six clients, two pools, all operations at once; then the books must balance", bench_mix},
+    {"ring", "a round trip through a ring", bench_ring},
+    {"hit", "acquire and release of what is in memory", bench_hit},
+    {"all", "ring, hit and demo", bench_all},
+};
+
+static void help(FILE *out)
+{
+    fprintf(out, "usage: spillbench COMMAND [OPTION...]      spillbench COMMAND --help tells its options\n\n");
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].help);
+    fprintf(out, "\nStatus: 0 all is well; 1 wrong bytes, or something that must hold does not; 2 it could not be run; "
+                 "64 usage.\n");
+}
+
+int main(int argc, char **argv)
+{
+    char name[64];
+
+    if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        help(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("spillbench %s\n", SPILLWAY_VERSION);
+        return 0;
+    }
+    live_catch_signals();
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) != 0)
+            continue;
+        snprintf(name, sizeof(name), "spillbench %s", commands[i].name);
+        argv[1] = name;
+        return commands[i].run(argc - 1, argv + 1);
+    }
+    fprintf(stderr, "spillbench: there is no command '%s'\n\n", argv[1]);
+    help(stderr);
+    return EX_USAGE;
+}

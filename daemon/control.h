@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The daemon as a whole, on the control (main) thread: event loop, engines, sessions, the daemon's own life.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "daemon/config.h"
+#include "daemon/engine.h"
+#include "daemon/listener.h"
+#include "daemon/loop.h"
+#include "daemon/spaces.h"
+#include "io/engine_queue.h"
+#include "io/store.h"
+
+struct grower;
+struct workers;
+
+struct control_device {
+    struct device device;
+    struct store_identity identity;
+    uint64_t used_bytes; /* of the device: as formatted, or less */
+};
+
+/*
+ * STARTING ──▶ READY ──▶ DRAINING ──▶ STOPPING ──▶ GONE
+ *     └────────────────────┘
+ * Memory is being taken; clients are served; sessions end and dirty bytes are written; engines end; the loop ends.
+ * control_set_state() is the one place that assigns it.
+ */
+enum control_state { CONTROL_STARTING, CONTROL_READY, CONTROL_DRAINING, CONTROL_STOPPING, CONTROL_GONE };
+
+struct engine_watch {
+    struct ping_call ping;
+    struct stop_call stop;
+    bool pinging;
+    uint64_t pinged_ns, answered_ns;
+    uint64_t have_bytes, want_bytes, dirty_bytes;
+    bool is_ready, is_drained, is_stopped;
+};
+
+struct control {
+    struct loop loop;
+    struct engine_queue mailbox; /* engines post here */
+    struct loop_source mailbox_source, signal_source;
+    struct loop_timer watch_timer;
+    enum control_state state;
+    uint64_t state_since_ns, said_ns;
+    int exit_status;
+
+    struct spillway_config *config;
+    struct config_env env;
+    const char *config_path; /* NULL: none */
+    bool user_mode;
+    uid_t uid;
+    gid_t admin_gid;
+    bool has_admin_gid;
+    uint64_t started_ns;
+    uint64_t watchdog_ns; /* 0: nobody watches */
+
+    uint32_t n_engines;
+    struct engine *engines[ENGINES_MAX];
+    struct engine_watch watches[ENGINES_MAX];
+    struct workers *workers;
+    struct grower *grower;
+    struct control_device devices[DEVICES_MAX];
+    struct tune_call *tune; /* a reload on its way to the engines */
+    uint32_t n_tuning;
+
+    struct listener listener;
+    struct list sessions;
+    uint32_t n_sessions, n_refused;
+    uint64_t next_session;
+    struct list accounts, owners;
+    uint32_t n_owners;
+    uint64_t next_owner;
+    struct spaces *spaces;
+};
+
+/* The config's part of tiering's pools: this engine's share of each budget. */
+void control_pool_config(const struct control *control, uint32_t pool, struct tiering_pool_config *ret_config);
+uint64_t control_nvme_bytes(const struct control *control);
+
+/* Runs until the daemon is to end; what the process should exit with. Engines run already. */
+int control_run(struct control *control);
+must_check int control_init(struct control *control);
+void control_deinit(struct control *control);
+void control_stop(struct control *control, const char *why);
+void control_reload(struct control *control);
+/* The last session is gone, say. */
+void control_session_gone(struct control *control);

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns one engine's thread and everything that it composes: requests above tiering above the uring. Set up on the
+ * control thread, and the engine's alone from engine_run() on.
+ *
+ * The loop has one place to sleep: uring_run(), which wakes on completions, doorbells (one-shot polls), messages, and
+ * after the shortest of the timeouts that requests and tiering ask for. A turn is bounded: a quantum a session, what
+ * has completed, and tiering's steps.
+ */
+#include "daemon/engine.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "daemon/log.h"
+#include "daemon/shm.h"
+#include "include/base/units.h"
+
+#define NS_PER_S UINT64_C(1000000000)
+#define DRAIN_STEP_NS UINT64_C(2000000)
+
+static uint64_t engine_clock_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* --- Lines for the log ------------------------------------------------------------------------------------------- */
+
+static void notice_at_control(struct engine_msg *msg)
+{
+    struct engine_notice *notice = container_of(msg, struct engine_notice, msg);
+
+    log_print((enum log_level)notice->level, "engine %u: %s", notice->engine->config.number, notice->text);
+    store_release(&notice->in_use, 0); /* pairs with the acquire in notice_new() */
+}
+
+static struct engine_notice *notice_new(struct engine *engine)
+{
+    for (uint32_t i = 0; i < ENGINE_NOTICES; i++)
+        if (load_acquire(&engine->notices[i].in_use) == 0)
+            return &engine->notices[i];
+    engine->notices_lost++;
+    return NULL;
+}
+
+void engine_notice(struct engine *engine, int level, const char *fmt, ...)
+{
+    struct engine_notice *notice = notice_new(engine);
+    va_list args;
+
+    if (!notice)
+        return;
+    va_start(args, fmt);
+    vsnprintf(notice->text, sizeof(notice->text), fmt, args);
+    va_end(args);
+    notice->engine = engine;
+    notice->level = level;
+    notice->msg.run = notice_at_control;
+    store_relaxed(&notice->in_use, 1);
+    engine_queue_post(engine->config.control, &notice->msg);
+}
+
+/* --- What tiering, the uring and the requests tell --------------------------------------------------------------- */
+
+static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
+                         uint64_t session)
+{
+    struct engine *engine = ctx;
+
+    if (region < CHUNKS_MAX)
+        engine->chunks[region] = (struct engine_chunk){
+            .session = session, .epoch = epoch, .pool = pool, .kind = (uint8_t)kind, .is_live = true};
+}
+
+static void on_chunk_gone(void *ctx, uint32_t region, uint32_t epoch)
+{
+    struct engine *engine = ctx;
+
+    if (region < CHUNKS_MAX && engine->chunks[region].epoch == epoch)
+        engine->chunks[region].is_live = false;
+}
+
+static void on_notice(void *ctx, const char *text, uint32_t pool, int status)
+{
+    struct engine *engine = ctx;
+    const char *name = pool < engine->config.tiering.n_pools ? engine->config.tiering.pools[pool].name : "-";
+
+    if (status < 0)
+        engine_notice(engine, LOG_LEVEL_WARNING, "pool %s: %s: %s", name, text, log_errno(status));
+    else
+        engine_notice(engine, LOG_LEVEL_INFO, "pool %s: %s", name, text);
+}
+
+static const struct tiering_events tiering_events = {on_chunk_new, on_chunk_gone, on_notice};
+
+static void notice_memlock(struct engine *engine)
+{
+    const struct uring_caps *caps = uring_caps(engine->uring);
+    char limit[UNITS_TEXT_BYTES];
+
+    engine_notice(engine, LOG_LEVEL_WARNING,
+                  "memory is not locked: the limit is %s; raise it with `ulimit -l` or LimitMEMLOCK= "
+                  "(until then I/O is slower, and pages can be swapped out)",
+                  size_print(caps->memlock_limit_bytes, limit));
+}
+
+/* The first chunk tells what the others will be like; after it only what is worse is worth a line. */
+static void on_chunk(void *ctx, uint32_t region, const struct memory_chunk *chunk)
+{
+    struct engine *engine = ctx;
+    const struct memory_report *report = &chunk->report;
+    char size[UNITS_TEXT_BYTES];
+
+    (void)region;
+    engine_notice(engine, engine->said_memory ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "%s of memory in %s pages%s%s%s",
+                  size_print(chunk->size_bytes, size), memory_pages_name(report->pages), report->why ? " (" : "",
+                  report->why ? report->why : "", report->why ? ")" : "");
+    if (!engine->said_memory && (report->lock_error < 0 || uring_caps(engine->uring)->degraded_memlock))
+        notice_memlock(engine);
+    engine->said_memory = true;
+}
+
+static void broken_at_control(struct engine_msg *msg)
+{
+    struct engine_peer *peer = container_of(msg, struct engine_peer, broken_msg);
+
+    peer->broken(peer, peer->broken_why);
+}
+
+static void on_broken(void *ctx, struct peer *peer, const char *why)
+{
+    struct engine *engine = ctx;
+    struct engine_peer *seat = container_of(peer, struct engine_peer, peer);
+
+    seat->broken_why = why;
+    seat->broken_msg.run = broken_at_control;
+    engine_queue_post(engine->config.control, &seat->broken_msg);
+}
+
+static int on_ring_cold(void *ctx, struct ring *ring)
+{
+    struct engine *engine = ctx;
+
+    if (ring->doorbell_gone || ring->poll != 0)
+        return 0;
+    return uring_poll_arm(engine->uring, ring->doorbell_fd, (uintptr_t)ring, &ring->poll);
+}
+
+static const struct requests_events requests_events = {on_broken, on_ring_cold};
+
+/* A doorbell. uring_poll_cancel() ran before any ring went away, so the token is alive. That the client shut it down is
+ * no end of the session: the control thread sees to that. */
+static void on_poll(void *ctx, uint64_t token, uint32_t revents)
+{
+    struct engine *engine = ctx;
+    struct ring *ring = (struct ring *)(uintptr_t)token;
+
+    (void)revents;
+    ring->poll = 0;
+    if (!ring_doorbell_drain(ring))
+        ring->doorbell_gone = true;
+    requests_ring_hot(engine->requests, ring, engine->now_ns);
+}
+
+/* --- The loop ---------------------------------------------------------------------------------------------------- */
+
+static void engine_step_stop(struct engine *engine)
+{
+    if (engine->draining && tiering_drain(engine->tiering)) {
+        struct stop_call *call = engine->draining;
+
+        engine->draining = NULL;
+        call->result = 0;
+        engine_call_answer(&call->call);
+    }
+    if (engine->stopping && requests_is_idle(engine->requests) && tiering_idle(engine->tiering) &&
+        uring_is_idle(engine->uring)) {
+        struct stop_call *call = engine->stopping;
+
+        engine->stopping = NULL;
+        call->result = tiering_close_clean(engine->tiering);
+        engine->stopped = true;
+        engine_call_answer(&call->call);
+    }
+}
+
+static uint64_t engine_timeout_ns(const struct engine *engine, uint32_t n_done, uint64_t tick_ns)
+{
+    uint64_t timeout_ns = MIN(tick_ns, NS_PER_S);
+
+    if (n_done > 0 || requests_wants_spin(engine->requests))
+        return 0;
+    if (engine->draining || engine->stopping)
+        timeout_ns = MIN(timeout_ns, DRAIN_STEP_NS);
+    uint64_t next_ns = requests_next_ns(engine->requests, engine->now_ns);
+
+    if (next_ns != UINT64_MAX)
+        timeout_ns = MIN(timeout_ns, next_ns > engine->now_ns ? next_ns - engine->now_ns : 0);
+    return timeout_ns;
+}
+
+static int engine_turn(struct engine *engine)
+{
+    engine->now_ns = engine_clock_ns();
+    engine->heartbeat++;
+    uint64_t tick_ns = tiering_tick(engine->tiering, engine->now_ns);
+    uint32_t n_done = requests_run(engine->requests, engine->now_ns);
+
+    if (engine->draining || engine->stopping)
+        engine_step_stop(engine);
+    if (engine->stopped)
+        return 0;
+    return uring_run(engine->uring, engine_timeout_ns(engine, n_done, tick_ns));
+}
+
+static void *engine_main(void *arg)
+{
+    struct engine *engine = arg;
+    char name[16];
+
+    snprintf(name, sizeof(name), "engine-%u", engine->config.number);
+    (void)pthread_setname_np(pthread_self(), name);
+    int r = uring_start(engine->uring);
+
+    while (r >= 0 && !engine->stopped)
+        r = engine_turn(engine);
+    if (r < 0) {
+        /* Nothing can be served any more. The watchdog, or whoever waits for an answer, ends the process. */
+        engine->broken = r;
+        engine_notice(engine, LOG_LEVEL_ERROR, "io_uring failed for good: %s", log_errno(r));
+    }
+    return NULL;
+}
+
+/* --- Setting up -------------------------------------------------------------------------------------------------- */
+
+static int engine_setup(struct engine *engine, const char **ret_why)
+{
+    struct uring_config uring = engine->config.uring;
+    struct tiering_config *tiering = &engine->config.tiering;
+
+    uring.ctx = engine;
+    uring.on_poll = on_poll;
+    uring.on_chunk = on_chunk;
+    uring.polls_max = ENGINE_RINGS_MAX;
+    int r = uring_new(&uring, &engine->uring, ret_why);
+
+    if (r < 0)
+        return r;
+    *ret_why = "no memory for the object records: lower max_objects";
+    engine->records_bytes = (uint64_t)tiering->max_objects * TIERING_RECORD_BYTES + TIERING_RECORD_HEADER_BYTES;
+    r = shm_records_new(engine->records_bytes, &engine->records);
+    if (r < 0)
+        return r;
+    tiering->backend = uring_backend(engine->uring);
+    tiering->records = engine->records;
+    tiering->events = &tiering_events;
+    tiering->ctx = engine;
+    *ret_why = "no memory for tiering: lower max_objects";
+    r = tiering_new(tiering, &engine->tiering);
+    if (r < 0)
+        return r;
+    struct requests_config requests = {
+        .tiering = engine->tiering,
+        .engine = engine->config.number,
+        .max_requests = engine->config.max_requests,
+        .max_waits = engine->config.max_waits,
+        .spin_ns = engine->config.spin_ns,
+        .events = &requests_events,
+        .ctx = engine,
+    };
+    *ret_why = "no memory for requests";
+    return requests_new(&requests, &engine->requests);
+}
+
+int engine_new(const struct engine_config *config, struct engine **ret_engine, const char **ret_why)
+{
+    struct engine *engine = calloc(1, sizeof(*engine));
+
+    *ret_why = "out of memory";
+    if (!engine)
+        return -ENOMEM;
+    engine->config = *config;
+    int r = engine_setup(engine, ret_why);
+
+    if (r < 0) {
+        engine_free(engine);
+        return r;
+    }
+    *ret_engine = engine;
+    return 0;
+}
+
+int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition, uint64_t device_bytes,
+                     const char **ret_why)
+{
+    *ret_why = "more partitions than one engine can serve: raise engines";
+    if (engine->n_stores == DEVICES_MAX)
+        return -ENOSPC;
+    int r = tiering_store_add(engine->tiering, dev, partition, device_bytes, ret_why);
+
+    if (r == 0)
+        engine->store_at[engine->n_stores++] = (struct engine_store){.device = device, .partition = partition};
+    return r;
+}
+
+int engine_run(struct engine *engine)
+{
+    int r = tiering_start(engine->tiering);
+
+    if (r < 0)
+        return r;
+    r = pthread_create(&engine->thread, NULL, engine_main, engine);
+    engine->has_thread = r == 0;
+    return -r;
+}
+
+struct engine *engine_free(struct engine *engine)
+{
+    if (!engine)
+        return NULL;
+    if (engine->has_thread)
+        (void)pthread_join(engine->thread, NULL);
+    requests_free(engine->requests);
+    tiering_free(engine->tiering);
+    uring_free(engine->uring);
+    shm_records_free(engine->records, engine->records_bytes);
+    free(engine);
+    return NULL;
+}

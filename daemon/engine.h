@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One engine: a thread with its own io_uring, tiering and request path. Engines share nothing; the control thread talks
+ * to them by calls, messages that go there and come back. Nobody waits for an answer: at_control() is its arrival.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "daemon/request.h"
+#include "include/base/base.h"
+#include "include/base/limits.h"
+#include "io/device.h"
+#include "io/engine_queue.h"
+#include "io/uring.h"
+#include "tiering/tiering.h"
+
+struct engine;
+
+/* --- Calls: control → engine → control --------------------------------------------------------------------------- */
+
+/* Member of what the call is about. From engine_call() to at_control() it belongs to the engine. */
+struct call {
+    struct engine_msg msg;
+    struct engine *engine;
+    bool deferred;                        /* at_engine() keeps it; engine_call_answer() sends it back later */
+    void (*at_engine)(struct call *call); /* engine thread; set by the functions below */
+    void (*at_control)(struct call *call);
+    void *at_control_ctx; /* whoever gets the answer */
+};
+
+/* Control thread. */
+void engine_call(struct engine *engine, struct call *call);
+/* Engine thread: sends a deferred call back. */
+void engine_call_answer(struct call *call);
+
+/* A session's seat at one engine; allocated and freed by the control thread. */
+struct engine_peer {
+    struct peer peer;
+    struct engine *engine;
+    struct engine_msg broken_msg; /* to the control thread, once: end this session */
+    const char *broken_why;
+    void (*broken)(struct engine_peer *peer, const char *why); /* control thread */
+    void *session;                                             /* the control thread's */
+    struct call end_call;
+};
+
+struct peer_add_call {
+    struct call call;
+    struct engine_peer *peer;
+    uint64_t session, owner;
+    uint32_t max_leases;
+};
+void engine_peer_add(struct engine *engine, struct peer_add_call *call);
+/* Uses the peer's own end_call; set its at_control first. After that the rings' memory may go. */
+void engine_peer_end(struct engine_peer *peer);
+
+struct space_call {
+    struct call call;
+    struct engine_peer *peer;
+    struct tiering_space_spec spec;
+    uint32_t weight;
+    int result;
+    uint32_t handle;
+    struct tiering_space_info info;
+};
+void engine_space_open(struct engine *engine, struct space_call *call);
+
+struct ring_call {
+    struct call call;
+    struct engine_peer *peer;
+    struct ring *ring;
+    int result; /* -ENOSPC: ENGINE_RINGS_MAX */
+};
+void engine_ring_add(struct engine *engine, struct ring_call *call);
+void engine_ring_remove(struct engine *engine, struct ring_call *call);
+
+struct chunk_call {
+    struct call call;
+    uint32_t region, epoch;
+    uint64_t session;
+    int result; /* -ENOENT; -EACCES: private, and another session's */
+    uint32_t pool;
+    bool writable;
+    struct memory_chunk *chunk; /* a reference, the caller's */
+};
+void engine_chunk_get(struct engine *engine, struct chunk_call *call);
+
+struct owner_call {
+    struct call call;
+    uint64_t owner;
+};
+void engine_owner_end(struct engine *engine, struct owner_call *call);
+
+struct tune_call {
+    struct call call;
+    uint64_t spin_ns;
+    uint32_t n_pools;
+    struct tiering_pool_config pools[POOLS_MAX];
+};
+void engine_tune(struct engine *engine, struct tune_call *call);
+
+/* Where a store of an engine lies. */
+struct engine_store {
+    uint32_t device; /* index in the config */
+    uint16_t partition;
+};
+
+struct engine_report {
+    struct call call;
+    uint64_t have_bytes, want_bytes; /* memory at start */
+    bool is_ready;
+    uint64_t heartbeat;
+    struct uring_caps caps;
+    struct uring_stat uring;
+    struct requests_stat requests;
+    struct tiering_stat tiering;
+    uint32_t n_pools, n_stores;
+    uint64_t dirty_bytes; /* of all pools */
+    struct tiering_pool_stat pools[POOLS_MAX];
+    struct store_stat stores[DEVICES_MAX];
+    struct engine_store store_at[DEVICES_MAX];
+};
+void engine_report(struct engine *engine, struct engine_report *report);
+
+/* Ready, and alive: only the few numbers that cost nothing. */
+struct ping_call {
+    struct call call;
+    uint64_t have_bytes, want_bytes, dirty_bytes;
+    bool is_ready;
+};
+void engine_ping(struct engine *engine, struct ping_call *call);
+
+struct stop_call {
+    struct call call;
+    int result;
+};
+/* Writes back what may be kept; answers when that is done. All peers are gone. */
+void engine_drain(struct engine *engine, struct stop_call *call);
+/* Closes the stores cleanly and ends the thread; answers before it ends. */
+void engine_stop(struct engine *engine, struct stop_call *call);
+
+/* --- The engine -------------------------------------------------------------------------------------------------- */
+
+struct engine_chunk {
+    uint64_t session; /* private: whose */
+    uint32_t epoch, pool;
+    uint8_t kind;
+    bool is_live;
+};
+
+/* A line for the log, on its way to the control thread. */
+struct engine_notice {
+    struct engine_msg msg;
+    struct engine *engine;
+    uint32_t in_use; /* atomic */
+    int level;
+    char text[240];
+};
+#define ENGINE_NOTICES 32
+
+struct engine_config {
+    uint32_t number;
+    struct uring_config uring; /* workers, grower, chunk; the rest is the engine's */
+    struct tiering_config tiering; /* pools, classes, nodes, sizes; the rest is the engine's */
+    uint64_t spin_ns;
+    uint32_t max_requests, max_waits;
+    struct engine_queue *control; /* mailbox of the control thread */
+};
+
+struct engine {
+    struct engine_config config;
+    pthread_t thread;
+    bool has_thread;
+    struct uring *uring;
+    struct tiering *tiering;
+    struct requests *requests;
+    void *records;
+    uint64_t records_bytes;
+    uint32_t n_stores;
+    struct engine_store store_at[DEVICES_MAX];
+    struct engine_chunk chunks[CHUNKS_MAX];
+
+    uint64_t now_ns;
+    uint64_t heartbeat;
+    struct stop_call *draining, *stopping;
+    bool stopped;
+    int broken; /* uring_run() failed for good */
+    bool said_memory;
+    uint64_t notices_lost;
+    struct engine_notice notices[ENGINE_NOTICES];
+};
+
+/* Sets everything up on the calling thread; engine_run() starts the thread. ret_why: static, in words. */
+must_check int engine_new(const struct engine_config *config, struct engine **ret_engine, const char **ret_why);
+/* Before engine_run(). Opens one partition of a device and brings back what it holds. */
+must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition,
+                                uint64_t device_bytes, const char **ret_why);
+must_check int engine_run(struct engine *engine);
+/* Waits for the thread, which engine_stop() ended; frees everything. Takes NULL. */
+struct engine *engine_free(struct engine *engine);
+
+/* Engine thread. Never blocks; when the control thread does not keep up, lines are lost, and counted. */
+void engine_notice(struct engine *engine, int level, const char *fmt, ...) printf_like(3, 4);

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns what the control thread asks of an engine. Each call is a pair: the public function, on the control thread,
+ * posts it; the static one runs on the engine's thread. The same message carries the answer, so a call needs no memory
+ * but its own, and cannot fail on the way.
+ */
+#include <errno.h>
+
+#include "daemon/engine.h"
+
+static void call_at_control(struct engine_msg *msg)
+{
+    struct call *call = container_of(msg, struct call, msg);
+
+    call->at_control(call);
+}
+
+void engine_call_answer(struct call *call)
+{
+    call->msg.run = call_at_control;
+    engine_queue_post(call->engine->config.control, &call->msg);
+}
+
+static void call_at_engine(struct engine_msg *msg)
+{
+    struct call *call = container_of(msg, struct call, msg);
+
+    call->deferred = false;
+    call->at_engine(call);
+    if (!call->deferred)
+        engine_call_answer(call);
+}
+
+void engine_call(struct engine *engine, struct call *call)
+{
+    call->engine = engine;
+    call->msg.run = call_at_engine;
+    engine_queue_post(uring_queue(engine->uring), &call->msg);
+}
+
+static void call_to(struct engine *engine, struct call *call, void (*at_engine)(struct call *call))
+{
+    call->at_engine = at_engine;
+    engine_call(engine, call);
+}
+
+/* --- Sessions ---------------------------------------------------------------------------------------------------- */
+
+static void peer_add_at_engine(struct call *base)
+{
+    struct peer_add_call *call = container_of(base, struct peer_add_call, call);
+
+    requests_peer_add(base->engine->requests, &call->peer->peer, call->session, call->owner, call->max_leases);
+}
+
+void engine_peer_add(struct engine *engine, struct peer_add_call *call)
+{
+    call->peer->engine = engine;
+    call_to(engine, &call->call, peer_add_at_engine);
+}
+
+static void ring_forget_poll(struct engine *engine, struct ring *ring)
+{
+    if (ring->poll != 0)
+        uring_poll_cancel(engine->uring, ring->poll);
+    ring->poll = 0;
+}
+
+static void peer_end_at_engine(struct call *base)
+{
+    struct engine_peer *peer = container_of(base, struct engine_peer, end_call);
+
+    list_for_each (l, &peer->peer.rings)
+        ring_forget_poll(base->engine, list_entry(l, struct ring, link));
+    requests_peer_remove(base->engine->requests, &peer->peer);
+}
+
+void engine_peer_end(struct engine_peer *peer)
+{
+    call_to(peer->engine, &peer->end_call, peer_end_at_engine);
+}
+
+static void space_open_at_engine(struct call *base)
+{
+    struct space_call *call = container_of(base, struct space_call, call);
+
+    call->result = tiering_space_open(base->engine->tiering, &call->spec, &call->info);
+    if (call->result == 0)
+        call->result = requests_space_add(base->engine->requests, &call->peer->peer, &call->info, call->weight,
+                                          &call->handle);
+}
+
+void engine_space_open(struct engine *engine, struct space_call *call)
+{
+    call_to(engine, &call->call, space_open_at_engine);
+}
+
+static void ring_add_at_engine(struct call *base)
+{
+    struct ring_call *call = container_of(base, struct ring_call, call);
+    struct requests_stat stat;
+
+    requests_stat(base->engine->requests, &stat);
+    if (stat.rings >= ENGINE_RINGS_MAX) {
+        call->result = -ENOSPC;
+        return;
+    }
+    requests_ring_add(base->engine->requests, &call->peer->peer, call->ring);
+    call->result = 0;
+}
+
+void engine_ring_add(struct engine *engine, struct ring_call *call)
+{
+    call_to(engine, &call->call, ring_add_at_engine);
+}
+
+static void ring_remove_at_engine(struct call *base)
+{
+    struct ring_call *call = container_of(base, struct ring_call, call);
+
+    ring_forget_poll(base->engine, call->ring);
+    requests_ring_remove(base->engine->requests, call->ring);
+    call->result = 0;
+}
+
+void engine_ring_remove(struct engine *engine, struct ring_call *call)
+{
+    call_to(engine, &call->call, ring_remove_at_engine);
+}
+
+/* --- Chunks ------------------------------------------------------------------------------------------------------ */
+
+/* Names it by region and epoch, as the results that the client got. Rights to the pool are the control thread's. */
+static void chunk_get_at_engine(struct call *base)
+{
+    struct chunk_call *call = container_of(base, struct chunk_call, call);
+    const struct engine_chunk *entry;
+
+    call->result = -ENOENT;
+    if (call->region >= CHUNKS_MAX)
+        return;
+    entry = &base->engine->chunks[call->region];
+    if (!entry->is_live || entry->epoch != call->epoch)
+        return;
+    if (entry->kind == IO_CHUNK_PRIVATE && entry->session != call->session) {
+        call->result = -EACCES;
+        return;
+    }
+    struct memory_chunk *chunk = uring_region_chunk(base->engine->uring, call->region);
+
+    if (!chunk)
+        return;
+    call->chunk = memory_chunk_ref(chunk);
+    call->pool = entry->pool;
+    call->writable = entry->kind != IO_CHUNK_SHARED;
+    call->result = 0;
+}
+
+void engine_chunk_get(struct engine *engine, struct chunk_call *call)
+{
+    call_to(engine, &call->call, chunk_get_at_engine);
+}
+
+/* --- The daemon's own -------------------------------------------------------------------------------------------- */
+
+static void owner_end_at_engine(struct call *base)
+{
+    tiering_owner_end(base->engine->tiering, container_of(base, struct owner_call, call)->owner);
+}
+
+void engine_owner_end(struct engine *engine, struct owner_call *call)
+{
+    call_to(engine, &call->call, owner_end_at_engine);
+}
+
+static void tune_at_engine(struct call *base)
+{
+    struct tune_call *call = container_of(base, struct tune_call, call);
+
+    requests_set_spin(base->engine->requests, call->spin_ns);
+    for (uint32_t i = 0; i < call->n_pools; i++)
+        tiering_pool_update(base->engine->tiering, i, &call->pools[i]);
+}
+
+void engine_tune(struct engine *engine, struct tune_call *call)
+{
+    call_to(engine, &call->call, tune_at_engine);
+}
+
+static uint64_t engine_dirty_bytes(const struct engine *engine)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < engine->config.tiering.n_pools; i++) {
+        struct tiering_pool_stat stat;
+
+        tiering_pool_stat(engine->tiering, i, &stat);
+        bytes += stat.dirty;
+    }
+    return bytes;
+}
+
+static void report_at_engine(struct call *base)
+{
+    struct engine_report *report = container_of(base, struct engine_report, call);
+    struct engine *engine = base->engine;
+
+    report->is_ready = tiering_ready(engine->tiering, &report->have_bytes, &report->want_bytes);
+    report->heartbeat = engine->heartbeat;
+    report->caps = *uring_caps(engine->uring);
+    uring_stat(engine->uring, &report->uring);
+    requests_stat(engine->requests, &report->requests);
+    tiering_stat(engine->tiering, &report->tiering);
+    report->dirty_bytes = engine_dirty_bytes(engine);
+    report->n_pools = engine->config.tiering.n_pools;
+    for (uint32_t i = 0; i < report->n_pools; i++)
+        tiering_pool_stat(engine->tiering, i, &report->pools[i]);
+    report->n_stores = engine->n_stores;
+    for (uint32_t i = 0; i < report->n_stores; i++) {
+        report->store_at[i] = engine->store_at[i];
+        tiering_store_stat(engine->tiering, i, &report->stores[i]);
+    }
+}
+
+void engine_report(struct engine *engine, struct engine_report *report)
+{
+    call_to(engine, &report->call, report_at_engine);
+}
+
+static void ping_at_engine(struct call *base)
+{
+    struct ping_call *call = container_of(base, struct ping_call, call);
+
+    call->is_ready = tiering_ready(base->engine->tiering, &call->have_bytes, &call->want_bytes);
+    call->dirty_bytes = engine_dirty_bytes(base->engine);
+}
+
+void engine_ping(struct engine *engine, struct ping_call *call)
+{
+    call_to(engine, &call->call, ping_at_engine);
+}
+
+static void drain_at_engine(struct call *base)
+{
+    base->deferred = true;
+    base->engine->draining = container_of(base, struct stop_call, call);
+}
+
+void engine_drain(struct engine *engine, struct stop_call *call)
+{
+    call_to(engine, &call->call, drain_at_engine);
+}
+
+static void stop_at_engine(struct call *base)
+{
+    base->deferred = true;
+    tiering_stop(base->engine->tiering);
+    base->engine->stopping = container_of(base, struct stop_call, call);
+}
+
+void engine_stop(struct engine *engine, struct stop_call *call)
+{
+    call_to(engine, &call->call, stop_at_engine);
+}

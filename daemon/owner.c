@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns accounts and owners: two short lists that are walked. Tokens are compared in constant time, all of them, so the
+ * time that a guess takes tells nothing.
+ */
+#include "daemon/owner.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "daemon/control.h"
+
+/* --- Accounts ---------------------------------------------------------------------------------------------------- */
+
+struct account *account_get(struct control *control, uid_t uid)
+{
+    list_for_each (l, &control->accounts) {
+        struct account *account = list_entry(l, struct account, link);
+
+        if (account->uid == uid)
+            return account;
+    }
+    struct account *account = calloc(1, sizeof(*account));
+
+    if (!account)
+        return NULL;
+    account->uid = uid;
+    list_push_tail(&control->accounts, &account->link);
+    return account;
+}
+
+void account_put(struct control *control, struct account *account)
+{
+    (void)control;
+    if (!account || account->n_sessions > 0 || account->n_owners > 0)
+        return;
+    list_unlink(&account->link);
+    free(account);
+}
+
+/* --- Tokens ------------------------------------------------------------------------------------------------------ */
+
+bool token_equal(const uint8_t *a, const uint8_t *b)
+{
+    volatile uint8_t differ = 0;
+
+    for (size_t i = 0; i < SPW_TOKEN_BYTES; i++)
+        differ = (uint8_t)(differ | (a[i] ^ b[i]));
+    return differ == 0;
+}
+
+int token_new(uint8_t *ret_token)
+{
+    return getrandom(ret_token, SPW_TOKEN_BYTES, 0) == SPW_TOKEN_BYTES ? 0 : -EIO;
+}
+
+/* --- Owners ------------------------------------------------------------------------------------------------------ */
+
+static void owner_free(struct owner *owner)
+{
+    owner->account->n_owners--;
+    account_put(owner->control, owner->account);
+    loop_timer_cancel(&owner->linger);
+    list_unlink(&owner->link);
+    owner->control->n_owners--;
+    free(owner);
+}
+
+static void owner_ended(struct call *base)
+{
+    struct owner *owner = base->at_control_ctx;
+
+    if (--owner->n_calls == 0)
+        owner_free(owner);
+}
+
+static void owner_linger_over(struct loop_timer *timer)
+{
+    struct owner *owner = container_of(timer, struct owner, linger);
+    struct control *control = owner->control;
+
+    owner->ending = true;
+    owner->n_calls = control->n_engines;
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        owner->calls[i] = (struct owner_call){.owner = owner->number};
+        owner->calls[i].call.at_control = owner_ended;
+        owner->calls[i].call.at_control_ctx = owner;
+        engine_owner_end(control->engines[i], &owner->calls[i]);
+    }
+}
+
+static int owner_new(struct control *control, struct account *account, struct owner **ret_owner)
+{
+    if (control->n_owners >= OWNERS_MAX || account->n_owners >= UID_OWNERS_MAX || control->next_owner >= UINT32_MAX)
+        return -ENOSPC;
+    struct owner *owner = calloc(1, sizeof(*owner) + control->n_engines * sizeof(owner->calls[0]));
+
+    if (!owner)
+        return -ENOMEM;
+    int r = token_new(owner->token);
+
+    if (r < 0) {
+        free(owner);
+        return r;
+    }
+    owner->control = control;
+    owner->account = account;
+    owner->number = ++control->next_owner;
+    loop_timer_init(&owner->linger, owner_linger_over);
+    list_push_tail(&control->owners, &owner->link);
+    control->n_owners++;
+    account->n_owners++;
+    *ret_owner = owner;
+    return 0;
+}
+
+static struct owner *owner_find(struct control *control, const struct account *account, const uint8_t *token)
+{
+    struct owner *found = NULL;
+
+    list_for_each (l, &control->owners) {
+        struct owner *owner = list_entry(l, struct owner, link);
+        bool same = token_equal(owner->token, token);
+
+        if (same && owner->account == account && !owner->ending)
+            found = owner;
+    }
+    return found;
+}
+
+int owner_join(struct control *control, struct account *account, const uint8_t *token, struct owner **ret_owner)
+{
+    static const uint8_t none[SPW_TOKEN_BYTES];
+    struct owner *owner = NULL;
+
+    if (token_equal(token, none)) {
+        int r = owner_new(control, account, &owner);
+
+        if (r < 0)
+            return r;
+    } else {
+        owner = owner_find(control, account, token);
+        if (!owner)
+            return -ENOENT;
+    }
+    loop_timer_cancel(&owner->linger);
+    owner->n_sessions++;
+    *ret_owner = owner;
+    return 0;
+}
+
+void owner_leave(struct owner *owner)
+{
+    if (--owner->n_sessions == 0)
+        loop_timer_set(&owner->control->loop, &owner->linger, loop_now_ns() + owner->linger_ns);
+}
+
+void owners_free(struct control *control)
+{
+    list_for_each_safe (l, &control->owners)
+        owner_free(list_entry(l, struct owner, link));
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Users and jobs. An account counts what one uid has; an owner is a job: its objects outlive its processes by a linger
+ * time. Control thread.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "daemon/engine.h"
+#include "daemon/loop.h"
+#include "include/base/list.h"
+#include "include/spillway/abi.h"
+
+struct control;
+
+struct account {
+    struct list link;
+    uid_t uid;
+    uint32_t n_sessions, n_owners;
+    uint64_t scratch_bytes;
+};
+
+struct owner {
+    struct list link;
+    struct control *control;
+    struct account *account;
+    uint64_t number; /* fits 32 bits: records keep it so */
+    uint8_t token[SPW_TOKEN_BYTES];
+    uint32_t n_sessions;
+    uint64_t linger_ns; /* the longest of the pools that it used */
+    struct loop_timer linger;
+    bool ending;
+    uint32_t n_calls;
+    struct owner_call calls[]; /* one an engine */
+};
+
+/* Found or made; NULL: no memory. */
+struct account *account_get(struct control *control, uid_t uid);
+/* Frees it when nothing is counted any more. */
+void account_put(struct control *control, struct account *account);
+
+/* 0; -ENOENT: no job of this user has that token. An all-zero token makes a new one: -ENOSPC, -ENOMEM. Counts as a
+ * session of it. */
+must_check int owner_join(struct control *control, struct account *account, const uint8_t *token,
+                          struct owner **ret_owner);
+/* A session of it ended. With the last one the linger time begins. */
+void owner_leave(struct owner *owner);
+/* The daemon ends: at once, without asking the engines. */
+void owners_free(struct control *control);
+
+bool token_equal(const uint8_t *a, const uint8_t *b);
+must_check int token_new(uint8_t *ret_token);

@@ -1,0 +1,880 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The store on a simulated disk: formatting and refusing, bytes in and out, damage, reclaim, the log's ring,
+ * transactions, failures. Crashes at random places are in test_store_crash.c.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/checksum.h"
+#include "io/format.h"
+#include "io/superblock.h"
+#include "tests/unit/support/owner.h"
+
+#define DEVICE_BYTES (24 * MIB)
+
+static struct simdisk *disk;
+static struct owner *o;
+static const char *why;
+
+static void start(uint64_t seed, uint64_t device_bytes, uint32_t segment_bytes, uint32_t n_ids)
+{
+    disk = simdisk_new(seed);
+    uint32_t dev = simdisk_device_add(disk, device_bytes);
+    o = owner_new(disk, dev, device_bytes, n_ids);
+    ck_assert_int_eq(owner_format(o, segment_bytes, seed), 0);
+}
+
+static void start_open(uint64_t seed, uint32_t n_ids)
+{
+    start(seed, DEVICE_BYTES, MIB, n_ids);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+}
+
+static void end(void)
+{
+    owner_free(o);
+    simdisk_free(disk);
+    o = NULL;
+    disk = NULL;
+}
+
+static int identify(struct store_identity *id)
+{
+    why = NULL;
+    return store_identify(simdisk_backend(disk), 0, simdisk_bytes(disk, 0) ? o->device_bytes : 0, id, &why);
+}
+
+static void put_wait(uint32_t id)
+{
+    int r;
+
+    while ((r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY)
+        owner_turn(o);
+    ck_assert_int_eq(r, 0);
+}
+
+static void reopen(void)
+{
+    ck_assert_int_eq(owner_close(o), 0);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+}
+
+/* --- Formatting, identifying, refusing --- */
+
+START_TEST(identify_tells_what_was_formatted)
+{
+    struct store_identity id;
+
+    start(1, DEVICE_BYTES + 12345 * SECTOR_BYTES / 100, MIB, 4);
+    ck_assert_int_eq(identify(&id), 0);
+    ck_assert_uint_eq(id.version, FORMAT_VERSION);
+    ck_assert_uint_eq(id.format.segment_bytes, MIB);
+    ck_assert_uint_eq(id.format.device_bytes, o->device_bytes / MIB * MIB);
+    ck_assert_uint_eq(id.format.partitions, 1);
+    ck_assert_str_eq(id.format.label, "test");
+    ck_assert_uint_eq(id.format.created_s, 1700000000);
+    ck_assert_uint_eq(id.clean, 1);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_int_eq(identify(&id), 0);
+    ck_assert_uint_eq(id.clean, 0);
+    ck_assert_int_eq(owner_close(o), 0);
+    ck_assert_int_eq(identify(&id), 0);
+    ck_assert_uint_eq(id.clean, 1);
+    end();
+}
+END_TEST
+
+START_TEST(foreign_device_is_refused)
+{
+    struct store_identity id;
+
+    disk = simdisk_new(2);
+    o = owner_new(disk, simdisk_device_add(disk, DEVICE_BYTES), DEVICE_BYTES, 4);
+    ck_assert_int_eq(identify(&id), -EMEDIUMTYPE);
+    ck_assert_ptr_nonnull(why);
+    memset(simdisk_bytes(disk, 0), 0x5a, DEVICE_BYTES);
+    ck_assert_int_eq(identify(&id), -EMEDIUMTYPE);
+    ck_assert_int_eq(owner_open(o, &why), -EMEDIUMTYPE);
+    end();
+}
+END_TEST
+
+/* A whole superblock of a given version and incompatible features, in both places. */
+static void super_rewrite(uint32_t version, uint64_t incompat, bool seal)
+{
+    struct format_super *s = (struct format_super *)(void *)simdisk_bytes(disk, 0);
+
+    s->version = version;
+    s->incompat = incompat;
+    if (seal)
+        s->checksum = checksum_bytes(s, offsetof(struct format_super, checksum), 0);
+    memcpy(simdisk_bytes(disk, 0) + s->device_bytes - SECTOR_BYTES, s, sizeof(*s));
+}
+
+START_TEST(other_versions_are_refused)
+{
+    struct store_identity id;
+
+    start(3, DEVICE_BYTES, MIB, 4);
+    super_rewrite(FORMAT_VERSION + 1, 0, true);
+    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
+    ck_assert_ptr_nonnull(strstr(why, "version"));
+    ck_assert_int_eq(owner_open(o, &why), -EPROTONOSUPPORT);
+    super_rewrite(0, 0, true);
+    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
+    super_rewrite(FORMAT_VERSION + 7, 0, false); /* a version whose checksum we cannot know */
+    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
+    super_rewrite(FORMAT_VERSION, 1, true);
+    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
+    ck_assert_ptr_nonnull(strstr(why, "feature"));
+    super_rewrite(FORMAT_VERSION, 0, true);
+    ck_assert_int_eq(identify(&id), 0);
+    end();
+}
+END_TEST
+
+START_TEST(one_damaged_superblock_is_survived)
+{
+    struct store_identity id;
+
+    start(4, DEVICE_BYTES, MIB, 4);
+    for (uint32_t at = 0; at < SECTOR_BYTES; at += 7) {
+        simdisk_flip(disk, 0, at, at % 8);
+        ck_assert_int_eq(identify(&id), 0);
+        ck_assert_uint_eq(id.version, FORMAT_VERSION);
+        simdisk_flip(disk, 0, at, at % 8);
+    }
+    simdisk_flip(disk, 0, 60, 1);
+    simdisk_flip(disk, 0, DEVICE_BYTES - SECTOR_BYTES + 60, 1);
+    ck_assert_int_eq(identify(&id), -EUCLEAN);
+    end();
+}
+END_TEST
+
+START_TEST(a_shorter_device_is_refused)
+{
+    struct store_identity id;
+
+    start(5, DEVICE_BYTES, MIB, 4);
+    o->device_bytes = DEVICE_BYTES - MIB;
+    ck_assert_int_eq(identify(&id), -EUCLEAN);
+    ck_assert_ptr_nonnull(strstr(why, "smaller"));
+    end();
+}
+END_TEST
+
+START_TEST(impossible_formats_are_refused)
+{
+    struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
+    struct io_backend *be;
+
+    disk = simdisk_new(6);
+    simdisk_device_add(disk, DEVICE_BYTES);
+    be = simdisk_backend(disk);
+    f.segment_bytes = 3 * MIB;
+    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
+    f.segment_bytes = 32 * MIB;
+    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
+    f.segment_bytes = MIB;
+    f.partitions = 0;
+    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
+    f.partitions = 8;
+    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
+    f.partitions = 2;
+    ck_assert_int_eq(store_format_write(be, 0, &f), 0);
+    f.partitions = 1;
+    f.device_bytes = 5 * MIB;
+    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
+    end();
+}
+END_TEST
+
+/* --- Bytes --- */
+
+START_TEST(every_size_comes_back)
+{
+    static const uint32_t sizes[] = {1,      100,    4095,   4096,       4097,       12345,      32767,  32768,
+                                     40000,  65535,  65536,  65537,      100000,     131072,     131073, 200000,
+                                     999999, 1048576, 1048577, 3000000, 8 * MIB - 1, 8 * MIB};
+    struct io_buf buf;
+
+    start(10, 400 * MIB, 16 * MIB, 4);
+    o->size_max_bytes = 8 * MIB;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    buf = o->slots[0].buf;
+    uint8_t *mem = simdisk_memory(disk, o->region) + buf.off;
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        struct owner_slot *slot = &o->slots[0];
+        /* Through the owner's slot, but with a size of our own. */
+        slot->put = (struct store_put){.id = {.space = 1, .key = {(uint8_t)i}, .key_len = 1}, .buf = buf,
+                                       .object_bytes = sizes[i], .size_bytes = sizes[i], .n_parts = 1,
+                                       .durability = STORE_DURABLE};
+        uint8_t *copy = malloc(sizes[i]);
+        owner_fill(mem, sizes[i], 77, i);
+        memcpy(copy, mem, sizes[i]);
+        ck_assert_int_eq(owner_raw_put(o, slot), 0);
+        for (uint32_t off = 0; off < sizes[i]; off += 3 * GRANULE_BYTES) {
+            memset(mem, 0xee, round_up(sizes[i], SECTOR_BYTES));
+            slot->get = (struct store_get){.entry = slot->put.entry, .off_bytes = off,
+                                           .len_bytes = MIN(sizes[i] - off, (uint32_t)(2 * GRANULE_BYTES)), .buf = buf};
+            ck_assert_int_eq(owner_raw_get(o, slot), 0);
+            ck_assert_mem_eq(mem, copy + off, slot->get.len_bytes);
+        }
+        memset(mem, 0xee, round_up(sizes[i], SECTOR_BYTES));
+        slot->get = (struct store_get){.entry = slot->put.entry, .len_bytes = sizes[i], .buf = buf};
+        ck_assert_int_eq(owner_raw_get(o, slot), 0);
+        ck_assert_mem_eq(mem, copy, sizes[i]);
+        free(copy);
+    }
+    end();
+}
+END_TEST
+
+START_TEST(small_pieces_share_one_write)
+{
+    struct store_stat st;
+
+    start_open(11, 64);
+    o->size_max_bytes = 4096;
+    for (uint32_t i = 0; i < 12; i++)
+        ck_assert_int_eq(owner_put(o, i * 3, false), 0);
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_eq(o->n_put, 12);
+    ck_assert_uint_eq(st.written_bytes, 12 * SECTOR_BYTES);
+    ck_assert_uint_eq(st.bounced_bytes, st.put_bytes);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+/* The rest of a small piece's last sector must not hold what another pool left in bounce memory. */
+START_TEST(no_residue_behind_a_small_piece)
+{
+    start_open(12, 4);
+    o->size_max_bytes = 30000;
+    for (int i = 0; i < 40; i++) {
+        put_wait(0);
+        owner_settle(o);
+        const struct store_entry *e = &o->objects[0].entry;
+        if (e->size_bytes >= 32768)
+            continue;
+        struct geometry g;
+        const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
+        ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+        const uint8_t *at = simdisk_bytes(disk, 0) + g.segments_off_bytes + (uint64_t)e->loc.segment * MIB +
+                            (uint64_t)e->loc.sector * SECTOR_BYTES;
+        for (uint32_t b = e->size_bytes; b < round_up(e->size_bytes, SECTOR_BYTES); b++)
+            ck_assert_uint_eq(at[b], 0);
+    }
+    end();
+}
+END_TEST
+
+static uint64_t piece_off(uint32_t id)
+{
+    const struct store_format f = {.device_bytes = o->device_bytes, .segment_bytes = MIB, .partitions = 1};
+    const struct store_loc loc = o->objects[id].entry.loc;
+    struct geometry g;
+
+    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    return g.segments_off_bytes + (uint64_t)loc.segment * MIB + (uint64_t)loc.sector * SECTOR_BYTES;
+}
+
+START_TEST(flipped_bits_are_found)
+{
+    start_open(13, 30);
+    for (uint32_t i = 0; i < 30; i++)
+        put_wait(i);
+    owner_settle(o);
+    for (uint32_t i = 0; i < 30; i++) {
+        uint64_t at = piece_off(i) + simdisk_below(disk, o->objects[i].entry.size_bytes);
+        simdisk_flip(disk, 0, at, i % 8);
+        ck_assert_int_eq(owner_check(o, i), -EBADMSG);
+        simdisk_flip(disk, 0, at, i % 8);
+        ck_assert_int_eq(owner_check(o, i), 0);
+    }
+    ck_assert_uint_eq(o->n_wrong, 0);
+    struct store_stat st;
+    store_stat(o->store, &st);
+    ck_assert_uint_eq(st.checksum_errors, 30);
+    end();
+}
+END_TEST
+
+START_TEST(swapped_pieces_are_found)
+{
+    start_open(14, 30);
+    for (uint32_t i = 0; i < 30; i++)
+        put_wait(i);
+    owner_settle(o);
+    for (uint32_t i = 0; i + 1 < 30; i++) {
+        struct store_loc a = o->objects[i].entry.loc;
+        o->objects[i].entry.loc = o->objects[i + 1].entry.loc;
+        uint32_t size = o->objects[i].entry.size_bytes;
+        if (a.sector == o->objects[i].entry.loc.sector ||
+            o->objects[i].entry.loc.sector * SECTOR_BYTES + size > MIB)
+            continue;
+        ck_assert_int_eq(owner_check(o, i), -EBADMSG);
+        o->objects[i].entry.loc = a;
+    }
+    /* The same bytes under another generation, or in another space, are not the same piece. */
+    o->objects[3].entry.generation++;
+    ck_assert_int_eq(owner_check(o, 3), -EBADMSG);
+    o->objects[3].entry.generation--;
+    o->objects[3].entry.id.space++;
+    ck_assert_int_eq(owner_check(o, 3), -EBADMSG);
+    o->objects[3].entry.id.space--;
+    ck_assert_int_eq(owner_check(o, 3), 0);
+    end();
+}
+END_TEST
+
+START_TEST(damaged_sums_are_found)
+{
+    const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
+    struct geometry g;
+    uint32_t n = 0;
+
+    start_open(15, 60);
+    for (uint32_t i = 0; i < 60; i++)
+        put_wait(i);
+    reopen();
+    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    memset(simdisk_bytes(disk, 0) + g.sums_off_bytes, 0x11, (size_t)g.n_segments * SECTOR_BYTES);
+    for (uint32_t i = 0; i < 60; i++) {
+        bool multi = o->objects[i].entry.size_bytes > GRANULE_BYTES;
+        n += multi;
+        ck_assert_int_eq(owner_check(o, i), multi ? -EBADMSG : 0);
+    }
+    ck_assert_uint_gt(n, 3);
+    ck_assert_uint_eq(o->n_wrong, 0);
+    end();
+}
+END_TEST
+
+/* --- Room --- */
+
+START_TEST(reclaim_goes_round_and_round)
+{
+    struct store_stat st;
+    uint64_t written = 0;
+
+    start_open(20, 90);
+    while (written < 20 * DEVICE_BYTES) {
+        uint32_t id = (uint32_t)simdisk_below(disk, 90);
+        put_wait(id);
+        written += owner_size(o, id, o->objects[id].next_version);
+        if (simdisk_below(disk, 20) == 0)
+            owner_drop(o, (uint32_t)simdisk_below(disk, 90));
+        if (simdisk_below(disk, 60) == 0)
+            (void)owner_sync(o);
+        for (uint32_t i = 0; i < 90; i++)
+            if (o->objects[i].n_history > OWNER_HISTORY_MAX / 2)
+                owner_wait_sync(o);
+        owner_turn(o);
+    }
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.reclaimed_segments, 100);
+    ck_assert_uint_le(store_pool_used_bytes(o->store, 0), o->budget_bytes);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_put_failed, 0);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(a_cache_pool_evicts_instead_of_refusing)
+{
+    start(21, DEVICE_BYTES, MIB, 400);
+    o->cache_only = true;
+    o->budget_bytes = 6 * MIB;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    for (uint32_t i = 0; i < 400; i++) {
+        put_wait(i);
+        owner_turn(o);
+        ck_assert_uint_le(store_pool_used_bytes(o->store, 0), o->budget_bytes);
+    }
+    owner_settle(o);
+    uint32_t there = 0, late = 0;
+    for (uint32_t i = 0; i < 400; i++) {
+        there += o->objects[i].version != 0;
+        late += i >= 300 && o->objects[i].version != 0;
+    }
+    ck_assert_uint_gt(there, 20);
+    ck_assert_uint_gt(late * 10, there * 9); /* the oldest went */
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(a_full_durable_pool_refuses)
+{
+    uint32_t n = 0;
+    int r = 0;
+
+    start(22, DEVICE_BYTES, MIB, 400);
+    o->budget_bytes = 5 * MIB;
+    o->size_max_bytes = 200000;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    for (uint32_t id = 2; id < 400; id += 3) {
+        for (int turns = 0; (r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY; turns++) {
+            ck_assert_int_lt(turns, 100000);
+            owner_turn(o);
+        }
+        if (r < 0)
+            break;
+        n++;
+    }
+    ck_assert_int_eq(r, -ENOSPC);
+    ck_assert_uint_gt(n, 20);
+    owner_settle(o);
+    for (uint32_t id = 2; id < 200; id += 3)
+        owner_drop(o, id);
+    put_wait(5);
+    owner_settle(o);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(the_log_goes_round_and_round)
+{
+    struct store_stat st;
+
+    start_open(23, 600);
+    o->size_max_bytes = 4096;
+    store_stat(o->store, &st);
+    for (uint32_t round = 0; round < 60000; round++) {
+        uint32_t id = (uint32_t)simdisk_below(disk, 600);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        if (simdisk_below(disk, 3) == 0)
+            owner_drop(o, id);
+        else
+            (void)owner_put(o, id, false);
+        if (round % 8 == 0) {
+            owner_turn(o);
+            (void)owner_sync(o);
+        }
+    }
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.checkpoints, 20);
+    ck_assert_uint_gt(st.written_log_bytes, 10 * MIB);
+    ck_assert_int_eq(st.failed, 0);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(a_log_full_of_live_entries_refuses)
+{
+    uint32_t n = 0;
+    int r = 0;
+
+    start_open(24, OWNER_IDS_MAX);
+    o->size_max_bytes = 4096;
+    for (uint32_t id = 0; id < OWNER_IDS_MAX; id++) {
+        while ((r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY)
+            owner_turn(o);
+        if (r < 0)
+            break;
+        n++;
+    }
+    struct store_stat st;
+    store_stat(o->store, &st);
+    ck_assert_int_eq(r, -ENOSPC);
+    ck_assert_uint_gt(n, 2000);
+    ck_assert_uint_le(st.log_live_bytes, st.log_bytes);
+    /* At the limit everything still works: overwriting, checkpoints, restarts. */
+    owner_settle(o);
+    for (uint32_t i = 0; i < 8000; i++) {
+        uint32_t id = (uint32_t)simdisk_below(disk, n);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        owner_drop(o, id);
+        (void)owner_put(o, id, false);
+        if (i % 8 == 0)
+            owner_turn(o);
+    }
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.checkpoints, 2);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+/* More deletions at once than the log's queue holds: they take effect, and the sync means it. */
+START_TEST(a_flood_of_deletions_is_durable_after_sync)
+{
+    start_open(25, 2400);
+    o->size_max_bytes = 4096;
+    for (uint32_t id = 0; id < 2400; id++)
+        put_wait(id);
+    owner_settle(o);
+    owner_wait_sync(o);
+    for (uint32_t id = 0; id < 2400; id++)
+        if (id % 100 != 0)
+            owner_drop(o, id);
+    owner_wait_sync(o);
+    ck_assert_int_eq(o->sync_status, 0);
+    owner_crash(o, true);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_uint_eq(o->n_lost, 0);
+    for (uint32_t id = 0; id < 2400; id++)
+        ck_assert_int_eq(o->objects[id].version != 0, id % 100 == 0);
+    owner_check_all(o, true);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+/* --- Restarts --- */
+
+START_TEST(all_is_there_after_a_clean_stop)
+{
+    start_open(30, 120);
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < 40; i++) {
+            uint32_t id = (uint32_t)simdisk_below(disk, 120);
+            if (simdisk_below(disk, 4) == 0)
+                owner_drop(o, id);
+            else
+                (void)owner_put(o, id, false);
+            owner_turn(o);
+        }
+        reopen();
+        ck_assert_uint_eq(o->n_lost, 0);
+        owner_check_all(o, false);
+        ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_badmsg, 0);
+    }
+    ck_assert_uint_gt(o->n_put, 400);
+    end();
+}
+END_TEST
+
+START_TEST(spaces_are_remembered)
+{
+    struct store_space space = {.id = 99, .item_bytes = 65536, .digest = {1, 2, 3}, .pool = "team-a", .class_id = 2,
+                                .durability = STORE_DURABLE};
+
+    start_open(31, 40);
+    ck_assert_int_eq(store_space_put(o->store, &space), 0);
+    o->space = space;
+    o->has_space = true;
+    reopen();
+    ck_assert(o->has_space);
+    ck_assert_mem_eq(&o->space, &space, sizeof(space));
+    /* And through checkpoints. */
+    o->size_max_bytes = 4096;
+    for (int i = 0; i < 20000; i++) {
+        uint32_t id = (uint32_t)simdisk_below(disk, 40);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        (void)owner_put(o, id, false);
+        if (i % 4 == 0)
+            owner_turn(o);
+    }
+    struct store_stat st;
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.checkpoints, 2);
+    owner_settle(o);
+    owner_crash(o, true);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert(o->has_space);
+    ck_assert_mem_eq(&o->space, &space, sizeof(space));
+    space.deleted = 1;
+    ck_assert_int_eq(store_space_put(o->store, &space), 0);
+    reopen();
+    ck_assert(!o->has_space);
+    end();
+}
+END_TEST
+
+START_TEST(a_damaged_log_is_refused)
+{
+    const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
+    struct geometry g;
+
+    start_open(32, 40);
+    for (uint32_t i = 0; i < 40; i++) {
+        put_wait(i);
+        owner_wait_sync(o);
+    }
+    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    owner_settle(o);
+    owner_crash(o, true);
+    simdisk_flip(disk, 0, g.log_off_bytes + 5 * SECTOR_BYTES + 80, 3);
+    ck_assert_int_eq(owner_open(o, &why), -EUCLEAN);
+    simdisk_restart(disk);
+    simdisk_flip(disk, 0, g.log_off_bytes + 5 * SECTOR_BYTES + 80, 3);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_int_eq(owner_close(o), 0);
+    simdisk_flip(disk, 0, g.log_off_bytes + 7 * SECTOR_BYTES + 80, 3);
+    ck_assert_int_eq(owner_open(o, &why), -EUCLEAN);
+    end();
+}
+END_TEST
+
+START_TEST(one_damaged_header_is_survived_two_are_not)
+{
+    const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
+    struct geometry g;
+
+    start_open(33, 10);
+    ck_assert_int_eq(owner_close(o), 0);
+    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    simdisk_flip(disk, 0, g.header_off_bytes[0] + 9, 0);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_int_eq(owner_close(o), 0);
+    simdisk_flip(disk, 0, g.header_off_bytes[0] + 20, 0);
+    simdisk_flip(disk, 0, g.header_off_bytes[1] + 20, 0);
+    ck_assert_int_eq(owner_open(o, &why), -EUCLEAN);
+    end();
+}
+END_TEST
+
+/* --- Transactions --- */
+
+START_TEST(a_transaction_is_all_or_nothing)
+{
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        uint64_t before[6];
+        bool committed = false;
+
+        start_open(100 + seed, 12);
+        for (uint32_t i = 0; i < 12; i++)
+            put_wait(i);
+        owner_settle(o);
+        owner_wait_sync(o);
+        for (uint32_t i = 0; i < 6; i++)
+            before[i] = o->objects[i * 2].version;
+        ck_assert(owner_txn_begin(o));
+        for (uint32_t i = 0; i < 6; i++) {
+            while (owner_put(o, i * 2, true) != 0)
+                owner_turn(o);
+            if (simdisk_below(disk, 3) == 0) /* so that the entries land in several blocks */
+                (void)owner_sync(o);
+            owner_turn(o);
+        }
+        owner_settle(o);
+        if (seed % 3 != 0) {
+            owner_txn_commit(o);
+            committed = true;
+        }
+        if (seed % 3 == 1)
+            owner_wait_sync(o);
+        for (uint64_t i = simdisk_below(disk, 40); i > 0; i--)
+            owner_turn(o);
+        owner_crash(o, true);
+        ck_assert_int_eq(owner_open(o, &why), 0);
+        uint32_t n_new = 0;
+        for (uint32_t i = 0; i < 6; i++)
+            n_new += o->objects[i * 2].version == before[i] + 1;
+        ck_assert(n_new == 0 || n_new == 6);
+        if (!committed)
+            ck_assert_uint_eq(n_new, 0);
+        if (seed % 3 == 1)
+            ck_assert_uint_eq(n_new, 6);
+        owner_check_all(o, true);
+        ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+        end();
+    }
+}
+END_TEST
+
+START_TEST(an_open_transaction_survives_checkpoints)
+{
+    struct store_stat st;
+
+    start_open(40, 60);
+    o->size_max_bytes = 4096;
+    ck_assert(owner_txn_begin(o));
+    ck_assert_int_eq(owner_put(o, 5, true), 0);
+    owner_settle(o);
+    int r = 0;
+    for (uint32_t i = 0; i < 30000 && r != -ENOSPC; i++) { /* until its place is a quarter of the ring ago */
+        uint32_t id = 6 + (uint32_t)simdisk_below(disk, 50);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        (void)owner_put(o, id, false);
+        if (i % 4 == 0)
+            owner_turn(o);
+        if (i % 100 == 0 && !o->objects[58].writing && !o->objects[58].in_txn) {
+            r = owner_put(o, 58, true);
+            if (r == 0)
+                owner_settle(o);
+            o->objects[58].in_txn = false;
+            if (r == 0)
+                o->n_txn--;
+        }
+    }
+    ck_assert_int_eq(r, -ENOSPC);
+    owner_settle(o);
+    owner_txn_commit(o);
+    owner_wait_sync(o);
+    for (uint32_t i = 0; i < 20000; i++) {
+        uint32_t id = 6 + (uint32_t)simdisk_below(disk, 50);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        (void)owner_put(o, id, false);
+        if (i % 4 == 0)
+            owner_turn(o);
+    }
+    owner_settle(o);
+    owner_wait_sync(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.checkpoints, 1);
+    owner_crash(o, true);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_uint_eq(o->objects[5].version, 1);
+    end();
+}
+END_TEST
+
+/* --- Failures --- */
+
+START_TEST(a_failed_flush_ends_writing)
+{
+    start_open(50, 30);
+    for (uint32_t i = 0; i < 20; i++)
+        put_wait(i);
+    owner_settle(o);
+    simdisk_fail_next(disk, IO_BLK_FLUSH, -EIO);
+    owner_wait_sync(o);
+    ck_assert_int_eq(o->sync_status, -EIO);
+    ck_assert_int_eq(o->failed, -EIO);
+    ck_assert_int_eq(owner_put(o, 21, false), -EIO);
+    owner_wait_sync(o); /* the device is well again, but nobody believes it */
+    ck_assert_int_eq(o->sync_status, -EIO);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    ck_assert_int_eq(store_close_clean(o->store), -EIO);
+    end();
+}
+END_TEST
+
+START_TEST(a_failed_write_fails_its_put_only)
+{
+    start_open(51, 30);
+    put_wait(1);
+    owner_settle(o);
+    for (uint32_t i = 2; i < 12; i++) {
+        put_wait(i);
+        simdisk_fail_next(disk, IO_BLK_WRITE, i % 2 ? -EIO : 0);
+        owner_settle(o);
+        ck_assert_int_eq(o->last_put_status, -EIO);
+        ck_assert_uint_eq(o->objects[i].version, 0);
+    }
+    ck_assert_int_eq(o->failed, 0);
+    put_wait(20);
+    owner_settle(o);
+    owner_wait_sync(o);
+    ck_assert_int_eq(o->sync_status, 0);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(short_counts_are_continued)
+{
+    start_open(52, 60);
+    simdisk_faults(disk)->short_count = 600000;
+    for (uint32_t i = 0; i < 60; i++)
+        put_wait(i);
+    owner_settle(o);
+    owner_wait_sync(o);
+    ck_assert_int_eq(o->sync_status, 0);
+    owner_check_all(o, false);
+    owner_crash(o, true);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    owner_check_all(o, true);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_put_failed, 0);
+    end();
+}
+END_TEST
+
+START_TEST(vanished_memory_fails_its_put_only)
+{
+    start_open(53, 60);
+    simdisk_faults(disk)->work_fault = 300000;
+    for (uint32_t i = 0; i < 60; i++)
+        put_wait(i);
+    owner_settle(o);
+    ck_assert_uint_gt(o->n_put_failed, 5);
+    ck_assert_uint_gt(o->n_put, 20);
+    simdisk_faults(disk)->work_fault = 0;
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+int main(void)
+{
+    const struct {
+        const char *name;
+        const TTest *test;
+    } tests[] = {
+        {"format", identify_tells_what_was_formatted},
+        {"format", foreign_device_is_refused},
+        {"format", other_versions_are_refused},
+        {"format", one_damaged_superblock_is_survived},
+        {"format", a_shorter_device_is_refused},
+        {"format", impossible_formats_are_refused},
+        {"bytes", every_size_comes_back},
+        {"bytes", small_pieces_share_one_write},
+        {"bytes", no_residue_behind_a_small_piece},
+        {"bytes", flipped_bits_are_found},
+        {"bytes", swapped_pieces_are_found},
+        {"bytes", damaged_sums_are_found},
+        {"room", reclaim_goes_round_and_round},
+        {"room", a_cache_pool_evicts_instead_of_refusing},
+        {"room", a_full_durable_pool_refuses},
+        {"room", the_log_goes_round_and_round},
+        {"room", a_log_full_of_live_entries_refuses},
+        {"room", a_flood_of_deletions_is_durable_after_sync},
+        {"restart", all_is_there_after_a_clean_stop},
+        {"restart", spaces_are_remembered},
+        {"restart", a_damaged_log_is_refused},
+        {"restart", one_damaged_header_is_survived_two_are_not},
+        {"txn", a_transaction_is_all_or_nothing},
+        {"txn", an_open_transaction_survives_checkpoints},
+        {"failures", a_failed_flush_ends_writing},
+        {"failures", a_failed_write_fails_its_put_only},
+        {"failures", short_counts_are_continued},
+        {"failures", vanished_memory_fails_its_put_only},
+    };
+    Suite *suite = suite_create("store");
+
+    for (size_t i = 0; i < ARRAY_LEN(tests); i++) {
+        TCase *tc = tcase_create(tests[i].name);
+        tcase_set_timeout(tc, 120);
+        tcase_add_test(tc, tests[i].test);
+        suite_add_tcase(suite, tc);
+    }
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The real backend and its threads: the engine's own, workers, grower, and whoever wakes it. Run under TSan as well. */
+#include <check.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/checksum.h"
+#include "io/uring.h"
+#include "tests/unit/support/uring_rig.h"
+
+/* Set up by one thread, run by another: SINGLE_ISSUER binds when the ring is enabled. */
+static void *engine_main(void *arg)
+{
+    struct uring *u = arg;
+    uint16_t dev;
+    struct io_buf bounce;
+    void *mem;
+
+    ck_assert_int_eq(uring_start(u), 0);
+    ck_assert_int_eq(uring_device_add(u, &rig_disk, 0, &dev), 0);
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), 2 * MIB, &bounce, &mem), 0);
+    rig_round_trip(u, dev, bounce.region);
+    return NULL;
+}
+
+START_TEST(test_another_thread_is_the_engine)
+{
+    struct uring *u = rig_make_with((struct uring_config){0});
+    pthread_t thread;
+
+    ck_assert_int_eq(pthread_create(&thread, NULL, engine_main, u), 0);
+    pthread_join(thread, NULL);
+    uring_free(u);
+}
+END_TEST
+/* --- Sleeping and waking ----------------------------------------------------------------------------------------- */
+
+START_TEST(test_no_system_call_when_there_is_nothing_to_do)
+{
+    struct uring *u = rig_make();
+
+    uring_run(u, 0);
+    uint64_t enters = rig_stat(u).enters;
+    for (int i = 0; i < 1000; i++)
+        ck_assert_int_eq(uring_run(u, 0), 0);
+    ck_assert_uint_eq(rig_stat(u).enters, enters);
+    ck_assert_int_eq(uring_run(u, 1000), 0); /* a timeout is no event */
+    ck_assert_uint_eq(rig_stat(u).sleeps, 1);
+    uring_free(u);
+}
+END_TEST
+
+struct ping {
+    struct engine_msg msg;
+    struct uring *u;
+};
+
+static uint32_t n_pings;
+
+static void run_ping(struct engine_msg *msg)
+{
+    (void)msg;
+    store_release(&n_pings, n_pings + 1);
+}
+
+#define N_PINGS 2000
+
+static void *pinger_main(void *arg)
+{
+    struct ping *pings = arg;
+
+    for (uint32_t i = 0; i < N_PINGS; i++) {
+        pings[i].msg.run = run_ping;
+        engine_queue_post(uring_queue(pings[i].u), &pings[i].msg);
+        if (i % 3 == 0)
+            while (load_acquire(&n_pings) <= i) /* gives the engine time to fall asleep */
+                sched_yield();
+    }
+    return NULL;
+}
+
+/* Sleeps for ever each time: one lost wake-up and the test hangs. */
+START_TEST(test_messages_wake_the_engine)
+{
+    struct uring *u = rig_make();
+    struct ping *pings = calloc(N_PINGS, sizeof(*pings));
+    pthread_t thread;
+
+    n_pings = 0;
+    for (uint32_t i = 0; i < N_PINGS; i++)
+        pings[i].u = u;
+    ck_assert_int_eq(pthread_create(&thread, NULL, pinger_main, pings), 0);
+    while (n_pings < N_PINGS)
+        ck_assert_int_ge(uring_run(u, URING_SLEEP_FOR_EVER), 0);
+    pthread_join(thread, NULL);
+    ck_assert_uint_eq(rig_stat(u).messages, N_PINGS);
+    uring_free(u);
+    free(pings);
+}
+END_TEST
+/* --- Workers and chunks ------------------------------------------------------------------------------------------ */
+
+START_TEST(test_work)
+{
+    struct uring *u = rig_make_with((struct uring_config){.works_max = 4});
+    static struct io_work works[50];
+    static uint64_t sums[50][16];
+    uint64_t expected[16];
+    struct io_buf b;
+    char *mem;
+
+    ck_assert_int_eq(uring_start(u), 0);
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), 64 * MIB, &b, (void **)&mem), 0);
+    for (uint32_t i = 0; i < MIB; i++)
+        mem[i] = (char)(i * 13 + (i >> 8));
+    for (uint32_t i = 0; i < ARRAY_LEN(works); i++) {
+        works[i] = (struct io_work){.op = (uint8_t)(i % 3),
+                                    .len_bytes = 1000 + i * 20000,
+                                    .seed = i,
+                                    .sums = sums[i],
+                                    .src = b,
+                                    .dst = {.region = b.region, .off = (1 + i) * MIB}};
+        rig_submit_work(u, &works[i]);
+    }
+    works[7].src.off = 0;
+    struct io_work bad = works[0];
+    bad.src.off = 64 * MIB - 10;
+    rig_submit_work(u, &bad);
+    struct io_work none = works[0];
+    none.op = IO_WORK_HASH, none.sums = NULL;
+    rig_submit_work(u, &none);
+    ck_assert_uint_eq(rig_done, 0);
+    rig_run_until(u, &rig_done, ARRAY_LEN(works) + 2);
+    ck_assert_int_eq(bad.result, -EINVAL);
+    ck_assert_int_eq(none.result, -EINVAL);
+    for (uint32_t i = 0; i < ARRAY_LEN(works); i++) {
+        ck_assert_int_eq(works[i].result, 0);
+        checksum_granules(i, 0, mem, works[i].len_bytes, expected);
+        if (works[i].op != IO_WORK_COPY)
+            ck_assert_mem_eq(sums[i], expected, checksum_granule_count(works[i].len_bytes) * sizeof(uint64_t));
+        if (works[i].op != IO_WORK_HASH)
+            ck_assert_mem_eq(mem + (1 + i) * MIB, mem, works[i].len_bytes);
+    }
+    ck_assert(uring_is_idle(u));
+    uring_free(u);
+}
+END_TEST
+
+START_TEST(test_chunks_come_and_go)
+{
+    struct uring *u = rig_make();
+    uint16_t dev;
+
+    ck_assert_int_eq(uring_device_add(u, &rig_disk, 0, &dev), 0);
+    for (int round = 0; round < 3; round++) {
+        struct io_chunk a = rig_request_chunk(u, 4 * MIB, IO_CHUNK_PRIVATE);
+        struct io_chunk b = rig_request_chunk(u, 6 * MIB, IO_CHUNK_SHARED);
+
+        ck_assert_int_eq(a.result, 0);
+        ck_assert_int_eq(b.result, 0);
+        ck_assert_uint_ne(a.region, b.region);
+        ck_assert_uint_ge(b.size_bytes, 6 * MIB);
+        ck_assert_int_eq(uring_region_chunk(u, a.region)->read_only_fd, -1);
+        ck_assert_int_ge(uring_region_chunk(u, b.region)->read_only_fd, 0);
+        rig_round_trip(u, dev, a.region);
+        rig_round_trip(u, dev, b.region);
+
+        /* The control thread may hold it longer than the engine does. */
+        struct memory_chunk *held = memory_chunk_ref(uring_region_chunk(u, b.region));
+        uring_backend(u)->ops->chunk_close(uring_backend(u), a.region);
+        uring_backend(u)->ops->chunk_close(uring_backend(u), b.region);
+        ck_assert_ptr_null(uring_region_chunk(u, b.region));
+        ck_assert_ptr_null(uring_address(u, (struct io_buf){.region = b.region}, 1));
+        ((char *)held->mem)[0] = 1;
+        memory_chunk_unref(held);
+        ck_assert_uint_eq(rig_stat(u).regions, 0);
+        ck_assert_uint_eq(rig_stat(u).windows_used, 0);
+    }
+    ck_assert_uint_eq(rig_chunks, 6);
+    struct io_chunk none = rig_request_chunk(u, 512 * TIB, IO_CHUNK_PRIVATE);
+    ck_assert_int_eq(none.result, -ENOMEM);
+    ck_assert_uint_eq(none.region, IO_REGION_NONE);
+    ck_assert(uring_is_idle(u));
+    uring_free(u);
+}
+END_TEST
+
+START_TEST(test_poisoned_chunk_is_efault)
+{
+    struct uring *u = rig_make();
+    struct io_chunk chunk = rig_request_chunk(u, MIB, IO_CHUNK_PRIVATE);
+    uint64_t sums[16];
+    struct io_work work = {.op = IO_WORK_HASH, .len_bytes = MIB, .src.region = chunk.region, .sums = sums};
+
+    uring_region_chunk(u, chunk.region)->poisoned = 1;
+    uint32_t before = rig_done;
+    rig_submit_work(u, &work);
+    rig_run_until(u, &rig_done, before + 1);
+    ck_assert_int_eq(work.result, -EFAULT);
+    uring_free(u);
+}
+END_TEST
+int main(void)
+{
+    Suite *s = suite_create("uring_threads");
+    TCase *t = tcase_create("uring_threads");
+    SRunner *sr = srunner_create(s);
+
+    tcase_set_timeout(t, 60);
+    tcase_add_checked_fixture(t, rig_setup, rig_teardown);
+    tcase_add_test(t, test_another_thread_is_the_engine);
+    tcase_add_test(t, test_no_system_call_when_there_is_nothing_to_do);
+    tcase_add_test(t, test_messages_wake_the_engine);
+    tcase_add_test(t, test_work);
+    tcase_add_test(t, test_chunks_come_and_go);
+    tcase_add_test(t, test_poisoned_chunk_is_efault);
+    suite_add_tcase(s, t);
+    srunner_run_all(sr, CK_NORMAL);
+    int n_failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return n_failed == 0 ? 0 : 1;
+}
