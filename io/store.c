@@ -485,6 +485,11 @@ void store_pool_budget(struct store *s, uint32_t pool, uint64_t budget_bytes)
     s->room = true;
 }
 
+bool store_is_evacuating(const struct store *s, uint32_t segment)
+{
+    return s->table.segments[segment].state == SEGMENT_EVACUATING;
+}
+
 uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool)
 {
     return (uint64_t)s->table.pools[pool].n_segments * s->g.segment_bytes;

@@ -199,6 +199,9 @@ void store_get(struct store *s, struct store_get *get);
 void store_drop(struct store *s, const struct store_entry *entry);
 void store_forget(struct store *s, const struct store_entry *entry);
 
+/* Is the segment still to be emptied? A put that was in flight when evacuate() came may end up in it later. */
+bool store_is_evacuating(const struct store *s, uint32_t segment);
+
 /* Remembers a space (or its deletion) in the log. -ENOSPC if the log is full of live entries; -EIO. */
 must_check int store_space_put(struct store *s, const struct store_space *space);
 

@@ -314,7 +314,8 @@ static void recover_evacuate(void *ctx, uint32_t segment)
 {
     struct tstore *ts = ctx;
 
-    ts->evacuating = segment;
+    assert(ts->n_evacuating < EVACUATIONS_MAX);
+    ts->evacuating[ts->n_evacuating++] = segment;
     ts->tiering->kicked = true;
 }
 
@@ -340,26 +341,34 @@ static bool evacuate_one(struct tiering *t, uint32_t object)
     return move_load(t, object, false, &m) == 0;
 }
 
-void recover_evacuate_step(struct tiering *t, struct tstore *ts)
+/* True when it is empty, and no put is on its way into it. */
+static bool evacuate_segment(struct tiering *t, struct tstore *ts, uint32_t segment)
 {
     uint32_t next, steps = 0;
 
-    if (ts->evacuating == STORE_SEGMENT_NONE)
-        return;
-    for (uint32_t o = ts->segment_head[ts->evacuating]; o != RECORD_NONE; o = next) {
+    for (uint32_t o = ts->segment_head[segment]; o != RECORD_NONE; o = next) {
         next = hot_at(t, o)->seg_next;
         bool resident = record_at(&t->records, o)->flags & RECORD_HAS_MEM;
         bool cache = durability_of(t, record_at(&t->records, o)) == STORE_CACHE;
 
         if (!evacuate_one(t, o))
-            return;
+            return false;
         if (cache && !resident)
-            next = ts->segment_head[ts->evacuating]; /* killing it may have killed its neighbours too */
+            next = ts->segment_head[segment]; /* killing it may have killed its neighbours too */
         if (!cache && ++steps == EVACUATE_AT_ONCE)
-            return;
+            return false;
     }
-    if (ts->segment_head[ts->evacuating] == RECORD_NONE)
-        ts->evacuating = STORE_SEGMENT_NONE;
+    return !store_is_evacuating(ts->store, segment);
+}
+
+void recover_evacuate_step(struct tiering *t, struct tstore *ts)
+{
+    for (uint32_t i = 0; i < ts->n_evacuating;) {
+        if (evacuate_segment(t, ts, ts->evacuating[i]))
+            ts->evacuating[i] = ts->evacuating[--ts->n_evacuating];
+        else
+            i++;
+    }
 }
 
 /* --- What else the store says ------------------------------------------------------------------------------------------- */

@@ -165,7 +165,6 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     /* No partition has more segments than fit on the device. */
     *ts = (struct tstore){.tiering = t,
                           .number = number,
-                          .evacuating = STORE_SEGMENT_NONE,
                           .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
     ts->segment_head = malloc(ts->n_segments * sizeof(*ts->segment_head));
     if (!ts->segment_head) {
