@@ -21,6 +21,8 @@ struct control_device {
     struct device device;
     struct store_identity identity;
     uint64_t used_bytes; /* of the device: as formatted, or less */
+    uint16_t first_dev;        /* engine 0's number of it */
+    uint16_t devs[ENGINES_MAX]; /* each engine's */
 };
 
 /*
@@ -46,6 +48,7 @@ struct control {
     struct loop_source mailbox_source, signal_source;
     struct loop_timer watch_timer;
     enum control_state state;
+    bool is_draining; /* DRAINING: the sessions are gone, the engines write back */
     uint64_t state_since_ns, said_ns;
     int exit_status;
 
@@ -80,6 +83,8 @@ struct control {
 
 /* The config's part of tiering's pools: this engine's share of each budget. */
 void control_pool_config(const struct control *control, uint32_t pool, struct tiering_pool_config *ret_config);
+/* Looks the configured group up. -ENOENT. */
+must_check int control_find_admin_group(struct control *control);
 uint64_t control_nvme_bytes(const struct control *control);
 
 /* Runs until the daemon is to end; what the process should exit with. Engines run already. */

@@ -118,11 +118,14 @@ static void on_chunk(void *ctx, uint32_t region, const struct memory_chunk *chun
     char size[UNITS_TEXT_BYTES];
 
     (void)region;
-    engine_notice(engine, engine->said_memory ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "%s of memory in %s pages%s%s%s",
+    engine_notice(engine, engine->said_memory ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "%s of memory in %s%s%s%s",
                   size_print(chunk->size_bytes, size), memory_pages_name(report->pages), report->why ? " (" : "",
                   report->why ? report->why : "", report->why ? ")" : "");
-    if (!engine->said_memory && (report->lock_error < 0 || uring_caps(engine->uring)->degraded_memlock))
-        notice_memlock(engine);
+    if (report->lock_error < 0 || uring_caps(engine->uring)->degraded_memlock) {
+        if (!load_relaxed(&engine->is_degraded))
+            notice_memlock(engine);
+        store_relaxed(&engine->is_degraded, 1);
+    }
     engine->said_memory = true;
 }
 

@@ -187,6 +187,7 @@ struct engine {
     bool stopped;
     int broken; /* uring_run() failed for good */
     bool said_memory;
+    uint32_t is_degraded; /* atomic: memory is not locked; the control thread tells clients */
     uint64_t notices_lost;
     struct engine_notice notices[ENGINE_NOTICES];
 };

@@ -116,7 +116,7 @@ static bool refuse_with_spare(struct listener *listener)
 static void listener_rest(struct listener *listener)
 {
     log_warning("out of descriptors: no connections for a second; raise LimitNOFILE=");
-    (void)loop_modify(&listener->control->loop, &listener->source, 0);
+    loop_modify(&listener->control->loop, &listener->source, 0);
     loop_timer_set(&listener->control->loop, &listener->retry, loop_now_ns() + LISTENER_RETRY_NS);
 }
 
@@ -152,7 +152,7 @@ static void listener_retry(struct loop_timer *timer)
 
     if (listener->spare_fd < 0)
         listener->spare_fd = spare_open();
-    (void)loop_modify(&listener->control->loop, &listener->source, EPOLLIN);
+    loop_modify(&listener->control->loop, &listener->source, EPOLLIN);
 }
 
 int listener_open(struct control *control, int fd, const char *path, bool user_mode, struct listener *listener,

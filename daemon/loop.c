@@ -53,12 +53,12 @@ int loop_add(struct loop *loop, struct loop_source *source)
     return loop_control(loop, EPOLL_CTL_ADD, source);
 }
 
-int loop_modify(struct loop *loop, struct loop_source *source, uint32_t events)
+void loop_modify(struct loop *loop, struct loop_source *source, uint32_t events)
 {
     if (source->events == events)
-        return 0;
+        return;
     source->events = events;
-    return loop_control(loop, EPOLL_CTL_MOD, source);
+    (void)loop_control(loop, EPOLL_CTL_MOD, source);
 }
 
 void loop_remove(struct loop *loop, struct loop_source *source)

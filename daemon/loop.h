@@ -35,7 +35,8 @@ must_check int loop_init(struct loop *loop);
 void loop_deinit(struct loop *loop);
 
 must_check int loop_add(struct loop *loop, struct loop_source *source);
-must_check int loop_modify(struct loop *loop, struct loop_source *source, uint32_t events);
+/* Of a source that was added: cannot fail. */
+void loop_modify(struct loop *loop, struct loop_source *source, uint32_t events);
 /* Before its descriptor is closed. Harmless for one that was never added (fd -1). */
 void loop_remove(struct loop *loop, struct loop_source *source);
 

@@ -3,7 +3,7 @@
  * Reading the log after a restart. Blocking, on the thread that opens.
  *
  * Two passes over the same blocks: the first finds the true end and the transactions that were committed, the second
- * replays. The end is the first place without a block that is whole and continues the chain. That is normal after a
+ * replays; puts of a transaction are replayed where it was committed. The end is the first place without a block that is whole and continues the chain. That is normal after a
  * crash; it is damage if something after it was written when this place was already on stable storage (`flushed_lsn`,
  * or `needed_lsn` in the header), and then nothing is guessed: -EUCLEAN.
  *
@@ -188,20 +188,52 @@ static int check_end(struct reader *r, const struct format_partition *h, uint64_
 
 /* --- Second pass --- */
 
+/* Puts of a transaction wait here for its commit: that is where they took effect. */
 struct replay {
     const struct txn_set *set;
     const struct log_recovery *recovery;
+    struct log_record *held;
+    size_t n_held, room;
 };
+
+static int replay_hold(struct replay *p, const struct log_record *record)
+{
+    if (!bsearch(&record->put.txn, p->set->txns, p->set->n, sizeof(*p->set->txns), compare_u64))
+        return 0;
+    if (p->n_held == p->room) {
+        size_t room = p->room ? p->room * 2 : 64;
+        struct log_record *held = realloc(p->held, room * sizeof(*held));
+        if (!held)
+            return -ENOMEM;
+        p->held = held;
+        p->room = room;
+    }
+    p->held[p->n_held++] = *record;
+    return 0;
+}
+
+static int replay_commit(struct replay *p, uint64_t txn)
+{
+    size_t kept = 0;
+    int r = 0;
+
+    for (size_t i = 0; i < p->n_held; i++)
+        if (p->held[i].put.txn != txn)
+            p->held[kept++] = p->held[i];
+        else if (r == 0)
+            r = p->recovery->record(p->recovery->ctx, &p->held[i]);
+    p->n_held = kept;
+    return r;
+}
 
 static int replay_record(void *ctx, const struct log_record *record)
 {
-    const struct replay *p = ctx;
+    struct replay *p = ctx;
 
     if (record->type == FORMAT_ENTRY_TXN_COMMIT)
-        return 0;
-    if (record->type == FORMAT_ENTRY_PUT && record->put.txn != 0 &&
-        !bsearch(&record->put.txn, p->set->txns, p->set->n, sizeof(*p->set->txns), compare_u64))
-        return 0;
+        return replay_commit(p, record->txn);
+    if (record->type == FORMAT_ENTRY_PUT && record->put.txn != 0)
+        return replay_hold(p, record);
     return p->recovery->record(p->recovery->ctx, record);
 }
 
@@ -210,19 +242,19 @@ static int replay(struct reader *r, struct log_mark at, uint64_t end_lsn, const 
 {
     struct replay p = {.set = set, .recovery = recovery};
     const struct format_block *b;
+    int e = 0;
 
-    while (at.lsn < end_lsn) {
-        int e = block_after(r, at, &b);
+    while (e == 0 && at.lsn < end_lsn) {
+        e = block_after(r, at, &b);
+        if (e == 0 && !b)
+            e = -EUCLEAN; /* it was there a moment ago */
         if (e < 0)
-            return e;
-        if (!b)
-            return -EUCLEAN; /* it was there a moment ago */
+            break;
         e = block_records(r->l, b, replay_record, &p);
-        if (e < 0)
-            return e;
         at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
     }
-    return 0;
+    free(p.held);
+    return e;
 }
 
 int log_recover(struct log *l, struct io_backend *be, uint32_t dev, const struct geometry *g,

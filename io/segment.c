@@ -123,6 +123,8 @@ static void count_by(struct segment_table *t, const struct segment *s, uint32_t 
         p->n_reclaiming += by;
     if (s->state == SEGMENT_EVACUATING)
         p->n_evacuating += by;
+    if (s->state == SEGMENT_CLOSING)
+        p->n_closing += by;
     if (s->state != SEGMENT_SEALED)
         return;
     p->n_sealed += by;
@@ -250,9 +252,10 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
     uint32_t segment = t->list[SEGMENT_FREE].first;
 
     if (!evacuating && (p->n_segments + UINT64_C(1)) * t->segment_bytes > p->budget_bytes)
-        return p->n_reclaiming > 0 || segment_victim(t, pool) != NONE ? -EAGAIN : -ENOSPC;
+        return p->n_reclaiming + p->n_closing > 0 || segment_victim(t, pool) != NONE ? -EAGAIN : -ENOSPC;
     if (t->count[SEGMENT_FREE] <= (evacuating ? 0 : t->reserve)) {
-        uint32_t coming = t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] + t->count[SEGMENT_FREEING];
+        uint32_t coming = t->count[SEGMENT_CLOSING] + t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] +
+                          t->count[SEGMENT_FREEING];
         return coming > 0 || segment_victim(t, SEGMENT_POOL_ANY) != NONE ? -EAGAIN : -ENOSPC;
     }
     struct segment *s = &t->segments[segment];

@@ -11,8 +11,9 @@
 
 /*
  * FREE       nothing in it counts. -> OPEN
- * OPEN       being filled by one stream of one pool. -> SEALED
- * SEALED     full or closed; pieces live in it. -> EVACUATING, EMPTY
+ * OPEN       being filled by one stream of one pool. -> CLOSING
+ * CLOSING    nothing more is placed in it, but puts are in flight, which an evacuation could not see. -> SEALED
+ * SEALED     pieces live in it. -> EVACUATING, EMPTY
  * EVACUATING its owner was asked to empty it. -> EMPTY
  * EMPTY      nothing lives in it and nobody reads it, but the log does not say so yet. -> FREEING
  * FREEING    the log says so, but perhaps not durably. -> FREE
@@ -21,6 +22,7 @@
 enum segment_state {
     SEGMENT_FREE,
     SEGMENT_OPEN,
+    SEGMENT_CLOSING,
     SEGMENT_SEALED,
     SEGMENT_EVACUATING,
     SEGMENT_EMPTY,
@@ -33,6 +35,7 @@ struct segment {
     uint32_t readers;    /* gets in flight */
     uint16_t live_sectors; /* of pieces, those being written included */
     uint16_t pool;
+    uint16_t writers; /* puts in flight */
     uint8_t state;
     uint8_t durability;
     uint8_t bucket;
@@ -55,6 +58,7 @@ struct segment_pool {
     uint32_t n_segments;   /* that it pays for: all but FREE */
     uint32_t n_reclaiming; /* of these EVACUATING, EMPTY or FREEING */
     uint32_t n_evacuating;
+    uint32_t n_closing;
     uint64_t live_sectors; /* in SEALED segments */
     uint32_t n_sealed;
     uint32_t n_sealed_cache; /* of these of durability STORE_CACHE */

@@ -72,6 +72,10 @@ void store_segment_check(struct store *s, uint32_t segment)
 {
     const struct segment *seg = store_segment(s, segment);
 
+    if (seg->state == SEGMENT_CLOSING && seg->writers == 0) {
+        segment_set_state(&s->table, segment, SEGMENT_SEALED);
+        s->room = true; /* it may be reclaimed now */
+    }
     if ((seg->state != SEGMENT_SEALED && seg->state != SEGMENT_EVACUATING) || seg->live_sectors > 0 ||
         seg->readers > 0)
         return;

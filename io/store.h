@@ -73,11 +73,13 @@ struct store_space {
 
 /*
  * What the store asks of its owner. Called on the engine's thread, from store_open(), store_tick() and completions.
- * The four `replay_` calls come in the order of the log during store_open(); a later call overrides an earlier one.
+ * The four `replay_` calls come in the order in which things took effect, during store_open(); a later call overrides
+ * an earlier one, whatever the generations.
  */
 struct store_events {
     int (*replay_space)(void *ctx, const struct store_space *space);
     int (*replay_put)(void *ctx, const struct store_entry *entry);
+    /* The piece of exactly this generation was dropped. If another one is in its place by now, that one stays. */
     int (*replay_delete)(void *ctx, const struct store_id *id, uint64_t generation);
     /* The segment was freed: whatever still points into it is gone (entries with a smaller generation only). */
     int (*replay_segment_freed)(void *ctx, uint32_t segment, uint64_t generation);
@@ -85,7 +87,7 @@ struct store_events {
     /*
      * Enumerates what is alive in this store, for a checkpoint: the first live piece at or after *cursor (an opaque
      * position that starts at 0); sets *cursor past it. False at the end. What changes behind the cursor while the
-     * checkpoint runs is in the log anyway.
+     * checkpoint runs is in the log anyway. Pieces of a transaction that is not committed are not alive.
      */
     bool (*next_entry)(void *ctx, uint64_t *cursor, struct store_entry *ret_entry);
     bool (*next_space)(void *ctx, uint64_t *cursor, struct store_space *ret_space);
@@ -143,6 +145,11 @@ must_check int store_close_clean(struct store *s);
  *   -ENOSPC   the pool's budget on this device is used up and nothing of it can be reclaimed; or the log is full of
  *             live entries (store_stat().log_live_bytes against log_bytes)
  *   -EIO      the store has failed
+ *   -EINVAL   no such pool or transaction, or a size that no segment holds
+ *
+ * Puts take effect in the order of their done(), not of their generations. An object that is deleted or replaced while
+ * a put of it is in flight: set `cancel`. Dropping the piece in done() instead would be too late, a crash between the
+ * two entries would bring it back.
  */
 struct store_put {
     struct store_id id;
@@ -156,8 +163,9 @@ struct store_put {
     uint8_t kind;
     uint8_t urgent;
     uint8_t evacuating; /* made for events->evacuate(): may use the reserve, and go beyond the pool's budget */
+    uint8_t cancel; /* the owner may set it until done(): the piece is not logged, and done() gets -ECANCELED */
     uint32_t txn; /* 0: takes effect by itself; else with store_txn_commit() of that number */
-    void (*done)(struct store_put *put, int status); /* 0: entry is valid; else -EIO, -EFAULT, -EBADMSG */
+    void (*done)(struct store_put *put, int status); /* 0: entry is valid; else -EIO, -EFAULT, -ECANCELED */
 
     struct store_entry entry; /* out */
 

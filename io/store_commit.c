@@ -43,7 +43,7 @@ static void commit_io_done(struct io_blk *blk)
     struct commit *c = container_of(blk, struct commit, blk);
     struct store *s = container_of(c, struct store, commit);
 
-    int r = store_blk_more(s, blk, &c->moved_bytes, c->block_bytes);
+    int r = store_blk_more(s, blk, &c->moved_bytes, c->io_bytes);
     if (r == -EAGAIN)
         return;
     c->pending = false;
@@ -70,7 +70,7 @@ static bool commit_io(struct store *s, enum io_blk_op op, uint64_t off_bytes, st
         return r == 0;
     }
     c->moved_bytes = 0;
-    c->block_bytes = len_bytes;
+    c->io_bytes = len_bytes;
     c->pending = true;
     c->blk = (struct io_blk){
         .op = (uint8_t)op,

@@ -97,7 +97,8 @@ struct commit {
     uint64_t last_ns;
     uint64_t flushed_seq; /* the queue up to here is on stable storage */
     uint64_t block_lsn;
-    uint32_t block_bytes, moved_bytes;
+    uint32_t block_bytes; /* of the block of this cycle, 0 if it has none */
+    uint32_t io_bytes, moved_bytes; /* of the I/O in flight */
     uint32_t unflushed; /* blocks */
     uint32_t *writing;  /* segments whose sums this cycle writes */
     uint32_t n_writing, n_issued, n_in_flight;
@@ -155,7 +156,7 @@ static inline uint64_t store_off(const struct store *s, uint32_t segment, uint32
 
 uint64_t store_seed(const struct store_entry *entry);
 void store_fail(struct store *s, int why);
-/* Nothing lives in it and nobody reads it any more? Then its end goes to the log. */
+/* Nobody writes to it any more? Then it is sealed. Nothing lives in it and nobody reads it? Its end goes to the log. */
 void store_segment_check(struct store *s, uint32_t segment);
 
 /*

@@ -32,8 +32,11 @@ static void put_finish(struct store_put *put, int status)
     uint32_t bytes = log_put_bytes(e->id.key_len);
 
     list_unlink(&put->link_);
+    store_segment(s, e->loc.segment)->writers--;
     if (status == 0 && s->failed)
         status = -EIO;
+    if (put->cancel)
+        status = -ECANCELED;
     if (status < 0) {
         log_unreserve(&s->log, bytes);
         segment_live_sub(&s->table, e->loc.segment, sectors_of(e->size_bytes));
@@ -55,6 +58,7 @@ static void put_finish(struct store_put *put, int status)
         s->durable_unflushed = true;
     s->stat.put_bytes += e->size_bytes;
     s->stat.live_bytes += (uint64_t)sectors_of(e->size_bytes) * SECTOR_BYTES;
+    store_segment_check(s, e->loc.segment);
     put->done(put, 0);
 }
 
@@ -249,7 +253,7 @@ static void stream_seal(struct store *s, struct stream *t)
     if (t->batch)
         batch_close(t->batch);
     *t = (struct stream){.segment = STORE_SEGMENT_NONE};
-    segment_set_state(&s->table, segment, SEGMENT_SEALED);
+    segment_set_state(&s->table, segment, SEGMENT_CLOSING);
     store_segment_check(s, segment);
 }
 
@@ -422,6 +426,7 @@ int store_put(struct store *s, struct store_put *put)
     list_init(&put->batch_link_);
     list_push_tail(&s->puts, &put->link_);
     segment_live_add(&s->table, loc.segment, sectors_of(put->size_bytes));
+    store_segment(s, loc.segment)->writers++;
     if (batch)
         small_submit(s, put, batch);
     else

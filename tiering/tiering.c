@@ -82,7 +82,7 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
         return -ENOMEM;
     t->config = *config;
     t->n_pools = config->n_pools;
-    t->piece_bytes = PIECE_BYTES_MAX;
+    t->piece_bytes = config->piece_bytes ? config->piece_bytes : PIECE_BYTES_MAX;
     if (!t->config.max_moves)
         t->config.max_moves = DEFAULT_MAX_MOVES;
     list_init(&t->moves_free);

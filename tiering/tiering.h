@@ -91,6 +91,7 @@ struct tiering_config {
     uint32_t max_moves;    /* transfers and waits for room in flight; default 4096 */
     uint32_t clean_percent;
     uint32_t chunk_bytes_max; /* 0: no cap but the geometric growth; for tests */
+    uint32_t piece_bytes;     /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
     uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
     uint64_t hash_seed;         /* random: clients choose the keys */
     const struct tiering_events *events;

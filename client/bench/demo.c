@@ -93,6 +93,7 @@ static int print_results(const struct options *o, const struct run *run)
 static int demo_run(const struct options *o, const struct harness *h, const struct trace *t)
 {
     struct run_options ro = {.socket_path = h->socket_path,
+                             .daemon_pid = h->pid,
                              .pool = "bench",
                              .mode = ENGINE_PREFIX,
                              .seed = o->seed,

@@ -84,9 +84,12 @@ static int print_results(const struct options *o, const struct run *run, const s
     return figures_hold(&figures) ? BENCH_OK : BENCH_WRONG;
 }
 
-static int replay_run(const struct options *o, const char *socket_path, const char *pool, const struct trace *t)
+/* daemon_pid: 0 if it is not ours. */
+static int replay_run(const struct options *o, const char *socket_path, const char *pool, pid_t daemon_pid,
+                      const struct trace *t)
 {
     struct run_options ro = {.socket_path = socket_path,
+                             .daemon_pid = daemon_pid,
                              .pool = pool,
                              .mode = ENGINE_EACH,
                              .seed = o->seed,
@@ -133,7 +136,7 @@ static int replay_private(const struct options *o, const struct trace *t)
     }
     if (harness_start(&ho, &h) < 0)
         return BENCH_BROKEN;
-    return harness_finish(&h, replay_run(o, h.socket_path, "bench", t));
+    return harness_finish(&h, replay_run(o, h.socket_path, "bench", h.pid, t));
 }
 
 int bench_replay(int argc, char **argv)
@@ -159,5 +162,5 @@ int bench_replay(int argc, char **argv)
         fprintf(stderr, "%llu requests for %llu blocks of %s, %llu of them distinct: %s\n",
                 (unsigned long long)t.n_requests, (unsigned long long)t.n_ids, size_print(o.block_bytes, a),
                 (unsigned long long)t.n_distinct, size_print(t.n_distinct * o.block_bytes, b));
-    return o.private_daemon ? replay_private(&o, &t) : replay_run(&o, o.socket_path, o.pool, &t);
+    return o.private_daemon ? replay_private(&o, &t) : replay_run(&o, o.socket_path, o.pool, 0, &t);
 }

@@ -30,7 +30,7 @@ static int daemon_figures(struct run *run, struct run_daemon *ret)
     double pid = admin_number(status, "pid");
     struct json_object *pool = admin_named(pools, "pools", run->options->pool);
     *ret = (struct run_daemon){
-        .pid = isnan(pid) ? 0 : (pid_t)pid,
+        .pid = run->options->daemon_pid ? run->options->daemon_pid : isnan(pid) ? 0 : (pid_t)pid,
         .degraded = json_object_object_get_ex(status, "degraded", &degraded) && json_object_array_length(degraded) > 0,
         .stored_bytes = admin_number(pool, "dram.stored_bytes"),
         .used_bytes = admin_number(pool, "dram.used_bytes"),

@@ -12,6 +12,7 @@
 
 struct run_options {
     const char *socket_path; /* NULL: as every client finds it */
+    pid_t daemon_pid;        /* 0: as it tells */
     const char *pool;
     enum engine_mode mode;
     uint64_t seed, block_bytes;

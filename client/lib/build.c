@@ -25,8 +25,11 @@ static int list_check(const char *name, const spw_space *space, const void *list
 static int build(const char *name, struct client_call *ret_call, enum spw_op op, spw_space *space, const void *list,
                  size_t n, unsigned flags, unsigned allowed)
 {
-    *ret_call = (struct client_call){.space = space, .n = n, .opcode = (uint8_t)op,
-                                     .flags = (uint8_t)(flags & SPW_SQE_FLAGS), .whole = flags & SPW_ALL};
+    *ret_call = (struct client_call){.space = space,
+                                     .n = n,
+                                     .opcode = (uint8_t)op,
+                                     .flags = (uint8_t)(flags & SPW_SQE_FLAGS),
+                                     .whole = flags & SPW_ALL};
     int r = list_check(name, space, list, n);
     return r < 0 ? r : flags_check(name, flags, allowed);
 }

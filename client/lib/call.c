@@ -63,9 +63,11 @@ int client_call_check(const char *name, const struct client_call *call)
     if (call->whole && call->n > 0) {
         client_call_slice(call, call->space->session->list_max, call->space->session->scratch_bytes, &slice);
         if (slice.n < call->n)
-            return client_error(-E2BIG, 0, "%s: %zu elements are more than one request takes (%zu here: list_max %u, "
-                                "scratch_bytes %llu); without SPW_ALL they are split", name, call->n, slice.n,
-                                call->space->session->list_max, (unsigned long long)call->space->session->scratch_bytes);
+            return client_error(-E2BIG, 0,
+                                "%s: %zu elements are more than one request takes (%zu here: list_max %u, "
+                                "scratch_bytes %llu); without SPW_ALL they are split",
+                                name, call->n, slice.n, call->space->session->list_max,
+                                (unsigned long long)call->space->session->scratch_bytes);
     }
     return 0;
 }
@@ -102,7 +104,7 @@ void client_call_slice(const struct client_call *call, uint32_t list_max, uint64
         .n = i - call->n_sent,
         .first_result = call->n_results_sent,
         .n_items = (uint32_t)n_items,
-        .n_results = (uint32_t)MIN(n_results, UINT64_C(0xffffffff)), /* then size_bytes fits nowhere */
+        .n_results = n_results > UINT32_MAX ? UINT32_MAX : (uint32_t)n_results, /* then size_bytes fits nowhere */
         .items_bytes = items_bytes,
         .size_bytes = size_bytes,
     };
@@ -120,8 +122,12 @@ void client_call_marshal(const struct client_call *call, const struct client_sli
             continue;
         }
         const struct spw_key *key = &call->keys[i];
-        *item = (struct spw_item){.group = key->group, .key_len = key->len, .part = key->part, .n_parts = key->n_parts,
-                                  .offset_bytes = call->offset_bytes, .length_bytes = item_length(call, i)};
+        *item = (struct spw_item){.group = key->group,
+                                  .key_len = key->len,
+                                  .part = key->part,
+                                  .n_parts = key->n_parts,
+                                  .offset_bytes = call->offset_bytes,
+                                  .length_bytes = item_length(call, i)};
         memcpy(item->key, key->bytes, sizeof(item->key));
         item++;
     }
@@ -181,8 +187,8 @@ static int item_unmarshal(struct client_call *call, size_t element, uint64_t k, 
         handle->detail = result->detail;
     }
     if (call->hits)
-        call->hits[element] = (struct spw_hit){.size_bytes = result->length_bytes, .status = result->status,
-                                               .tier = result->tier, .flags = result->flags};
+        call->hits[element] = (struct spw_hit){
+            .size_bytes = result->length_bytes, .status = result->status, .tier = result->tier, .flags = result->flags};
     if (call->statuses && (k == 0 || call->statuses[element] == 0))
         call->statuses[element] = result->status;
     if (!call->views)

@@ -21,9 +21,10 @@ static int chunk_map(spw_session *session, uint32_t engine, uint32_t number, uin
                      struct client_chunk *ret_chunk)
 {
     struct spw_msg_chunk_get get = {.engine = engine, .chunk = number, .epoch = epoch};
-    struct spw_msg_chunk reply;
+    struct spw_msg_chunk reply = {0};
     cleanup_close int fd = -1;
-    int r = client_control_request(session, SPW_MSG_CHUNK_GET, &get.msg, sizeof(get), &reply.msg, sizeof(reply), &fd, 1);
+    int r =
+        client_control_request(session, SPW_MSG_CHUNK_GET, &get.msg, sizeof(get), &reply.msg, sizeof(reply), &fd, 1);
 
     if (r < 0)
         return r;

@@ -2,12 +2,12 @@
 /*
  * The inside of libspillway. One file a row; each may call those below it.
  *
- *   op.c tensor.c transfer.c            the API: blocking calls, put and get
+ *   op.c tensor.c transfer*.c           the API: blocking calls, put and get
  *   queue.c submit.c                    the API: jobs
  *   build.c                             the API's arguments → a call
  *   thread.c                            the calling thread's own rings
  *   call.c                              one list operation: elements → items, results → elements
- *   ring.c scratch.c                    submission, completion, waiting; room for lists
+ *   ring.c ring_new.c scratch.c         submission, completion, waiting; room for lists
  *   chunk.c                             where a result's bytes are
  *   session.c control.c                 handles; the socket
  *   copy.c stream.c                     copy threads; memcpy past the caches
@@ -30,8 +30,17 @@
 
 /* --- error.c ------------------------------------------------------------------------------------------------------ */
 
-/* Records the calling thread's error in words; returns r. The limit's words and knob are added. */
-int client_error(int r, unsigned limit, const char *format, ...) printf_like(3, 4);
+/* Records the calling thread's error in words; the limit's words and knob are added. */
+void client_error_set(unsigned limit, const char *format, ...) printf_like(2, 3);
+/* For words that name the limit already. */
+void client_error_set_limit(unsigned limit);
+/* Records words, and gives r: a macro, so that the compiler sees a negative constant where there is one. */
+#define client_error(r, limit, ...)                                                                                    \
+    ({                                                                                                                 \
+        int error_r_ = (r);                                                                                            \
+        client_error_set((limit), __VA_ARGS__);                                                                        \
+        error_r_;                                                                                                      \
+    })
 
 /* --- map.c -------------------------------------------------------------------------------------------------------- */
 
@@ -222,7 +231,7 @@ void client_call_fail(struct client_call *call, const struct client_slice *slice
 /* How the call as a whole ended; no words. */
 int client_call_status(const struct client_call *call);
 
-/* --- ring.c ------------------------------------------------------------------------------------------------------- */
+/* --- ring.c, ring_new.c ------------------------------------------------------------------------------------------- */
 
 enum client_slot_state { CLIENT_SLOT_FREE, CLIENT_SLOT_CALL, CLIENT_SLOT_CANCEL };
 
@@ -360,8 +369,8 @@ struct spw_queue {
     struct list link; /* of session.queues */
     spw_session *session;
     struct client_ring *ring;
-    int poll_fd;  /* epoll of the doorbell and of event_fd: what the user polls */
-    int event_fd; /* for ends that the daemon does not ring for */
+    int poll_fd;          /* epoll of the doorbell and of event_fd: what the user polls */
+    int event_fd;         /* for ends that the daemon does not ring for */
     pthread_mutex_t lock; /* guards the rest, and the ring */
     pthread_cond_t changed;
     bool armed;    /* the user polls */

@@ -83,8 +83,8 @@ static int receive(int socket, uint64_t deadline_ms, struct iovec iov, struct re
             return -ETIMEDOUT;
         if (r < 0)
             continue;
-        struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-                             .msg_controllen = sizeof(control)};
+        struct msghdr hdr = {
+            .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
         ssize_t n = recvmsg(socket, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
@@ -172,10 +172,12 @@ static int reply_refused(const struct reply *reply)
     size_t have = reply->size_bytes - sizeof(error->msg);
     int len = (int)strnlen(error->text, MIN(have, sizeof(error->text)));
 
-    if (len > 0) /* they name the limit already */
-        (void)client_error(0, 0, "%.*s", len, error->text);
-    else
-        (void)client_error(0, error->msg.detail, "%s", strerrordesc_np(-error->msg.status));
+    if (len > 0) { /* they name the limit already */
+        client_error_set(SPW_LIMIT_NONE, "%.*s", len, error->text);
+        client_error_set_limit(error->msg.detail);
+    } else {
+        client_error_set(error->msg.detail, "%s", strerrordesc_np(-error->msg.status));
+    }
     return error->msg.status;
 }
 
@@ -258,7 +260,7 @@ int spw_admin(spw_session *session, const char *request_json, char **ret_json)
 {
     if (!session || !request_json || !ret_json)
         return client_error(-EINVAL, 0, "spw_admin: an argument is NULL");
-    size_t len = strlen(request_json), size_bytes = sizeof(struct spw_msg) + len;
+    size_t len = strnlen(request_json, CONTROL_MESSAGE_BYTES_MAX), size_bytes = sizeof(struct spw_msg) + len;
     if (size_bytes > CONTROL_MESSAGE_BYTES_MAX)
         return client_error(-E2BIG, 0, "spw_admin: the request is longer than %d bytes", CONTROL_MESSAGE_BYTES_MAX);
     int r = client_session_check(session);
@@ -294,7 +296,8 @@ static int socket_connect(const char *path, uint32_t timeout_ms, int *ret_socket
         int r = errno == EAGAIN ? -ETIMEDOUT : -errno;
         return client_error(r, 0, "%s: %s%s", path, strerrordesc_np(-r),
                             r == -ENOENT || r == -ECONNREFUSED ? ": no daemon runs there"
-                            : r == -EACCES ? ": this user may not (is it in the socket's group?)" : "");
+                            : r == -EACCES                     ? ": this user may not (is it in the socket's group?)"
+                                                               : "");
     }
     *ret_socket = steal_fd(&fd);
     return 0;
@@ -324,8 +327,9 @@ static int socket_find(const char *path, uint32_t timeout_ms, int *ret_socket)
 static int welcome_check(spw_session *session, const struct spw_msg_welcome *welcome)
 {
     if (welcome->version != SPW_ABI_VERSION)
-        return client_error(-EPROTONOSUPPORT, 0, "the daemon speaks version %u of the protocol, this library version %d",
-                            welcome->version, SPW_ABI_VERSION);
+        return client_error(-EPROTONOSUPPORT, 0,
+                            "the daemon speaks version %u of the protocol, this library version %d", welcome->version,
+                            SPW_ABI_VERSION);
     if (welcome->engines == 0 || welcome->engines > ENGINES_MAX || welcome->list_max == 0 ||
         welcome->ring_entries_max < RING_ENTRIES_MIN || welcome->scratch_bytes_max < CLIENT_SCRATCH_BYTES_MIN)
         return client_session_end(session, "the limits in its welcome make no sense");
@@ -340,7 +344,7 @@ static int welcome_check(spw_session *session, const struct spw_msg_welcome *wel
 int client_control_connect(spw_session *session, const struct spw_connect_options *options)
 {
     struct spw_msg_hello hello = {.version_min = SPW_ABI_VERSION, .version_max = SPW_ABI_VERSION};
-    struct spw_msg_welcome welcome;
+    struct spw_msg_welcome welcome = {0};
     const char *name = options->name ? options->name : program_invocation_short_name;
 
     session->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_MS_DEFAULT;
@@ -350,6 +354,7 @@ int client_control_connect(spw_session *session, const struct spw_connect_option
     memcpy(hello.name, name, strnlen(name, sizeof(hello.name) - 1));
     if (options->owner_token)
         memcpy(hello.owner_token, options->owner_token, sizeof(hello.owner_token));
-    r = client_control_request(session, SPW_MSG_HELLO, &hello.msg, sizeof(hello), &welcome.msg, sizeof(welcome), NULL, 0);
+    r = client_control_request(session, SPW_MSG_HELLO, &hello.msg, sizeof(hello), &welcome.msg, sizeof(welcome), NULL,
+                               0);
     return r < 0 ? r : welcome_check(session, &welcome);
 }

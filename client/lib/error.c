@@ -20,16 +20,15 @@ static const char *const limit_texts[] = {
     [SPW_LIMIT_NONE] = "no limit",
     [SPW_LIMIT_POOL_DRAM] = "the pool's memory is full (raise `dram` in its [pool] section)",
     [SPW_LIMIT_POOL_NVME] = "the pool's share of the devices is full (raise `nvme` in its [pool] section)",
-    [SPW_LIMIT_POOL_LEASES] = "too much of the pool is leased (release sooner, or raise `max_leases_percent` or `dram` "
-                              "in its [pool] section)",
+    [SPW_LIMIT_POOL_LEASES] = "too much of the pool is leased (raise `max_leases_percent` or `dram` in its [pool])",
     [SPW_LIMIT_SESSION_LEASES] = "this session holds too many leases (raise `session_leases` in [daemon])",
     [SPW_LIMIT_SESSION_BYTES] = "this session holds too many bytes (raise `session_bytes` in the [pool] section)",
     [SPW_LIMIT_OBJECTS] = "the daemon has no object records left (raise `max_objects` in [daemon])",
     [SPW_LIMIT_REQUESTS] = "the engine has too many requests in flight (submit fewer at a time)",
     [SPW_LIMIT_UID_SESSIONS] = "this user has too many sessions (raise `uid_sessions` in [daemon])",
     [SPW_LIMIT_SESSIONS] = "the daemon has too many sessions (raise `max_sessions` in [daemon])",
-    [SPW_LIMIT_SESSION_RINGS] = "this session has too many rings, one a thread and queue (raise `session_rings` in "
-                                "[daemon])",
+    [SPW_LIMIT_SESSION_RINGS] =
+        "this session has too many rings, one a thread or queue (raise `session_rings` in [daemon])",
     [SPW_LIMIT_SPACES] = "the daemon has too many spaces",
     [SPW_LIMIT_OWNERS] = "the daemon has too many owners",
     [SPW_LIMIT_OBJECT_BYTES] = "the object is larger than allowed, or of another size than its space",
@@ -56,7 +55,12 @@ unsigned spw_error_limit(void)
     return error_last.limit;
 }
 
-int client_error(int r, unsigned limit, const char *format, ...)
+void client_error_set_limit(unsigned limit)
+{
+    error_last.limit = limit;
+}
+
+void client_error_set(unsigned limit, const char *format, ...)
 {
     char text[sizeof(error_last.text)];
     va_list args;
@@ -70,5 +74,4 @@ int client_error(int r, unsigned limit, const char *format, ...)
     }
     memcpy(error_last.text, text, sizeof(text));
     error_last.limit = limit;
-    return r;
 }

@@ -22,7 +22,7 @@ int client_op_finish(const char *name, const struct client_call *call)
 int client_op_run(const char *name, struct client_call *call)
 {
     spw_session *session = call->space->session;
-    struct client_ring *ring;
+    struct client_ring *ring = NULL;
     int r = client_session_check(session);
 
     if (r == 0)
@@ -64,7 +64,7 @@ int spw_reserve(spw_space *space, const struct spw_key *keys, const uint64_t *si
 int spw_commit(spw_space *space, struct spw_view *views, size_t n, unsigned flags)
 {
     struct client_call call;
-    int r = client_build_handles("spw_commit", &call, SPW_OP_COMMIT, space, views, n, flags, SPW_CHAIN | SPW_ALL);
+    int r = client_build_handles("spw_commit", &call, SPW_OP_COMMIT, space, views, n, flags, SPW_CHAIN);
 
     return run_built("spw_commit", r, &call);
 }
@@ -174,7 +174,7 @@ int spw_stat(spw_space *space, struct spw_stat *ret_stat)
 {
     if (!space || !ret_stat)
         return client_error(-EINVAL, 0, "spw_stat: an argument is NULL");
-    struct spw_stat stat;
+    struct spw_stat stat = {0};
     struct client_call call = {.space = space, .opcode = SPW_OP_STAT, .stat = &stat};
     int r = client_op_run("spw_stat", &call);
     if (r == 0)

@@ -187,7 +187,7 @@ int spw_queue_arm(spw_queue *queue)
     pthread_mutex_lock(&queue->lock);
     queue->armed = true;
     uint32_t flags = SPW_RING_WAKE_DOORBELL | (queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
-    ring_sleep_prepare(&queue->ring->shared->client.cq_flags, flags); /* S1, S2 */
+    ring_sleep_prepare(&queue->ring->shared->client.cq_flags, flags);                       /* S1, S2 */
     bool ready = client_ring_has_completions(queue->ring) || !list_is_empty(&queue->ended); /* S3 */
     int r = ready ? 1 : client_session_check(queue->session);
     if (r < 0 && queue->n_running > 0)

@@ -20,120 +20,12 @@
 
 #include "client/lib/client.h"
 
-#include "include/base/checked.h"
 #include "include/base/ring.h"
 
 #define SLEEP_SLICE_MS 100
 #define SPIN_NS_MIN 1000
 #define SPIN_NS_MAX 20000
-#define SPIN_NS_FIRST 5000
 #define SPIN_TURNS 8 /* pauses between two looks at the clock */
-
-/* --- Making and freeing --------------------------------------------------------------------------------------------- */
-
-/* The geometry is checked once; ring_bytes was checked against the memfd by the mapping. */
-static bool geometry_ok(const struct spw_msg_ring *msg)
-{
-    return is_pow2(msg->sq_entries) && is_pow2(msg->cq_entries) && msg->sq_entries <= RING_ENTRIES_MAX &&
-           msg->cq_entries <= RING_ENTRIES_MAX && msg->sq_offset >= sizeof(struct spw_ring) &&
-           msg->cq_offset >= sizeof(struct spw_ring) && msg->sq_offset % 64 == 0 && msg->cq_offset % 64 == 0 &&
-           range_ok(msg->sq_offset, (uint64_t)msg->sq_entries * sizeof(struct spw_sqe), msg->ring_bytes) &&
-           range_ok(msg->cq_offset, (uint64_t)msg->cq_entries * sizeof(struct spw_cqe), msg->ring_bytes) &&
-           msg->scratch_bytes >= CLIENT_SCRATCH_BYTES_MIN && msg->scratch_bytes <= SCRATCH_BYTES_MAX;
-}
-
-static int slots_init(struct client_ring *ring)
-{
-    ring->n_slots = MIN(ring->sq_entries, ring->cq_entries);
-    ring->slots = calloc(ring->n_slots, sizeof(*ring->slots));
-    ring->free_slots = calloc(ring->n_slots, sizeof(*ring->free_slots));
-    if (!ring->slots || !ring->free_slots)
-        return client_error(-ENOMEM, 0, "out of memory");
-    for (uint32_t i = 0; i < ring->n_slots; i++)
-        ring->free_slots[i] = ring->n_slots - 1 - i;
-    ring->n_free = ring->n_slots;
-    return 0;
-}
-
-static int ring_map(struct client_ring *ring, const struct spw_msg_ring *msg, const int fds[static 2])
-{
-    if (!geometry_ok(msg))
-        return client_error(-EPROTO, 0, "the daemon sent a ring with an impossible geometry");
-    int r = client_map_open(fds[0], msg->ring_bytes, true, &ring->memory);
-    if (r == 0)
-        r = client_map_open(fds[1], msg->scratch_bytes, true, &ring->scratch_memory);
-    if (r == 0)
-        r = client_scratch_init(&ring->scratch, ring->scratch_memory.base, msg->scratch_bytes);
-    if (r < 0)
-        return r;
-    ring->number = msg->ring;
-    ring->sq_entries = msg->sq_entries;
-    ring->cq_entries = msg->cq_entries;
-    ring->shared = ring->memory.base;
-    ring->sqes = (struct spw_sqe *)(void *)((uint8_t *)ring->memory.base + msg->sq_offset);
-    ring->cqes = (struct spw_cqe *)(void *)((uint8_t *)ring->memory.base + msg->cq_offset);
-    return slots_init(ring);
-}
-
-int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring)
-{
-    struct spw_msg_ring_new ask = {.engine = engine, .sq_entries = entries, .cq_entries = entries,
-                                   .scratch_bytes = session->scratch_bytes};
-    struct spw_msg_ring reply;
-    int fds[3];
-    struct client_ring *ring = calloc(1, sizeof(*ring));
-
-    if (!ring)
-        return client_error(-ENOMEM, 0, "out of memory");
-    *ring = (struct client_ring){.session = session, .engine = engine, .doorbell = -1, .spin_ns = SPIN_NS_FIRST};
-    list_init(&ring->link);
-    list_init(&ring->waiting);
-    int r = client_control_request(session, SPW_MSG_RING_NEW, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply), fds, 3);
-    if (r == 0) {
-        ring->doorbell = fds[2];
-        r = ring_map(ring, &reply, fds);
-        close(fds[0]);
-        close(fds[1]);
-        if (r == -EPROTO)
-            r = client_session_end(session, "it sent a ring that cannot be trusted");
-    }
-    if (r < 0) {
-        client_ring_destroy(ring);
-        return r;
-    }
-    pthread_mutex_lock(&session->lock);
-    list_push_tail(&session->rings, &ring->link);
-    pthread_mutex_unlock(&session->lock);
-    *ret_ring = ring;
-    return 0;
-}
-
-void client_ring_destroy(struct client_ring *ring)
-{
-    client_map_close(&ring->memory);
-    client_map_close(&ring->scratch_memory);
-    client_scratch_deinit(&ring->scratch);
-    if (ring->doorbell >= 0)
-        close(ring->doorbell);
-    free(ring->slots);
-    free(ring->free_slots);
-    free(ring);
-}
-
-void client_ring_free(struct client_ring *ring)
-{
-    spw_session *session = ring->session;
-    struct spw_msg_ring_free ask = {.ring = ring->number};
-    struct spw_msg reply;
-
-    pthread_mutex_lock(&session->lock);
-    list_unlink(&ring->link);
-    pthread_mutex_unlock(&session->lock);
-    /* If it fails the session is over, or the daemon keeps the ring until it is. */
-    if (load_relaxed(&session->dead) == 0)
-        (void)!client_control_request(session, SPW_MSG_RING_FREE, &ask.msg, sizeof(ask), &reply, sizeof(reply), NULL, 0);
-    client_ring_destroy(ring);
-}
 
 /* --- Submission ----------------------------------------------------------------------------------------------------- */
 
@@ -197,7 +89,7 @@ static void slice_submit(struct client_ring *ring, struct client_call *call, con
     sqe_write(ring, &(struct spw_sqe){
                         .opcode = call->opcode,
                         .flags = call->flags,
-                        .space = call->handles || !call->space ? 0 : call->space->handle,
+                        .space = call->handles || call->opcode == SPW_OP_NOP ? 0 : call->space->handle,
                         .user_data = slot_name(ring, slot),
                         .items = slice->n_items > 0 ? offset : 0,
                         .n_items = slice->n_items,
@@ -252,8 +144,8 @@ static bool slot_cancel(struct client_ring *ring, struct client_slot *target)
     if (ring->n_free == 0)
         return false;
     struct client_slot *slot = slot_take(ring, NULL, CLIENT_SLOT_CANCEL);
-    sqe_write(ring, &(struct spw_sqe){.opcode = SPW_OP_CANCEL, .user_data = slot_name(ring, slot),
-                                      .arg = {slot_name(ring, target)}});
+    sqe_write(ring, &(struct spw_sqe){
+                        .opcode = SPW_OP_CANCEL, .user_data = slot_name(ring, slot), .arg = {slot_name(ring, target)}});
     target->cancel_sent = true;
     return true;
 }
@@ -262,7 +154,7 @@ static bool slot_cancel(struct client_ring *ring, struct client_slot *target)
 static void ring_send(struct client_ring *ring)
 {
     while (!list_is_empty(&ring->waiting)) {
-        struct client_call *call = list_first_entry(&ring->waiting, struct client_call, link);
+        struct client_call *call = list_entry(ring->waiting.next, struct client_call, link);
         if (!call_advance(ring, call))
             break;
         call_end_if_done(call);
@@ -333,7 +225,7 @@ static int ring_fail(struct client_ring *ring, int error)
             call_end_if_done(call);
     }
     while (!list_is_empty(&ring->waiting)) {
-        struct client_call *call = list_first_entry(&ring->waiting, struct client_call, link);
+        struct client_call *call = list_entry(ring->waiting.next, struct client_call, link);
         client_ring_cancel(ring, call); /* in_flight is 0: only marks the rest */
         call->error = error;
     }

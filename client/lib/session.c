@@ -56,7 +56,6 @@ int client_session_probe(spw_session *session)
     return client_session_check(session);
 }
 
-
 /* --- Beginning and end ---------------------------------------------------------------------------------------------- */
 
 static spw_session *session_alloc(const struct spw_connect_options *options)
@@ -113,8 +112,9 @@ static int options_check(const struct spw_connect_options *options)
     if (options->scratch_bytes != 0 &&
         (options->scratch_bytes % SECTOR_BYTES != 0 || options->scratch_bytes < CLIENT_SCRATCH_BYTES_MIN ||
          options->scratch_bytes > SCRATCH_BYTES_MAX))
-        return client_error(-EINVAL, 0, "spw_connect: scratch_bytes is a multiple of %u from %llu to %llu", SECTOR_BYTES,
-                            (unsigned long long)CLIENT_SCRATCH_BYTES_MIN, (unsigned long long)SCRATCH_BYTES_MAX);
+        return client_error(-EINVAL, 0, "spw_connect: scratch_bytes is a multiple of %u from %llu to %llu",
+                            SECTOR_BYTES, (unsigned long long)CLIENT_SCRATCH_BYTES_MIN,
+                            (unsigned long long)SCRATCH_BYTES_MAX);
     return 0;
 }
 
@@ -174,24 +174,26 @@ void spw_owner_token(const spw_session *session, uint8_t *ret_token)
 int spw_pool_open(spw_session *session, const char *name, spw_pool **ret_pool)
 {
     struct spw_msg_pool_open open = {0};
-    struct spw_msg_pool reply;
+    struct spw_msg_pool reply = {0};
 
     if (!session || !name || !ret_pool)
         return client_error(-EINVAL, 0, "spw_pool_open: an argument is NULL");
     if (!*name || strlen(name) >= sizeof(open.name))
         return client_error(-EINVAL, 0, "spw_pool_open: a name has 1 to %zu characters", sizeof(open.name) - 1);
     memcpy(open.name, name, strlen(name));
-    cleanup_free spw_pool *pool = calloc(1, sizeof(*pool));
+    cleanup_free struct spw_pool *pool = calloc(1, sizeof(*pool));
     if (!pool)
         return client_error(-ENOMEM, 0, "spw_pool_open: out of memory");
-    int r = client_control_request(session, SPW_MSG_POOL_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL,
-                                   0);
+    int r =
+        client_control_request(session, SPW_MSG_POOL_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL, 0);
     if (r < 0)
         return r;
     pool->session = session;
     pool->handle = reply.pool;
-    pool->info = (struct spw_pool_info){.flags = reply.flags, .dram_bytes = reply.dram_bytes,
-                                        .cxl_bytes = reply.cxl_bytes, .nvme_bytes = reply.nvme_bytes,
+    pool->info = (struct spw_pool_info){.flags = reply.flags,
+                                        .dram_bytes = reply.dram_bytes,
+                                        .cxl_bytes = reply.cxl_bytes,
+                                        .nvme_bytes = reply.nvme_bytes,
                                         .gpu_bytes = reply.gpu_bytes};
     pthread_mutex_lock(&session->lock);
     list_push_tail(&session->pools, &pool->link);
@@ -232,22 +234,26 @@ static int space_options_check(const struct spw_space_options *options)
 
 int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_space **ret_space)
 {
-    struct spw_msg_space reply;
+    struct spw_msg_space reply = {0};
 
     if (!pool || !options || !ret_space)
         return client_error(-EINVAL, 0, "spw_space_open: an argument is NULL");
     int r = space_options_check(options);
     if (r < 0)
         return r;
-    struct spw_msg_space_open open = {.pool = pool->handle, .flags = options->flags, .item_bytes = options->item_bytes,
-                                      .class_id = options->class_id, .durability = options->durability,
+    struct spw_msg_space_open open = {.pool = pool->handle,
+                                      .flags = options->flags,
+                                      .item_bytes = options->item_bytes,
+                                      .class_id = options->class_id,
+                                      .durability = options->durability,
                                       .node = options->node ? options->node - 1 : node_here()};
     memcpy(open.digest, options->digest, sizeof(open.digest));
     spw_session *session = pool->session;
-    cleanup_free spw_space *space = calloc(1, sizeof(*space));
+    cleanup_free struct spw_space *space = calloc(1, sizeof(*space));
     if (!space)
         return client_error(-ENOMEM, 0, "spw_space_open: out of memory");
-    r = client_control_request(session, SPW_MSG_SPACE_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL, 0);
+    r = client_control_request(session, SPW_MSG_SPACE_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL,
+                               0);
     if (r < 0)
         return r;
     if (reply.engine >= session->engines || reply.piece_bytes == 0)

@@ -13,8 +13,10 @@ static int job_take_locked(const char *name, spw_queue *queue, void *user, spw_j
     struct list *link = list_pop(&queue->free);
 
     if (!link)
-        return client_error(-EAGAIN, 0, "%s: the queue's %u jobs are all in use: take and free ended ones, or make it "
-                            "larger", name, queue->n_jobs);
+        return client_error(-EAGAIN, 0,
+                            "%s: the queue's %u jobs are all in use: take and free ended ones, or make it "
+                            "larger",
+                            name, queue->n_jobs);
     spw_job *job = list_entry(link, struct spw_job, link);
     *job = (struct spw_job){.queue = queue, .user = user, .state = CLIENT_JOB_RUNS};
     list_init(&job->link);
@@ -92,8 +94,7 @@ int spw_submit_commit(spw_queue *q, spw_space *space, struct spw_view *views, si
                       spw_job **ret_job)
 {
     struct client_call call;
-    int r = client_build_handles("spw_submit_commit", &call, SPW_OP_COMMIT, space, views, n, flags,
-                                 SPW_CHAIN | SPW_ALL);
+    int r = client_build_handles("spw_submit_commit", &call, SPW_OP_COMMIT, space, views, n, flags, SPW_CHAIN);
 
     return submit_call("spw_submit_commit", q, r, &call, user, ret_job);
 }
@@ -156,7 +157,7 @@ static int submit_transfer(const char *name, spw_queue *queue, const struct clie
         r = client_copy_post(queue->session->copy, &job->task);
         if (r < 0) {
             job_untake_locked(job);
-            (void)client_error(r, 0, "%s: cannot start a copy thread: %s", name, strerrordesc_np(-r));
+            client_error_set(0, "%s: cannot start a copy thread: %s", name, strerrordesc_np(-r));
         }
     }
     if (r == 0 && ret_job)
@@ -168,8 +169,13 @@ static int submit_transfer(const char *name, spw_queue *queue, const struct clie
 int spw_submit_put(spw_queue *q, spw_space *space, const struct spw_key *keys, const struct spw_iovec *from, size_t n,
                    unsigned flags, uint32_t timeout_ms, int32_t *status, void *user, spw_job **ret_job)
 {
-    struct client_transfer transfer = {.kind = CLIENT_PUT, .space = space, .keys = keys, .n = n, .flags = flags,
-                                       .memory = (struct spw_iovec *)(uintptr_t)from, .timeout_ms = timeout_ms,
+    struct client_transfer transfer = {.kind = CLIENT_PUT,
+                                       .space = space,
+                                       .keys = keys,
+                                       .n = n,
+                                       .flags = flags,
+                                       .memory = (struct spw_iovec *)(uintptr_t)from,
+                                       .timeout_ms = timeout_ms,
                                        .statuses = status};
 
     return submit_transfer("spw_submit_put", q, &transfer, user, ret_job);
@@ -178,8 +184,14 @@ int spw_submit_put(spw_queue *q, spw_space *space, const struct spw_key *keys, c
 int spw_submit_get(spw_queue *q, spw_space *space, const struct spw_key *keys, struct spw_iovec *to, size_t n,
                    unsigned flags, uint32_t timeout_ms, int32_t *status, void *user, spw_job **ret_job)
 {
-    struct client_transfer transfer = {.kind = CLIENT_GET, .space = space, .keys = keys, .memory = to, .n = n,
-                                       .flags = flags, .timeout_ms = timeout_ms, .statuses = status};
+    struct client_transfer transfer = {.kind = CLIENT_GET,
+                                       .space = space,
+                                       .keys = keys,
+                                       .memory = to,
+                                       .n = n,
+                                       .flags = flags,
+                                       .timeout_ms = timeout_ms,
+                                       .statuses = status};
 
     return submit_transfer("spw_submit_get", q, &transfer, user, ret_job);
 }

@@ -18,8 +18,8 @@ int spw_tensor_open(spw_space *space, const struct spw_key *name, uint64_t size_
     if (size_bytes == 0 || size_bytes > OBJECT_BYTES_MAX)
         return client_error(-EINVAL, SPW_LIMIT_OBJECT_BYTES, "spw_tensor_open: %llu bytes",
                             (unsigned long long)size_bytes);
-    struct client_call call = {.space = space, .keys = name, .n = 1, .opcode = SPW_OP_TENSOR, .statuses = &status,
-                               .length_bytes = size_bytes};
+    struct client_call call = {
+        .space = space, .keys = name, .n = 1, .opcode = SPW_OP_TENSOR, .statuses = &status, .length_bytes = size_bytes};
     int r = client_op_run("spw_tensor_open", &call);
     if (r == 0 && status < 0)
         r = client_error(status, 0, "spw_tensor_open: %s", strerrordesc_np(-status));
@@ -60,9 +60,16 @@ static int arena_move(const char *name, enum spw_op op, spw_space *space, const 
         n_fit = MIN(n_fit, (size_t)space->session->list_max);
         n_here = MIN(n - i, n_fit);
         struct client_call call = {
-            .space = space, .keys = keys + i, .n = n_here, .sizes = sizes ? sizes + i : NULL,
-            .length_bytes = space->item_bytes, .opcode = (uint8_t)op, .timeout_ms = timeout_ms, .whole = true,
-            .statuses = ret_status ? ret_status + i : NULL, .arg = {arena->lease, offset_bytes},
+            .space = space,
+            .keys = keys + i,
+            .n = n_here,
+            .sizes = sizes ? sizes + i : NULL,
+            .length_bytes = space->item_bytes,
+            .opcode = (uint8_t)op,
+            .timeout_ms = timeout_ms,
+            .whole = true,
+            .statuses = ret_status ? ret_status + i : NULL,
+            .arg = {arena->lease, offset_bytes},
         };
         r = client_op_run(name, &call);
         for (size_t k = i; k < i + n_here; k++)
@@ -80,8 +87,7 @@ int spw_put_from_view(spw_space *space, const struct spw_key *keys, const uint64
 }
 
 int spw_get_to_view(spw_space *space, const struct spw_key *keys, const uint64_t *sizes, size_t n,
-                    const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms,
-                    int32_t *ret_status)
+                    const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms, int32_t *ret_status)
 {
     return arena_move("spw_get_to_view", SPW_OP_GET_RANGE, space, keys, sizes, n, arena, arena_offset_bytes, timeout_ms,
                       ret_status);
@@ -93,8 +99,14 @@ static int tensor_transfer(const char *name, enum client_transfer_kind kind, spw
 {
     struct spw_iovec iov = {memory, length_bytes};
     int32_t status = 0;
-    struct client_transfer transfer = {.kind = kind, .space = space, .keys = key, .memory = &iov, .n = 1,
-                                       .offset_bytes = offset_bytes, .timeout_ms = timeout_ms, .statuses = &status};
+    struct client_transfer transfer = {.kind = kind,
+                                       .space = space,
+                                       .keys = key,
+                                       .memory = &iov,
+                                       .n = 1,
+                                       .offset_bytes = offset_bytes,
+                                       .timeout_ms = timeout_ms,
+                                       .statuses = &status};
 
     if (space && !range_ok(offset_bytes, length_bytes, OBJECT_BYTES_MAX))
         return client_error(-EINVAL, 0, "%s: the range is empty, or ends past the largest object", name);

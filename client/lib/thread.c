@@ -34,7 +34,7 @@ static __thread struct table *table;
 
 static spw_session *session_find_locked(uint64_t serial)
 {
-    list_for_each(pos, &sessions) {
+    list_for_each (pos, &sessions) {
         spw_session *session = list_entry(pos, struct spw_session, link);
         if (session->serial == serial)
             return session;
@@ -153,7 +153,7 @@ static int row_new(struct row **ret_row)
 
 int client_thread_ring(spw_session *session, uint32_t engine, struct client_ring **ret_ring)
 {
-    struct client_ring *ring;
+    struct client_ring *ring = NULL;
     struct row *row = NULL;
 
     for (uint32_t i = 0; table && i < table->n; i++) {

@@ -15,63 +15,7 @@
  */
 #include <string.h>
 
-#include "client/lib/client.h"
-
-#define BATCHES 3
-
-enum batch_state { BATCH_IDLE, BATCH_ASKED, BATCH_GIVEN };
-
-/* A large element on its way; several batches may be windows of it. */
-struct large {
-    int status; /* its first error */
-};
-
-struct batch {
-    enum batch_state state;
-    struct client_call call;
-    size_t first, n;   /* elements */
-    struct large *large; /* one element, of several pieces; NULL: small ones */
-    bool last;           /* its last window */
-    uint64_t at_bytes;   /* where in its memory the window begins */
-    uint64_t length_bytes;
-    struct spw_view *views; /* few, or allocated */
-    size_t n_views;
-    int32_t statuses[CLIENT_BATCH_VIEWS];
-    uint64_t sizes[CLIENT_BATCH_VIEWS];
-    struct spw_view few[CLIENT_BATCH_VIEWS];
-};
-
-struct state {
-    struct client_transfer *t;
-    struct client_ring *ring;
-    size_t element;       /* the next one */
-    uint64_t at_bytes;    /* windows: done of it */
-    uint64_t large_bytes; /* windows: its size, 0: not known yet */
-    struct large *large;  /* windows: one of `larges` */
-    unsigned n_larges;    /* begun so far */
-    int error;            /* the first of a request as a whole */
-    unsigned detail;
-    bool served; /* some request was */
-    struct large larges[BATCHES + 1]; /* in turn: each batch may be of another one */
-    struct batch batches[BATCHES];
-};
-
-static bool is_put(const struct client_transfer *t)
-{
-    return t->kind == CLIENT_PUT || t->kind == CLIENT_PUT_RANGE;
-}
-
-static bool is_range(const struct client_transfer *t)
-{
-    return t->kind == CLIENT_PUT_RANGE || t->kind == CLIENT_GET_RANGE;
-}
-
-static uint64_t window_bytes(const spw_space *space)
-{
-    uint64_t pieces = MAX(CLIENT_BATCH_BYTES / space->piece_bytes, UINT64_C(1));
-
-    return MIN(pieces, (uint64_t)CLIENT_BATCH_VIEWS - 1) * space->piece_bytes;
-}
+#include "client/lib/transfer.h"
 
 int client_transfer_check(const char *name, const struct client_transfer *t)
 {
@@ -92,144 +36,9 @@ int client_transfer_check(const char *name, const struct client_transfer *t)
     return client_call_check(name, &keys);
 }
 
-/* --- Elements ------------------------------------------------------------------------------------------------------- */
-
-static void element_end(struct state *s, size_t element, int status)
-{
-    if (s->t->statuses)
-        s->t->statuses[element] = status;
-    if (status == 0)
-        s->t->value++;
-}
-
-/* Asks for the size of an object. A blocking call of its own: large objects of unknown size only. */
-static int element_size(struct state *s, size_t element, uint64_t *ret_size_bytes)
-{
-    struct spw_hit hit = {0};
-    struct client_call call = {.space = s->t->space, .keys = &s->t->keys[element], .n = 1, .opcode = SPW_OP_LOOKUP,
-                               .hits = &hit};
-    int r = client_ring_start(s->ring, &call);
-
-    if (r < 0)
-        return r;
-    client_ring_wait(s->ring, &call);
-    r = client_call_status(&call);
-    if (r == 0)
-        r = hit.status;
-    if (r == 0 && hit.size_bytes == 0)
-        return client_session_end(s->t->space->session, "an object of no bytes");
-    if (r == 0)
-        *ret_size_bytes = hit.size_bytes;
-    return r;
-}
-
-/* Does it go in windows, or as one large reservation? */
-static bool element_is_large(const struct client_transfer *t, size_t element)
-{
-    uint64_t size_bytes = t->memory[element].size_bytes;
-
-    if (t->kind == CLIENT_GET && t->space->item_bytes != 0)
-        size_bytes = MIN(size_bytes, t->space->item_bytes);
-    return is_range(t) || size_bytes > t->space->piece_bytes;
-}
-
-/* The size of a large element, once, when its first window is asked for. */
-static int large_begin(struct state *s)
-{
-    struct client_transfer *t = s->t;
-    struct spw_iovec *memory = &t->memory[s->element];
-    int r = 0;
-
-    s->at_bytes = 0;
-    s->large = &s->larges[s->n_larges++ % ARRAY_LEN(s->larges)];
-    s->large->status = 0;
-    s->large_bytes = memory->size_bytes;
-    if (t->kind == CLIENT_GET && t->space->item_bytes != 0)
-        s->large_bytes = t->space->item_bytes;
-    else if (t->kind == CLIENT_GET)
-        r = element_size(s, s->element, &s->large_bytes);
-    if (r == 0 && t->kind == CLIENT_GET) {
-        r = s->large_bytes > memory->size_bytes ? -EMSGSIZE : 0;
-        memory->size_bytes = s->large_bytes;
-    }
-    return r;
-}
-
-/* --- Filling a batch ------------------------------------------------------------------------------------------------ */
-
-static void batch_fill_small(struct state *s, struct batch *b)
-{
-    const struct client_transfer *t = s->t;
-    uint64_t bytes = 0;
-
-    b->first = s->element;
-    while (s->element < t->n && b->n < CLIENT_BATCH_VIEWS && !element_is_large(t, s->element)) {
-        uint64_t size_bytes = t->memory[s->element].size_bytes;
-        if (b->n > 0 && bytes + size_bytes > CLIENT_BATCH_BYTES)
-            break;
-        bytes += size_bytes;
-        b->sizes[b->n++] = size_bytes;
-        s->element++;
-    }
-    b->n_views = b->n;
-}
-
-/* The next window of a large element; all of it for a put. */
-static int batch_fill_large(struct state *s, struct batch *b)
-{
-    const struct client_transfer *t = s->t;
-    uint64_t window = window_bytes(t->space), piece = t->space->piece_bytes;
-    uint64_t offset = t->offset_bytes + s->at_bytes;
-
-    b->large = s->large;
-    b->first = s->element;
-    b->n = 1;
-    b->at_bytes = s->at_bytes;
-    b->length_bytes = s->large_bytes - s->at_bytes;
-    if (t->kind != CLIENT_PUT)
-        b->length_bytes = MIN(b->length_bytes, window - offset % window);
-    b->n_views = (offset + b->length_bytes - 1) / piece - offset / piece + 1;
-    if (b->n_views > CLIENT_BATCH_VIEWS) {
-        b->views = calloc(b->n_views, sizeof(*b->views));
-        if (!b->views)
-            return client_error(-ENOMEM, 0, "out of memory");
-    }
-    s->at_bytes += b->length_bytes;
-    b->last = s->at_bytes == s->large_bytes;
-    if (b->last) {
-        s->element++;
-        s->large_bytes = 0;
-    }
-    return 0;
-}
-
-/* Takes the next elements, or the next window. Returns false if there are none. */
-static bool batch_fill(struct state *s, struct batch *b)
-{
-    while (s->element < s->t->n) {
-        b->state = BATCH_IDLE;
-        b->n = 0;
-        b->large = NULL;
-        b->views = b->few;
-        if (!element_is_large(s->t, s->element)) {
-            batch_fill_small(s, b);
-            return true;
-        }
-        int r = s->large_bytes == 0 ? large_begin(s) : s->large->status;
-        if (r == 0)
-            r = batch_fill_large(s, b);
-        if (r == 0)
-            return true;
-        element_end(s, s->element, r); /* and the next one */
-        s->element++;
-        s->large_bytes = 0;
-    }
-    return false;
-}
-
 /* --- A batch's life -------------------------------------------------------------------------------------------------- */
 
-static int batch_ask(struct state *s, struct batch *b)
+static int batch_ask(struct transfer_state *s, struct transfer_batch *b)
 {
     const struct client_transfer *t = s->t;
 
@@ -255,7 +64,7 @@ static int batch_ask(struct state *s, struct batch *b)
 }
 
 /* The memory of view i, and whether its bytes are to be copied. Notes the status of its element. */
-static bool view_plan(struct state *s, struct batch *b, size_t i, struct client_copy_op *ret_op)
+static bool view_plan(struct transfer_state *s, struct transfer_batch *b, size_t i, struct client_copy_op *ret_op)
 {
     struct client_transfer *t = s->t;
     size_t e = b->large ? 0 : i;
@@ -268,7 +77,7 @@ static bool view_plan(struct state *s, struct batch *b, size_t i, struct client_
             b->statuses[e] = -EMSGSIZE;
         memory->size_bytes = view->size_bytes;
     } else if (!b->large && t->kind == CLIENT_GET && view->status == -EMSGSIZE) {
-        (void)!element_size(s, b->first + e, &memory->size_bytes);
+        (void)!client_transfer_size(s, b->first + e, &memory->size_bytes);
     }
     if (b->statuses[e] == 0)
         b->statuses[e] = view->status;
@@ -278,13 +87,13 @@ static bool view_plan(struct state *s, struct batch *b, size_t i, struct client_
         uint64_t piece = t->space->piece_bytes, offset = t->offset_bytes + b->at_bytes;
         bytes += i == 0 ? b->at_bytes : b->at_bytes + (piece - offset % piece) + (i - 1) * piece;
     }
-    *ret_op = is_put(t) ? (struct client_copy_op){view->data, bytes, view->size_bytes}
-                        : (struct client_copy_op){bytes, view->data, view->size_bytes};
+    *ret_op = transfer_is_put(t) ? (struct client_copy_op){view->data, bytes, view->size_bytes}
+                                 : (struct client_copy_op){bytes, view->data, view->size_bytes};
     return true;
 }
 
 /* Copies what was leased, some views at a time. */
-static void batch_copy(struct state *s, struct batch *b)
+static void batch_copy(struct transfer_state *s, struct transfer_batch *b)
 {
     struct client_copy_op ops[CLIENT_BATCH_VIEWS];
     size_t n_ops = 0;
@@ -305,7 +114,7 @@ static void batch_copy(struct state *s, struct batch *b)
     }
 }
 
-static int batch_give(struct state *s, struct batch *b)
+static int batch_give(struct transfer_state *s, struct transfer_batch *b)
 {
     const struct client_transfer *t = s->t;
     bool failed = b->large && b->statuses[0] < 0;
@@ -325,7 +134,7 @@ static int batch_give(struct state *s, struct batch *b)
 }
 
 /* Remembers how a request as a whole went; its elements have their status. */
-static void request_ended(struct state *s, const struct client_call *call)
+static void request_ended(struct transfer_state *s, const struct client_call *call)
 {
     if (call->error == 0) {
         s->served = true;
@@ -336,7 +145,7 @@ static void request_ended(struct state *s, const struct client_call *call)
 }
 
 /* Waits for the answer, copies, gives back. */
-static void batch_work(struct state *s, struct batch *b)
+static void batch_work(struct transfer_state *s, struct transfer_batch *b)
 {
     client_ring_wait(s->ring, &b->call);
     request_ended(s, &b->call);
@@ -350,7 +159,7 @@ static void batch_work(struct state *s, struct batch *b)
 }
 
 /* Gives back what still has a lease: a reservation whose bytes could not be mapped, or whose commit was refused. */
-static void batch_abort_rest(struct state *s, struct batch *b)
+static void batch_abort_rest(struct transfer_state *s, struct transfer_batch *b)
 {
     bool any = false;
 
@@ -365,11 +174,11 @@ static void batch_abort_rest(struct state *s, struct batch *b)
 
 /* Waits for the leases to be given back. A commit, or a dirty release, tells whether the bytes are there; others cannot
  * change what was copied. */
-static void batch_wait_given(struct state *s, struct batch *b)
+static void batch_wait_given(struct transfer_state *s, struct transfer_batch *b)
 {
     client_ring_wait(s->ring, &b->call);
     request_ended(s, &b->call);
-    for (size_t i = 0; is_put(s->t) && i < b->n_views; i++) {
+    for (size_t i = 0; transfer_is_put(s->t) && i < b->n_views; i++) {
         int32_t *status = &b->statuses[b->large ? 0 : i];
         if (*status == 0)
             *status = b->views[i].lease != 0 ? b->call.error : b->views[i].status;
@@ -379,7 +188,7 @@ static void batch_wait_given(struct state *s, struct batch *b)
 }
 
 /* The end of a batch, and of its elements. Oldest first: a large element ends with its last window. */
-static void batch_settle(struct state *s, struct batch *b)
+static void batch_settle(struct transfer_state *s, struct transfer_batch *b)
 {
     if (b->n == 0)
         return;
@@ -387,11 +196,11 @@ static void batch_settle(struct state *s, struct batch *b)
         batch_wait_given(s, b);
     b->state = BATCH_IDLE;
     for (size_t i = 0; !b->large && i < b->n; i++)
-        element_end(s, b->first + i, b->statuses[i]);
+        client_transfer_element_end(s, b->first + i, b->statuses[i]);
     if (b->large && b->large->status == 0)
         b->large->status = b->statuses[0];
     if (b->large && b->last)
-        element_end(s, b->first, b->large->status);
+        client_transfer_element_end(s, b->first, b->large->status);
     if (b->views != b->few)
         free(b->views);
     b->views = b->few;
@@ -400,20 +209,20 @@ static void batch_settle(struct state *s, struct batch *b)
 
 /* --- The transfer ----------------------------------------------------------------------------------------------------- */
 
-static int transfer_loop(struct state *s)
+static int transfer_loop(struct transfer_state *s)
 {
-    struct batch *asked = NULL;
+    struct transfer_batch *asked = NULL;
     unsigned i;
     int r = 0;
 
     for (i = 0; r == 0; i++) {
-        struct batch *b = &s->batches[i % BATCHES];
+        struct transfer_batch *b = &s->batches[i % BATCHES];
         batch_settle(s, b);
         if (load_relaxed(&s->t->cancel)) {
             r = -ECANCELED;
             break;
         }
-        if (!batch_fill(s, b))
+        if (!client_transfer_fill(s, b))
             break;
         r = batch_ask(s, b);
         for (size_t k = 0; r < 0 && k < b->n; k++)
@@ -427,13 +236,13 @@ static int transfer_loop(struct state *s)
     for (unsigned k = 0; k < BATCHES; k++) /* from the oldest */
         batch_settle(s, &s->batches[(i + k) % BATCHES]);
     while (r < 0 && s->element < s->t->n) /* never asked for, or not all of it */
-        element_end(s, s->element++, r);
+        client_transfer_element_end(s, s->element++, r);
     return r;
 }
 
 int client_transfer_run(const char *name, struct client_transfer *transfer)
 {
-    struct state s = {.t = transfer};
+    struct transfer_state s = {.t = transfer};
     spw_session *session = transfer->space->session;
     int r = client_session_check(session);
 
@@ -446,7 +255,7 @@ int client_transfer_run(const char *name, struct client_transfer *transfer)
     if (r == 0)
         r = client_session_check(session);
     else if (r == -ECANCELED)
-        (void)client_error(r, 0, "%s: canceled", name);
+        client_error_set(0, "%s: canceled", name);
     if (r == 0 && !s.served && s.error < 0)
         r = client_error(s.error, s.detail, "%s: %s", name, strerrordesc_np(-s.error));
     return r;
@@ -455,8 +264,13 @@ int client_transfer_run(const char *name, struct client_transfer *transfer)
 int spw_put(spw_space *space, const struct spw_key *keys, const struct spw_iovec *from, size_t n, unsigned flags,
             uint32_t timeout_ms, int32_t *ret_status)
 {
-    struct client_transfer transfer = {.kind = CLIENT_PUT, .space = space, .keys = keys, .n = n, .flags = flags,
-                                       .memory = (struct spw_iovec *)(uintptr_t)from, .timeout_ms = timeout_ms,
+    struct client_transfer transfer = {.kind = CLIENT_PUT,
+                                       .space = space,
+                                       .keys = keys,
+                                       .n = n,
+                                       .flags = flags,
+                                       .memory = (struct spw_iovec *)(uintptr_t)from,
+                                       .timeout_ms = timeout_ms,
                                        .statuses = ret_status};
     int r = client_transfer_check("spw_put", &transfer);
 
@@ -466,8 +280,14 @@ int spw_put(spw_space *space, const struct spw_key *keys, const struct spw_iovec
 int spw_get(spw_space *space, const struct spw_key *keys, struct spw_iovec *to, size_t n, unsigned flags,
             uint32_t timeout_ms, int32_t *ret_status)
 {
-    struct client_transfer transfer = {.kind = CLIENT_GET, .space = space, .keys = keys, .memory = to, .n = n,
-                                       .flags = flags, .timeout_ms = timeout_ms, .statuses = ret_status};
+    struct client_transfer transfer = {.kind = CLIENT_GET,
+                                       .space = space,
+                                       .keys = keys,
+                                       .memory = to,
+                                       .n = n,
+                                       .flags = flags,
+                                       .timeout_ms = timeout_ms,
+                                       .statuses = ret_status};
     int r = client_transfer_check("spw_get", &transfer);
 
     return r < 0 ? r : client_transfer_run("spw_get", &transfer);

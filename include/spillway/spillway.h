@@ -60,14 +60,14 @@ const char *spw_limit_text(unsigned limit);
 /* --- Sessions, pools, spaces ------------------------------------------------------------------------------------- */
 
 struct spw_connect_options {
-    const char *socket_path; /* NULL: $SPILLWAY_SOCKET, else the user's daemon, else the system's */
-    const char *name;        /* for `spillctl sessions`; NULL: the program's name */
+    const char *socket_path;    /* NULL: $SPILLWAY_SOCKET, else the user's daemon, else the system's */
+    const char *name;           /* for `spillctl sessions`; NULL: the program's name */
     const uint8_t *owner_token; /* SPW_TOKEN_BYTES of the job to belong to; NULL: a new owner */
-    uint32_t copy_threads;   /* for spw_put and spw_get; 0: 2 */
-    uint32_t timeout_ms;     /* for the connection; 0: 5000 */
-    uint32_t ring_entries;   /* of each thread's ring; 0: 256 */
+    uint32_t copy_threads;      /* for spw_put and spw_get; 0: 2 */
+    uint32_t timeout_ms;        /* for the connection; 0: 5000 */
+    uint32_t ring_entries;      /* of each thread's ring; 0: 256 */
     uint32_t reserved;
-    uint64_t scratch_bytes;  /* of each ring; 0: 2 MiB */
+    uint64_t scratch_bytes; /* of each ring; 0: 2 MiB */
 };
 
 /* -ENOENT, -ECONNREFUSED: no daemon; -EACCES; -EPROTONOSUPPORT: versions differ; -EMFILE, -EUSERS: limits. */
@@ -95,8 +95,8 @@ struct spw_space_options {
     uint8_t class_id;                 /* enum spw_class */
     uint8_t durability;               /* enum spw_durability */
     uint8_t reserved[6];
-    uint32_t flags;                   /* SPW_SPACE_MUST_EXIST */
-    uint32_t node;                    /* preferred NUMA node + 1; 0: the calling thread's */
+    uint32_t flags; /* SPW_SPACE_MUST_EXIST */
+    uint32_t node;  /* preferred NUMA node + 1; 0: the calling thread's */
 };
 
 /* Finds or creates. -EINVAL: it exists with another size, class or durability; -ENOENT with SPW_SPACE_MUST_EXIST. */
@@ -141,10 +141,10 @@ struct spw_hit {
 
 /* Flags of list functions. */
 enum {
-    SPW_CHAIN = SPW_SQE_CHAIN,     /* each key is the prefix of the next */
-    SPW_ALL = SPW_SQE_ALL,         /* all or nothing */
-    SPW_WRITE = SPW_SQE_WRITE,     /* acquire for writing (tensors) */
-    SPW_NO_WAIT = SPW_SQE_NO_WAIT, /* acquire only what is in memory */
+    SPW_CHAIN = SPW_SQE_CHAIN,              /* each key is the prefix of the next */
+    SPW_ALL = SPW_SQE_ALL,                  /* all or nothing */
+    SPW_WRITE = SPW_SQE_WRITE,              /* acquire for writing (tensors) */
+    SPW_NO_WAIT = SPW_SQE_NO_WAIT,          /* acquire only what is in memory */
     SPW_DIRTY = SPW_RELEASE_DIRTY << 8,     /* release: the bytes were changed */
     SPW_DISCARD = SPW_RELEASE_DISCARD << 8, /* release: forget the change */
 };

@@ -27,8 +27,8 @@ static spw_space *space;
 
 static int connect_fake(spw_session **ret_session)
 {
-    return spw_connect(&(struct spw_connect_options){.socket_path = fake_path(fake), .name = "test", .timeout_ms = 2000},
-                       ret_session);
+    return spw_connect(
+        &(struct spw_connect_options){.socket_path = fake_path(fake), .name = "test", .timeout_ms = 2000}, ret_session);
 }
 
 static spw_space *space_new(uint64_t item_bytes)
@@ -424,7 +424,7 @@ static void *thread_calls(void *arg)
     for (unsigned i = 0; i < 40; i++) {
         struct spw_key keys[8];
         for (unsigned k = 0; k < 8; k++)
-            keys[k] = key_of(number + i * 8 + k, 0);
+            keys[k] = key_of(number + (uint64_t)i * 8 + k, 0);
         store(space, keys, 8, number + i);
         load(space, keys, 8, number + i);
     }
@@ -749,7 +749,8 @@ START_TEST(test_late_replies_are_thrown_away)
     spw_session *s;
     spw_pool *p;
 
-    ck_assert_int_eq(spw_connect(&(struct spw_connect_options){.socket_path = fake_path(fake), .timeout_ms = 50}, &s), 0);
+    ck_assert_int_eq(spw_connect(&(struct spw_connect_options){.socket_path = fake_path(fake), .timeout_ms = 50}, &s),
+                     0);
     fake_set_fault(fake, FAKE_SILENT);
     ck_assert_int_eq(spw_pool_open(s, "default", &p), -ETIMEDOUT);
     fake_set_fault(fake, FAKE_NONE);
@@ -884,15 +885,17 @@ static Suite *suite(void)
         const char *name;
         const TTest *tests[12];
     } cases[] = {
-        {"calls", {test_life_of_a_block, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
-                   test_limits_are_named, test_chunk_epochs}},
+        {"calls",
+         {test_life_of_a_block, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
+          test_limits_are_named, test_chunk_epochs}},
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
-        {"threads", {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread,
-                     test_both_sides_sleep, test_fork}},
+        {"threads",
+         {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,
+          test_fork}},
         {"jobs", {test_jobs_by_poll, test_jobs_of_every_kind, test_cancel, test_waiters}},
-        {"faults", {test_no_daemon, test_handshake_refusals, test_late_replies_are_thrown_away, test_death_in_a_call,
-                    test_death_leaves_views_readable, test_death_ends_jobs, test_death_wakes_waiters,
-                    test_death_during_put}},
+        {"faults",
+         {test_no_daemon, test_handshake_refusals, test_late_replies_are_thrown_away, test_death_in_a_call,
+          test_death_leaves_views_readable, test_death_ends_jobs, test_death_wakes_waiters, test_death_during_put}},
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {

@@ -17,7 +17,7 @@
 #define ENTRIES_N 200000
 
 struct shared {
-    uint32_t head, head_flags; /* the producer sleeps on head when the ring is full */
+    uint32_t head, head_flags;               /* the producer sleeps on head when the ring is full */
     _Alignas(128) uint32_t tail, tail_flags; /* the consumer sleeps on tail */
     _Alignas(128) uint64_t entries[SIZE];
 };

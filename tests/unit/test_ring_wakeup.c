@@ -85,7 +85,7 @@ static struct trace without_fences(struct trace from)
 
 /* --- The model -------------------------------------------------------------------------------------------------------- */
 
-#define ENTRIES 3 /* that the waker publishes: the sleeper arms itself up to four times */
+#define ENTRIES 8 /* that the waker publishes: the sleeper arms itself up to nine times */
 #define BUFFER 4
 #define BYTES_MAX 2 /* that the doorbell holds; one more is dropped, as send() with EAGAIN */
 
@@ -280,7 +280,7 @@ static struct search explore(struct model model)
 
     memset(&first, 0, sizeof(first));
     s.states = calloc(STATES_MAX, sizeof(*s.states));
-    s.table = calloc(2 * STATES_MAX, sizeof(*s.table));
+    s.table = calloc((size_t)2 * STATES_MAX, sizeof(*s.table));
     ck_assert(s.states && s.table);
     state_add(&s, &first);
     while (s.at < s.n) {
@@ -303,6 +303,7 @@ static struct model model_of_ring(enum sleep sleep, enum mutation mutation)
     ring_sleep_cancel(&cells[FLAG]);
     recording = &m.publish;
     (void)ring_publish(&cells[TAIL], 1, &cells[FLAG]);
+    recording = NULL;
     if (mutation == WITHOUT_SLEEPERS_FENCE)
         m.prepare = without_fences(m.prepare);
     if (mutation == WITHOUT_WAKERS_FENCE)

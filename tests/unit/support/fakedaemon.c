@@ -98,7 +98,7 @@ struct fake {
     uint32_t n_leases, n_rings, n_sqes, n_chunk_gets, n_sleeps, n_wakes;
 };
 
-static enum fake_fault fault(struct fake *f)
+static enum fake_fault fault_of(struct fake *f)
 {
     return (enum fake_fault)load_acquire(&f->fault);
 }
@@ -158,11 +158,16 @@ static void refuse(int fd, const struct spw_msg *request, int status, uint32_t d
 static void on_hello(struct fake *f, int fd, const struct spw_msg *msg)
 {
     struct spw_msg_welcome welcome = {
-        .version = fault(f) == FAKE_ODD_VERSION ? 9 : SPW_ABI_VERSION, .engines = 1, .session = 1, .rings_max = RINGS,
-        .ring_entries_max = 256, .list_max = SPW_LIST_MAX, .scratch_bytes_max = 8 * MIB,
+        .version = fault_of(f) == FAKE_ODD_VERSION ? 9 : SPW_ABI_VERSION,
+        .engines = 1,
+        .session = 1,
+        .rings_max = RINGS,
+        .ring_entries_max = 256,
+        .list_max = SPW_LIST_MAX,
+        .scratch_bytes_max = 8 * MIB,
     };
 
-    if (fault(f) == FAKE_WRONG_VERSION) {
+    if (fault_of(f) == FAKE_WRONG_VERSION) {
         refuse(fd, msg, -EPROTONOSUPPORT, 0, "this daemon speaks version 7 to 8");
         return;
     }
@@ -177,15 +182,15 @@ static void on_ring_new(struct fake *f, struct connection *c, const struct spw_m
 
     for (unsigned i = 0; i < RINGS && !r; i++)
         r = f->rings[i].used ? NULL : &f->rings[i];
-    if (!r || fault(f) == FAKE_RINGS_FULL) {
+    if (!r || fault_of(f) == FAKE_RINGS_FULL) {
         refuse(c->fd, &ask->msg, -EMFILE, SPW_LIMIT_SESSION_RINGS, "");
         return;
     }
     *r = (struct ring){.connection = c, .used = true, .number = ++f->next_ring, .entries = ask->sq_entries};
-    uint32_t cq_offset = sizeof(struct spw_ring) + r->entries * (uint32_t)sizeof(struct spw_sqe);
-    r->ring_bytes = round_up(cq_offset + r->entries * sizeof(struct spw_cqe), PAGE);
+    size_t cq_offset = sizeof(struct spw_ring) + (size_t)r->entries * sizeof(struct spw_sqe);
+    r->ring_bytes = round_up(cq_offset + (size_t)r->entries * sizeof(struct spw_cqe), PAGE);
     r->scratch_bytes = ask->scratch_bytes;
-    int ring_fd = memfd_new("ring", r->ring_bytes, fault(f) != FAKE_UNSEALED_RING);
+    int ring_fd = memfd_new("ring", r->ring_bytes, fault_of(f) != FAKE_UNSEALED_RING);
     int scratch_fd = memfd_new("scratch", r->scratch_bytes, true);
     r->shared = mmap(NULL, r->ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, ring_fd, 0);
     r->scratch = mmap(NULL, r->scratch_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, scratch_fd, 0);
@@ -196,14 +201,18 @@ static void on_ring_new(struct fake *f, struct connection *c, const struct spw_m
     must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
     r->doorbell = pair[0];
     struct spw_msg_ring answer = {
-        .ring = r->number, .sq_entries = r->entries, .cq_entries = r->entries, .sq_offset = sizeof(struct spw_ring),
-        .cq_offset = fault(f) == FAKE_BAD_GEOMETRY ? (uint32_t)r->ring_bytes - 64 : cq_offset,
-        .ring_bytes = r->ring_bytes, .scratch_bytes = r->scratch_bytes,
+        .ring = r->number,
+        .sq_entries = r->entries,
+        .cq_entries = r->entries,
+        .sq_offset = sizeof(struct spw_ring),
+        .cq_offset = fault_of(f) == FAKE_BAD_GEOMETRY ? (uint32_t)r->ring_bytes - 64 : (uint32_t)cq_offset,
+        .ring_bytes = r->ring_bytes,
+        .scratch_bytes = r->scratch_bytes,
     };
     int fds[3] = {ring_fd, scratch_fd, pair[1]};
     count(&f->n_rings, 1);
-    reply(c->fd, &ask->msg, &answer, fault(f) == FAKE_SHORT_REPLY ? 40 : sizeof(answer), fds,
-          fault(f) == FAKE_NO_DESCRIPTORS ? 0 : 3);
+    reply(c->fd, &ask->msg, &answer, fault_of(f) == FAKE_SHORT_REPLY ? 40 : sizeof(answer), fds,
+          fault_of(f) == FAKE_NO_DESCRIPTORS ? 0 : 3);
     for (unsigned i = 0; i < 3; i++)
         close(fds[i]);
 }
@@ -222,8 +231,11 @@ static void ring_drop(struct fake *f, struct ring *r)
 
 static void on_chunk_get(struct fake *f, int fd, const struct spw_msg_chunk_get *ask)
 {
-    struct spw_msg_chunk chunk = {.chunk = ask->chunk, .epoch = ask->epoch, .flags = SPW_CHUNK_WRITABLE,
-                                  .page_bytes = PAGE, .size_bytes = CHUNK_BYTES};
+    struct spw_msg_chunk chunk = {.chunk = ask->chunk,
+                                  .epoch = ask->epoch,
+                                  .flags = SPW_CHUNK_WRITABLE,
+                                  .page_bytes = PAGE,
+                                  .size_bytes = CHUNK_BYTES};
 
     count(&f->n_chunk_gets, 1);
     if (ask->chunk != 0 || ask->epoch != f->chunk_epoch)
@@ -241,9 +253,9 @@ static void on_message(struct fake *f, struct connection *c, void *bytes)
         on_hello(f, c->fd, msg);
         break;
     case SPW_MSG_POOL_OPEN:
-        if (fault(f) == FAKE_REFUSE_POOL)
+        if (fault_of(f) == FAKE_REFUSE_POOL)
             refuse(c->fd, msg, -EACCES, 0, "pool `default` is not for uid 1000 (allow it by `uid` in [pool default])");
-        else if (fault(f) != FAKE_SILENT)
+        else if (fault_of(f) != FAKE_SILENT)
             reply(c->fd, msg, &(struct spw_msg_pool){.pool = 5, .flags = SPW_POOL_TRUSTED, .dram_bytes = CHUNK_BYTES},
                   sizeof(struct spw_msg_pool), NULL, 0);
         break;
@@ -266,7 +278,7 @@ static void on_message(struct fake *f, struct connection *c, void *bytes)
     case SPW_MSG_ADMIN: { /* two parts: `{"echo":` and the request and `}` */
         char part[sizeof(struct spw_msg) + 4096];
         size_t len = msg->size_bytes - sizeof(*msg);
-        memcpy(part + sizeof(struct spw_msg), "{\"echo\":", 8);
+        snprintf(part + sizeof(struct spw_msg), 4096, "%s", "{\"echo\":");
         *(struct spw_msg *)(void *)part = (struct spw_msg){.detail = SPW_MSG_MORE};
         reply(c->fd, msg, part, sizeof(struct spw_msg) + 8, NULL, 0);
         *(struct spw_msg *)(void *)part = (struct spw_msg){0};
@@ -321,13 +333,17 @@ static struct spw_result *extent_results(struct fake *f, struct object *o, uint6
 {
     for (uint64_t at = offset, n; at < offset + length; at += n, result++) {
         n = MIN(offset + length - at, FAKE_PIECE_BYTES - at % FAKE_PIECE_BYTES);
-        *result = (struct spw_result){.tier = SPW_TIER_DRAM, .lease = lease_new(f, o, reservation), .chunk = 0,
-                                      .epoch = f->chunk_epoch, .offset_bytes = o->offset_bytes + at, .length_bytes = n};
-        if (fault(f) == FAKE_RESULT_OUTSIDE)
+        *result = (struct spw_result){.tier = SPW_TIER_DRAM,
+                                      .lease = lease_new(f, o, reservation),
+                                      .chunk = 0,
+                                      .epoch = f->chunk_epoch,
+                                      .offset_bytes = o->offset_bytes + at,
+                                      .length_bytes = n};
+        if (fault_of(f) == FAKE_RESULT_OUTSIDE)
             result->offset_bytes = CHUNK_BYTES - 1;
-        if (fault(f) == FAKE_RESULT_LENGTH)
+        if (fault_of(f) == FAKE_RESULT_LENGTH)
             result->length_bytes = n + 1;
-        if (fault(f) == FAKE_RESULT_CHUNK)
+        if (fault_of(f) == FAKE_RESULT_CHUNK)
             result->chunk = UINT32_MAX;
     }
     return result;
@@ -336,8 +352,8 @@ static struct spw_result *extent_results(struct fake *f, struct object *o, uint6
 static struct spw_result *fail(struct spw_result *result, uint64_t n, int status)
 {
     for (uint64_t i = 0; i < n; i++)
-        result[i] = (struct spw_result){.status = status,
-                                        .detail = status == -ENOSPC ? SPW_LIMIT_POOL_LEASES : SPW_LIMIT_NONE};
+        result[i] =
+            (struct spw_result){.status = status, .detail = status == -ENOSPC ? SPW_LIMIT_POOL_LEASES : SPW_LIMIT_NONE};
     return result + n;
 }
 
@@ -357,6 +373,7 @@ static void object_place(struct fake *f, struct object *o, uint64_t size_bytes)
 static struct spw_result *item_serve(struct fake *f, const struct spw_sqe *sqe, const struct spw_item *item,
                                      struct spw_result *result)
 {
+    must(item->flags == 0 && item->reserved0 == 0 && item->reserved1 == 0);
     struct object *o = object_find(f, item, false);
     uint64_t n = pieces(item->offset_bytes, item->length_bytes);
 
@@ -385,7 +402,10 @@ static struct spw_result *item_serve(struct fake *f, const struct spw_sqe *sqe, 
         return extent_results(f, o, item->offset_bytes, item->length_bytes ? item->length_bytes : o->size_bytes, false,
                               result);
     case SPW_OP_LOOKUP:
-        *result = (struct spw_result){.status = !o ? -ENOENT : o->visible ? 0 : -EINPROGRESS, .tier = SPW_TIER_DRAM,
+        *result = (struct spw_result){.status = !o           ? -ENOENT
+                                                : o->visible ? 0
+                                                             : -EINPROGRESS,
+                                      .tier = SPW_TIER_DRAM,
                                       .length_bytes = o ? o->size_bytes : 0};
         return result + 1;
     case SPW_OP_DELETE:
@@ -417,9 +437,9 @@ static int handle_serve(struct fake *f, const struct spw_sqe *sqe, const struct 
 static void cqe_publish(struct fake *f, struct ring *r, const struct spw_cqe *cqe)
 {
     r->cqes[r->cq_tail++ & (r->entries - 1)] = *cqe;
-    if (fault(f) == FAKE_CQ_TAIL_FAR)
+    if (fault_of(f) == FAKE_CQ_TAIL_FAR)
         r->cq_tail += UINT32_C(1) << 31;
-    if (fault(f) == FAKE_CQ_TAIL_BACK)
+    if (fault_of(f) == FAKE_CQ_TAIL_BACK)
         r->cq_tail -= 2;
     uint32_t flags = ring_publish(&r->shared->daemon.cq_tail, r->cq_tail, &r->shared->client.cq_flags);
     if (flags != 0)
@@ -443,7 +463,7 @@ static int list_serve(struct fake *f, struct ring *r, const struct spw_sqe *sqe,
         struct spw_result *first = result;
         if (are_handles)
             result = fail(result, 1, handle_serve(f, sqe, &handles[i]));
-        else if (fault(f) == FAKE_NO_SPACE)
+        else if (fault_of(f) == FAKE_NO_SPACE)
             result = fail(result, pieces(items[i].offset_bytes, items[i].length_bytes), -ENOSPC);
         else
             result = item_serve(f, sqe, &items[i], result);
@@ -461,13 +481,13 @@ static void sqe_answer(struct fake *f, struct ring *r, const struct spw_sqe *sqe
 {
     struct spw_cqe cqe = {.user_data = sqe->user_data, .status = status};
 
-    if (fault(f) == FAKE_REQUEST_FAILS) {
+    if (fault_of(f) == FAKE_REQUEST_FAILS) {
         cqe.status = -EAGAIN;
         cqe.detail = SPW_LIMIT_REQUESTS;
     } else if (status == 0) {
         (void)list_serve(f, r, sqe, &cqe.value);
     }
-    if (fault(f) == FAKE_CQE_UNKNOWN)
+    if (fault_of(f) == FAKE_CQE_UNKNOWN)
         cqe.user_data ^= UINT64_C(1) << 40;
     cqe_publish(f, r, &cqe);
 }
@@ -492,6 +512,12 @@ static void sqe_serve(struct fake *f, struct ring *r, const struct spw_sqe *sqe)
     bool has_items = sqe->n_items > 0 && sqe->opcode != SPW_OP_COMMIT && sqe->opcode != SPW_OP_ABORT &&
                      sqe->opcode != SPW_OP_RELEASE;
 
+    bool spaceless = sqe->opcode == SPW_OP_NOP || sqe->opcode == SPW_OP_CANCEL || (sqe->n_items > 0 && !has_items);
+
+    must(sqe->space == (spaceless ? 0 : 6)); /* the real one refuses what must(…) does not let through here */
+    must((sqe->flags & ~SPW_SQE_FLAGS) == 0 && sqe->reserved0 == 0 && sqe->reserved[0] == 0 && sqe->reserved[1] == 0);
+    must(sqe->items % 64 == 0 && sqe->results % 64 == 0 && sqe->n_items <= SPW_LIST_MAX);
+    must(sqe->items + sqe->n_items * sizeof(struct spw_item) <= r->scratch_bytes || spaceless);
     count(&f->n_sqes, 1);
     if (sqe->opcode == SPW_OP_CANCEL) {
         cancel_serve(f, r, sqe);
@@ -514,7 +540,7 @@ static bool rings_serve(struct fake *f)
             struct spw_sqe sqe = r->sqes[r->sq_head & (r->entries - 1)];
             store_release(&r->shared->daemon.sq_head, ++r->sq_head);
             any = true;
-            if (fault(f) == FAKE_DIE_ON_REQUEST) {
+            if (fault_of(f) == FAKE_DIE_ON_REQUEST) {
                 store_release(&f->die, 1);
                 return true;
             }
@@ -557,6 +583,7 @@ static void drop_all(struct fake *f)
 static void connections_serve(struct fake *f)
 {
     _Alignas(8) char bytes[65536];
+    struct sockaddr peer;
 
     for (unsigned i = 0; i < CONNECTIONS; i++) {
         struct connection *c = &f->connections[i];
@@ -568,7 +595,7 @@ static void connections_serve(struct fake *f)
                 on_message(f, c, bytes);
         }
         if (c->fd < 0 && f->listener >= 0)
-            c->fd = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            c->fd = accept4(f->listener, &peer, &(socklen_t){sizeof(peer)}, SOCK_CLOEXEC | SOCK_NONBLOCK);
     }
 }
 
@@ -656,80 +683,80 @@ struct fake *fake_start(void)
     return f;
 }
 
-void fake_stop(struct fake *f)
+void fake_stop(struct fake *fake)
 {
-    store_release(&f->stop, 1);
-    poke(f);
-    pthread_join(f->thread, NULL);
-    close(f->pipe[0]);
-    close(f->pipe[1]);
-    close(f->chunk_fd);
-    unlink(f->path);
-    free(f);
+    store_release(&fake->stop, 1);
+    poke(fake);
+    pthread_join(fake->thread, NULL);
+    close(fake->pipe[0]);
+    close(fake->pipe[1]);
+    close(fake->chunk_fd);
+    unlink(fake->path);
+    free(fake);
 }
 
-const char *fake_path(const struct fake *f)
+const char *fake_path(const struct fake *fake)
 {
-    return f->path;
+    return fake->path;
 }
 
-void fake_set_fault(struct fake *f, enum fake_fault which)
+void fake_set_fault(struct fake *fake, enum fake_fault fault)
 {
-    store_release(&f->fault, (uint32_t)which);
+    store_release(&fake->fault, (uint32_t)fault);
 }
 
-void fake_die(struct fake *f)
+void fake_die(struct fake *fake)
 {
-    store_release(&f->die, 1);
-    poke(f);
+    store_release(&fake->die, 1);
+    poke(fake);
 }
 
-void fake_let_go(struct fake *f)
+void fake_let_go(struct fake *fake)
 {
-    store_release(&f->let_go, 1);
-    poke(f);
+    store_release(&fake->let_go, 1);
+    poke(fake);
 }
 
-void fake_wait_held(struct fake *f, unsigned n)
+void fake_wait_held(struct fake *fake, unsigned n)
 {
-    while (load_acquire(&f->n_held_seen) != n)
+    while (load_acquire(&fake->n_held_seen) != n)
         usleep(100);
 }
 
-void fake_renew_chunk(struct fake *f)
+void fake_renew_chunk(struct fake *fake)
 {
-    store_release(&f->renew, 1);
-    poke(f);
-    while (load_acquire(&f->renew))
+    store_release(&fake->renew, 1);
+    poke(fake);
+    while (load_acquire(&fake->renew))
         usleep(100);
 }
 
-unsigned fake_leases(struct fake *f)
+unsigned fake_leases(struct fake *fake)
 {
-    return load_acquire(&f->n_leases);
+    return load_acquire(&fake->n_leases);
 }
 
-unsigned fake_rings(struct fake *f)
+unsigned fake_rings(struct fake *fake)
 {
-    return load_acquire(&f->n_rings);
+    return load_acquire(&fake->n_rings);
 }
 
-unsigned fake_sqes(struct fake *f)
+unsigned fake_sqes(struct fake *fake)
 {
-    return load_acquire(&f->n_sqes);
+    return load_acquire(&fake->n_sqes);
 }
 
-unsigned fake_chunk_gets(struct fake *f)
+unsigned fake_chunk_gets(struct fake *fake)
 {
-    return load_acquire(&f->n_chunk_gets);
+    return load_acquire(&fake->n_chunk_gets);
 }
 
-unsigned fake_sleeps(struct fake *f)
+unsigned fake_sleeps(struct fake *fake)
 {
-    return load_acquire(&f->n_sleeps);
+    return load_acquire(&fake->n_sleeps);
 }
 
-unsigned fake_wakes(struct fake *f)
+unsigned fake_wakes(struct fake *fake)
 {
-    return load_acquire(&f->n_wakes);
+    return load_acquire(&fake->n_wakes);
 }

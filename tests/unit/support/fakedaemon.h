@@ -15,24 +15,24 @@
 
 enum fake_fault {
     FAKE_NONE,
-    FAKE_WRONG_VERSION,   /* the handshake is refused with -EPROTONOSUPPORT */
-    FAKE_ODD_VERSION,     /* the handshake agrees on a version that we do not speak */
-    FAKE_REFUSE_POOL,     /* with words */
-    FAKE_SHORT_REPLY,     /* to RING_NEW */
-    FAKE_SILENT,          /* to POOL_OPEN */
+    FAKE_WRONG_VERSION, /* the handshake is refused with -EPROTONOSUPPORT */
+    FAKE_ODD_VERSION,   /* the handshake agrees on a version that we do not speak */
+    FAKE_REFUSE_POOL,   /* with words */
+    FAKE_SHORT_REPLY,   /* to RING_NEW */
+    FAKE_SILENT,        /* to POOL_OPEN */
     FAKE_UNSEALED_RING,
-    FAKE_BAD_GEOMETRY,    /* the CQ array ends past its memory */
-    FAKE_NO_DESCRIPTORS,  /* RING_NEW without them */
-    FAKE_RINGS_FULL,      /* RING_NEW is -EMFILE with SPW_LIMIT_SESSION_RINGS and no text */
-    FAKE_DIE_ON_REQUEST,  /* when an SQE comes */
-    FAKE_CQ_TAIL_FAR,     /* cq_tail jumps ahead by 2^31 */
-    FAKE_CQ_TAIL_BACK,    /* cq_tail goes back by one */
-    FAKE_CQE_UNKNOWN,     /* a completion of nothing */
-    FAKE_RESULT_OUTSIDE,  /* a result past the end of its chunk */
-    FAKE_RESULT_LENGTH,   /* a result longer than asked for */
-    FAKE_RESULT_CHUNK,    /* a chunk number that cannot exist */
-    FAKE_NO_SPACE,        /* every element is -ENOSPC with SPW_LIMIT_POOL_LEASES */
-    FAKE_REQUEST_FAILS,   /* every SQE is -EAGAIN with SPW_LIMIT_REQUESTS */
+    FAKE_BAD_GEOMETRY,   /* the CQ array ends past its memory */
+    FAKE_NO_DESCRIPTORS, /* RING_NEW without them */
+    FAKE_RINGS_FULL,     /* RING_NEW is -EMFILE with SPW_LIMIT_SESSION_RINGS and no text */
+    FAKE_DIE_ON_REQUEST, /* when an SQE comes */
+    FAKE_CQ_TAIL_FAR,    /* cq_tail jumps ahead by 2^31 */
+    FAKE_CQ_TAIL_BACK,   /* cq_tail goes back by one */
+    FAKE_CQE_UNKNOWN,    /* a completion of nothing */
+    FAKE_RESULT_OUTSIDE, /* a result past the end of its chunk */
+    FAKE_RESULT_LENGTH,  /* a result longer than asked for */
+    FAKE_RESULT_CHUNK,   /* a chunk number that cannot exist */
+    FAKE_NO_SPACE,       /* every element is -ENOSPC with SPW_LIMIT_POOL_LEASES */
+    FAKE_REQUEST_FAILS,  /* every SQE is -EAGAIN with SPW_LIMIT_REQUESTS */
 };
 
 struct fake;
@@ -52,9 +52,9 @@ void fake_wait_held(struct fake *fake, unsigned n);
 void fake_renew_chunk(struct fake *fake);
 
 /* Counters. */
-unsigned fake_leases(struct fake *fake);  /* given and not given back */
-unsigned fake_rings(struct fake *fake);   /* living */
-unsigned fake_sqes(struct fake *fake);    /* seen */
+unsigned fake_leases(struct fake *fake); /* given and not given back */
+unsigned fake_rings(struct fake *fake);  /* living */
+unsigned fake_sqes(struct fake *fake);   /* seen */
 unsigned fake_chunk_gets(struct fake *fake);
-unsigned fake_sleeps(struct fake *fake);  /* of the engine, with NEED_WAKEUP set */
-unsigned fake_wakes(struct fake *fake);   /* of clients, by futex or doorbell */
+unsigned fake_sleeps(struct fake *fake); /* of the engine, with NEED_WAKEUP set */
+unsigned fake_wakes(struct fake *fake);  /* of clients, by futex or doorbell */

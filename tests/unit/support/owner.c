@@ -105,6 +105,14 @@ static void slot_give(struct owner_slot *slot)
     slot->owner->n_busy--;
 }
 
+/* A copy of what is no longer current is on its way: it must not reach the log. */
+static void moves_cancel(struct owner *o, uint32_t id)
+{
+    for (uint32_t i = 0; i < OWNER_SLOTS; i++)
+        if (o->slots[i].busy && o->slots[i].moves && o->slots[i].id == id)
+            o->slots[i].put.cancel = 1;
+}
+
 /* The new version takes effect: the old one is dropped. */
 static void object_set(struct owner *o, uint32_t id, uint64_t version, const struct store_entry *entry)
 {
@@ -112,6 +120,7 @@ static void object_set(struct owner *o, uint32_t id, uint64_t version, const str
     uint64_t old_version = x->version;
     struct store_entry old = x->entry;
 
+    moves_cancel(o, id);
     x->entry = *entry;
     x->version = version;
     history_add(x, version);
@@ -126,10 +135,8 @@ static void moved(struct owner *o, struct owner_slot *slot, int status)
     x->is_moving = false;
     if (status < 0)
         return;
-    if (x->version != slot->version) {
-        store_drop(o->store, &slot->put.entry);
-        return;
-    }
+    if (x->version != slot->version)
+        abort();
     struct store_entry old = x->entry;
     x->entry = slot->put.entry;
     store_drop(o->store, &old);
@@ -215,6 +222,7 @@ void owner_drop(struct owner *o, uint32_t id)
 
     if (!x->version || x->writing || x->in_txn || x->n_history + 4 > OWNER_HISTORY_MAX)
         return;
+    moves_cancel(o, id);
     x->version = 0;
     history_add(x, 0);
     store_drop(o->store, &x->entry);
@@ -298,7 +306,7 @@ static int ev_replay_delete(void *ctx, const struct store_id *sid, uint64_t gene
     struct owner *o = ctx;
     struct owner_object *x = &o->objects[id_from(sid)];
 
-    if (x->version && x->entry.generation <= generation)
+    if (x->version && x->entry.generation == generation)
         x->version = 0;
     return 0;
 }
@@ -566,12 +574,12 @@ int owner_close(struct owner *o)
 void owner_crash(struct owner *o, bool power_loss)
 {
     /* A put that did not complete is not in the log, so nothing of it may come back: the histories are complete. */
-    store_free(o->store);
-    o->store = NULL;
     if (power_loss)
         simdisk_crash(o->disk);
     else
         simdisk_restart(o->disk);
+    store_free(o->store);
+    o->store = NULL;
 }
 
 /* --- Checking --- */

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A transfer on its way: what transfer_fill.c (which elements come next) and transfer.c (what becomes of them) share.
+ */
+#pragma once
+
+#include "client/lib/client.h"
+
+#define BATCHES 3
+
+enum transfer_batch_state { BATCH_IDLE, BATCH_ASKED, BATCH_GIVEN };
+
+/* A large element on its way; several batches may be windows of it. */
+struct transfer_large {
+    int status; /* its first error */
+};
+
+struct transfer_batch {
+    enum transfer_batch_state state;
+    struct client_call call;
+    size_t first, n;              /* elements */
+    struct transfer_large *large; /* one element, of several pieces; NULL: small ones */
+    bool last;                    /* its last window */
+    uint64_t at_bytes;            /* where in its memory the window begins */
+    uint64_t length_bytes;
+    struct spw_view *views; /* few, or allocated */
+    size_t n_views;
+    int32_t statuses[CLIENT_BATCH_VIEWS];
+    uint64_t sizes[CLIENT_BATCH_VIEWS];
+    struct spw_view few[CLIENT_BATCH_VIEWS];
+};
+
+struct transfer_state {
+    struct client_transfer *t;
+    struct client_ring *ring;
+    size_t element;               /* the next one */
+    uint64_t at_bytes;            /* windows: done of it */
+    uint64_t large_bytes;         /* windows: its size, 0: not known yet */
+    struct transfer_large *large; /* windows: one of `larges` */
+    unsigned n_larges;            /* begun so far */
+    int error;                    /* the first of a request as a whole */
+    unsigned detail;
+    bool served;                               /* some request was */
+    struct transfer_large larges[BATCHES + 1]; /* in turn: each batch may be of another one */
+    struct transfer_batch batches[BATCHES];
+};
+
+static inline bool transfer_is_put(const struct client_transfer *t)
+{
+    return t->kind == CLIENT_PUT || t->kind == CLIENT_PUT_RANGE;
+}
+
+static inline bool transfer_is_range(const struct client_transfer *t)
+{
+    return t->kind == CLIENT_PUT_RANGE || t->kind == CLIENT_GET_RANGE;
+}
+
+/* An element has its status. */
+void client_transfer_element_end(struct transfer_state *s, size_t element, int status);
+/* Asks for the size of an object, in a call of its own. */
+int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret_size_bytes) must_check;
+/* Takes the next elements, or the next window. Returns false if there are none. */
+bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b) must_check;

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which elements of a transfer go into the next batch: small ones by the run, a large one window by window. Here a GET
+ * finds out how large an object of unknown size is. The transfer's thread.
+ */
+#include "client/lib/transfer.h"
+
+static uint64_t window_bytes(const spw_space *space)
+{
+    uint64_t pieces = MAX(CLIENT_BATCH_BYTES / space->piece_bytes, UINT64_C(1));
+
+    return MIN(pieces, (uint64_t)CLIENT_BATCH_VIEWS - 1) * space->piece_bytes;
+}
+
+/* --- Elements ------------------------------------------------------------------------------------------------------- */
+
+void client_transfer_element_end(struct transfer_state *s, size_t element, int status)
+{
+    if (s->t->statuses)
+        s->t->statuses[element] = status;
+    if (status == 0)
+        s->t->value++;
+}
+
+/* Asks for the size of an object. A blocking call of its own: large objects of unknown size only. */
+int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret_size_bytes)
+{
+    struct spw_hit hit = {0};
+    struct client_call call = {
+        .space = s->t->space, .keys = &s->t->keys[element], .n = 1, .opcode = SPW_OP_LOOKUP, .hits = &hit};
+    int r = client_ring_start(s->ring, &call);
+
+    if (r < 0)
+        return r;
+    client_ring_wait(s->ring, &call);
+    r = client_call_status(&call);
+    if (r == 0)
+        r = hit.status;
+    if (r == 0 && hit.size_bytes == 0)
+        return client_session_end(s->t->space->session, "an object of no bytes");
+    if (r == 0)
+        *ret_size_bytes = hit.size_bytes;
+    return r;
+}
+
+/* Does it go in windows, or as one large reservation? */
+static bool element_is_large(const struct client_transfer *t, size_t element)
+{
+    uint64_t size_bytes = t->memory[element].size_bytes;
+
+    if (t->kind == CLIENT_GET && t->space->item_bytes != 0)
+        size_bytes = MIN(size_bytes, t->space->item_bytes);
+    return transfer_is_range(t) || size_bytes > t->space->piece_bytes;
+}
+
+/* The size of a large element, once, when its first window is asked for. */
+static int large_begin(struct transfer_state *s)
+{
+    struct client_transfer *t = s->t;
+    struct spw_iovec *memory = &t->memory[s->element];
+    int r = 0;
+
+    s->at_bytes = 0;
+    s->large = &s->larges[s->n_larges++ % ARRAY_LEN(s->larges)];
+    s->large->status = 0;
+    s->large_bytes = memory->size_bytes;
+    if (t->kind == CLIENT_GET && t->space->item_bytes != 0)
+        s->large_bytes = t->space->item_bytes;
+    else if (t->kind == CLIENT_GET)
+        r = client_transfer_size(s, s->element, &s->large_bytes);
+    if (r == 0 && t->kind == CLIENT_GET) {
+        r = s->large_bytes > memory->size_bytes ? -EMSGSIZE : 0;
+        memory->size_bytes = s->large_bytes;
+    }
+    return r;
+}
+
+/* --- Filling a batch ------------------------------------------------------------------------------------------------ */
+
+static void batch_fill_small(struct transfer_state *s, struct transfer_batch *b)
+{
+    const struct client_transfer *t = s->t;
+    uint64_t bytes = 0;
+
+    b->first = s->element;
+    while (s->element < t->n && b->n < CLIENT_BATCH_VIEWS && !element_is_large(t, s->element)) {
+        uint64_t size_bytes = t->memory[s->element].size_bytes;
+        if (b->n > 0 && bytes + size_bytes > CLIENT_BATCH_BYTES)
+            break;
+        bytes += size_bytes;
+        b->sizes[b->n++] = size_bytes;
+        s->element++;
+    }
+    b->n_views = b->n;
+}
+
+/* The next window of a large element; all of it for a put. */
+static int batch_fill_large(struct transfer_state *s, struct transfer_batch *b)
+{
+    const struct client_transfer *t = s->t;
+    uint64_t window = window_bytes(t->space), piece = t->space->piece_bytes;
+    uint64_t offset = t->offset_bytes + s->at_bytes;
+
+    b->large = s->large;
+    b->first = s->element;
+    b->n = 1;
+    b->at_bytes = s->at_bytes;
+    b->length_bytes = s->large_bytes - s->at_bytes;
+    if (t->kind != CLIENT_PUT)
+        b->length_bytes = MIN(b->length_bytes, window - offset % window);
+    b->n_views = (offset + b->length_bytes - 1) / piece - offset / piece + 1;
+    if (b->n_views > CLIENT_BATCH_VIEWS) {
+        b->views = calloc(b->n_views, sizeof(*b->views));
+        if (!b->views)
+            return client_error(-ENOMEM, 0, "out of memory");
+    }
+    s->at_bytes += b->length_bytes;
+    b->last = s->at_bytes == s->large_bytes;
+    if (b->last) {
+        s->element++;
+        s->large_bytes = 0;
+    }
+    return 0;
+}
+
+bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b)
+{
+    while (s->element < s->t->n) {
+        b->state = BATCH_IDLE;
+        b->n = 0;
+        b->large = NULL;
+        b->views = b->few;
+        if (!element_is_large(s->t, s->element)) {
+            batch_fill_small(s, b);
+            return true;
+        }
+        int r = s->large_bytes == 0 ? large_begin(s) : s->large->status;
+        if (r == 0)
+            r = batch_fill_large(s, b);
+        if (r == 0)
+            return true;
+        client_transfer_element_end(s, s->element, r); /* and the next one */
+        s->element++;
+        s->large_bytes = 0;
+    }
+    return false;
+}

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the daemon's life on the control thread: start-up progress, signals, reloads, the watchdog, and the way down.
+ *
+ * The watchdog tells the truth: the service manager hears WATCHDOG=1 only while every engine answers its pings. Pings
+ * also carry the progress of start-up and of the drain.
+ */
+#include "daemon/control.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+#include "daemon/owner.h"
+#include "daemon/sd.h"
+#include "daemon/session.h"
+#include "include/base/cleanup.h"
+#include "include/base/units.h"
+
+#define NS_PER_MS UINT64_C(1000000)
+#define NS_PER_S UINT64_C(1000000000)
+#define SAY_NS (2 * NS_PER_S)                /* progress of whatever takes longer */
+#define PING_STARTING_NS (20 * NS_PER_MS)
+#define PING_NS NS_PER_S
+#define ENGINE_DEAD_NS (10 * NS_PER_S) /* without an answer: no WATCHDOG=1 any more */
+
+static void control_step(struct control *control);
+
+static void control_set_state(struct control *control, enum control_state state)
+{
+    control->state = state;
+    control->state_since_ns = control->said_ns = loop_now_ns();
+}
+
+/* --- Engines: are they alive, and how far? ----------------------------------------------------------------------- */
+
+static void ping_answered(struct call *base)
+{
+    struct engine_watch *watch = container_of(base, struct engine_watch, ping.call);
+    struct control *control = base->at_control_ctx;
+
+    watch->pinging = false;
+    watch->answered_ns = loop_now_ns();
+    watch->have_bytes = watch->ping.have_bytes;
+    watch->want_bytes = watch->ping.want_bytes;
+    watch->dirty_bytes = watch->ping.dirty_bytes;
+    watch->is_ready |= watch->ping.is_ready;
+    control_step(control);
+}
+
+static void control_ping(struct control *control)
+{
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        struct engine_watch *watch = &control->watches[i];
+
+        if (watch->pinging || watch->is_stopped)
+            continue;
+        watch->pinging = true;
+        watch->pinged_ns = loop_now_ns();
+        watch->ping.call.at_control = ping_answered;
+        watch->ping.call.at_control_ctx = control;
+        engine_ping(control->engines[i], &watch->ping);
+    }
+}
+
+static bool engines_are_alive(const struct control *control)
+{
+    uint64_t now_ns = loop_now_ns();
+
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        const struct engine_watch *watch = &control->watches[i];
+
+        if (watch->pinging && now_ns - watch->pinged_ns > ENGINE_DEAD_NS)
+            return false;
+    }
+    return true;
+}
+
+static void control_say_progress(struct control *control)
+{
+    uint64_t have = 0, want = 0, dirty = 0, now_ns = loop_now_ns();
+    char text[2][UNITS_TEXT_BYTES];
+
+    if (now_ns - control->said_ns < SAY_NS)
+        return;
+    control->said_ns = now_ns;
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        have += control->watches[i].have_bytes;
+        want += control->watches[i].want_bytes;
+        dirty += control->watches[i].dirty_bytes;
+    }
+    if (control->state == CONTROL_STARTING && control->config->daemon.ready_progress) {
+        log_info("taking memory: %s of %s", size_print(have, text[0]), size_print(want, text[1]));
+        sd_status("taking memory: %s of %s", text[0], text[1]);
+    } else if (control->state == CONTROL_DRAINING) {
+        log_info("writing back: %s left, %u sessions", size_print(dirty, text[0]), control->n_sessions);
+        sd_status("writing back: %s left", text[0]);
+    }
+}
+
+static void control_watch(struct loop_timer *timer)
+{
+    struct control *control = container_of(timer, struct control, watch_timer);
+    uint64_t period_ns = control->state == CONTROL_STARTING ? PING_STARTING_NS : PING_NS;
+
+    control_ping(control);
+    control_say_progress(control);
+    if (control->watchdog_ns > 0) {
+        period_ns = MIN(period_ns, control->watchdog_ns / 3);
+        if (engines_are_alive(control))
+            sd_alive();
+        else
+            log_error("an engine does not answer: the watchdog will end this process");
+    }
+    loop_timer_set(&control->loop, timer, loop_now_ns() + period_ns);
+}
+
+/* --- Up and down ------------------------------------------------------------------------------------------------- */
+
+static void control_become_ready(struct control *control)
+{
+    struct listener *listener = &control->listener;
+    int r = listener_start(listener);
+
+    if (r < 0) {
+        log_error("cannot listen: %s", log_errno(r));
+        control_stop(control, "it cannot listen");
+        control->exit_status = EXIT_FAILURE;
+        return;
+    }
+    control_set_state(control, CONTROL_READY);
+    log_notice("ready: %u engine%s, %u pool%s, socket %s", control->n_engines, control->n_engines == 1 ? "" : "s",
+               control->config->n_pools, control->config->n_pools == 1 ? "" : "s",
+               listener->path[0] ? listener->path : "of the service manager");
+    sd_status("serving");
+    sd_ready();
+}
+
+static void engine_stopped(struct call *base)
+{
+    struct engine_watch *watch = container_of(base, struct engine_watch, stop.call);
+    struct control *control = base->at_control_ctx;
+
+    watch->is_stopped = true;
+    if (watch->stop.result < 0) {
+        log_error("engine %u did not close its devices cleanly: %s", base->engine->config.number,
+                  log_errno(watch->stop.result));
+        control->exit_status = EXIT_FAILURE;
+    }
+    control_step(control);
+}
+
+static void engine_drained(struct call *base)
+{
+    struct engine_watch *watch = container_of(base, struct engine_watch, stop.call);
+
+    watch->is_drained = true;
+    control_step(base->at_control_ctx);
+}
+
+static void control_for_engines(struct control *control, void (*ask)(struct engine *engine, struct stop_call *call),
+                                void (*answer)(struct call *call))
+{
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        struct stop_call *call = &control->watches[i].stop;
+
+        *call = (struct stop_call){.call.at_control = answer, .call.at_control_ctx = control};
+        ask(control->engines[i], call);
+    }
+}
+
+void control_stop(struct control *control, const char *why)
+{
+    if (control->state >= CONTROL_DRAINING)
+        return;
+    log_notice("stopping: %s", why);
+    sd_stopping();
+    control_set_state(control, CONTROL_DRAINING);
+    listener_close(&control->listener);
+    sessions_end(control, "the daemon stops");
+    control_step(control);
+}
+
+void control_session_gone(struct control *control)
+{
+    control_step(control);
+}
+
+static bool all_engines(const struct control *control, size_t flag_offset)
+{
+    for (uint32_t i = 0; i < control->n_engines; i++)
+        if (!*(const bool *)((const char *)&control->watches[i] + flag_offset))
+            return false;
+    return true;
+}
+
+/* Whatever has happened: is the next state due? */
+static void control_step(struct control *control)
+{
+    switch (control->state) {
+    case CONTROL_STARTING:
+        if (all_engines(control, offsetof(struct engine_watch, is_ready)))
+            control_become_ready(control);
+        break;
+    case CONTROL_READY:
+        break;
+    case CONTROL_DRAINING:
+        if (!control->is_draining && list_is_empty(&control->sessions)) {
+            control->is_draining = true;
+            control_for_engines(control, engine_drain, engine_drained);
+        } else if (all_engines(control, offsetof(struct engine_watch, is_drained))) {
+            control_set_state(control, CONTROL_STOPPING);
+            control_for_engines(control, engine_stop, engine_stopped);
+        }
+        break;
+    case CONTROL_STOPPING:
+        if (all_engines(control, offsetof(struct engine_watch, is_stopped))) {
+            control_set_state(control, CONTROL_GONE);
+            control->loop.stop = true;
+        }
+        break;
+    case CONTROL_GONE:
+        break;
+    }
+}
+
+/* --- Reload ------------------------------------------------------------------------------------------------------ */
+
+uint64_t control_nvme_bytes(const struct control *control)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < control->config->n_devices; i++)
+        bytes += control->devices[i].used_bytes;
+    return bytes;
+}
+
+void control_pool_config(const struct control *control, uint32_t pool, struct tiering_pool_config *ret_config)
+{
+    const struct spillway_config *config = control->config;
+    const struct config_pool *p = &config->pools[pool];
+    uint32_t n = control->n_engines;
+
+    *ret_config = (struct tiering_pool_config){
+        .trusted = p->is_trusted,
+        .dram_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_DRAM, config->dram.size_bytes) / n,
+        .cxl_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_CXL, config->cxl.size_bytes) / n,
+        .nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(control)) / n,
+        .session_bytes = p->session_bytes ? p->session_bytes : UINT64_MAX,
+        .weight = p->weight,
+        .max_leases_percent = p->max_leases_percent,
+    };
+    memcpy(ret_config->name, p->section.name, sizeof(ret_config->name));
+}
+
+static void reload_done(struct call *base)
+{
+    struct control *control = base->at_control_ctx;
+
+    if (--control->n_tuning > 0)
+        return;
+    free(control->tune);
+    control->tune = NULL;
+    log_notice("reloaded");
+    sd_ready();
+}
+
+static void reload_apply(struct control *control)
+{
+    log_set_level((enum log_level)control->config->daemon.log_level);
+    control->tune = calloc(control->n_engines, sizeof(*control->tune));
+    if (!control->tune) {
+        log_error("no memory to tell the engines");
+        sd_ready();
+        return;
+    }
+    control->n_tuning = control->n_engines;
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        struct tune_call *tune = &control->tune[i];
+
+        tune->spin_ns = control->config->daemon.spin_us * UINT64_C(1000);
+        tune->n_pools = control->config->n_pools;
+        for (uint32_t p = 0; p < tune->n_pools; p++)
+            control_pool_config(control, p, &tune->pools[p]);
+        tune->call.at_control = reload_done;
+        tune->call.at_control_ctx = control;
+        engine_tune(control->engines[i], tune);
+    }
+}
+
+static void reload_say(const struct config_changes *changes)
+{
+    for (uint32_t i = 0; i < changes->n; i++) {
+        const struct config_change *c = &changes->at[i];
+
+        if (c->needs_restart)
+            log_warning("[%s] %s: %s stays until a restart (the file says %s)", c->section, c->key, c->old_value,
+                        c->new_value);
+        else
+            log_notice("[%s] %s: %s, was %s", c->section, c->key, c->new_value, c->old_value);
+    }
+    if (changes->n_left_out > 0)
+        log_warning("and %u changes more", changes->n_left_out);
+}
+
+static void say_errors(const struct config_errors *errors)
+{
+    for (uint32_t i = 0; i < errors->n; i++)
+        log_error("%s", errors->at[i].text);
+}
+
+void control_reload(struct control *control)
+{
+    cleanup_free struct config_errors *errors = calloc(1, sizeof(*errors));
+    cleanup_free struct config_changes *changes = calloc(1, sizeof(*changes));
+    cleanup_config struct spillway_config *wanted = NULL;
+    struct spillway_config *merged = NULL;
+
+    if (control->state != CONTROL_READY || control->tune || !errors || !changes) {
+        log_warning("not reloaded: %s", control->tune ? "the last reload is not through" : "not now");
+        return;
+    }
+    sd_reloading(loop_now_ns());
+    int r = config_load(control->config_path, &control->env, &wanted, errors);
+
+    if (r == 0) {
+        config_diff(control->config, wanted, changes);
+        r = config_merge(control->config, wanted, &control->env, &merged, errors);
+    }
+    if (r < 0) {
+        say_errors(errors);
+        log_error("not reloaded: the old configuration stays in force");
+        sd_ready();
+        return;
+    }
+    reload_say(changes);
+    config_free(control->config);
+    control->config = merged;
+    reload_apply(control);
+}
+
+/* --- Signals, mailbox -------------------------------------------------------------------------------------------- */
+
+static void control_signal(struct loop_source *source, uint32_t events)
+{
+    struct control *control = container_of(source, struct control, signal_source);
+    struct signalfd_siginfo info;
+
+    (void)events;
+    while (read(source->fd, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGHUP)
+            control_reload(control);
+        else
+            control_stop(control, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+    }
+}
+
+/* The mailbox sleeps only while the loop does: so a message costs a system call only then. */
+static void control_mail(struct loop_source *source, uint32_t events)
+{
+    struct control *control = container_of(source, struct control, mailbox_source);
+    uint64_t count;
+
+    if (events & EPOLLIN)
+        (void)!read(source->fd, &count, sizeof(count));
+    (void)engine_queue_run(&control->mailbox);
+}
+
+int control_run(struct control *control)
+{
+    int r = 0;
+
+    control_set_state(control, CONTROL_STARTING);
+    control->watchdog_ns = sd_watchdog_ns();
+    control_watch(&control->watch_timer);
+    while (!control->loop.stop && r == 0) {
+        bool may_sleep = engine_queue_sleep_prepare(&control->mailbox);
+
+        r = loop_turn(&control->loop, may_sleep ? UINT64_MAX : 0);
+        engine_queue_sleep_end(&control->mailbox);
+        (void)engine_queue_run(&control->mailbox);
+    }
+    if (r < 0) {
+        log_error("epoll: %s", log_errno(r));
+        return EXIT_FAILURE;
+    }
+    return control->exit_status;
+}
+
+int control_find_admin_group(struct control *control)
+{
+    struct group *group = getgrnam(control->config->daemon.admin_group);
+
+    if (!group)
+        return -ENOENT;
+    control->admin_gid = group->gr_gid;
+    control->has_admin_gid = true;
+    return 0;
+}
+
+static int signals_open(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+
+    return fd < 0 ? -errno : fd;
+}
+
+int control_init(struct control *control)
+{
+    list_init(&control->sessions);
+    list_init(&control->accounts);
+    list_init(&control->owners);
+    control->uid = geteuid();
+    control->started_ns = loop_now_ns();
+    control->loop.epoll_fd = control->mailbox.wake_fd = -1;
+    control->listener = LISTENER_NONE;
+    control->mailbox_source = (struct loop_source){.fd = -1, .events = EPOLLIN, .ready = control_mail};
+    control->signal_source = (struct loop_source){.fd = -1, .events = EPOLLIN, .ready = control_signal};
+    loop_timer_init(&control->watch_timer, control_watch);
+    int r = loop_init(&control->loop);
+
+    if (r == 0)
+        r = engine_queue_init(&control->mailbox);
+    if (r == 0)
+        r = spaces_new(&control->spaces);
+    if (r < 0)
+        return r;
+    control->mailbox_source.fd = control->mailbox.wake_fd;
+    r = loop_add(&control->loop, &control->mailbox_source);
+    if (r == 0)
+        r = control->signal_source.fd = signals_open();
+    return r < 0 ? r : loop_add(&control->loop, &control->signal_source);
+}
+
+void control_deinit(struct control *control)
+{
+    listener_close(&control->listener);
+    owners_free(control);
+    control->spaces = spaces_free(control->spaces);
+    if (control->signal_source.fd >= 0)
+        close(control->signal_source.fd);
+    engine_queue_deinit(&control->mailbox);
+    loop_deinit(&control->loop);
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * spillwayd: options, configuration, and the order in which the parts come to life and go.
+ *
+ * Exit status: 0 after a clean stop or a good --check, 78 (EX_CONFIG) for a configuration that was refused, 1 else.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "daemon/config.h"
+#include "daemon/control.h"
+#include "daemon/log.h"
+#include "daemon/sd.h"
+#include "daemon/startup.h"
+#include "include/base/cleanup.h"
+#include "io/memory.h"
+#include "tiering/policy.h"
+
+#define SYSTEM_CONFIG "/etc/spillway/spillwayd.conf"
+
+#ifndef SPILLWAY_VERSION
+#define SPILLWAY_VERSION "0"
+#endif
+
+const char *argp_program_version = "spillwayd " SPILLWAY_VERSION;
+
+struct options {
+    bool user_mode;
+    const char *config_path, *check_path, *socket_path, *state_dir;
+};
+
+enum { OPTION_USER = 256, OPTION_CHECK, OPTION_SOCKET, OPTION_STATE_DIR, OPTION_FOREGROUND };
+
+static const struct argp_option option_table[] = {
+    {"user", OPTION_USER, NULL, 0, "Serve this user alone, without root", 0},
+    {"config", 'c', "FILE", 0, "Configuration (" SYSTEM_CONFIG "; with --user none)", 0},
+    {"check", OPTION_CHECK, "FILE", 0, "Check a configuration and exit: 0 if it is fine, 78 if not", 0},
+    {"socket", OPTION_SOCKET, "PATH", 0, "Listen there, whatever the configuration says", 0},
+    {"state-dir", OPTION_STATE_DIR, "PATH", 0, "Keep state there, whatever the configuration says", 0},
+    {"foreground", OPTION_FOREGROUND, NULL, 0, "Does nothing: spillwayd never leaves the foreground", 0},
+    {NULL, 0, NULL, 0, NULL, 0},
+};
+
+static error_t option_parse(int key, char *arg, struct argp_state *state)
+{
+    struct options *options = state->input;
+
+    switch (key) {
+    case OPTION_USER:
+        options->user_mode = true;
+        return 0;
+    case 'c':
+        options->config_path = arg;
+        return 0;
+    case OPTION_CHECK:
+        options->check_path = arg;
+        return 0;
+    case OPTION_SOCKET:
+        options->socket_path = arg;
+        return 0;
+    case OPTION_STATE_DIR:
+        options->state_dir = arg;
+        return 0;
+    case OPTION_FOREGROUND:
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "what is '%s'?", arg);
+        return EINVAL;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    .options = option_table,
+    .parser = option_parse,
+    .doc = "The daemon that owns the slow memory of a machine with accelerators.",
+};
+
+static void print_errors(const struct config_errors *errors)
+{
+    for (uint32_t i = 0; i < errors->n; i++)
+        fprintf(stderr, "%s\n", errors->at[i].text);
+    if (errors->n_left_out > 0)
+        fprintf(stderr, "and %u mistakes more\n", errors->n_left_out);
+}
+
+static int check_config(const struct config_env *env, const char *path)
+{
+    cleanup_free struct config_errors *errors = calloc(1, sizeof(*errors));
+    cleanup_config struct spillway_config *config = NULL;
+
+    if (!errors)
+        return EXIT_FAILURE;
+    if (config_load(path, env, &config, errors) < 0) {
+        print_errors(errors);
+        return EX_CONFIG;
+    }
+    printf("%s: fine\n", path);
+    return EXIT_SUCCESS;
+}
+
+static const char *config_path_of(const struct options *options)
+{
+    if (options->config_path)
+        return options->config_path;
+    return !options->user_mode && access(SYSTEM_CONFIG, F_OK) == 0 ? SYSTEM_CONFIG : NULL;
+}
+
+static int load_config(struct control *control, const struct options *options)
+{
+    cleanup_free struct config_errors *errors = calloc(1, sizeof(*errors));
+
+    if (!errors)
+        return EXIT_FAILURE;
+    control->config_path = config_path_of(options);
+    if (config_load(control->config_path, &control->env, &control->config, errors) < 0) {
+        print_errors(errors);
+        return EX_CONFIG;
+    }
+    struct config_daemon *d = &control->config->daemon;
+
+    if (options->socket_path)
+        snprintf(d->socket, sizeof(d->socket), "%s", options->socket_path);
+    if (options->state_dir)
+        snprintf(d->state_dir, sizeof(d->state_dir), "%s", options->state_dir);
+    if (d->admin_group[0] && control_find_admin_group(control) < 0) {
+        fprintf(stderr, "[daemon] admin_group: there is no group '%s'\n", d->admin_group);
+        return EX_CONFIG;
+    }
+    log_set_level((enum log_level)d->log_level);
+    return EXIT_SUCCESS;
+}
+
+static int open_listener(struct control *control)
+{
+    const char *path = control->config->daemon.socket;
+    const char *why = "its folder cannot be made, or is somebody else's";
+    int fd = sd_socket();
+    int r = fd == -EINVAL ? -EINVAL : 0;
+
+    if (r < 0)
+        why = "systemd passed something else than one Unix socket";
+    else if (fd < 0 && control->user_mode)
+        r = startup_runtime_dir(path);
+    if (r == 0)
+        r = listener_open(control, fd, path, control->user_mode, &control->listener, &why);
+    if (r < 0)
+        log_error("socket %s: %s", path, why);
+    return r;
+}
+
+static int serve(struct control *control)
+{
+    int status = EXIT_FAILURE;
+    int r = control_init(control);
+
+    if (r < 0)
+        log_error("cannot start: %s", log_errno(r));
+    if (r == 0)
+        r = open_listener(control);
+    if (r == 0) {
+        startup_limits(control);
+        r = startup_engines(control);
+        if (r == 0)
+            status = control_run(control);
+        else
+            status = EXIT_FAILURE;
+        startup_undo(control);
+    }
+    control_deinit(control);
+    return status;
+}
+
+/* Before any thread is made: the control thread alone gets them, through its signalfd. */
+static void block_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {0};
+    struct control *control = calloc(1, sizeof(*control));
+
+    log_setup();
+    if (argp_parse(&argp, argc, argv, 0, NULL, &options) != 0 || !control)
+        return EX_USAGE;
+    config_env_init(&control->env, options.user_mode);
+    control->env.policy_names = policy_names();
+    control->user_mode = options.user_mode;
+    int status = options.check_path ? check_config(&control->env, options.check_path) : load_config(control, &options);
+
+    if (status == EXIT_SUCCESS && !options.check_path) {
+        block_signals();
+        if (memory_guard_install() < 0)
+            log_warning("the SIGBUS guard cannot be installed: a client that punches holes can end the daemon");
+        status = serve(control);
+    }
+    config_free(control->config);
+    free(control);
+    return status;
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A client's connection, as the control thread sees it: the socket, who is behind it, and all that hangs off it.
+ *
+ *     HELLO ──▶ OPEN ──▶ ENDING ──▶ freed
+ *       └──────────────────┘
+ * session_set_state() is the one place that assigns it. ENDING begins with the socket's hang-up, the process's end
+ * (pidfd), a violation, or the daemon's own end; it is over when every engine has let go.
+ */
+#pragma once
+
+#include "daemon/access.h"
+#include "daemon/engine.h"
+#include "daemon/loop.h"
+#include "daemon/owner.h"
+#include "io/memory.h"
+
+struct control;
+
+enum session_state { SESSION_HELLO, SESSION_OPEN, SESSION_ENDING };
+
+/* A session's seat at one engine, and the call that takes it. */
+struct seat {
+    struct engine_peer peer;
+    struct peer_add_call add;
+};
+
+/* A ring pair: the engine's part, and the memory below it. */
+struct session_ring {
+    struct list link;
+    struct ring ring;
+    struct engine_peer *peer;
+    struct memory_shared ring_mem, scratch_mem;
+    struct ring_geometry geometry;
+    int doorbell_fd;   /* ours */
+    int doorbell_peer; /* the client's, until it is sent */
+    struct ring_call call;
+};
+
+/* One request of the client that an engine works on. */
+union session_call {
+    struct space_call space;
+    struct chunk_call chunk;
+    struct session_ring *ring;
+};
+
+struct session {
+    struct list link;
+    struct control *control;
+    uint64_t number;
+    uint64_t since_ns;
+    enum session_state state;
+    struct loop_source socket, pidfd;
+    struct loop_timer timer; /* for HELLO; then for a reply that the client does not read */
+    struct access who;
+    struct account *account;
+    struct owner *owner;
+    char name[SPW_NAME_BYTES];
+    uint8_t token[SPW_TOKEN_BYTES];
+    int refusal; /* HELLO is answered with this, and the session ends */
+    uint32_t refusal_detail;
+
+    uint32_t pool_generation;
+    bool pools[POOLS_MAX]; /* opened */
+    struct seat *seats[ENGINES_MAX];
+    struct list rings;
+    uint32_t n_rings, next_ring;
+    uint64_t scratch_bytes;
+
+    bool busy; /* a request is with an engine: the socket is not read */
+    struct spw_msg request;
+    union session_call call;
+    struct admin_request *admin;
+    char *out; /* ADMIN: what is left of a long reply */
+    uint64_t out_bytes, out_done;
+
+    uint32_t n_ending; /* engines that have not let go yet */
+    struct engine_msg free_msg; /* to ourselves: nobody up the stack uses the session any more when it runs */
+};
+
+/* Takes the descriptor on success. -EMFILE and so on: not taken. */
+must_check int session_accept(struct control *control, int fd);
+void session_set_state(struct session *session, enum session_state state);
+/* The session stays in memory until the loop's next turn at least. why: for the log; NULL if there is nothing to say. Violations are warnings. */
+void session_end(struct session *session, const char *why, bool violation);
+/* Ends all of them; control_session_gone() tells when the last has gone. */
+void sessions_end(struct control *control, const char *why);
+
+/* session_request.c: one message, complete and with a header that was checked. */
+void session_handle(struct session *session, const void *message, size_t size);
+
+/* Replies. fds are the caller's. The session may be ENDING afterwards. */
+void session_reply(struct session *session, void *message, size_t size, const int *fds, unsigned n_fds);
+void session_reply_error(struct session *session, int status, uint32_t detail, const char *fmt, ...) printf_like(4, 5);
+/* The request that an engine worked on is answered, or its session ended meanwhile. */
+bool session_call_over(struct session *session);
+/* ADMIN: takes text, which malloc() made. */
+void session_reply_text(struct session *session, char *text, uint64_t size);
+
+struct session_ring *session_ring_free(struct session *session, struct session_ring *ring);

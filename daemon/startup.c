@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the composition at start: which devices there are and what is on them, which engine gets which partition, what
+ * each engine is made of. Every refusal names the thing and what to do about it.
+ *
+ * Partition p of a device belongs to engine p % n_engines, so the same configuration always finds its objects again.
+ */
+#include "daemon/startup.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+#include "include/base/cleanup.h"
+#include "include/base/units.h"
+#include "io/grower.h"
+#include "io/memory.h"
+#include "io/workers.h"
+#include "tiering/policy.h"
+
+#define WORKERS_DEFAULT 4
+#define POPULATE_THREADS_DEFAULT 4
+#define PARTS_DEADLINE_NS UINT64_C(60000000000)
+#define MAX_OBJECTS_MIN 65536
+#define MAX_OBJECTS_AUTO (UINT64_C(1) << 26) /* of the daemon, unless max_objects says otherwise */
+#define DRAM_BYTES_PER_OBJECT (4 * KIB)
+#define NVME_BYTES_PER_OBJECT (32 * KIB)
+
+/* --- Machine ----------------------------------------------------------------------------------------------------- */
+
+struct machine {
+    uint32_t n_cpus;
+    uint32_t n_dram, n_cxl;
+    uint32_t dram[NODES_MAX], cxl[NODES_MAX];
+};
+
+static bool in_mask(uint64_t mask, uint32_t node)
+{
+    return mask == 0 || (node < 64 && (mask >> node & 1) != 0);
+}
+
+static int machine_read(const struct spillway_config *config, struct machine *ret_machine)
+{
+    struct memory_nodes nodes;
+    struct machine m = {.n_cpus = (uint32_t)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L)};
+    int r = memory_nodes_read(&nodes);
+
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < nodes.n; i++) {
+        const struct memory_node *node = &nodes.node[i];
+
+        if (node->has_cpus && in_mask(config->dram.nodes, node->id))
+            m.dram[m.n_dram++] = node->id;
+        else if (!node->has_cpus && config->cxl.size_bytes > 0 && in_mask(config->cxl.nodes, node->id))
+            m.cxl[m.n_cxl++] = node->id;
+    }
+    if (m.n_dram == 0)
+        m.dram[m.n_dram++] = MEMORY_NODE_ANY;
+    if (!nodes.is_numa)
+        m.dram[0] = MEMORY_NODE_ANY;
+    *ret_machine = m;
+    return 0;
+}
+
+void startup_limits(const struct control *control)
+{
+    struct rlimit files;
+    struct memory_limits memory;
+    char limit[UNITS_TEXT_BYTES];
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+    /* A connection takes two descriptors, and each of its rings three. */
+    uint64_t wanted = control->config->daemon.max_sessions * UINT64_C(5);
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < wanted)
+        log_notice("%llu descriptors are fewer than %u sessions may take (%llu): raise `ulimit -n` or LimitNOFILE=",
+                   (unsigned long long)files.rlim_cur, control->config->daemon.max_sessions,
+                   (unsigned long long)wanted);
+    memory_limits_read(&memory);
+    if (!memory.can_lock_all && memory.memlock_bytes < control->config->dram.size_bytes)
+        log_notice("at most %s of memory can be locked: raise it with `ulimit -l` or LimitMEMLOCK= "
+                   "(until then I/O is slower, and pages can be swapped out)",
+                   size_print(memory.memlock_bytes, limit));
+}
+
+int startup_runtime_dir(const char *socket_path)
+{
+    cleanup_free char *dir = strdup(socket_path);
+    struct stat st;
+
+    if (!dir)
+        return -ENOMEM;
+    char *slash = strrchr(dir, '/');
+
+    if (!slash || slash == dir)
+        return 0;
+    *slash = '\0';
+    if (mkdir(dir, 0700) == 0)
+        return 0;
+    if (errno != EEXIST || lstat(dir, &st) < 0)
+        return -errno;
+    /* In /tmp anybody may have been first. */
+    if (!S_ISDIR(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0))
+        return -EPERM;
+    return 0;
+}
+
+/* --- Devices ----------------------------------------------------------------------------------------------------- */
+
+static void device_refuse(const struct config_device *device, int r, const char *why)
+{
+    if (r == -EMEDIUMTYPE)
+        log_error("[device %s] %s is not formatted for Spillway: spillctl device format --capacity SIZE %s",
+                  device->section.name, device->path, device->path);
+    else if (r == -ENOENT)
+        log_error("[device %s] %s does not exist: spillctl device format --capacity SIZE %s", device->section.name,
+                  device->path, device->path);
+    else
+        log_error("[device %s] %s: %s (%s)", device->section.name, device->path, why, log_errno(r));
+}
+
+static int device_identify(struct control *control, uint32_t index)
+{
+    struct control_device *d = &control->devices[index];
+    const struct config_device *config = &control->config->devices[index];
+    struct uring *uring = control->engines[0]->uring;
+    uint16_t dev;
+    const char *why = "it cannot be opened";
+    int r = device_open(config->path, 0, &d->device, &why);
+
+    if (r == 0)
+        r = uring_device_add(uring, &d->device, 0, &dev);
+    if (r == 0)
+        r = store_identify(uring_backend(uring), dev, d->device.size_bytes, &d->identity, &why);
+    if (r == 0 && d->identity.format.device_bytes > d->device.size_bytes) {
+        why = "it is shorter than when it was formatted: somebody has truncated it";
+        r = -EUCLEAN;
+    }
+    if (r < 0) {
+        device_refuse(config, r, why);
+        return r;
+    }
+    d->used_bytes = d->identity.format.device_bytes;
+    if (config->capacity_bytes > 0)
+        d->used_bytes = MIN(d->used_bytes, config->capacity_bytes);
+    d->first_dev = dev;
+    return 0;
+}
+
+/* Each engine that has a partition there knows the device by a number of its own. */
+static int device_attach(struct control *control, uint32_t index)
+{
+    struct control_device *d = &control->devices[index];
+    const struct config_device *config = &control->config->devices[index];
+    const char *why = "too many devices";
+
+    for (uint16_t p = 0; p < d->identity.format.partitions; p++) {
+        struct engine *engine = control->engines[p % control->n_engines];
+        uint16_t *dev = &d->devs[p % control->n_engines];
+        int r = 0;
+
+        if (p < control->n_engines) {
+            *dev = d->first_dev;
+            if (p > 0)
+                r = uring_device_add(engine->uring, &d->device, 0, dev);
+        }
+        if (r == 0)
+            r = engine_store_add(engine, *dev, index, p, d->device.size_bytes, &why);
+        if (r < 0) {
+            device_refuse(config, r, why);
+            return r;
+        }
+    }
+    char size[UNITS_TEXT_BYTES];
+
+    log_info("[device %s] %s: %s in %u partition%s%s", config->section.name, config->path,
+             size_print(d->used_bytes, size), d->identity.format.partitions,
+             d->identity.format.partitions == 1 ? "" : "s",
+             d->device.is_direct ? "" : "; its file system has no O_DIRECT, so bytes go through the page cache");
+    return 0;
+}
+
+/* --- Engines ----------------------------------------------------------------------------------------------------- */
+
+static uint32_t auto_max_objects(const struct spillway_config *config, uint64_t nvme_bytes, uint32_t n_engines)
+{
+    uint64_t n = config->daemon.max_objects;
+
+    if (n == 0)
+        n = MIN((config->dram.size_bytes + config->cxl.size_bytes) / DRAM_BYTES_PER_OBJECT +
+                    nvme_bytes / NVME_BYTES_PER_OBJECT,
+                MAX_OBJECTS_AUTO);
+    return (uint32_t)MAX(n / n_engines, (uint64_t)MAX_OBJECTS_MIN);
+}
+
+static int class_configs(const struct spillway_config *config, struct tiering_class_config *ret_classes)
+{
+    static const uint32_t index_of[TIERING_CLASSES] = {
+        [SPW_CLASS_GENERIC] = CONFIG_CLASS_GENERIC,       [SPW_CLASS_KV] = CONFIG_CLASS_KV,
+        [SPW_CLASS_WEIGHTS] = CONFIG_CLASS_WEIGHTS,       [SPW_CLASS_ACTIVATION] = CONFIG_CLASS_ACTIVATION,
+        [SPW_CLASS_OPTIMIZER] = CONFIG_CLASS_OPTIMIZER,
+    };
+
+    static_assert(SPW_CLASSES == TIERING_CLASSES && (int)CONFIG_CLASSES == TIERING_CLASSES, "the same classes");
+    for (uint32_t i = 0; i < TIERING_CLASSES; i++) {
+        const struct config_class *c = &config->classes[index_of[i]];
+
+        ret_classes[i].policy = policy_by_name(c->policy);
+        ret_classes[i].durability = (uint8_t)c->durability;
+        ret_classes[i].weight = c->weight;
+        if (!ret_classes[i].policy) {
+            log_error("[class %s] policy: there is no policy '%s'", c->section.name, c->policy);
+            return -EINVAL;
+        }
+    }
+    static_assert((int)CONFIG_DURABILITY_CACHE == (int)STORE_CACHE &&
+                      (int)CONFIG_DURABILITY_DURABLE == (int)STORE_DURABLE,
+                  "the same numbers");
+    return 0;
+}
+
+static struct memory_chunk_config chunk_config(const struct spillway_config *config, const struct machine *machine)
+{
+    static const enum memory_pages pages[] = {
+        [CONFIG_HUGEPAGES_TRY] = MEMORY_PAGES_AUTO,
+        [CONFIG_HUGEPAGES_REQUIRE] = MEMORY_PAGES_HUGE,
+        [CONFIG_HUGEPAGES_NEVER] = MEMORY_PAGES_SMALL,
+    };
+
+    return (struct memory_chunk_config){
+        .node = MEMORY_NODE_ANY,
+        .pages = pages[config->dram.hugepages],
+        .lock = true,
+        .force_small_pages = config->dram.force_small_pages,
+        .threads = MIN(machine->n_cpus, (uint32_t)POPULATE_THREADS_DEFAULT),
+    };
+}
+
+static int engine_make(struct control *control, uint32_t number, const struct machine *machine,
+                       const struct tiering_pool_config *pools, uint32_t max_objects)
+{
+    const struct spillway_config *config = control->config;
+    const char *why;
+    struct engine_config engine = {
+        .number = number,
+        .spin_ns = config->daemon.spin_us * UINT64_C(1000),
+        .max_requests = DEFAULT_REQUESTS,
+        .max_waits = DEFAULT_WAITS,
+        .control = &control->mailbox,
+        .uring = {.workers = control->workers,
+                  .grower = control->grower,
+                  .chunk = chunk_config(config, machine)},
+        .tiering = {.pools = pools,
+                    .n_pools = config->n_pools,
+                    .node = machine->dram[number % machine->n_dram],
+                    .cxl_nodes = machine->cxl,
+                    .n_cxl_nodes = machine->n_cxl,
+                    .max_objects = max_objects,
+                    .max_leases = MIN(max_objects, 4 * config->daemon.session_leases),
+                    .clean_percent = config->dram.clean_percent,
+                    .parts_deadline_ns = PARTS_DEADLINE_NS},
+    };
+
+    if (getrandom(&engine.tiering.hash_seed, sizeof(engine.tiering.hash_seed), 0) < 0)
+        return -errno;
+    int r = class_configs(config, engine.tiering.classes);
+
+    if (r < 0)
+        return r;
+    r = engine_new(&engine, &control->engines[number], &why);
+    if (r < 0)
+        log_error("engine %u: %s (%s)", number, why, log_errno(r));
+    return r;
+}
+
+/* Spaces that the devices brought back. */
+static int engines_list_spaces(struct control *control)
+{
+    for (uint32_t e = 0; e < control->n_engines; e++) {
+        struct tiering_space_info info;
+
+        for (uint32_t i = 0; tiering_space_at(control->engines[e]->tiering, i, &info); i++) {
+            if (info.pool >= control->config->n_pools) /* of a pool that is no longer configured */
+                continue;
+            int r = spaces_add(control->spaces, control->config->n_pools, info.pool, info.digest, e);
+
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+static int threads_make(struct control *control, const struct machine *machine)
+{
+    uint32_t n = control->config->daemon.workers;
+    struct workers_config workers = {.spin_us = control->config->daemon.spin_us};
+
+    workers.threads = (n ? n : MIN(machine->n_cpus, (uint32_t)WORKERS_DEFAULT)) * control->n_engines;
+    workers.threads = MIN(workers.threads, (uint32_t)WORKERS_MAX);
+    int r = workers_new(&workers, &control->workers);
+
+    return r < 0 ? r : grower_new(&control->grower);
+}
+
+static int devices_size(struct control *control)
+{
+    /* How many objects an engine must be able to name depends on devices that only an engine can read. What the files
+     * say is near enough. */
+    for (uint32_t i = 0; i < control->config->n_devices; i++) {
+        struct stat st;
+
+        control->devices[i].device = DEVICE_NONE;
+        if (stat(control->config->devices[i].path, &st) == 0)
+            control->devices[i].used_bytes = (uint64_t)st.st_size;
+        if (control->config->devices[i].capacity_bytes > 0)
+            control->devices[i].used_bytes = control->config->devices[i].capacity_bytes;
+    }
+    return 0;
+}
+
+int startup_engines(struct control *control)
+{
+    const struct spillway_config *config = control->config;
+    struct machine machine;
+    cleanup_free struct tiering_pool_config *pools = calloc(config->n_pools, sizeof(*pools));
+    int r = machine_read(config, &machine);
+
+    if (!pools)
+        r = -ENOMEM;
+    if (r < 0)
+        return r;
+    control->n_engines = config->daemon.engines ? config->daemon.engines : machine.n_dram;
+    r = threads_make(control, &machine);
+    if (r == 0)
+        r = devices_size(control);
+    if (r < 0) {
+        log_error("threads cannot be made: %s", log_errno(r));
+        return r;
+    }
+    uint32_t max_objects = auto_max_objects(config, control_nvme_bytes(control), control->n_engines);
+
+    for (uint32_t i = 0; i < config->n_pools; i++)
+        control_pool_config(control, i, &pools[i]);
+    for (uint32_t i = 0; i < control->n_engines && r == 0; i++)
+        r = engine_make(control, i, &machine, pools, max_objects);
+    for (uint32_t i = 0; i < config->n_devices && r == 0; i++)
+        r = device_identify(control, i);
+    for (uint32_t i = 0; i < config->n_devices && r == 0; i++)
+        r = device_attach(control, i);
+    if (r == 0)
+        r = engines_list_spaces(control);
+    for (uint32_t i = 0; i < control->n_engines && r == 0; i++) {
+        r = engine_run(control->engines[i]);
+        if (r < 0)
+            log_error("engine %u does not start: %s", i, log_errno(r));
+    }
+    return r;
+}
+
+void startup_undo(struct control *control)
+{
+    grower_free(control->grower);
+    for (uint32_t i = 0; i < control->n_engines; i++)
+        control->engines[i] = engine_free(control->engines[i]);
+    workers_free(control->workers);
+    for (uint32_t i = 0; i < control->config->n_devices; i++)
+        if (control->devices[i].device.fd >= 0)
+            device_close(&control->devices[i].device);
+    control->grower = NULL;
+    control->workers = NULL;
+}
