@@ -120,6 +120,8 @@ struct engine_report {
     struct tiering_pool_stat pools[POOLS_MAX];
     struct store_stat stores[DEVICES_MAX];
     struct engine_store store_at[DEVICES_MAX];
+    uint32_t n_peers, max_peers;
+    struct peer_stat peers[]; /* max_peers */
 };
 void engine_report(struct engine *engine, struct engine_report *report);
 

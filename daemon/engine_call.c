@@ -220,6 +220,7 @@ static void report_at_engine(struct call *base)
         report->store_at[i] = engine->store_at[i];
         tiering_store_stat(engine->tiering, i, &report->stores[i]);
     }
+    report->n_peers = requests_peers(engine->requests, report->peers, report->max_peers);
 }
 
 void engine_report(struct engine *engine, struct engine_report *report)

@@ -94,6 +94,28 @@ void requests_stat(const struct requests *rq, struct requests_stat *ret_stat)
         ret_stat->peers++;
 }
 
+uint32_t requests_peers(const struct requests *rq, struct peer_stat *ret_peers, uint32_t max)
+{
+    uint32_t n = 0;
+
+    list_for_each (l, &rq->peers) {
+        const struct peer *peer = list_entry(l, struct peer, link);
+        struct peer_stat *stat = &ret_peers[n];
+
+        if (n == max)
+            break;
+        *stat = (struct peer_stat){.session = peer->session,
+                                   .leases = peer->tiering.n_leases,
+                                   .requests = peer->n_requests,
+                                   .waits = peer->n_waits,
+                                   .spaces = peer->n_spaces};
+        list_for_each (r, &peer->rings)
+            stat->rings++;
+        n++;
+    }
+    return n;
+}
+
 /* --- Peers and rings --------------------------------------------------------------------------------------------- */
 
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases)

@@ -94,3 +94,10 @@ struct requests_stat {
     uint32_t peers, rings, rings_hot;
 };
 void requests_stat(const struct requests *rq, struct requests_stat *ret_stat);
+
+struct peer_stat {
+    uint64_t session;
+    uint32_t leases, requests, waits, rings, spaces;
+};
+/* Up to max peers; returns how many. */
+uint32_t requests_peers(const struct requests *rq, struct peer_stat *ret_peers, uint32_t max);

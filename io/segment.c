@@ -95,7 +95,9 @@ static void list_remove(struct segment_table *t, struct segment_list *l, uint32_
 
 static uint8_t bucket_of(const struct segment_table *t, const struct segment *s)
 {
-    return (uint8_t)(s->live_sectors * (uint32_t)(SEGMENT_BUCKETS - 1) / t->segment_sectors);
+    uint32_t of = s->durability == STORE_CACHE ? MAX(s->placed_sectors, (uint16_t)1) : t->segment_sectors;
+
+    return (uint8_t)(s->live_sectors * (uint32_t)(SEGMENT_BUCKETS - 1) / of);
 }
 
 static struct segment_list *place_of(struct segment_table *t, const struct segment *s)
@@ -166,7 +168,10 @@ static void live_change(struct segment_table *t, uint32_t segment, uint32_t live
 
 void segment_live_add(struct segment_table *t, uint32_t segment, uint32_t sectors)
 {
-    live_change(t, segment, t->segments[segment].live_sectors + sectors);
+    struct segment *s = &t->segments[segment];
+
+    s->placed_sectors = (uint16_t)(s->placed_sectors + sectors);
+    live_change(t, segment, s->live_sectors + sectors);
 }
 
 void segment_live_sub(struct segment_table *t, uint32_t segment, uint32_t sectors)
@@ -286,6 +291,7 @@ int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint
     s->pool = (uint16_t)pool;
     s->durability = durability;
     s->live_sectors = (uint16_t)(s->live_sectors + sectors);
+    s->placed_sectors = s->live_sectors;
     s->bucket = bucket_of(t, s);
     s->sums_loaded = 0;
     count_by(t, s, 1);

@@ -35,7 +35,8 @@ struct segment {
     uint32_t readers;    /* gets in flight */
     uint16_t live_sectors; /* of pieces, those being written included */
     uint16_t pool;
-    uint16_t writers; /* puts in flight */
+    uint16_t writers;        /* puts in flight */
+    uint16_t placed_sectors; /* of pieces, dead or alive, since it was opened */
     uint8_t state;
     uint8_t durability;
     uint8_t bucket;
@@ -50,7 +51,11 @@ struct segment_list {
     uint32_t first, last;
 };
 
-/* Sealed segments by sixteenths of their sectors that live; in each, those that came first, first. */
+/*
+ * Sealed segments by how much of them lives, in sixteenths; in each, those that came first, first. Of the segment for
+ * what would have to be copied; for `cache`, which is dropped, of what was placed in it: so what has no dead goes in
+ * the order of its age, whatever room was left at segments' ends.
+ */
 #define SEGMENT_BUCKETS 17
 
 struct segment_pool {

@@ -253,6 +253,11 @@ void arena_free(struct arena_chunk *c, uint32_t sector)
         arena_slab_release(c, s);
 }
 
+bool arena_has_slab(const struct arena_chunk *c, uint32_t sector)
+{
+    return c->slab_of[sector / FRAME_SECTORS] != 0;
+}
+
 uint32_t arena_owner(const struct arena_chunk *c, uint32_t sector)
 {
     uint32_t i;

@@ -64,6 +64,8 @@ must_check int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, st
                            uint32_t *ret_sector);
 void arena_free(struct arena_chunk *c, uint32_t sector);
 
+/* Does a slab hold this sector? Its last extent's end is the slab's. */
+bool arena_has_slab(const struct arena_chunk *c, uint32_t sector);
 /* The record that owns the extent at this sector. */
 uint32_t arena_owner(const struct arena_chunk *c, uint32_t sector);
 

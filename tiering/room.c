@@ -229,16 +229,13 @@ static void room_empty_slab(struct tiering *t, const struct arena_chunk *chunk, 
 {
     uint32_t owners[64], cursor = 0, n;
 
-    while ((n = arena_slab_owners(chunk, sector, &cursor, owners, ARRAY_LEN(owners))) > 0) {
+    while (arena_has_slab(chunk, sector) &&
+           (n = arena_slab_owners(chunk, sector, &cursor, owners, ARRAY_LEN(owners))) > 0) {
         for (uint32_t i = 0; i < n; i++) {
-            if (owners[i] == ARENA_OWNER_NONE || object_is_pinned(t, owners[i]))
-                continue;
-            if (!(hot_at(t, owners[i])->flags & HOT_IN_POLICY))
-                continue;
-            bool last = arena_slab_owners(chunk, sector, &(uint32_t){0}, &(uint32_t){0}, 1) == 1 && n == 1;
-            (void)room_evict(t, owners[i]);
-            if (last)
-                return;
+            /* One eviction may take others along (an object's parts): those are in no policy any more. */
+            if (owners[i] != ARENA_OWNER_NONE && (hot_at(t, owners[i])->flags & HOT_IN_POLICY) &&
+                !object_is_pinned(t, owners[i]))
+                (void)room_evict(t, owners[i]);
         }
     }
 }

@@ -20,7 +20,7 @@
 #define SPARE_BYTES (512 * MIB) /* of the file system, that we leave alone */
 #define ENDURANCE_SECONDS 90
 
-static const struct argp_option rows[] = {ROW_TRACE, ROW_REQUESTS, ROW_BLOCK, ROW_DRAM, ROW_DEVICE, ROW_POLICY, ROW_KEEP,
+static const struct argp_option rows[] = {ROW_TRACE, ROW_REQUESTS, ROW_BLOCK, ROW_DRAM, ROW_DEVICE, ROW_POLICY, ROW_LIST, ROW_KEEP,
                                           ROW_SECONDS, ROW_SEED, ROW_QUIET, ROW_OUTPUT, {0}};
 static const char doc[] =
     "Replays multi-turn conversations as an inference engine would, against a daemon of its own in a temporary folder, "
@@ -98,6 +98,7 @@ static int demo_run(const struct options *o, const struct harness *h, const stru
                              .mode = ENGINE_PREFIX,
                              .seed = o->seed,
                              .block_bytes = o->block_bytes,
+                             .list_max = o->list_max,
                              .seconds_max = o->seconds,
                              .quiet = o->quiet};
     cleanup_(run_close) struct run run = {0};

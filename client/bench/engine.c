@@ -185,11 +185,37 @@ static int store_list(struct engine *e, const struct spw_key *keys, uint32_t n)
     return 0;
 }
 
-int engine_request(struct engine *e, const uint64_t *ids, uint32_t n)
+/* In references' order, list by list: what is there is used, what is not there is stored. */
+static int request_each(struct engine *e, uint32_t n)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < n; i += e->list_max) {
+        uint32_t n_missing = 0;
+
+        r = acquire_list(e, e->keys + i, e->hits + i, MIN(n - i, e->list_max), &n_missing);
+        if (r == 0 && n_missing > 0)
+            r = store_list(e, e->missing, n_missing);
+    }
+    return r;
+}
+
+static int request_prefix(struct engine *e, uint32_t prefix, uint32_t n)
 {
     uint32_t n_missing = 0;
     int r = 0;
 
+    for (uint32_t i = 0; r == 0 && i < prefix; i += e->list_max)
+        r = acquire_list(e, e->keys + i, e->hits + i, MIN(prefix - i, e->list_max), &n_missing);
+    for (uint32_t i = prefix; i < n; i++)
+        e->missing[n_missing++] = e->keys[i];
+    for (uint32_t i = 0; r == 0 && i < n_missing; i += e->list_max)
+        r = store_list(e, e->missing + i, MIN(n_missing - i, e->list_max));
+    return r;
+}
+
+int engine_request(struct engine *e, const uint64_t *ids, uint32_t n)
+{
     for (uint32_t i = 0; i < n; i++)
         payload_key(e->seed, ids[i], &e->keys[i]);
     uint64_t start_ns = now_ns();
@@ -197,15 +223,7 @@ int engine_request(struct engine *e, const uint64_t *ids, uint32_t n)
     if (prefix < 0)
         return call_failed("lookup", (int)prefix);
     hist_add(&e->stats->lookup, now_ns() - start_ns);
-
-    uint32_t wanted = e->mode == ENGINE_EACH ? n : (uint32_t)prefix;
-    for (uint32_t i = 0; r == 0 && i < wanted; i += e->list_max)
-        r = acquire_list(e, e->keys + i, e->hits + i, MIN(wanted - i, e->list_max), &n_missing);
-    for (uint32_t i = wanted; i < n; i++)
-        e->missing[n_missing++] = e->keys[i];
-    for (uint32_t i = 0; r == 0 && i < n_missing; i += e->list_max)
-        r = store_list(e, e->missing + i, MIN(n_missing - i, e->list_max));
     e->stats->requests++;
     e->stats->blocks += n;
-    return r;
+    return e->mode == ENGINE_EACH ? request_each(e, n) : request_prefix(e, (uint32_t)prefix, n);
 }

@@ -10,6 +10,7 @@
 
 #include "client/bench/bench.h"
 #include "include/base/units.h"
+#include "include/spillway/abi.h"
 
 static uint64_t size_of(const char *text, const struct argp_state *state)
 {
@@ -83,6 +84,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case OPTION_POOL:
         o->pool = arg;
+        return 0;
+    case OPTION_LIST:
+        o->list_max = (uint32_t)number_of(arg, 1, SPW_LIST_MAX, state);
         return 0;
     case OPTION_QUIET:
         o->quiet = true;

@@ -20,7 +20,7 @@
 #define OBJECT_GROWTH_BYTES 512 /* of the daemon's memory for each object more: record, index, tables, ghosts */
 #define SLACK_BYTES (8 * MIB)
 
-static const struct argp_option rows[] = {ROW_TRACE, ROW_BLOCK, ROW_DRAM, ROW_DRAM_PERCENT, ROW_DEVICE, ROW_POLICY,
+static const struct argp_option rows[] = {ROW_TRACE, ROW_BLOCK, ROW_DRAM, ROW_DRAM_PERCENT, ROW_DEVICE, ROW_POLICY, ROW_LIST,
                                           ROW_PRIVATE, ROW_SOCKET, ROW_POOL, ROW_KEEP, ROW_SECONDS, ROW_SEED, ROW_QUIET,
                                           ROW_OUTPUT, {0}};
 static const char doc[] = "Replays a trace, against the running daemon or, with --private, one of its own.";
@@ -94,6 +94,7 @@ static int replay_run(const struct options *o, const char *socket_path, const ch
                              .mode = ENGINE_EACH,
                              .seed = o->seed,
                              .block_bytes = o->block_bytes,
+                             .list_max = o->list_max,
                              .seconds_max = o->seconds,
                              .quiet = o->quiet};
     cleanup_(run_close) struct run run = {0};

@@ -15,20 +15,12 @@
 #include "include/base/units.h"
 
 /* The names are those of docs/admin-json.md. */
-static int daemon_figures(struct run *run, struct run_daemon *ret)
+static void figures_pick(const struct run *run, struct json_object *status, struct json_object *pools,
+                         struct json_object *devices, struct run_daemon *ret)
 {
-    cleanup_json struct json_object *status = NULL, *pools = NULL, *devices = NULL;
-    struct json_object *degraded;
-
-    int r = admin_get(run->session, "status", &status);
-    if (r == 0)
-        r = admin_get(run->session, "pools", &pools);
-    if (r == 0)
-        r = admin_get(run->session, "devices", &devices);
-    if (r < 0)
-        return r;
+    struct json_object *degraded, *pool = admin_named(pools, "pools", run->options->pool);
     double pid = admin_number(status, "pid");
-    struct json_object *pool = admin_named(pools, "pools", run->options->pool);
+
     *ret = (struct run_daemon){
         .pid = run->options->daemon_pid ? run->options->daemon_pid : isnan(pid) ? 0 : (pid_t)pid,
         .degraded = json_object_object_get_ex(status, "degraded", &degraded) && json_object_array_length(degraded) > 0,
@@ -42,7 +34,16 @@ static int daemon_figures(struct run *run, struct run_daemon *ret)
         .ghost_bytes = admin_number(status, "objects.ghost_bytes"),
         .copied_bytes = admin_number(status, "bytes_copied_outside_segments"),
     };
-    return 0;
+}
+
+/* A user who may not ask the daemon can still replay against it: those figures are unknown then. */
+static void daemon_figures(const struct run *run, struct run_daemon *ret)
+{
+    cleanup_json struct json_object *status = NULL, *pools = NULL, *devices = NULL;
+
+    if (admin_get(run->session, "status", &status) == 0 && admin_get(run->session, "pools", &pools) == 0)
+        (void)!admin_get(run->session, "devices", &devices);
+    figures_pick(run, status, pools, devices, ret);
 }
 
 int run_open(const struct run_options *options, uint32_t longest_chain, struct run *ret_run)
@@ -61,10 +62,11 @@ int run_open(const struct run_options *options, uint32_t longest_chain, struct r
     spw_pool_info(pool, &run.pool);
     r = engine_init(&run.engine, pool, options->mode, options->seed, options->block_bytes, run.pool.dram_bytes,
                     longest_chain);
-    if (r == 0)
-        r = daemon_figures(&run, &run.before);
     if (r < 0)
         return r;
+    if (options->list_max)
+        run.engine.list_max = MIN(run.engine.list_max, options->list_max);
+    daemon_figures(&run, &run.before);
     *ret_run = run;
     run = (struct run){0};
     return 0;
@@ -165,8 +167,7 @@ int run_trace(struct run *run, const struct trace *trace)
     r = process_usage(0, &client[1]);
     run->client_cpu_s = client[1].cpu_s - client[0].cpu_s;
     run->daemon_cpu_s = daemon[1].cpu_s - daemon[0].cpu_s;
-    if (r == 0)
-        r = daemon_figures(run, &run->after);
+    daemon_figures(run, &run->after);
     if (r == 0)
         r = working_set(run, trace, n_replayed);
     return r;

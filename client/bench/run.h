@@ -16,6 +16,7 @@ struct run_options {
     const char *pool;
     enum engine_mode mode;
     uint64_t seed, block_bytes;
+    uint32_t list_max;  /* blocks of one call; 0: as many as go */
     double seconds_max; /* 0: the whole trace */
     bool quiet;
 };

@@ -181,13 +181,13 @@ int spw_pool_open(spw_session *session, const char *name, spw_pool **ret_pool)
     if (!*name || strlen(name) >= sizeof(open.name))
         return client_error(-EINVAL, 0, "spw_pool_open: a name has 1 to %zu characters", sizeof(open.name) - 1);
     memcpy(open.name, name, strlen(name));
-    cleanup_free struct spw_pool *pool = calloc(1, sizeof(*pool));
-    if (!pool)
-        return client_error(-ENOMEM, 0, "spw_pool_open: out of memory");
     int r =
         client_control_request(session, SPW_MSG_POOL_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL, 0);
     if (r < 0)
         return r;
+    struct spw_pool *pool = calloc(1, sizeof(*pool));
+    if (!pool)
+        return client_error(-ENOMEM, 0, "spw_pool_open: out of memory");
     pool->session = session;
     pool->handle = reply.pool;
     pool->info = (struct spw_pool_info){.flags = reply.flags,
@@ -198,7 +198,7 @@ int spw_pool_open(spw_session *session, const char *name, spw_pool **ret_pool)
     pthread_mutex_lock(&session->lock);
     list_push_tail(&session->pools, &pool->link);
     pthread_mutex_unlock(&session->lock);
-    *ret_pool = steal_ptr(pool);
+    *ret_pool = pool;
     return 0;
 }
 
@@ -249,15 +249,15 @@ int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_
                                       .node = options->node ? options->node - 1 : node_here()};
     memcpy(open.digest, options->digest, sizeof(open.digest));
     spw_session *session = pool->session;
-    cleanup_free struct spw_space *space = calloc(1, sizeof(*space));
-    if (!space)
-        return client_error(-ENOMEM, 0, "spw_space_open: out of memory");
     r = client_control_request(session, SPW_MSG_SPACE_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL,
                                0);
     if (r < 0)
         return r;
     if (reply.engine >= session->engines || reply.piece_bytes == 0)
         return client_session_end(session, "a space without an engine, or without a size of pieces");
+    struct spw_space *space = calloc(1, sizeof(*space));
+    if (!space)
+        return client_error(-ENOMEM, 0, "spw_space_open: out of memory");
     space->session = session;
     space->handle = reply.space;
     space->engine = reply.engine;
@@ -266,7 +266,7 @@ int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_
     pthread_mutex_lock(&session->lock);
     list_push_tail(&session->spaces, &space->link);
     pthread_mutex_unlock(&session->lock);
-    *ret_space = steal_ptr(space);
+    *ret_space = space;
     return 0;
 }
 

@@ -202,7 +202,8 @@ int spw_get_range(spw_space *space, const struct spw_key *name, uint64_t offset_
                   uint32_t timeout_ms);
 /* A tensor as an arena: blocks of one piece go between the store and a leased view of it (for get: leased for writing),
  * without touching the caller's memory. Element i takes the bytes at arena_offset_bytes + the sizes of those before it.
- * sizes may be NULL if the space has a fixed size. */
+ * sizes may be NULL if the space has a fixed size. Devices write there: sizes, the offset, and where the view begins in
+ * its tensor are multiples of 4096. */
 int spw_put_from_view(spw_space *space, const struct spw_key *keys, const uint64_t *sizes, size_t n,
                       const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms,
                       int32_t *ret_status);
@@ -210,6 +211,7 @@ int spw_get_to_view(spw_space *space, const struct spw_key *keys, const uint64_t
                     const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms,
                     int32_t *ret_status);
 
+/* The next four work on objects of one piece, each as a whole; larger ones are -EMSGSIZE. */
 int spw_touch(spw_space *space, const struct spw_key *keys, size_t n, unsigned flags);
 /* Into memory, by the deadline if possible; returns when they are there, or the deadline has passed. */
 int spw_prefetch(spw_space *space, const struct spw_key *keys, size_t n, unsigned flags, uint32_t deadline_ms,
@@ -218,7 +220,8 @@ int spw_advise(spw_space *space, const struct spw_key *keys, size_t n, enum spw_
 /* Not evicted for so long; 0 unpins. */
 int spw_pin(spw_space *space, const struct spw_key *keys, size_t n, uint32_t duration_ms, int32_t *ret_status);
 int spw_delete(spw_space *space, const struct spw_key *keys, size_t n, int32_t *ret_status);
-/* Durable, and atomically so: after a crash all of this list's versions are there or none is. n = 0: the space. */
+/* Durable, and atomically so: after a crash all of this list's versions are there or none is. n = 0: the space.
+ * -EINVAL: the space is not SPW_DURABLE. */
 int spw_sync(spw_space *space, const struct spw_key *keys, size_t n, uint32_t timeout_ms);
 int spw_stat(spw_space *space, struct spw_stat *ret_stat);
 int spw_nop(spw_space *space);

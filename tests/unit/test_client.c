@@ -409,6 +409,13 @@ START_TEST(test_tensors)
     ck_assert_int_eq(spw_get_range(space, &key, size_bytes - 1, b, 2, 1000), -ERANGE);
     ck_assert_int_eq(spw_get_range(space, &missing, 0, b, 2, 1000), -ENOENT);
     ck_assert_int_eq(spw_get_range(space, &key, 0, b, 0, 1000), -EINVAL);
+    struct spw_view arena;
+    uint64_t odd = 4097, even = 8192;
+    ck_assert_int_eq(spw_acquire_range(space, &key, 0, 4096, SPW_WRITE, 1000, &arena, 1), 1);
+    ck_assert_int_eq(spw_get_to_view(space, &key, &odd, 1, &arena, 0, 1000, NULL), -EINVAL);
+    ck_assert_int_eq(spw_get_to_view(space, &key, &even, 1, &arena, 0, 1000, NULL), -ERANGE);
+    ck_assert_int_eq(spw_release(space, &arena, 1, SPW_DISCARD), 0);
+    ck_assert_int_eq(spw_get_to_view(space, &key, NULL, 1, &arena, 0, 1000, NULL), -EINVAL);
     ck_assert_uint_eq(fake_leases(fake), 0);
     free(b);
     free(a);

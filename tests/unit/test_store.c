@@ -1,196 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The store on a simulated disk: formatting and refusing, bytes in and out, damage, reclaim, the log's ring,
- * transactions, failures. Crashes at random places are in test_store_crash.c.
- */
-#include <check.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "io/checksum.h"
-#include "io/format.h"
-#include "io/superblock.h"
-#include "tests/unit/support/owner.h"
-
-#define DEVICE_BYTES (24 * MIB)
-
-static struct simdisk *disk;
-static struct owner *o;
-static const char *why;
-
-static void start(uint64_t seed, uint64_t device_bytes, uint32_t segment_bytes, uint32_t n_ids)
-{
-    disk = simdisk_new(seed);
-    uint32_t dev = simdisk_device_add(disk, device_bytes);
-    o = owner_new(disk, dev, device_bytes, n_ids);
-    ck_assert_int_eq(owner_format(o, segment_bytes, seed), 0);
-}
-
-static void start_open(uint64_t seed, uint32_t n_ids)
-{
-    start(seed, DEVICE_BYTES, MIB, n_ids);
-    ck_assert_int_eq(owner_open(o, &why), 0);
-}
-
-static void end(void)
-{
-    owner_free(o);
-    simdisk_free(disk);
-    o = NULL;
-    disk = NULL;
-}
-
-static int identify(struct store_identity *id)
-{
-    why = NULL;
-    return store_identify(simdisk_backend(disk), 0, simdisk_bytes(disk, 0) ? o->device_bytes : 0, id, &why);
-}
-
-static void put_wait(uint32_t id)
-{
-    int r;
-
-    while ((r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY)
-        owner_turn(o);
-    ck_assert_int_eq(r, 0);
-}
-
-static void reopen(void)
-{
-    ck_assert_int_eq(owner_close(o), 0);
-    ck_assert_int_eq(owner_open(o, &why), 0);
-}
-
-/* --- Formatting, identifying, refusing --- */
-
-START_TEST(identify_tells_what_was_formatted)
-{
-    struct store_identity id;
-
-    start(1, DEVICE_BYTES + 12345 * SECTOR_BYTES / 100, MIB, 4);
-    ck_assert_int_eq(identify(&id), 0);
-    ck_assert_uint_eq(id.version, FORMAT_VERSION);
-    ck_assert_uint_eq(id.format.segment_bytes, MIB);
-    ck_assert_uint_eq(id.format.device_bytes, o->device_bytes / MIB * MIB);
-    ck_assert_uint_eq(id.format.partitions, 1);
-    ck_assert_str_eq(id.format.label, "test");
-    ck_assert_uint_eq(id.format.created_s, 1700000000);
-    ck_assert_uint_eq(id.clean, 1);
-    ck_assert_int_eq(owner_open(o, &why), 0);
-    ck_assert_int_eq(identify(&id), 0);
-    ck_assert_uint_eq(id.clean, 0);
-    ck_assert_int_eq(owner_close(o), 0);
-    ck_assert_int_eq(identify(&id), 0);
-    ck_assert_uint_eq(id.clean, 1);
-    end();
-}
-END_TEST
-
-START_TEST(foreign_device_is_refused)
-{
-    struct store_identity id;
-
-    disk = simdisk_new(2);
-    o = owner_new(disk, simdisk_device_add(disk, DEVICE_BYTES), DEVICE_BYTES, 4);
-    ck_assert_int_eq(identify(&id), -EMEDIUMTYPE);
-    ck_assert_ptr_nonnull(why);
-    memset(simdisk_bytes(disk, 0), 0x5a, DEVICE_BYTES);
-    ck_assert_int_eq(identify(&id), -EMEDIUMTYPE);
-    ck_assert_int_eq(owner_open(o, &why), -EMEDIUMTYPE);
-    end();
-}
-END_TEST
-
-/* A whole superblock of a given version and incompatible features, in both places. */
-static void super_rewrite(uint32_t version, uint64_t incompat, bool seal)
-{
-    struct format_super *s = (struct format_super *)(void *)simdisk_bytes(disk, 0);
-
-    s->version = version;
-    s->incompat = incompat;
-    if (seal)
-        s->checksum = checksum_bytes(s, offsetof(struct format_super, checksum), 0);
-    memcpy(simdisk_bytes(disk, 0) + s->device_bytes - SECTOR_BYTES, s, sizeof(*s));
-}
-
-START_TEST(other_versions_are_refused)
-{
-    struct store_identity id;
-
-    start(3, DEVICE_BYTES, MIB, 4);
-    super_rewrite(FORMAT_VERSION + 1, 0, true);
-    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
-    ck_assert_ptr_nonnull(strstr(why, "version"));
-    ck_assert_int_eq(owner_open(o, &why), -EPROTONOSUPPORT);
-    super_rewrite(0, 0, true);
-    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
-    super_rewrite(FORMAT_VERSION + 7, 0, false); /* a version whose checksum we cannot know */
-    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
-    super_rewrite(FORMAT_VERSION, 1, true);
-    ck_assert_int_eq(identify(&id), -EPROTONOSUPPORT);
-    ck_assert_ptr_nonnull(strstr(why, "feature"));
-    super_rewrite(FORMAT_VERSION, 0, true);
-    ck_assert_int_eq(identify(&id), 0);
-    end();
-}
-END_TEST
-
-START_TEST(one_damaged_superblock_is_survived)
-{
-    struct store_identity id;
-
-    start(4, DEVICE_BYTES, MIB, 4);
-    for (uint32_t at = 0; at < SECTOR_BYTES; at += 7) {
-        simdisk_flip(disk, 0, at, at % 8);
-        ck_assert_int_eq(identify(&id), 0);
-        ck_assert_uint_eq(id.version, FORMAT_VERSION);
-        simdisk_flip(disk, 0, at, at % 8);
-    }
-    simdisk_flip(disk, 0, 60, 1);
-    simdisk_flip(disk, 0, DEVICE_BYTES - SECTOR_BYTES + 60, 1);
-    ck_assert_int_eq(identify(&id), -EUCLEAN);
-    end();
-}
-END_TEST
-
-START_TEST(a_shorter_device_is_refused)
-{
-    struct store_identity id;
-
-    start(5, DEVICE_BYTES, MIB, 4);
-    o->device_bytes = DEVICE_BYTES - MIB;
-    ck_assert_int_eq(identify(&id), -EUCLEAN);
-    ck_assert_ptr_nonnull(strstr(why, "smaller"));
-    end();
-}
-END_TEST
-
-START_TEST(impossible_formats_are_refused)
-{
-    struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
-    struct io_backend *be;
-
-    disk = simdisk_new(6);
-    simdisk_device_add(disk, DEVICE_BYTES);
-    be = simdisk_backend(disk);
-    f.segment_bytes = 3 * MIB;
-    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
-    f.segment_bytes = 32 * MIB;
-    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
-    f.segment_bytes = MIB;
-    f.partitions = 0;
-    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
-    f.partitions = 8;
-    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
-    f.partitions = 2;
-    ck_assert_int_eq(store_format_write(be, 0, &f), 0);
-    f.partitions = 1;
-    f.device_bytes = 5 * MIB;
-    ck_assert_int_eq(store_format_write(be, 0, &f), -EINVAL);
-    end();
-}
-END_TEST
+/* The store on a simulated disk: bytes in and out, damage to them, restarts, transactions, failures. Room is in
+ * test_store_room.c, crashes at random places are in test_store_crash.c. */
+#include "tests/unit/support/store_fixture.h"
 
 /* --- Bytes --- */
 
@@ -265,7 +76,7 @@ START_TEST(no_residue_behind_a_small_piece)
             continue;
         struct geometry g;
         const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
-        ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+        geometry_get(&g);
         const uint8_t *at = simdisk_bytes(disk, 0) + g.segments_off_bytes + (uint64_t)e->loc.segment * MIB +
                             (uint64_t)e->loc.sector * SECTOR_BYTES;
         for (uint32_t b = e->size_bytes; b < round_up(e->size_bytes, SECTOR_BYTES); b++)
@@ -274,16 +85,6 @@ START_TEST(no_residue_behind_a_small_piece)
     end();
 }
 END_TEST
-
-static uint64_t piece_off(uint32_t id)
-{
-    const struct store_format f = {.device_bytes = o->device_bytes, .segment_bytes = MIB, .partitions = 1};
-    const struct store_loc loc = o->objects[id].entry.loc;
-    struct geometry g;
-
-    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
-    return g.segments_off_bytes + (uint64_t)loc.segment * MIB + (uint64_t)loc.sector * SECTOR_BYTES;
-}
 
 START_TEST(flipped_bits_are_found)
 {
@@ -336,7 +137,6 @@ END_TEST
 
 START_TEST(damaged_sums_are_found)
 {
-    const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
     struct geometry g;
     uint32_t n = 0;
 
@@ -344,7 +144,7 @@ START_TEST(damaged_sums_are_found)
     for (uint32_t i = 0; i < 60; i++)
         put_wait(i);
     reopen();
-    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    geometry_get(&g);
     memset(simdisk_bytes(disk, 0) + g.sums_off_bytes, 0x11, (size_t)g.n_segments * SECTOR_BYTES);
     for (uint32_t i = 0; i < 60; i++) {
         bool multi = o->objects[i].entry.size_bytes > GRANULE_BYTES;
@@ -353,193 +153,6 @@ START_TEST(damaged_sums_are_found)
     }
     ck_assert_uint_gt(n, 3);
     ck_assert_uint_eq(o->n_wrong, 0);
-    end();
-}
-END_TEST
-
-/* --- Room --- */
-
-START_TEST(reclaim_goes_round_and_round)
-{
-    struct store_stat st;
-    uint64_t written = 0;
-
-    start_open(20, 90);
-    while (written < 20 * DEVICE_BYTES) {
-        uint32_t id = (uint32_t)simdisk_below(disk, 90);
-        put_wait(id);
-        written += owner_size(o, id, o->objects[id].next_version);
-        if (simdisk_below(disk, 20) == 0)
-            owner_drop(o, (uint32_t)simdisk_below(disk, 90));
-        if (simdisk_below(disk, 60) == 0)
-            (void)owner_sync(o);
-        for (uint32_t i = 0; i < 90; i++)
-            if (o->objects[i].n_history > OWNER_HISTORY_MAX / 2)
-                owner_wait_sync(o);
-        owner_turn(o);
-    }
-    owner_settle(o);
-    store_stat(o->store, &st);
-    ck_assert_uint_gt(st.reclaimed_segments, 100);
-    ck_assert_uint_le(store_pool_used_bytes(o->store, 0), o->budget_bytes);
-    owner_check_all(o, false);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_put_failed, 0);
-    reopen();
-    owner_check_all(o, false);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
-    end();
-}
-END_TEST
-
-START_TEST(a_cache_pool_evicts_instead_of_refusing)
-{
-    start(21, DEVICE_BYTES, MIB, 400);
-    o->cache_only = true;
-    o->budget_bytes = 6 * MIB;
-    ck_assert_int_eq(owner_open(o, &why), 0);
-    for (uint32_t i = 0; i < 400; i++) {
-        put_wait(i);
-        owner_turn(o);
-        ck_assert_uint_le(store_pool_used_bytes(o->store, 0), o->budget_bytes);
-    }
-    owner_settle(o);
-    uint32_t there = 0, late = 0;
-    for (uint32_t i = 0; i < 400; i++) {
-        there += o->objects[i].version != 0;
-        late += i >= 300 && o->objects[i].version != 0;
-    }
-    ck_assert_uint_gt(there, 20);
-    ck_assert_uint_gt(late * 10, there * 9); /* the oldest went */
-    owner_check_all(o, false);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
-    end();
-}
-END_TEST
-
-START_TEST(a_full_durable_pool_refuses)
-{
-    uint32_t n = 0;
-    int r = 0;
-
-    start(22, DEVICE_BYTES, MIB, 400);
-    o->budget_bytes = 5 * MIB;
-    o->size_max_bytes = 200000;
-    ck_assert_int_eq(owner_open(o, &why), 0);
-    for (uint32_t id = 2; id < 400; id += 3) {
-        for (int turns = 0; (r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY; turns++) {
-            ck_assert_int_lt(turns, 100000);
-            owner_turn(o);
-        }
-        if (r < 0)
-            break;
-        n++;
-    }
-    ck_assert_int_eq(r, -ENOSPC);
-    ck_assert_uint_gt(n, 20);
-    owner_settle(o);
-    for (uint32_t id = 2; id < 200; id += 3)
-        owner_drop(o, id);
-    put_wait(5);
-    owner_settle(o);
-    owner_check_all(o, false);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
-    end();
-}
-END_TEST
-
-START_TEST(the_log_goes_round_and_round)
-{
-    struct store_stat st;
-
-    start_open(23, 600);
-    o->size_max_bytes = 4096;
-    store_stat(o->store, &st);
-    for (uint32_t round = 0; round < 60000; round++) {
-        uint32_t id = (uint32_t)simdisk_below(disk, 600);
-        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
-            owner_wait_sync(o);
-        if (simdisk_below(disk, 3) == 0)
-            owner_drop(o, id);
-        else
-            (void)owner_put(o, id, false);
-        if (round % 8 == 0) {
-            owner_turn(o);
-            (void)owner_sync(o);
-        }
-    }
-    owner_settle(o);
-    store_stat(o->store, &st);
-    ck_assert_uint_gt(st.checkpoints, 20);
-    ck_assert_uint_gt(st.written_log_bytes, 6 * MIB);
-    ck_assert_int_eq(st.failed, 0);
-    reopen();
-    owner_check_all(o, false);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
-    end();
-}
-END_TEST
-
-START_TEST(a_log_full_of_live_entries_refuses)
-{
-    uint32_t n = 0;
-    int r = 0;
-
-    start_open(24, OWNER_IDS_MAX);
-    o->size_max_bytes = 4096;
-    for (uint32_t id = 0; id < OWNER_IDS_MAX; id++) {
-        while ((r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY)
-            owner_turn(o);
-        if (r < 0)
-            break;
-        n++;
-    }
-    struct store_stat st;
-    store_stat(o->store, &st);
-    ck_assert_int_eq(r, -ENOSPC);
-    ck_assert_uint_gt(n, 2000);
-    ck_assert_uint_le(st.log_live_bytes, st.log_bytes);
-    /* At the limit everything still works: overwriting, checkpoints, restarts. */
-    owner_settle(o);
-    for (uint32_t i = 0; i < 8000; i++) {
-        uint32_t id = (uint32_t)simdisk_below(disk, n);
-        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
-            owner_wait_sync(o);
-        owner_drop(o, id);
-        (void)owner_put(o, id, false);
-        if (i % 8 == 0)
-            owner_turn(o);
-    }
-    owner_settle(o);
-    store_stat(o->store, &st);
-    ck_assert_uint_gt(st.checkpoints, 2);
-    reopen();
-    owner_check_all(o, false);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
-    end();
-}
-END_TEST
-
-/* More deletions at once than the log's queue holds: they take effect, and the sync means it. */
-START_TEST(a_flood_of_deletions_is_durable_after_sync)
-{
-    start_open(25, 2400);
-    o->size_max_bytes = 4096;
-    for (uint32_t id = 0; id < 2400; id++)
-        put_wait(id);
-    owner_settle(o);
-    owner_wait_sync(o);
-    for (uint32_t id = 0; id < 2400; id++)
-        if (id % 100 != 0)
-            owner_drop(o, id);
-    owner_wait_sync(o);
-    ck_assert_int_eq(o->sync_status, 0);
-    owner_crash(o, true);
-    ck_assert_int_eq(owner_open(o, &why), 0);
-    ck_assert_uint_eq(o->n_lost, 0);
-    for (uint32_t id = 0; id < 2400; id++)
-        ck_assert_int_eq(o->objects[id].version != 0, id % 100 == 0);
-    owner_check_all(o, true);
-    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
     end();
 }
 END_TEST
@@ -584,9 +197,7 @@ START_TEST(spaces_are_remembered)
     o->size_max_bytes = 4096;
     for (int i = 0; i < 20000; i++) {
         uint32_t id = (uint32_t)simdisk_below(disk, 40);
-        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
-            owner_wait_sync(o);
-        (void)owner_put(o, id, false);
+        put_try(id);
         if (i % 4 == 0)
             owner_turn(o);
     }
@@ -608,7 +219,6 @@ END_TEST
 
 START_TEST(a_damaged_log_is_refused)
 {
-    const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
     struct geometry g;
 
     start_open(32, 40);
@@ -616,7 +226,7 @@ START_TEST(a_damaged_log_is_refused)
         put_wait(i);
         owner_wait_sync(o);
     }
-    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    geometry_get(&g);
     owner_settle(o);
     owner_crash(o, true);
     simdisk_flip(disk, 0, g.log_off_bytes + 5 * SECTOR_BYTES + 80, 3);
@@ -633,12 +243,11 @@ END_TEST
 
 START_TEST(one_damaged_header_is_survived_two_are_not)
 {
-    const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
     struct geometry g;
 
     start_open(33, 10);
     ck_assert_int_eq(owner_close(o), 0);
-    ck_assert_int_eq(geometry_of(&f, 0, &g), 0);
+    geometry_get(&g);
     simdisk_flip(disk, 0, g.header_off_bytes[0] + 9, 0);
     ck_assert_int_eq(owner_open(o, &why), 0);
     ck_assert_int_eq(owner_close(o), 0);
@@ -710,9 +319,7 @@ START_TEST(an_open_transaction_survives_checkpoints)
     int r = 0;
     for (uint32_t i = 0; i < 30000 && r != -ENOSPC; i++) { /* until its place is a quarter of the ring ago */
         uint32_t id = 6 + (uint32_t)simdisk_below(disk, 50);
-        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
-            owner_wait_sync(o);
-        (void)owner_put(o, id, false);
+        put_try(id);
         if (i % 4 == 0)
             owner_turn(o);
         if (i % 100 == 0 && !o->objects[58].writing && !o->objects[58].in_txn) {
@@ -730,9 +337,7 @@ START_TEST(an_open_transaction_survives_checkpoints)
     owner_wait_sync(o);
     for (uint32_t i = 0; i < 20000; i++) {
         uint32_t id = 6 + (uint32_t)simdisk_below(disk, 50);
-        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
-            owner_wait_sync(o);
-        (void)owner_put(o, id, false);
+        put_try(id);
         if (i % 4 == 0)
             owner_turn(o);
     }
@@ -831,28 +436,13 @@ END_TEST
 
 int main(void)
 {
-    const struct {
-        const char *name;
-        const TTest *test;
-    } tests[] = {
-        {"format", identify_tells_what_was_formatted},
-        {"format", foreign_device_is_refused},
-        {"format", other_versions_are_refused},
-        {"format", one_damaged_superblock_is_survived},
-        {"format", a_shorter_device_is_refused},
-        {"format", impossible_formats_are_refused},
+    const struct test_case tests[] = {
         {"bytes", every_size_comes_back},
         {"bytes", small_pieces_share_one_write},
         {"bytes", no_residue_behind_a_small_piece},
         {"bytes", flipped_bits_are_found},
         {"bytes", swapped_pieces_are_found},
         {"bytes", damaged_sums_are_found},
-        {"room", reclaim_goes_round_and_round},
-        {"room", a_cache_pool_evicts_instead_of_refusing},
-        {"room", a_full_durable_pool_refuses},
-        {"room", the_log_goes_round_and_round},
-        {"room", a_log_full_of_live_entries_refuses},
-        {"room", a_flood_of_deletions_is_durable_after_sync},
         {"restart", all_is_there_after_a_clean_stop},
         {"restart", spaces_are_remembered},
         {"restart", a_damaged_log_is_refused},
@@ -864,17 +454,6 @@ int main(void)
         {"failures", short_counts_are_continued},
         {"failures", vanished_memory_fails_its_put_only},
     };
-    Suite *suite = suite_create("store");
 
-    for (size_t i = 0; i < ARRAY_LEN(tests); i++) {
-        TCase *tc = tcase_create(tests[i].name);
-        tcase_set_timeout(tc, 20);
-        tcase_add_test(tc, tests[i].test);
-        suite_add_tcase(suite, tc);
-    }
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite("store", tests, ARRAY_LEN(tests));
 }

@@ -155,6 +155,7 @@ static void put_done(struct store_put *put, int status)
         return;
     }
     x->writing--;
+    o->n_txn_writing -= slot->txn;
     o->n_put_failed += status < 0;
     if (status < 0) {
         return;
@@ -213,6 +214,8 @@ int owner_put(struct owner *o, uint32_t id, bool txn)
     x->next_version++;
     x->writing++;
     x->in_txn = txn;
+    o->n_txn_started += txn;
+    o->n_txn_writing += txn;
     return 0;
 }
 
@@ -247,7 +250,7 @@ void owner_txn_commit(struct owner *o)
     }
     for (uint32_t i = 0; i < o->n_ids; i++)
         o->objects[i].in_txn = false; /* those whose put failed */
-    o->n_txn = 0;
+    o->n_txn = o->n_txn_started = 0;
 }
 
 /* --- Syncs --- */
@@ -449,6 +452,7 @@ void owner_free(struct owner *o)
 
 int owner_format(struct owner *o, uint32_t segment_bytes, uint64_t uuid)
 {
+    o->uuid = uuid;
     const struct store_format format = {
         .device_bytes = o->device_bytes,
         .segment_bytes = segment_bytes,
@@ -481,7 +485,7 @@ static void owner_reset(struct owner *o)
     o->region = simdisk_region_add(o->disk, OWNER_SLOTS * SLOT_BYTES(o));
     for (uint32_t i = 0; i < OWNER_SLOTS; i++)
         o->slots[i] = (struct owner_slot){.owner = o, .buf = {.region = o->region, .off = i * SLOT_BYTES(o)}};
-    o->n_busy = o->n_evacuations = o->n_txn = 0;
+    o->n_busy = o->n_evacuations = o->n_txn = o->n_txn_started = o->n_txn_writing = 0;
     o->txn = 0;
     o->syncing = false;
     o->failed = 0;

@@ -53,6 +53,7 @@ struct owner {
     struct store *store;
     uint32_t dev;
     uint64_t device_bytes;
+    uint64_t uuid; /* as formatted */
     uint32_t n_ids, n_pools;
     uint32_t size_max_bytes;
     uint32_t key_len;
@@ -71,7 +72,7 @@ struct owner {
 
     /* The open transaction. */
     uint32_t txn;
-    uint32_t n_txn;
+    uint32_t n_txn, n_txn_started, n_txn_writing;
     struct {
         uint32_t id;
         uint64_t version;

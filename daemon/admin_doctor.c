@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an admin should know about this machine and this configuration, each with what to do about it. */
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "daemon/admin.h"
+#include "daemon/control.h"
+#include "include/base/units.h"
+#include "io/memory.h"
+
+struct doctor {
+    struct json_object *checks;
+    unsigned n_bad;
+};
+
+static void say(struct doctor *doctor, const char *name, bool ok, const char *advice, const char *fmt, ...)
+    printf_like(5, 6);
+
+static void say(struct doctor *doctor, const char *name, bool ok, const char *advice, const char *fmt, ...)
+{
+    struct json_object *check = json_object_new_object();
+    char text[256];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    json_object_object_add(check, "check", json_object_new_string(name));
+    json_object_object_add(check, "ok", json_object_new_boolean(ok));
+    json_object_object_add(check, "text", json_object_new_string(text));
+    json_object_object_add(check, "advice", ok ? NULL : json_object_new_string(advice));
+    json_object_array_add(doctor->checks, check);
+    doctor->n_bad += !ok;
+}
+
+static void check_memory(struct doctor *doctor, const struct control *control, const struct engine_report *r)
+{
+    char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES];
+
+    (void)control;
+    say(doctor, "memory", r->is_ready, "lower [tier.dram] size, or free memory on its node",
+        "engine %u has %s of %s", r->call.engine->config.number, size_print(r->have_bytes, have),
+        size_print(r->want_bytes, want));
+    say(doctor, "memlock", !r->caps.degraded_memlock, "raise `ulimit -l` or LimitMEMLOCK=",
+        "engine %u: memory is %s", r->call.engine->config.number,
+        r->caps.degraded_memlock ? "not locked: I/O is slower, and pages can be swapped out" : "locked and registered");
+    say(doctor, "io_uring", r->caps.mode == URING_MODE_DEFER && !r->caps.note, "a newer kernel serves better",
+        "engine %u: %s", r->call.engine->config.number, r->caps.note ? r->caps.note : "all that it uses is there");
+}
+
+static void check_stores(struct doctor *doctor, const struct control *control, const struct engine_report *r)
+{
+    for (uint32_t i = 0; i < r->n_stores; i++) {
+        const struct store_stat *s = &r->stores[i];
+        const char *name = control->config->devices[r->store_at[i].device].section.name;
+
+        say(doctor, "device", s->failed == 0, "its bytes can still be read: copy what matters, then replace it",
+            "%s, partition %u: %s", name, r->store_at[i].partition,
+            s->failed ? "a write or flush failed; it takes no more" : "works");
+        say(doctor, "checksums", s->checksum_errors == 0, "look at the drive's health (nvme smart-log)",
+            "%s, partition %u: %llu wrong checksums", name, r->store_at[i].partition,
+            (unsigned long long)s->checksum_errors);
+        say(doctor, "device_log", s->log_live_bytes * 10 < s->log_bytes * 9,
+            "format it with a larger log, or keep larger objects",
+            "%s, partition %u: %llu %% of its log are live entries", name, r->store_at[i].partition,
+            (unsigned long long)(s->log_bytes ? s->log_live_bytes * 100 / s->log_bytes : 0));
+    }
+}
+
+static void check_process(struct doctor *doctor, const struct control *control)
+{
+    struct rlimit files = {0};
+    uint64_t wanted = control->config->daemon.max_sessions * UINT64_C(5);
+
+    (void)getrlimit(RLIMIT_NOFILE, &files);
+    say(doctor, "descriptors", files.rlim_cur >= wanted, "raise `ulimit -n` or LimitNOFILE=, or lower max_sessions",
+        "%llu descriptors; %u sessions with a ring each take %llu", (unsigned long long)files.rlim_cur,
+        control->config->daemon.max_sessions, (unsigned long long)wanted);
+    say(doctor, "sessions", control->n_sessions * 10 < control->config->daemon.max_sessions * 9,
+        "raise max_sessions in [daemon]", "%u of %u connections", control->n_sessions,
+        control->config->daemon.max_sessions);
+}
+
+struct json_object *admin_doctor(const struct control *control, const struct admin_reports *reports)
+{
+    struct json_object *o = json_object_new_object();
+    struct doctor doctor = {.checks = json_object_new_array()};
+
+    json_object_object_add(o, "checks", doctor.checks);
+    check_process(&doctor, control);
+    for (uint32_t i = 0; i < reports->n; i++) {
+        check_memory(&doctor, control, reports->at[i]);
+        check_stores(&doctor, control, reports->at[i]);
+    }
+    json_object_object_add(o, "problems", json_object_new_uint64(doctor.n_bad));
+    return o;
+}

@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Makes the objects that spillctl shows. docs/admin-json.md says what each member means: names are part of the
+ * interface, bytes are whole numbers, times are in the unit that the name ends in. Nothing here changes anything.
+ */
+#include <json-c/json.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/admin.h"
+#include "daemon/control.h"
+#include "daemon/session.h"
+
+#define NS_PER_S UINT64_C(1000000000)
+
+typedef struct json_object json;
+
+static void put_u64(json *o, const char *name, uint64_t value)
+{
+    json_object_object_add(o, name, json_object_new_uint64(value));
+}
+
+static void put_bool(json *o, const char *name, bool value)
+{
+    json_object_object_add(o, name, json_object_new_boolean(value));
+}
+
+static void put_text(json *o, const char *name, const char *value)
+{
+    json_object_object_add(o, name, value ? json_object_new_string(value) : NULL);
+}
+
+static json *put_object(json *o, const char *name)
+{
+    json *child = json_object_new_object();
+
+    json_object_object_add(o, name, child);
+    return child;
+}
+
+static json *put_array(json *o, const char *name)
+{
+    json *child = json_object_new_array();
+
+    json_object_object_add(o, name, child);
+    return child;
+}
+
+static json *add_object(json *array)
+{
+    json *child = json_object_new_object();
+
+    json_object_array_add(array, child);
+    return child;
+}
+
+/* --- status ------------------------------------------------------------------------------------------------------ */
+
+static const char *state_name(enum control_state state)
+{
+    switch (state) {
+    case CONTROL_STARTING:
+        return "starting";
+    case CONTROL_READY:
+        return "ready";
+    case CONTROL_DRAINING:
+        return "draining";
+    case CONTROL_STOPPING:
+    case CONTROL_GONE:
+        break;
+    }
+    return "stopping";
+}
+
+static const char *mode_name(enum uring_mode mode)
+{
+    switch (mode) {
+    case URING_MODE_DEFER:
+        return "defer_taskrun";
+    case URING_MODE_COOP:
+        return "coop_taskrun";
+    case URING_MODE_PLAIN:
+        break;
+    }
+    return "plain";
+}
+
+static void put_engine(json *o, const struct engine_report *r)
+{
+    put_u64(o, "number", r->call.engine->config.number);
+    put_u64(o, "turns", r->heartbeat);
+    put_bool(o, "ready", r->is_ready);
+    put_u64(o, "memory_bytes", r->have_bytes);
+    put_u64(o, "memory_wanted_bytes", r->want_bytes);
+    put_text(o, "io_uring_mode", mode_name(r->caps.mode));
+    put_bool(o, "io_uring_restricted", r->caps.restricted);
+    put_bool(o, "degraded_memlock", r->caps.degraded_memlock);
+    put_text(o, "note", r->caps.note);
+    put_u64(o, "peers", r->requests.peers);
+    put_u64(o, "rings", r->requests.rings);
+    put_u64(o, "rings_hot", r->requests.rings_hot);
+    put_u64(o, "requests", r->requests.requests);
+    put_u64(o, "requests_max", r->requests.requests_max);
+    put_u64(o, "waits", r->requests.waits);
+    put_u64(o, "waits_max", r->requests.waits_max);
+    put_u64(o, "sqes", r->requests.sqes);
+    put_u64(o, "cqes", r->requests.cqes);
+    put_u64(o, "items", r->requests.items);
+    put_u64(o, "stalls", r->requests.stalls);
+    put_u64(o, "timeouts", r->requests.timeouts);
+    put_u64(o, "cancels", r->requests.cancels);
+    put_u64(o, "violations", r->requests.violations);
+}
+
+json *admin_status(const struct control *control, const struct admin_reports *reports)
+{
+    json *o = json_object_new_object();
+    json *engines;
+
+    put_text(o, "version", SPILLWAY_VERSION);
+    put_u64(o, "pid", (uint64_t)getpid());
+    put_u64(o, "uid", control->uid);
+    put_bool(o, "user_mode", control->user_mode);
+    put_text(o, "state", state_name(control->state));
+    put_u64(o, "uptime_s", (loop_now_ns() - control->started_ns) / NS_PER_S);
+    put_text(o, "config", control->config_path);
+    put_text(o, "socket", control->listener.path[0] ? control->listener.path : "systemd");
+    put_u64(o, "sessions", control->n_sessions);
+    put_u64(o, "sessions_max", control->config->daemon.max_sessions);
+    put_u64(o, "sessions_ever", control->next_session);
+    put_u64(o, "owners", control->n_owners);
+    put_u64(o, "spaces", spaces_count(control->spaces));
+    engines = put_array(o, "engines");
+    for (uint32_t i = 0; i < reports->n; i++)
+        put_engine(add_object(engines), reports->at[i]);
+    return o;
+}
+
+/* --- pools ------------------------------------------------------------------------------------------------------- */
+
+/* The members of tiering_pool_stat are all sums of the same kind. */
+static void pool_sum(const struct admin_reports *reports, uint32_t pool, struct tiering_pool_stat *ret_sum)
+{
+    uint64_t *sum = (uint64_t *)ret_sum;
+
+    static_assert(sizeof(*ret_sum) % sizeof(uint64_t) == 0, "nothing but sums");
+    memset(ret_sum, 0, sizeof(*ret_sum));
+    for (uint32_t e = 0; e < reports->n; e++) {
+        const uint64_t *part = (const uint64_t *)&reports->at[e]->pools[pool];
+
+        for (size_t i = 0; i < sizeof(*ret_sum) / sizeof(uint64_t); i++)
+            sum[i] += part[i];
+    }
+}
+
+static void put_pool(json *o, const struct config_pool *config, const struct tiering_pool_stat *s)
+{
+    json *tier;
+
+    put_text(o, "name", config->section.name);
+    put_bool(o, "trusted", config->is_trusted);
+    put_u64(o, "weight", config->weight);
+    tier = put_object(o, "dram");
+    put_u64(tier, "budget_bytes", s->dram_budget);
+    put_u64(tier, "chunk_bytes", s->dram_chunks);
+    put_u64(tier, "used_bytes", s->dram_used);
+    put_u64(tier, "payload_bytes", s->dram_used - s->dram_round_waste);
+    put_u64(tier, "slab_bytes", s->dram_slabs);
+    put_u64(tier, "tail_waste_bytes", s->dram_tail_waste);
+    put_u64(tier, "round_waste_bytes", s->dram_round_waste);
+    put_u64(tier, "leased_bytes", s->leased);
+    put_u64(tier, "admitted_bytes", s->admitted);
+    put_u64(tier, "dirty_bytes", s->dirty);
+    tier = put_object(o, "cxl");
+    put_u64(tier, "budget_bytes", s->cxl_budget);
+    put_u64(tier, "used_bytes", s->cxl_used);
+    tier = put_object(o, "nvme");
+    put_u64(tier, "budget_bytes", s->nvme_budget);
+    put_u64(tier, "used_bytes", s->nvme_used);
+    put_u64(o, "objects", s->objects);
+    put_u64(o, "objects_resident", s->resident);
+    put_u64(o, "hits_dram", s->hits_dram);
+    put_u64(o, "hits_cxl", s->hits_cxl);
+    put_u64(o, "hits_nvme", s->hits_nvme);
+    put_u64(o, "misses", s->misses);
+    put_u64(o, "commits", s->commits);
+    put_u64(o, "commit_bytes", s->commit_bytes);
+    put_u64(o, "evictions", s->evictions);
+    put_u64(o, "drops", s->drops);
+    put_u64(o, "spills", s->spills);
+    put_u64(o, "spill_bytes", s->spill_bytes);
+    put_u64(o, "loads", s->loads);
+    put_u64(o, "load_bytes", s->load_bytes);
+    put_u64(o, "prefetches", s->prefetches);
+    put_u64(o, "waiting", s->waiting);
+}
+
+json *admin_pools(const struct control *control, const struct admin_reports *reports)
+{
+    json *o = json_object_new_object();
+    json *pools = put_array(o, "pools");
+
+    for (uint32_t i = 0; i < control->config->n_pools; i++) {
+        struct tiering_pool_stat sum;
+
+        pool_sum(reports, i, &sum);
+        put_pool(add_object(pools), &control->config->pools[i], &sum);
+    }
+    return o;
+}
+
+/* --- tiers ------------------------------------------------------------------------------------------------------- */
+
+static void put_tier(json *tiers, const char *name, uint64_t size, uint64_t chunks, uint64_t used, uint64_t payload)
+{
+    json *o = add_object(tiers);
+
+    put_text(o, "tier", name);
+    put_u64(o, "size_bytes", size);
+    put_u64(o, "allocated_bytes", chunks);
+    put_u64(o, "used_bytes", used);
+    put_u64(o, "payload_bytes", payload);
+}
+
+json *admin_tiers(const struct control *control, const struct admin_reports *reports)
+{
+    json *o = json_object_new_object();
+    json *tiers = put_array(o, "tiers");
+    struct tiering_pool_stat all = {0}, sum;
+    struct tiering_stat metadata = {0};
+    uint64_t segments = 0, live = 0;
+
+    for (uint32_t i = 0; i < control->config->n_pools; i++) {
+        pool_sum(reports, i, &sum);
+        all.dram_chunks += sum.dram_chunks;
+        all.dram_used += sum.dram_used;
+        all.dram_round_waste += sum.dram_round_waste;
+        all.cxl_used += sum.cxl_used;
+    }
+    for (uint32_t e = 0; e < reports->n; e++) {
+        const struct engine_report *r = reports->at[e];
+
+        metadata.objects += r->tiering.objects;
+        metadata.objects_max += r->tiering.objects_max;
+        metadata.leases += r->tiering.leases;
+        metadata.leases_max += r->tiering.leases_max;
+        metadata.record_bytes = r->tiering.record_bytes;
+        metadata.index_bytes += r->tiering.index_bytes;
+        metadata.ghost_bytes += r->tiering.ghost_bytes;
+        metadata.lease_bytes += r->tiering.lease_bytes;
+        metadata.copied_bytes += r->tiering.copied_bytes;
+        metadata.bounced_bytes += r->tiering.bounced_bytes;
+        for (uint32_t i = 0; i < r->n_stores; i++) {
+            segments += (r->stores[i].segments - r->stores[i].segments_free) * r->stores[i].segment_bytes;
+            live += r->stores[i].live_bytes;
+        }
+    }
+    put_tier(tiers, "dram", control->config->dram.size_bytes, all.dram_chunks, all.dram_used,
+             all.dram_used - all.dram_round_waste);
+    if (control->config->cxl.size_bytes > 0)
+        put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_used, all.cxl_used, all.cxl_used);
+    if (control->config->n_devices > 0)
+        put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
+    json *m = put_object(o, "metadata");
+
+    put_u64(m, "objects", metadata.objects);
+    put_u64(m, "objects_max", metadata.objects_max);
+    put_u64(m, "leases", metadata.leases);
+    put_u64(m, "leases_max", metadata.leases_max);
+    put_u64(m, "object_record_bytes", metadata.record_bytes);
+    put_u64(m, "index_bytes", metadata.index_bytes);
+    put_u64(m, "ghost_bytes", metadata.ghost_bytes);
+    put_u64(m, "lease_bytes", metadata.lease_bytes);
+    put_u64(m, "copied_bytes", metadata.copied_bytes);
+    put_u64(m, "bounced_bytes", metadata.bounced_bytes);
+    return o;
+}
+
+/* --- sessions ---------------------------------------------------------------------------------------------------- */
+
+static void put_session(json *o, const struct session *session, const struct admin_reports *reports)
+{
+    const struct spillway_config *config = session->control->config;
+    struct peer_stat sum = {0};
+    json *pools;
+
+    for (uint32_t e = 0; e < reports->n; e++) {
+        for (uint32_t i = 0; i < reports->at[e]->n_peers; i++) {
+            const struct peer_stat *peer = &reports->at[e]->peers[i];
+
+            if (peer->session != session->number)
+                continue;
+            sum.leases += peer->leases;
+            sum.requests += peer->requests;
+            sum.waits += peer->waits;
+            sum.spaces += peer->spaces;
+        }
+    }
+    put_u64(o, "session", session->number);
+    put_text(o, "name", session->name);
+    put_u64(o, "uid", session->who.uid);
+    put_u64(o, "pid", (uint64_t)session->who.pid);
+    put_u64(o, "age_s", (loop_now_ns() - session->since_ns) / NS_PER_S);
+    put_u64(o, "owner", session->owner ? session->owner->number : 0);
+    put_text(o, "state", session->state == SESSION_HELLO ? "hello" : session->state == SESSION_OPEN ? "open" : "ending");
+    put_u64(o, "rings", session->n_rings);
+    put_u64(o, "scratch_bytes", session->scratch_bytes);
+    put_u64(o, "spaces", sum.spaces);
+    put_u64(o, "leases", sum.leases);
+    put_u64(o, "requests", sum.requests);
+    put_u64(o, "waits", sum.waits);
+    pools = put_array(o, "pools");
+    for (uint32_t i = 0; i < config->n_pools; i++)
+        if (session->pools[i])
+            json_object_array_add(pools, json_object_new_string(config->pools[i].section.name));
+}
+
+json *admin_sessions(const struct control *control, const struct admin_reports *reports)
+{
+    json *o = json_object_new_object();
+    json *sessions = put_array(o, "sessions");
+
+    list_for_each (l, &control->sessions)
+        put_session(add_object(sessions), list_entry(l, struct session, link), reports);
+    return o;
+}
+
+/* --- devices, iostat --------------------------------------------------------------------------------------------- */
+
+static void put_store(json *o, const struct store_stat *s)
+{
+    put_u64(o, "segments", s->segments);
+    put_u64(o, "segments_free", s->segments_free);
+    put_u64(o, "segments_open", s->segments_open);
+    put_u64(o, "segments_pending_free", s->segments_pending_free);
+    put_u64(o, "segment_bytes", s->segment_bytes);
+    put_u64(o, "live_bytes", s->live_bytes);
+    put_u64(o, "written_bytes", s->written_bytes);
+    put_u64(o, "written_log_bytes", s->written_log_bytes);
+    put_u64(o, "put_bytes", s->put_bytes);
+    put_u64(o, "got_bytes", s->got_bytes);
+    put_u64(o, "bounced_bytes", s->bounced_bytes);
+    put_u64(o, "checksum_errors", s->checksum_errors);
+    put_u64(o, "log_bytes", s->log_bytes);
+    put_u64(o, "log_live_bytes", s->log_live_bytes);
+    put_u64(o, "log_used_bytes", s->log_used_bytes);
+    put_u64(o, "checkpoints", s->checkpoints);
+    put_u64(o, "reclaimed_segments", s->reclaimed_segments);
+    put_u64(o, "flushes", s->flushes);
+    json_object_object_add(o, "failed", json_object_new_int(s->failed));
+}
+
+static void put_stores(json *o, const struct admin_reports *reports, uint32_t device)
+{
+    json *stores = put_array(o, "partitions");
+
+    for (uint32_t e = 0; e < reports->n; e++) {
+        for (uint32_t i = 0; i < reports->at[e]->n_stores; i++) {
+            if (reports->at[e]->store_at[i].device != device)
+                continue;
+            json *store = add_object(stores);
+
+            put_u64(store, "partition", reports->at[e]->store_at[i].partition);
+            put_u64(store, "engine", e);
+            put_store(store, &reports->at[e]->stores[i]);
+        }
+    }
+}
+
+json *admin_devices(const struct control *control, const struct admin_reports *reports)
+{
+    json *o = json_object_new_object();
+    json *devices = put_array(o, "devices");
+
+    for (uint32_t i = 0; i < control->config->n_devices; i++) {
+        const struct config_device *config = &control->config->devices[i];
+        const struct control_device *device = &control->devices[i];
+        json *d = add_object(devices);
+        uint64_t size_now = 0;
+
+        put_text(d, "name", config->section.name);
+        put_text(d, "path", config->path);
+        put_text(d, "label", device->identity.format.label);
+        put_u64(d, "version", device->identity.version);
+        put_u64(d, "formatted_bytes", device->identity.format.device_bytes);
+        put_u64(d, "capacity_bytes", device->used_bytes);
+        put_bool(d, "block_device", device->device.is_block);
+        put_bool(d, "direct_io", device->device.is_direct);
+        put_u64(d, "weight", config->weight);
+        put_bool(d, "truncated", device_size_now(&device->device, &size_now) == 0 &&
+                                     size_now < device->identity.format.device_bytes);
+        put_stores(d, reports, i);
+    }
+    return o;
+}
+
+json *admin_iostat(const struct control *control, const struct admin_reports *reports)
+{
+    json *o = json_object_new_object();
+    json *engines = put_array(o, "engines");
+
+    (void)control;
+    put_u64(o, "time_ns", loop_now_ns());
+    for (uint32_t e = 0; e < reports->n; e++) {
+        const struct uring_stat *s = &reports->at[e]->uring;
+        json *engine = add_object(engines);
+
+        put_u64(engine, "number", e);
+        put_u64(engine, "reads", s->reads_done);
+        put_u64(engine, "writes", s->writes_done);
+        put_u64(engine, "flushes", s->flushes_done);
+        put_u64(engine, "read_bytes", s->read_bytes);
+        put_u64(engine, "written_bytes", s->written_bytes);
+        put_u64(engine, "errors", s->errors);
+        put_u64(engine, "shorts", s->shorts);
+        put_u64(engine, "unregistered", s->unregistered);
+        put_u64(engine, "in_flight", s->blks_in_flight);
+        put_u64(engine, "queued", s->blks_queued);
+        put_u64(engine, "works", s->works);
+        put_u64(engine, "enters", s->enters);
+        put_u64(engine, "sleeps", s->sleeps);
+        put_u64(engine, "items", reports->at[e]->requests.items);
+        put_u64(engine, "cqes", reports->at[e]->requests.cqes);
+    }
+    return o;
+}

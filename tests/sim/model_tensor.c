@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the tensors may be. Version n of a piece is its content after its n-th write was released; each write covered
+ * some cells (sectors) of it, so the content at version n says for each cell which write was the last.
+ *
+ * While nothing restarts, a piece is its latest version. After a restart a piece of a durable tensor is a version that
+ * the last acknowledged SYNC may have written, or one that a SYNC that ran (or failed) since may have written; and for
+ * each such SYNC it is either all of its pieces or none.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+#define NO_VERSION UINT32_MAX
+
+static struct stamp cell_stamp(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t cell,
+                               uint32_t version)
+{
+    return (struct stamp){.object = (uint64_t)(o - sim->objects),
+                          .version = version,
+                          .piece = (uint16_t)piece,
+                          .sector = cell,
+                          .magic = 0x7e4502};
+}
+
+void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to,
+                 uint32_t version, uint8_t *bytes)
+{
+    for (uint32_t cell = from; cell < to; cell++) {
+        struct stamp stamp = cell_stamp(sim, o, piece, cell, version);
+
+        payload_fill(bytes + (size_t)(cell - from) * SECTOR_BYTES, &stamp, SECTOR_BYTES);
+    }
+}
+
+static bool cell_is(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t cell, uint32_t version,
+                    const uint8_t *bytes)
+{
+    struct stamp stamp = cell_stamp(sim, o, piece, cell, version);
+
+    return version == 0 ? payload_is_zero(bytes, SECTOR_BYTES) : payload_is(bytes, &stamp, SECTOR_BYTES);
+}
+
+void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t from, uint32_t to, const uint8_t *bytes)
+{
+    struct tensor_piece *p = &o->pieces[piece];
+
+    sim->counts->bytes_verified += (uint64_t)(to - from) * SECTOR_BYTES;
+    for (uint32_t cell = from; cell < to; cell++) {
+        const uint8_t *at = bytes + (size_t)(cell - from) * SECTOR_BYTES;
+        struct stamp seen;
+
+        if (p->busy & (UINT32_C(1) << cell))
+            continue; /* somebody writes there now */
+        if (cell_is(sim, o, piece, cell, p->cell[cell], at))
+            continue;
+        memcpy(&seen, at, sizeof(seen));
+        sim_fail(sim,
+                 "wrong bytes: tensor %u (space %u) piece %u cell %u should be version %u of %u; the bytes say object %u "
+                 "piece %u cell %u version %u",
+                 (uint32_t)(o - sim->objects), o->space, piece, cell, p->cell[cell], p->n, (uint32_t)seen.object,
+                 seen.piece, seen.sector, seen.version);
+    }
+}
+
+void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to)
+{
+    p->n++;
+    p->history[p->n] = (struct write){.from = (uint8_t)from, .to = (uint8_t)to};
+    for (uint32_t cell = from; cell < to; cell++)
+        p->cell[cell] = p->n;
+}
+
+/* The version of a cell when the piece was at version n. */
+static uint32_t cell_at(const struct tensor_piece *p, uint32_t cell, uint32_t n)
+{
+    while (n > 0 && !(p->history[n].from <= cell && cell < p->history[n].to))
+        n--;
+    return n;
+}
+
+static void piece_is_now(struct tensor_piece *p, uint32_t version)
+{
+    /* Numbers are never used twice: what was lost is remembered as writes of nothing. */
+    for (uint32_t k = version + 1; k <= p->n; k++)
+        p->history[k] = (struct write){0};
+    for (uint32_t cell = 0; cell < SIM_CELLS; cell++)
+        p->cell[cell] = cell_at(p, cell, version);
+    p->durable_lo = version;
+    p->durable_hi = p->n;
+}
+
+void tensor_vanished(struct sim *sim, struct object *o, const char *how)
+{
+    if (!o->exists)
+        return;
+    if (object_durability(o) != STORE_CACHE)
+        sim_fail(sim, "tensor %u of space %u is gone: %s", (uint32_t)(o - sim->objects), o->space, how);
+    sim->counts->vanished++;
+    o->exists = false;
+    for (uint32_t i = 0; i < o->n_pieces; i++) {
+        piece_is_now(&o->pieces[i], 0);
+        o->pieces[i].torn = o->pieces[i].maybe_torn = o->pieces[i].weak = false;
+    }
+}
+
+/* --- SYNC --------------------------------------------------------------------------------------------------------- */
+
+void tensor_sync_began(struct sim *sim, struct sim_sync *y)
+{
+    for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+        for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
+            y->lo[i][k] = sim->objects[i].pieces[k].n;
+            y->hi[i][k] = NO_VERSION; /* still open */
+        }
+    }
+}
+
+void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
+{
+    for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+        for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
+            struct tensor_piece *p = &sim->objects[i].pieces[k];
+
+            if (!y->covers_piece[i][k])
+                continue;
+            p->durable_lo = MAX(p->durable_lo, y->lo[i][k]);
+            p->durable_hi = p->n;
+        }
+    }
+    /* One that failed before this one began no longer matters to what this one covers. */
+    for (uint32_t s = 0; s < SIM_SYNCS; s++) {
+        struct sim_sync *old = &sim->syncs[s];
+
+        if (!old->used || old->running || old->began > y->began || old->space != SPACE_TENSOR_DURABLE)
+            continue;
+        for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+            for (uint32_t k = 0; k < SIM_PIECES_MAX; k++) {
+                if (y->covers_piece[i][k])
+                    old->covers_piece[i][k] = false;
+            }
+        }
+    }
+}
+
+/* --- Restarts ----------------------------------------------------------------------------------------------------- */
+
+void tensor_restarted(struct sim *sim, struct object *o, bool clean)
+{
+    bool ends = o->space == SPACE_TENSOR_SCRATCH || o->space == SPACE_ARENA;
+
+    (void)sim;
+    (void)clean;
+    for (uint32_t k = 0; k < o->n_pieces; k++) {
+        struct tensor_piece *p = &o->pieces[k];
+
+        p->busy = 0;
+        p->n_writers = 0;
+        p->torn = p->maybe_torn = false;
+        if (ends)
+            piece_is_now(p, 0);
+        p->weak = o->space == SPACE_TENSOR_CACHE;
+    }
+    if (ends)
+        o->exists = false;
+}
+
+struct got {
+    struct tiering_wait wait;
+    int status;
+};
+
+static void got_done(struct tiering_wait *wait, int status)
+{
+    container_of(wait, struct got, wait)->status = status;
+}
+
+/* A read lease on the whole piece, waited for. */
+static int read_now(struct sim *sim, struct tiering_session *s, const struct tiering_id *id, struct tiering_grant *grant)
+{
+    struct got got = {.wait = {.done = got_done}, .status = 1};
+    int r = -EAGAIN;
+
+    for (int tries = 0; r == -EAGAIN && tries < 1000; tries++) {
+        r = tiering_acquire(sim->tiering, s, id, 0, 0, 0, &got.wait, grant);
+        if (r == -EAGAIN)
+            world_run(sim, 4, 1000000);
+    }
+    if (r != TIERING_WAIT)
+        return r;
+    for (int turns = 0; got.status == 1 && turns < 200000; turns++)
+        world_run(sim, 4, 1000000);
+    if (got.status == 1)
+        sim_fail(sim, "a read after a restart never ends");
+    *grant = got.wait.grant;
+    return got.status;
+}
+
+/* Which version of the piece these bytes are: the earliest and the latest that look alike. */
+static bool piece_version(const struct sim *sim, const struct object *o, uint32_t piece, const uint8_t *bytes,
+                          uint32_t *ret_lo, uint32_t *ret_hi)
+{
+    const struct tensor_piece *p = &o->pieces[piece];
+    uint32_t cells = object_piece_bytes(o, piece) / SECTOR_BYTES, newest = 0;
+
+    for (uint32_t cell = 0; cell < cells; cell++) {
+        struct stamp seen;
+
+        memcpy(&seen, bytes + (size_t)cell * SECTOR_BYTES, sizeof(seen));
+        if (!payload_is_zero(bytes + (size_t)cell * SECTOR_BYTES, SECTOR_BYTES))
+            newest = MAX(newest, seen.version);
+    }
+    if (newest > p->n)
+        return false;
+    for (uint32_t cell = 0; cell < cells; cell++) {
+        if (!cell_is(sim, o, piece, cell, cell_at(p, cell, newest), bytes + (size_t)cell * SECTOR_BYTES))
+            return false;
+    }
+    *ret_lo = *ret_hi = newest;
+    while (*ret_hi < p->n && p->history[*ret_hi + 1].to == 0)
+        ++*ret_hi;
+    return true;
+}
+
+static bool ranges_meet(uint32_t a_lo, uint32_t a_hi, uint32_t b_lo, uint32_t b_hi)
+{
+    return a_lo <= b_hi && b_lo <= a_hi;
+}
+
+struct found {
+    bool known;
+    uint32_t lo, hi;
+};
+
+static struct found found[SIM_TENSORS_MAX][SIM_PIECES_MAX];
+
+/* For one SYNC that may or may not have taken effect: all of its pieces are old, or all are new. */
+static void check_atomic(struct sim *sim, const struct sim_sync *y)
+{
+    uint32_t only_old = 0, only_new = 0, old_i = 0, new_i = 0;
+
+    for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+        for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
+            const struct tensor_piece *p = &sim->objects[i].pieces[k];
+            const struct found *f = &found[i][k];
+
+            if (!y->covers_piece[i][k] || !f->known)
+                continue;
+            bool is_old = ranges_meet(f->lo, f->hi, p->durable_lo, p->durable_hi);
+            bool is_new = ranges_meet(f->lo, f->hi, y->lo[i][k], y->hi[i][k]);
+            if (is_old && !is_new) {
+                only_old++;
+                old_i = i;
+            }
+            if (is_new && !is_old) {
+                only_new++;
+                new_i = i;
+            }
+        }
+    }
+    if (only_old && only_new)
+        sim_fail(sim, "a SYNC took effect in part: tensor %u is old, tensor %u is new", old_i, new_i);
+    sim->counts->half_syncs_old += only_old > 0;
+    sim->counts->half_syncs_new += only_new > 0;
+}
+
+static void check_allowed(struct sim *sim, uint32_t i, uint32_t k)
+{
+    const struct tensor_piece *p = &sim->objects[i].pieces[k];
+    const struct found *f = &found[i][k];
+    bool ok = ranges_meet(f->lo, f->hi, p->durable_lo, p->durable_hi);
+
+    for (uint32_t s = 0; s < SIM_SYNCS && !ok; s++) {
+        const struct sim_sync *y = &sim->syncs[s];
+
+        ok = y->used && y->space == SPACE_TENSOR_DURABLE && y->covers_piece[i][k] &&
+             ranges_meet(f->lo, f->hi, y->lo[i][k], y->hi[i][k]);
+    }
+    if (!ok)
+        sim_fail(sim, "tensor %u piece %u came back as version %u (of %u); the last SYNC wrote %u to %u", i, k, f->lo,
+                 p->n, p->durable_lo, p->durable_hi);
+    sim->counts->tensors_checked++;
+}
+
+/* Any released write of each cell will do: it is what it is from now on. */
+static void check_weak(struct sim *sim, struct object *o, uint32_t piece, const uint8_t *bytes)
+{
+    struct tensor_piece *p = &o->pieces[piece];
+    uint32_t cells = object_piece_bytes(o, piece) / SECTOR_BYTES;
+
+    for (uint32_t cell = 0; cell < cells; cell++) {
+        const uint8_t *at = bytes + (size_t)cell * SECTOR_BYTES;
+        struct stamp seen = {0};
+
+        if (!payload_is_zero(at, SECTOR_BYTES))
+            memcpy(&seen, at, sizeof(seen));
+        if (seen.version > p->cell[cell] || !cell_is(sim, o, piece, cell, seen.version, at))
+            sim_fail(sim, "tensor %u (cache) piece %u cell %u came back as something that was never released",
+                     (uint32_t)(o - sim->objects), piece, cell);
+        p->cell[cell] = seen.version;
+    }
+    p->weak = false;
+}
+
+static void look_at(struct sim *sim, struct tiering_session *s, uint32_t i, uint32_t k)
+{
+    struct object *o = &sim->objects[i];
+    struct tensor_piece *p = &o->pieces[k];
+    struct tiering_id id = object_piece_id(sim, o, 0, k);
+    struct tiering_grant grant;
+    int r = read_now(sim, s, &id, &grant);
+
+    found[i][k] = (struct found){0};
+    if (r == -ENOENT) {
+        if (o->space == SPACE_TENSOR_CACHE) {
+            tensor_vanished(sim, o, "restart");
+            return;
+        }
+        /* Nothing of it was ever durable: as good as zeros. */
+        found[i][k] = (struct found){.known = true};
+        while (found[i][k].hi < p->n && p->history[found[i][k].hi + 1].to == 0)
+            found[i][k].hi++;
+        return;
+    }
+    if (r == -EBADMSG && sim->flipped) {
+        p->torn = true;
+        if (o->space == SPACE_TENSOR_CACHE)
+            tensor_vanished(sim, o, "damaged");
+        return;
+    }
+    if (r == -EIO && sim->errors_on)
+        sim_fail(sim, "errors must be off while checking");
+    if (r < 0)
+        sim_fail(sim, "tensor %u piece %u cannot be read after a restart: %s", i, k, strerror(-r));
+    const uint8_t *bytes = world_memory(sim, &grant);
+    if (o->space == SPACE_TENSOR_CACHE) {
+        check_weak(sim, o, k, bytes);
+    } else {
+        if (!piece_version(sim, o, k, bytes, &found[i][k].lo, &found[i][k].hi))
+            sim_fail(sim, "tensor %u piece %u came back as bytes that it never was", i, k);
+        found[i][k].known = true;
+    }
+    if (tiering_release(sim->tiering, s, grant.lease, 0) < 0)
+        sim_fail(sim, "a read lease cannot be released");
+}
+
+void tensors_check_restart(struct sim *sim)
+{
+    struct tiering_session s;
+
+    tiering_session_init(sim->tiering, &s, 999, 999, 64);
+    for (uint32_t n = 0; n < SIM_SYNCS; n++) {
+        for (uint32_t i = 0; i < SIM_TENSORS_MAX; i++) {
+            for (uint32_t k = 0; k < SIM_PIECES_MAX; k++)
+                sim->syncs[n].hi[i][k] = MIN(sim->syncs[n].hi[i][k], sim->objects[i].pieces[k].n);
+        }
+    }
+    for (uint32_t i = 0; i < sim->first[SPACE_ARENA]; i++) {
+        const struct object *o = &sim->objects[i];
+        struct tiering_id id = object_piece_id(sim, o, 0, 0);
+        struct tiering_found f;
+
+        if (o->space == SPACE_TENSOR_SCRATCH) {
+            if (tiering_lookup(sim->tiering, &id, &f) != -ENOENT)
+                sim_fail(sim, "scratch tensor %u outlived the engine", i);
+            continue;
+        }
+        if (!o->exists && o->space == SPACE_TENSOR_CACHE && tiering_lookup(sim->tiering, &id, &f) == 0) {
+            /* It was dropped or deleted, but that was not durable. */
+            sim->objects[i].exists = true;
+            if (tiering_delete(sim->tiering, &id) < 0)
+                sim_fail(sim, "tensor %u cannot be deleted", i);
+            sim->objects[i].exists = false;
+            continue;
+        }
+        for (uint32_t k = 0; k < o->n_pieces && (o->exists || o->space == SPACE_TENSOR_DURABLE); k++)
+            look_at(sim, &s, i, k);
+    }
+    for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+        for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
+            if (found[i][k].known)
+                check_allowed(sim, i, k);
+        }
+    }
+    for (uint32_t n = 0; n < SIM_SYNCS; n++) {
+        if (sim->syncs[n].used && sim->syncs[n].space == SPACE_TENSOR_DURABLE)
+            check_atomic(sim, &sim->syncs[n]);
+        sim->syncs[n].used = false;
+    }
+    for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+        struct object *o = &sim->objects[i];
+        struct tiering_id id = object_piece_id(sim, o, 0, 0);
+        struct tiering_found f;
+
+        for (uint32_t k = 0; k < o->n_pieces; k++) {
+            if (found[i][k].known)
+                piece_is_now(&o->pieces[k], found[i][k].lo);
+        }
+        o->exists = tiering_lookup(sim->tiering, &id, &f) == 0;
+    }
+    tiering_session_end(sim->tiering, &s);
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The simulator: the real tiering and store on a simulated disk and clock, simulated sessions doing random things, and
+ * a naive model that says what every read may return. One thread; a seed gives the same run, which a hash of all
+ * events proves.
+ *
+ *   spillsim.c  arguments, the loop over seeds, what must have happened at least once
+ *   world.c     disk, engine, clock; opening, crashing, stopping, waiting until all is quiet
+ *   payload.c   bytes as a function of what they belong to
+ *   model.c     blocks: which versions may be there
+ *   model_tensor.c  tensors: which contents may be there, and that a SYNC is all or nothing
+ *   session.c   sessions: what they hold and wait for, and how waits end
+ *   ops.c       what sessions do to blocks
+ *   ops_tensor.c  what sessions do to tensors, and SYNC
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "tests/unit/support/simdisk.h"
+#include "tiering/tiering.h"
+
+#define SIM_PIECE_BYTES ((uint32_t)(128 * KIB))
+#define SIM_CELLS (SIM_PIECE_BYTES / SECTOR_BYTES)
+#define SIM_PIECES_MAX 3
+#define SIM_PARTS_MAX 3
+#define SIM_OBJECTS_MAX 2048
+#define SIM_SESSIONS 6
+#define SIM_WAITS 96
+#define SIM_LEASES 192
+#define SIM_SYNCS 6
+#define SIM_TENSORS_MAX 24 /* the first objects */
+#define SIM_HISTORY 512
+#define SIM_STORES_MAX 3
+
+enum sim_space {
+    SPACE_TENSOR_DURABLE,
+    SPACE_TENSOR_SCRATCH,
+    SPACE_TENSOR_CACHE,
+    SPACE_ARENA, /* scratch tensors that blocks are put from and got to */
+    SPACE_CACHE, /* blocks in the trusted pool */
+    SPACE_DURABLE,
+    SPACE_SCRATCH,
+    SPACE_SHARED_CACHE, /* blocks in the shared pool */
+    SPACE_SHARED_DURABLE,
+    SIM_SPACES,
+};
+
+enum block_state {
+    BLOCK_ABSENT,
+    BLOCK_BUILDING, /* some of its pieces are reserved or committed */
+    BLOCK_PRESENT,
+    BLOCK_UNKNOWN, /* after a restart, until it is looked at */
+};
+
+/* What a write to a tensor's piece covered: its cells [from, to). */
+struct write {
+    uint8_t from, to;
+};
+
+/* A piece of a tensor: version n is its content after the n-th write that was released; 0: zeros. */
+struct tensor_piece {
+    uint32_t n;
+    uint32_t cell[SIM_CELLS];        /* version of each cell at version n */
+    struct write history[SIM_HISTORY];
+    uint32_t busy;                   /* bit set: cells that a writer holds */
+    uint32_t durable_lo, durable_hi; /* the acknowledged SYNC wrote a version in this range */
+    uint8_t n_writers;
+    bool maybe_torn, torn; /* EBADMSG may be the answer; has been the answer */
+    bool weak;             /* any released version of each cell will do (an unsynced one, after a restart) */
+};
+
+struct object {
+    struct tiering_id id;
+    uint64_t object_bytes;
+    uint8_t space;
+    uint8_t n_parts, n_pieces;
+    /* Blocks. */
+    enum block_state state;
+    uint32_t version; /* of the PRESENT block, or of the one that is being built */
+    uint32_t last;    /* the highest that was ever given */
+    uint32_t published; /* the highest that was ever visible */
+    uint32_t min;     /* older ones never come back */
+    bool must;        /* an acknowledged SYNC says that it is there */
+    bool damaged;     /* EBADMSG was the answer; it stays */
+    uint32_t reserved, committed; /* bits: part * SIM_PIECES_MAX + piece */
+    uint64_t built_ns;
+    /* Tensors. */
+    bool exists;
+    struct tensor_piece pieces[SIM_PIECES_MAX];
+};
+
+enum wait_kind { WAIT_RESERVE, WAIT_COMMIT, WAIT_ACQUIRE, WAIT_WRITE, WAIT_PREFETCH, WAIT_GET, WAIT_PUT };
+
+struct sim;
+
+struct sim_wait {
+    struct tiering_wait wait;
+    struct sim *sim;
+    bool used, done;
+    int status;
+    enum wait_kind kind;
+    uint8_t session;
+    uint16_t object;
+    uint8_t part, piece;
+    uint16_t lease; /* GET, PUT: the arena's */
+    uint8_t from, to;
+    uint32_t version;
+    uint64_t deadline_ns;
+};
+
+enum lease_kind { HELD_RESERVED, HELD_READ, HELD_WRITE };
+
+struct sim_lease {
+    bool used, filled;
+    enum lease_kind kind;
+    uint8_t session;
+    uint16_t object;
+    uint8_t part, piece;
+    uint8_t from, to; /* tensors: cells */
+    uint8_t transfers; /* GETs and PUTs in flight on it */
+    bool passive;     /* a writer that writes nothing */
+    uint32_t version; /* blocks */
+    struct tiering_grant grant;
+    uint64_t handle;
+};
+
+struct sim_session {
+    struct tiering_session s;
+    bool alive;
+};
+
+struct sim_sync {
+    struct tiering_sync sync;
+    struct sim *sim;
+    bool used, running; /* used and not running: failed, but perhaps written; counts until a later one is acknowledged */
+    uint8_t space;
+    int status;
+    uint64_t began;                     /* serial */
+    uint32_t version[SIM_OBJECTS_MAX];  /* blocks: PRESENT version when it began, 0: none */
+    uint32_t next[SIM_OBJECTS_MAX];     /* the lowest version that may be published after it began */
+    uint32_t lo[SIM_TENSORS_MAX][SIM_PIECES_MAX], hi[SIM_TENSORS_MAX][SIM_PIECES_MAX];
+    bool covers[SIM_OBJECTS_MAX];
+    bool covers_piece[SIM_TENSORS_MAX][SIM_PIECES_MAX];
+};
+
+struct sim_counts {
+    uint64_t ops, crashes, kills, clean_stops, failed_recoveries, torn_writes, lost_writes, flips, flips_detected;
+    uint64_t evictions, drops, spills, loads, commits, reclaims, checkpoints, cancels, timeouts, session_deaths;
+    uint64_t hits, bytes_verified, syncs, syncs_failed, sync_lost, parts_completed, parts_expired, limits, reverts, torn;
+    uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors, short_counts;
+    uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished;
+};
+
+struct sim {
+    uint64_t seed;
+    uint64_t rng;
+    uint64_t hash;
+    uint64_t now_ns;
+    uint64_t step, n_ops, serial;
+    bool verbose;
+
+    /* World. */
+    struct simdisk *disk;
+    struct io_backend wire; /* in front of the disk's */
+    int64_t cut_after;      /* blocking calls until the power goes, during recovery; negative: never */
+    uint32_t n_devs;
+    uint64_t device_bytes[SIM_STORES_MAX];
+    uint64_t segments_off[SIM_STORES_MAX];
+    uint16_t partitions[SIM_STORES_MAX];
+    struct tiering *tiering;
+    struct tiering_config config;
+    struct tiering_pool_config pools[2];
+    void *records;
+    uint32_t max_objects;
+    struct tiering_space_info spaces[SIM_SPACES];
+    bool flips_on, errors_on;
+    bool flipped, degraded; /* since the start; since the last opening */
+    uint32_t n_stores;
+    bool slow;
+    struct sim_counts *counts;
+
+    /* Model. */
+    struct object objects[SIM_OBJECTS_MAX];
+    uint32_t n_objects;
+    uint32_t first[SIM_SPACES + 1];
+    struct sim_session sessions[SIM_SESSIONS];
+    struct sim_wait waits[SIM_WAITS];
+    struct sim_lease leases[SIM_LEASES];
+    struct sim_sync syncs[SIM_SYNCS];
+};
+
+/* spillsim.c */
+_Noreturn void sim_fail(struct sim *sim, const char *format, ...) printf_like(2, 3);
+void sim_log(struct sim *sim, const char *format, ...) printf_like(2, 3);
+uint64_t sim_random(struct sim *sim);
+uint64_t sim_below(struct sim *sim, uint64_t n);
+static inline bool sim_percent(struct sim *sim, uint32_t percent)
+{
+    return sim_below(sim, 100) < percent;
+}
+void sim_event(struct sim *sim, uint64_t a, uint64_t b);
+
+/* world.c */
+void world_make(struct sim *sim);
+void world_open(struct sim *sim);
+/* Power loss, or the process's death; then opening again. */
+void world_crash(struct sim *sim, bool power);
+void world_stop_clean(struct sim *sim);
+void world_free(struct sim *sim);
+/* Some I/O ends, time passes, the engine turns. */
+void world_run(struct sim *sim, uint32_t io, uint64_t ns);
+/* Until nothing is in flight. */
+void world_settle(struct sim *sim);
+void world_check(struct sim *sim);
+void world_flip(struct sim *sim);
+uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant);
+
+/* payload.c */
+struct stamp {
+    uint64_t object;
+    uint32_t version;
+    uint16_t part, piece;
+    uint32_t sector;
+    uint32_t magic;
+};
+void payload_fill(void *to, const struct stamp *stamp, uint32_t size_bytes);
+bool payload_is(const void *bytes, const struct stamp *stamp, uint32_t size_bytes);
+bool payload_is_zero(const void *bytes, uint32_t size_bytes);
+
+/* model.c */
+void model_make(struct sim *sim);
+bool object_is_tensor(const struct object *o);
+uint8_t object_durability(const struct object *o);
+uint32_t object_piece_bytes(const struct object *o, uint32_t piece);
+struct tiering_id object_piece_id(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece);
+uint32_t object_all_bits(const struct object *o);
+static inline uint32_t object_bit(uint32_t part, uint32_t piece)
+{
+    return UINT32_C(1) << (part * SIM_PIECES_MAX + piece);
+}
+/* The block is not there any more, as somebody saw. Fails if that may not be. */
+void block_gone(struct sim *sim, struct object *o, const char *how);
+/* It was seen to be there: in what version, its bytes must tell. */
+void block_seen(struct sim *sim, struct object *o);
+void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version, const uint8_t *bytes);
+void block_fill(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece, uint32_t version,
+                uint8_t *bytes);
+/* Resolves an UNKNOWN block by the bytes of a piece. */
+void block_resolve(struct sim *sim, struct object *o, const uint8_t *bytes);
+void block_published(struct sim *sim, struct object *o);
+/* A piece of a build is gone (aborted, expired). */
+void block_unbuilt(struct sim *sim, struct object *o, uint32_t bit);
+/* What a SYNC that began now would make durable; and that it did. */
+void model_sync_began(struct sim *sim, struct sim_sync *y);
+void model_sync_acked(struct sim *sim, struct sim_sync *y);
+void model_restarted(struct sim *sim, bool clean);
+void model_look_all(struct sim *sim);
+
+/* model_tensor.c */
+void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t from, uint32_t to, const uint8_t *bytes);
+void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to, uint32_t version,
+                 uint8_t *bytes);
+void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to);
+void tensor_vanished(struct sim *sim, struct object *o, const char *how);
+void tensor_restarted(struct sim *sim, struct object *o, bool clean);
+/* Reads all durable tensors back, and checks that SYNCs were all or nothing. */
+void tensors_check_restart(struct sim *sim);
+void tensor_sync_began(struct sim *sim, struct sim_sync *y);
+void tensor_sync_acked(struct sim *sim, struct sim_sync *y);
+
+/* session.c */
+void sessions_begin(struct sim *sim);
+void session_begin(struct sim *sim, uint32_t i);
+void session_end(struct sim *sim, uint32_t i);
+struct sim_wait *wait_new(struct sim *sim, enum wait_kind kind, uint32_t session, struct object *o, uint32_t part,
+                          uint32_t piece);
+void wait_free(struct sim_wait *w);
+void wait_cancel(struct sim *sim, struct sim_wait *w, bool timeout);
+struct sim_lease *lease_new(struct sim *sim, uint32_t session, struct object *o, uint32_t part, uint32_t piece,
+                            enum lease_kind kind, const struct tiering_grant *grant);
+/* Ends the lease in one of the ways that its kind allows. */
+void lease_finish(struct sim *sim, struct sim_lease *l);
+struct sim_lease *lease_any(struct sim *sim, uint32_t session);
+/* Deals with all waits that have ended. */
+void waits_ended(struct sim *sim);
+void waits_expire(struct sim *sim);
+
+/* ops.c, ops_tensor.c */
+void ops_client(struct sim *sim);
+void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
+                          const struct tiering_grant *grant);
+void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version, int status);
+void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
+                          const struct tiering_grant *grant);
+void lease_read_verify(struct sim *sim, const struct sim_lease *l);
+void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write, uint32_t from,
+                           uint32_t to, int status, const struct tiering_grant *grant);
+void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how); /* 0 clean, 1 dirty, 2 discarded */
+void ops_tensor(struct sim *sim, uint32_t session);
+void ops_arena(struct sim *sim, uint32_t session);
+void ops_sync(struct sim *sim);
+void arena_done(struct sim *sim, struct sim_wait *w);

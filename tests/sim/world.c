@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The disk, the engine and the clock. A backend in front of the disk's cuts the power in the middle of a recovery.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+#define SEGMENT_BYTES MIB
+
+/* --- Backend: the disk's, but for the power -------------------------------------------------------------------------- */
+
+static struct io_backend *disk_of(struct io_backend *be)
+{
+    return simdisk_backend(container_of(be, struct sim, wire)->disk);
+}
+
+static void wire_blk_submit(struct io_backend *be, struct io_blk *blk)
+{
+    disk_of(be)->ops->blk_submit(disk_of(be), blk);
+}
+
+static void wire_work_submit(struct io_backend *be, struct io_work *work)
+{
+    disk_of(be)->ops->work_submit(disk_of(be), work);
+}
+
+static void wire_chunk_request(struct io_backend *be, struct io_chunk *chunk)
+{
+    disk_of(be)->ops->chunk_request(disk_of(be), chunk);
+}
+
+static void wire_chunk_close(struct io_backend *be, uint32_t region)
+{
+    disk_of(be)->ops->chunk_close(disk_of(be), region);
+}
+
+static int wire_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem)
+{
+    return disk_of(be)->ops->bounce_alloc(disk_of(be), size_bytes, ret_buf, ret_mem);
+}
+
+static int wire_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
+                        uint64_t len_bytes)
+{
+    struct sim *sim = container_of(be, struct sim, wire);
+
+    if (sim->cut_after == 0)
+        return -EIO;
+    if (sim->cut_after > 0)
+        sim->cut_after--;
+    return disk_of(be)->ops->blk_now(disk_of(be), op, dev, off_bytes, mem, len_bytes);
+}
+
+static const struct io_backend_ops wire_ops = {
+    .blk_submit = wire_blk_submit,
+    .work_submit = wire_work_submit,
+    .chunk_request = wire_chunk_request,
+    .chunk_close = wire_chunk_close,
+    .bounce_alloc = wire_bounce_alloc,
+    .blk_now = wire_blk_now,
+};
+
+/* --- What the engine says -------------------------------------------------------------------------------------------- */
+
+static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
+                         uint64_t session)
+{
+    sim_event(ctx, region + ((uint64_t)kind << 32), epoch + session * 1000 + pool);
+}
+
+static void on_chunk_gone(void *ctx, uint32_t region, uint32_t epoch)
+{
+    sim_event(ctx, region, epoch);
+}
+
+static void on_notice(void *ctx, const char *text, uint32_t pool, int status)
+{
+    struct sim *sim = ctx;
+
+    sim_log(sim, "notice: %s (pool %u, %s)", text, pool, strerror(-status));
+    sim_event(sim, pool, (uint64_t)(int64_t)status);
+    if (strstr(text, "device failed")) {
+        sim->degraded = true;
+        sim->counts->store_failures++;
+    }
+}
+
+static const struct tiering_events events = {
+    .chunk_new = on_chunk_new, .chunk_gone = on_chunk_gone, .notice = on_notice};
+
+/* --- Making ---------------------------------------------------------------------------------------------------------- */
+
+static void world_format(struct sim *sim, uint32_t dev)
+{
+    struct store_format format = {.device_bytes = sim->device_bytes[dev],
+                                  .segment_bytes = SEGMENT_BYTES,
+                                  .partitions = sim->partitions[dev],
+                                  .uuid = {sim->seed, dev},
+                                  .label = "sim"};
+
+    if (store_format_write(&sim->wire, (uint16_t)dev, &format) < 0)
+        sim_fail(sim, "a fresh device cannot be formatted");
+}
+
+static void world_pools(struct sim *sim)
+{
+    uint64_t total = 0;
+
+    for (uint32_t i = 0; i < sim->n_devs; i++)
+        total += sim->device_bytes[i];
+    for (uint32_t i = 0; i < 2; i++) {
+        sim->pools[i] = (struct tiering_pool_config){
+            .name = {'a', (char)('0' + i)},
+            .trusted = i == 0,
+            .dram_bytes = (i ? 3 : 4 + sim_below(sim, 4)) * MIB,
+            .cxl_bytes = sim_percent(sim, 30) ? 2 * MIB : 0,
+            .nvme_bytes = total / 100 * (i ? 50 : 80),
+            .session_bytes = MIB,
+            .weight = 100,
+            .max_leases_percent = 60};
+    }
+}
+
+void world_make(struct sim *sim)
+{
+    static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc};
+    static const uint32_t cxl_node = 1;
+
+    sim->wire.ops = &wire_ops;
+    sim->cut_after = -1;
+    sim->disk = simdisk_new(sim->seed);
+    sim->n_devs = 1 + (uint32_t)sim_below(sim, 2);
+    for (uint32_t i = 0; i < sim->n_devs; i++) {
+        sim->device_bytes[i] = (16 + sim_below(sim, 16)) * MIB;
+        sim->partitions[i] = 1;
+        if (sim_percent(sim, 15) && i == 0) {
+            sim->partitions[i] = 2;
+            sim->device_bytes[i] = 32 * MIB;
+        }
+        (void)simdisk_device_add(sim->disk, sim->device_bytes[i]);
+        world_format(sim, i);
+    }
+    sim->flips_on = sim_percent(sim, 35);
+    sim->errors_on = sim_percent(sim, 35);
+    world_pools(sim);
+    sim->max_objects = 4096;
+    sim->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)sim->max_objects * TIERING_RECORD_BYTES);
+    sim->config = (struct tiering_config){.backend = &sim->wire,
+                                          .pools = sim->pools,
+                                          .n_pools = 2,
+                                          .node = 0,
+                                          .cxl_nodes = &cxl_node,
+                                          .n_cxl_nodes = 1,
+                                          .records = sim->records,
+                                          .max_objects = sim->max_objects,
+                                          .max_leases = 512,
+                                          .max_moves = 64 + (uint32_t)sim_below(sim, 128),
+                                          .clean_percent = 2 + (uint32_t)sim_below(sim, 20),
+                                          .chunk_bytes_max = (uint32_t)(2 * MIB),
+                                          .piece_bytes = SIM_PIECE_BYTES,
+                                          .parts_deadline_ns = UINT64_C(2000000000),
+                                          .hash_seed = sim->seed,
+                                          .events = &events,
+                                          .ctx = sim};
+    for (int c = 0; c < TIERING_CLASSES; c++)
+        sim->config.classes[c] = (struct tiering_class_config){
+            .policy = policies[sim_below(sim, 3)], .durability = STORE_CACHE, .weight = 1 + (uint32_t)sim_below(sim, 4)};
+}
+
+/* --- Opening --------------------------------------------------------------------------------------------------------- */
+
+static void world_spaces(struct sim *sim)
+{
+    static const uint8_t class_of[SIM_SPACES] = {3, 2, 4, 2, 0, 1, 4, 0, 1};
+
+    for (uint32_t i = 0; i < SIM_SPACES; i++) {
+        struct object o = {.space = (uint8_t)i};
+        struct tiering_space_spec spec = {.pool = i >= SPACE_SHARED_CACHE,
+                                          .class_id = class_of[i],
+                                          .durability = (uint8_t)(object_durability(&o) + 1)};
+
+        spec.digest[0] = (uint8_t)i;
+        if (tiering_space_open(sim->tiering, &spec, &sim->spaces[i]) < 0)
+            sim_fail(sim, "space %u cannot be opened", i);
+    }
+}
+
+static void world_forget(struct sim *sim)
+{
+    if (sim->tiering) {
+        tiering_free(sim->tiering);
+        sim->tiering = NULL;
+    }
+}
+
+static int world_try_open(struct sim *sim)
+{
+    const char *why = "";
+
+    memset(sim->records, 0, TIERING_RECORD_HEADER_BYTES + (size_t)sim->max_objects * TIERING_RECORD_BYTES);
+    sim->n_stores = 0;
+    int r = tiering_new(&sim->config, &sim->tiering);
+    for (uint32_t dev = 0; r == 0 && dev < sim->n_devs; dev++) {
+        for (uint16_t part = 0; r == 0 && part < sim->partitions[dev]; part++) {
+            r = tiering_store_add(sim->tiering, (uint16_t)dev, part, sim->device_bytes[dev], &why);
+            sim->n_stores += r == 0;
+        }
+    }
+    if (r == 0)
+        r = tiering_start(sim->tiering);
+    if (r < 0 && sim->cut_after != 0)
+        sim_fail(sim, "cannot be opened: %s (%s)", strerror(-r), why);
+    return r;
+}
+
+void world_open(struct sim *sim)
+{
+    struct simdisk_faults *faults = simdisk_faults(sim->disk);
+
+    sim->degraded = false;
+    *faults = (struct simdisk_faults){0};
+    while (sim_percent(sim, 30)) {
+        /* The power goes in the middle of it. */
+        sim->cut_after = (int64_t)sim_below(sim, 60);
+        int r = world_try_open(sim);
+        if (r == 0)
+            sim->cut_after = 0;
+        sim_event(sim, 77, (uint64_t)(int64_t)r);
+        sim->counts->failed_recoveries++;
+        if (sim_percent(sim, 50))
+            simdisk_crash(sim->disk);
+        else
+            simdisk_restart(sim->disk);
+        world_forget(sim);
+        sim->cut_after = -1;
+    }
+    (void)world_try_open(sim);
+    world_spaces(sim);
+    for (uint64_t have = 0, want = 1; have < want;) {
+        world_run(sim, 4, 1000);
+        if (tiering_ready(sim->tiering, &have, &want))
+            break;
+    }
+    faults->short_count = 20000;
+    if (sim->errors_on)
+        faults->read_error = 2000;
+    world_check(sim);
+}
+
+/* --- Running --------------------------------------------------------------------------------------------------------- */
+
+void world_run(struct sim *sim, uint32_t io, uint64_t ns)
+{
+    sim->now_ns += ns;
+    for (uint32_t i = 0; i < io && simdisk_step(sim->disk); i++)
+        sim_event(sim, 1, simdisk_pending(sim->disk));
+    (void)tiering_tick(sim->tiering, sim->now_ns);
+}
+
+void world_check(struct sim *sim)
+{
+    const char *what = "";
+
+    if (tiering_check(sim->tiering, &what) < 0)
+        sim_fail(sim, "tiering_check: %s", what);
+}
+
+static bool world_is_quiet(const struct sim *sim)
+{
+    struct tiering_stat stat;
+
+    tiering_stat(sim->tiering, &stat);
+    return simdisk_pending(sim->disk) == 0 && stat.moves == 0;
+}
+
+void world_settle(struct sim *sim)
+{
+    struct tiering_stat stat;
+
+    for (int turn = 0; turn < 20000; turn++) {
+        world_run(sim, 16, 10000000);
+        waits_ended(sim);
+        if (world_is_quiet(sim))
+            return;
+    }
+    tiering_stat(sim->tiering, &stat);
+    sim_fail(sim, "it never gets quiet: %lu moves, %u requests", stat.moves, simdisk_pending(sim->disk));
+}
+
+uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant)
+{
+    return simdisk_memory(sim->disk, grant->region) + grant->offset_bytes;
+}
+
+/* A bit of what pieces are stored in: not of the log, which has no second copy. */
+void world_flip(struct sim *sim)
+{
+    uint32_t dev = (uint32_t)sim_below(sim, sim->n_devs);
+    /* Behind superblock, headers, log and sums of the first partition; half of the device is nothing else. */
+    uint64_t from = sim->device_bytes[dev] / 4;
+    uint64_t to = sim->partitions[dev] == 1 ? sim->device_bytes[dev] - SEGMENT_BYTES : sim->device_bytes[dev] / 2 - MIB;
+
+    simdisk_flip(sim->disk, dev, from + sim_below(sim, to - from), (unsigned)sim_below(sim, 8));
+    sim->flipped = true;
+    sim->counts->flips++;
+}
+
+/* --- Ends ------------------------------------------------------------------------------------------------------------ */
+
+static void world_count(struct sim *sim)
+{
+    struct sim_counts *c = sim->counts;
+    struct tiering_pool_stat pool;
+    struct store_stat store;
+    struct tiering_stat stat;
+
+    for (uint32_t i = 0; i < 2; i++) {
+        tiering_pool_stat(sim->tiering, i, &pool);
+        c->evictions += pool.evictions;
+        c->drops += pool.drops;
+        c->spills += pool.spills;
+        c->loads += pool.loads;
+        c->commits += pool.commits;
+    }
+    for (uint32_t i = 0; i < sim->n_stores; i++) {
+        tiering_store_stat(sim->tiering, i, &store);
+        c->reclaims += store.reclaimed_segments;
+        c->checkpoints += store.checkpoints;
+        c->flips_detected += store.checksum_errors;
+    }
+    tiering_stat(sim->tiering, &stat);
+    c->copied += stat.copied_bytes;
+    c->bounced += stat.bounced_bytes;
+}
+
+static void world_sessions_die(struct sim *sim)
+{
+    for (uint32_t i = 0; i < SIM_SESSIONS; i++)
+        session_end(sim, i);
+}
+
+static void world_restarted(struct sim *sim, bool clean)
+{
+    model_restarted(sim, clean);
+    world_open(sim);
+    struct simdisk_faults faults = *simdisk_faults(sim->disk);
+    simdisk_faults(sim->disk)->read_error = 0;
+    model_look_all(sim);
+    tensors_check_restart(sim);
+    *simdisk_faults(sim->disk) = faults;
+    sessions_begin(sim);
+}
+
+void world_crash(struct sim *sim, bool power)
+{
+    sim_log(sim, "%s", power ? "CRASH" : "KILL");
+    world_count(sim);
+    /* Sessions first, so that no memory is lost; what they do to the log in memory never reaches the device. */
+    for (uint32_t n = 0; n < SIM_SYNCS; n++) {
+        if (sim->syncs[n].running)
+            sim->counts->sync_lost++;
+    }
+    if (power)
+        simdisk_crash(sim->disk);
+    else
+        simdisk_restart(sim->disk);
+    world_sessions_die(sim);
+    world_forget(sim);
+    sim->counts->crashes += power;
+    sim->counts->kills += !power;
+    world_restarted(sim, false);
+}
+
+void world_stop_clean(struct sim *sim)
+{
+    struct tiering_pool_stat pool;
+
+    sim_log(sim, "STOP");
+    simdisk_faults(sim->disk)->read_error = 0;
+    world_sessions_die(sim);
+    world_settle(sim);
+    world_check(sim);
+    for (uint32_t i = 0; i < 2; i++) {
+        tiering_pool_stat(sim->tiering, i, &pool);
+        if (pool.leased || pool.admitted)
+            sim_fail(sim, "pool %u: %lu bytes leased, %lu admitted, though no session is left", i, pool.leased,
+                     pool.admitted);
+    }
+    for (int turn = 0; !tiering_drain(sim->tiering) && turn < 20000; turn++)
+        world_run(sim, 8, 1000000);
+    tiering_stop(sim->tiering);
+    for (int turn = 0; !tiering_idle(sim->tiering); turn++) {
+        world_run(sim, 8, 1000000);
+        if (turn == 20000)
+            sim_fail(sim, "it never gets idle after a stop");
+    }
+    world_count(sim);
+    int r = tiering_close_clean(sim->tiering);
+    if (r < 0 && !sim->degraded)
+        sim_fail(sim, "cannot be closed: %s", strerror(-r));
+    simdisk_restart(sim->disk);
+    world_forget(sim);
+    sim->counts->clean_stops++;
+    world_restarted(sim, r == 0);
+}
+
+void world_free(struct sim *sim)
+{
+    world_count(sim);
+    world_sessions_die(sim);
+    simdisk_restart(sim->disk);
+    world_forget(sim);
+    simdisk_free(sim->disk);
+    free(sim->records);
+}

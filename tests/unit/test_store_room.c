@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Running out of room and getting it back: segments, budgets, the log's ring, its live entries, its queue. */
+#include "tests/unit/support/store_fixture.h"
+
+/* --- Room --- */
+
+START_TEST(reclaim_goes_round_and_round)
+{
+    struct store_stat st;
+    uint64_t written = 0;
+
+    start_open(20, 90);
+    while (written < 20 * DEVICE_BYTES) {
+        uint32_t id = (uint32_t)simdisk_below(disk, 90);
+        put_wait(id);
+        written += owner_size(o, id, o->objects[id].next_version);
+        if (simdisk_below(disk, 20) == 0)
+            owner_drop(o, (uint32_t)simdisk_below(disk, 90));
+        if (simdisk_below(disk, 60) == 0)
+            (void)owner_sync(o);
+        for (uint32_t i = 0; i < 90; i++)
+            if (o->objects[i].n_history > OWNER_HISTORY_MAX / 2)
+                owner_wait_sync(o);
+        owner_turn(o);
+    }
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.reclaimed_segments, 100);
+    ck_assert_uint_le(store_pool_used_bytes(o->store, 0), o->budget_bytes);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_put_failed, 0);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(a_cache_pool_evicts_instead_of_refusing)
+{
+    start(21, DEVICE_BYTES, MIB, 400);
+    o->cache_only = true;
+    o->budget_bytes = 6 * MIB;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    for (uint32_t i = 0; i < 400; i++) {
+        put_wait(i);
+        owner_turn(o);
+        ck_assert_uint_le(store_pool_used_bytes(o->store, 0), o->budget_bytes);
+    }
+    owner_settle(o);
+    uint32_t there = 0, late = 0;
+    for (uint32_t i = 0; i < 400; i++) {
+        there += o->objects[i].version != 0;
+        late += i >= 250 && o->objects[i].version != 0;
+    }
+    ck_assert_uint_gt(there, 20);
+    ck_assert_uint_gt(late * 10, there * 9); /* the oldest went */
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(a_full_durable_pool_refuses)
+{
+    uint32_t n = 0;
+    int r = 0;
+
+    start(22, DEVICE_BYTES, MIB, 400);
+    o->budget_bytes = 5 * MIB;
+    o->size_max_bytes = 200000;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    for (uint32_t id = 2; id < 400; id += 3) {
+        for (int turns = 0; (r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY; turns++) {
+            ck_assert_int_lt(turns, 100000);
+            owner_turn(o);
+        }
+        if (r < 0)
+            break;
+        n++;
+    }
+    ck_assert_int_eq(r, -ENOSPC);
+    ck_assert_uint_gt(n, 20);
+    owner_settle(o);
+    for (uint32_t id = 2; id < 200; id += 3)
+        owner_drop(o, id);
+    put_wait(5);
+    owner_settle(o);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(the_log_goes_round_and_round)
+{
+    struct store_stat st;
+
+    start_open(23, 600);
+    o->size_max_bytes = 4096;
+    store_stat(o->store, &st);
+    for (uint32_t round = 0; round < 60000; round++) {
+        uint32_t id = (uint32_t)simdisk_below(disk, 600);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        if (simdisk_below(disk, 3) == 0)
+            owner_drop(o, id);
+        else
+            (void)owner_put(o, id, false);
+        if (round % 8 == 0) {
+            owner_turn(o);
+            (void)owner_sync(o);
+        }
+    }
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.checkpoints, 20);
+    ck_assert_uint_gt(st.written_log_bytes, 6 * MIB);
+    ck_assert_int_eq(st.failed, 0);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+START_TEST(a_log_full_of_live_entries_refuses)
+{
+    uint32_t n = 0;
+    int r = 0;
+
+    start_open(24, OWNER_IDS_MAX);
+    o->size_max_bytes = 4096;
+    for (uint32_t id = 0; id < OWNER_IDS_MAX; id++) {
+        while ((r = owner_put(o, id, false)) == -EAGAIN || r == -EBUSY)
+            owner_turn(o);
+        if (r < 0)
+            break;
+        n++;
+    }
+    struct store_stat st;
+    store_stat(o->store, &st);
+    ck_assert_int_eq(r, -ENOSPC);
+    ck_assert_uint_gt(n, 2000);
+    ck_assert_uint_le(st.log_live_bytes, st.log_bytes);
+    /* At the limit everything still works: overwriting, checkpoints, restarts. */
+    owner_settle(o);
+    for (uint32_t i = 0; i < 8000; i++) {
+        uint32_t id = (uint32_t)simdisk_below(disk, n);
+        if (o->objects[id].n_history > OWNER_HISTORY_MAX / 2)
+            owner_wait_sync(o);
+        owner_drop(o, id);
+        (void)owner_put(o, id, false);
+        if (i % 8 == 0)
+            owner_turn(o);
+    }
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.checkpoints, 2);
+    reopen();
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+/* More deletions at once than the log's queue holds: they take effect, and the sync means it. */
+START_TEST(a_flood_of_deletions_is_durable_after_sync)
+{
+    start_open(25, 2400);
+    o->size_max_bytes = 4096;
+    for (uint32_t id = 0; id < 2400; id++)
+        put_wait(id);
+    owner_settle(o);
+    owner_wait_sync(o);
+    for (uint32_t id = 0; id < 2400; id++)
+        if (id % 100 != 0)
+            owner_drop(o, id);
+    owner_wait_sync(o);
+    ck_assert_int_eq(o->sync_status, 0);
+    owner_crash(o, true);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_uint_eq(o->n_lost, 0);
+    for (uint32_t id = 0; id < 2400; id++)
+        ck_assert_int_eq(o->objects[id].version != 0, id % 100 == 0);
+    owner_check_all(o, true);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+int main(void)
+{
+    const struct test_case tests[] = {
+        {"room", reclaim_goes_round_and_round},
+        {"room", a_cache_pool_evicts_instead_of_refusing},
+        {"room", a_full_durable_pool_refuses},
+        {"room", the_log_goes_round_and_round},
+        {"room", a_log_full_of_live_entries_refuses},
+        {"room", a_flood_of_deletions_is_durable_after_sync},
+    };
+
+    return run_suite("store_room", tests, ARRAY_LEN(tests));
+}
