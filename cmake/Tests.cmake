@@ -15,6 +15,7 @@ set(SPILLWAY_THREADS_TESTS
     "/test_[^/]*_threads\\.c$"
     "/test_ring[^/]*\\.c$"
     "/test_worker[^/]*\\.c$"
+    "/test_client\\.c$"
     "/system/test_[^/]*tsan[^/]*$")
 
 set(tests_dir ${CMAKE_BINARY_DIR}/tests)

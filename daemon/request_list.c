@@ -405,8 +405,12 @@ static int list_item(struct request *req)
 {
     struct step step;
 
-    if (!req->in_item)
-        return list_next_item(req);
+    if (!req->in_item) {
+        int r = list_next_item(req);
+
+        if (r != LIST_WENT_ON || !req->in_item)
+            return r;
+    }
     if (req->item_status != 0)
         return list_refuse(req);
     target_step(req, &req->target, req->next_piece, &step);

@@ -10,7 +10,8 @@
 
 #include <xxhash.h>
 #if defined(__x86_64__)
-#include <xxh_x86dispatch.h> /* renames XXH3_ calls to those that pick AVX2 or AVX-512 as they start */
+/* Renames XXH3_ calls to those that pick AVX2 or AVX-512 as they start. */
+#include <xxh_x86dispatch.h>
 #endif
 
 #include "include/base/atomic.h"

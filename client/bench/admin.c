@@ -46,7 +46,8 @@ double admin_number(struct json_object *reply, const char *path)
         return sum;
     }
     if (path[0] == '\0')
-        return json_object_is_type(reply, json_type_int) || json_object_is_type(reply, json_type_double)
+        return json_object_is_type(reply, json_type_int) || json_object_is_type(reply, json_type_double) ||
+                       json_object_is_type(reply, json_type_boolean)
                    ? json_object_get_double(reply)
                    : NAN;
     size_t len = strcspn(path, ".");

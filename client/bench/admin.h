@@ -20,8 +20,8 @@ static inline void json_p(struct json_object **o)
 must_check int admin_get(spw_session *session, const char *what, struct json_object **ret_reply);
 
 /*
- * A number by its path, "memory.used_bytes"; arrays on the way, and the reply itself where it is one, are summed over.
- * NaN if nothing is there.
+ * A number by its path, "dram.used_bytes"; arrays on the way, and the reply itself where it is one, are summed over; a
+ * truth counts as 0 or 1. NaN if nothing is there.
  */
 double admin_number(struct json_object *reply, const char *path);
 /* The element of an array, anywhere on top of the reply, whose "name" is `name`; NULL if there is none. Borrowed. */

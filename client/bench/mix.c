@@ -194,8 +194,8 @@ static int books_read(const struct mix *m, struct books *ret)
     spw_close(session);
     if (r < 0)
         return r;
-    b.leased = admin_number(of_pools, "pools.leased_bytes");
-    b.admitted = admin_number(of_pools, "pools.admitted_bytes");
+    b.leased = admin_number(of_pools, "pools.dram.leased_bytes");
+    b.admitted = admin_number(of_pools, "pools.dram.admitted_bytes");
     b.waiting = admin_number(of_pools, "pools.waiting");
     b.sessions = json_object_object_get_ex(of_sessions, "sessions", &list) ? (double)json_object_array_length(list) : NAN;
     r = process_usage(m->harness->pid, &b.usage);

@@ -69,9 +69,14 @@ static int print_results(const struct options *o, const struct run *run, const s
     report_figures(run, &figures);
     growth_figure(run, &figures);
     if (!isnan(known) && !run->stopped_early) {
-        struct figure *f = figure_add(&figures, "points", fabs(percent - known), "off the published hit rate");
-        figure_goal(f, GOAL_AT_MOST, 0.5);
-        figure_beside(figure_add(&figures, "%", percent, "hits in DRAM, a reference"), "published, single tier", known);
+        /* The published figures count one block at a time. A chain's blocks are leased together, which keeps them from
+         * evicting each other: that may be better, and must not be worse. */
+        struct figure *f = figure_add(&figures, "%", percent, "hits in DRAM, a reference");
+        figure_beside(f, "published, single tier", known);
+        figure_goal(f, GOAL_AT_LEAST, known - 0.5);
+        if (o->list_max == 1)
+            figure_goal(figure_add(&figures, "points", fabs(percent - known), "off the published hit rate"),
+                        GOAL_AT_MOST, 0.5);
     }
     (void)figure_add(&figures, "s", run->wall_s, "duration");
     if (o->json) {

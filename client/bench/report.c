@@ -45,7 +45,7 @@ static double per(double value, double by)
 /* Of what the objects in memory need; NaN if the daemon does not tell. */
 static double waste_percent(const struct run *run)
 {
-    return per(100 * (run->after.used_bytes - run->after.stored_bytes), run->after.stored_bytes);
+    return per(100 * (run->after.used_bytes - run->after.payload_bytes), run->after.payload_bytes);
 }
 
 static double written_per_committed(const struct run *run)
@@ -70,12 +70,17 @@ static void memory_figures(const struct run *run, struct figures *f)
         if (run->options->block_bytes % (64 * KIB) == 0)
             figure_goal(w, GOAL_AT_MOST, 1);
     }
-    if (!isnan(per(d->record_bytes, d->objects)))
-        figure_goal(figure_add(f, "B", per(d->record_bytes, d->objects), "metadata an object"), GOAL_AT_MOST, 128);
-    figure_if_known(f, "B", per(d->index_bytes, d->objects), "hash index an object");
-    figure_if_known(f, "B", per(d->ghost_bytes, d->objects), "policy's ghosts an object");
-    if (!isnan(d->copied_bytes))
-        figure_goal(figure_add(f, "B", d->copied_bytes, "payload copied outside segments"), GOAL_AT_MOST, 0);
+    if (!isnan(d->record_bytes))
+        figure_goal(figure_add(f, "B", d->record_bytes, "metadata an object"), GOAL_AT_MOST, 128);
+    figure_if_known(f, "B", per(d->index_bytes, d->objects_max), "hash index an object that fits");
+    figure_if_known(f, "MiB", d->index_bytes / (double)MIB, "hash index in all");
+    figure_if_known(f, "MiB", d->ghost_bytes / (double)MIB, "policies' ghosts in all");
+    if (!isnan(d->copied_bytes) && (run->pool.flags & SPW_POOL_TRUSTED))
+        figure_goal(figure_add(f, "B", d->copied_bytes - run->before.copied_bytes, "payload copied but into segments"),
+                    GOAL_AT_MOST, 0);
+    figure_if_known(f, "B/B", per(d->nvme_bounced_bytes - run->before.nvme_bounced_bytes,
+                                  d->nvme_written_bytes - run->before.nvme_written_bytes),
+                    "copied into segments, of what was written");
     figure_if_known(f, "B/B", written_per_committed(run), "written to disk per byte committed");
     for (unsigned i = 0; i < RUN_QUARTERS; i++)
         if (run->quarters[i].rss_bytes)
@@ -175,9 +180,9 @@ static void table_costs(const struct run *run, FILE *out)
                 per(run->daemon_cpu_s, moved_bytes(run) * 1e-9));
     if (!isnan(waste_percent(run)))
         fprintf(out, "  memory waste         %10.2f   %%\n", waste_percent(run));
-    if (!isnan(per(d->record_bytes, d->objects)))
-        fprintf(out, "  metadata an object   %10.0f   bytes, and %.0f for the hash index\n",
-                per(d->record_bytes, d->objects), per(d->index_bytes, d->objects));
+    if (!isnan(d->record_bytes))
+        fprintf(out, "  metadata an object   %10.0f   bytes; and for each that fits %.1f of hash index; ghosts: %.1f MiB\n",
+                d->record_bytes, per(d->index_bytes, d->objects_max), d->ghost_bytes / (double)MIB);
     if (!isnan(written_per_committed(run)))
         fprintf(out, "  written to disk      %10.2f   bytes per byte committed\n", written_per_committed(run));
     fputc('\n', out);

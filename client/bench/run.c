@@ -16,34 +16,36 @@
 
 /* The names are those of docs/admin-json.md. */
 static void figures_pick(const struct run *run, struct json_object *status, struct json_object *pools,
-                         struct json_object *devices, struct run_daemon *ret)
+                         struct json_object *tiers, struct json_object *devices, struct run_daemon *ret)
 {
-    struct json_object *degraded, *pool = admin_named(pools, "pools", run->options->pool);
+    struct json_object *pool = admin_named(pools, "pools", run->options->pool);
     double pid = admin_number(status, "pid");
 
     *ret = (struct run_daemon){
         .pid = run->options->daemon_pid ? run->options->daemon_pid : isnan(pid) ? 0 : (pid_t)pid,
-        .degraded = json_object_object_get_ex(status, "degraded", &degraded) && json_object_array_length(degraded) > 0,
-        .stored_bytes = admin_number(pool, "dram.stored_bytes"),
+        .degraded = admin_number(status, "engines.degraded_memlock") > 0,
+        .payload_bytes = admin_number(pool, "dram.payload_bytes"),
         .used_bytes = admin_number(pool, "dram.used_bytes"),
-        .nvme_written_bytes = admin_number(devices, "devices.bytes_written"),
-        .nvme_read_bytes = admin_number(devices, "devices.bytes_read"),
-        .objects = admin_number(status, "objects.count"),
-        .record_bytes = admin_number(status, "objects.record_bytes"),
-        .index_bytes = admin_number(status, "objects.index_bytes"),
-        .ghost_bytes = admin_number(status, "objects.ghost_bytes"),
-        .copied_bytes = admin_number(status, "bytes_copied_outside_segments"),
+        .nvme_written_bytes = admin_number(devices, "devices.partitions.written_bytes"),
+        .nvme_bounced_bytes = admin_number(devices, "devices.partitions.bounced_bytes"),
+        .objects = admin_number(tiers, "metadata.objects"),
+        .objects_max = admin_number(tiers, "metadata.objects_max"),
+        .record_bytes = admin_number(tiers, "metadata.object_record_bytes"),
+        .index_bytes = admin_number(tiers, "metadata.index_bytes"),
+        .ghost_bytes = admin_number(tiers, "metadata.ghost_bytes"),
+        .copied_bytes = admin_number(tiers, "metadata.copied_bytes"),
     };
 }
 
 /* A user who may not ask the daemon can still replay against it: those figures are unknown then. */
 static void daemon_figures(const struct run *run, struct run_daemon *ret)
 {
-    cleanup_json struct json_object *status = NULL, *pools = NULL, *devices = NULL;
+    cleanup_json struct json_object *status = NULL, *pools = NULL, *tiers = NULL, *devices = NULL;
 
-    if (admin_get(run->session, "status", &status) == 0 && admin_get(run->session, "pools", &pools) == 0)
+    if (admin_get(run->session, "status", &status) == 0 && admin_get(run->session, "pools", &pools) == 0 &&
+        admin_get(run->session, "tiers", &tiers) == 0)
         (void)!admin_get(run->session, "devices", &devices);
-    figures_pick(run, status, pools, devices, ret);
+    figures_pick(run, status, pools, tiers, devices, ret);
 }
 
 int run_open(const struct run_options *options, uint32_t longest_chain, struct run *ret_run)

@@ -25,10 +25,12 @@ struct run_options {
 struct run_daemon {
     pid_t pid; /* 0: unknown */
     bool degraded;
-    double stored_bytes, used_bytes; /* in DRAM: of objects, and with what rounding and slabs add */
-    double nvme_written_bytes, nvme_read_bytes;
-    double objects, record_bytes, index_bytes, ghost_bytes;
-    double copied_bytes; /* payload bytes copied between DRAM and NVMe other than into bounce segments */
+    double payload_bytes, used_bytes; /* in DRAM: what was asked for, and what it takes */
+    double nvme_written_bytes, nvme_bounced_bytes;
+    double objects, objects_max;
+    double record_bytes;             /* of one object */
+    double index_bytes, ghost_bytes; /* of all, as allocated */
+    double copied_bytes;             /* payload bytes copied by the daemon, other than into bounce segments */
 };
 
 struct run {

@@ -10,10 +10,18 @@
 #include "client/ctl/ctl.h"
 #include "client/ctl/doctor.h"
 
+/* The daemon's own findings. What it cannot work without is FAIL. */
 static void adopt(struct json_object *checks, struct json_object *from)
 {
-    for (size_t i = 0; json_object_is_type(from, json_type_array) && i < json_object_array_length(from); i++)
-        json_object_array_add(checks, json_object_get(json_object_array_get_idx(from, i)));
+    for (size_t i = 0; json_object_is_type(from, json_type_array) && i < json_object_array_length(from); i++) {
+        struct json_object *o = json_object_array_get_idx(from, i);
+        const char *check = ctl_text(o, "check");
+        bool ok = json_object_get_boolean(ctl_find(o, "ok"));
+        bool vital = strcmp(check, "device") == 0 || strcmp(check, "checksums") == 0 || strcmp(check, "memory") == 0;
+
+        doctor_add(checks, check, ok ? "OK" : vital ? "FAIL" : "WARN", ok ? NULL : ctl_text(o, "advice"), "%s",
+                   ctl_text(o, "text"));
+    }
 }
 
 static void check_daemon(const struct ctl *ctl, struct json_object *checks)

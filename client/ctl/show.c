@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The commands that print what the daemon says: one question each, then tables. What the JSON means is told in
+ * The commands that print what the daemon says: a question or two, then tables. What the JSON means is told in
  * docs/admin-json.md; the tables below choose from it.
  */
 #include <stdio.h>
@@ -10,53 +10,106 @@
 #include "client/ctl/table.h"
 
 static const struct column status_rows[] = {
-    {"state", "state", COLUMN_TEXT},
-    {"degraded", "degraded", COLUMN_LIST},
-    {"version", "version", COLUMN_TEXT},
-    {"pid", "pid", COLUMN_COUNT},
-    {"up since", "uptime_ns", COLUMN_TIME},
-    {"socket", "socket", COLUMN_TEXT},
-    {"config", "config", COLUMN_TEXT},
-    {"engines", "engines", COLUMN_COUNT},
-    {"sessions", "sessions", COLUMN_COUNT},
+    {"state", "state", COLUMN_TEXT},       {"version", "version", COLUMN_TEXT},
+    {"pid", "pid", COLUMN_COUNT},          {"user", "uid", COLUMN_COUNT},
+    {"up for", "uptime_s", COLUMN_SECONDS}, {"config", "config", COLUMN_TEXT},
+    {"socket", "socket", COLUMN_TEXT},     {"sessions", "sessions", COLUMN_COUNT},
+    {"sessions ever", "sessions_ever", COLUMN_COUNT}, {"owners", "owners", COLUMN_COUNT},
+    {"spaces", "spaces", COLUMN_COUNT},
+};
+static const struct column metadata_rows[] = {
     {"objects", "objects", COLUMN_COUNT},
-    {"objects at most", "objects_max", COLUMN_COUNT},
+    {"objects, at most", "objects_max", COLUMN_COUNT},
+    {"leases", "leases", COLUMN_COUNT},
+    {"record of an object", "object_record_bytes", COLUMN_SIZE},
+    {"hash index", "index_bytes", COLUMN_SIZE},
+    {"ghosts of policies", "ghost_bytes", COLUMN_SIZE},
+    {"leases' records", "lease_bytes", COLUMN_SIZE},
+    {"payload copied, all", "copied_bytes", COLUMN_SIZE},
+    {"into bounce segments", "bounced_bytes", COLUMN_SIZE},
+};
+static const struct column engine_columns[] = {
+    {"ENGINE", "number", COLUMN_COUNT},       {"READY", "ready", COLUMN_YES},
+    {"MEMORY", "memory_bytes", COLUMN_SIZE},  {"WANTED", "memory_wanted_bytes", COLUMN_SIZE},
+    {"IO_URING", "io_uring_mode", COLUMN_TEXT}, {"RINGS", "rings", COLUMN_COUNT},
+    {"REQUESTS", "requests", COLUMN_COUNT},   {"WAITS", "waits", COLUMN_COUNT},
+    {"SERVED", "cqes", COLUMN_COUNT},         {"KEYS", "items", COLUMN_COUNT},
+    {"TIMEOUTS", "timeouts", COLUMN_COUNT},   {"VIOLATIONS", "violations", COLUMN_COUNT},
 };
 static const struct column pool_columns[] = {
     {"POOL", "name", COLUMN_TEXT},
     {"TRUSTED", "trusted", COLUMN_YES},
-    {"DRAM", "dram_budget", COLUMN_SIZE},
-    {"USED", "dram_used", COLUMN_SIZE},
-    {"LEASED", "leased", COLUMN_SIZE},
-    {"DIRTY", "dirty", COLUMN_SIZE},
-    {"NVME", "nvme_budget", COLUMN_SIZE},
-    {"USED", "nvme_used", COLUMN_SIZE},
+    {"DRAM", "dram.budget_bytes", COLUMN_SIZE},
+    {"USED", "dram.used_bytes", COLUMN_SIZE},
+    {"LEASED", "dram.leased_bytes", COLUMN_SIZE},
+    {"DIRTY", "dram.dirty_bytes", COLUMN_SIZE},
+    {"NVME", "nvme.budget_bytes", COLUMN_SIZE},
+    {"USED", "nvme.used_bytes", COLUMN_SIZE},
     {"OBJECTS", "objects", COLUMN_COUNT},
+    {"IN MEMORY", "objects_resident", COLUMN_COUNT},
     {"HITS DRAM", "hits_dram", COLUMN_COUNT},
-    {"HITS NVME", "hits_nvme", COLUMN_COUNT},
+    {"NVME", "hits_nvme", COLUMN_COUNT},
     {"MISSES", "misses", COLUMN_COUNT},
     {"WAITING", "waiting", COLUMN_COUNT},
 };
 static const struct column tier_columns[] = {
-    {"TIER", "name", COLUMN_TEXT},        {"SIZE", "size", COLUMN_SIZE}, {"USED", "used", COLUMN_SIZE},
-    {"DIRTY", "dirty", COLUMN_SIZE},      {"WASTE", "waste", COLUMN_SIZE}, {"PAGES", "pages", COLUMN_TEXT},
-    {"LOCKED", "locked", COLUMN_YES},
+    {"TIER", "tier", COLUMN_TEXT},
+    {"SIZE", "size_bytes", COLUMN_SIZE},
+    {"TAKEN", "allocated_bytes", COLUMN_SIZE},
+    {"USED", "used_bytes", COLUMN_SIZE},
+    {"PAYLOAD", "payload_bytes", COLUMN_SIZE},
 };
 static const struct column session_columns[] = {
-    {"SESSION", "session", COLUMN_COUNT}, {"NAME", "name", COLUMN_TEXT},     {"PID", "pid", COLUMN_COUNT},
-    {"UID", "uid", COLUMN_COUNT},         {"RINGS", "rings", COLUMN_COUNT},  {"LEASES", "leases", COLUMN_COUNT},
-    {"LEASED", "leased", COLUMN_SIZE},    {"AGE", "age_ns", COLUMN_TIME},
+    {"SESSION", "session", COLUMN_COUNT}, {"NAME", "name", COLUMN_TEXT},        {"UID", "uid", COLUMN_COUNT},
+    {"PID", "pid", COLUMN_COUNT},         {"AGE", "age_s", COLUMN_SECONDS},     {"STATE", "state", COLUMN_TEXT},
+    {"RINGS", "rings", COLUMN_COUNT},     {"SPACES", "spaces", COLUMN_COUNT},   {"LEASES", "leases", COLUMN_COUNT},
+    {"REQUESTS", "requests", COLUMN_COUNT}, {"OWNER", "owner", COLUMN_COUNT},   {"POOLS", "pools", COLUMN_LIST},
 };
 
-static int print_status(struct json_object *reply)
+static int print_status(spw_session *session, struct json_object *reply)
 {
+    cleanup_json struct json_object *tiers = NULL;
+    int status = ctl_ask(session, "tiers", &tiers);
+
+    if (status != CTL_OK)
+        return status;
     table_print_one(reply, status_rows, ARRAY_LEN(status_rows), stdout);
+    fputc('\n', stdout);
+    table_print(ctl_find(reply, "engines"), engine_columns, ARRAY_LEN(engine_columns), stdout);
+    struct json_object *engines = ctl_find(reply, "engines");
+    for (size_t i = 0; json_object_is_type(engines, json_type_array) && i < json_object_array_length(engines); i++) {
+        struct json_object *e = json_object_array_get_idx(engines, i);
+
+        if (json_object_get_boolean(ctl_find(e, "degraded_memlock")))
+            printf("degraded: engine %.0f: memory is not locked (see spillctl doctor)\n", ctl_number(e, "number"));
+        if (*ctl_text(e, "note"))
+            printf("degraded: engine %.0f: %s\n", ctl_number(e, "number"), ctl_text(e, "note"));
+    }
+    fputc('\n', stdout);
+    table_print_one(ctl_find(tiers, "metadata"), metadata_rows, ARRAY_LEN(metadata_rows), stdout);
     return CTL_OK;
 }
 
-static int print_config(struct json_object *reply)
+/* As a file that would give the same, with where each value comes from. */
+static int print_config(spw_session *session, struct json_object *reply)
 {
-    fputs(ctl_text(reply, "text"), stdout);
+    struct json_object *sections = ctl_find(reply, "sections");
+
+    (void)session;
+    if (!json_object_is_type(sections, json_type_object))
+        return CTL_FAILED;
+    printf("; %s\n", *ctl_text(reply, "file") ? ctl_text(reply, "file") : "no file: all is default");
+    json_object_object_foreach(sections, title, keys)
+    {
+        printf("\n[%s]\n", title);
+        json_object_object_foreach(keys, key, entry)
+        {
+            char line[320];
+
+            snprintf(line, sizeof(line), "%s = %s", key, ctl_text(entry, "value"));
+            printf("%-40s ; %s\n", line, ctl_text(entry, "from"));
+        }
+    }
     return CTL_OK;
 }
 
@@ -64,7 +117,7 @@ static const struct view {
     const char *command, *array;
     const struct column *columns;
     size_t n_columns;
-    int (*print)(struct json_object *reply); /* instead of a table */
+    int (*print)(spw_session *session, struct json_object *reply); /* instead of a table */
 } views[] = {
     {"status", NULL, NULL, 0, print_status},
     {"pools", "pools", pool_columns, ARRAY_LEN(pool_columns), NULL},
@@ -75,6 +128,7 @@ static const struct view {
 
 int ctl_show(const struct ctl *ctl, int argc, char **argv)
 {
+    cleanup_session spw_session *session = NULL;
     cleanup_json struct json_object *reply = NULL;
     const struct view *view = views;
     bool config = strcmp(argv[0], "config") == 0;
@@ -85,13 +139,15 @@ int ctl_show(const struct ctl *ctl, int argc, char **argv)
         fprintf(stderr, "spillctl: usage: spillctl %s%s\n", argv[0], config ? " show" : "");
         return EX_USAGE;
     }
-    int status = ctl_get(ctl, argv[0], &reply);
+    int status = ctl_connect(ctl, &session);
+    if (status == CTL_OK)
+        status = ctl_ask(session, argv[0], &reply);
     if (status != CTL_OK)
         return status;
     if (ctl->json)
         return ctl_print_json(reply);
     if (view->print)
-        return view->print(reply);
+        return view->print(session, reply);
     table_print(ctl_find(reply, view->array), view->columns, view->n_columns, stdout);
     return CTL_OK;
 }

@@ -39,7 +39,7 @@ static void print_number(double value, enum column_kind kind, char *ret_text, si
     else if (kind == COLUMN_TIME)
         snprintf(ret_text, text_bytes, "%s", duration_print(whole, text));
     else if (kind == COLUMN_SECONDS)
-        snprintf(ret_text, text_bytes, "%s", duration_print(whole * 1000000000, text));
+        snprintf(ret_text, text_bytes, "%s", whole ? duration_print(whole * 1000000000, text) : "0 s");
     else if (kind == COLUMN_PERCENT)
         snprintf(ret_text, text_bytes, "%.1f %%", value);
     else

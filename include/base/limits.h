@@ -42,7 +42,7 @@
 #define DEFAULT_UID_SESSIONS 256
 #define DEFAULT_REQUESTS 8192 /* in flight in one engine */
 #define DEFAULT_MAX_SESSIONS 4096
-#define DEFAULT_SESSION_RINGS 16
+#define DEFAULT_SESSION_RINGS 64
 #define SESSION_LEASES_MAX (UINT32_C(1) << 24)
 #define WORKERS_MAX 64  /* threads that copy and checksum for one engine */
 #define WEIGHT_MAX 1000 /* of a pool, device or class against its equals */

@@ -354,7 +354,7 @@ struct spw_sqe {
     uint32_t items;      /* byte offset in scratch, a multiple of 64 */
     uint32_t n_items;    /* at most SPW_LIST_MAX */
     uint32_t results;    /* byte offset in scratch, a multiple of 64 */
-    uint32_t timeout_ms; /* how long to wait for room; 0: not at all */
+    uint32_t timeout_ms; /* how long it may take; 0: 60 s, the most there is, but RESERVE does not wait for room */
     uint64_t arg[2];
     uint64_t reserved[2]; /* for GPU jobs, plans and events */
 };

@@ -158,6 +158,7 @@ struct sim {
     uint64_t now_ns;
     uint64_t step, n_ops, serial;
     bool verbose;
+    bool dead; /* the engine's memory is being thrown away */
 
     /* World. */
     struct simdisk *disk;

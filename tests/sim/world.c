@@ -367,8 +367,11 @@ void world_crash(struct sim *sim, bool power)
         simdisk_crash(sim->disk);
     else
         simdisk_restart(sim->disk);
+    sim->dead = true;
     world_sessions_die(sim);
     world_forget(sim);
+    simdisk_restart(sim->disk);
+    sim->dead = false;
     sim->counts->crashes += power;
     sim->counts->kills += !power;
     world_restarted(sim, false);
@@ -410,6 +413,7 @@ void world_stop_clean(struct sim *sim)
 void world_free(struct sim *sim)
 {
     world_count(sim);
+    sim->dead = true;
     world_sessions_die(sim);
     simdisk_restart(sim->disk);
     world_forget(sim);

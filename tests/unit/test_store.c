@@ -74,11 +74,7 @@ START_TEST(no_residue_behind_a_small_piece)
         const struct store_entry *e = &o->objects[0].entry;
         if (e->size_bytes >= 32768)
             continue;
-        struct geometry g;
-        const struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
-        geometry_get(&g);
-        const uint8_t *at = simdisk_bytes(disk, 0) + g.segments_off_bytes + (uint64_t)e->loc.segment * MIB +
-                            (uint64_t)e->loc.sector * SECTOR_BYTES;
+        const uint8_t *at = simdisk_bytes(disk, 0) + piece_off(0);
         for (uint32_t b = e->size_bytes; b < round_up(e->size_bytes, SECTOR_BYTES); b++)
             ck_assert_uint_eq(at[b], 0);
     }
@@ -177,6 +173,55 @@ START_TEST(all_is_there_after_a_clean_stop)
         ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_badmsg, 0);
     }
     ck_assert_uint_gt(o->n_put, 400);
+    end();
+}
+END_TEST
+
+/* What the owner did not keep must not come back once its segment was used for something else. */
+START_TEST(what_was_not_adopted_stays_away)
+{
+    start_open(34, 60);
+    for (uint32_t i = 0; i < 20; i++)
+        put_wait(i);
+    owner_settle(o);
+    owner_wait_sync(o);
+    o->refuse_below = 20;
+    reopen();
+    for (uint32_t round = 0; round < 12; round++) /* all segments are used again */
+        for (uint32_t i = 20; i < 60; i++) {
+            put_wait(i);
+            owner_turn(o);
+        }
+    owner_settle(o);
+    owner_wait_sync(o);
+    o->refuse_below = 0;
+    owner_crash(o, true);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    for (uint32_t i = 0; i < 20; i++)
+        ck_assert_uint_eq(o->objects[i].version, 0);
+    owner_check_all(o, true);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+    end();
+}
+END_TEST
+
+/* A put in flight whose object is gone: it must leave no trace, however the crash falls. */
+START_TEST(a_cancelled_put_leaves_no_trace)
+{
+    start_open(35, 10);
+    ck_assert_int_eq(owner_put(o, 1, false), 0);
+    ck_assert_int_eq(owner_put(o, 2, false), 0);
+    for (uint32_t i = 0; i < OWNER_SLOTS; i++)
+        if (o->slots[i].busy && o->slots[i].id == 1)
+            o->slots[i].put.cancel = 1;
+    owner_settle(o);
+    ck_assert_uint_eq(o->n_put_failed, 1);
+    ck_assert_uint_eq(o->objects[1].version, 0);
+    owner_wait_sync(o);
+    owner_crash(o, false);
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    ck_assert_uint_eq(o->objects[1].version, 0);
+    ck_assert_uint_eq(o->objects[2].version, 1);
     end();
 }
 END_TEST
@@ -444,6 +489,8 @@ int main(void)
         {"bytes", swapped_pieces_are_found},
         {"bytes", damaged_sums_are_found},
         {"restart", all_is_there_after_a_clean_stop},
+        {"restart", what_was_not_adopted_stays_away},
+        {"restart", a_cancelled_put_leaves_no_trace},
         {"restart", spaces_are_remembered},
         {"restart", a_damaged_log_is_refused},
         {"restart", one_damaged_header_is_survived_two_are_not},

@@ -516,6 +516,10 @@ int owner_open(struct owner *o, const char **ret_why)
         store_pool_budget(o->store, i, o->budget_bytes);
     for (uint32_t i = 0; i < o->n_ids; i++) {
         struct owner_object *x = &o->objects[i];
+        if (i < o->refuse_below) {
+            x->version = 0;
+            x->history[x->n_history - 1] = (struct owner_state){0};
+        }
         r = x->version ? store_adopt(o->store, owner_pool(o, i), &x->entry) : 0;
         if (r < 0)
             return r;

@@ -58,6 +58,7 @@ struct owner {
     uint32_t size_max_bytes;
     uint32_t key_len;
     bool cache_only;
+    uint32_t refuse_below; /* ids that it does not keep when it opens */
     uint64_t now_ns;
     uint64_t budget_bytes; /* of each pool */
     struct owner_object *objects;

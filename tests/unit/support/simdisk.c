@@ -39,6 +39,7 @@ struct device {
 struct region {
     uint8_t *mem;
     uint64_t size_bytes;
+    bool spare; /* closed by a restart: its pages may serve the next region of its size */
 };
 
 struct simdisk {
@@ -106,6 +107,12 @@ static void *must(void *p)
 
 uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
 {
+    for (uint32_t i = 0; i < d->n_regions; i++)
+        if (d->regions[i].spare && d->regions[i].size_bytes == size_bytes) {
+            d->regions[i].spare = false;
+            memset(d->regions[i].mem, 0, size_bytes);
+            return i;
+        }
     for (uint32_t i = 0; i < REGIONS_MAX; i++)
         if (!d->regions[i].mem) {
             d->regions[i].mem = must(aligned_alloc(SECTOR_BYTES, round_up(size_bytes, SECTOR_BYTES)));
@@ -124,7 +131,7 @@ uint8_t *simdisk_memory(struct simdisk *d, uint32_t region)
 
 static uint8_t *buf_at(struct simdisk *d, struct io_buf buf, uint64_t len_bytes)
 {
-    if (buf.region >= d->n_regions || !d->regions[buf.region].mem ||
+    if (buf.region >= d->n_regions || !d->regions[buf.region].mem || d->regions[buf.region].spare ||
         buf.off + len_bytes > d->regions[buf.region].size_bytes)
         abort(); /* the code under test named memory that it does not have */
     return d->regions[buf.region].mem + buf.off;
@@ -426,8 +433,7 @@ void simdisk_restart(struct simdisk *d)
     memset(d->fail_set, 0, sizeof(d->fail_set));
     memset(d->short_set, 0, sizeof(d->short_set));
     for (uint32_t i = 0; i < d->n_regions; i++)
-        sim_chunk_close(&d->be, i);
-    d->n_regions = 0;
+        d->regions[i].spare = d->regions[i].mem != NULL;
 }
 
 void simdisk_crash(struct simdisk *d)
