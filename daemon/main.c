@@ -189,6 +189,7 @@ static void block_signals(void)
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a device beyond RLIMIT_FSIZE: EFBIG says so */
 }
 
 int main(int argc, char **argv)

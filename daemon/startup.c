@@ -13,6 +13,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
@@ -128,6 +129,23 @@ static void device_refuse(const struct config_device *device, int r, const char 
         log_error("[device %s] %s: %s (%s)", device->section.name, device->path, why, log_errno(r));
 }
 
+/* A daemon that has just ended holds its lock until the kernel is through with its last request. */
+static int device_open_patiently(const char *path, struct device *ret_device, const char **ret_why)
+{
+    uint64_t end_ns = loop_now_ns() + DEVICE_LOCK_WAIT_MS * UINT64_C(1000000);
+
+    for (bool said = false;; said = true) {
+        int r = device_open(path, 0, ret_device, ret_why);
+
+        if (r != -EBUSY || loop_now_ns() > end_ns)
+            return r;
+        if (!said)
+            log_info("%s is in use: waiting %u s for its last owner's requests to end", path,
+                     DEVICE_LOCK_WAIT_MS / 1000);
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+}
+
 static int device_identify(struct control *control, uint32_t index)
 {
     struct control_device *d = &control->devices[index];
@@ -135,7 +153,7 @@ static int device_identify(struct control *control, uint32_t index)
     struct uring *uring = control->engines[0]->uring;
     uint16_t dev;
     const char *why = "it cannot be opened";
-    int r = device_open(config->path, 0, &d->device, &why);
+    int r = device_open_patiently(config->path, &d->device, &why);
 
     if (r == 0)
         r = uring_device_add(uring, &d->device, 0, &dev);

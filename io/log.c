@@ -8,11 +8,12 @@
  *
  * The room. tail <= head <= tail + ring at all times. A checkpoint frees room only when it is complete, so there must
  * always be enough left for it, and for another one after a crash in its middle. With
- *     B = the sectors that a sweep can take at most (live entries are limited to about a quarter of the ring)
+ *     B = the sectors that a sweep can take at most (live entries are limited to a fifth of the ring, and a little)
  *     E = what the running sweep may still write: its bound when it began, plus what others appended, less what it wrote
  * normal entries are composed only while   used + a block + (sweep ? E : B) + B <= ring.
- * A sweep is begun at a quarter of the ring and takes at least three sectors for each one of normal entries, so in
- * practice that limit is never met.
+ * After a sweep used is at most B, and B + 2 B <= ring leaves a quarter of the ring until the next one must begin: that
+ * is why live entries get no more than a fifth. A sweep is begun at a quarter of the ring (or at half as much again as
+ * it costs) and takes three sectors for each one of normal entries, so in practice the limit is never met.
  *
  * When the queue is full (its owner deletes faster than blocks are written), deletions are not queued but still take
  * effect: a sweep that begins later writes only what lives, and when it is complete the deleted is gone for good. Syncs
@@ -39,7 +40,7 @@ int log_init(struct log *l, const struct geometry *g, uint32_t partition, const 
         .seed = g->seed,
         .n_segments = g->n_segments,
         .segment_sectors = g->segment_sectors,
-        .queue_bytes = (uint32_t)MIN(g->log_sectors * SECTOR_BYTES / 8, QUEUE_BYTES_MAX),
+        .queue_bytes = (uint32_t)MIN(g->log_sectors * SECTOR_BYTES / 16, QUEUE_BYTES_MAX),
         .events = events,
         .ctx = ctx,
     };
@@ -163,7 +164,7 @@ bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generati
 
 uint64_t log_live_limit_bytes(const struct log *l)
 {
-    return l->ring_sectors * SECTOR_BYTES / 4;
+    return l->ring_sectors * SECTOR_BYTES / 5;
 }
 
 bool log_live_room(const struct log *l, uint32_t bytes, bool evacuating)
@@ -219,9 +220,10 @@ bool log_sweep_due(const struct log *l, struct log_mark oldest)
         return false;
     if (log_has_unlogged(l) && l->queue_out >= l->unlogged_seq)
         return true;
-    /* A sweep that frees less than it writes (an old transaction is still open) would only fill the ring. */
-    bool wanted = log_used_sectors(l) >= l->ring_sectors / 4 || !log_has_room(l);
-    return wanted && oldest.lsn - l->tail.lsn >= cost;
+    bool wanted =
+        log_used_sectors(l) >= MAX(l->ring_sectors / 4, cost + cost / 2) || !log_has_room(l);
+    /* One that frees less than it writes, because an old transaction is still open, would only fill the ring. */
+    return wanted && (oldest.lsn == l->head.lsn || oldest.lsn - l->tail.lsn >= cost);
 }
 
 void log_sweep_begin(struct log *l, struct log_mark oldest, bool hurry)

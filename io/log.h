@@ -106,7 +106,7 @@ void log_append_txn_commit(struct log *l, uint64_t txn);
 /* False without room: the caller tries again later. */
 bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generation);
 
-/* Entries of live pieces take at most a quarter of the ring; evacuation may go a little beyond. */
+/* Entries of live pieces take at most a fifth of the ring; evacuation may go a little beyond. */
 bool log_live_room(const struct log *l, uint32_t bytes, bool evacuating);
 uint64_t log_live_limit_bytes(const struct log *l);
 

@@ -313,9 +313,12 @@ static bool commit_begin(struct store *s)
     return true;
 }
 
+/* Not for a block that only brings the first sync nearer: the flush after its last block covers them all. */
 static bool commit_wants_post_flush(const struct store *s)
 {
-    return !list_is_empty(&s->syncs_log) || s->log.sweep.ended || s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX ||
+    const struct store_sync *sync = list_first_entry(&s->syncs_log, const struct store_sync, link_);
+
+    return (sync && sync->lsn_ <= s->log.queue_out) || s->log.sweep.ended || s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX ||
            commit_wants_segments(s) || commit_closing(s);
 }
 

@@ -287,6 +287,8 @@ int harness_start(const struct harness_options *options, struct harness *ret_har
             log_show(&h);
         return r;
     }
+    if (options->any_user && (chmod(h.folder, 0711) < 0 || chmod(h.socket_path, 0666) < 0))
+        return -errno;
     if (h.keep)
         fprintf(stderr, "spillbench: the daemon's folder is %s\n", h.folder);
     *ret_harness = h;

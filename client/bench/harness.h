@@ -17,6 +17,7 @@ struct harness_options {
     uint64_t dram_bytes;
     uint64_t device_bytes; /* 0: no device */
     bool keep;             /* leave everything where it is */
+    bool any_user;         /* let other users reach the socket: what they may is for the pools to say */
     bool quiet;
 };
 

@@ -31,11 +31,14 @@
 #define SETTLE_SECONDS 5
 #define MEMORY_SLACK_BYTES (4 * MIB)
 
-static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED, ROW_DRAM, ROW_DEVICE, ROW_POLICY, ROW_KEEP, ROW_QUIET,
+static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED, ROW_SIZES, ROW_DRAM, ROW_DEVICE, ROW_POLICY, ROW_KEEP, ROW_QUIET,
                                           ROW_OUTPUT, {0}};
 static const char doc[] = "Six clients on two pools of a daemon of its own, mixed operations; then the books must balance.";
 
-static const char pools[] = "[pool left]\ndram = 50 %\n\n[pool right]\ntrusted = no\n";
+/* Root may not enter a pool that others share: its clients on the second pool become somebody. */
+#define SOMEBODY 64123
+static const char pools_of_user[] = "[pool left]\ndram = 50 %\n\n[pool right]\ntrusted = no\n";
+static const char pools_of_root[] = "[pool left]\ndram = 50 %\n\n[pool right]\ntrusted = no\nusers = 64123\n";
 
 struct mix {
     const struct options *options;
@@ -58,7 +61,9 @@ static int client_start(struct mix *m, uint32_t i, uint64_t seed, double seconds
     struct mix_plan plan = {.socket_path = m->harness->socket_path,
                             .pool = i < CLIENTS_TRUSTED ? "left" : "right",
                             .client = i,
+                            .uid = i >= CLIENTS_TRUSTED && geteuid() == 0 ? SOMEBODY : 0,
                             .seed = seed,
+                            .n_sizes = m->options->n_sizes,
                             .seconds = seconds};
     int fds[2];
 
@@ -284,12 +289,13 @@ static int mix_run(struct mix *m)
 
 int bench_mix(int argc, char **argv)
 {
-    struct options o = {.dram_bytes = 256 * MIB, .device_bytes = 2 * GIB, .seed = 1, .seconds = 60};
+    struct options o = {.dram_bytes = 256 * MIB, .device_bytes = 2 * GIB, .seed = 1, .seconds = 60, .n_sizes = 8};
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
     struct mix m = {.options = &o, .harness = &h};
 
     options_parse(argc, argv, rows, doc, &o);
-    struct harness_options ho = {.pools = pools,
+    struct harness_options ho = {.pools = geteuid() == 0 ? pools_of_root : pools_of_user,
+                                 .any_user = geteuid() == 0,
                                  .policy = o.policy,
                                  .dram_bytes = o.dram_bytes,
                                  .device_bytes = o.device_bytes,

@@ -5,11 +5,13 @@
  */
 #pragma once
 
+#include <sys/types.h>
+
 #include "client/bench/payload.h"
 #include "include/spillway/spillway.h"
 
-#define MIX_LIST_MAX 48 /* keys of one call */
-#define MIX_HELD_MAX 4  /* lists that stay leased for a while */
+#define MIX_LIST_MAX 24 /* keys of one call */
+#define MIX_HELD_MAX 2  /* lists that stay leased for a while */
 
 enum mix_op {
     MIX_LOOKUP,
@@ -37,7 +39,9 @@ struct mix_plan {
     const char *socket_path, *pool;
     uint32_t client; /* number, for its own keys */
     uint64_t seed;
+    uint32_t n_sizes; /* different sizes of blocks */
     double seconds;
+    uid_t uid; /* to become; 0: stay */
 };
 
 /* What a client tells its parent, through a pipe, now and then and at its end. */
@@ -69,6 +73,7 @@ struct mix_client {
     const struct mix_plan *plan;
     spw_session *session;
     spw_pool *pool;
+    bool trusted; /* the pool is: tensors can be written */
     spw_space *spaces[MIX_SPACES];
     spw_queue *queue;
     uint64_t random; /* state */

@@ -9,11 +9,12 @@
 #include <string.h>
 
 #include "client/bench/mix.h"
+#include "include/base/limits.h"
 
 #define VARIABLE_KEYS 3000
 #define FIXED_KEYS 6000
 #define DURABLE_KEYS 400
-#define TIMEOUT_MS 5000
+#define TIMEOUT_MS 3000
 
 struct list {
     enum mix_space space;
@@ -24,22 +25,22 @@ struct list {
 
 /* ── keys and sizes ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* In the variable space: mostly up to 128 KiB, some up to 2 MiB, and one in 500 above a piece (8 MiB). */
-static uint64_t variable_bytes(const struct spw_key *key)
+/*
+ * In the variable space there are n_sizes sizes, in sectors: most of up to 128 KiB, every fifth of up to 2 MiB; what is
+ * used of the last sector differs from key to key. One block in 500 is above a piece (8 MiB).
+ */
+static uint64_t variable_bytes(const struct mix_client *c, const struct spw_key *key)
 {
-    uint64_t x = payload_mix(payload_stream(key), 0x73697a65), kind = x % 1000;
+    uint64_t x = payload_mix(payload_stream(key), 0x73697a65), size = x % c->plan->n_sizes;
+    uint64_t sectors = 1 + payload_mix(size, 0x736563) % (size % 5 == 4 ? 512 : 32);
+    uint64_t bytes = sectors * SECTOR_BYTES - payload_mix(x, 1) % SECTOR_BYTES;
 
-    x = payload_mix(x, 1);
-    if (kind < 2)
-        return 8 * MIB + 1 + x % (8 * MIB);
-    if (kind < 50)
-        return 128 * KIB + x % (2 * MIB);
-    return kind < 500 ? (1 + x % 32) * SECTOR_BYTES : 1 + x % (128 * KIB);
+    return payload_mix(x, 2) % 500 == 0 ? PIECE_BYTES_MAX + bytes : bytes;
 }
 
-static uint64_t block_bytes(enum mix_space space, const struct spw_key *key)
+static uint64_t block_bytes(const struct mix_client *c, enum mix_space space, const struct spw_key *key)
 {
-    return space == MIX_VARIABLE ? variable_bytes(key) : space == MIX_FIXED ? 64 * KIB : 16 * KIB;
+    return space == MIX_VARIABLE ? variable_bytes(c, key) : space == MIX_FIXED ? 64 * KIB : 16 * KIB;
 }
 
 static uint64_t choose_id(struct mix_client *c, uint64_t n)
@@ -64,7 +65,7 @@ static void choose_list(struct mix_client *c, enum mix_space space, uint32_t n_m
         struct spw_key *key = &ret->keys[ret->n];
 
         payload_key(0x6d6978 + (uint64_t)space, own + (first + i) % n_keys[space], key);
-        ret->sizes[ret->n] = block_bytes(space, key);
+        ret->sizes[ret->n] = block_bytes(c, space, key);
         if (large || ret->sizes[ret->n] <= spw_space_piece_bytes(c->spaces[space]))
             ret->n++;
     }
@@ -95,7 +96,7 @@ static void verify_views(struct mix_client *c, enum mix_space space, const struc
     for (uint32_t i = 0; i < n; i++) {
         if (views[i].status != 0 || !views[i].data)
             continue;
-        if (views[i].size_bytes != block_bytes(space, &keys[i]))
+        if (views[i].size_bytes != block_bytes(c, space, &keys[i]))
             mix_expect(c, MIX_ACQUIRE, -EMSGSIZE, (const int[]){0});
         else
             mix_verify(c, &keys[i], views[i].data, views[i].size_bytes, payload_stream(&keys[i]), 0);

@@ -4,6 +4,7 @@
  * the report; the operations are in mix_blocks.c and mix_tensor.c.
  */
 #include <errno.h>
+#include <grp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -93,11 +94,16 @@ static int open_spaces(struct mix_client *c)
                          .item_bytes = DURABLE_BYTES},
         [MIX_TENSORS] = {.digest = "mix tensors", .class_id = SPW_CLASS_OPTIMIZER, .durability = SPW_SCRATCH},
     };
+    struct spw_pool_info info;
     struct spw_connect_options connect = {.socket_path = c->plan->socket_path, .name = "spillbench mix"};
 
     int r = spw_connect(&connect, &c->session);
     if (r == 0)
         r = spw_pool_open(c->session, c->plan->pool, &c->pool);
+    if (r == 0) {
+        spw_pool_info(c->pool, &info);
+        c->trusted = info.flags & SPW_POOL_TRUSTED;
+    }
     for (unsigned i = 0; r == 0 && i < MIX_SPACES; i++)
         r = spw_space_open(c->pool, &options[i], &c->spaces[i]);
     if (r == 0)
@@ -146,6 +152,16 @@ static int client_loop(struct mix_client *c, int fd)
     return r;
 }
 
+/* For good: groups first, while it may. */
+static int become(uid_t uid)
+{
+    if (uid == 0 || (setgroups(0, NULL) == 0 && setresgid(uid, uid, uid) == 0 && setresuid(uid, uid, uid) == 0))
+        return 0;
+    int r = -errno;
+    fprintf(stderr, "spillbench mix: cannot become user %u: %s\n", uid, strerrordesc_np(-r));
+    return r;
+}
+
 int mix_client_run(const struct mix_plan *plan, int fd)
 {
     cleanup_free struct mix_client *c = calloc(1, sizeof(*c));
@@ -155,7 +171,9 @@ int mix_client_run(const struct mix_plan *plan, int fd)
     c->plan = plan;
     c->random = payload_mix(plan->seed, plan->client) >> 1;
     c->buffer = malloc(MIX_BUFFER_BYTES);
-    int r = c->buffer ? open_spaces(c) : -ENOMEM;
+    int r = c->buffer ? become(plan->uid) : -ENOMEM;
+    if (r == 0)
+        r = open_spaces(c);
     if (r == 0)
         r = client_loop(c, fd);
     client_deinit(c);

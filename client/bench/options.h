@@ -12,7 +12,7 @@ struct options {
     const char *trace_path, *policy, *socket_path, *pool;
     uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
-    uint32_t list_max;
+    uint32_t list_max, n_sizes;
     bool json, keep, private_daemon, quiet;
 };
 
@@ -31,6 +31,7 @@ enum {
     OPTION_SOCKET,
     OPTION_POOL,
     OPTION_LIST,
+    OPTION_SIZES,
     OPTION_QUIET,
     OPTION_OUTPUT = 'o',
 };
@@ -50,6 +51,7 @@ enum {
 #define ROW_SOCKET {"socket", OPTION_SOCKET, "PATH", 0, "of the daemon", 0}
 #define ROW_POOL {"pool", OPTION_POOL, "NAME", 0, "to work in (default)", 0}
 #define ROW_LIST {"list", OPTION_LIST, "N", 0, "blocks of one call at most (the whole chain)", 0}
+#define ROW_SIZES {"sizes", OPTION_SIZES, "N", 0, "different sizes of blocks (8)", 0}
 #define ROW_QUIET {"quiet", OPTION_QUIET, NULL, 0, "no progress", 0}
 #define ROW_OUTPUT {"output", OPTION_OUTPUT, "json", 0, "print figures as JSON", 0}
 

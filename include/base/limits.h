@@ -79,6 +79,7 @@
 #define STORE_EVACUATIONS_MAX 4 /* segments of one pool that are being emptied at once */
 #define DEFAULT_DEVICE_DEPTH 128 /* requests in flight on one device, of one engine */
 #define DEVICE_FILL_BYTES (4 * MIB) /* of one write, when a file is filled */
+#define DEVICE_LOCK_WAIT_MS 5000 /* for the last requests of a daemon that has ended */
 
 /* Pools, spaces, owners. */
 #define POOLS_MAX 256

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -42,6 +43,7 @@ static void daemon_exec(const struct raw_daemon *d)
     char program[512], config[128];
     int log = open(d->log, O_WRONLY | O_CREAT | O_APPEND, 0600);
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nothing behind */
     dup2(log, STDERR_FILENO);
     dup2(log, STDOUT_FILENO);
     snprintf(program, sizeof(program), "%s/spillwayd", bin ? bin : ".");
@@ -70,13 +72,29 @@ void raw_daemon_restart(struct raw_daemon *d)
     ck_abort_msg("spillwayd does not listen: see %s", d->log);
 }
 
+void raw_daemon_folder(struct raw_daemon *d)
+{
+    snprintf(d->dir, sizeof(d->dir), "/tmp/spillway-test-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(d->dir));
+    chmod(d->dir, 0755);
+}
+
+void raw_daemon_format(const struct raw_daemon *d, const char *name, unsigned mib)
+{
+    const char *bin = getenv("SPILLWAY_BIN");
+    char command[1024];
+
+    snprintf(command, sizeof(command), "%s/spillctl device format --capacity %uM --segment 1M --partitions 1 %s/%s >%s/format 2>&1",
+             bin ? bin : ".", mib, d->dir, name, d->dir);
+    ck_assert_msg(system(command) == 0, "%s", command);
+}
+
 void raw_daemon_start(struct raw_daemon *d, const char *daemon_keys, const char *sections)
 {
     char path[128];
 
-    snprintf(d->dir, sizeof(d->dir), "/tmp/spillway-test-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(d->dir));
-    chmod(d->dir, 0755);
+    if (d->dir[0] == '\0')
+        raw_daemon_folder(d);
     snprintf(d->socket, sizeof(d->socket), "%s/socket", d->dir);
     snprintf(d->log, sizeof(d->log), "%s/log", d->dir);
     snprintf(path, sizeof(path), "%s/conf", d->dir);
@@ -126,6 +144,7 @@ void raw_daemon_end(struct raw_daemon *d)
 
     ck_assert_msg(status == 0, "spillwayd ended with %d: see %s", status, d->log);
     remove_folder(d->dir);
+    *d = (struct raw_daemon){0};
 }
 
 static bool file_has(const char *path, const char *text)
@@ -551,4 +570,42 @@ int raw_get(struct raw_session *s, uint64_t key, uint32_t size_bytes, uint8_t fi
     raw_handles(&s->ring)[0] = (struct spw_handle){.lease = result.lease};
     cqe = raw_call(&s->ring, &sqe);
     return cqe.status < 0 ? cqe.status : raw_results(&s->ring)[0].status;
+}
+
+/* --- What the daemon says about itself --------------------------------------------------------------------------- */
+
+uint64_t raw_admin_number(const struct raw_daemon *d, const char *what, const char *member)
+{
+    static struct {
+        struct spw_msg msg;
+        char text[65536];
+    } request, reply;
+    char name[64];
+    struct raw_session s;
+    size_t len;
+
+    raw_session_open(&s, d);
+    len = (size_t)snprintf(request.text, sizeof(request.text), "{\"get\":\"%s\"}", what);
+    long n = raw_request(s.fd, SPW_MSG_ADMIN, &request, sizeof(request.msg) + len, &reply, sizeof(reply) - 1, NULL,
+                         NULL);
+
+    raw_session_close(&s);
+    ck_assert_int_gt(n, (long)sizeof(reply.msg));
+    ck_assert_int_eq(reply.msg.status, 0);
+    ((char *)&reply)[n] = '\0';
+    snprintf(name, sizeof(name), "\"%s\":", member);
+    const char *at = strstr(reply.text, name);
+
+    ck_assert_msg(at != NULL, "no %s in %s", member, reply.text);
+    return strtoull(at + strlen(name), NULL, 10);
+}
+
+bool raw_admin_becomes(const struct raw_daemon *d, const char *what, const char *member, uint64_t wanted)
+{
+    for (int i = 0; i < 250; i++) {
+        if (raw_admin_number(d, what, member) == wanted)
+            return true;
+        sleep_ms(20);
+    }
+    return false;
 }

@@ -20,7 +20,10 @@ struct raw_daemon {
     char log[96];
 };
 
-/* Starts $SPILLWAY_BIN/spillwayd --user in a fresh folder. `sections` follows a [daemon] section with the socket and
+/* Before raw_daemon_start(), where the configuration names files: a folder, and a formatted device in it. */
+void raw_daemon_folder(struct raw_daemon *d);
+void raw_daemon_format(const struct raw_daemon *d, const char *name, unsigned mib);
+/* Starts $SPILLWAY_BIN/spillwayd --user, in a fresh folder unless there is one. `sections` follows a [daemon] section with the socket and
  * `daemon_keys` (lines). Waits until it serves. */
 void raw_daemon_start(struct raw_daemon *d, const char *daemon_keys, const char *sections);
 /* The same folder and configuration again. */
@@ -107,3 +110,8 @@ struct spw_sqe raw_sqe(const struct raw_session *s, uint8_t opcode, uint32_t n_i
 /* One object: reserve, fill, commit; acquire, compare, release. 0 or the errno that came. */
 int raw_put(struct raw_session *s, uint64_t key, uint32_t size_bytes, uint8_t fill);
 int raw_get(struct raw_session *s, uint64_t key, uint32_t size_bytes, uint8_t fill);
+
+/* The first member of that name in what the daemon says about itself ({"get": what}); fails if there is none. */
+uint64_t raw_admin_number(const struct raw_daemon *d, const char *what, const char *member);
+/* Waits until it is `wanted`, 5 s at most. */
+bool raw_admin_becomes(const struct raw_daemon *d, const char *what, const char *member, uint64_t wanted);
