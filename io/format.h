@@ -108,9 +108,9 @@ static_assert(offsetof(struct format_partition, checksum) == SECTOR_BYTES - 8, "
 /* Entries follow it, each 8-byte aligned. All of a block counts or nothing. */
 struct format_block {
     uint32_t magic;
-    uint32_t epoch;       /* of the opening that wrote it */
-    uint64_t lsn;         /* position in sectors since formatting; its place in the ring is lsn mod the ring's sectors */
-    uint64_t prev;        /* the checksum of the block before it */
+    uint32_t epoch; /* of the opening that wrote it */
+    uint64_t lsn;   /* position in sectors since formatting; its place in the ring is lsn mod the ring's sectors */
+    uint64_t prev;  /* the checksum of the block before it */
     uint64_t flushed_lsn; /* all before this was on stable storage when this was written */
     uint32_t sectors;     /* 1 to FORMAT_BLOCK_SECTORS_MAX; the block never crosses the ring's end */
     uint32_t entries;

@@ -220,8 +220,7 @@ bool log_sweep_due(const struct log *l, struct log_mark oldest)
         return false;
     if (log_has_unlogged(l) && l->queue_out >= l->unlogged_seq)
         return true;
-    bool wanted =
-        log_used_sectors(l) >= MAX(l->ring_sectors / 4, cost + cost / 2) || !log_has_room(l);
+    bool wanted = log_used_sectors(l) >= MAX(l->ring_sectors / 4, cost + cost / 2) || !log_has_room(l);
     /* One that frees less than it writes, because an old transaction is still open, would only fill the ring. */
     return wanted && (oldest.lsn == l->head.lsn || oldest.lsn - l->tail.lsn >= cost);
 }

@@ -41,13 +41,13 @@ struct log_mark {
 /* The sweep of a checkpoint: all that is alive is written again, so that the log before `start` can be forgotten. */
 struct log_sweep {
     bool active;
-    bool hurry;            /* somebody waits for its end: do not pace */
-    bool ended;            /* the last block composed holds its last entry */
-    bool in_spaces;        /* spaces first, then pieces */
-    uint64_t unlogged;     /* the value of log.unlogged that its end will have made good */
+    bool hurry;        /* somebody waits for its end: do not pace */
+    bool ended;        /* the last block composed holds its last entry */
+    bool in_spaces;    /* spaces first, then pieces */
+    uint64_t unlogged; /* the value of log.unlogged that its end will have made good */
     uint64_t cursor;
-    struct log_mark start; /* the tail when it is done */
-    uint64_t bound_sectors;   /* it will not write more than this, plus what is born while it runs */
+    struct log_mark start;  /* the tail when it is done */
+    uint64_t bound_sectors; /* it will not write more than this, plus what is born while it runs */
     uint64_t emitted_sectors;
     uint64_t appended_sectors; /* by others, while it ran */
     uint64_t space_bytes;      /* of spaces, as seen by this sweep */

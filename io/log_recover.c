@@ -27,8 +27,8 @@ struct reader {
     uint32_t dev;
     uint64_t ring_off_bytes;
     uint8_t *window;
-    uint64_t place;    /* of the window's first sector */
-    uint64_t sectors;  /* in the window */
+    uint64_t place;   /* of the window's first sector */
+    uint64_t sectors; /* in the window */
 };
 
 struct txn_set {
@@ -72,8 +72,7 @@ static int block_at(struct reader *r, uint64_t lsn, const struct format_block **
         return e;
     const struct format_block *b = (const struct format_block *)(const void *)bytes;
     bool whole = b->magic == FORMAT_BLOCK_MAGIC && b->lsn == lsn && b->partition == r->l->partition &&
-                 b->sectors >= 1 && b->sectors <= sectors &&
-                 b->entry_bytes <= b->sectors * SECTOR_BYTES - sizeof(*b) &&
+                 b->sectors >= 1 && b->sectors <= sectors && b->entry_bytes <= b->sectors * SECTOR_BYTES - sizeof(*b) &&
                  b->checksum == log_block_checksum(r->l, b);
     *ret = whole ? b : NULL;
     return 0;

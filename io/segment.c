@@ -239,8 +239,7 @@ bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool)
     const struct segment_pool *p = &t->pools[pool];
     uint64_t budget = p->budget_bytes / t->segment_bytes;
 
-    return p->n_evacuating < STORE_EVACUATIONS_MAX &&
-           p->n_segments - p->n_reclaiming + ahead_of(budget) > budget;
+    return p->n_evacuating < STORE_EVACUATIONS_MAX && p->n_segments - p->n_reclaiming + ahead_of(budget) > budget;
 }
 
 bool segment_table_wants_reclaim(const struct segment_table *t)
@@ -267,8 +266,13 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
     assert(s->live_sectors == 0 && s->readers == 0);
     list_remove(t, &t->list[SEGMENT_FREE], segment);
     count_by(t, s, UINT32_MAX);
-    *s = (struct segment){.prev = NONE, .next = NONE, .pool = (uint16_t)pool, .durability = durability,
-                          .state = SEGMENT_OPEN, .sums_loaded = 1, .sums_dirty = s->sums_dirty};
+    *s = (struct segment){.prev = NONE,
+                          .next = NONE,
+                          .pool = (uint16_t)pool,
+                          .durability = durability,
+                          .state = SEGMENT_OPEN,
+                          .sums_loaded = 1,
+                          .sums_dirty = s->sums_dirty};
     count_by(t, s, 1);
     list_push(t, &t->list[SEGMENT_OPEN], segment);
     *ret_segment = segment;

@@ -31,8 +31,8 @@ enum segment_state {
 };
 
 struct segment {
-    uint32_t prev, next; /* of the list that its state (SEALED: also its pool and live bytes) puts it in */
-    uint32_t readers;    /* gets in flight */
+    uint32_t prev, next;   /* of the list that its state (SEALED: also its pool and live bytes) puts it in */
+    uint32_t readers;      /* gets in flight */
     uint16_t live_sectors; /* of pieces, those being written included */
     uint16_t pool;
     uint16_t writers;        /* puts in flight */
@@ -40,8 +40,8 @@ struct segment {
     uint8_t state;
     uint8_t durability;
     uint8_t bucket;
-    uint8_t sums_loaded : 1; /* the table has what the device has, or better */
-    uint8_t sums_dirty : 1;  /* and the device lacks something of it */
+    uint8_t sums_loaded : 1;  /* the table has what the device has, or better */
+    uint8_t sums_dirty : 1;   /* and the device lacks something of it */
     uint8_t sums_durable : 1; /* of a durable piece: must not wait for sealing */
     uint8_t touched : 1;      /* recovery: the log has put something there */
     uint64_t freed_seq;       /* FREEING: position of its entry in the log's queue */
@@ -66,7 +66,7 @@ struct segment_pool {
     uint32_t n_closing;
     uint64_t live_sectors; /* in SEALED segments */
     uint32_t n_sealed;
-    uint32_t n_sealed_cache; /* of these of durability STORE_CACHE */
+    uint32_t n_sealed_cache;                        /* of these of durability STORE_CACHE */
     struct segment_list bucket[2][SEGMENT_BUCKETS]; /* [0] cache, [1] the others */
 };
 
@@ -81,7 +81,7 @@ struct segment_table {
     struct segment *segments;
     struct segment_pool *pools;
     struct segment_list list[SEGMENT_STATES]; /* FREE, EMPTY, FREEING */
-    uint64_t *sums; /* n * slots */
+    uint64_t *sums;                           /* n * slots */
 };
 
 must_check int segment_table_init(struct segment_table *t, const struct geometry *g, uint32_t n_pools);

@@ -49,11 +49,11 @@ struct store_id {
 /* A piece as the log has it. */
 struct store_entry {
     struct store_id id;
-    uint64_t generation; /* unique in the partition; larger is newer */
-    uint64_t sum;        /* see io/checksum.h */
+    uint64_t generation;   /* unique in the partition; larger is newer */
+    uint64_t sum;          /* see io/checksum.h */
     uint64_t object_bytes; /* of the whole object (part) that this is a piece of */
-    uint32_t size_bytes; /* of this piece, 1 to PIECE_BYTES_MAX */
-    uint16_t n_parts;    /* 1 unless committed in parts */
+    uint32_t size_bytes;   /* of this piece, 1 to PIECE_BYTES_MAX */
+    uint16_t n_parts;      /* 1 unless committed in parts */
     uint8_t class_id;
     uint8_t durability;
     uint8_t kind; /* 0 block, 1 tensor; opaque to the store */
@@ -106,12 +106,12 @@ struct store_events {
 
 struct store_config {
     struct io_backend *backend;
-    uint16_t dev;              /* the backend's number of the device */
+    uint16_t dev; /* the backend's number of the device */
     uint16_t partition;
     uint64_t device_bytes;
     const struct store_events *events;
     void *ctx;
-    uint32_t n_pools;          /* pools are numbered 0 to n_pools - 1 */
+    uint32_t n_pools;           /* pools are numbered 0 to n_pools - 1 */
     uint32_t flush_interval_ms; /* the log is written at least this often while it has something; default 1000 */
 };
 
@@ -163,8 +163,8 @@ struct store_put {
     uint8_t kind;
     uint8_t urgent;
     uint8_t evacuating; /* made for events->evacuate(): may use the reserve, and go beyond the pool's budget */
-    uint8_t cancel; /* the owner may set it until done(): the piece is not logged, and done() gets -ECANCELED */
-    uint32_t txn; /* 0: takes effect by itself; else with store_txn_commit() of that number */
+    uint8_t cancel;     /* the owner may set it until done(): the piece is not logged, and done() gets -ECANCELED */
+    uint32_t txn;       /* 0: takes effect by itself; else with store_txn_commit() of that number */
     void (*done)(struct store_put *put, int status); /* 0: entry is valid; else -EIO, -EFAULT, -ECANCELED */
 
     struct store_entry entry; /* out */
@@ -241,11 +241,11 @@ uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool);
 struct store_stat {
     uint64_t segments, segments_free, segments_open, segments_pending_free;
     uint32_t segment_bytes;
-    uint64_t live_bytes;         /* of pieces, in sectors' bytes */
-    uint64_t written_bytes;      /* to the device in all, log and trailers included */
+    uint64_t live_bytes;    /* of pieces, in sectors' bytes */
+    uint64_t written_bytes; /* to the device in all, log and sums included */
     uint64_t written_log_bytes;
     uint64_t put_bytes, got_bytes;
-    uint64_t bounced_bytes;      /* copied by the daemon on the way to the device */
+    uint64_t bounced_bytes; /* copied by the daemon on the way to the device */
     uint64_t checksum_errors;
     uint64_t log_bytes, log_live_bytes, log_used_bytes;
     uint64_t checkpoints, reclaimed_segments, flushes;
@@ -256,10 +256,10 @@ void store_stat(const struct store *s, struct store_stat *ret_stat);
 /* --- Formatting -------------------------------------------------------------------------------------------------- */
 
 struct store_format {
-    uint64_t device_bytes; /* rounded down to whole segments */
+    uint64_t device_bytes;  /* rounded down to whole segments */
     uint32_t segment_bytes; /* power of two, SEGMENT_BYTES_MIN to SEGMENT_BYTES_MAX */
     uint16_t partitions;
-    uint64_t uuid[2]; /* random, by the caller: this code makes no system calls */
+    uint64_t uuid[2];   /* random, by the caller: this code makes no system calls */
     uint64_t created_s; /* seconds since 1970 */
     char label[NAME_BYTES_MAX + 1];
 };

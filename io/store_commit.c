@@ -235,8 +235,7 @@ void commit_syncs_advance(struct store *s)
 
 static bool sync_is_done(const struct store *s, const struct store_sync *sync)
 {
-    return s->commit.flushed_seq >= sync->lsn_ && s->commit.flushed_cycle >= sync->cycle_ &&
-           !log_has_unlogged(&s->log);
+    return s->commit.flushed_seq >= sync->lsn_ && s->commit.flushed_cycle >= sync->cycle_ && !log_has_unlogged(&s->log);
 }
 
 static void commit_syncs_finish(struct store *s)
@@ -318,8 +317,8 @@ static bool commit_wants_post_flush(const struct store *s)
 {
     const struct store_sync *sync = list_first_entry(&s->syncs_log, const struct store_sync, link_);
 
-    return (sync && sync->lsn_ <= s->log.queue_out) || s->log.sweep.ended || s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX ||
-           commit_wants_segments(s) || commit_closing(s);
+    return (sync && sync->lsn_ <= s->log.queue_out) || s->log.sweep.ended ||
+           s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX || commit_wants_segments(s) || commit_closing(s);
 }
 
 static void commit_flushed(struct store *s)

@@ -118,7 +118,7 @@ void get_sums_done(struct sums_buffer *b)
     if (result == (int32_t)SECTOR_BYTES)
         get_start_read(get);
     else
-        get_finish(get, result < 0 ? result : -EIO);
+        get_finish(get, -EIO);
 }
 
 void get_sums_load(struct sums_buffer *b, struct store_get *get)

@@ -2,7 +2,8 @@
 /*
  * What the files of the store share. Nobody else includes it.
  *
- *   store.c          opening, closing, adopting, ticks, statistics
+ *   store.c          ticks, reclaim, drops, transactions, closing, statistics
+ *   store_open.c     opening, recovery, adopting
  *   store_put.c      placing and writing
  *   store_get.c      reading and verifying
  *   store_commit.c   the log's writer: sums, flushes, blocks, checkpoints, syncs
@@ -48,9 +49,9 @@ struct batch {
 /* An open segment and the places in it that come next. One a pool, durability, and "evacuating or not". */
 struct stream {
     uint32_t segment;
-    uint32_t next;                     /* sector: for large pieces and for regions */
-    uint32_t region_next, region_end;  /* sectors set aside for batches, which want to be contiguous */
-    struct batch *batch;               /* FILLING, or NULL */
+    uint32_t next;                    /* sector: for large pieces and for regions */
+    uint32_t region_next, region_end; /* sectors set aside for batches, which want to be contiguous */
+    struct batch *batch;              /* FILLING, or NULL */
 };
 #define STORE_STREAMS_POOL 6
 
@@ -91,16 +92,16 @@ enum commit_state {
 
 struct commit {
     uint8_t state;
-    bool pending; /* an I/O of this step is in flight */
-    bool entered; /* this step's I/O has been begun */
+    bool pending;                    /* an I/O of this step is in flight */
+    bool entered;                    /* this step's I/O has been begun */
     uint64_t started, flushed_cycle; /* numbers of cycles */
     uint64_t last_ns;
     uint64_t flushed_seq; /* the queue up to here is on stable storage */
     uint64_t block_lsn;
-    uint32_t block_bytes; /* of the block of this cycle, 0 if it has none */
+    uint32_t block_bytes;           /* of the block of this cycle, 0 if it has none */
     uint32_t io_bytes, moved_bytes; /* of the I/O in flight */
-    uint32_t unflushed; /* blocks */
-    uint32_t *writing;  /* segments whose sums this cycle writes */
+    uint32_t unflushed;             /* blocks */
+    uint32_t *writing;              /* segments whose sums this cycle writes */
     uint32_t n_writing, n_issued, n_in_flight;
     struct io_blk blk;
 };

@@ -39,7 +39,8 @@ int geometry_of(const struct store_format *format, uint32_t partition, struct ge
         return -EINVAL;
 
     struct geometry g = {
-        .header_off_bytes = {base + FORMAT_HEADER_A_SECTOR * SECTOR_BYTES, base + FORMAT_HEADER_B_SECTOR * SECTOR_BYTES},
+        .header_off_bytes = {base + FORMAT_HEADER_A_SECTOR * SECTOR_BYTES,
+                             base + FORMAT_HEADER_B_SECTOR * SECTOR_BYTES},
         .log_off_bytes = base + FORMAT_HEADER_SECTORS * SECTOR_BYTES,
         .log_sectors = log_bytes / SECTOR_BYTES,
         .segment_bytes = seg,
@@ -239,8 +240,7 @@ static int partition_format(struct io_backend *be, uint32_t dev, const struct st
     if (r < 0)
         return r;
     for (uint64_t sequence = 0; sequence < 2; sequence++) {
-        *h = (struct format_partition){
-            .sequence = sequence, .tail_prev = g.seed, .next_generation = 1, .clean = 1};
+        *h = (struct format_partition){.sequence = sequence, .tail_prev = g.seed, .next_generation = 1, .clean = 1};
         uint64_t off = superblock_header_fill(&g, partition, h);
         r = be->ops->blk_now(be, IO_BLK_WRITE, dev, off, h, sizeof(*h));
         if (r < 0)

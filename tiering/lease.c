@@ -4,8 +4,8 @@
  *
  * A lease pins its piece. Its handle is index and generation, checked at every use, and only its own session can use
  * it. Whoever takes a lease has had its piece's bytes admitted before; the lease gives them back at its end. Admitted
- * bytes stay below the pool's lease limit, so some of the memory can always be evicted: no list of leases can make
- * another wait for ever.
+ * bytes, and changed pieces of durable tensors that wait for their SYNC, stay together below the pool's lease limit, so
+ * some of the memory can always be evicted: no list of leases can make another wait for ever.
  */
 #include <errno.h>
 
@@ -23,7 +23,7 @@ int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, u
     struct tpool *p = &t->pools[pool];
 
     (void)s;
-    if (bytes > pool_lease_limit(p) || p->admitted_bytes > pool_lease_limit(p) - bytes) {
+    if (p->admitted_bytes + p->unsynced_bytes + bytes > pool_lease_limit(p)) {
         *ret_limit = TIERING_LIMIT_POOL_LEASES;
         return -ENOSPC;
     }
@@ -80,10 +80,17 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
         ret_grant->limit = TIERING_LIMIT_SESSION_LEASES;
         return -ENOSPC;
     }
-    if (mode == LEASE_WRITE && hot_writers(hot_at(t, object)) == HOT_WRITERS_MAX)
-        return -EBUSY;
-    if (mode == LEASE_WRITE)
+    if (mode == LEASE_WRITE) {
+        assert(!(hot_at(t, object)->flags & HOT_SPILLING));
+        if (hot_writers(hot_at(t, object)) == HOT_WRITERS_MAX)
+            return -EBUSY;
+        int status = shadow_keep(t, object);
+        if (status < 0) {
+            ret_grant->limit = TIERING_LIMIT_REQUESTS;
+            return status;
+        }
         hot_at(t, object)->flags += HOT_WRITER;
+    }
     struct lease *l = &t->leases[index];
     t->lease_free = l->next;
     *l = (struct lease){.generation = l->generation,

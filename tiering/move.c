@@ -75,6 +75,8 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
             status = lease_grant(t, w->session_, object, (enum lease_mode)w->mode_, w->off_, w->len_, &w->grant);
         if (status < 0)
             tiering_unadmit(t, w->session_, pool, r->size_bytes);
+        if (status < 0 && w->mode_ == LEASE_RESERVE)
+            object_kill(t, object); /* nobody could commit it */
     }
     w->done(w, status);
 }
@@ -182,29 +184,29 @@ int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret
 
 /* --- Spill ------------------------------------------------------------------------------------------------------- */
 
+/* No writer was let in meanwhile, so what was written is what the memory holds. */
 static void move_spill_end(struct move *m, int status)
 {
     struct tiering *t = m->t;
     uint32_t object = m->object;
     const struct record *r = record_at(&t->records, object);
     struct tpool *p = &t->pools[m->pool];
-    bool stale = (hot_at(t, object)->flags & HOT_DIRTIED) || hot_writers(hot_at(t, object));
 
-    hot_at(t, object)->flags &= (uint16_t) ~(HOT_SPILLING | HOT_DIRTIED);
+    assert(!hot_writers(hot_at(t, object)));
+    hot_at(t, object)->flags &= (uint16_t)~HOT_SPILLING;
     p->spilling--;
     if (status == 0) {
         p->stat.spills++;
         p->stat.spill_bytes += r->size_bytes;
-        if (r->state == RECORD_COMMITTED && !stale) {
+        if (r->state == RECORD_COMMITTED) {
             object_drop_dev(t, object, true); /* it is moving to another segment */
             object_set_dev(t, object, m->store, &m->put.entry);
         } else {
             store_drop(t->stores[m->store].store, &m->put.entry);
         }
     }
-    if (stale && status == 0)
-        status = -EAGAIN;
     sync_spilled(m, status);
+    move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
     move_free(m);
     object_unpin(t, object);
     p->look_ahead = true;
@@ -216,6 +218,18 @@ static void move_spill_put(struct store_put *put, int status)
     move_spill_end(container_of(put, struct move, put), status);
 }
 
+struct move *move_spill_of(struct tiering *t, uint32_t object)
+{
+    list_for_each(l, &pool_of(t, record_at(&t->records, object))->spills) {
+        struct move *m = list_entry(l, struct move, link);
+
+        if (m->object == object)
+            return m;
+    }
+    assert(!"HOT_SPILLING says that there is one");
+    return NULL;
+}
+
 int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,
                struct move **ret_move)
 {
@@ -225,8 +239,11 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
 
     if (store == STORE_NONE)
         return -ENOSPC;
+    assert(!(hot_at(t, object)->flags & HOT_SPILLING));
     if (hot_writers(hot_at(t, object)))
         return -EBUSY; /* the bytes may change under the checksum */
+    if (hot_at(t, object)->flags & HOT_RELOCATING)
+        return -EBUSY; /* what is newer must be put later */
     struct move *m = move_new(t, MOVE_SPILL, object);
     if (!m)
         return -EAGAIN;
@@ -260,6 +277,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     }
     move_set_phase(m, MOVE_BUSY);
     hot_at(t, object)->flags |= HOT_SPILLING;
+    list_push_tail(&t->pools[m->pool].spills, &m->link);
     t->pools[m->pool].spilling++;
     object_pin(t, object);
     if (ret_move)
@@ -364,6 +382,7 @@ void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
         break;
     case MOVE_GET:
     case MOVE_SPILL:
+    case MOVE_RELOCATE:
         assert(!"does not wait for room");
         break;
     }
@@ -387,6 +406,7 @@ void move_fail(struct move *m, int status)
         break;
     case MOVE_GET:
     case MOVE_SPILL:
+    case MOVE_RELOCATE:
         assert(!"does not wait for room");
         break;
     }

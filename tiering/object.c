@@ -18,7 +18,7 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
 {
     const struct record *r = record_at(&t->records, object);
     struct tiering_pool_stat *stat = &pool_of(t, r)->stat;
-    uint64_t one = sign > 0 ? 1 : UINT64_MAX;
+    uint64_t one = sign > 0 ? 1 : UINT64_MAX; /* modulo 2^64: adding it subtracts 1 */
 
     if (r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED)
         stat->objects += one;
@@ -28,6 +28,8 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
     }
     if (record_is_dirty(r))
         stat->dirty += one * r->size_bytes;
+    if (record_waits_for_sync(t, r))
+        pool_of(t, r)->unsynced_bytes += one * r->size_bytes;
 }
 
 /* Edits between these two are accounted for. */
@@ -135,22 +137,43 @@ static void object_complete(struct tiering *t, uint32_t object)
     object_edited(t, object);
 }
 
-static int group_join(struct tiering *t, uint32_t object, uint64_t object_bytes)
+/* The first piece of an object of one piece, or of one that is complete: it is in no group. */
+static bool group_is_not_wanted(const struct tiering *t, uint32_t object)
+{
+    struct tiering_id id;
+
+    record_to_id(record_at(&t->records, object), &id);
+    id.part = 0;
+    id.piece = 0;
+    uint32_t first = record_find(&t->records, &id, record_hash_id(&t->records, &id));
+    return first != RECORD_NONE && first != object;
+}
+
+/* -EINVAL: the others of its object are in another number, or of another size. */
+static int group_join(struct tiering *t, uint32_t object, bool grouped)
 {
     const struct record *r = record_at(&t->records, object);
-    uint64_t hash = group_hash(t, r);
-    struct group *g = group_slot(t, r, hash);
+    uint64_t hash;
+    struct group *g;
 
+    if (!grouped && !t->n_groups)
+        return 0;
+    hash = group_hash(t, r);
+    g = group_slot(t, r, hash);
     if (g->hash) {
         const struct record *first = record_at(&t->records, g->object);
 
-        return first->n_parts == r->n_parts && first->object_bytes == object_bytes ? 0 : -EINVAL;
+        return first->n_parts == r->n_parts && first->object_bytes == r->object_bytes ? 0 : -EINVAL;
     }
+    if (!grouped)
+        return 0;
+    if (group_is_not_wanted(t, object))
+        return -EINVAL;
     if (t->n_groups >= GROUPS_MAX / 4 * 3)
         return -ENOSPC;
     *g = (struct group){.hash = hash,
                         .object = object,
-                        .wanted = r->n_parts * object_pieces(t, object_bytes),
+                        .wanted = r->n_parts * object_pieces(t, r->object_bytes),
                         .deadline_ns = t->now_ns + t->config.parts_deadline_ns};
     t->n_groups++;
     return 0;
@@ -267,14 +290,12 @@ int object_new(struct tiering *t, const struct tiering_id *id, uint64_t hash, ui
     rec->owner = (uint32_t)owner;
     rec->flags = grouped ? RECORD_INCOMPLETE : 0;
     record_end(&t->records);
-    if (grouped) {
-        r = group_join(t, object, object_bytes);
-        if (r < 0) {
-            *ret_limit = r == -ENOSPC ? TIERING_LIMIT_REQUESTS : TIERING_LIMIT_NONE;
-            record_unindex(&t->records, object);
-            record_free(&t->records, object);
-            return r;
-        }
+    r = t->recovering ? 0 : group_join(t, object, grouped);
+    if (r < 0) {
+        *ret_limit = r == -ENOSPC ? TIERING_LIMIT_REQUESTS : TIERING_LIMIT_NONE;
+        record_unindex(&t->records, object);
+        record_free(&t->records, object);
+        return r;
     }
     object_account(t, object, +1);
     t->spaces[id->space].n_objects++;
@@ -304,7 +325,7 @@ void object_commit_unwritten(struct tiering *t, uint32_t object)
     r->state = RECORD_COMMITTED;
     r->flags |= RECORD_TENSOR | RECORD_ZERO;
     object_edited(t, object);
-    if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
+    if ((record_at(&t->records, object)->flags & RECORD_INCOMPLETE) && !t->recovering)
         group_committed(t, object);
 }
 
@@ -316,8 +337,6 @@ void object_recovered(struct tiering *t, uint32_t object, bool tensor)
     if (tensor)
         r->flags |= RECORD_TENSOR;
     object_edited(t, object);
-    if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
-        group_committed(t, object);
 }
 
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags)
@@ -376,7 +395,8 @@ void object_to_entry(const struct tiering *t, uint32_t object, struct store_entr
                                       .n_parts = r->n_parts,
                                       .class_id = space->info.class_id,
                                       .durability = space->info.durability,
-                                      .kind = r->flags & RECORD_TENSOR ? TIERING_TENSOR : TIERING_BLOCK,
+                                      .kind = (uint8_t)((r->flags & RECORD_TENSOR ? TIERING_TENSOR : TIERING_BLOCK) |
+                                                        (r->flags & RECORD_TORN ? STORE_KIND_DAMAGED : 0)),
                                       .loc = {.segment = r->dev_segment, .sector = r->dev_sector}};
     memcpy(ret_entry->id.key, r->key, sizeof(r->key));
 }
@@ -397,6 +417,8 @@ void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const str
     object_edited(t, object);
 
     assert(entry->loc.segment < ts->n_segments);
+    if (entry->kind & STORE_KIND_DAMAGED)
+        object_set_flags(t, object, RECORD_TORN);
     hot->seg_prev = RECORD_NONE;
     hot->seg_next = ts->segment_head[entry->loc.segment];
     if (hot->seg_next != RECORD_NONE)
@@ -453,12 +475,17 @@ void object_kill(struct tiering *t, uint32_t object)
         group_broken(t, object);
     policy_leave(t, object, false);
     record_unindex(&t->records, object);
+    if (hot_at(t, object)->flags & HOT_UNCOMMITTED)
+        hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED; /* its SYNC will find it deleted */
     shadow_drop(t, object);
     object_drop_dev(t, object, true);
     t->spaces[r->space].n_objects--;
     object_edit(t, object)->state = RECORD_DEAD;
     object_edited(t, object);
-    object_settle(t, object);
+    if (hot_at(t, object)->flags & HOT_TIMED_PIN)
+        timed_pin_drop(t, object); /* it must not hold memory that nobody can reach */
+    else
+        object_settle(t, object);
 }
 
 void object_kill_all(struct tiering *t, uint32_t object)
@@ -509,6 +536,8 @@ enum policy_pin object_pin_state(void *ctx, uint32_t object)
     const struct tiering *t = ctx;
     const struct record_hot *hot = &t->records.hot[object];
 
+    if (record_waits_for_sync(t, record_at(&t->records, object)))
+        return POLICY_HELD;
     if (!object_is_pinned(t, object))
         return POLICY_FREE;
     /* A spill alone must not make a cold piece look warm. */

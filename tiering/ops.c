@@ -61,6 +61,9 @@ static void wait_prepare(struct tiering_wait *w, struct tiering_session *s, enum
 /* -EINPROGRESS for a piece that exists but is not visible yet. */
 static int reserve_check(struct tiering *t, const struct tiering_id *id, uint64_t hash)
 {
+    if (!id->n_parts || id->part >= id->n_parts || id->n_parts > PARTS_MAX)
+        return -EINVAL;
+
     uint32_t object = record_find(&t->records, id, hash);
 
     if (object == RECORD_NONE)
@@ -98,7 +101,8 @@ int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct t
     *ret_grant = (struct tiering_grant){0};
     if (r < 0)
         return r;
-    if (!size_bytes || size_bytes > t->piece_bytes) {
+    if (!size_bytes || id->piece >= object_pieces(t, object_bytes) ||
+        size_bytes != MIN(object_bytes - (uint64_t)id->piece * t->piece_bytes, (uint64_t)t->piece_bytes)) {
         ret_grant->limit = TIERING_LIMIT_OBJECT_BYTES;
         return -EINVAL;
     }
@@ -257,10 +261,17 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
     status = tiering_admit(t, s, pool, r->size_bytes, &ret_grant->limit);
     if (status < 0)
         return status;
-    if (mode == LEASE_WRITE && durability_of(t, r) == STORE_DURABLE && (r->flags & RECORD_HAS_DEV)) {
-        status = shadow_keep(t, object);
-        if (status < 0)
-            goto unadmit; /* no limit is named: too many pieces changed since their last SYNC */
+    if (resident && mode == LEASE_WRITE && (hot_at(t, object)->flags & HOT_SPILLING)) {
+        /* What is written to a device must not change meanwhile. */
+        if (!wait) {
+            status = -EAGAIN;
+            goto unadmit;
+        }
+        wait_prepare(wait, s, mode, off_bytes, len_bytes);
+        move_attach(t, move_spill_of(t, object), wait);
+        count_use(t, object);
+        count_found(t, object, tier_of(t, r));
+        return TIERING_WAIT;
     }
     if (resident) {
         status = lease_grant(t, s, object, mode, off_bytes, len_bytes, ret_grant);
@@ -288,15 +299,11 @@ unadmit:
     return status;
 }
 
-/* The bytes of a tensor's piece changed. */
-static void piece_dirtied(struct tiering *t, uint32_t object, bool whole)
+void piece_dirtied(struct tiering *t, uint32_t object, bool whole)
 {
     const struct record *r = record_at(&t->records, object);
-    struct record_hot *hot = hot_at(t, object);
 
-    if (hot->flags & HOT_SPILLING)
-        hot->flags |= HOT_DIRTIED;
-    if (hot->flags & HOT_SHADOWED)
+    if (hot_at(t, object)->flags & HOT_SHADOWED)
         shadow_of(t, object)->changed = true; /* its last durable copy stays until the next SYNC */
     else
         object_drop_dev(t, object, true);
@@ -334,6 +341,8 @@ int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease
         piece_reverted(t, l->object);
     else if ((flags & TIERING_DIRTY) && r->state == RECORD_COMMITTED)
         piece_dirtied(t, l->object, l->len_bytes == r->size_bytes);
+    else if (l->mode == LEASE_WRITE && hot_writers(hot_at(t, l->object)) == 1)
+        (void)shadow_restore(t, l->object); /* nobody has changed it */
     lease_end(t, l);
     return 0;
 }
@@ -375,6 +384,35 @@ int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tier
     wait_prepare(wait, NULL, LEASE_FREE, 0, 0);
     move_attach(t, m, wait);
     return TIERING_WAIT;
+}
+
+static void timed_pin_end(struct tiering *t, uint32_t i)
+{
+    uint32_t object = t->pins[i].object;
+
+    t->pins[i] = t->pins[--t->n_pins];
+    hot_at(t, object)->flags &= (uint16_t)~HOT_TIMED_PIN;
+    object_unpin(t, object);
+}
+
+void timed_pin_drop(struct tiering *t, uint32_t object)
+{
+    for (uint32_t i = 0; i < t->n_pins; i++) {
+        if (t->pins[i].object == object) {
+            timed_pin_end(t, i);
+            return;
+        }
+    }
+}
+
+void timed_pins_expire(struct tiering *t)
+{
+    for (uint32_t i = 0; i < t->n_pins;) {
+        if (t->pins[i].until_ns > t->now_ns)
+            i++;
+        else
+            timed_pin_end(t, i);
+    }
 }
 
 static int timed_pin(struct tiering *t, uint32_t object, uint64_t until_ns)
@@ -453,6 +491,8 @@ int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct ti
     uint32_t object, limit, n_pieces = object_pieces(t, object_bytes);
     int status = 0;
 
+    if (!object_bytes || id->n_parts != 1)
+        return -EINVAL;
     at.piece = 0;
     object = object_find(t, &at, &status);
     if (object != RECORD_NONE) {
@@ -487,9 +527,7 @@ bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait)
     struct move *m = &t->moves[wait->move_];
     const struct record *r = record_at(&t->records, wait->object_);
 
-    if (m->kind == MOVE_COMMIT && m->phase == MOVE_BUSY)
-        return false; /* a moment, and it is done */
-    list_unlink(&wait->link);
+    list_unlink(&wait->link); /* what is under way (a COMMIT's copy, say) ends by itself */
     wait->move_ = MOVE_NONE;
     if (wait->mode_ != LEASE_FREE)
         tiering_unadmit(t, wait->session_, t->spaces[r->space].info.pool, r->size_bytes);

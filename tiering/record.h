@@ -63,11 +63,10 @@ static_assert(sizeof(struct record) == TIERING_RECORD_BYTES, "the array is sized
 enum {
     HOT_IN_POLICY = 1 << 0,
     HOT_LOADING = 1 << 1,  /* a move brings its bytes to memory; its number is in node.state[0] (not in the policy) */
-    HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device */
-    HOT_DIRTIED = 1 << 3,  /* changed while it was being spilled: what was written is stale */
+    HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device: no writer is let in */
     HOT_TIMED_PIN = 1 << 4,
     HOT_FORGET = 1 << 5,   /* advised: will not be used again */
-    HOT_RELOCATE = 1 << 6, /* its segment is being emptied: write it elsewhere once it is in memory */
+    HOT_RELOCATING = 1 << 6, /* its copy on the device is on its way to another segment: nothing else is put */
     HOT_COPYING = 1 << 7,  /* COMMIT copies it to shared memory */
     HOT_SHADOWED = 1 << 8, /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
     HOT_WHOLE = 1 << 9,    /* recovery: all parts and pieces of its object are there */

@@ -3,10 +3,11 @@
  * SYNC: a set becomes durable, and a set of tensors atomically so. Engine thread only.
  *
  * Blocks are immutable: each is written if it is not yet, and the store is flushed. Tensors change in place in memory,
- * so their pieces are written under a transaction that the log commits at once. Between two SYNCs a changed piece of a
- * durable tensor keeps its last durable copy on the device (its shadow), which is what a crash would find, and which a
- * checkpoint writes. The shadow is dropped when the next SYNC is durable. If a SYNC fails, what it wrote is dropped and
- * the pieces are dirty again.
+ * so their pieces are written under a transaction that the log commits at once; nothing else ever writes them. Between
+ * two SYNCs a changed piece of a durable tensor keeps its last durable copy on the device (its shadow), which is what a
+ * crash would find, and which a checkpoint writes. The shadow is dropped when the next SYNC commits: the log drops it
+ * behind the commit, so a crash finds the one or the other. If a SYNC fails, what it wrote is dropped and the pieces are
+ * dirty again.
  */
 #include <errno.h>
 
@@ -47,81 +48,173 @@ static void shadow_remove(struct tiering *t, struct shadow *shadow)
     t->n_shadows--;
 }
 
-int shadow_keep(struct tiering *t, uint32_t object)
+static struct shadow *shadow_new(struct tiering *t, uint32_t object)
 {
     uint32_t at = shadow_home(object);
 
-    if (hot_at(t, object)->flags & HOT_SHADOWED)
-        return 0;
     if (t->n_shadows == SHADOWS_MAX)
-        return -ENOSPC;
+        return NULL;
     while (t->shadows[at].object)
         at = (at + 1) % SHADOW_SLOTS;
     t->shadows[at] = (struct shadow){.object = object + 1, .store = record_at(&t->records, object)->dev_store};
-    object_to_entry(t, object, &t->shadows[at].entry);
-    object_detach_dev(t, object);
     hot_at(t, object)->flags |= HOT_SHADOWED;
     t->n_shadows++;
+    return &t->shadows[at];
+}
+
+int shadow_keep(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct shadow *shadow;
+
+    if (durability_of(t, r) != STORE_DURABLE || !(r->flags & RECORD_HAS_DEV))
+        return 0;
+    bool uncommitted = hot_at(t, object)->flags & HOT_UNCOMMITTED;
+    shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : shadow_new(t, object);
+    if (!shadow)
+        return -ENOSPC;
+    assert(uncommitted ? !shadow->has_pending : !shadow->has_entry);
+    object_to_entry(t, object, uncommitted ? &shadow->pending : &shadow->entry);
+    shadow->has_pending |= uncommitted;
+    shadow->has_entry |= !uncommitted;
+    shadow->changed = false;
+    object_detach_dev(t, object);
     return 0;
+}
+
+static struct shadow *shadow_if_any(const struct tiering *t, uint32_t object)
+{
+    return t->records.hot[object].flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
 }
 
 void shadow_drop(struct tiering *t, uint32_t object)
 {
-    struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
+    struct shadow *shadow = shadow_if_any(t, object);
 
     if (!shadow)
         return;
-    store_drop(t->stores[shadow->store].store, &shadow->entry);
+    if (shadow->has_entry)
+        store_drop(t->stores[shadow->store].store, &shadow->entry);
+    if (shadow->has_pending)
+        store_drop(t->stores[shadow->store].store, &shadow->pending);
     shadow_remove(t, shadow);
 }
 
 bool shadow_restore(struct tiering *t, uint32_t object)
 {
-    struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
+    struct shadow *shadow = shadow_if_any(t, object);
 
-    if (!shadow || shadow->changed)
+    if (!shadow || shadow->changed || (record_at(&t->records, object)->flags & RECORD_TORN))
         return false;
     uint8_t store = shadow->store;
-    struct store_entry entry = shadow->entry;
-    shadow_remove(t, shadow);
+    struct store_entry entry = shadow->has_pending ? shadow->pending : shadow->entry;
+    bool last = !shadow->has_pending || !shadow->has_entry;
+
+    shadow->has_pending = false;
+    if (last)
+        shadow_remove(t, shadow);
+    else
+        shadow->changed = true; /* what is left is older than the current copy */
     object_set_dev(t, object, store, &entry);
     return true;
+}
+
+struct shadow *shadow_in_segment(const struct tiering *t, uint8_t store, uint32_t segment)
+{
+    for (uint32_t i = 0; t->n_shadows && i < SHADOW_SLOTS; i++) {
+        struct shadow *shadow = &t->shadows[i];
+
+        if (shadow->object && shadow->store == store && shadow->has_entry && shadow->entry.loc.segment == segment)
+            return shadow;
+    }
+    return NULL;
+}
+
+/* The SYNC that wrote the piece takes effect: its copy takes the old one's place. */
+static void shadow_commit(struct tiering *t, uint32_t object)
+{
+    struct shadow *shadow = shadow_if_any(t, object);
+
+    hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED;
+    if (!shadow)
+        return;
+    if (shadow->has_entry)
+        store_drop(t->stores[shadow->store].store, &shadow->entry);
+    if (!shadow->has_pending) {
+        shadow_remove(t, shadow);
+        return;
+    }
+    shadow->entry = shadow->pending;
+    shadow->has_entry = true;
+    shadow->has_pending = false;
+}
+
+/* It never will: the piece is dirty again. */
+static void shadow_abort(struct tiering *t, uint32_t object)
+{
+    struct shadow *shadow = shadow_if_any(t, object);
+
+    if (!(hot_at(t, object)->flags & HOT_UNCOMMITTED))
+        return; /* deleted meanwhile */
+    hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED;
+    if (!shadow || !shadow->has_pending) {
+        object_drop_dev(t, object, true);
+        return;
+    }
+    store_drop(t->stores[shadow->store].store, &shadow->pending);
+    shadow->has_pending = false;
+    shadow->changed = true;
+    if (!shadow->has_entry)
+        shadow_remove(t, shadow);
 }
 
 /* --- Running a SYNC ------------------------------------------------------------------------------------------------- */
 
 static void sync_ref_free(struct tiering *t, struct sync_ref *ref)
 {
+    uint32_t object = ref->object;
+
     list_unlink(&ref->link);
     list_push_head(&t->sync_refs_free, &ref->link);
+    object_unpin(t, object);
 }
 
-/* Gives up or finishes; then tells the caller. */
-static void sync_end(struct tiering_sync *sync)
+static struct store *sync_store(const struct tiering_sync *sync)
+{
+    return sync->t_->stores[sync->t_->spaces[sync->space_].home].store;
+}
+
+/* Its pieces are written, or it failed: either way this decides what they are. */
+static void sync_close_txn(struct tiering_sync *sync)
 {
     struct tiering *t = sync->t_;
     struct list *l;
 
-    if (sync->txn_ && sync->status_ < 0)
-        store_txn_abort(t->stores[sync->space_ % t->n_stores].store, sync->txn_);
+    if (!sync->txn_)
+        return;
+    if (sync->status_ == 0)
+        store_txn_commit(sync_store(sync), sync->txn_);
+    else
+        store_txn_abort(sync_store(sync), sync->txn_);
     while ((l = list_pop(&sync->refs_))) {
         struct sync_ref *ref = list_entry(l, struct sync_ref, link);
-        const struct record *r = record_at(&t->records, ref->object);
 
-        hot_at(t, ref->object)->flags &= (uint16_t)~HOT_UNCOMMITTED;
         if (sync->status_ == 0)
-            shadow_drop(t, ref->object);
-        else if ((r->flags & RECORD_HAS_DEV) && r->generation == ref->generation)
-            object_drop_dev(t, ref->object, true); /* never committed: dirty again */
-        object_unpin(t, ref->object);
+            shadow_commit(t, ref->object);
+        else
+            shadow_abort(t, ref->object);
         sync_ref_free(t, ref);
     }
-    list_unlink(&sync->link_);
-    sync->running_ = false;
-    sync->done(sync, sync->status_);
+    sync->txn_ = 0;
+    t->spaces[sync->space_].txn_sync = NULL;
+    t->kicked = true; /* others of this space can go on */
 }
 
-static void sync_flush_next(struct tiering_sync *sync);
+static void sync_end(struct tiering_sync *sync)
+{
+    list_unlink(&sync->link_);
+    sync->done(sync, sync->status_);
+}
 
 static void sync_flushed(struct store_sync *store_sync, int status)
 {
@@ -129,21 +222,7 @@ static void sync_flushed(struct store_sync *store_sync, int status)
 
     if (status < 0 && sync->status_ == 0)
         sync->status_ = status;
-    sync->stores_ &= ~(UINT32_C(1) << sync->store_);
-    sync_flush_next(sync);
-}
-
-static void sync_flush_next(struct tiering_sync *sync)
-{
-    struct tiering *t = sync->t_;
-
-    if (!sync->stores_ || sync->status_ < 0) {
-        sync_end(sync);
-        return;
-    }
-    sync->store_ = (uint32_t)__builtin_ctz(sync->stores_);
-    sync->store_sync_.done = sync_flushed;
-    store_sync(t->stores[sync->store_].store, &sync->store_sync_);
+    sync_end(sync);
 }
 
 static void sync_maybe_written(struct tiering_sync *sync)
@@ -152,89 +231,106 @@ static void sync_maybe_written(struct tiering_sync *sync)
 
     if (!sync->running_ || sync->pending_ || sync->cursor_ != UINT32_MAX)
         return;
-    if (sync->txn_ && sync->status_ == 0) {
-        store_txn_commit(t->stores[sync->space_ % t->n_stores].store, sync->txn_);
-        sync->txn_ = 0;
-    }
     sync->running_ = false; /* only once */
-    sync_flush_next(sync);
+    sync_close_txn(sync);
+    if (sync->status_ < 0 || t->spaces[sync->space_].home == STORE_NONE) {
+        sync_end(sync);
+        return;
+    }
+    sync->store_sync_.done = sync_flushed;
+    store_sync(sync_store(sync), &sync->store_sync_);
 }
 
-void sync_spilled(struct move *m, int status)
+/* The ref needs nothing more (or never gets it). It is in no list of waiting ones any more. */
+static void sync_ref_done(struct tiering *t, struct sync_ref *ref, int status)
 {
-    struct list *l;
-
-    while ((l = list_pop(&m->syncs))) {
-        struct sync_ref *ref = list_entry(l, struct sync_ref, link);
-        struct tiering_sync *sync = ref->sync;
-        struct tiering *t = m->t;
-
-        if (status == -EAGAIN) {
-            /* It was changed meanwhile: once more. */
-            list_push_tail(&t->sync_waiting, &ref->link);
-            continue;
-        }
-        if (status < 0 && sync->status_ == 0)
-            sync->status_ = status;
-        sync->pending_--;
-        if (status == 0 && m->put.txn && !(hot_at(t, ref->object)->flags & HOT_UNCOMMITTED)) {
-            ref->generation = m->put.entry.generation;
-            hot_at(t, ref->object)->flags |= HOT_UNCOMMITTED;
-            object_pin(t, ref->object); /* its record's number must stay its own */
-            list_push_tail(&sync->refs_, &ref->link);
-        } else {
-            sync_ref_free(t, ref);
-        }
-        sync_maybe_written(sync);
-    }
-}
-
-static struct move *sync_find_spill(struct tiering *t, uint32_t object)
-{
-    for (uint32_t i = 0; i < t->config.max_moves; i++) {
-        struct move *m = &t->moves[i];
-
-        if (m->phase == MOVE_BUSY && m->kind == MOVE_SPILL && m->object == object)
-            return m;
-    }
-    return NULL;
-}
-
-/* Sees to it that the piece is written. 0: the ref has found its place, or is not needed; -EAGAIN: later. */
-static int sync_try(struct tiering *t, struct sync_ref *ref)
-{
-    const struct record *r = record_at(&t->records, ref->object);
-    struct move *m = NULL;
-    int status = 0;
-
-    if (r->state == RECORD_COMMITTED && record_is_dirty(r)) {
-        bool tensor = r->flags & RECORD_TENSOR;
-
-        if (hot_at(t, ref->object)->flags & HOT_SPILLING) {
-            m = sync_find_spill(t, ref->object);
-        } else {
-            uint8_t store = store_pick(t, r);
-
-            if (tensor && !ref->sync->txn_ && store != STORE_NONE)
-                ref->sync->txn_ = store_txn_begin(t->stores[store].store);
-            if (tensor && !ref->sync->txn_)
-                return -EAGAIN; /* too many are open */
-            status = move_spill(t, ref->object, true, store, tensor ? ref->sync->txn_ : 0, false, &m);
-        }
-    }
-    if (status == -EAGAIN)
-        return status;
-    list_unlink(&ref->link);
-    if (m) {
-        list_push_tail(&m->syncs, &ref->link);
-        return 0;
-    }
     struct tiering_sync *sync = ref->sync;
+
     if (status < 0 && sync->status_ == 0)
         sync->status_ = status;
     sync->pending_--;
     sync_ref_free(t, ref);
     sync_maybe_written(sync);
+}
+
+void sync_spilled(struct move *m, int status)
+{
+    struct tiering *t = m->t;
+    struct list *l;
+
+    while ((l = list_pop(&m->syncs))) {
+        struct sync_ref *ref = list_entry(l, struct sync_ref, link);
+        struct tiering_sync *sync = ref->sync;
+        struct record_hot *hot = hot_at(t, ref->object);
+
+        if (status < 0 || !m->put.txn || m->put.txn != sync->txn_ || (hot->flags & HOT_UNCOMMITTED) ||
+            record_at(&t->records, ref->object)->state != RECORD_COMMITTED) {
+            sync_ref_done(t, ref, status);
+            continue;
+        }
+        hot->flags |= HOT_UNCOMMITTED;
+        list_push_tail(&sync->refs_, &ref->link);
+        sync->pending_--;
+        sync_maybe_written(sync);
+    }
+}
+
+/* A tensor's piece that must be written: under the SYNC's transaction. */
+static int sync_spill_tensor(struct tiering *t, struct sync_ref *ref, struct move **ret_move)
+{
+    struct tiering_sync *sync = ref->sync;
+    struct space *space = &t->spaces[sync->space_];
+    uint8_t store = store_pick(t, record_at(&t->records, ref->object));
+
+    if (store == STORE_NONE)
+        return -EIO;
+    if (!sync->txn_) {
+        sync->txn_ = store_txn_begin(t->stores[store].store);
+        if (!sync->txn_)
+            return -EAGAIN; /* too many are open */
+        space->txn_sync = sync;
+    }
+    return move_spill(t, ref->object, true, store, sync->txn_, false, ret_move);
+}
+
+/*
+ * Sees to it that the piece is written. 0: the ref has found its place, or is not needed; -EAGAIN: later, when there is
+ * room; -EALREADY: later, but others need not wait. Tensors of a space are written by one SYNC at a time: two with some
+ * pieces each could wait for each other for ever.
+ */
+static int sync_try(struct tiering *t, struct sync_ref *ref)
+{
+    const struct record *r = record_at(&t->records, ref->object);
+    struct tiering_sync *sync = ref->sync;
+    const struct tiering_sync *other = t->spaces[sync->space_].txn_sync;
+    struct move *m = NULL;
+    int status = 0;
+
+    if (sync->status_ < 0 || r->state != RECORD_COMMITTED) {
+        status = 0; /* it failed already; or the piece was deleted */
+    } else if (r->flags & RECORD_TORN) {
+        status = -EBADMSG;
+    } else if ((r->flags & RECORD_TENSOR) && other && other != sync) {
+        return -EALREADY;
+    } else if (record_is_dirty(r)) {
+        if (hot_at(t, ref->object)->flags & HOT_RELOCATING)
+            return -EALREADY;
+        if (hot_at(t, ref->object)->flags & HOT_SPILLING)
+            m = move_spill_of(t, ref->object);
+        else if (r->flags & RECORD_TENSOR)
+            status = sync_spill_tensor(t, ref, &m);
+        else if (store_pick(t, r) == STORE_NONE)
+            status = -EIO;
+        else
+            status = move_spill(t, ref->object, true, store_pick(t, r), 0, false, &m);
+        if (status == -EAGAIN)
+            return status;
+    }
+    list_unlink(&ref->link);
+    if (m)
+        list_push_tail(&m->syncs, &ref->link);
+    else
+        sync_ref_done(t, ref, status);
     return 0;
 }
 
@@ -248,18 +344,24 @@ static int sync_add(struct tiering_sync *sync, uint32_t object)
     struct sync_ref *ref = list_entry(l, struct sync_ref, link);
     *ref = (struct sync_ref){.sync = sync, .object = object};
     list_init(&ref->link);
+    object_pin(t, object);
     sync->pending_++;
-    if (sync_try(t, ref) == -EAGAIN)
+    if (sync_try(t, ref) < 0)
         list_push_tail(&t->sync_waiting, &ref->link);
     return 0;
 }
 
 static void sync_scan(struct tiering *t, struct tiering_sync *sync)
 {
+    const struct tiering_sync *other = t->spaces[sync->space_].txn_sync;
+
+    if (other && other != sync)
+        return;
     for (int steps = 0; steps < 65536 && sync->cursor_ < t->records.high; sync->cursor_++, steps++) {
         const struct record *r = record_at(&t->records, sync->cursor_);
 
-        if (r->state != RECORD_COMMITTED || r->space != sync->space_ || !record_is_dirty(r))
+        if (r->state != RECORD_COMMITTED || r->space != sync->space_ ||
+            !(record_is_dirty(r) || (r->flags & RECORD_TORN)))
             continue;
         if (t->n_moves + TICK_STEPS > t->config.max_moves || sync_add(sync, sync->cursor_) < 0)
             return;
@@ -272,18 +374,48 @@ static void sync_scan(struct tiering *t, struct tiering_sync *sync)
 
 void sync_step(struct tiering *t)
 {
-    list_for_each_safe(l, &t->sync_waiting) {
-        struct sync_ref *ref = list_entry(l, struct sync_ref, link);
+    struct list waiting;
+    struct list *l;
+    bool room = true;
 
-        if (sync_try(t, ref) == -EAGAIN)
-            break;
+    /* What a SYNC's end calls may begin another: the list is taken off first. */
+    list_init(&waiting);
+    list_splice_tail(&waiting, &t->sync_waiting);
+    while ((l = list_pop(&waiting))) {
+        struct sync_ref *ref = list_entry(l, struct sync_ref, link);
+        int status = room || ref->sync->status_ < 0 ? sync_try(t, ref) : -EAGAIN;
+
+        if (status < 0)
+            list_push_tail(&t->sync_waiting, &ref->link);
+        room = room && status != -EAGAIN;
     }
-    list_for_each_safe(l, &t->syncs) {
+    for (bool again = true; again;) {
+        again = false;
+        list_for_each(s, &t->syncs) {
+            struct tiering_sync *sync = list_entry(s, struct tiering_sync, link_);
+
+            if (!sync->running_ || sync->cursor_ == UINT32_MAX)
+                continue;
+            sync_scan(t, sync);
+            if (sync->cursor_ == UINT32_MAX) {
+                again = true; /* it may have ended, and another begun */
+                break;
+            }
+        }
+    }
+}
+
+void sync_stop(struct tiering *t)
+{
+    list_for_each(l, &t->syncs) {
         struct tiering_sync *sync = list_entry(l, struct tiering_sync, link_);
 
+        if (sync->running_ && (sync->pending_ || sync->cursor_ != UINT32_MAX) && sync->status_ == 0)
+            sync->status_ = -ECANCELED;
         if (sync->running_ && sync->cursor_ != UINT32_MAX)
-            sync_scan(t, sync);
+            sync->cursor_ = t->records.high;
     }
+    sync_step(t);
 }
 
 void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t space)
@@ -293,8 +425,6 @@ void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t s
     *sync = (struct tiering_sync){.done = done, .t_ = t, .space_ = space, .cursor_ = UINT32_MAX};
     list_init(&sync->refs_);
     list_push_tail(&t->syncs, &sync->link_);
-    for (uint32_t i = 0; i < t->n_stores; i++)
-        sync->stores_ |= UINT32_C(1) << i;
 }
 
 int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct tiering_id *id)
@@ -304,7 +434,7 @@ int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct 
 
     if (object == RECORD_NONE)
         return status;
-    if (durability_of(t, record_at(&t->records, object)) != STORE_DURABLE)
+    if (id->space != sync->space_ || durability_of(t, record_at(&t->records, object)) != STORE_DURABLE)
         return -EINVAL;
     if (!t->n_stores)
         return -ENODEV;

@@ -27,6 +27,7 @@ static int tiering_pools_new(struct tiering *t)
         struct tpool *p = &t->pools[i];
 
         list_init(&p->room);
+        list_init(&p->spills);
         if (i < t->n_pools)
             p->config = t->config.pools[i];
         else /* spaces of pools that are no longer configured: on devices only */
@@ -76,12 +77,13 @@ static int tiering_tables_new(struct tiering *t)
 int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering)
 {
     struct tiering *t = calloc(1, sizeof(*t));
-    void *zeros;
+    void *mem;
 
     if (!t)
         return -ENOMEM;
     t->config = *config;
     t->n_pools = config->n_pools;
+    t->recovering = true;
     t->piece_bytes = config->piece_bytes ? config->piece_bytes : PIECE_BYTES_MAX;
     if (!t->config.max_moves)
         t->config.max_moves = DEFAULT_MAX_MOVES;
@@ -97,7 +99,9 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     if (r == 0)
         r = tiering_pools_new(t);
     if (r == 0)
-        r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->zeros, &zeros);
+        r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->zeros, &mem);
+    if (r == 0)
+        r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->relocation.buf, &mem);
     if (r < 0) {
         tiering_free(t);
         return r;
@@ -128,6 +132,8 @@ void tiering_free(struct tiering *t)
         arena_deinit(&sa->arena);
         free(sa);
     }
+    list_for_each_safe(l, &t->chunk_requests)
+        free(list_entry(l, struct chunk_request, link));
     free(t->pools);
     free(t->spaces);
     free(t->leases);
@@ -166,6 +172,13 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     *ts = (struct tstore){.tiering = t,
                           .number = number,
                           .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+    if (identity.format.segment_bytes < t->piece_bytes) {
+        if (t->n_spaces) {
+            *ret_why = "its segments are smaller than a piece on the devices before it";
+            return -EINVAL;
+        }
+        t->piece_bytes = identity.format.segment_bytes;
+    }
     ts->segment_head = malloc(ts->n_segments * sizeof(*ts->segment_head));
     if (!ts->segment_head) {
         *ret_why = "out of memory";
@@ -215,6 +228,7 @@ int tiering_start(struct tiering *t)
         if (r < 0)
             return r;
     }
+    recover_prune(t);
     for (uint32_t i = 0; i <= t->n_pools; i++)
         tiering_store_budgets(t, i);
     return room_start(t);
@@ -274,7 +288,8 @@ int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
                                      .pool = spec->pool,
                                      .piece_bytes = t->piece_bytes,
                                      .class_id = spec->class_id,
-                                     .durability = durability}};
+                                     .durability = durability},
+                             .home = STORE_NONE};
     memcpy(space->info.digest, spec->digest, sizeof(space->info.digest));
     memcpy(space->pool_name, pool, strlen(pool) + 1);
     t->n_spaces++;
@@ -321,21 +336,6 @@ void tiering_owner_end(struct tiering *t, uint64_t owner)
 
 /* --- Time ----------------------------------------------------------------------------------------------------------- */
 
-static void tiering_pins_expire(struct tiering *t)
-{
-    for (uint32_t i = 0; i < t->n_pins;) {
-        uint32_t object = t->pins[i].object;
-
-        if (t->pins[i].until_ns > t->now_ns) {
-            i++;
-            continue;
-        }
-        t->pins[i] = t->pins[--t->n_pins];
-        hot_at(t, object)->flags &= (uint16_t)~HOT_TIMED_PIN;
-        object_unpin(t, object);
-    }
-}
-
 uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
 {
     uint64_t next = UINT64_MAX;
@@ -355,7 +355,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     for (uint32_t i = 0; i < t->n_pools; i++)
         room_clean_ahead(t, i);
     if (now_ns >= t->next_slow_ns) {
-        tiering_pins_expire(t);
+        timed_pins_expire(t);
         groups_expire(t);
         t->next_slow_ns = now_ns + SLOW_TICK_NS;
     }
@@ -372,15 +372,12 @@ bool tiering_drain(struct tiering *t)
 
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
-        const struct space *space;
+        const struct space *space = &t->spaces[r->space];
 
-        if (r->state != RECORD_COMMITTED || !record_is_dirty(r))
-            continue;
-        space = &t->spaces[r->space];
-        if (space->info.durability == STORE_SCRATCH || (hot_at(t, i)->flags & HOT_SHADOWED) ||
-            ((r->flags & RECORD_TENSOR) && space->info.durability == STORE_DURABLE) || (r->flags & RECORD_INCOMPLETE))
+        if (!record_is_dirty(r) || space->info.durability == STORE_SCRATCH || record_waits_for_sync(t, r) ||
+            (r->flags & RECORD_INCOMPLETE))
             continue; /* ends with the daemon; or only a SYNC may make it durable */
-        if (hot_at(t, i)->flags & HOT_SPILLING) {
+        if (hot_at(t, i)->flags & (HOT_SPILLING | HOT_RELOCATING)) {
             done = false;
             continue;
         }
@@ -398,6 +395,11 @@ bool tiering_drain(struct tiering *t)
 void tiering_stop(struct tiering *t)
 {
     t->stopping = true;
+    for (uint32_t i = 0; i <= t->n_pools; i++) {
+        while (!list_is_empty(&t->pools[i].room)) /* prefetches: whoever else waited has been cancelled */
+            move_fail(list_first_entry(&t->pools[i].room, struct move, link), -ECANCELED);
+    }
+    sync_stop(t);
     for (uint32_t i = 0; i < t->n_stores; i++)
         store_stop(t->stores[i].store);
 }

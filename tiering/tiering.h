@@ -265,8 +265,9 @@ int tiering_delete(struct tiering *t, const struct tiering_id *id);
 int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes);
 
 /*
- * Makes a set durable, atomically. Begin, add each piece (-ENOENT and so on), then run: done() will be called.
- * tiering_sync_add_space() adds every durable piece of a space.
+ * Makes a set of one space durable; of its tensors, atomically. Begin, add each piece (-ENOENT and so on), then run:
+ * done() will be called. tiering_sync_add_space() adds every durable piece of the space. It fails with -EBUSY if a
+ * write lease is held on a changed piece, -EBADMSG if one is torn; then nothing of it took effect.
  */
 struct tiering_sync {
     void (*done)(struct tiering_sync *sync, int status);
@@ -276,8 +277,6 @@ struct tiering_sync {
     struct tiering *t_;
     struct store_sync store_sync_;
     uint32_t pending_;
-    uint32_t stores_; /* bit set: stores that must be flushed */
-    uint32_t store_;  /* being flushed */
     uint32_t space_;
     uint32_t cursor_; /* next record to look at, for a whole space; UINT32_MAX: all seen */
     uint32_t txn_;

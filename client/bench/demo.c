@@ -20,8 +20,9 @@
 #define SPARE_BYTES (512 * MIB) /* of the file system, that we leave alone */
 #define ENDURANCE_SECONDS 90
 
-static const struct argp_option rows[] = {ROW_TRACE, ROW_REQUESTS, ROW_BLOCK, ROW_DRAM, ROW_DEVICE, ROW_POLICY, ROW_LIST, ROW_KEEP,
-                                          ROW_SECONDS, ROW_SEED, ROW_QUIET, ROW_OUTPUT, {0}};
+static const struct argp_option rows[] = {ROW_TRACE,  ROW_REQUESTS, ROW_BLOCK, ROW_DRAM,    ROW_DEVICE,
+                                          ROW_POLICY, ROW_LIST,     ROW_KEEP,  ROW_SECONDS, ROW_SEED,
+                                          ROW_QUIET,  ROW_OUTPUT,   {0}};
 static const char doc[] =
     "Replays multi-turn conversations as an inference engine would, against a daemon of its own in a temporary folder, "
     "whose memory holds a tenth of what is stored; the rest goes to a file. Every byte that comes back is compared.";
@@ -114,8 +115,7 @@ static int demo_run(const struct options *o, const struct harness *h, const stru
 
 int bench_demo(int argc, char **argv)
 {
-    struct options o = {
-        .block_bytes = 64 * KIB, .dram_bytes = DRAM_DEFAULT, .seed = 1, .seconds = ENDURANCE_SECONDS};
+    struct options o = {.block_bytes = 64 * KIB, .dram_bytes = DRAM_DEFAULT, .seed = 1, .seconds = ENDURANCE_SECONDS};
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
     cleanup_(trace_deinit) struct trace t = {0};
     char a[UNITS_TEXT_BYTES], b[UNITS_TEXT_BYTES], c[UNITS_TEXT_BYTES], d[UNITS_TEXT_BYTES];

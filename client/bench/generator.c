@@ -52,7 +52,7 @@ struct generator {
     uint64_t next_id;
     uint64_t hubs[HUBS], hub_blocks[HUBS];
     uint64_t library[LIBRARY], library_blocks[LIBRARY]; /* first id (0: not read yet), length */
-    struct conversation *heap;                           /* earliest first */
+    struct conversation *heap;                          /* earliest first */
     uint32_t n_live;
     uint8_t *asked; /* by id: was part of a request */
     uint64_t asked_room, n_asked;

@@ -172,8 +172,17 @@ static void log_show(struct harness *h)
 static int device_format(const struct harness *h)
 {
     char program[PATH_MAX], path[PATH_MAX], capacity[32];
-    const char *argv[] = {harness_program("spillctl", program), "device", "format", path_in(h, "disk.spill", path),
-                          "--capacity", capacity, "--partitions", "1", "--label", "spillbench", NULL};
+    const char *argv[] = {harness_program("spillctl", program),
+                          "device",
+                          "format",
+                          path_in(h, "disk.spill", path),
+                          "--capacity",
+                          capacity,
+                          "--partitions",
+                          "1",
+                          "--label",
+                          "spillbench",
+                          NULL};
     int status;
 
     snprintf(capacity, sizeof(capacity), "%llu", (unsigned long long)h->device_bytes);
@@ -211,8 +220,13 @@ static int config_write(const struct harness *h, const struct harness_options *o
 static int daemon_start(struct harness *h)
 {
     char program[PATH_MAX], config[PATH_MAX], log[PATH_MAX];
-    const char *argv[] = {harness_program("spillwayd", program), "--user", "--config", path_in(h, "config", config),
-                          "--socket", h->socket_path, NULL};
+    const char *argv[] = {harness_program("spillwayd", program),
+                          "--user",
+                          "--config",
+                          path_in(h, "config", config),
+                          "--socket",
+                          h->socket_path,
+                          NULL};
     cleanup_close int fd = open(path_in(h, "spillwayd.log", log), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
     if (fd < 0)

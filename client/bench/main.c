@@ -17,7 +17,8 @@ static const struct {
     const char *name, *help;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"demo", "a chat service's traffic through a daemon of its own, ten times its memory; two minutes at most", bench_demo},
+    {"demo", "a chat service's traffic through a daemon of its own, ten times its memory; two minutes at most",
+     bench_demo},
     {"replay", "a trace, with hit rates counted per reference", bench_replay},
     {"mix", "six clients, two pools, all operations at once; then the books must balance", bench_mix},
     {"ring", "a round trip through a ring", bench_ring},

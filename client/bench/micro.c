@@ -13,8 +13,8 @@
 
 #define DRAM_DEFAULT (256 * MIB)
 
-static const struct argp_option rows[] = {ROW_BLOCK, ROW_DRAM, ROW_SOCKET, ROW_POOL, ROW_SECONDS, ROW_KEEP, ROW_SEED,
-                                          ROW_QUIET, ROW_OUTPUT, {0}};
+static const struct argp_option rows[] = {ROW_BLOCK, ROW_DRAM, ROW_SOCKET, ROW_POOL,   ROW_SECONDS,
+                                          ROW_KEEP,  ROW_SEED, ROW_QUIET,  ROW_OUTPUT, {0}};
 
 static inline void spw_close_p(spw_session **session)
 {
@@ -46,7 +46,8 @@ static int micro_session(const struct options *o, const char *socket_path, const
 
 int micro_run(int argc, char **argv, const char *doc, micro_fn measure)
 {
-    struct options o = {.block_bytes = 64 * KIB, .dram_bytes = DRAM_DEFAULT, .seed = 1, .seconds = 2, .pool = "default"};
+    struct options o = {
+        .block_bytes = 64 * KIB, .dram_bytes = DRAM_DEFAULT, .seed = 1, .seconds = 2, .pool = "default"};
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
 
     options_parse(argc, argv, rows, doc, &o);

@@ -31,9 +31,10 @@
 #define SETTLE_SECONDS 5
 #define MEMORY_SLACK_BYTES (4 * MIB)
 
-static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED, ROW_SIZES, ROW_DRAM, ROW_DEVICE, ROW_POLICY, ROW_KEEP, ROW_QUIET,
-                                          ROW_OUTPUT, {0}};
-static const char doc[] = "Six clients on two pools of a daemon of its own, mixed operations; then the books must balance.";
+static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED, ROW_SIZES, ROW_DRAM,   ROW_DEVICE,
+                                          ROW_POLICY,  ROW_KEEP, ROW_QUIET, ROW_OUTPUT, {0}};
+static const char doc[] =
+    "Six clients on two pools of a daemon of its own, mixed operations; then the books must balance.";
 
 /* Root may not enter a pool that others share: its clients on the second pool become somebody. */
 #define SOMEBODY 64123
@@ -120,7 +121,8 @@ static void progress(struct live *live, const struct mix *m, double seconds)
 {
     struct mix_report t = total(m);
 
-    live_print(live, "%4.0f s  %llu calls  %llu hits  %llu misses  %llu refused  %.2f GB/s verified  %llu wrong  %llu errors",
+    live_print(live,
+               "%4.0f s  %llu calls  %llu hits  %llu misses  %llu refused  %.2f GB/s verified  %llu wrong  %llu errors",
                seconds, (unsigned long long)sum_calls(&t), (unsigned long long)t.hits, (unsigned long long)t.misses,
                (unsigned long long)t.refused, (double)t.bytes_verified * 1e-9 / seconds, (unsigned long long)t.wrong,
                (unsigned long long)t.errors);
@@ -202,7 +204,8 @@ static int books_read(const struct mix *m, struct books *ret)
     b.leased = admin_number(of_pools, "pools.dram.leased_bytes");
     b.admitted = admin_number(of_pools, "pools.dram.admitted_bytes");
     b.waiting = admin_number(of_pools, "pools.waiting");
-    b.sessions = json_object_object_get_ex(of_sessions, "sessions", &list) ? (double)json_object_array_length(list) : NAN;
+    b.sessions =
+        json_object_object_get_ex(of_sessions, "sessions", &list) ? (double)json_object_array_length(list) : NAN;
     r = process_usage(m->harness->pid, &b.usage);
     if (r == 0)
         *ret = b;
@@ -255,8 +258,9 @@ static void figures_make(const struct mix *m, const struct books *before, const 
                 GOAL_AT_MOST, 0);
     figure_goal(figure_add(f, "MiB", growth_mib(before->usage.rss_bytes, after->usage.rss_bytes), "memory, growth"),
                 GOAL_AT_MOST, slack);
-    figure_goal(figure_add(f, "MiB", growth_mib(before->usage.locked_bytes + before->usage.pinned_bytes,
-                                                after->usage.locked_bytes + after->usage.pinned_bytes),
+    figure_goal(figure_add(f, "MiB",
+                           growth_mib(before->usage.locked_bytes + before->usage.pinned_bytes,
+                                      after->usage.locked_bytes + after->usage.pinned_bytes),
                            "locked and pinned memory, growth"),
                 GOAL_AT_MOST, 0);
 }

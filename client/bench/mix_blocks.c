@@ -53,8 +53,8 @@ static uint64_t choose_id(struct mix_client *c, uint64_t n)
 /* Distinct keys, of blocks of one piece unless `large`. */
 static void choose_list(struct mix_client *c, enum mix_space space, uint32_t n_max, bool large, struct list *ret)
 {
-    static const uint64_t n_keys[] = {[MIX_VARIABLE] = VARIABLE_KEYS, [MIX_FIXED] = FIXED_KEYS,
-                                      [MIX_DURABLE] = DURABLE_KEYS};
+    static const uint64_t n_keys[] = {
+        [MIX_VARIABLE] = VARIABLE_KEYS, [MIX_FIXED] = FIXED_KEYS, [MIX_DURABLE] = DURABLE_KEYS};
     uint32_t n = 1 + (uint32_t)mix_random(c, n_max);
     uint64_t own = space == MIX_DURABLE ? UINT64_C(1000003) * (c->plan->client + 1) : 0;
     uint64_t first = choose_id(c, n_keys[space]);
@@ -79,7 +79,7 @@ static enum mix_space choose_space(struct mix_client *c)
 /* Errors of a whole list that leave the session in order. */
 static int list_result(struct mix_client *c, enum mix_op op, int r)
 {
-    static const int expected[] = {-ENOSPC, -ETIMEDOUT, -EAGAIN, -ECANCELED, 0};
+    static const int expected[] = {-ENOSPC, -ETIMEDOUT, -EAGAIN, -ECANCELED, -EINPROGRESS, 0};
 
     if (r == -ENOTCONN || r == -EPROTO || r == -ENOMEM)
         return r;

@@ -18,19 +18,30 @@
 #define DURABLE_BYTES (16 * KIB)
 
 const char *const mix_op_names[MIX_OPS] = {
-    [MIX_LOOKUP] = "lookup",         [MIX_ACQUIRE] = "acquire",       [MIX_STORE] = "reserve and commit",
-    [MIX_ABORT] = "abort",           [MIX_PUT] = "put",               [MIX_GET] = "get",
-    [MIX_DELETE] = "delete",         [MIX_TOUCH] = "touch",           [MIX_PREFETCH] = "prefetch",
-    [MIX_ADVISE] = "advise",         [MIX_PIN] = "pin",               [MIX_SYNC] = "sync",
-    [MIX_CANCEL] = "cancel",         [MIX_TENSOR_PUT] = "put range",  [MIX_TENSOR_GET] = "get range",
-    [MIX_TENSOR_LEASE] = "tensor lease", [MIX_STAT] = "stat",
+    [MIX_LOOKUP] = "lookup",
+    [MIX_ACQUIRE] = "acquire",
+    [MIX_STORE] = "reserve and commit",
+    [MIX_ABORT] = "abort",
+    [MIX_PUT] = "put",
+    [MIX_GET] = "get",
+    [MIX_DELETE] = "delete",
+    [MIX_TOUCH] = "touch",
+    [MIX_PREFETCH] = "prefetch",
+    [MIX_ADVISE] = "advise",
+    [MIX_PIN] = "pin",
+    [MIX_SYNC] = "sync",
+    [MIX_CANCEL] = "cancel",
+    [MIX_TENSOR_PUT] = "put range",
+    [MIX_TENSOR_GET] = "get range",
+    [MIX_TENSOR_LEASE] = "tensor lease",
+    [MIX_STAT] = "stat",
 };
 
 /* How often, against the others. */
 static const uint8_t weights[MIX_OPS] = {
-    [MIX_LOOKUP] = 20,  [MIX_ACQUIRE] = 30, [MIX_STORE] = 25,    [MIX_ABORT] = 4,       [MIX_PUT] = 8,
-    [MIX_GET] = 8,      [MIX_DELETE] = 2,   [MIX_TOUCH] = 4,     [MIX_PREFETCH] = 4,    [MIX_ADVISE] = 2,
-    [MIX_PIN] = 1,      [MIX_SYNC] = 1,     [MIX_CANCEL] = 5,    [MIX_TENSOR_PUT] = 5,  [MIX_TENSOR_GET] = 5,
+    [MIX_LOOKUP] = 20,      [MIX_ACQUIRE] = 30, [MIX_STORE] = 25, [MIX_ABORT] = 4,      [MIX_PUT] = 8,
+    [MIX_GET] = 8,          [MIX_DELETE] = 2,   [MIX_TOUCH] = 4,  [MIX_PREFETCH] = 4,   [MIX_ADVISE] = 2,
+    [MIX_PIN] = 1,          [MIX_SYNC] = 1,     [MIX_CANCEL] = 5, [MIX_TENSOR_PUT] = 5, [MIX_TENSOR_GET] = 5,
     [MIX_TENSOR_LEASE] = 3, [MIX_STAT] = 1,
 };
 

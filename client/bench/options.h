@@ -36,24 +36,74 @@ enum {
     OPTION_OUTPUT = 'o',
 };
 
-#define ROW_TRACE {"trace", OPTION_TRACE, "FILE", 0, "Mooncake's format: JSON objects with hash_ids, one a line", 0}
-#define ROW_REQUESTS {"requests", OPTION_REQUESTS, "N", 0, "requests to generate", 0}
-#define ROW_BLOCK {"block", OPTION_BLOCK, "SIZE", 0, "bytes of a block (64 KiB)", 0}
-#define ROW_DRAM {"dram", OPTION_DRAM, "SIZE", 0, "the daemon's memory (256 MiB)", 0}
+#define ROW_TRACE                                                                                                      \
+    {                                                                                                                  \
+        "trace", OPTION_TRACE, "FILE", 0, "Mooncake's format: JSON objects with hash_ids, one a line", 0               \
+    }
+#define ROW_REQUESTS                                                                                                   \
+    {                                                                                                                  \
+        "requests", OPTION_REQUESTS, "N", 0, "requests to generate", 0                                                 \
+    }
+#define ROW_BLOCK                                                                                                      \
+    {                                                                                                                  \
+        "block", OPTION_BLOCK, "SIZE", 0, "bytes of a block (64 KiB)", 0                                               \
+    }
+#define ROW_DRAM                                                                                                       \
+    {                                                                                                                  \
+        "dram", OPTION_DRAM, "SIZE", 0, "the daemon's memory (256 MiB)", 0                                             \
+    }
 #define ROW_DRAM_PERCENT                                                                                               \
-    {"dram-percent", OPTION_DRAM_PERCENT, "P", 0, "the daemon's memory, as a share of the distinct blocks (10)", 0}
-#define ROW_DEVICE {"device", OPTION_DEVICE, "SIZE", 0, "the device file's size (what the blocks need); 0: none", 0}
-#define ROW_POLICY {"policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc", 0}
-#define ROW_KEEP {"keep", OPTION_KEEP, NULL, 0, "leave the daemon's folder behind", 0}
-#define ROW_SECONDS {"seconds", OPTION_SECONDS, "S", 0, "stop after so long", 0}
-#define ROW_SEED {"seed", OPTION_SEED, "N", 0, "of whatever is random (1)", 0}
-#define ROW_PRIVATE {"private", OPTION_PRIVATE, NULL, 0, "start a daemon for it", 0}
-#define ROW_SOCKET {"socket", OPTION_SOCKET, "PATH", 0, "of the daemon", 0}
-#define ROW_POOL {"pool", OPTION_POOL, "NAME", 0, "to work in (default)", 0}
-#define ROW_LIST {"list", OPTION_LIST, "N", 0, "blocks of one call at most (the whole chain)", 0}
-#define ROW_SIZES {"sizes", OPTION_SIZES, "N", 0, "different sizes of blocks (8)", 0}
-#define ROW_QUIET {"quiet", OPTION_QUIET, NULL, 0, "no progress", 0}
-#define ROW_OUTPUT {"output", OPTION_OUTPUT, "json", 0, "print figures as JSON", 0}
+    {                                                                                                                  \
+        "dram-percent", OPTION_DRAM_PERCENT, "P", 0, "the daemon's memory, as a share of the distinct blocks (10)", 0  \
+    }
+#define ROW_DEVICE                                                                                                     \
+    {                                                                                                                  \
+        "device", OPTION_DEVICE, "SIZE", 0, "the device file's size (what the blocks need); 0: none", 0                \
+    }
+#define ROW_POLICY                                                                                                     \
+    {                                                                                                                  \
+        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc", 0                                           \
+    }
+#define ROW_KEEP                                                                                                       \
+    {                                                                                                                  \
+        "keep", OPTION_KEEP, NULL, 0, "leave the daemon's folder behind", 0                                            \
+    }
+#define ROW_SECONDS                                                                                                    \
+    {                                                                                                                  \
+        "seconds", OPTION_SECONDS, "S", 0, "stop after so long", 0                                                     \
+    }
+#define ROW_SEED                                                                                                       \
+    {                                                                                                                  \
+        "seed", OPTION_SEED, "N", 0, "of whatever is random (1)", 0                                                    \
+    }
+#define ROW_PRIVATE                                                                                                    \
+    {                                                                                                                  \
+        "private", OPTION_PRIVATE, NULL, 0, "start a daemon for it", 0                                                 \
+    }
+#define ROW_SOCKET                                                                                                     \
+    {                                                                                                                  \
+        "socket", OPTION_SOCKET, "PATH", 0, "of the daemon", 0                                                         \
+    }
+#define ROW_POOL                                                                                                       \
+    {                                                                                                                  \
+        "pool", OPTION_POOL, "NAME", 0, "to work in (default)", 0                                                      \
+    }
+#define ROW_LIST                                                                                                       \
+    {                                                                                                                  \
+        "list", OPTION_LIST, "N", 0, "blocks of one call at most (the whole chain)", 0                                 \
+    }
+#define ROW_SIZES                                                                                                      \
+    {                                                                                                                  \
+        "sizes", OPTION_SIZES, "N", 0, "different sizes of blocks (8)", 0                                              \
+    }
+#define ROW_QUIET                                                                                                      \
+    {                                                                                                                  \
+        "quiet", OPTION_QUIET, NULL, 0, "no progress", 0                                                               \
+    }
+#define ROW_OUTPUT                                                                                                     \
+    {                                                                                                                  \
+        "output", OPTION_OUTPUT, "json", 0, "print figures as JSON", 0                                                 \
+    }
 
 /* Fills `options`, which hold the defaults. Ends the process on a mistake (status 64) and after --help. */
 void options_parse(int argc, char **argv, const struct argp_option *rows, const char *doc, struct options *options);

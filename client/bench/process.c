@@ -37,8 +37,7 @@ static int read_cpu(pid_t pid, double *ret_s)
     if (!f || !fgets(line, sizeof(line), f))
         return -ESRCH;
     const char *after_name = strrchr(line, ')'); /* a name may hold anything */
-    if (!after_name ||
-        sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys) != 2)
+    if (!after_name || sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys) != 2)
         return -EBADMSG;
     *ret_s = (double)(user + sys) / (double)sysconf(_SC_CLK_TCK);
     return 0;

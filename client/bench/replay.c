@@ -20,9 +20,9 @@
 #define OBJECT_GROWTH_BYTES 512 /* of the daemon's memory for each object more: record, index, tables, ghosts */
 #define SLACK_BYTES (8 * MIB)
 
-static const struct argp_option rows[] = {ROW_TRACE, ROW_BLOCK, ROW_DRAM, ROW_DRAM_PERCENT, ROW_DEVICE, ROW_POLICY, ROW_LIST,
-                                          ROW_PRIVATE, ROW_SOCKET, ROW_POOL, ROW_KEEP, ROW_SECONDS, ROW_SEED, ROW_QUIET,
-                                          ROW_OUTPUT, {0}};
+static const struct argp_option rows[] = {
+    ROW_TRACE,  ROW_BLOCK, ROW_DRAM, ROW_DRAM_PERCENT, ROW_DEVICE, ROW_POLICY, ROW_LIST,   ROW_PRIVATE,
+    ROW_SOCKET, ROW_POOL,  ROW_KEEP, ROW_SECONDS,      ROW_SEED,   ROW_QUIET,  ROW_OUTPUT, {0}};
 static const char doc[] = "Replays a trace, against the running daemon or, with --private, one of its own.";
 
 /* Shares of references, in percent, found for single-tier caches on Mooncake's conversation trace. */
@@ -32,11 +32,11 @@ static const struct {
     const char *policy;
     double hit_percent;
 } published[] = {
-    {288500, 182790, 0.5, "lru", 4.4},      {288500, 182790, 2, "lru", 7.9},      {288500, 182790, 5, "lru", 19.5},
-    {288500, 182790, 10, "lru", 27.8},      {288500, 182790, 30, "lru", 35.8},    {288500, 182790, 0.5, "s3-fifo", 5.5},
-    {288500, 182790, 2, "s3-fifo", 10.7},   {288500, 182790, 5, "s3-fifo", 18.8}, {288500, 182790, 10, "s3-fifo", 24.6},
-    {288500, 182790, 30, "s3-fifo", 35.4},  {288500, 182790, 0.5, "arc", 4.9},    {288500, 182790, 2, "arc", 9.3},
-    {288500, 182790, 5, "arc", 21.2},       {288500, 182790, 10, "arc", 28.4},    {288500, 182790, 30, "arc", 34.9},
+    {288500, 182790, 0.5, "lru", 4.4},     {288500, 182790, 2, "lru", 7.9},      {288500, 182790, 5, "lru", 19.5},
+    {288500, 182790, 10, "lru", 27.8},     {288500, 182790, 30, "lru", 35.8},    {288500, 182790, 0.5, "s3-fifo", 5.5},
+    {288500, 182790, 2, "s3-fifo", 10.7},  {288500, 182790, 5, "s3-fifo", 18.8}, {288500, 182790, 10, "s3-fifo", 24.6},
+    {288500, 182790, 30, "s3-fifo", 35.4}, {288500, 182790, 0.5, "arc", 4.9},    {288500, 182790, 2, "arc", 9.3},
+    {288500, 182790, 5, "arc", 21.2},      {288500, 182790, 10, "arc", 28.4},    {288500, 182790, 30, "arc", 34.9},
 };
 
 static double published_percent(const struct options *o, const struct trace *t)

@@ -78,8 +78,9 @@ static void memory_figures(const struct run *run, struct figures *f)
     if (!isnan(d->copied_bytes) && (run->pool.flags & SPW_POOL_TRUSTED))
         figure_goal(figure_add(f, "B", d->copied_bytes - run->before.copied_bytes, "payload copied but into segments"),
                     GOAL_AT_MOST, 0);
-    figure_if_known(f, "B/B", per(d->nvme_bounced_bytes - run->before.nvme_bounced_bytes,
-                                  d->nvme_written_bytes - run->before.nvme_written_bytes),
+    figure_if_known(f, "B/B",
+                    per(d->nvme_bounced_bytes - run->before.nvme_bounced_bytes,
+                        d->nvme_written_bytes - run->before.nvme_written_bytes),
                     "copied into segments, of what was written");
     figure_if_known(f, "B/B", written_per_committed(run), "written to disk per byte committed");
     for (unsigned i = 0; i < RUN_QUARTERS; i++)
@@ -139,8 +140,8 @@ static void table_counts(const struct run *run, FILE *out)
         fprintf(out, "   (%llu of them found no room)", (unsigned long long)s->not_stored);
     if (s->behind_gap)
         fprintf(out, "   (%llu of them were there, behind a gap)", (unsigned long long)s->behind_gap);
-    fprintf(out, "\n  verified             %10s   every byte compared: %llu wrong block%s", size_print(s->bytes_verified, a),
-            (unsigned long long)s->wrong_blocks, s->wrong_blocks == 1 ? "" : "s");
+    fprintf(out, "\n  verified             %10s   every byte compared: %llu wrong block%s",
+            size_print(s->bytes_verified, a), (unsigned long long)s->wrong_blocks, s->wrong_blocks == 1 ? "" : "s");
     if (s->errors)
         fprintf(out, ", %llu FAILED", (unsigned long long)s->errors);
     fprintf(out, "\n  throughput           %10.2f   GB/s, in %.1f s\n", per(moved_bytes(run) * 1e-9, run->wall_s),
@@ -181,7 +182,8 @@ static void table_costs(const struct run *run, FILE *out)
     if (!isnan(waste_percent(run)))
         fprintf(out, "  memory waste         %10.2f   %%\n", waste_percent(run));
     if (!isnan(d->record_bytes))
-        fprintf(out, "  metadata an object   %10.0f   bytes; and for each that fits %.1f of hash index; ghosts: %.1f MiB\n",
+        fprintf(out,
+                "  metadata an object   %10.0f   bytes; and for each that fits %.1f of hash index; ghosts: %.1f MiB\n",
                 d->record_bytes, per(d->index_bytes, d->objects_max), d->ghost_bytes / (double)MIB);
     if (!isnan(written_per_committed(run)))
         fprintf(out, "  written to disk      %10.2f   bytes per byte committed\n", written_per_committed(run));

@@ -22,7 +22,9 @@ static void figures_pick(const struct run *run, struct json_object *status, stru
     double pid = admin_number(status, "pid");
 
     *ret = (struct run_daemon){
-        .pid = run->options->daemon_pid ? run->options->daemon_pid : isnan(pid) ? 0 : (pid_t)pid,
+        .pid = run->options->daemon_pid ? run->options->daemon_pid
+               : isnan(pid)             ? 0
+                                        : (pid_t)pid,
         .degraded = admin_number(status, "engines.degraded_memlock") > 0,
         .payload_bytes = admin_number(pool, "dram.payload_bytes"),
         .used_bytes = admin_number(pool, "dram.used_bytes"),
@@ -88,13 +90,14 @@ static void progress(struct live *live, const struct run *run, const struct trac
     uint64_t bytes = s->bytes_verified + s->bytes_committed;
     double blocks = s->blocks ? (double)s->blocks : 1;
 
-    live_print(live,
-               "%3.0f %%  %llu requests  %llu blocks  DRAM %.1f %%  NVMe %.1f %%  computed %.1f %%  %.2f GB/s  %s %.0f s",
-               100.0 * (double)i / (double)t->n_requests, (unsigned long long)s->requests,
-               (unsigned long long)s->blocks, 100 * (double)s->hits_dram / blocks, 100 * (double)s->hits_nvme / blocks,
-               100 * (double)(s->computed + s->not_stored) / blocks,
-               (double)(bytes - *last_bytes) / (seconds - *last_s) * 1e-9,
-               s->wrong_blocks ? "WRONG BYTES" : "0 wrong,", seconds);
+    live_print(
+        live,
+        "%3.0f %%  %llu requests  %llu blocks  DRAM %.1f %%  NVMe %.1f %%  computed %.1f %%  %.2f GB/s  %s %.0f s",
+        100.0 * (double)i / (double)t->n_requests, (unsigned long long)s->requests, (unsigned long long)s->blocks,
+        100 * (double)s->hits_dram / blocks, 100 * (double)s->hits_nvme / blocks,
+        100 * (double)(s->computed + s->not_stored) / blocks,
+        (double)(bytes - *last_bytes) / (seconds - *last_s) * 1e-9, s->wrong_blocks ? "WRONG BYTES" : "0 wrong,",
+        seconds);
     *last_bytes = bytes;
     *last_s = seconds;
 }

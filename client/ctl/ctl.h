@@ -52,5 +52,5 @@ int ctl_print_json(struct json_object *reply);
 
 /* What stands at a path such as "dram.used_bytes"; NULL if nothing does. Borrowed. */
 struct json_object *ctl_find(struct json_object *from, const char *path);
-double ctl_number(struct json_object *from, const char *path); /* 0 if there is none */
+double ctl_number(struct json_object *from, const char *path);    /* 0 if there is none */
 const char *ctl_text(struct json_object *from, const char *path); /* "" if there is none */

@@ -26,7 +26,8 @@ static double sum(struct json_object *partitions, const char *name)
 {
     double total = 0;
 
-    for (size_t i = 0; json_object_is_type(partitions, json_type_array) && i < json_object_array_length(partitions); i++)
+    for (size_t i = 0; json_object_is_type(partitions, json_type_array) && i < json_object_array_length(partitions);
+         i++)
         total += ctl_number(json_object_array_get_idx(partitions, i), name);
     return total;
 }
@@ -49,7 +50,8 @@ static void add_sums(struct json_object *device)
         return;
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         json_object_object_add(sums, names[i], json_object_new_double(sum(partitions, names[i])));
-    for (size_t i = 0; json_object_is_type(partitions, json_type_array) && i < json_object_array_length(partitions); i++) {
+    for (size_t i = 0; json_object_is_type(partitions, json_type_array) && i < json_object_array_length(partitions);
+         i++) {
         struct json_object *p = json_object_array_get_idx(partitions, i);
 
         free_bytes += ctl_number(p, "segments_free") * ctl_number(p, "segment_bytes");

@@ -183,8 +183,10 @@ static void give_to_folder_owner(const char *path, int fd)
 static int grow(const struct format_options *o, struct device *device)
 {
     if (device->is_block && o->capacity_bytes && o->capacity_bytes != device->size_bytes)
-        return refuse(o->path, "a block device is formatted as a whole; to use less of it, set capacity in its "
-                               "[device] section", EX_USAGE);
+        return refuse(o->path,
+                      "a block device is formatted as a whole; to use less of it, set capacity in its "
+                      "[device] section",
+                      EX_USAGE);
     if (device->is_block || o->capacity_bytes == 0 || o->capacity_bytes == device->size_bytes)
         return CTL_OK;
     if (ftruncate(device->fd, (off_t)o->capacity_bytes) < 0)
@@ -303,7 +305,9 @@ static int format_device(const struct format_options *o, struct device *device, 
 int ctl_device_format(const struct ctl *ctl, int argc, char **argv)
 {
     static char name[] = "spillctl device format";
-    const struct argp argp = {.options = rows, .parser = parse_option, .args_doc = "PATH",
+    const struct argp argp = {.options = rows,
+                              .parser = parse_option,
+                              .args_doc = "PATH",
                               .doc = "Makes a file or a block device ready for spillwayd."};
     struct format_options o = {.segment_bytes = SEGMENT_BYTES_DEFAULT};
     struct device device = DEVICE_NONE;

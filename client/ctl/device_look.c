@@ -51,7 +51,8 @@ int device_look(const struct device *device, char *ret_why, size_t why_bytes)
     device_backend_init(&be, device->fd);
     int r = store_identify(&be.backend, 0, device->size_bytes, &id, &why);
     if (r == 0) {
-        snprintf(ret_why, why_bytes, "it is a Spillway device already: %s, label '%s', %u of %u partitions closed; " LOST,
+        snprintf(ret_why, why_bytes,
+                 "it is a Spillway device already: %s, label '%s', %u of %u partitions closed; " LOST,
                  size_print(id.format.device_bytes, size), id.format.label, id.clean, id.format.partitions);
         return -EEXIST;
     }

@@ -19,8 +19,11 @@ static void adopt(struct json_object *checks, struct json_object *from)
         bool ok = json_object_get_boolean(ctl_find(o, "ok"));
         bool vital = strcmp(check, "device") == 0 || strcmp(check, "checksums") == 0 || strcmp(check, "memory") == 0;
 
-        doctor_add(checks, check, ok ? "OK" : vital ? "FAIL" : "WARN", ok ? NULL : ctl_text(o, "advice"), "%s",
-                   ctl_text(o, "text"));
+        doctor_add(checks, check,
+                   ok      ? "OK"
+                   : vital ? "FAIL"
+                           : "WARN",
+                   ok ? NULL : ctl_text(o, "advice"), "%s", ctl_text(o, "text"));
     }
 }
 
@@ -54,8 +57,12 @@ static int print_text(struct json_object *checks)
         const char *state = ctl_text(o, "state"), *fix = ctl_text(o, "fix");
         bool ok = strcmp(state, "OK") == 0, fail = strcmp(state, "FAIL") == 0;
 
-        printf("%s%-4s%s  %-12s %s\n", is_terminal ? colours[ok ? 0 : fail ? 2 : 1] : "", state,
-               is_terminal ? "\033[0m" : "", ctl_text(o, "check"), ctl_text(o, "text"));
+        printf("%s%-4s%s  %-12s %s\n",
+               is_terminal ? colours[ok     ? 0
+                                     : fail ? 2
+                                            : 1]
+                           : "",
+               state, is_terminal ? "\033[0m" : "", ctl_text(o, "check"), ctl_text(o, "text"));
         if (!ok && *fix)
             printf("      %-12s → %s\n", "", fix);
         if (fail)

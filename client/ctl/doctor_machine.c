@@ -3,8 +3,8 @@
  * Looks at the machine with the caller's eyes: what the kernel allows, what is there. Every finding that is not OK names
  * the knob. Reads /proc and /sys only.
  */
-#include <errno.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -111,7 +111,8 @@ static void check_hugepages(struct json_object *checks)
     (void)read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", mode, sizeof(mode));
     bool thp = strstr(mode, "[advise]") || strstr(mode, "[always]") || strstr(mode, "[within_size]");
     if (total > 0)
-        doctor_add(checks, "hugepages", "OK", NULL, "%s of 2 MiB pages are free", size_print((uint64_t)free_pages * 2 * MIB, have));
+        doctor_add(checks, "hugepages", "OK", NULL, "%s of 2 MiB pages are free",
+                   size_print((uint64_t)free_pages * 2 * MIB, have));
     else
         doctor_add(checks, "hugepages", thp ? "OK" : "WARN",
                    "sysctl vm.nr_hugepages=N (2 MiB each), or echo advise > "

@@ -19,7 +19,7 @@
 enum counter { READS, WRITES, READ_BYTES, WRITTEN_BYTES, FLUSHES, ITEMS, COUNTERS };
 
 static const char *const counter_names[COUNTERS] = {
-    [READS] = "reads", [WRITES] = "writes", [READ_BYTES] = "read_bytes", [WRITTEN_BYTES] = "written_bytes",
+    [READS] = "reads",     [WRITES] = "writes", [READ_BYTES] = "read_bytes", [WRITTEN_BYTES] = "written_bytes",
     [FLUSHES] = "flushes", [ITEMS] = "items",
 };
 

@@ -89,7 +89,9 @@ static void take_trailing_options(struct arguments *a)
 
 int main(int argc, char **argv)
 {
-    const struct argp argp = {.options = rows, .parser = parse_option, .args_doc = "COMMAND",
+    const struct argp argp = {.options = rows,
+                              .parser = parse_option,
+                              .args_doc = "COMMAND",
                               .doc = "Looks at a running spillwayd, and prepares devices for one. "
                                      "`spillctl help` lists the commands."};
     struct arguments a = {0};

@@ -10,11 +10,16 @@
 #include "client/ctl/table.h"
 
 static const struct column status_rows[] = {
-    {"state", "state", COLUMN_TEXT},       {"version", "version", COLUMN_TEXT},
-    {"pid", "pid", COLUMN_COUNT},          {"user", "uid", COLUMN_COUNT},
-    {"up for", "uptime_s", COLUMN_SECONDS}, {"config", "config", COLUMN_TEXT},
-    {"socket", "socket", COLUMN_TEXT},     {"sessions", "sessions", COLUMN_COUNT},
-    {"sessions ever", "sessions_ever", COLUMN_COUNT}, {"owners", "owners", COLUMN_COUNT},
+    {"state", "state", COLUMN_TEXT},
+    {"version", "version", COLUMN_TEXT},
+    {"pid", "pid", COLUMN_COUNT},
+    {"user", "uid", COLUMN_COUNT},
+    {"up for", "uptime_s", COLUMN_SECONDS},
+    {"config", "config", COLUMN_TEXT},
+    {"socket", "socket", COLUMN_TEXT},
+    {"sessions", "sessions", COLUMN_COUNT},
+    {"sessions ever", "sessions_ever", COLUMN_COUNT},
+    {"owners", "owners", COLUMN_COUNT},
     {"spaces", "spaces", COLUMN_COUNT},
 };
 static const struct column metadata_rows[] = {
@@ -29,12 +34,12 @@ static const struct column metadata_rows[] = {
     {"into bounce segments", "bounced_bytes", COLUMN_SIZE},
 };
 static const struct column engine_columns[] = {
-    {"ENGINE", "number", COLUMN_COUNT},       {"READY", "ready", COLUMN_YES},
-    {"MEMORY", "memory_bytes", COLUMN_SIZE},  {"WANTED", "memory_wanted_bytes", COLUMN_SIZE},
+    {"ENGINE", "number", COLUMN_COUNT},         {"READY", "ready", COLUMN_YES},
+    {"MEMORY", "memory_bytes", COLUMN_SIZE},    {"WANTED", "memory_wanted_bytes", COLUMN_SIZE},
     {"IO_URING", "io_uring_mode", COLUMN_TEXT}, {"RINGS", "rings", COLUMN_COUNT},
-    {"REQUESTS", "requests", COLUMN_COUNT},   {"WAITS", "waits", COLUMN_COUNT},
-    {"SERVED", "cqes", COLUMN_COUNT},         {"KEYS", "items", COLUMN_COUNT},
-    {"TIMEOUTS", "timeouts", COLUMN_COUNT},   {"VIOLATIONS", "violations", COLUMN_COUNT},
+    {"REQUESTS", "requests", COLUMN_COUNT},     {"WAITS", "waits", COLUMN_COUNT},
+    {"SERVED", "cqes", COLUMN_COUNT},           {"KEYS", "items", COLUMN_COUNT},
+    {"TIMEOUTS", "timeouts", COLUMN_COUNT},     {"VIOLATIONS", "violations", COLUMN_COUNT},
 };
 static const struct column pool_columns[] = {
     {"POOL", "name", COLUMN_TEXT},
@@ -60,9 +65,9 @@ static const struct column tier_columns[] = {
     {"PAYLOAD", "payload_bytes", COLUMN_SIZE},
 };
 static const struct column session_columns[] = {
-    {"SESSION", "session", COLUMN_COUNT}, {"NAME", "name", COLUMN_TEXT},        {"UID", "uid", COLUMN_COUNT},
-    {"PID", "pid", COLUMN_COUNT},         {"AGE", "age_s", COLUMN_SECONDS},     {"STATE", "state", COLUMN_TEXT},
-    {"RINGS", "rings", COLUMN_COUNT},     {"SPACES", "spaces", COLUMN_COUNT},   {"LEASES", "leases", COLUMN_COUNT},
+    {"SESSION", "session", COLUMN_COUNT},   {"NAME", "name", COLUMN_TEXT},      {"UID", "uid", COLUMN_COUNT},
+    {"PID", "pid", COLUMN_COUNT},           {"AGE", "age_s", COLUMN_SECONDS},   {"STATE", "state", COLUMN_TEXT},
+    {"RINGS", "rings", COLUMN_COUNT},       {"SPACES", "spaces", COLUMN_COUNT}, {"LEASES", "leases", COLUMN_COUNT},
     {"REQUESTS", "requests", COLUMN_COUNT}, {"OWNER", "owner", COLUMN_COUNT},   {"POOLS", "pools", COLUMN_LIST},
 };
 

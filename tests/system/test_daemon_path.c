@@ -89,6 +89,8 @@ START_TEST(test_steering)
     ck_assert_int_eq(item_status(SPW_OP_PREFETCH, 1, 100, 0), 0);
     ck_assert_int_eq(item_status(SPW_OP_ADVISE, 1, SPW_ADVICE_NOT_AGAIN, 0), 0);
     ck_assert_int_eq(item_status(SPW_OP_ADVISE, 1, 99, 0), -EINVAL);
+    /* A cache object that will not be used again is gone. */
+    (void)raw_put(&s, 1, 4096, 1);
     ck_assert_int_eq(item_status(SPW_OP_PIN, 1, 1000, 0), 0);
     ck_assert_int_eq(item_status(SPW_OP_PIN, 1, 0, 0), 0);
     ck_assert_int_eq(item_status(SPW_OP_DELETE, 1, 0, 0), 0);

@@ -16,8 +16,8 @@ static void fill(void)
 
 START_TEST(seed_depends_on_every_field)
 {
-    const struct checksum_identity base = {.space = 1, .generation = 2, .key = {3}, .group = 4, .piece = 5, .part = 6,
-                                           .key_len = 7};
+    const struct checksum_identity base = {
+        .space = 1, .generation = 2, .key = {3}, .group = 4, .piece = 5, .part = 6, .key_len = 7};
     struct checksum_identity v[7];
 
     for (int i = 0; i < 7; i++)

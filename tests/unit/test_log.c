@@ -91,8 +91,8 @@ static int recover(void)
 
 static void setup(void)
 {
-    const struct store_format format = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1,
-                                        .uuid = {1, 2}};
+    const struct store_format format = {
+        .device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1, .uuid = {1, 2}};
 
     disk = simdisk_new(1);
     simdisk_device_add(disk, DEVICE_BYTES);
@@ -162,10 +162,16 @@ START_TEST(entries_come_back)
 
     setup();
     for (uint8_t key_len = 0; key_len <= KEY_BYTES_MAX; key_len++) {
-        struct store_entry e = {
-            .id = {.space = UINT64_MAX, .group = 5, .piece = 6, .part = 7, .key_len = key_len},
-            .generation = 8, .sum = 9, .object_bytes = 1ULL << 40, .size_bytes = PIECE_BYTES_MAX / 8, .n_parts = 11,
-            .class_id = 12, .durability = 2, .kind = 1, .loc = {.segment = g.n_segments - 1, .sector = 0}};
+        struct store_entry e = {.id = {.space = UINT64_MAX, .group = 5, .piece = 6, .part = 7, .key_len = key_len},
+                                .generation = 8,
+                                .sum = 9,
+                                .object_bytes = 1ULL << 40,
+                                .size_bytes = PIECE_BYTES_MAX / 8,
+                                .n_parts = 11,
+                                .class_id = 12,
+                                .durability = 2,
+                                .kind = 1,
+                                .loc = {.segment = g.n_segments - 1, .sector = 0}};
         memset(e.id.key, 0xab, key_len);
         uint32_t n = log_encode_put(out, &e, 77);
         ck_assert_uint_eq(n, log_put_bytes(key_len));

@@ -7,8 +7,8 @@
 
 START_TEST(every_size_comes_back)
 {
-    static const uint32_t sizes[] = {1,      100,    4095,   4096,       4097,       12345,      32767,  32768,
-                                     40000,  65535,  65536,  65537,      100000,     131072,     131073, 200000,
+    static const uint32_t sizes[] = {1,      100,     4095,    4096,    4097,        12345,  32767,  32768,
+                                     40000,  65535,   65536,   65537,   100000,      131072, 131073, 200000,
                                      999999, 1048576, 1048577, 3000000, 8 * MIB - 1, 8 * MIB};
     struct io_buf buf;
 
@@ -20,8 +20,11 @@ START_TEST(every_size_comes_back)
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         struct owner_slot *slot = &o->slots[0];
         /* Through the owner's slot, but with a size of our own. */
-        slot->put = (struct store_put){.id = {.space = 1, .key = {(uint8_t)i}, .key_len = 1}, .buf = buf,
-                                       .object_bytes = sizes[i], .size_bytes = sizes[i], .n_parts = 1,
+        slot->put = (struct store_put){.id = {.space = 1, .key = {(uint8_t)i}, .key_len = 1},
+                                       .buf = buf,
+                                       .object_bytes = sizes[i],
+                                       .size_bytes = sizes[i],
+                                       .n_parts = 1,
                                        .durability = STORE_DURABLE};
         uint8_t *copy = malloc(sizes[i]);
         owner_fill(mem, sizes[i], 77, i);
@@ -29,8 +32,10 @@ START_TEST(every_size_comes_back)
         ck_assert_int_eq(owner_raw_put(o, slot), 0);
         for (uint32_t off = 0; off < sizes[i]; off += 3 * GRANULE_BYTES) {
             memset(mem, 0xee, round_up(sizes[i], SECTOR_BYTES));
-            slot->get = (struct store_get){.entry = slot->put.entry, .off_bytes = off,
-                                           .len_bytes = MIN(sizes[i] - off, (uint32_t)(2 * GRANULE_BYTES)), .buf = buf};
+            slot->get = (struct store_get){.entry = slot->put.entry,
+                                           .off_bytes = off,
+                                           .len_bytes = MIN(sizes[i] - off, (uint32_t)(2 * GRANULE_BYTES)),
+                                           .buf = buf};
             ck_assert_int_eq(owner_raw_get(o, slot), 0);
             ck_assert_mem_eq(mem, copy + off, slot->get.len_bytes);
         }
@@ -113,8 +118,7 @@ START_TEST(swapped_pieces_are_found)
         struct store_loc a = o->objects[i].entry.loc;
         o->objects[i].entry.loc = o->objects[i + 1].entry.loc;
         uint32_t size = o->objects[i].entry.size_bytes;
-        if (a.sector == o->objects[i].entry.loc.sector ||
-            o->objects[i].entry.loc.sector * SECTOR_BYTES + size > MIB)
+        if (a.sector == o->objects[i].entry.loc.sector || o->objects[i].entry.loc.sector * SECTOR_BYTES + size > MIB)
             continue;
         ck_assert_int_eq(owner_check(o, i), -EBADMSG);
         o->objects[i].entry.loc = a;
@@ -228,7 +232,11 @@ END_TEST
 
 START_TEST(spaces_are_remembered)
 {
-    struct store_space space = {.id = 99, .item_bytes = 65536, .digest = {1, 2, 3}, .pool = "team-a", .class_id = 2,
+    struct store_space space = {.id = 99,
+                                .item_bytes = 65536,
+                                .digest = {1, 2, 3},
+                                .pool = "team-a",
+                                .class_id = 2,
                                 .durability = STORE_DURABLE};
 
     start_open(31, 40);

@@ -141,12 +141,9 @@ END_TEST
 int main(void)
 {
     const struct test_case tests[] = {
-        {"format", identify_tells_what_was_formatted},
-        {"format", foreign_device_is_refused},
-        {"format", other_versions_are_refused},
-        {"format", one_damaged_superblock_is_survived},
-        {"format", a_shorter_device_is_refused},
-        {"format", impossible_formats_are_refused},
+        {"format", identify_tells_what_was_formatted}, {"format", foreign_device_is_refused},
+        {"format", other_versions_are_refused},        {"format", one_damaged_superblock_is_survived},
+        {"format", a_shorter_device_is_refused},       {"format", impossible_formats_are_refused},
     };
 
     return run_suite("store_format", tests, ARRAY_LEN(tests));

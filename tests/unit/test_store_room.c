@@ -199,12 +199,9 @@ END_TEST
 int main(void)
 {
     const struct test_case tests[] = {
-        {"room", reclaim_goes_round_and_round},
-        {"room", a_cache_pool_evicts_instead_of_refusing},
-        {"room", a_full_durable_pool_refuses},
-        {"room", the_log_goes_round_and_round},
-        {"room", a_log_full_of_live_entries_refuses},
-        {"room", a_flood_of_deletions_is_durable_after_sync},
+        {"room", reclaim_goes_round_and_round},       {"room", a_cache_pool_evicts_instead_of_refusing},
+        {"room", a_full_durable_pool_refuses},        {"room", the_log_goes_round_and_round},
+        {"room", a_log_full_of_live_entries_refuses}, {"room", a_flood_of_deletions_is_durable_after_sync},
     };
 
     return run_suite("store_room", tests, ARRAY_LEN(tests));

@@ -120,7 +120,6 @@ static void daemon_exec(const struct daemon *d)
     dup2(log, STDERR_FILENO);
     dup2(log, STDOUT_FILENO);
     program_path("spillwayd", program, sizeof(program));
-    limit(RLIMIT_FSIZE, d->file_bytes);
     limit(RLIMIT_MEMLOCK, d->memlock_bytes);
     if (d->uid != 0 && (setgroups(0, NULL) < 0 || setgid(d->uid) < 0 || setuid(d->uid) < 0))
         _exit(126);

@@ -19,9 +19,9 @@ struct daemon {
     pid_t pid; /* 0: not running */
     char dir[64];
     char socket[96], log[96], config[96], disk[96];
-    bool system_mode; /* without --user: anybody may connect, the pools' lists decide */
-    uid_t uid;        /* to run as; 0: ours */
-    rlim_t file_bytes, memlock_bytes; /* RLIMIT_FSIZE, RLIMIT_MEMLOCK; 0: ours */
+    bool system_mode;     /* without --user: anybody may connect, the pools' lists decide */
+    uid_t uid;            /* to run as; 0: ours */
+    rlim_t memlock_bytes; /* RLIMIT_MEMLOCK; 0: ours */
     uint64_t disk_bytes;
 };
 

@@ -51,7 +51,7 @@ void owner_fill(uint8_t *out, uint32_t size_bytes, uint32_t id, uint64_t version
     }
 }
 
-static bool owner_same(const uint8_t *in, uint32_t size_bytes, uint32_t id, uint64_t version)
+bool owner_bytes_same(const uint8_t *in, uint32_t size_bytes, uint32_t id, uint64_t version)
 {
     uint64_t x = mix(id, version);
 
@@ -79,7 +79,7 @@ static uint32_t id_from(const struct store_id *s)
     return id;
 }
 
-static void history_add(struct owner_object *x, uint64_t version)
+void owner_history_add(struct owner_object *x, uint64_t version)
 {
     if (x->n_history == OWNER_HISTORY_MAX)
         abort();
@@ -88,7 +88,7 @@ static void history_add(struct owner_object *x, uint64_t version)
 
 /* --- Puts and drops --- */
 
-static struct owner_slot *slot_take(struct owner *o)
+struct owner_slot *owner_slot_take(struct owner *o)
 {
     for (uint32_t i = 0; i < OWNER_SLOTS; i++)
         if (!o->slots[i].busy) {
@@ -99,7 +99,7 @@ static struct owner_slot *slot_take(struct owner *o)
     return NULL;
 }
 
-static void slot_give(struct owner_slot *slot)
+void owner_slot_give(struct owner_slot *slot)
 {
     slot->busy = false;
     slot->owner->n_busy--;
@@ -123,7 +123,7 @@ static void object_set(struct owner *o, uint32_t id, uint64_t version, const str
     moves_cancel(o, id);
     x->entry = *entry;
     x->version = version;
-    history_add(x, version);
+    owner_history_add(x, version);
     if (old_version)
         store_drop(o->store, &old);
 }
@@ -149,7 +149,7 @@ static void put_done(struct store_put *put, int status)
     struct owner_object *x = &o->objects[slot->id];
 
     o->last_put_status = status;
-    slot_give(slot);
+    owner_slot_give(slot);
     if (slot->moves) {
         moved(o, slot, status);
         return;
@@ -172,7 +172,7 @@ static void put_done(struct store_put *put, int status)
 
 static int put_start(struct owner *o, uint32_t id, uint64_t version, bool moves, bool txn)
 {
-    struct owner_slot *slot = slot_take(o);
+    struct owner_slot *slot = owner_slot_take(o);
     uint32_t size = owner_size(o, id, version);
 
     if (!slot)
@@ -196,7 +196,7 @@ static int put_start(struct owner *o, uint32_t id, uint64_t version, bool moves,
     };
     int r = store_put(o->store, &slot->put);
     if (r < 0)
-        slot_give(slot);
+        owner_slot_give(slot);
     return r;
 }
 
@@ -227,7 +227,7 @@ void owner_drop(struct owner *o, uint32_t id)
         return;
     moves_cancel(o, id);
     x->version = 0;
-    history_add(x, 0);
+    owner_history_add(x, 0);
     store_drop(o->store, &x->entry);
 }
 
@@ -436,7 +436,7 @@ struct owner *owner_new(struct simdisk *disk, uint32_t dev, uint64_t device_byte
     if (!o->objects || !o->sync_mark)
         abort();
     for (uint32_t i = 0; i < n_ids; i++)
-        history_add(&o->objects[i], 0);
+        owner_history_add(&o->objects[i], 0);
     return o;
 }
 
@@ -476,7 +476,7 @@ static void found(struct owner *o, struct owner_object *x)
     /* Later: an unsynced state of a class that promises nothing may be unreadable. */
     bool promised = x->history[0].version == x->version || x->entry.durability != STORE_CACHE;
     x->n_history = 0;
-    history_add(x, x->version);
+    owner_history_add(x, x->version);
     x->history[0].forgotten = !promised;
 }
 
@@ -588,101 +588,4 @@ void owner_crash(struct owner *o, bool power_loss)
         simdisk_restart(o->disk);
     store_free(o->store);
     o->store = NULL;
-}
-
-/* --- Checking --- */
-
-static void get_done(struct store_get *get, int status)
-{
-    struct owner_slot *slot = container_of(get, struct owner_slot, get);
-    struct owner *o = slot->owner;
-
-    o->last_put_status = status;
-    if (status == 0 && !owner_same(simdisk_memory(o->disk, o->region) + slot->buf.off, get->len_bytes, slot->id,
-                                   slot->version))
-        o->n_wrong++;
-    o->n_badmsg += status == -EBADMSG;
-    slot_give(slot);
-}
-
-int owner_check(struct owner *o, uint32_t id)
-{
-    struct owner_object *x = &o->objects[id];
-    struct owner_slot *slot = slot_take(o);
-
-    if (!slot)
-        return -EBUSY;
-    slot->id = id;
-    slot->version = x->version;
-    slot->get = (struct store_get){
-        .entry = x->entry, .len_bytes = x->entry.size_bytes, .buf = slot->buf, .done = get_done};
-    store_get(o->store, &slot->get);
-    while (slot->busy && slot->get.done == get_done)
-        if (!simdisk_step(o->disk))
-            owner_turn(o);
-    return o->last_put_status;
-}
-
-void owner_check_all(struct owner *o, bool after_crash)
-{
-    for (uint32_t i = 0; i < o->n_ids; i++) {
-        struct owner_object *x = &o->objects[i];
-        if (!x->version)
-            continue;
-        bool promised = !after_crash || !x->history[0].forgotten;
-        int r = owner_check(o, i);
-        if (r < 0 && promised)
-            o->n_lost++;
-        if (r < 0 && x->version) {
-            x->version = 0;
-            history_add(x, 0);
-            store_drop(o->store, &x->entry);
-        }
-        if (after_crash && x->version)
-            x->history[0].forgotten = false;
-    }
-}
-
-/* --- Raw access for tests of sizes --- */
-
-static void raw_put_done(struct store_put *put, int status)
-{
-    struct owner_slot *slot = container_of(put, struct owner_slot, put);
-
-    slot->owner->last_put_status = status;
-    slot_give(slot);
-}
-
-static void raw_get_done(struct store_get *get, int status)
-{
-    struct owner_slot *slot = container_of(get, struct owner_slot, get);
-
-    slot->owner->last_put_status = status;
-    slot_give(slot);
-}
-
-int owner_raw_put(struct owner *o, struct owner_slot *slot)
-{
-    slot->put.done = raw_put_done;
-    slot->busy = true;
-    o->n_busy++;
-    int r = store_put(o->store, &slot->put);
-    if (r < 0) {
-        slot_give(slot);
-        return r;
-    }
-    while (slot->busy)
-        owner_turn(o);
-    return o->last_put_status;
-}
-
-int owner_raw_get(struct owner *o, struct owner_slot *slot)
-{
-    slot->get.done = raw_get_done;
-    slot->busy = true;
-    o->n_busy++;
-    store_get(o->store, &slot->get);
-    while (slot->busy)
-        owner_turn(o);
-    return o->last_put_status;
 }

@@ -29,7 +29,7 @@ struct owner_object {
     uint64_t next_version;    /* the last that was handed out */
     uint32_t writing;         /* puts in flight */
     bool is_moving;
-    bool in_txn;              /* its next version is part of the open transaction */
+    bool in_txn; /* its next version is part of the open transaction */
     uint32_t n_history;
     struct owner_state history[OWNER_HISTORY_MAX];
 };
@@ -96,10 +96,10 @@ void owner_free(struct owner *o);
 int owner_format(struct owner *o, uint32_t segment_bytes, uint64_t uuid);
 /* Opens, replays, adopts. Then what was found is checked against the histories: n_wrong, n_lost. */
 int owner_open(struct owner *o, const char **ret_why);
-void owner_turn(struct owner *o); /* one tick and a few completions */
+void owner_turn(struct owner *o);   /* one tick and a few completions */
 void owner_settle(struct owner *o); /* until nothing of ours is in flight */
 void owner_wait_sync(struct owner *o);
-int owner_close(struct owner *o); /* clean */
+int owner_close(struct owner *o);                   /* clean */
 void owner_crash(struct owner *o, bool power_loss); /* frees the store; owner_open() comes next */
 
 uint32_t owner_size(const struct owner *o, uint32_t id, uint64_t version);
@@ -116,3 +116,9 @@ int owner_raw_get(struct owner *o, struct owner_slot *slot);
 bool owner_txn_begin(struct owner *o);
 void owner_txn_commit(struct owner *o);
 void owner_fill(uint8_t *out, uint32_t size_bytes, uint32_t id, uint64_t version);
+
+/* Shared by owner.c and owner_check.c. */
+struct owner_slot *owner_slot_take(struct owner *o);
+void owner_slot_give(struct owner_slot *slot);
+void owner_history_add(struct owner_object *x, uint64_t version);
+bool owner_bytes_same(const uint8_t *in, uint32_t size_bytes, uint32_t id, uint64_t version);

@@ -18,11 +18,11 @@ struct simdisk;
 /* In millionths, for each request. All 0 at the start. */
 struct simdisk_faults {
     uint32_t read_error, write_error, flush_error;
-    uint32_t short_count;  /* reads and writes of more than a sector */
-    uint32_t bit_flip;     /* one bit of what a write stored */
-    uint32_t misdirect;    /* a write goes elsewhere on the device, aligned to a sector */
-    uint32_t work_fault;   /* -EFAULT from a worker */
-    uint64_t first_byte;   /* misdirected writes and bit flips stay at or above this place */
+    uint32_t short_count; /* reads and writes of more than a sector */
+    uint32_t bit_flip;    /* one bit of what a write stored */
+    uint32_t misdirect;   /* a write goes elsewhere on the device, aligned to a sector */
+    uint32_t work_fault;  /* -EFAULT from a worker */
+    uint64_t first_byte;  /* misdirected writes and bit flips stay at or above this place */
 };
 
 struct simdisk *simdisk_new(uint64_t seed);

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to tiering/: the state of one engine's tiering, and the functions that its files share.
+ *
+ *   tiering.c   start, stop, tick, configuration of pools
+ *   object.c    births and deaths of records; what is dirty; groups of parts and pieces
+ *   room.c      memory for a piece: extents, eviction, the queue of those who wait for room
+ *   move.c      transfers: load, spill, copy; one step function
+ *   lease.c     leases and admission; sessions' ends
+ *   ops.c       the operations that sessions ask for
+ *   range.c     blocks to and from a tensor's range
+ *   sync.c      durability of a set
+ *   recover.c   stores: replay, adoption, checkpoints, emptying of segments
+ *   stat.c      numbers and the self-check
+ */
+#pragma once
+
+#include "include/base/base.h"
+#include "include/base/list.h"
+#include "io/store.h"
+#include "tiering/arena.h"
+#include "tiering/policy.h"
+#include "tiering/record.h"
+#include "tiering/tiering.h"
+
+/* In a store entry's kind: the bytes were found damaged; they read as -EBADMSG for ever. */
+#define STORE_KIND_DAMAGED 0x80
+
+#define MOVE_NONE UINT32_MAX
+#define STORE_NONE UINT8_MAX
+/* Writes ahead of need: how many spills may be in flight, and how far ahead of the next victim to look. */
+#define SPILLS_MAX 64
+#define CLEAN_AHEAD 256
+/* Steps of background work in one tick. */
+#define TICK_STEPS 64
+
+enum lease_mode { LEASE_FREE, LEASE_READ, LEASE_WRITE, LEASE_RESERVE };
+
+struct lease {
+    uint32_t generation;
+    uint32_t object;
+    uint32_t next, prev; /* of the session's; `next` also links free ones */
+    uint32_t off_bytes, len_bytes;
+    struct tiering_session *session;
+    uint8_t mode;
+};
+
+enum move_kind {
+    MOVE_RESERVE, /* a new piece waits for room */
+    MOVE_LOAD,    /* from a device, or zeros, into memory */
+    MOVE_SPILL,   /* from memory to a device */
+    MOVE_COMMIT,  /* from private to shared memory */
+    MOVE_GET,     /* from a device or memory into a leased tensor range */
+    MOVE_PUT,     /* from a leased tensor range into new memory, then committed */
+    MOVE_RELOCATE, /* from one segment to another, through the relocation buffer */
+};
+
+/*
+ *   IDLE ──▶ ROOM ──▶ BUSY ──▶ IDLE      wants memory, transfers, is done
+ *     └───────────────▶┘                 got memory at once, or needs none
+ * move_set_phase() is the one place that assigns it.
+ */
+enum move_phase { MOVE_IDLE, MOVE_ROOM, MOVE_BUSY };
+
+struct move {
+    struct list link;    /* pool's room queue or spills, or free list */
+    struct list waiters; /* struct tiering_wait */
+    struct tiering *t;
+    uint32_t object;
+    uint32_t pool;
+    struct arena_chunk *chunk; /* where the bytes go (MOVE_COMMIT, MOVE_LOAD) */
+    uint32_t sector;
+    struct list syncs;         /* MOVE_SPILL: struct sync_ref */
+    uint32_t other;            /* MOVE_GET, MOVE_PUT: the tensor's piece */
+    struct io_buf from;        /* MOVE_PUT: where its bytes are */
+    struct tiering_session *session;
+    uint8_t kind, phase, store;
+    union {
+        struct store_put put;
+        struct store_get get;
+        struct io_work work;
+    };
+};
+
+struct tpool {
+    struct tiering_pool_config config;
+    struct arena arenas[2]; /* DRAM, CXL */
+    struct policy *policies[TIERING_CLASSES];
+    uint64_t class_sectors[TIERING_CLASSES];
+    struct list room;   /* moves that wait for memory, first come first served */
+    struct list spills; /* MOVE_SPILL in flight */
+    uint64_t want_chunks[2], asked_chunks[2];
+    uint64_t admitted_bytes;
+    uint64_t private_bytes; /* of sessions' chunks */
+    uint64_t evictions_seen; /* at the last look for what to clean */
+    uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
+    uint32_t spilling;
+    bool look_ahead;
+    struct tiering_pool_stat stat;
+};
+
+struct space {
+    struct tiering_space_info info;
+    char pool_name[NAME_BYTES_MAX + 1]; /* also of a pool that is no longer configured */
+    uint64_t n_objects;
+    struct tiering_sync *txn_sync; /* the one SYNC that writes tensors of this space now */
+    uint8_t home;                  /* durable: the one store that has its pieces, or STORE_NONE */
+    bool known_to_store[DEVICES_MAX];
+};
+
+/* The store empties a few segments of each pool, and of the whole, at once; more wait in the store. */
+#define EVACUATIONS_MAX (STORE_EVACUATIONS_MAX * (POOLS_MAX + 1))
+
+struct tstore {
+    struct store *store;
+    struct tiering *tiering;
+    uint8_t number;
+    uint32_t *segment_head; /* record lists */
+    uint32_t n_segments;
+    uint32_t evacuating[EVACUATIONS_MAX]; /* segments being emptied */
+    uint32_t n_evacuating;
+    uint64_t evacuate_ns; /* not before: something there could not be moved */
+    bool failed;
+    bool room_wanted;
+};
+
+/* Pieces and parts of an object whose reservation has begun and that is not complete. */
+struct group {
+    uint64_t hash; /* of the identity without part and piece; 0: free */
+    uint32_t object; /* any record of it: to compare the identity */
+    uint32_t committed, wanted;
+    uint64_t deadline_ns;
+};
+#define GROUPS_MAX 65536
+
+/*
+ * A piece of a durable tensor that is being changed. `entry` is what a crash would find: the last durable copy, which a
+ * checkpoint writes. `pending` was written by a SYNC that has not committed: it takes entry's place then. Both are
+ * dropped when a SYNC has made what came after them durable.
+ */
+struct shadow {
+    struct store_entry entry, pending;
+    uint32_t object; /* number + 1; 0: free */
+    uint8_t store;
+    bool has_entry, has_pending;
+    bool changed; /* a writer has released it dirty: the newest copy is older than what was released */
+};
+#define SHADOWS_MAX 16384
+
+/* One piece of one SYNC: waits for room, then in its spill's list, then (tensors) in the SYNC's until the end. It pins
+ * the piece. */
+struct sync_ref {
+    struct list link;
+    struct tiering_sync *sync;
+    uint32_t object;
+};
+#define SYNC_REFS_MAX 16384
+
+struct timed_pin {
+    uint32_t object;
+    uint64_t until_ns;
+};
+#define TIMED_PINS_MAX 4096
+
+struct chunk_request {
+    struct io_chunk io;
+    struct tiering *t;
+    struct list link;
+    uint32_t pool;
+    uint8_t arena; /* 0 DRAM, 1 CXL; a private chunk: of `private_arena` */
+    struct session_arena *private_arena;
+};
+
+/* Private memory of one session in one pool. */
+struct session_arena {
+    struct list link;  /* session's, or t->orphans when the session is gone */
+    struct tiering_session *session; /* NULL when it is gone */
+    uint32_t pool;
+    uint64_t want_bytes, asked_bytes;
+    struct arena arena;
+};
+
+/* One piece at a time leaves its segment through memory of our own: so that this needs no room in any pool. */
+struct relocation {
+    struct io_buf buf; /* piece_bytes */
+    struct store_entry old;
+    bool busy;
+    bool damaged; /* its bytes are not what was put: the new copy says so */
+};
+
+struct tiering {
+    struct tiering_config config;
+    struct record_table records;
+    struct tpool *pools; /* n_pools, and one more for spaces whose pool is no longer configured */
+    uint32_t n_pools;
+    struct space *spaces;
+    uint32_t n_spaces;
+    struct tstore stores[DEVICES_MAX];
+    uint32_t n_stores, next_store;
+    struct arena_chunk *chunk_of[CHUNKS_MAX];
+    uint32_t next_epoch;
+    struct lease *leases;
+    uint32_t lease_free, n_leases;
+    struct move *moves;
+    struct list moves_free;
+    uint32_t n_moves;
+    struct group *groups;
+    uint32_t n_groups;
+    struct timed_pin *pins;
+    uint32_t n_pins;
+    struct shadow *shadows;
+    uint32_t n_shadows;
+    struct sync_ref *sync_refs;
+    struct list sync_refs_free;
+    struct list orphans;        /* session_arena */
+    struct list chunk_requests; /* in flight */
+    struct list syncs;          /* running */
+    struct list sync_waiting;   /* struct sync_ref that found no room or no free move */
+    struct io_buf zeros;        /* piece_bytes of zeros */
+    struct relocation relocation;
+    uint32_t piece_bytes;
+    uint32_t sync_number;
+    uint64_t now_ns;
+    uint64_t next_slow_ns;
+    bool recovering; /* the logs are being replayed: no groups yet */
+    bool stopping;
+    bool kicked;
+    struct tiering_stat stat;
+};
+
+static inline struct record_hot *hot_at(struct tiering *t, uint32_t object)
+{
+    return &t->records.hot[object];
+}
+
+static inline struct space *space_of(struct tiering *t, const struct record *r)
+{
+    return &t->spaces[r->space];
+}
+
+static inline struct tpool *pool_of(struct tiering *t, const struct record *r)
+{
+    return &t->pools[t->spaces[r->space].info.pool];
+}
+
+/* Its bytes are in memory only, and worth keeping. */
+static inline bool record_is_dirty(const struct record *r)
+{
+    return r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_MEM) &&
+           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO | RECORD_TORN));
+}
+
+static inline uint8_t durability_of(const struct tiering *t, const struct record *r)
+{
+    return t->spaces[r->space].info.durability;
+}
+
+/* Only a SYNC may write it: what a crash finds must be what a SYNC wrote. */
+static inline bool record_waits_for_sync(const struct tiering *t, const struct record *r)
+{
+    return record_is_dirty(r) && (r->flags & RECORD_TENSOR) && durability_of(t, r) == STORE_DURABLE;
+}
+
+/* --- object.c --- */
+/* The visible piece, or RECORD_NONE and *ret_status (-ENOENT, -EINPROGRESS). */
+uint32_t object_find(const struct tiering *t, const struct tiering_id *id, int *ret_status);
+int object_new(struct tiering *t, const struct tiering_id *id, uint64_t hash, uint64_t object_bytes,
+               uint32_t size_bytes, uint64_t owner, uint32_t *ret_object, uint32_t *ret_limit);
+/* It is committed and in memory: enters the policy; complete if its group is. */
+void object_commit(struct tiering *t, uint32_t object);
+/* Deletes this piece only: out of the index, its device copy dropped (logged), its memory freed when unpinned. */
+void object_kill(struct tiering *t, uint32_t object);
+/* Deletes the whole object that this is a piece or part of. */
+void object_kill_all(struct tiering *t, uint32_t object);
+/* The last pin may have gone: frees what was only kept for pins. */
+void object_settle(struct tiering *t, uint32_t object);
+void object_pin(struct tiering *t, uint32_t object);
+void object_unpin(struct tiering *t, uint32_t object);
+bool object_is_pinned(const struct tiering *t, uint32_t object);
+/* For the policies; ctx is the tiering. */
+enum policy_pin object_pin_state(void *ctx, uint32_t object);
+void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
+void object_drop_mem(struct tiering *t, uint32_t object);
+void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
+/* It no longer has a device copy; whoever calls this knows what becomes of the bytes there. */
+void object_detach_dev(struct tiering *t, uint32_t object);
+/* A fresh record that the log brought back: COMMITTED, on the device (object_set_dev() follows). */
+void object_recovered(struct tiering *t, uint32_t object, bool tensor);
+/* Forgets the device copy; logged if `log`, else the segment's end will be. */
+void object_drop_dev(struct tiering *t, uint32_t object, bool log);
+void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags);
+void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
+/* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
+/* Ends the time-limited pin. */
+void timed_pin_drop(struct tiering *t, uint32_t object);
+void timed_pins_expire(struct tiering *t);
+void object_commit_unwritten(struct tiering *t, uint32_t object);
+void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry);
+void policy_enter(struct tiering *t, uint32_t object);
+void policy_leave(struct tiering *t, uint32_t object, bool evicted);
+uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes);
+void groups_expire(struct tiering *t);
+
+/* --- room.c --- */
+/* An extent for the piece in its pool: 0, -EAGAIN (soon: spills are under way), -ENOSPC (nothing can go). */
+int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sectors, struct arena_chunk **ret_chunk,
+              uint32_t *ret_sector);
+void room_give(struct tiering *t, uint32_t region, uint32_t sector);
+void room_kick(struct tiering *t, uint32_t pool);
+/* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */
+int room_evict(struct tiering *t, uint32_t object);
+/* Serves those who wait, in order, until one cannot be served. */
+void room_serve(struct tiering *t, uint32_t pool);
+/* Starts spills of what will be evicted next. */
+void room_clean_ahead(struct tiering *t, uint32_t pool);
+int room_start(struct tiering *t);
+int room_take_private(struct tiering *t, struct tiering_session *s, uint32_t pool, uint32_t object, uint32_t sectors,
+                      struct arena_chunk **ret_chunk, uint32_t *ret_sector, uint32_t *ret_limit);
+void room_session_end(struct tiering *t, struct tiering_session *s);
+void room_orphans(struct tiering *t);
+
+/* --- move.c --- */
+struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object);
+void move_free(struct move *m);
+void move_set_phase(struct move *m, enum move_phase phase);
+/* Ends all waits of the move with this status (leases are granted on 0), in order. */
+void move_wake(struct move *m, int status);
+int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move);
+/* txn: 0, or of the SYNC that it is for. ret_move may be NULL. */
+int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,
+               struct move **ret_move);
+/* The move waits for room until room_serve() finds some. */
+void move_queue(struct move *m);
+int move_commit(struct tiering *t, struct tiering_session *s, uint32_t object, struct move **ret_move);
+/* Room was found for it (or it failed for good). Called by room_serve(). */
+void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector);
+void move_fail(struct move *m, int status);
+/* The move that loads this piece (HOT_LOADING), or that waits for its first room (RESERVED without memory). */
+struct move *move_of(struct tiering *t, uint32_t object);
+/* The spill under way (HOT_SPILLING). */
+struct move *move_spill_of(struct tiering *t, uint32_t object);
+void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait);
+
+/* --- range.c --- */
+void range_put_go(struct move *m);
+void range_put_end(struct move *m, int status);
+
+/* --- ops.c --- */
+/* The bytes of a tensor's piece changed; whole: all of them. */
+void piece_dirtied(struct tiering *t, uint32_t object, bool whole);
+
+/* --- lease.c --- */
+struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle);
+int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
+                uint32_t len_bytes, struct tiering_grant *ret_grant);
+void lease_end(struct tiering *t, struct lease *l);
+void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
+                struct tiering_grant *ret_grant);
+
+/* --- sync.c --- */
+/* A spill has ended: tells every SYNC that waits for it. */
+void sync_spilled(struct move *m, int status);
+/* SYNCs of whole spaces go on as transfers become free. */
+void sync_step(struct tiering *t);
+/* A writer comes: the copy on the device is set aside. -ENOSPC: too many pieces have changed since their last SYNC. */
+int shadow_keep(struct tiering *t, uint32_t object);
+struct shadow *shadow_of(const struct tiering *t, uint32_t object);
+/* The old copies are no longer wanted. */
+void shadow_drop(struct tiering *t, uint32_t object);
+/* What was written to memory since is not wanted: true if the old copy is the current one again. */
+bool shadow_restore(struct tiering *t, uint32_t object);
+/* A shadow whose entry lies in this segment, or NULL. */
+struct shadow *shadow_in_segment(const struct tiering *t, uint8_t store, uint32_t segment);
+/* The engine stops: what waits for room or for a free transfer has waited in vain. */
+void sync_stop(struct tiering *t);
+
+/* --- recover.c --- */
+extern const struct store_events recover_events;
+/* Every store was replayed: tensors are filled up with unwritten pieces; what is whole becomes visible. */
+int recover_finish(struct tiering *t);
+/* Tells the store which pieces were kept. */
+int recover_adopt(struct tiering *t, uint8_t store);
+/* What is not whole goes. */
+void recover_prune(struct tiering *t);
+void recover_evacuate_step(struct tiering *t, struct tstore *ts);
+uint8_t store_pick(struct tiering *t, const struct record *r);
+int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
