@@ -341,6 +341,7 @@ static void put_store(json *o, const struct store_stat *s)
     put_u64(o, "got_bytes", s->got_bytes);
     put_u64(o, "bounced_bytes", s->bounced_bytes);
     put_u64(o, "checksum_errors", s->checksum_errors);
+    put_u64(o, "write_errors", s->write_errors);
     put_u64(o, "log_bytes", s->log_bytes);
     put_u64(o, "log_live_bytes", s->log_live_bytes);
     put_u64(o, "log_used_bytes", s->log_used_bytes);

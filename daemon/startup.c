@@ -159,10 +159,6 @@ static int device_identify(struct control *control, uint32_t index)
         r = uring_device_add(uring, &d->device, 0, &dev);
     if (r == 0)
         r = store_identify(uring_backend(uring), dev, d->device.size_bytes, &d->identity, &why);
-    if (r == 0 && d->identity.format.device_bytes > d->device.size_bytes) {
-        why = "it is shorter than when it was formatted: somebody has truncated it";
-        r = -EUCLEAN;
-    }
     if (r < 0) {
         device_refuse(config, r, why);
         return r;

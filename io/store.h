@@ -17,7 +17,8 @@
  *   store_sync()   everything put and dropped before is durable when done() comes.
  *
  * Order of flushes: data, flush, log, flush, acknowledge. A flush or a log write that failed is never trusted again:
- * the store turns `failed`, refuses puts and syncs with -EIO, and goes on serving reads.
+ * the store turns `failed`, refuses puts and syncs with -EIO, and goes on serving reads. A write of data that failed
+ * costs its puts alone; STORE_WRITE_FAILURES_MAX of them without a success between them, the store.
  */
 #pragma once
 
@@ -247,6 +248,7 @@ struct store_stat {
     uint64_t put_bytes, got_bytes;
     uint64_t bounced_bytes; /* copied by the daemon on the way to the device */
     uint64_t checksum_errors;
+    uint64_t write_errors; /* puts whose write failed */
     uint64_t log_bytes, log_live_bytes, log_used_bytes;
     uint64_t checkpoints, reclaimed_segments, flushes;
     int failed; /* 0 or the negative errno that ended it */

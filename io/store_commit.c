@@ -87,6 +87,7 @@ static bool commit_io(struct store *s, enum io_blk_op op, uint64_t off_bytes, st
 
 static bool commit_flush(struct store *s)
 {
+    s->durable_unflushed = s->sums_unflushed = false; /* if it fails, that does not matter any more */
     return commit_io(s, IO_BLK_FLUSH, 0, (struct io_buf){.region = IO_REGION_NONE}, NULL, 0);
 }
 
@@ -131,6 +132,7 @@ static void sums_choose(struct store *s)
             c->writing[c->n_writing++] = s->dirty[i];
     }
     s->n_dirty = kept;
+    s->sums_unflushed |= c->n_writing > 0;
 }
 
 /* Workers may be writing sums of pieces that are not in the log yet: relaxed loads, and nobody believes those. */
@@ -225,7 +227,7 @@ void commit_syncs_advance(struct store *s)
         struct store_sync *sync = list_first_entry(&s->syncs_puts, struct store_sync, link_);
         if (oldest && oldest->entry.generation < sync->lsn_)
             return;
-        bool clean = s->n_dirty == 0 && s->commit.state == COMMIT_IDLE;
+        bool clean = s->n_dirty == 0 && !s->sums_unflushed && s->commit.state == COMMIT_IDLE;
         sync->lsn_ = s->log.queue_in;
         sync->cycle_ = clean ? 0 : s->commit.started + 1;
         list_unlink(&sync->link_);
@@ -363,7 +365,6 @@ static bool commit_enter(struct store *s)
     case COMMIT_PRE_FLUSH:
         if (!s->durable_unflushed)
             return true;
-        s->durable_unflushed = false;
         return commit_flush(s);
     case COMMIT_BLOCK:
         if (c->block_bytes == 0)
@@ -372,7 +373,6 @@ static bool commit_enter(struct store *s)
         return commit_io(s, IO_BLK_WRITE, s->g.log_off_bytes + log_place(&s->log, c->block_lsn) * SECTOR_BYTES,
                          s->block_buf, s->block_mem, c->block_bytes);
     case COMMIT_POST_FLUSH:
-        s->durable_unflushed = false;
         return commit_flush(s);
     case COMMIT_HEADER: {
         uint64_t off = commit_header_fill(s);

@@ -121,9 +121,11 @@ struct store {
     struct store_txn txns[STORE_TXNS_MAX];
 
     int failed;
+    uint32_t write_failures; /* of data, one after the other */
     bool stopping;
     bool blocking; /* opening or closing: I/O is done on the spot */
     bool want_room, room;
+    bool sums_unflushed;    /* sums were written since the last flush */
     bool durable_unflushed; /* data of durable pieces was written since the last flush */
 
     struct io_buf block_buf, header_buf;

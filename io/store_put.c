@@ -38,6 +38,7 @@ static void put_finish(struct store_put *put, int status)
     if (put->cancel)
         status = -ECANCELED;
     if (status < 0) {
+        s->stat.write_errors += status == -EIO;
         log_unreserve(&s->log, bytes);
         segment_live_sub(&s->table, e->loc.segment, sectors_of(e->size_bytes));
         store_segment_check(s, e->loc.segment);
@@ -86,13 +87,24 @@ static void batch_finish(struct batch *b, int status)
     }
 }
 
+/* One write that fails costs its puts, which will be tried elsewhere; when none succeeds, that would go on for ever. */
+static void count_write(struct store *s, const struct io_blk *blk, int status)
+{
+    if (status >= 0)
+        s->write_failures = 0;
+    else if (status == -EIO && ++s->write_failures == STORE_WRITE_FAILURES_MAX)
+        store_fail(s, blk->result < 0 ? blk->result : -EIO);
+}
+
 static void batch_written(struct io_blk *blk)
 {
     struct batch *b = container_of(blk, struct batch, blk);
 
     int r = store_blk_more(b->store, blk, &b->moved_bytes, b->n_sectors * SECTOR_BYTES);
-    if (r != -EAGAIN)
-        batch_finish(b, r);
+    if (r == -EAGAIN)
+        return;
+    count_write(b->store, blk, r);
+    batch_finish(b, r);
 }
 
 static void batch_write(struct batch *b)
@@ -197,8 +209,10 @@ static void large_written(struct io_blk *blk)
     struct store_put *put = container_of(blk, struct store_put, blk_);
 
     int r = store_blk_more(put->store_, blk, &put->moved_, sectors_of(put->size_bytes) * SECTOR_BYTES);
-    if (r != -EAGAIN)
-        put_finish(put, r);
+    if (r == -EAGAIN)
+        return;
+    count_write(put->store_, blk, r);
+    put_finish(put, r);
 }
 
 static void large_hashed(struct io_work *work)

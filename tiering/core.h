@@ -10,7 +10,8 @@
  *   ops.c       the operations that sessions ask for
  *   range.c     blocks to and from a tensor's range
  *   sync.c      durability of a set
- *   recover.c   stores: replay, adoption, checkpoints, emptying of segments
+ *   recover.c   stores: replay, adoption, checkpoints
+ *   relocate.c  the emptying of segments
  *   stat.c      numbers and the self-check
  */
 #pragma once
@@ -223,6 +224,7 @@ struct tiering {
     uint64_t now_ns;
     uint64_t next_slow_ns;
     bool recovering; /* the logs are being replayed: no groups yet */
+    bool was_clean;  /* all stores were closed cleanly */
     bool stopping;
     bool kicked;
     struct tiering_stat stat;
@@ -291,6 +293,8 @@ void object_drop_dev(struct tiering *t, uint32_t object, bool log);
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags);
 void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
 /* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
+/* After a replay, which does not account for what it does. */
+void object_account_all(struct tiering *t);
 /* Ends the time-limited pin. */
 void timed_pin_drop(struct tiering *t, uint32_t object);
 void timed_pins_expire(struct tiering *t);
@@ -382,6 +386,10 @@ int recover_finish(struct tiering *t);
 int recover_adopt(struct tiering *t, uint8_t store);
 /* What is not whole goes. */
 void recover_prune(struct tiering *t);
-void recover_evacuate_step(struct tiering *t, struct tstore *ts);
+/* Where to write a piece, or STORE_NONE. */
 uint8_t store_pick(struct tiering *t, const struct record *r);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
+
+/* --- relocate.c --- */
+void evacuate_add(struct tstore *ts, uint32_t segment);
+void evacuate_step(struct tiering *t, struct tstore *ts);

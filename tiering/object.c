@@ -20,6 +20,8 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
     struct tiering_pool_stat *stat = &pool_of(t, r)->stat;
     uint64_t one = sign > 0 ? 1 : UINT64_MAX; /* modulo 2^64: adding it subtracts 1 */
 
+    if (t->recovering)
+        return; /* spaces do not know their pools yet: object_account_all() follows */
     if (r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED)
         stat->objects += one;
     if (r->flags & RECORD_HAS_MEM) {
@@ -30,6 +32,14 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
         stat->dirty += one * r->size_bytes;
     if (record_waits_for_sync(t, r))
         pool_of(t, r)->unsynced_bytes += one * r->size_bytes;
+}
+
+void object_account_all(struct tiering *t)
+{
+    for (uint32_t i = 0; i < t->records.high; i++) {
+        if (record_at(&t->records, i)->state != RECORD_FREE)
+            object_account(t, i, +1);
+    }
 }
 
 /* Edits between these two are accounted for. */

@@ -59,7 +59,7 @@ static void wait_prepare(struct tiering_wait *w, struct tiering_session *s, enum
 /* --- Reserve, commit, abort --------------------------------------------------------------------------------------- */
 
 /* -EINPROGRESS for a piece that exists but is not visible yet. */
-static int reserve_check(struct tiering *t, const struct tiering_id *id, uint64_t hash)
+static int reserve_check(struct tiering *t, const struct tiering_id *id, uint64_t hash, uint64_t object_bytes)
 {
     if (!id->n_parts || id->part >= id->n_parts || id->n_parts > PARTS_MAX)
         return -EINVAL;
@@ -69,7 +69,9 @@ static int reserve_check(struct tiering *t, const struct tiering_id *id, uint64_
     if (object == RECORD_NONE)
         return 0;
     const struct record *r = record_at(&t->records, object);
-    return r->state == RECORD_COMMITTED && !(r->flags & RECORD_INCOMPLETE) ? -EEXIST : -EINPROGRESS;
+    if (r->state == RECORD_COMMITTED && !(r->flags & RECORD_INCOMPLETE))
+        return -EEXIST;
+    return r->n_parts == id->n_parts && r->object_bytes == object_bytes ? -EINPROGRESS : -EINVAL;
 }
 
 static int reserve_room(struct tiering *t, struct tiering_session *s, uint32_t object, struct arena_chunk **ret_chunk,
@@ -96,7 +98,7 @@ int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct t
     struct policy *policy = p->policies[space->class_id];
     struct arena_chunk *chunk;
     uint32_t object, sector, limit = TIERING_LIMIT_NONE;
-    int r = reserve_check(t, id, hash);
+    int r = reserve_check(t, id, hash, object_bytes);
 
     *ret_grant = (struct tiering_grant){0};
     if (r < 0)
@@ -324,6 +326,7 @@ static void piece_reverted(struct tiering *t, uint32_t object)
         policy_leave(t, object, true);
         object_drop_mem(t, object);
     } else {
+        object_drop_dev(t, object, true);
         object_set_flags(t, object, RECORD_TORN);
     }
 }

@@ -52,6 +52,12 @@ static void range_get_end(struct move *m, int status)
     uint32_t block = m->object, tensor = m->other;
 
     hot_at(t, tensor)->flags -= HOT_WRITER;
+    /* The lease may have ended before: then nobody else says that the bytes changed, or that only some of them did. */
+    if (record_at(&t->records, tensor)->state == RECORD_COMMITTED) {
+        piece_dirtied(t, tensor, false);
+        if (status < 0 && !hot_writers(hot_at(t, tensor)))
+            object_set_flags(t, tensor, RECORD_TORN);
+    }
     move_wake(m, status);
     const struct record *r = record_at(&t->records, block);
     if (status == -EBADMSG && r->state == RECORD_COMMITTED && durability_of(t, r) == STORE_CACHE)
@@ -114,6 +120,10 @@ int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct ti
         return -EMSGSIZE;
     if (!(r->flags & (RECORD_HAS_MEM | RECORD_HAS_DEV)) || block == tensor)
         return -EINVAL;
+    if (r->flags & RECORD_TORN)
+        return -EBADMSG;
+    if (t->spaces[r->space].info.pool != t->spaces[record_at(&t->records, tensor)->space].info.pool)
+        return -EXDEV;
     if (hot_writers(hot_at(t, tensor)) == HOT_WRITERS_MAX || !wait)
         return -EAGAIN;
     struct move *m = move_new(t, MOVE_GET, block);
@@ -187,7 +197,7 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
         return record_at(&t->records, block)->state == RECORD_COMMITTED ? -EEXIST : -EINPROGRESS;
     if (t->spaces[id->space].info.pool != t->spaces[record_at(&t->records, tensor)->space].info.pool)
         return -EXDEV;
-    if (id->n_parts > 1 || id->piece)
+    if (id->n_parts != 1 || id->part || id->piece)
         return -EINVAL;
     if (!wait)
         return -EAGAIN;

@@ -69,7 +69,6 @@ enum {
     HOT_RELOCATING = 1 << 6, /* its copy on the device is on its way to another segment: nothing else is put */
     HOT_COPYING = 1 << 7,  /* COMMIT copies it to shared memory */
     HOT_SHADOWED = 1 << 8, /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
-    HOT_WHOLE = 1 << 9,    /* recovery: all parts and pieces of its object are there */
     HOT_UNCOMMITTED = 1 << 10, /* written under the transaction of a SYNC that has not ended */
     HOT_WRITER = 1 << 12,  /* one write lease: the upper four bits count them */
 };

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tiering's side of the stores: what the log says at start, what a checkpoint must hold, and the emptying of segments.
- * Engine thread only.
+ * Tiering's side of the stores: what the log says at start, and what a checkpoint must hold. Engine thread only.
  *
  * Replay applies the log in its order: a later entry overrides an earlier one. Spaces come back by their persistent id;
  * one whose pool is no longer configured belongs to the last pool (`n_pools`), which nobody can open: nothing is lost,
  * and it is counted. After the replay, objects that lack a part or a piece go.
+ *
+ * What does not come back: `scratch`, whose owners are gone. And, if one of the stores was not closed cleanly, `cache`
+ * objects of several pieces or parts: what is forgotten when a segment is emptied, and what is deleted on one store and
+ * not on another, could make up an object from pieces of two.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "tiering/core.h"
-
-#define EVACUATE_AT_ONCE 32
 
 /* ctx of the events is the store's own slot. */
 static struct tiering *replay_tiering(void *ctx, uint8_t *ret_store)
@@ -43,6 +44,24 @@ static uint32_t pool_by_name(const struct tiering *t, const char *name)
     return t->n_pools;
 }
 
+/* A space that is not in the table yet: all that is known of it is its id. */
+static int space_new(struct tiering *t, uint64_t id, uint8_t class_id, uint8_t durability, uint32_t *ret_index)
+{
+    if (class_id >= TIERING_CLASSES || durability > STORE_DURABLE)
+        return -EUCLEAN;
+    if (t->n_spaces == SPACES_MAX)
+        return -ENOSPC;
+    t->spaces[t->n_spaces] = (struct space){.info = {.id = id,
+                                                     .index = t->n_spaces,
+                                                     .pool = t->n_pools,
+                                                     .piece_bytes = t->piece_bytes,
+                                                     .class_id = class_id,
+                                                     .durability = durability},
+                                            .home = STORE_NONE};
+    *ret_index = t->n_spaces++;
+    return 0;
+}
+
 static int recover_space(void *ctx, const struct store_space *space)
 {
     uint8_t store;
@@ -50,22 +69,17 @@ static int recover_space(void *ctx, const struct store_space *space)
     uint32_t index = space_by_id(t, space->id);
 
     if (index == UINT32_MAX) {
-        if (t->n_spaces == SPACES_MAX)
-            return -ENOSPC;
-        index = t->n_spaces++;
-        t->spaces[index] = (struct space){.info = {.id = space->id,
-                                                   .item_bytes = space->item_bytes,
-                                                   .index = index,
-                                                   .pool = pool_by_name(t, space->pool),
-                                                   .piece_bytes = t->piece_bytes,
-                                                   .class_id = space->class_id,
-                                                   .durability = space->durability}};
-        memcpy(t->spaces[index].info.digest, space->digest, sizeof(space->digest));
-        memcpy(t->spaces[index].pool_name, space->pool, sizeof(space->pool));
+        int r = space_new(t, space->id, space->class_id, space->durability, &index);
+
+        if (r < 0)
+            return r;
     }
-    if (space->class_id >= TIERING_CLASSES || space->durability > STORE_DURABLE)
-        return -EUCLEAN;
-    t->spaces[index].known_to_store[store] = true;
+    struct space *sp = &t->spaces[index];
+    sp->info.item_bytes = space->item_bytes;
+    sp->info.pool = pool_by_name(t, space->pool);
+    memcpy(sp->info.digest, space->digest, sizeof(space->digest));
+    memcpy(sp->pool_name, space->pool, sizeof(space->pool));
+    sp->known_to_store[store] = true;
     return 0;
 }
 
@@ -129,6 +143,12 @@ static void replay_forget(struct tiering *t, uint32_t object)
         object_detach_dev(t, object);
 }
 
+static void replay_kill(struct tiering *t, uint32_t object)
+{
+    replay_forget(t, object);
+    object_kill(t, object);
+}
+
 static int recover_put(void *ctx, const struct store_entry *entry)
 {
     uint8_t store;
@@ -136,32 +156,51 @@ static int recover_put(void *ctx, const struct store_entry *entry)
     uint32_t space = space_by_id(t, entry->id.space), object, limit;
     struct tiering_id id;
 
-    if (space == UINT32_MAX || !entry->n_parts || entry->id.part >= entry->n_parts || !entry->size_bytes ||
-        entry->size_bytes > PIECE_BYTES_MAX || entry->loc.segment >= t->stores[store].n_segments)
+    if (!entry->n_parts || entry->id.part >= entry->n_parts || entry->loc.segment >= t->stores[store].n_segments)
         return -EUCLEAN;
+    if (space == UINT32_MAX) {
+        /* A checkpoint writes spaces behind what was put while it ran: the rest will come. */
+        int r = space_new(t, entry->id.space, entry->class_id, entry->durability, &space);
+
+        if (r < 0)
+            return r;
+    }
+    uint64_t left = entry->object_bytes - (uint64_t)entry->id.piece * t->piece_bytes;
+    if (entry->id.piece >= object_pieces(t, entry->object_bytes) || entry->size_bytes != MIN(left, t->piece_bytes))
+        return -EUCLEAN; /* written with pieces of another size */
+    if (t->spaces[space].info.durability == STORE_SCRATCH)
+        return 0;
     id_from_store(&id, &entry->id, space, entry->n_parts);
     uint64_t hash = record_hash_id(&t->records, &id);
     object = record_find(&t->records, &id, hash);
+    if (object != RECORD_NONE) {
+        const struct record *r = record_at(&t->records, object);
+        bool has_dev = r->flags & RECORD_HAS_DEV;
+
+        if (has_dev && r->dev_store != store)
+            return 0; /* an old copy: its deletion on that store was not durable. Either may be kept */
+        if (has_dev && r->generation > entry->generation)
+            return 0; /* a checkpoint wrote down what was older than what the log had already */
+        if (r->object_bytes == entry->object_bytes && r->n_parts == entry->n_parts &&
+            !(r->flags & RECORD_TENSOR) == !(entry->kind & TIERING_TENSOR)) {
+            replay_forget(t, object);
+            object_clear_flags(t, object, RECORD_TORN);
+        } else {
+            replay_kill(t, object);
+            object = RECORD_NONE;
+        }
+    }
     if (object == RECORD_NONE) {
         int r = object_new(t, &id, hash, entry->object_bytes, entry->size_bytes, 0, &object, &limit);
 
         if (r < 0)
             return r;
-        object_recovered(t, object, entry->kind == TIERING_TENSOR);
-    } else if ((record_at(&t->records, object)->flags & RECORD_HAS_DEV) &&
-               record_at(&t->records, object)->generation > entry->generation) {
-        return 0; /* a checkpoint wrote down what was older than what the log had already */
-    } else {
-        replay_forget(t, object);
+        object_recovered(t, object, entry->kind & TIERING_TENSOR);
     }
     object_set_dev(t, object, store, entry);
+    if (t->spaces[space].home == STORE_NONE)
+        t->spaces[space].home = store;
     return 0;
-}
-
-static void replay_kill(struct tiering *t, uint32_t object)
-{
-    replay_forget(t, object);
-    object_kill(t, object);
 }
 
 static int recover_delete(void *ctx, const struct store_id *store_id, uint64_t generation)
@@ -177,8 +216,9 @@ static int recover_delete(void *ctx, const struct store_id *store_id, uint64_t g
     uint32_t object = record_find(&t->records, &id, record_hash_id(&t->records, &id));
     if (object == RECORD_NONE)
         return 0;
+    /* Exactly this one: an older copy may be what a SYNC made durable, and what is deleted a copy that never counted. */
     const struct record *r = record_at(&t->records, object);
-    if (r->dev_store == store && r->generation <= generation)
+    if ((r->flags & RECORD_HAS_DEV) && r->dev_store == store && r->generation == generation)
         replay_kill(t, object);
     return 0;
 }
@@ -193,7 +233,7 @@ static int recover_segment_freed(void *ctx, uint32_t segment, uint64_t generatio
         return -EUCLEAN;
     for (uint32_t o = t->stores[store].segment_head[segment]; o != RECORD_NONE; o = next) {
         next = hot_at(t, o)->seg_next;
-        if (record_at(&t->records, o)->generation <= generation)
+        if (record_at(&t->records, o)->generation < generation)
             replay_kill(t, o);
     }
     return 0;
@@ -210,7 +250,7 @@ static bool recover_next_entry(void *ctx, uint64_t *cursor, struct store_entry *
         const struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
 
         if (shadow) {
-            if (shadow->store != store)
+            if (shadow->store != store || !shadow->has_entry)
                 continue;
             *ret_entry = shadow->entry;
         } else {
@@ -228,36 +268,48 @@ static bool recover_next_entry(void *ctx, uint64_t *cursor, struct store_entry *
 
 /* --- After the replay -------------------------------------------------------------------------------------------------- */
 
-/* All parts and pieces of the object that this (part 0, piece 0) begins: marks them if they are all there. A tensor's
- * piece that was never written is in no log: it is made anew. */
-static int recover_check_whole(struct tiering *t, uint32_t object)
+/* A piece of the object that `first` is of: a tensor's that was never written is in no log, and is made anew.
+ * RECORD_NONE: it is missing. */
+static int recover_sibling(struct tiering *t, uint32_t first, uint32_t part, uint32_t piece, uint32_t *ret_object)
 {
-    const struct record *first = record_at(&t->records, object);
-    uint32_t n_pieces = object_pieces(t, first->object_bytes), sibling, limit;
-    bool tensor = first->flags & RECORD_TENSOR;
+    const struct record *r = record_at(&t->records, first), *other;
+    uint32_t limit;
     struct tiering_id id;
 
-    record_to_id(first, &id);
-    uint64_t object_bytes = first->object_bytes;
-    for (int mark = 0; mark < 2; mark++) {
-        for (uint32_t i = 0; i < n_pieces * id.n_parts; i++) {
-            id.part = (uint16_t)(i / n_pieces);
-            id.piece = i % n_pieces;
-            uint64_t hash = record_hash_id(&t->records, &id);
-            sibling = record_find(&t->records, &id, hash);
-            if (sibling == RECORD_NONE && !tensor)
-                return 0;
-            if (sibling == RECORD_NONE) {
-                uint64_t left = object_bytes - (uint64_t)id.piece * t->piece_bytes;
-                int r = object_new(t, &id, hash, object_bytes, (uint32_t)MIN(left, (uint64_t)t->piece_bytes), 0,
-                                   &sibling, &limit);
+    record_to_id(r, &id);
+    id.part = (uint16_t)part;
+    id.piece = piece;
+    uint64_t hash = record_hash_id(&t->records, &id);
+    *ret_object = record_find(&t->records, &id, hash);
+    if (*ret_object != RECORD_NONE) {
+        other = record_at(&t->records, *ret_object);
+        if (other->object_bytes != r->object_bytes || other->n_parts != r->n_parts)
+            *ret_object = RECORD_NONE; /* of another object that had the same key */
+        return 0;
+    }
+    if (!(r->flags & RECORD_TENSOR))
+        return 0;
+    uint64_t left = r->object_bytes - (uint64_t)piece * t->piece_bytes;
+    int status = object_new(t, &id, hash, r->object_bytes, (uint32_t)MIN(left, t->piece_bytes), 0, ret_object, &limit);
+    if (status == 0)
+        object_commit_unwritten(t, *ret_object);
+    return status;
+}
 
-                if (r < 0)
-                    return r;
-                object_commit_unwritten(t, sibling);
-            }
+/* Makes the object visible if all its parts and pieces are there. */
+static int recover_check_whole(struct tiering *t, uint32_t object)
+{
+    uint32_t n_pieces = object_pieces(t, record_at(&t->records, object)->object_bytes);
+    uint32_t n = n_pieces * record_at(&t->records, object)->n_parts, sibling;
+
+    for (int mark = 0; mark < 2; mark++) {
+        for (uint32_t i = 0; i < n; i++) {
+            int status = recover_sibling(t, object, i / n_pieces, i % n_pieces, &sibling);
+
+            if (status < 0 || sibling == RECORD_NONE)
+                return status;
             if (mark)
-                hot_at(t, sibling)->flags |= HOT_WHOLE;
+                object_clear_flags(t, sibling, RECORD_INCOMPLETE);
         }
     }
     return 0;
@@ -267,26 +319,35 @@ int recover_finish(struct tiering *t)
 {
     uint32_t high = t->records.high;
 
+    for (uint32_t i = 0; i < t->n_spaces; i++) {
+        if (!t->spaces[i].pool_name[0])
+            return -EUCLEAN; /* no log says what it is */
+    }
     for (uint32_t i = 0; i < high; i++) {
         const struct record *r = record_at(&t->records, i);
-        bool grouped = r->n_parts > 1 || object_pieces(t, r->object_bytes) > 1;
         bool first = r->part == 0 && (r->piece == 0 || (r->flags & RECORD_TENSOR));
 
-        if (r->state != RECORD_COMMITTED || !grouped || !first || (hot_at(t, i)->flags & HOT_WHOLE))
+        if (r->state != RECORD_COMMITTED || !(r->flags & RECORD_INCOMPLETE) || !first)
+            continue;
+        if (!t->was_clean && durability_of(t, r) == STORE_CACHE)
             continue;
         int status = recover_check_whole(t, i);
         if (status < 0)
             return status;
     }
+    t->recovering = false;
+    object_account_all(t);
+    return 0;
+}
+
+void recover_prune(struct tiering *t)
+{
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
-        bool grouped = r->n_parts > 1 || object_pieces(t, r->object_bytes) > 1;
 
-        if (r->state == RECORD_COMMITTED && grouped && !(hot_at(t, i)->flags & HOT_WHOLE))
+        if (r->state == RECORD_COMMITTED && (r->flags & RECORD_INCOMPLETE))
             object_kill(t, i);
-        hot_at(t, i)->flags &= (uint16_t)~HOT_WHOLE;
     }
-    return 0;
 }
 
 int recover_adopt(struct tiering *t, uint8_t store)
@@ -308,70 +369,12 @@ int recover_adopt(struct tiering *t, uint8_t store)
     return 0;
 }
 
-/* --- Emptying segments -------------------------------------------------------------------------------------------------- */
+/* --- What else the store says ------------------------------------------------------------------------------------------- */
 
 static void recover_evacuate(void *ctx, uint32_t segment)
 {
-    struct tstore *ts = ctx;
-
-    assert(ts->n_evacuating < EVACUATIONS_MAX);
-    ts->evacuating[ts->n_evacuating++] = segment;
-    ts->tiering->kicked = true;
+    evacuate_add(ctx, segment);
 }
-
-/* One piece has to leave its segment. False if it must be tried again later. */
-static bool evacuate_one(struct tiering *t, uint32_t object)
-{
-    const struct record *r = record_at(&t->records, object);
-    struct record_hot *hot = hot_at(t, object);
-    struct move *m;
-
-    if (hot->flags & (HOT_SPILLING | HOT_LOADING))
-        return true; /* under way */
-    if (durability_of(t, r) == STORE_CACHE) {
-        bool resident = r->flags & RECORD_HAS_MEM;
-
-        object_drop_dev(t, object, false);
-        if (!resident)
-            object_kill_all(t, object);
-        return true;
-    }
-    if (r->flags & RECORD_HAS_MEM)
-        return move_spill(t, object, false, r->dev_store, 0, true, NULL) == 0;
-    return move_load(t, object, false, &m) == 0;
-}
-
-/* True when it is empty, and no put is on its way into it. */
-static bool evacuate_segment(struct tiering *t, struct tstore *ts, uint32_t segment)
-{
-    uint32_t next, steps = 0;
-
-    for (uint32_t o = ts->segment_head[segment]; o != RECORD_NONE; o = next) {
-        next = hot_at(t, o)->seg_next;
-        bool resident = record_at(&t->records, o)->flags & RECORD_HAS_MEM;
-        bool cache = durability_of(t, record_at(&t->records, o)) == STORE_CACHE;
-
-        if (!evacuate_one(t, o))
-            return false;
-        if (cache && !resident)
-            next = ts->segment_head[segment]; /* killing it may have killed its neighbours too */
-        if (!cache && ++steps == EVACUATE_AT_ONCE)
-            return false;
-    }
-    return !store_is_evacuating(ts->store, segment);
-}
-
-void recover_evacuate_step(struct tiering *t, struct tstore *ts)
-{
-    for (uint32_t i = 0; i < ts->n_evacuating;) {
-        if (evacuate_segment(t, ts, ts->evacuating[i]))
-            ts->evacuating[i] = ts->evacuating[--ts->n_evacuating];
-        else
-            i++;
-    }
-}
-
-/* --- What else the store says ------------------------------------------------------------------------------------------- */
 
 static void recover_room(void *ctx)
 {
@@ -408,17 +411,21 @@ const struct store_events recover_events = {
 
 uint8_t store_pick(struct tiering *t, const struct record *r)
 {
+    struct space *space = space_of(t, r);
+
     if (!t->n_stores)
         return STORE_NONE;
-    /* A durable set must be atomic: one log, so one store for a space. */
-    uint32_t first = durability_of(t, r) == STORE_DURABLE ? r->space : t->next_store++;
+    if (space->info.durability == STORE_DURABLE) {
+        /* A durable set must be atomic: one log, so one store for a space, and the same after every restart. */
+        if (space->home == STORE_NONE)
+            space->home = (uint8_t)(space->info.id % t->n_stores);
+        return t->stores[space->home].failed ? STORE_NONE : space->home;
+    }
     for (uint32_t i = 0; i < t->n_stores; i++) {
-        uint32_t store = (first + i) % t->n_stores;
+        uint32_t store = t->next_store++ % t->n_stores;
 
         if (!t->stores[store].failed)
             return (uint8_t)store;
-        if (durability_of(t, r) == STORE_DURABLE)
-            break;
     }
     return STORE_NONE;
 }

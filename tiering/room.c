@@ -16,6 +16,7 @@
 
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
 #define VICTIM_SEARCHES 16
+#define STUCK_MAX 64 /* victims that can neither be written nor dropped, in one search for room */
 
 /* --- Chunks ------------------------------------------------------------------------------------------------------ */
 
@@ -93,11 +94,18 @@ static void room_chunk_add(struct tiering *t, struct chunk_request *req, struct 
     struct session_arena *sa = req->private_arena;
     int r = -EMFILE;
 
-    if (req->io.region < CHUNKS_MAX)
+    if (sa && !sa->session)
+        r = -EPIPE; /* nobody is there any more to use it */
+    else if (req->io.region < CHUNKS_MAX)
         r = arena_chunk_add(arena, req->io.region, epoch, req->io.size_bytes, &chunk);
     if (r < 0) {
         t->config.backend->ops->chunk_close(t->config.backend, req->io.region);
-        t->config.events->notice(t->config.ctx, "memory chunk could not be used", req->pool, r);
+        if (r != -EPIPE)
+            t->config.events->notice(t->config.ctx, "memory chunk could not be used", req->pool, r);
+        if (sa)
+            sa->want_bytes = arena->total_sectors * SECTOR_BYTES;
+        else
+            t->pools[req->pool].want_chunks[req->arena] = arena->total_sectors * SECTOR_BYTES;
         return;
     }
     t->chunk_of[req->io.region] = chunk;
@@ -174,19 +182,21 @@ int room_evict(struct tiering *t, uint32_t object)
         room_evict_clean(t, object);
         return 0;
     }
-    if (hot_at(t, object)->flags & HOT_SHADOWED)
-        return -ENOSPC; /* waits for its SYNC */
+    if (record_waits_for_sync(t, r))
+        return -ENOSPC;
+    if (hot_at(t, object)->flags & HOT_SPILLING)
+        return -EAGAIN;
     if (room_can_spill(t, p)) {
         uint8_t store = store_pick(t, r);
 
         status = move_spill(t, object, true, store, 0, false, NULL);
-        if (status == 0)
+        if (status == 0 || status == -EBUSY)
             return -EAGAIN;
         if (status == -EAGAIN && t->stores[store].room_wanted)
             return -EAGAIN;
     }
     if (durability_of(t, r) != STORE_CACHE)
-        return status;
+        return status == -EAGAIN ? status : -ENOSPC;
     policy_leave(t, object, true);
     object_kill_all(t, object);
     p->stat.drops++;
@@ -256,6 +266,7 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
     struct tpool *p = &t->pools[pool];
     uint64_t incoming = record_hash(&t->records, record_at(&t->records, object));
     uint64_t spilling = 0, freed = 0;
+    uint32_t stuck = 0;
 
     for (int tries = 0; tries < 4096; tries++) {
         if (room_alloc(p, object, sectors, ret_chunk, ret_sector) == 0)
@@ -274,12 +285,17 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
             continue;
         }
         int status = room_evict(t, victim);
-        if (status == 0)
+        if (status == 0) {
             freed += victim_sectors;
-        else if (status == -EAGAIN)
+        } else if (status == -EAGAIN) {
             spilling += victim_sectors;
-        else
-            break;
+        } else {
+            /* It must stay: out of the way of those that need not. */
+            if (++stuck == STUCK_MAX)
+                break;
+            policy_leave(t, victim, false);
+            policy_enter(t, victim);
+        }
         if (p->spilling >= SPILLS_MAX)
             break;
     }
@@ -297,16 +313,18 @@ void room_give(struct tiering *t, uint32_t region, uint32_t sector)
 
 void room_kick(struct tiering *t, uint32_t pool)
 {
-    t->pools[pool].kick = true;
+    (void)pool;
     t->kicked = true;
 }
 
 void room_serve(struct tiering *t, uint32_t pool)
 {
     struct tpool *p = &t->pools[pool];
+    struct list mark;
 
-    p->kick = false;
-    list_for_each_safe(l, &p->room) {
+    list_init(&mark);
+    /* Whoever is woken may cancel any other that waits: only a mark of our own says where we are. */
+    for (struct list *l = p->room.next; l != &p->room; l = mark.next) {
         struct move *m = list_entry(l, struct move, link);
         uint32_t sectors = sectors_of(record_at(&t->records, m->object)->size_bytes);
         bool private = m->kind == MOVE_RESERVE && !p->config.trusted;
@@ -315,11 +333,16 @@ void room_serve(struct tiering *t, uint32_t pool)
         int status = private ? room_take_private(t, m->session, pool, m->object, sectors, &chunk, &sector, &limit)
                              : room_take(t, pool, m->object, sectors, &chunk, &sector);
 
+        list_unlink(&mark);
+        list_push_head(l, &mark);
         if (status == 0)
             move_go(m, chunk, sector);
+        else if (private && status == -ENOSPC)
+            move_fail(m, status);
         else if (!private)
             break;
     }
+    list_unlink(&mark);
 }
 
 void room_clean_ahead(struct tiering *t, uint32_t pool)
@@ -343,7 +366,7 @@ void room_clean_ahead(struct tiering *t, uint32_t pool)
         for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
             const struct record *r = record_at(&t->records, objects[i]);
 
-            if (!record_is_dirty(r) || (hot_at(t, objects[i])->flags & HOT_SHADOWED))
+            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING))
                 continue;
             if (move_spill(t, objects[i], false, store_pick(t, r), 0, false, NULL) < 0)
                 return;

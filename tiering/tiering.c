@@ -84,6 +84,7 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     t->config = *config;
     t->n_pools = config->n_pools;
     t->recovering = true;
+    t->was_clean = true;
     t->piece_bytes = config->piece_bytes ? config->piece_bytes : PIECE_BYTES_MAX;
     if (!t->config.max_moves)
         t->config.max_moves = DEFAULT_MAX_MOVES;
@@ -172,6 +173,7 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     *ts = (struct tstore){.tiering = t,
                           .number = number,
                           .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+    t->was_clean = t->was_clean && identity.clean == identity.format.partitions;
     if (identity.format.segment_bytes < t->piece_bytes) {
         if (t->n_spaces) {
             *ret_why = "its segments are smaller than a piece on the devices before it";
@@ -349,7 +351,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
         }
         sync_step(t);
         for (uint32_t i = 0; i < t->n_stores; i++)
-            recover_evacuate_step(t, &t->stores[i]);
+            evacuate_step(t, &t->stores[i]);
         room_orphans(t);
     }
     for (uint32_t i = 0; i < t->n_pools; i++)

@@ -23,7 +23,9 @@
 #include "include/base/units.h"
 
 #define READY_SECONDS 120
+#define READY_POLL_NS 20000000L
 #define STOP_SECONDS 60
+#define STOP_POLL_NS 5000000L
 #define LOG_TAIL_LINES 30
 #define TMPFS_MAGIC_NUMBER 0x01021994
 
@@ -45,7 +47,7 @@ const char *harness_program(const char *name, char ret_path[static PATH_MAX])
         ret_path[n] = '\0';
         char *slash = strrchr(ret_path, '/');
         if (slash && (size_t)(slash + 1 - ret_path) + strlen(name) < PATH_MAX) {
-            strcpy(slash + 1, name);
+            memcpy(slash + 1, name, strlen(name) + 1);
             if (access(ret_path, X_OK) == 0)
                 return ret_path;
         }
@@ -104,7 +106,8 @@ static int folder_make(struct harness *h)
 
 /* ── the child ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Runs a program; fd is its standard output and error (-1: ours). Returns its pid or a negative errno. */
+/* Runs a program; fd is its standard output and error. -1: errors go where ours go, and its output nowhere, since ours
+ * may be JSON. Returns its pid or a negative errno. */
 static pid_t spawn(const char *const argv[], int fd)
 {
     pid_t parent = getpid(), pid = fork();
@@ -116,14 +119,15 @@ static pid_t spawn(const char *const argv[], int fd)
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent)
         _exit(1);
+    int null = open("/dev/null", O_RDWR);
+    if (null < 0)
+        _exit(1);
+    dup2(null, STDIN_FILENO);
+    dup2(fd >= 0 ? fd : null, STDOUT_FILENO);
     if (fd >= 0) {
         setpgid(0, 0);
-        dup2(fd, STDOUT_FILENO);
         dup2(fd, STDERR_FILENO);
     }
-    int null = open("/dev/null", O_RDONLY);
-    if (null >= 0)
-        dup2(null, STDIN_FILENO);
     execvp(argv[0], (char *const *)(uintptr_t)argv);
     fprintf(stderr, "spillbench: cannot run %s: %s\n", argv[0], strerror(errno));
     _exit(127);
@@ -270,7 +274,7 @@ static int daemon_wait_ready(struct harness *h)
         }
         if (live_due(&live))
             live_print(&live, "waiting for spillwayd: %.0f s", seconds_since(start_ns));
-        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = READY_POLL_NS}, NULL);
     }
 }
 
@@ -334,7 +338,7 @@ static bool daemon_end(struct harness *h, int *ret_status)
             h->pid = 0;
             return false;
         }
-        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = STOP_POLL_NS}, NULL);
     }
     h->pid = 0;
     return true;

@@ -25,7 +25,7 @@ static int micro_session(const struct options *o, const char *socket_path, const
 {
     cleanup_(spw_close_p) spw_session *session = NULL;
     struct figures figures = {0};
-    spw_pool *pool;
+    spw_pool *pool = NULL;
 
     int r = spw_connect(&(struct spw_connect_options){.socket_path = socket_path, .name = "spillbench"}, &session);
     if (r == 0)

@@ -29,6 +29,7 @@
 #define CLIENTS_TRUSTED 4
 #define WARM_UP_SECONDS 5.0
 #define SETTLE_SECONDS 5
+#define SETTLE_POLL_NS 200000000L
 #define MEMORY_SLACK_BYTES (4 * MIB)
 
 static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED, ROW_SIZES, ROW_DRAM,   ROW_DEVICE,
@@ -224,7 +225,7 @@ static int books_settle(const struct mix *m, struct books *ret)
     int r;
 
     do {
-        nanosleep(&(struct timespec){.tv_nsec = 200 * 1000000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = SETTLE_POLL_NS}, NULL);
         r = books_read(m, ret);
     } while (r == 0 && !books_are_clear(ret) && seconds_since(start_ns) < SETTLE_SECONDS);
     return r;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Operations on tensors: each client has one of its own, and a model of it that knows the version of every page. Ranges
- * are whole pages at random places, so they cross pieces. What was never written reads as zeros. A range whose change was
- * discarded is written anew at once: what it holds in between depends on whether there was a copy. In a pool that is not
- * trusted nobody may write in place: there, every write must be refused.
+ * are whole pages at random places, so they cross pieces. What was never written reads as zeros. A put that failed may have
+ * written some of its range, which is unknown then, until it is written anew. A lease whose change is discarded may leave
+ * its pieces unreadable (there may have been no copy to go back to), so they are written as a whole at once. In a pool
+ * that is not trusted nobody may write in place: there, every write must be refused.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -11,10 +12,13 @@
 
 #include "client/bench/mix.h"
 #include "include/base/cleanup.h"
+#include "include/base/limits.h"
 
 #define TENSOR_BYTES (20 * MIB)
+#define TRIES_MAX 10
 #define RANGE_PAGES_MAX 600
 #define TIMEOUT_MS 10000
+#define UNKNOWN UINT32_MAX /* version of a page that may hold one or the other */
 
 static const int no_room[] = {-ENOSPC, -ETIMEDOUT, -EAGAIN, -EBUSY, 0};
 
@@ -64,6 +68,8 @@ static void check_page(struct mix_client *c, const uint8_t *from, uint64_t page)
 {
     uint32_t version = c->tensor.versions[page];
 
+    if (version == UNKNOWN)
+        return;
     if (version != 0) {
         mix_verify(c, &c->tensor.name, from, SECTOR_BYTES, version_stream(c, version), page * SECTOR_BYTES);
         return;
@@ -85,12 +91,28 @@ static int tensor_put(struct mix_client *c, struct range range)
     int r = spw_put_range(c->spaces[MIX_TENSORS], &c->tensor.name, range.first_page * SECTOR_BYTES, c->buffer,
                           range.n_pages * SECTOR_BYTES, TIMEOUT_MS);
     mix_expect(c, MIX_TENSOR_PUT, c->trusted ? r : r == -EPERM ? 0 : -EBADE, no_room);
-    if (r < 0)
-        return r;
-    c->report.bytes_written += range.n_pages * SECTOR_BYTES;
-    for (uint64_t i = 0; i < range.n_pages; i++)
-        c->tensor.versions[range.first_page + i] = version;
-    return 0;
+    c->report.bytes_written += r == 0 ? range.n_pages * SECTOR_BYTES : 0;
+    for (uint64_t i = 0; c->trusted && i < range.n_pages; i++)
+        c->tensor.versions[range.first_page + i] = r == 0 ? version : UNKNOWN;
+    return r;
+}
+
+/* The pieces that a range touches, as a whole; a few times, if there is no room. */
+static int tensor_put_pieces(struct mix_client *c, struct range range)
+{
+    uint64_t pages = PIECE_BYTES_MAX / SECTOR_BYTES, n_pages = c->tensor.size_bytes / SECTOR_BYTES;
+    uint64_t first = range.first_page / pages * pages;
+    uint64_t end = MIN(round_up(range.first_page + range.n_pages, pages), n_pages);
+    int r = 0;
+
+    for (uint64_t page = first; r == 0 && page < end; page += pages) {
+        int tries = 0;
+
+        do
+            r = tensor_put(c, (struct range){page, MIN(pages, end - page)});
+        while ((r == -ENOSPC || r == -ETIMEDOUT || r == -EAGAIN) && ++tries < TRIES_MAX);
+    }
+    return r;
 }
 
 static void tensor_get(struct mix_client *c, struct range range)
@@ -146,12 +168,7 @@ static int tensor_lease(struct mix_client *c, struct range range)
     c->report.bytes_written += write ? range.n_pages * SECTOR_BYTES : 0;
     int r = spw_release(space, views, (size_t)n, write ? SPW_DIRTY : discard ? SPW_DISCARD : 0);
     mix_expect(c, MIX_TENSOR_LEASE, r, no_room);
-    if (r < 0 || !discard)
-        return r;
-    do
-        r = tensor_put(c, range);
-    while (r == -ENOSPC || r == -ETIMEDOUT || r == -EAGAIN);
-    return r;
+    return discard ? tensor_put_pieces(c, range) : r;
 }
 
 int mix_tensor_op(struct mix_client *c, enum mix_op op)

@@ -12,7 +12,7 @@
 
 #define GOLDEN UINT64_C(0x9e3779b97f4a7c15)
 #define LANES 2 /* 16 bytes: what every x86-64 and arm64 has */
-#define STEP_BYTES (LANES * 8)
+#define STEP_BYTES (UINT64_C(8) * LANES)
 
 typedef uint64_t lanes __attribute__((vector_size(STEP_BYTES)));
 

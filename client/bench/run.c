@@ -54,7 +54,7 @@ int run_open(const struct run_options *options, uint32_t longest_chain, struct r
 {
     cleanup_(run_close) struct run run = {.options = options};
     struct spw_connect_options connect = {.socket_path = options->socket_path, .name = "spillbench"};
-    spw_pool *pool;
+    spw_pool *pool = NULL;
 
     int r = spw_connect(&connect, &run.session);
     if (r == 0)

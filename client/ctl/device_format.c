@@ -311,7 +311,7 @@ int ctl_device_format(const struct ctl *ctl, int argc, char **argv)
                               .doc = "Makes a file or a block device ready for spillwayd."};
     struct format_options o = {.segment_bytes = SEGMENT_BYTES_DEFAULT};
     struct device device = DEVICE_NONE;
-    bool created;
+    bool created = false;
 
     argv[0] = name;
     argp_err_exit_status = EX_USAGE;

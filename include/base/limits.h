@@ -76,6 +76,7 @@
 #define SEGMENT_BYTES_MAX (16 * MIB)
 #define LOG_BLOCKS_UNFLUSHED_MAX 32 /* a flush comes at least this often */
 #define STORE_TXNS_MAX 64 /* open in one partition */
+#define STORE_WRITE_FAILURES_MAX 32 /* writes of data that fail one after the other, until the store is given up */
 #define STORE_EVACUATIONS_MAX 4 /* segments of one pool that are being emptied at once */
 #define DEFAULT_DEVICE_DEPTH 128 /* requests in flight on one device, of one engine */
 #define DEVICE_FILL_BYTES (4 * MIB) /* of one write, when a file is filled */

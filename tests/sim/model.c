@@ -44,6 +44,11 @@ struct tiering_id object_piece_id(const struct sim *sim, const struct object *o,
     return id;
 }
 
+bool object_may_be_bad(const struct sim *sim, const struct object *o)
+{
+    return sim->flipped || (sim->unclean && object_durability(o) == STORE_CACHE);
+}
+
 uint32_t object_all_bits(const struct object *o)
 {
     uint32_t bits = 0;
@@ -148,12 +153,15 @@ void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t pie
     struct stamp stamp = block_stamp(sim, o, part, piece, version), seen;
 
     sim->counts->bytes_verified += object_piece_bytes(o, piece);
-    if (payload_is(bytes, &stamp, object_piece_bytes(o, piece)))
+    uint32_t bad = payload_check(bytes, &stamp, object_piece_bytes(o, piece));
+    if (bad == PAYLOAD_GOOD)
         return;
-    memcpy(&seen, bytes, sizeof(seen));
-    sim_fail(sim, "wrong bytes: block %u part %u piece %u version %u; the bytes say block %u part %u piece %u version %u",
-             (uint32_t)(o - sim->objects), part, piece, version, (uint32_t)seen.object, seen.part, seen.piece,
-             seen.version);
+    memcpy(&seen, bytes + (size_t)bad * SECTOR_BYTES, sizeof(seen));
+    sim_fail(sim,
+             "wrong bytes: block %u (space %u) part %u piece %u version %u sector %u of %u; the bytes say block %u part %u "
+             "piece %u version %u sector %u",
+             (uint32_t)(o - sim->objects), o->space, part, piece, version, bad, sectors_of(object_piece_bytes(o, piece)),
+             (uint32_t)seen.object, seen.part, seen.piece, seen.version, seen.sector);
 }
 
 void block_gone(struct sim *sim, struct object *o, const char *how)
@@ -198,7 +206,7 @@ void block_published(struct sim *sim, struct object *o)
 {
     o->state = BLOCK_PRESENT;
     o->published = o->version;
-    o->damaged = false;
+    o->damaged = 0;
     if (o->n_parts > 1)
         sim->counts->parts_completed++;
 }
@@ -233,6 +241,8 @@ void model_sync_acked(struct sim *sim, struct sim_sync *y)
     for (uint32_t i = sim->first[SPACE_CACHE]; i < sim->n_objects; i++) {
         struct object *o = &sim->objects[i];
 
+        if (o->space != y->space)
+            continue;
         o->min = MAX(o->min, y->next[i]);
         if (y->covers[i] && y->version[i] && o->state == BLOCK_PRESENT && o->version == y->version[i])
             o->must = true;

@@ -39,7 +39,7 @@ static bool cell_is(const struct sim *sim, const struct object *o, uint32_t piec
 {
     struct stamp stamp = cell_stamp(sim, o, piece, cell, version);
 
-    return version == 0 ? payload_is_zero(bytes, SECTOR_BYTES) : payload_is(bytes, &stamp, SECTOR_BYTES);
+    return version == 0 ? payload_is_zero(bytes, SECTOR_BYTES) : payload_check(bytes, &stamp, SECTOR_BYTES) == PAYLOAD_GOOD;
 }
 
 void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t from, uint32_t to, const uint8_t *bytes)
@@ -97,12 +97,17 @@ void tensor_vanished(struct sim *sim, struct object *o, const char *how)
         return;
     if (object_durability(o) != STORE_CACHE)
         sim_fail(sim, "tensor %u of space %u is gone: %s", (uint32_t)(o - sim->objects), o->space, how);
+    sim_log(sim, "tensor %u vanished: %s", (uint32_t)(o - sim->objects), how);
     sim->counts->vanished++;
+    tensor_reset(o);
+}
+
+void tensor_reset(struct object *o)
+{
+    o->last++; /* leases and waits on it are on something else from now on */
     o->exists = false;
-    for (uint32_t i = 0; i < o->n_pieces; i++) {
-        piece_is_now(&o->pieces[i], 0);
-        o->pieces[i].torn = o->pieces[i].maybe_torn = o->pieces[i].weak = false;
-    }
+    for (uint32_t i = 0; i < o->n_pieces; i++)
+        o->pieces[i] = (struct tensor_piece){.n = o->pieces[i].n};
 }
 
 /* --- SYNC --------------------------------------------------------------------------------------------------------- */
@@ -295,9 +300,9 @@ static void check_weak(struct sim *sim, struct object *o, uint32_t piece, const 
 
         if (!payload_is_zero(at, SECTOR_BYTES))
             memcpy(&seen, at, sizeof(seen));
-        if (seen.version > p->cell[cell] || !cell_is(sim, o, piece, cell, seen.version, at))
-            sim_fail(sim, "tensor %u (cache) piece %u cell %u came back as something that was never released",
-                     (uint32_t)(o - sim->objects), piece, cell);
+        if (seen.version > p->n || !cell_is(sim, o, piece, cell, seen.version, at))
+            sim_fail(sim, "tensor %u (cache) piece %u cell %u came back as version %u of %u: never released",
+                     (uint32_t)(o - sim->objects), piece, cell, seen.version, p->n);
         p->cell[cell] = seen.version;
     }
     p->weak = false;
@@ -323,7 +328,7 @@ static void look_at(struct sim *sim, struct tiering_session *s, uint32_t i, uint
             found[i][k].hi++;
         return;
     }
-    if (r == -EBADMSG && sim->flipped) {
+    if (r == -EBADMSG && object_may_be_bad(sim, o)) {
         p->torn = true;
         if (o->space == SPACE_TENSOR_CACHE)
             tensor_vanished(sim, o, "damaged");

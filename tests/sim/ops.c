@@ -169,7 +169,7 @@ void lease_read_verify(struct sim *sim, const struct sim_lease *l)
     block_verify(sim, o, l->part, l->piece, l->version, world_memory(sim, &l->grant));
 }
 
-static void block_unreadable(struct sim *sim, struct object *o, int status)
+static void block_unreadable(struct sim *sim, struct object *o, uint32_t bit, int status)
 {
     uint32_t number = (uint32_t)(o - sim->objects);
 
@@ -186,12 +186,12 @@ static void block_unreadable(struct sim *sim, struct object *o, int status)
             sim_fail(sim, "block %u: EINPROGRESS, though nobody builds it", number);
         return;
     case -EBADMSG:
-        if (!sim->flipped)
-            sim_fail(sim, "block %u: EBADMSG, though no bit was flipped", number);
+        if (!object_may_be_bad(sim, o))
+            sim_fail(sim, "block %u (space %u): EBADMSG, though no bit was flipped", number, o->space);
         if (object_durability(o) == STORE_CACHE)
             block_gone(sim, o, "damaged");
         else
-            o->damaged = true;
+            o->damaged |= bit;
         return;
     case -EIO:
         if (!sim->errors_on)
@@ -212,11 +212,11 @@ void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint
     if (status < 0) {
         if (status == -ENOSPC || status == -EAGAIN)
             count_refusal(sim, status, grant);
-        block_unreadable(sim, o, status);
+        block_unreadable(sim, o, object_bit(part, piece), status);
         return;
     }
     block_seen(sim, o);
-    if (o->damaged && grant->fetched)
+    if ((o->damaged & object_bit(part, piece)) && grant->fetched)
         sim_fail(sim, "block %u was damaged, and now can be read", (uint32_t)(o - sim->objects));
     if (grant->length_bytes != object_piece_bytes(o, piece))
         sim_fail(sim, "block %u piece %u: %u bytes", (uint32_t)(o - sim->objects), piece, grant->length_bytes);
@@ -261,13 +261,13 @@ static void op_delete(struct sim *sim)
     int r = tiering_delete(sim->tiering, &id);
     sim_event(sim, 31, (uint64_t)(int64_t)r);
     if (r < 0) {
-        block_unreadable(sim, o, r);
+        block_unreadable(sim, o, 0, r);
         return;
     }
     block_seen(sim, o);
     o->state = BLOCK_ABSENT;
-    o->must = o->damaged = false;
-    o->reserved = o->committed = 0;
+    o->must = false;
+    o->reserved = o->committed = o->damaged = 0;
 }
 
 static void op_lookup(struct sim *sim)
@@ -279,7 +279,7 @@ static void op_lookup(struct sim *sim)
     int r = tiering_lookup(sim->tiering, &id, &found);
 
     if (r < 0) {
-        block_unreadable(sim, o, r);
+        block_unreadable(sim, o, 0, r);
         return;
     }
     block_seen(sim, o);
@@ -323,7 +323,7 @@ static void op_hint(struct sim *sim, uint32_t session)
     }
     sim_event(sim, 32, (uint64_t)(int64_t)r);
     if (r < 0)
-        block_unreadable(sim, o, r);
+        block_unreadable(sim, o, 0, r);
     else
         block_seen(sim, o);
 }

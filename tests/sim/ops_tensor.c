@@ -42,6 +42,8 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how)
     struct tensor_piece *p = &o->pieces[l->piece];
     uint32_t cells = (uint32_t)div_round_up(object_piece_bytes(o, l->piece), SECTOR_BYTES);
 
+    sim_log(sim, "session %u: wrote tensor %u piece %u cells %u-%u: %s%s", l->session, l->object, l->piece, l->from, l->to,
+            how == 0 ? "clean" : how == 1 ? "dirty" : "discarded", l->version != o->last ? " (deleted)" : "");
     if (l->version != o->last)
         return; /* the tensor was deleted meanwhile */
     p->n_writers--;
@@ -55,6 +57,12 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how)
             p->torn = p->maybe_torn = false;
     } else if (how == 2) {
         p->maybe_torn = true;
+        for (uint32_t i = 0; i < SIM_LEASES; i++) {
+            struct sim_lease *other = &sim->leases[i];
+
+            if (other->used && other->kind == HELD_READ && other->object == l->object && other->piece == l->piece)
+                other->version = UINT32_MAX; /* what the writer left there is what it sees */
+        }
     }
 }
 
@@ -67,7 +75,7 @@ static void tensor_unreadable(struct sim *sim, struct object *o, uint32_t piece,
         tensor_vanished(sim, o, "ENOENT");
         return;
     case -EBADMSG:
-        if (!p->torn && !p->maybe_torn && !sim->flipped)
+        if (!p->torn && !p->maybe_torn && !object_may_be_bad(sim, o))
             sim_fail(sim, "tensor %u piece %u: EBADMSG, though it was not torn", (uint32_t)(o - sim->objects), piece);
         sim->counts->torn += !p->torn;
         p->torn = true;
@@ -96,23 +104,42 @@ static void writer_begun(struct object *o, uint32_t piece, uint32_t from, uint32
         p->busy |= UINT32_C(1) << cell;
 }
 
-void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write, uint32_t from,
-                           uint32_t to, int status, const struct tiering_grant *grant)
+void tensor_writer_forgotten(struct object *o, uint32_t piece, uint32_t version, uint32_t from, uint32_t to)
+{
+    struct tensor_piece *p = &o->pieces[piece];
+
+    if (version != o->last)
+        return;
+    p->n_writers--;
+    for (uint32_t cell = from; cell < to; cell++)
+        p->busy &= ~(UINT32_C(1) << cell);
+}
+
+void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write,
+                           uint32_t version, uint32_t from, uint32_t to, int status, const struct tiering_grant *grant)
 {
     struct tensor_piece *p = &o->pieces[piece];
     uint32_t cells = (uint32_t)div_round_up(object_piece_bytes(o, piece), SECTOR_BYTES);
     bool whole = from == 0 && to == cells;
 
-    if (status < 0) {
-        if (write) {
-            p->n_writers--;
-            for (uint32_t cell = from; cell < to; cell++)
-                p->busy &= ~(UINT32_C(1) << cell);
+    if (version != o->last) {
+        /* It was deleted meanwhile: if it was granted before, it is a lease on what nobody else can see. */
+        if (status == 0) {
+            struct sim_lease *l = lease_new(sim, session, o, 0, piece, write ? HELD_WRITE : HELD_READ, grant);
+
+            l->from = (uint8_t)from;
+            l->to = (uint8_t)to;
+            l->version = version;
         }
+        return;
+    }
+    if (status < 0) {
+        if (write)
+            tensor_writer_forgotten(o, piece, version, from, to);
         tensor_unreadable(sim, o, piece, status);
         return;
     }
-    if (p->torn && !(write && whole) && !sim->flipped)
+    if (p->torn && !(write && whole) && !object_may_be_bad(sim, o))
         sim_fail(sim, "tensor %u piece %u was torn, and now can be read", (uint32_t)(o - sim->objects), piece);
     if (!write && p->maybe_torn && !p->torn) {
         p->maybe_torn = false;
@@ -158,12 +185,14 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
     int r = tiering_acquire(sim->tiering, &sim->sessions[session].s, &id, from * SECTOR_BYTES, (to - from) * SECTOR_BYTES,
                             write ? TIERING_WRITE : 0, &w->wait, &grant);
     sim_event(sim, 41, (uint64_t)(int64_t)r);
+    sim_log(sim, "session %u: %s tensor %u piece %u cells %u-%u: %d", session, write ? "write" : "read",
+            (uint32_t)(o - sim->objects), piece, from, to, r);
     if (write)
         writer_begun(o, piece, from, to);
     if (r == TIERING_WAIT)
         return;
     wait_free(w);
-    tensor_acquire_result(sim, o, piece, session, write, from, to, r, &grant);
+    tensor_acquire_result(sim, o, piece, session, write, o->last, from, to, r, &grant);
 }
 
 static void tensor_delete(struct sim *sim, struct object *o)
@@ -172,20 +201,11 @@ static void tensor_delete(struct sim *sim, struct object *o)
 
     if (o->space == SPACE_TENSOR_DURABLE || !o->exists)
         return;
-    for (uint32_t i = 0; i < SIM_WAITS; i++) {
-        if (sim->waits[i].used && &sim->objects[sim->waits[i].object] == o)
-            return; /* whoever waits would have to be told apart */
-    }
     int r = tiering_delete(sim->tiering, &id);
     if (r < 0 && r != -ENOENT)
         sim_fail(sim, "tensor %u cannot be deleted: %s", (uint32_t)(o - sim->objects), strerror(-r));
-    o->last++; /* leases on it are on something else from now on */
-    o->exists = false;
-    for (uint32_t k = 0; k < o->n_pieces; k++) {
-        struct tensor_piece *p = &o->pieces[k];
-
-        *p = (struct tensor_piece){.n = p->n};
-    }
+    sim_log(sim, "tensor %u deleted", (uint32_t)(o - sim->objects));
+    tensor_reset(o);
 }
 
 void ops_tensor(struct sim *sim, uint32_t session)

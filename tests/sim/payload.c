@@ -42,7 +42,7 @@ void payload_fill(void *to, const struct stamp *stamp, uint32_t size_bytes)
     }
 }
 
-bool payload_is(const void *bytes, const struct stamp *stamp, uint32_t size_bytes)
+uint32_t payload_check(const void *bytes, const struct stamp *stamp, uint32_t size_bytes)
 {
     struct stamp s = *stamp;
     const uint8_t *at = bytes;
@@ -51,11 +51,11 @@ bool payload_is(const void *bytes, const struct stamp *stamp, uint32_t size_byte
         uint32_t n = MIN(size_bytes, SECTOR_BYTES), head = MIN(n, (uint32_t)sizeof(s));
 
         if (memcmp(at, &s, head) != 0 || memcmp(at + head, noise_of(&s), n - head) != 0)
-            return false;
+            return s.sector - stamp->sector;
         at += n;
         size_bytes -= n;
     }
-    return true;
+    return PAYLOAD_GOOD;
 }
 
 bool payload_is_zero(const void *bytes, uint32_t size_bytes)

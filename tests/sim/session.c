@@ -71,16 +71,6 @@ static struct stamp stamp_of(const uint8_t *bytes)
     return stamp;
 }
 
-static void writer_forgotten(struct sim *sim, const struct sim_wait *w)
-{
-    struct tensor_piece *p = &sim->objects[w->object].pieces[w->piece];
-
-    (void)sim;
-    p->n_writers--;
-    for (uint32_t cell = w->from; cell < w->to; cell++)
-        p->busy &= ~(UINT32_C(1) << cell);
-}
-
 /* A commit was cancelled: it may go on all the same. Waits until it is known. */
 static void commit_cancelled(struct sim *sim, struct sim_wait *w)
 {
@@ -110,7 +100,7 @@ static void wait_cancelled(struct sim *sim, struct sim_wait *w)
         commit_cancelled(sim, w);
         break;
     case WAIT_WRITE:
-        writer_forgotten(sim, w);
+        tensor_writer_forgotten(o, w->piece, w->version, w->from, w->to);
         break;
     case WAIT_ACQUIRE:
     case WAIT_PREFETCH:
@@ -155,7 +145,7 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
         break;
     case WAIT_ACQUIRE:
         if (object_is_tensor(o))
-            tensor_acquire_result(sim, o, w.piece, w.session, false, w.from, w.to, w.status, &w.wait.grant);
+            tensor_acquire_result(sim, o, w.piece, w.session, false, w.version, w.from, w.to, w.status, &w.wait.grant);
         else if (w.status == 0 && (o->state != BLOCK_UNKNOWN && (o->state != BLOCK_PRESENT || o->version != w.version))) {
             /* It was deleted meanwhile, after the lease was granted: the lease is on the old one. */
             struct sim_lease *l = lease_new(sim, w.session, o, w.part, w.piece, HELD_READ, &w.wait.grant);
@@ -167,7 +157,7 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
         }
         break;
     case WAIT_WRITE:
-        tensor_acquire_result(sim, o, w.piece, w.session, true, w.from, w.to, w.status, &w.wait.grant);
+        tensor_acquire_result(sim, o, w.piece, w.session, true, w.version, w.from, w.to, w.status, &w.wait.grant);
         break;
     case WAIT_PREFETCH:
         break;

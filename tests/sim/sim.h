@@ -81,8 +81,8 @@ struct object {
     uint32_t published; /* the highest that was ever visible */
     uint32_t min;     /* older ones never come back */
     bool must;        /* an acknowledged SYNC says that it is there */
-    bool damaged;     /* EBADMSG was the answer; it stays */
-    uint32_t reserved, committed; /* bits: part * SIM_PIECES_MAX + piece */
+    /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer; it stays. */
+    uint32_t reserved, committed, damaged;
     uint64_t built_ns;
     /* Tensors. */
     bool exists;
@@ -175,7 +175,8 @@ struct sim {
     uint32_t max_objects;
     struct tiering_space_info spaces[SIM_SPACES];
     bool flips_on, errors_on;
-    bool flipped, degraded; /* since the start; since the last opening */
+    bool flipped, unclean; /* since the start: a bit was flipped, the engine was not stopped in order */
+    bool degraded; /* since the last opening */
     uint32_t n_stores;
     bool slow;
     struct sim_counts *counts;
@@ -225,7 +226,9 @@ struct stamp {
     uint32_t magic;
 };
 void payload_fill(void *to, const struct stamp *stamp, uint32_t size_bytes);
-bool payload_is(const void *bytes, const struct stamp *stamp, uint32_t size_bytes);
+/* The first sector that is wrong, or PAYLOAD_GOOD. */
+#define PAYLOAD_GOOD UINT32_MAX
+uint32_t payload_check(const void *bytes, const struct stamp *stamp, uint32_t size_bytes);
 bool payload_is_zero(const void *bytes, uint32_t size_bytes);
 
 /* model.c */
@@ -235,6 +238,8 @@ uint8_t object_durability(const struct object *o);
 uint32_t object_piece_bytes(const struct object *o, uint32_t piece);
 struct tiering_id object_piece_id(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece);
 uint32_t object_all_bits(const struct object *o);
+/* May reading it give EBADMSG? What is `cache` is not flushed before the log says that it is there. */
+bool object_may_be_bad(const struct sim *sim, const struct object *o);
 static inline uint32_t object_bit(uint32_t part, uint32_t piece)
 {
     return UINT32_C(1) << (part * SIM_PIECES_MAX + piece);
@@ -262,6 +267,8 @@ void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t f
 void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to, uint32_t version,
                  uint8_t *bytes);
 void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to);
+/* It was deleted: it begins anew. */
+void tensor_reset(struct object *o);
 void tensor_vanished(struct sim *sim, struct object *o, const char *how);
 void tensor_restarted(struct sim *sim, struct object *o, bool clean);
 /* Reads all durable tensors back, and checks that SYNCs were all or nothing. */
@@ -294,8 +301,9 @@ void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint3
 void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
                           const struct tiering_grant *grant);
 void lease_read_verify(struct sim *sim, const struct sim_lease *l);
-void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write, uint32_t from,
-                           uint32_t to, int status, const struct tiering_grant *grant);
+void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write,
+                           uint32_t version, uint32_t from, uint32_t to, int status, const struct tiering_grant *grant);
+void tensor_writer_forgotten(struct object *o, uint32_t piece, uint32_t version, uint32_t from, uint32_t to);
 void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how); /* 0 clean, 1 dirty, 2 discarded */
 void ops_tensor(struct sim *sim, uint32_t session);
 void ops_arena(struct sim *sim, uint32_t session);

@@ -372,6 +372,7 @@ void world_crash(struct sim *sim, bool power)
     world_forget(sim);
     simdisk_restart(sim->disk);
     sim->dead = false;
+    sim->unclean = true;
     sim->counts->crashes += power;
     sim->counts->kills += !power;
     world_restarted(sim, false);

@@ -6,6 +6,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -225,34 +226,105 @@ END_TEST
 
 /* --- Writes that fail -------------------------------------------------------------------------------------------- */
 
-START_TEST(test_writes_fail)
+/* From now on every write beyond that place fails with EFBIG. */
+static void limit_writes(uint64_t bytes)
 {
-    struct rlimit no_more = {2 * DAEMON_MIB, 2 * DAEMON_MIB};
+    struct rlimit limit = {bytes, RLIM_INFINITY};
 
+    ck_assert_int_eq(prlimit(d.pid, RLIMIT_FSIZE, &limit, NULL), 0);
+}
+
+static int put_and_sync(spw_space *space, uint64_t number)
+{
+    unsigned limit;
+    int r = block_put_within(space, number, BLOCK, 10000, &limit);
+
+    if (r < 0)
+        fprintf(stderr, "put %llu: %s\n", (unsigned long long)number, spw_limit_text(limit));
+
+    return r == 0 ? spw_sync(space, NULL, 0, 20000) : r;
+}
+
+/* Segments cannot be written for a while: each SYNC says so until they can, and what is in memory is not lost. */
+START_TEST(test_data_writes_fail)
+{
     put_cold(8);
     reconnect();
-    /* From now on every write beyond that fails with EFBIG: segments, and most of the log. */
-    ck_assert_int_eq(prlimit(d.pid, RLIMIT_FSIZE, &no_more, NULL), 0);
-    spw_space *space = durable(), *hot = cache();
-    int r = block_put(space, 100, BLOCK);
+    spw_space *space = durable();
 
-    if (r == 0)
-        r = spw_sync(space, NULL, 0, 20000);
-    ck_assert_msg(r == -EIO, "%d", r);
+    ck_assert_int_eq(spw_nop(space), 0); /* the ring's memory is made now */
+    limit_writes(2 * DAEMON_MIB);
+    ck_assert_int_eq(put_and_sync(space, 100), -EIO);
     ck_assert_ptr_nonnull(strstr(spw_error_text(), "spillctl device"));
+    ck_assert_int_ge(daemon_admin_number(session, "devices", "devices/0/partitions/0/write_errors"), 1);
+    for (uint64_t i = 0; i < 8; i++)
+        ck_assert_int_eq(block_get(space, i, BLOCK), 0);
+    ck_assert_int_eq(block_get(space, 100, BLOCK), 0);
+    ck_assert_int_eq(put_and_sync(space, 101), -EIO);
+
+    limit_writes(RLIM_INFINITY);
+    ck_assert_int_eq(put_and_sync(space, 102), 0);
+    spw_close(session);
+    daemon_kill(&d);
+    daemon_start(&d);
+    session = daemon_connect(&d);
+    space = durable();
+    for (uint64_t i = 100; i < 103; i++)
+        ck_assert_int_eq(block_get(space, i, BLOCK), 0);
+}
+END_TEST
+
+/* No write succeeds any more: the device is given up, and the cache in memory goes on without it. */
+START_TEST(test_all_writes_fail)
+{
+    put_cold(8);
+    reconnect();
+    spw_space *space = durable(), *hot = cache();
+
+    ck_assert_int_eq(spw_nop(space), 0);
+    limit_writes(2 * DAEMON_MIB);
+    ck_assert_int_eq(put_and_sync(space, 100), -EIO);
+    for (uint64_t i = 0; i < 400; i++) /* more than memory holds: the old ones are dropped */
+        ck_assert_int_eq(block_put(hot, HOT + i, BLOCK), 0);
+    device_shows("FAILED");
+    ck_assert(daemon_logged(&d, "reads only"));
+    ck_assert_int_le(daemon_admin_number(session, "devices", "devices/0/partitions/0/write_errors"), 1000);
+    ck_assert_int_eq(put_and_sync(space, 101), -EIO);
+    for (uint64_t i = 0; i < 8; i++)
+        ck_assert_int_eq(block_get(space, i, BLOCK), 0);
+    ck_assert_int_eq(block_get(space, 100, BLOCK), 0);
+    memory_works(hot, 2 * HOT);
+    ck_assert(daemon_lives(&d));
+}
+END_TEST
+
+/* The log cannot be written: the device takes nothing more, whatever it says later. */
+START_TEST(test_log_writes_fail)
+{
+    put_cold(8);
+    reconnect();
+    spw_space *space = durable(), *hot = cache();
+
+    ck_assert_int_eq(spw_nop(space), 0); /* the ring's memory is made now */
+    limit_writes(DAEMON_MIB);
+    ck_assert_int_eq(put_and_sync(space, 100), -EIO);
+    limit_writes(2 * DAEMON_MIB);
+    ck_assert_int_eq(block_put(hot, HOT, BLOCK), 0);
+    limit_writes(RLIM_INFINITY);
+    int r = put_and_sync(space, 101);
+
+    if (r == 0) { /* its data could not be written, so the log was never tried; now it is */
+        limit_writes(4096);
+        ck_assert_int_eq(spw_delete(space, (struct spw_key[]){block_key(101)}, 1, NULL), 0);
+        ck_assert_int_eq(spw_sync(space, NULL, 0, 20000), -EIO);
+        limit_writes(RLIM_INFINITY);
+        ck_assert_int_eq(put_and_sync(space, 102), -EIO);
+    }
     device_shows("FAILED");
     ck_assert(daemon_logged(&d, "reads only"));
     for (uint64_t i = 0; i < 8; i++)
         ck_assert_int_eq(block_get(space, i, BLOCK), 0);
-    memory_works(hot, HOT);
-
-    /* Never trusted again: not the next time either. */
-    r = block_put(space, 101, BLOCK);
-    if (r == 0)
-        r = spw_sync(space, NULL, 0, 20000);
-    ck_assert_msg(r == -EIO, "%d", r);
-    for (uint64_t i = 0; i < 400; i++) /* more than memory holds: the old ones are dropped */
-        ck_assert_int_eq(block_put(hot, 2 * HOT + i, BLOCK), 0);
+    memory_works(hot, HOT + 1);
     ck_assert(daemon_lives(&d));
 }
 END_TEST
@@ -271,7 +343,9 @@ int main(void)
     tcase_set_timeout(failure, 120);
     tcase_add_checked_fixture(failure, setup, teardown_after_failure);
     tcase_add_test(failure, test_truncated);
-    tcase_add_test(failure, test_writes_fail);
+    tcase_add_test(failure, test_data_writes_fail);
+    tcase_add_test(failure, test_all_writes_fail);
+    tcase_add_test(failure, test_log_writes_fail);
     suite_add_tcase(suite, failure);
     return suite_main(suite);
 }

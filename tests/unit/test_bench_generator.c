@@ -6,8 +6,8 @@
 /* Programs are no libraries, so the files themselves are compiled in. NOLINTBEGIN(bugprone-suspicious-include) */
 #include "client/bench/generator.c"
 /* NOLINTEND(bugprone-suspicious-include) */
-#include "client/bench/payload.c"  
-#include "client/bench/trace.c"    
+#include "client/bench/payload.c"
+#include "client/bench/trace.c"
 
 START_TEST(test_equal_seeds_give_equal_traces)
 {

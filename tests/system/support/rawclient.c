@@ -53,6 +53,21 @@ static void daemon_exec(const struct raw_daemon *d)
     _exit(127);
 }
 
+/* It listens before it is ready: a HELLO is answered when it is. */
+static bool daemon_answers(const struct raw_daemon *d)
+{
+    struct spw_msg_hello hello = {.version_min = 1, .version_max = SPW_ABI_VERSION};
+    struct spw_msg_welcome welcome;
+    int fd = raw_connect(d);
+
+    if (fd < 0)
+        return false;
+    long n = raw_request(fd, SPW_MSG_HELLO, &hello, sizeof(hello), &welcome, sizeof(welcome), NULL, NULL);
+
+    close(fd);
+    return n == sizeof(welcome) && welcome.msg.status == 0;
+}
+
 void raw_daemon_restart(struct raw_daemon *d)
 {
     d->pid = fork();
@@ -61,12 +76,9 @@ void raw_daemon_restart(struct raw_daemon *d)
         daemon_exec(d);
     for (int64_t end = now_ms() + 30000; now_ms() < end; sleep_ms(10)) {
         int status;
-        int fd = raw_connect(d);
 
-        if (fd >= 0) {
-            close(fd);
+        if (daemon_answers(d))
             return;
-        }
         ck_assert_msg(waitpid(d->pid, &status, WNOHANG) == 0, "spillwayd ended at once: see %s", d->log);
     }
     ck_abort_msg("spillwayd does not listen: see %s", d->log);
@@ -563,8 +575,11 @@ int raw_get(struct raw_session *s, uint64_t key, uint32_t size_bytes, uint8_t fi
     unsigned char *mem = raw_chunk_map(s, &result, PROT_READ, &chunk_bytes);
 
     ck_assert_ptr_nonnull(mem);
+    uint32_t wrong = 0;
+
     for (uint32_t i = 0; i < size_bytes; i++)
-        ck_assert_msg(mem[result.offset_bytes + i] == fill, "wrong byte at %u", i);
+        wrong += mem[result.offset_bytes + i] != fill;
+    ck_assert_msg(wrong == 0, "%u wrong bytes in object %llu", wrong, (unsigned long long)key);
     raw_chunk_unmap(mem, chunk_bytes);
     sqe = raw_sqe(s, SPW_OP_RELEASE, 1);
     raw_handles(&s->ring)[0] = (struct spw_handle){.lease = result.lease};

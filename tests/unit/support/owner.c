@@ -474,10 +474,11 @@ static void found(struct owner *o, struct owner_object *x)
         ok |= x->history[i].version == x->version || (x->history[i].forgotten && x->version == 0);
     o->n_lost += !ok;
     /* Later: an unsynced state of a class that promises nothing may be unreadable. */
-    bool promised = x->history[0].version == x->version || x->entry.durability != STORE_CACHE;
+    bool synced = x->history[0].version == x->version && !x->history[0].unpromised;
+    bool promised = synced || x->entry.durability != STORE_CACHE;
     x->n_history = 0;
     owner_history_add(x, x->version);
-    x->history[0].forgotten = !promised;
+    x->history[0].unpromised = !promised;
 }
 
 static void owner_reset(struct owner *o)

@@ -21,6 +21,7 @@
 struct owner_state {
     uint64_t version; /* 0: not there */
     bool forgotten;   /* a cache piece that was evacuated: may be there or not */
+    bool unpromised;  /* found after a crash, but never synced, and a cache piece: may be unreadable */
 };
 
 struct owner_object {

@@ -43,7 +43,7 @@ void owner_check_all(struct owner *o, bool after_crash)
         struct owner_object *x = &o->objects[i];
         if (!x->version)
             continue;
-        bool promised = !after_crash || !x->history[0].forgotten;
+        bool promised = !after_crash || !x->history[0].unpromised;
         int r = owner_check(o, i);
         if (r < 0 && promised)
             o->n_lost++;
@@ -53,7 +53,7 @@ void owner_check_all(struct owner *o, bool after_crash)
             store_drop(o->store, &x->entry);
         }
         if (after_crash && x->version)
-            x->history[0].forgotten = false;
+            x->history[0].unpromised = false;
     }
 }
 

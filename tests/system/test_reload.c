@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* SIGHUP: what can change changes, what cannot is said to need a restart, and a bad file changes nothing. */
+#include <check.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/system/support/daemon.h"
+
+#define SESSIONS_MAX 8
+#define SECTIONS "[tier.dram]\nsize = 64 MiB\n[pool default]\n"
+
+static struct daemon d;
+
+static void setup(void)
+{
+    daemon_init(&d);
+    daemon_configure(&d, "uid_sessions = 2", SECTIONS);
+    daemon_start(&d);
+}
+
+static void teardown(void)
+{
+    daemon_deinit(&d);
+}
+
+/* Sessions that one user gets; tells the refusal's number and words. */
+static unsigned sessions_max(int *ret_status, unsigned *ret_limit)
+{
+    struct spw_connect_options options = {.socket_path = d.socket};
+    spw_session *sessions[SESSIONS_MAX];
+    unsigned n = 0;
+    int r = 0;
+
+    while (n < SESSIONS_MAX && (r = spw_connect(&options, &sessions[n])) == 0)
+        n++;
+    *ret_status = r;
+    *ret_limit = spw_error_limit();
+    if (r < 0)
+        ck_assert_msg(strstr(spw_error_text(), "uid_sessions") != NULL, "%s", spw_error_text());
+    for (unsigned i = 0; i < n; i++)
+        spw_close(sessions[i]);
+    sleep_ms(100); /* they are not gone at once */
+    return n;
+}
+
+static void reload(const char *expected)
+{
+    ck_assert_int_eq(kill(d.pid, SIGHUP), 0);
+    ck_assert_msg(daemon_logged(&d, expected), "no '%s': %s", expected, daemon_log(&d));
+}
+
+START_TEST(test_limit)
+{
+    unsigned limit;
+    int status;
+
+    ck_assert_uint_eq(sessions_max(&status, &limit), 2);
+    ck_assert_int_eq(status, -EUSERS);
+    ck_assert_uint_eq(limit, SPW_LIMIT_UID_SESSIONS);
+    daemon_configure(&d, "uid_sessions = 5", SECTIONS);
+    reload("spillwayd: reloaded");
+    ck_assert(daemon_logged(&d, "[daemon] uid_sessions: 5, was 2"));
+    ck_assert_uint_eq(sessions_max(&status, &limit), 5);
+}
+END_TEST
+
+START_TEST(test_needs_restart)
+{
+    daemon_configure(&d, "uid_sessions = 3\nworkers = 2", "[tier.dram]\nsize = 96 MiB\n[pool default]\n");
+    reload("spillwayd: reloaded");
+    ck_assert(daemon_logged(&d, "[daemon] workers: auto stays until a restart (the file says 2)"));
+    ck_assert(daemon_logged(&d, "[tier.dram] size: 64 MiB stays until a restart (the file says 96 MiB)"));
+    unsigned limit;
+    int status;
+
+    ck_assert_uint_eq(sessions_max(&status, &limit), 3);
+}
+END_TEST
+
+START_TEST(test_bad_file)
+{
+    char where[128];
+    unsigned limit;
+    int status;
+
+    daemon_configure(&d, "uid_sessions = 5\nuid_sesions = 6", SECTIONS);
+    reload("not reloaded: the old configuration stays in force");
+    snprintf(where, sizeof(where), "%s:7: ", d.config);
+    ck_assert_msg(daemon_logged(&d, where), "no '%s': %s", where, daemon_log(&d));
+    ck_assert_uint_eq(sessions_max(&status, &limit), 2);
+    ck_assert_int_eq(remove(d.config), 0);
+    reload("cannot read: No such file");
+    ck_assert_uint_eq(sessions_max(&status, &limit), 2);
+}
+END_TEST
+
+/* Under traffic, and many at once. */
+START_TEST(test_pool_share)
+{
+    spw_session *session = daemon_connect(&d);
+    spw_space *space = daemon_space(session, "default", "x", 65536, SPW_CLASS_KV, SPW_CACHE);
+
+    for (uint64_t i = 0; i < 2000; i++) {
+        if (i % 100 == 0) {
+            daemon_configure(&d, "", i % 200 ? "[tier.dram]\nsize = 64 MiB\n[pool default]\ndram = 32 MiB\n" : SECTIONS);
+            ck_assert_int_eq(kill(d.pid, SIGHUP), 0);
+        }
+        ck_assert_int_eq(block_put(space, i, 65536), 0);
+        int r = block_get(space, i, 65536);
+
+        ck_assert_msg(r == 0 || r == -ENOENT, "%d", r);
+    }
+    daemon_configure(&d, "", "[tier.dram]\nsize = 64 MiB\n[pool default]\ndram = 32 MiB\n");
+    sleep_ms(200);
+    ck_assert_int_eq(kill(d.pid, SIGHUP), 0);
+    int64_t used = 0;
+
+    for (int i = 0; i < 200; i++, sleep_ms(20)) {
+        used = daemon_admin_number(session, "pools", "pools/0/dram/used_bytes");
+        if (used <= (int64_t)(32 * DAEMON_MIB))
+            break;
+    }
+    ck_assert_int_eq(daemon_admin_number(session, "pools", "pools/0/dram/budget_bytes"), 32 * (int64_t)DAEMON_MIB);
+    ck_assert_int_eq(block_put(space, 5000, 65536), 0);
+    ck_assert_int_eq(block_get(space, 5000, 65536), 0);
+    spw_close(session);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("reload");
+    TCase *tc = tcase_create("all");
+
+    tcase_set_timeout(tc, 120);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, test_limit);
+    tcase_add_test(tc, test_needs_restart);
+    tcase_add_test(tc, test_bad_file);
+    tcase_add_test(tc, test_pool_share);
+    suite_add_tcase(suite, tc);
+    return suite_main(suite);
+}
