@@ -40,11 +40,10 @@ static void check_memory(struct doctor *doctor, const struct control *control, c
     char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES];
 
     (void)control;
-    say(doctor, "memory", r->is_ready, "lower [tier.dram] size, or free memory on its node",
-        "engine %u has %s of %s", r->call.engine->config.number, size_print(r->have_bytes, have),
-        size_print(r->want_bytes, want));
-    say(doctor, "memlock", !r->caps.degraded_memlock, "raise `ulimit -l` or LimitMEMLOCK=",
-        "engine %u: memory is %s", r->call.engine->config.number,
+    say(doctor, "memory", r->is_ready, "lower [tier.dram] size, or free memory on its node", "engine %u has %s of %s",
+        r->call.engine->config.number, size_print(r->have_bytes, have), size_print(r->want_bytes, want));
+    say(doctor, "memlock", !r->caps.degraded_memlock, "raise `ulimit -l` or LimitMEMLOCK=", "engine %u: memory is %s",
+        r->call.engine->config.number,
         r->caps.degraded_memlock ? "not locked: I/O is slower, and pages can be swapped out" : "locked and registered");
     say(doctor, "io_uring", r->caps.mode == URING_MODE_DEFER && !r->caps.note, "a newer kernel serves better",
         "engine %u: %s", r->call.engine->config.number, r->caps.note ? r->caps.note : "all that it uses is there");

@@ -302,7 +302,10 @@ static void put_session(json *o, const struct session *session, const struct adm
     put_u64(o, "pid", (uint64_t)session->who.pid);
     put_u64(o, "age_s", (loop_now_ns() - session->since_ns) / NS_PER_S);
     put_u64(o, "owner", session->owner ? session->owner->number : 0);
-    put_text(o, "state", session->state == SESSION_HELLO ? "hello" : session->state == SESSION_OPEN ? "open" : "ending");
+    put_text(o, "state",
+             session->state == SESSION_HELLO  ? "hello"
+             : session->state == SESSION_OPEN ? "open"
+                                              : "ending");
     put_u64(o, "rings", session->n_rings);
     put_u64(o, "scratch_bytes", session->scratch_bytes);
     put_u64(o, "spaces", sum.spaces);
@@ -388,8 +391,8 @@ json *admin_devices(const struct control *control, const struct admin_reports *r
         put_bool(d, "block_device", device->device.is_block);
         put_bool(d, "direct_io", device->device.is_direct);
         put_u64(d, "weight", config->weight);
-        put_bool(d, "truncated", device_size_now(&device->device, &size_now) == 0 &&
-                                     size_now < device->identity.format.device_bytes);
+        put_bool(d, "truncated",
+                 device_size_now(&device->device, &size_now) == 0 && size_now < device->identity.format.device_bytes);
         put_stores(d, reports, i);
     }
     return o;

@@ -25,7 +25,7 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
-#define SAY_NS (2 * NS_PER_S)                /* progress of whatever takes longer */
+#define SAY_NS (2 * NS_PER_S) /* progress of whatever takes longer */
 #define PING_STARTING_NS (20 * NS_PER_MS)
 #define PING_NS NS_PER_S
 #define ENGINE_DEAD_NS (10 * NS_PER_S) /* without an answer: no WATCHDOG=1 any more */
@@ -309,6 +309,27 @@ static void reload_say(const struct config_changes *changes)
         log_warning("and %u changes more", changes->n_left_out);
 }
 
+/* Memory that clients have mapped is not taken back from under them. */
+static void reload_say_shrunk(const struct control *control, const struct spillway_config *merged)
+{
+    static const enum config_tier tiers[] = {CONFIG_TIER_DRAM, CONFIG_TIER_CXL};
+    const struct spillway_config *old = control->config;
+    char text[2][UNITS_TEXT_BYTES];
+
+    for (uint32_t pool = 0; pool < merged->n_pools; pool++) {
+        for (size_t i = 0; i < ARRAY_LEN(tiers); i++) {
+            uint64_t tier_bytes = tiers[i] == CONFIG_TIER_DRAM ? old->dram.size_bytes : old->cxl.size_bytes;
+            uint64_t was = config_pool_budget_bytes(old, pool, tiers[i], tier_bytes);
+            uint64_t now = config_pool_budget_bytes(merged, pool, tiers[i], tier_bytes);
+
+            if (now < was)
+                log_warning("[pool %s] %s: it keeps its %s until a restart, and has %s then",
+                            merged->pools[pool].section.name, tiers[i] == CONFIG_TIER_DRAM ? "dram" : "cxl",
+                            size_print(was, text[0]), size_print(now, text[1]));
+        }
+    }
+}
+
 static void say_errors(const struct config_errors *errors)
 {
     for (uint32_t i = 0; i < errors->n; i++)
@@ -340,6 +361,7 @@ void control_reload(struct control *control)
         return;
     }
     reload_say(changes);
+    reload_say_shrunk(control, merged);
     config_free(control->config);
     control->config = merged;
     reload_apply(control);

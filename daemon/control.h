@@ -20,8 +20,8 @@ struct workers;
 struct control_device {
     struct device device;
     struct store_identity identity;
-    uint64_t used_bytes; /* of the device: as formatted, or less */
-    uint16_t first_dev;        /* engine 0's number of it */
+    uint64_t used_bytes;        /* of the device: as formatted, or less */
+    uint16_t first_dev;         /* engine 0's number of it */
     uint16_t devs[ENGINES_MAX]; /* each engine's */
 };
 

@@ -163,7 +163,7 @@ struct engine_notice {
 
 struct engine_config {
     uint32_t number;
-    struct uring_config uring; /* workers, grower, chunk; the rest is the engine's */
+    struct uring_config uring;     /* workers, grower, chunk; the rest is the engine's */
     struct tiering_config tiering; /* pools, classes, nodes, sizes; the rest is the engine's */
     uint64_t spin_ns;
     uint32_t max_requests, max_waits;

@@ -86,8 +86,8 @@ static void space_open_at_engine(struct call *base)
 
     call->result = tiering_space_open(base->engine->tiering, &call->spec, &call->info);
     if (call->result == 0)
-        call->result = requests_space_add(base->engine->requests, &call->peer->peer, &call->info, call->weight,
-                                          &call->handle);
+        call->result =
+            requests_space_add(base->engine->requests, &call->peer->peer, &call->info, call->weight, &call->handle);
 }
 
 void engine_space_open(struct engine *engine, struct space_call *call)

@@ -21,7 +21,7 @@ struct listener {
     }
 
 /* fd >= 0: a socket that systemd made; else one is made at `path`, mode 0660 (0600 in user mode). ret_why: in words. */
-must_check int listener_open(struct control *control, int fd, const char *path, bool user_mode, struct listener *listener,
-                             const char **ret_why);
+must_check int listener_open(struct control *control, int fd, const char *path, bool user_mode,
+                             struct listener *listener, const char **ret_why);
 must_check int listener_start(struct listener *listener);
 void listener_close(struct listener *listener);

@@ -59,7 +59,7 @@ static void attempt_item(const struct request *req, const struct target *target,
         int r = attempt_piece(req, &step, a);
 
         if (r < 0)
-            attempt_fail(a, r, 0, a->n_results + i);
+            attempt_fail(a, r, 0, a->n_results + MIN(i, target->n_results - 1));
     }
 }
 
@@ -154,9 +154,10 @@ void all_piece_ended(struct piece *piece)
 
 /* --- All or nothing ---------------------------------------------------------------------------------------------- */
 
-static void all_park(struct request *req)
+static void all_park(struct request *req, uint32_t detail)
 {
     req->tried_at = req->rq->changes;
+    req->parked_detail = detail;
     request_arm_deadline(req);
     if (req->state != REQUEST_PARKED)
         request_set_state(req, REQUEST_PARKED);
@@ -210,7 +211,7 @@ static void all_take(struct request *req)
 
             if (r == -EAGAIN && limit == TIERING_LIMIT_REQUESTS) { /* later: what uses tiering's moves ends some time */
                 all_give_back(req);
-                all_park(req);
+                all_park(req, limit);
                 return;
             }
             if (r < 0) {
@@ -239,13 +240,13 @@ uint32_t all_run(struct request *req)
         return n_items;
     }
     if (!pieces_available(req, a.n_pieces)) {
-        all_park(req);
+        all_park(req, SPW_LIMIT_REQUESTS);
         return n_items;
     }
     int r = all_admit(req, a.lease_bytes, &limit);
 
     if (r == -ENOSPC && req->sqe.timeout_ms != 0)
-        all_park(req);
+        all_park(req, limit);
     else if (r < 0)
         all_fail(req, ALL_NONE, r, limit);
     else
@@ -277,9 +278,10 @@ void sync_ended(struct request *req)
         return;
     }
     int status = req->list_status ? req->list_status : req->sync_status;
+    uint32_t detail = status == -EIO ? SPW_LIMIT_DEVICE_FAILED : status == -ENOSPC ? SPW_LIMIT_POOL_NVME : 0;
 
     sync_put_results(req, status);
-    request_end(req, status, status == -EIO ? SPW_LIMIT_DEVICE_FAILED : 0, status == 0 ? req->sqe.n_items : 0);
+    request_end(req, status, detail, status == 0 ? req->sqe.n_items : 0);
 }
 
 static int sync_add(struct request *req, const struct target *target)

@@ -2,7 +2,9 @@
 /*
  * Private to the request path: its state, and what its files share.
  *
- *   request.c       peers and rings, turns, deadlines, beginning and end of a request
+ *   request.c       memory; beginning and end of a request
+ *   request_peer.c  sessions' seats: spaces, rings, hot and cold
+ *   request_turn.c  who is served when: turns, deadlines
  *   request_list.c  lists of items and handles: one piece at a time, each outcome written where the client expects it
  *   request_all.c   all or nothing, and SYNC: the list as a whole
  *   request_op.c    the operations: what each takes, and the call into tiering that it is
@@ -35,7 +37,7 @@ struct piece {
     struct list ended_link; /* requests' ended; or free list */
     struct request *request;
     struct piece *group;
-    uint32_t result; /* index */
+    uint32_t result;       /* index */
     uint32_t left, failed; /* of a group */
     int32_t status;
     enum piece_state state;
@@ -43,11 +45,11 @@ struct piece {
 
 /* An item, checked: what it names. */
 struct target {
-    struct tiering_id id;    /* of its first piece */
-    uint64_t object_bytes;   /* RESERVE, TENSOR: the size wanted; else 0 */
+    struct tiering_id id;                /* of its first piece */
+    uint64_t object_bytes;               /* RESERVE, TENSOR: the size wanted; else 0 */
     uint64_t offset_bytes, length_bytes; /* 0, 0: the whole of an object of one piece */
-    uint32_t n_pieces;       /* that are taken */
-    uint32_t n_results;      /* that the client expects, whether the item is refused or not; at least 1 */
+    uint32_t n_pieces;                   /* that are taken */
+    uint32_t n_results;                  /* that the client expects, whether the item is refused or not; at least 1 */
 };
 
 /* The piece of a target, or the handle, that is taken now. */
@@ -59,7 +61,7 @@ struct step {
 };
 
 struct request {
-    struct list link; /* ring's, or free list */
+    struct list link;        /* ring's, or free list */
     struct list parked_link; /* peer's */
     struct list ended_link;  /* its sync is over, for the next turn */
     struct list pieces;
@@ -71,27 +73,28 @@ struct request {
     struct spw_sqe sqe;
     struct peer_space space; /* a copy */
     enum request_state state;
-    uint64_t expires_ns;   /* given to `deadline` when it begins to wait */
-    uint32_t next_item;    /* to be taken */
+    uint64_t expires_ns; /* given to `deadline` when it begins to wait */
+    uint32_t next_item;  /* to be taken */
     uint32_t next_result;
-    uint32_t max_results;  /* that fit in scratch */
-    uint32_t waiting;      /* pieces */
-    uint32_t n_ok;         /* items */
-    uint32_t n_prefix;     /* LOOKUP: leading items that are there */
+    uint32_t max_results; /* that fit in scratch */
+    uint32_t waiting;     /* pieces */
+    uint32_t n_ok;        /* items */
+    uint32_t n_prefix;    /* LOOKUP: leading items that are there */
     bool prefix_ended;
-    bool in_item;          /* target holds an item that is not through */
+    bool in_item; /* target holds an item that is not through */
     uint32_t next_piece;
-    int stop_status;       /* 0, or why what is left is no longer tried */
+    int stop_status; /* 0, or why what is left is no longer tried */
     uint32_t stop_detail;
-    uint64_t arena_offset; /* PUT_RANGE, GET_RANGE: how far it has come */
-    uint64_t tried_at;     /* PARKED: requests.changes at the last try */
-    uint64_t retry_ns;     /* PARKED: try again then, whatever has changed */
+    uint64_t arena_offset;    /* PUT_RANGE, GET_RANGE: how far it has come */
+    uint64_t tried_at;        /* PARKED: requests.changes at the last try */
+    uint64_t retry_ns;        /* PARKED: try again then, whatever has changed */
+    uint32_t parked_detail;   /* PARKED: for want of what */
     struct target target;     /* of the item under way */
     struct spw_handle handle; /* the same, of a list of handles */
     struct piece *group;
-    int item_status;       /* the item under way is refused */
+    int item_status; /* the item under way is refused */
     uint32_t item_detail;
-    int list_status;       /* the list ended early: too many pieces, or no room for results */
+    int list_status; /* the list ended early: too many pieces, or no room for results */
     bool sync_running;
     int sync_status;
     struct tiering_sync sync;
@@ -121,21 +124,21 @@ struct requests {
 
 enum op_list { OP_LIST_NONE, OP_LIST_ITEMS, OP_LIST_HANDLES };
 enum op_span {
-    OP_SPAN_RANGE, /* offset and length: a result a piece */
-    OP_SPAN_SIZE,  /* length is the object's size: a result a piece */
-    OP_SPAN_NAME,  /* the object by its name alone: one result */
+    OP_SPAN_RANGE,  /* offset and length: a result a piece */
+    OP_SPAN_SIZE,   /* length is the object's size: a result a piece */
+    OP_SPAN_NAME,   /* the object by its name alone: one result */
     OP_SPAN_TENSOR, /* length is the size, and there is one result */
 };
 
 struct op {
     const char *name;
-    uint8_t list;  /* enum op_list */
-    uint8_t span;  /* enum op_span */
-    uint8_t flags; /* SPW_SQE_… that it knows */
+    uint8_t list;   /* enum op_list */
+    uint8_t span;   /* enum op_span */
+    uint8_t flags;  /* SPW_SQE_… that it knows */
     uint8_t n_args; /* of arg[]; the others must be 0 */
     bool needs_space;
-    bool may_be_empty; /* n_items = 0 means something */
-    bool whole_list;   /* always as a whole (SYNC) */
+    bool may_be_empty;  /* n_items = 0 means something */
+    bool whole_list;    /* always as a whole (SYNC) */
     bool counts_prefix; /* LOOKUP: the CQE's value is how many leading items are there */
     bool waits;         /* its pieces may wait */
     int32_t timeout_status;
@@ -144,8 +147,8 @@ struct op {
     int (*begin)(struct request *req);
     /* One piece or handle: 0, TIERING_WAIT or a negative errno. Leases go to *ret_grant; what else the client should
      * know to *ret_result. Both come zeroed. NULL for operations without a list. */
-    int (*step)(struct request *req, const struct step *step, struct tiering_wait *wait, struct tiering_grant *ret_grant,
-                struct spw_result *ret_result);
+    int (*step)(struct request *req, const struct step *step, struct tiering_wait *wait,
+                struct tiering_grant *ret_grant, struct spw_result *ret_result);
     /* Gives back what a piece was granted (all or nothing). */
     void (*undo)(struct request *req, uint64_t lease);
 };
@@ -163,7 +166,17 @@ void request_end(struct request *req, int status, uint32_t detail, uint64_t valu
 void request_arm_deadline(struct request *req);
 /* Stops it as far as that can be done; whatever is left ends with `status`. False: nothing was left to stop. */
 bool request_stop(struct request *req, int status, uint32_t detail);
+/* Takes an SQE that was copied; it may be over already on return. Both return what it cost. */
+uint32_t request_begin(struct requests *rq, struct ring *ring, const struct spw_sqe *sqe);
+uint32_t request_run(struct request *req, uint32_t budget);
+
+/* request_peer.c */
+/* Ends it, for good: whoever owns it is told. */
 void peer_break(struct requests *rq, struct peer *peer, const char *why);
+/* -EBADF; -EXDEV: another engine's. */
+int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t handle, struct peer_space *ret_space);
+void peer_update_active(struct requests *rq, struct peer *peer);
+void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
 
 /* request_list.c */
 /* NULL: the engine's or the session's share is used up. */
@@ -179,7 +192,8 @@ uint32_t list_run(struct request *req, uint32_t budget);
 /* The index-th item, copied once. False: the peer was broken. */
 bool list_copy_item(struct request *req, uint32_t index, struct spw_item *ret_item);
 /* 0 or the negative errno that is the item's status; *ret_target is set in both cases. */
-int list_target(const struct request *req, const struct spw_item *item, struct target *ret_target, uint32_t *ret_detail);
+int list_target(const struct request *req, const struct spw_item *item, struct target *ret_target,
+                uint32_t *ret_detail);
 void target_step(const struct request *req, const struct target *target, uint32_t piece, struct step *ret_step);
 void list_put_result(struct request *req, uint32_t index, int status, const struct spw_result *result);
 void list_grant_result(const struct tiering_grant *grant, struct spw_result *ret_result);

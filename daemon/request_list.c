@@ -237,10 +237,23 @@ static int target_whole(const struct request *req, const struct target *target)
     return 0;
 }
 
+/* SYNC without a range: the object, whatever its pieces; one result. That it is not there is found later. */
+static int target_object(const struct request *req, struct target *target)
+{
+    struct tiering_found found;
+    uint32_t first;
+
+    if (tiering_lookup(req->rq->tiering, &target->id, &found) < 0 || found.object_bytes == 0)
+        return 0;
+    return pieces_of(0, found.object_bytes, req->space.piece_bytes, &first, &target->n_pieces) ? 0 : -ERANGE;
+}
+
 static int target_range(const struct request *req, const struct spw_item *item, struct target *target)
 {
+    if (item->length_bytes == 0 && item->offset_bytes != 0)
+        return -EINVAL;
     if (item->length_bytes == 0)
-        return item->offset_bytes == 0 ? target_whole(req, target) : -EINVAL;
+        return req->op->whole_list ? target_object(req, target) : target_whole(req, target);
     if (!pieces_of(item->offset_bytes, item->length_bytes, req->space.piece_bytes, &target->id.piece,
                    &target->n_pieces))
         return -ERANGE;

@@ -21,8 +21,8 @@ struct ring_geometry {
 };
 
 struct ring {
-    struct list link;      /* peer's */
-    struct list hot_link;  /* peer's rings that are polled; unlinked: cold */
+    struct list link;       /* peer's */
+    struct list hot_link;   /* peer's rings that are polled; unlinked: cold */
     struct list dirty_link; /* CQEs are to be published */
     struct peer *peer;
     uint32_t number;

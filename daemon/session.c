@@ -33,25 +33,6 @@ void session_set_state(struct session *session, enum session_state state)
     session->state = state;
 }
 
-struct session_ring *session_ring_free(struct session *session, struct session_ring *ring)
-{
-    if (!ring)
-        return NULL;
-    if (!list_is_empty(&ring->link))
-        session->n_rings--;
-    list_unlink(&ring->link);
-    session->scratch_bytes -= ring->scratch_mem.size_bytes;
-    session->account->scratch_bytes -= ring->scratch_mem.size_bytes;
-    memory_shared_destroy(&ring->ring_mem);
-    memory_shared_destroy(&ring->scratch_mem);
-    if (ring->doorbell_fd >= 0)
-        close(ring->doorbell_fd);
-    if (ring->doorbell_peer >= 0)
-        close(ring->doorbell_peer);
-    free(ring);
-    return NULL;
-}
-
 static void session_free(struct engine_msg *msg)
 {
     struct session *session = container_of(msg, struct session, free_msg);

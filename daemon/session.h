@@ -74,7 +74,7 @@ struct session {
     char *out; /* ADMIN: what is left of a long reply */
     uint64_t out_bytes, out_done;
 
-    uint32_t n_ending; /* engines that have not let go yet */
+    uint32_t n_ending;          /* engines that have not let go yet */
     struct engine_msg free_msg; /* to ourselves: nobody up the stack uses the session any more when it runs */
 };
 
@@ -97,4 +97,11 @@ bool session_call_over(struct session *session);
 /* ADMIN: takes text, which malloc() made. */
 void session_reply_text(struct session *session, char *text, uint64_t size);
 
+/* session_ring.c */
+/* Its seat at that engine, taken if need be; NULL: no memory. */
+struct seat *session_seat(struct session *session, uint32_t engine);
+/* RING_NEW, RING_FREE. */
+void session_ring_new(struct session *session, const void *message);
+void session_ring_free_asked(struct session *session, const void *message);
+/* No engine knows it any more. Takes NULL. */
 struct session_ring *session_ring_free(struct session *session, struct session_ring *ring);

@@ -5,20 +5,12 @@
  * wrong size end the session; mistakes in values are answered with a text. Control thread.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
-#include "daemon/shm.h"
-#include "include/base/cleanup.h"
-#include "include/base/units.h"
 
 static void violation(struct session *session, const char *why)
 {
@@ -52,8 +44,9 @@ static bool name_copy(char ret_name[static SPW_NAME_BYTES], const char *name)
 
 static const char *refusal_text(uint32_t limit)
 {
-    return limit == SPW_LIMIT_SESSIONS ? "the daemon serves as many connections as it may: raise max_sessions in [daemon]"
-                                       : "this user has as many connections as it may: raise uid_sessions in [daemon]";
+    return limit == SPW_LIMIT_SESSIONS
+               ? "the daemon serves as many connections as it may: raise max_sessions in [daemon]"
+               : "this user has as many connections as it may: raise uid_sessions in [daemon]";
 }
 
 static bool hello_join(struct session *session, const struct spw_msg_hello *hello)
@@ -185,44 +178,9 @@ static void handle_pool_open(struct session *session, const void *message)
         .flags = config->pools[pool].is_trusted ? SPW_POOL_TRUSTED : 0,
         .dram_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_DRAM, config->dram.size_bytes),
         .cxl_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_CXL, config->cxl.size_bytes),
-        .nvme_bytes =
-            config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(session->control)),
+        .nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(session->control)),
     };
     session_reply(session, &reply, sizeof(reply), NULL, 0);
-}
-
-/* --- Seats ------------------------------------------------------------------------------------------------------- */
-
-static void seat_added(struct call *call)
-{
-    (void)call; /* messages are run in order: whatever was sent after it comes after it */
-}
-
-static void seat_broken(struct engine_peer *peer, const char *why)
-{
-    session_end(peer->session, why, true);
-}
-
-static struct seat *session_seat(struct session *session, uint32_t engine)
-{
-    if (session->seats[engine])
-        return session->seats[engine];
-    struct seat *seat = calloc(1, sizeof(*seat));
-
-    if (!seat)
-        return NULL;
-    seat->peer.session = session;
-    seat->peer.broken = seat_broken;
-    seat->add = (struct peer_add_call){
-        .peer = &seat->peer,
-        .session = session->number,
-        .owner = session->owner->number,
-        .max_leases = session->control->config->daemon.session_leases,
-    };
-    seat->add.call.at_control = seat_added;
-    engine_peer_add(session->control->engines[engine], &seat->add);
-    session->seats[engine] = seat;
-    return seat;
 }
 
 /* --- SPACE_OPEN -------------------------------------------------------------------------------------------------- */
@@ -326,172 +284,6 @@ static void handle_space_open(struct session *session, const void *message)
     engine_space_open(session->control->engines[engine], &session->call.space);
 }
 
-/* --- RING_NEW, RING_FREE ----------------------------------------------------------------------------------------- */
-
-static int ring_memory_new(struct session_ring *ring, uint64_t scratch_bytes)
-{
-    int doorbell[2];
-    int r = shm_client_new("spillway-ring", ring->geometry.ring_bytes, &ring->ring_mem);
-
-    if (r == 0)
-        r = shm_client_new("spillway-scratch", scratch_bytes, &ring->scratch_mem);
-    if (r < 0)
-        return r;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, doorbell) < 0)
-        return -errno;
-    ring->doorbell_fd = doorbell[0];
-    ring->doorbell_peer = doorbell[1];
-    return 0;
-}
-
-static int ring_new(struct session *session, const struct spw_msg_ring_new *wanted, struct session_ring **ret_ring)
-{
-    struct session_ring *ring = calloc(1, sizeof(*ring));
-
-    if (!ring)
-        return -ENOMEM;
-    list_init(&ring->link);
-    ring->ring_mem = ring->scratch_mem = MEMORY_SHARED_NONE;
-    ring->doorbell_fd = ring->doorbell_peer = -1;
-    int r = ring_geometry(wanted->sq_entries, wanted->cq_entries, &ring->geometry);
-
-    if (r == 0)
-        r = ring_memory_new(ring, round_up(wanted->scratch_bytes, SECTOR_BYTES));
-    session->scratch_bytes += ring->scratch_mem.size_bytes;
-    session->account->scratch_bytes += ring->scratch_mem.size_bytes;
-    if (r < 0) {
-        session_ring_free(session, ring);
-        return r;
-    }
-    ring_init(&ring->ring, session->next_ring++, &ring->geometry, ring->ring_mem.mem, ring->scratch_mem.mem,
-              ring->scratch_mem.size_bytes, ring->doorbell_fd);
-    *ret_ring = ring;
-    return 0;
-}
-
-static void ring_added(struct call *base)
-{
-    struct session *session = base->at_control_ctx;
-    struct session_ring *ring = session->call.ring;
-
-    if (ring->call.result < 0) {
-        session_ring_free(session, ring);
-        if (session_call_over(session))
-            session_reply_error(session, -ENOSPC, SPW_LIMIT_SESSION_RINGS, "the engine has %d rings, and takes no more",
-                                ENGINE_RINGS_MAX);
-        return;
-    }
-    list_push_tail(&session->rings, &ring->link);
-    session->n_rings++;
-    if (!session_call_over(session))
-        return;
-    struct spw_msg_ring reply = {
-        .ring = ring->ring.number,
-        .sq_entries = ring->geometry.sq_entries,
-        .cq_entries = ring->geometry.cq_entries,
-        .sq_offset = ring->geometry.sq_offset,
-        .cq_offset = ring->geometry.cq_offset,
-        .ring_bytes = ring->ring_mem.size_bytes,
-        .scratch_bytes = ring->scratch_mem.size_bytes,
-    };
-    int fds[] = {ring->ring_mem.fd, ring->scratch_mem.fd, ring->doorbell_peer};
-
-    /* A client that does not read has ended its session by this; then the ring is gone too, by and by. */
-    int peer = steal_fd(&ring->doorbell_peer);
-
-    session_reply(session, &reply, sizeof(reply), fds, ARRAY_LEN(fds));
-    close(peer);
-}
-
-static bool ring_new_allowed(struct session *session, const struct spw_msg_ring_new *wanted)
-{
-    const struct control *control = session->control;
-    struct ring_geometry geometry;
-
-    if (wanted->engine >= control->n_engines || wanted->scratch_bytes == 0 ||
-        wanted->scratch_bytes > SCRATCH_BYTES_MAX || ring_geometry(wanted->sq_entries, wanted->cq_entries, &geometry) < 0) {
-        session_reply_error(session, -EINVAL, 0,
-                            "a ring has %d to %d entries (a power of two), up to %llu MiB of scratch, and one of %u engines",
-                            RING_ENTRIES_MIN, RING_ENTRIES_MAX, (unsigned long long)(SCRATCH_BYTES_MAX / MIB),
-                            control->n_engines);
-        return false;
-    }
-    if (session->n_rings >= control->config->daemon.session_rings) {
-        session_reply_error(session, -EMFILE, SPW_LIMIT_SESSION_RINGS,
-                            "this session has %u rings: raise session_rings in [daemon]", session->n_rings);
-        return false;
-    }
-    if (session->account->scratch_bytes + wanted->scratch_bytes > UID_SCRATCH_BYTES_MAX) {
-        session_reply_error(session, -ENOSPC, SPW_LIMIT_SESSION_RINGS, "this user's rings have %llu MiB of scratch memory",
-                            (unsigned long long)(session->account->scratch_bytes / MIB));
-        return false;
-    }
-    return true;
-}
-
-static void handle_ring_new(struct session *session, const void *message)
-{
-    struct spw_msg_ring_new wanted;
-    struct session_ring *ring;
-
-    memcpy(&wanted, message, sizeof(wanted));
-    if (wanted.reserved0 != 0 || !all_zero(wanted.reserved, sizeof(wanted.reserved))) {
-        violation(session, "a reserved field of RING_NEW is not zero");
-        return;
-    }
-    if (!ring_new_allowed(session, &wanted))
-        return;
-    struct seat *seat = session_seat(session, wanted.engine);
-    int r = seat ? ring_new(session, &wanted, &ring) : -ENOMEM;
-
-    if (r < 0) {
-        session_reply_error(session, r, r == -EMFILE || r == -ENFILE ? SPW_LIMIT_DESCRIPTORS : 0,
-                            "the ring cannot be made: %s%s", log_errno(r),
-                            r == -EMFILE || r == -ENFILE ? "; raise LimitNOFILE=" : "");
-        return;
-    }
-    ring->peer = &seat->peer;
-    ring->call = (struct ring_call){.peer = &seat->peer, .ring = &ring->ring};
-    ring->call.call.at_control = ring_added;
-    ring->call.call.at_control_ctx = session;
-    session->call.ring = ring;
-    session->busy = true;
-    engine_ring_add(session->control->engines[wanted.engine], &ring->call);
-}
-
-static void ring_removed(struct call *base)
-{
-    struct session *session = base->at_control_ctx;
-    struct spw_msg reply = {0};
-
-    session_ring_free(session, session->call.ring);
-    if (session_call_over(session))
-        session_reply(session, &reply, sizeof(reply), NULL, 0);
-}
-
-static void handle_ring_free(struct session *session, const void *message)
-{
-    struct spw_msg_ring_free wanted;
-    struct session_ring *ring = NULL;
-
-    memcpy(&wanted, message, sizeof(wanted));
-    if (wanted.reserved0 != 0) {
-        violation(session, "a reserved field of RING_FREE is not zero");
-        return;
-    }
-    list_for_each (l, &session->rings)
-        if (list_entry(l, struct session_ring, link)->ring.number == wanted.ring)
-            ring = list_entry(l, struct session_ring, link);
-    if (!ring) {
-        session_reply_error(session, -EBADF, 0, "this session has no such ring");
-        return;
-    }
-    ring->call.call.at_control = ring_removed;
-    session->call.ring = ring;
-    session->busy = true;
-    engine_ring_remove(ring->peer->engine, &ring->call);
-}
-
 /* --- CHUNK_GET --------------------------------------------------------------------------------------------------- */
 
 static uint32_t chunk_page_bytes(const struct memory_chunk *chunk)
@@ -577,8 +369,8 @@ void session_handle(struct session *session, const void *message, size_t size)
         [SPW_MSG_HELLO] = {sizeof(struct spw_msg_hello), handle_hello},
         [SPW_MSG_POOL_OPEN] = {sizeof(struct spw_msg_pool_open), handle_pool_open},
         [SPW_MSG_SPACE_OPEN] = {sizeof(struct spw_msg_space_open), handle_space_open},
-        [SPW_MSG_RING_NEW] = {sizeof(struct spw_msg_ring_new), handle_ring_new},
-        [SPW_MSG_RING_FREE] = {sizeof(struct spw_msg_ring_free), handle_ring_free},
+        [SPW_MSG_RING_NEW] = {sizeof(struct spw_msg_ring_new), session_ring_new},
+        [SPW_MSG_RING_FREE] = {sizeof(struct spw_msg_ring_free), session_ring_free_asked},
         [SPW_MSG_CHUNK_GET] = {sizeof(struct spw_msg_chunk_get), handle_chunk_get},
     };
     uint16_t type = session->request.type;

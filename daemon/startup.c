@@ -8,6 +8,7 @@
 #include "daemon/startup.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -219,8 +220,8 @@ static uint32_t auto_max_objects(const struct spillway_config *config, uint64_t 
 static int class_configs(const struct spillway_config *config, struct tiering_class_config *ret_classes)
 {
     static const uint32_t index_of[TIERING_CLASSES] = {
-        [SPW_CLASS_GENERIC] = CONFIG_CLASS_GENERIC,       [SPW_CLASS_KV] = CONFIG_CLASS_KV,
-        [SPW_CLASS_WEIGHTS] = CONFIG_CLASS_WEIGHTS,       [SPW_CLASS_ACTIVATION] = CONFIG_CLASS_ACTIVATION,
+        [SPW_CLASS_GENERIC] = CONFIG_CLASS_GENERIC,     [SPW_CLASS_KV] = CONFIG_CLASS_KV,
+        [SPW_CLASS_WEIGHTS] = CONFIG_CLASS_WEIGHTS,     [SPW_CLASS_ACTIVATION] = CONFIG_CLASS_ACTIVATION,
         [SPW_CLASS_OPTIMIZER] = CONFIG_CLASS_OPTIMIZER,
     };
 
@@ -270,9 +271,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .control = &control->mailbox,
-        .uring = {.workers = control->workers,
-                  .grower = control->grower,
-                  .chunk = chunk_config(config, machine)},
+        .uring = {.workers = control->workers, .grower = control->grower, .chunk = chunk_config(config, machine)},
         .tiering = {.pools = pools,
                     .n_pools = config->n_pools,
                     .node = machine->dram[number % machine->n_dram],
@@ -326,16 +325,22 @@ static int threads_make(struct control *control, const struct machine *machine)
     return r < 0 ? r : grower_new(&control->grower);
 }
 
+/* 0 if it is not known. A block device has no st_size. */
+static uint64_t path_size(const char *path)
+{
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+
+    return size < 0 ? 0 : (uint64_t)size;
+}
+
 static int devices_size(struct control *control)
 {
     /* How many objects an engine must be able to name depends on devices that only an engine can read. What the files
      * say is near enough. */
     for (uint32_t i = 0; i < control->config->n_devices; i++) {
-        struct stat st;
-
         control->devices[i].device = DEVICE_NONE;
-        if (stat(control->config->devices[i].path, &st) == 0)
-            control->devices[i].used_bytes = (uint64_t)st.st_size;
+        control->devices[i].used_bytes = path_size(control->config->devices[i].path);
         if (control->config->devices[i].capacity_bytes > 0)
             control->devices[i].used_bytes = control->config->devices[i].capacity_bytes;
     }

@@ -71,6 +71,8 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
     if (w->mode_ != LEASE_FREE) {
         uint32_t pool = t->spaces[r->space].info.pool;
 
+        if (status == 0 && (r->flags & RECORD_TORN) && !(w->mode_ == LEASE_WRITE && w->len_ == r->size_bytes))
+            status = -EBADMSG; /* found out while it waited */
         if (status == 0)
             status = lease_grant(t, w->session_, object, (enum lease_mode)w->mode_, w->off_, w->len_, &w->grant);
         if (status < 0)

@@ -35,12 +35,12 @@ static int tiering_pools_new(struct tiering *t)
         if (arena_init(&p->arenas[0]) < 0 || arena_init(&p->arenas[1]) < 0)
             return -ENOMEM;
         uint64_t objects = (p->config.dram_bytes + p->config.cxl_bytes) / (4 * KIB);
+        objects = MIN(objects, (uint64_t)t->config.max_objects) + 1;
         struct policy_config config = {
             .nodes = t->records.nodes,
             .n_nodes = t->config.max_objects,
             .capacity_sectors = (p->config.dram_bytes + p->config.cxl_bytes) / SECTOR_BYTES,
-            .max_ghosts = (uint32_t)MIN(MIN(objects, (uint64_t)t->config.max_objects) + 1,
-                                        (uint64_t)GHOSTS_PER_POLICY_MAX)};
+            .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
         for (int c = 0; c < TIERING_CLASSES; c++) {
             int r = t->config.classes[c].policy->new(&config, &p->policies[c]);
 
@@ -58,7 +58,7 @@ static int tiering_tables_new(struct tiering *t)
     t->moves = calloc(t->config.max_moves, sizeof(*t->moves));
     t->groups = calloc(GROUPS_MAX, sizeof(*t->groups));
     t->pins = calloc(TIMED_PINS_MAX, sizeof(*t->pins));
-    t->shadows = calloc(2 * SHADOWS_MAX, sizeof(*t->shadows));
+    t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
     if (!t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->shadows || !t->sync_refs)
         return -ENOMEM;
@@ -255,7 +255,8 @@ static uint64_t space_id(const char *pool, const uint8_t *digest)
 {
     uint8_t bytes[NAME_BYTES_MAX + 1 + 32] = {0};
 
-    memcpy(bytes, pool, strlen(pool));
+    /* NOLINTNEXTLINE(bugprone-not-null-terminated-result): the bytes are zeroed, and hashed as bytes */
+    memcpy(bytes, pool, strnlen(pool, NAME_BYTES_MAX));
     memcpy(bytes + NAME_BYTES_MAX + 1, digest, 32);
     return checksum_bytes(bytes, sizeof(bytes), 0);
 }

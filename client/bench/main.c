@@ -55,7 +55,6 @@ int main(int argc, char **argv)
         argv[1] = name;
         return commands[i].run(argc - 1, argv + 1);
     }
-    fprintf(stderr, "spillbench: there is no command '%s'\n\n", argv[1]);
-    help(stderr);
+    fprintf(stderr, "spillbench: there is no command '%s'; `spillbench help` lists them\n", argv[1]);
     return EX_USAGE;
 }

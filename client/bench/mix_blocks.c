@@ -163,8 +163,8 @@ static int acquire_and_cancel(struct mix_client *c)
         if (r < 0 && r != -ENOENT && r != -EALREADY)
             mix_expect(c, MIX_CANCEL, r, (const int[]){0});
     }
-    r = spw_job_wait(job, 2 * TIMEOUT_MS);
-    if (r == -ETIMEDOUT) {
+    r = spw_job_wait(job, 4 * TIMEOUT_MS);
+    if (spw_job_status(job) == -EINPROGRESS) { /* -ETIMEDOUT alone may be how it ended */
         mix_expect(c, MIX_CANCEL, r, (const int[]){0});
         return r;
     }

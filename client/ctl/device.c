@@ -43,8 +43,7 @@ static const char *state_of(struct json_object *device, struct json_object *part
 /* Adds a member "sum", with what the table shows of all partitions. */
 static void add_sums(struct json_object *device)
 {
-    static const char *const names[] = {"live_bytes", "written_bytes", "got_bytes", "checksum_errors",
-                                        "write_errors"};
+    static const char *const names[] = {"live_bytes", "written_bytes", "got_bytes", "checksum_errors", "write_errors"};
     struct json_object *partitions = ctl_find(device, "partitions"), *sums = json_object_new_object();
     double log_bytes = sum(partitions, "log_bytes"), free_bytes = 0;
 

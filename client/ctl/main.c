@@ -106,7 +106,6 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (strcmp(a.argv[0], commands[i].name) == 0)
             return commands[i].run(&a.ctl, a.argc, a.argv);
-    fprintf(stderr, "spillctl: there is no command '%s'\n\n", a.argv[0]);
-    help(stderr);
+    fprintf(stderr, "spillctl: there is no command '%s'; `spillctl help` lists them\n", a.argv[0]);
     return EX_USAGE;
 }

@@ -112,7 +112,7 @@ static int options_check(const struct spw_connect_options *options)
     if (options->scratch_bytes != 0 &&
         (options->scratch_bytes % SECTOR_BYTES != 0 || options->scratch_bytes < CLIENT_SCRATCH_BYTES_MIN ||
          options->scratch_bytes > SCRATCH_BYTES_MAX))
-        return client_error(-EINVAL, 0, "spw_connect: scratch_bytes is a multiple of %u from %llu to %llu",
+        return client_error(-EINVAL, 0, "spw_connect: scratch_bytes is a multiple of %lu from %llu to %llu",
                             SECTOR_BYTES, (unsigned long long)CLIENT_SCRATCH_BYTES_MIN,
                             (unsigned long long)SCRATCH_BYTES_MAX);
     return 0;

@@ -42,7 +42,7 @@ static int arena_check(const char *name, const spw_space *space, const struct sp
             return client_error(-EMSGSIZE, 0, "%s: element %zu has more than one piece (%u bytes)", name, i,
                                 space->piece_bytes);
         if (offset_bytes % SECTOR_BYTES != 0 || size_bytes % SECTOR_BYTES != 0)
-            return client_error(-EINVAL, 0, "%s: element %zu is not a multiple of %u bytes, or does not begin at one",
+            return client_error(-EINVAL, 0, "%s: element %zu is not a multiple of %lu bytes, or does not begin at one",
                                 name, i, SECTOR_BYTES);
         if (!range_ok(offset_bytes, size_bytes, arena->size_bytes))
             return client_error(-ERANGE, 0, "%s: element %zu is empty, or lies outside of the arena", name, i);

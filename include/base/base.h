@@ -17,7 +17,7 @@
 
 /* The unit of extents in memory and of sectors on a device. Not the CPU's page size, though equal to it on x86-64. */
 #define SECTOR_SHIFT 12
-#define SECTOR_BYTES (UINT32_C(1) << SECTOR_SHIFT)
+#define SECTOR_BYTES (UINT64_C(1) << SECTOR_SHIFT)
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #ifdef __CPPCHECK__ /* it gives up on a file with a statement expression in an initialiser */

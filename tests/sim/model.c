@@ -171,9 +171,10 @@ void block_gone(struct sim *sim, struct object *o, const char *how)
     if (o->state == BLOCK_UNKNOWN && o->must)
         sim_fail(sim, "block %u of space %u was lost: %s", (uint32_t)(o - sim->objects), o->space, how);
     if (o->state == BLOCK_PRESENT || o->state == BLOCK_UNKNOWN) {
+        sim_log(sim, "block %u is gone: %s", (uint32_t)(o - sim->objects), how);
         sim->counts->vanished++;
         o->state = BLOCK_ABSENT;
-        o->reserved = o->committed = 0;
+        o->reserved = o->committed = o->damaged = 0;
     }
 }
 

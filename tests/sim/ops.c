@@ -44,6 +44,7 @@ void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint
 {
     uint32_t bit = object_bit(part, piece), number = (uint32_t)(o - sim->objects);
 
+    sim_log(sim, "session %u: reserve block %u part %u piece %u: %d", session, number, part, piece, status);
     switch (status) {
     case -EEXIST:
         block_seen(sim, o);
@@ -132,6 +133,7 @@ void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint3
     struct tiering_id id = object_piece_id(sim, o, 0, 0);
     struct tiering_found found;
 
+    sim_log(sim, "block %u part %u piece %u version %u committed: %d", number, part, piece, version, status);
     if (o->version != version || o->state != BLOCK_BUILDING) {
         if (status == 0)
             sim_fail(sim, "block %u: a commit of a dead build succeeded", number);
@@ -209,6 +211,8 @@ static void block_unreadable(struct sim *sim, struct object *o, uint32_t bit, in
 void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
                           const struct tiering_grant *grant)
 {
+    sim_log(sim, "session %u: acquire block %u part %u piece %u: %d%s", session, (uint32_t)(o - sim->objects), part, piece,
+            status, status == 0 && grant->fetched ? " (fetched)" : "");
     if (status < 0) {
         if (status == -ENOSPC || status == -EAGAIN)
             count_refusal(sim, status, grant);
@@ -259,6 +263,7 @@ static void op_delete(struct sim *sim)
     if (object_durability(o) == STORE_CACHE && sim_percent(sim, 70))
         return;
     int r = tiering_delete(sim->tiering, &id);
+    sim_log(sim, "delete block %u: %d", (uint32_t)(o - sim->objects), r);
     sim_event(sim, 31, (uint64_t)(int64_t)r);
     if (r < 0) {
         block_unreadable(sim, o, 0, r);

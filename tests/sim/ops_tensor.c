@@ -49,10 +49,9 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how)
     p->n_writers--;
     for (uint32_t cell = l->from; cell < l->to && !l->passive; cell++)
         p->busy &= ~(UINT32_C(1) << cell);
-    if (o->space == SPACE_ARENA)
-        return;
     if (how == 1) {
-        tensor_written(p, l->from, l->to);
+        if (o->space != SPACE_ARENA)
+            tensor_written(p, l->from, l->to);
         if ((uint32_t)(l->to - l->from) == cells)
             p->torn = p->maybe_torn = false;
     } else if (how == 2) {

@@ -148,7 +148,7 @@ struct sim_counts {
     uint64_t evictions, drops, spills, loads, commits, reclaims, checkpoints, cancels, timeouts, session_deaths;
     uint64_t hits, bytes_verified, syncs, syncs_failed, sync_lost, parts_completed, parts_expired, limits, reverts, torn;
     uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors, short_counts;
-    uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished;
+    uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished, restless;
 };
 
 struct sim {

@@ -55,6 +55,7 @@ void sim_fail(struct sim *sim, const char *format, ...)
     va_list args;
 
     va_start(args, format);
+    fflush(stdout);
     fprintf(stderr, "FAILED: ");
     vfprintf(stderr, format, args);
     fprintf(stderr, "\n");
@@ -173,6 +174,7 @@ static const struct {
     COUNT(durable_found, true), COUNT(tensors_checked, true), COUNT(half_syncs_new, true), COUNT(half_syncs_old, true),
     COUNT(store_failures, true), COUNT(io_errors, true),    COUNT(arena_gets, true),     COUNT(arena_puts, true),
     COUNT(pins, true),          COUNT(copied, true),        COUNT(bounced, true),        COUNT(vanished, true),
+    COUNT(restless, false),
 };
 
 static int report(const struct sim_counts *counts, bool many)

@@ -30,7 +30,7 @@ static const char *sections(void)
 static void setup(void)
 {
     raw_daemon_folder(&d);
-    raw_daemon_format(&d, "device", 512);
+    raw_daemon_format(&d, "device", 512, 1);
 }
 
 static void teardown(void)
@@ -133,6 +133,44 @@ START_TEST(test_killed_during_io)
 }
 END_TEST
 
+/* Two engines with a partition each: every space is found again where it was, and handles do not cross. */
+START_TEST(test_two_engines)
+{
+    struct raw_session s;
+    uint32_t engines = 0, handles[2] = {0};
+
+    raw_daemon_format(&d, "two", 256, 2);
+    char text[512];
+
+    snprintf(text, sizeof(text),
+             "[tier.dram]\nsize = 128 MiB\n[pool default]\nusers = %u\n[device two]\npath = %s/two\n", getuid(), d.dir);
+    raw_daemon_start(&d, "engines = 2", text);
+    for (int run = 0; run < 2; run++) {
+        for (uint8_t digest = 1; digest <= 6; digest++) {
+            raw_session_full(&s, &d, "default", digest, OBJECT_BYTES);
+            engines |= 1U << s.space.engine;
+            handles[s.space.engine] = s.space.space;
+            for (uint64_t i = 0; i < 20 && run == 0; i++)
+                ck_assert_int_eq(raw_put(&s, i, OBJECT_BYTES, (uint8_t)(digest + i * 7)), 0);
+            for (uint64_t i = 0; i < 20; i++)
+                ck_assert_int_eq(raw_get(&s, i, OBJECT_BYTES, (uint8_t)(digest + i * 7)), 0);
+            struct spw_sqe sqe = raw_sqe(&s, SPW_OP_TOUCH, 1);
+
+            raw_items(&s.ring)[0] = raw_item(1, 0);
+            sqe.space ^= 1U << 26;
+            ck_assert_int_eq(raw_call(&s.ring, &sqe).status, -EXDEV);
+            raw_session_close(&s);
+        }
+        ck_assert_uint_eq(engines, 3);
+        if (run == 0) {
+            ck_assert_int_eq(raw_daemon_stop(&d), 0);
+            raw_daemon_restart(&d);
+        }
+    }
+    ck_assert_uint_ne(handles[0], handles[1]);
+}
+END_TEST
+
 /* Starts spillwayd on the folder's configuration and waits for its end: its status. */
 static int run_to_end(void)
 {
@@ -184,6 +222,7 @@ int main(void)
     tcase_add_test(tc, test_paging_and_restart);
     tcase_add_test(tc, test_sync_and_kill);
     tcase_add_test(tc, test_killed_during_io);
+    tcase_add_test(tc, test_two_engines);
     tcase_add_test(tc, test_refusals);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

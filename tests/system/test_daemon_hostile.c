@@ -184,8 +184,7 @@ START_TEST(test_holes)
         struct spw_sqe sqe = raw_sqe(&s, SPW_OP_LOOKUP, 4096);
 
         raw_submit(&s.ring, &sqe); /* its items are zeros: refused, one by one */
-        (void)fallocate(s.ring.scratch_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                        (off_t)s.ring.scratch_bytes);
+        (void)fallocate(s.ring.scratch_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)s.ring.scratch_bytes);
         if (i == 100) /* from here on every index is zero again: far behind, which ends the session */
             (void)fallocate(s.ring.ring_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)s.ring.ring_bytes);
     }
@@ -372,42 +371,41 @@ static long daemon_cpu_ticks(void)
     return (long)(user + system);
 }
 
+#define HELD_CONNECTIONS 200
+
 /* Row 10: more connections than the daemon has descriptors for. */
 START_TEST(test_out_of_descriptors)
 {
-    struct rlimit limit, before_limit, mine;
-    int fds[2000];
-    unsigned n = 0, refused = 0;
+    struct rlimit before, limit;
+    int fds[HELD_CONNECTIONS];
+    unsigned refused = 0;
 
-    ck_assert_int_eq(prlimit(d.pid, RLIMIT_NOFILE, NULL, &before_limit), 0);
-    limit = before_limit;
+    ck_assert_int_eq(prlimit(d.pid, RLIMIT_NOFILE, NULL, &before), 0);
+    limit = before;
     limit.rlim_cur = raw_daemon_descriptors(&d) + 8;
     ck_assert_int_eq(prlimit(d.pid, RLIMIT_NOFILE, &limit, NULL), 0);
-    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &mine), 0);
-    mine.rlim_cur = mine.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &mine);
-    for (int i = 0; i < 10000; i++) {
+    for (int i = 0; i < HELD_CONNECTIONS; i++) {
+        fds[i] = raw_connect(&d);
+        ck_assert_int_ge(fds[i], 0);
+    }
+    for (int i = HELD_CONNECTIONS; i < 10000; i++)
+        close(raw_connect(&d));
+    for (int i = 0; i < HELD_CONNECTIONS && refused == 0; i++) {
         struct spw_msg_error reply;
-        int fd = raw_connect(&d);
 
-        if (fd < 0)
-            continue;
-        if (recv(fd, &reply, sizeof(reply), MSG_DONTWAIT) == sizeof(reply)) {
+        if (raw_receive(fds[HELD_CONNECTIONS - 1 - i], &reply, sizeof(reply), NULL, NULL) == sizeof(reply)) {
             ck_assert_int_eq(reply.msg.status, -EMFILE);
+            ck_assert_uint_eq(reply.msg.detail, SPW_LIMIT_DESCRIPTORS);
             refused++;
         }
-        if (n < 2000 && refused == 0)
-            fds[n++] = fd;
-        else
-            close(fd);
     }
     ck_assert_uint_gt(refused, 0);
-    long before = daemon_cpu_ticks();
+    long ticks = daemon_cpu_ticks();
 
     sleep(1);
-    ck_assert_int_lt(daemon_cpu_ticks() - before, sysconf(_SC_CLK_TCK) / 2); /* it rests */
-    ck_assert_int_eq(prlimit(d.pid, RLIMIT_NOFILE, &before_limit, NULL), 0);
-    for (unsigned i = 0; i < n; i++)
+    ck_assert_int_lt(daemon_cpu_ticks() - ticks, sysconf(_SC_CLK_TCK) / 2); /* it rests */
+    ck_assert_int_eq(prlimit(d.pid, RLIMIT_NOFILE, &before, NULL), 0);
+    for (int i = 0; i < HELD_CONNECTIONS; i++)
         close(fds[i]);
 }
 END_TEST

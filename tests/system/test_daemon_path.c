@@ -269,8 +269,10 @@ START_TEST(test_reload)
     ck_assert(raw_daemon_logged(&d, "the old configuration stays in force"));
     ck_assert(raw_daemon_logged(&d, "frobnicate"));
     f = fopen(path, "w");
-    fprintf(f, "[daemon]\nsocket = %s\nengines = 1\nlog_level = debug\nspin_us = 50\nmax_objects = 70000\n%s"
-               "linger = 7 min\n", d.socket, SECTIONS);
+    fprintf(f,
+            "[daemon]\nsocket = %s\nengines = 1\nlog_level = debug\nspin_us = 50\nmax_objects = 70000\n%s"
+            "linger = 7 min\n",
+            d.socket, SECTIONS);
     fclose(f);
     kill(d.pid, SIGHUP);
     ck_assert(raw_daemon_logged(&d, "[pool default] linger: 7 min, was 30 s"));

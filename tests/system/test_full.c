@@ -42,8 +42,8 @@ static uint64_t fill(spw_space *space, unsigned *ret_limit)
     while (r == 0 && n < 4 * DISK_BYTES / BLOCK) {
         r = block_put_within(space, n, BLOCK, 500, ret_limit);
         n += r == 0;
-        if (r == 0 && n % 16 == 0)
-            r = spw_sync(space, NULL, 0, 20000);
+        if (r == 0 && n % 16 == 0 && (r = spw_sync(space, NULL, 0, 20000)) < 0)
+            *ret_limit = spw_error_limit();
     }
     ck_assert_msg(r == -ENOSPC, "%llu blocks, then %d: %s", (unsigned long long)n, r, spw_error_text());
     return n;

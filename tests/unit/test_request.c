@@ -270,8 +270,7 @@ int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct ti
     return r;
 }
 int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t lease,
-                     uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait,
-                     struct tiering_grant *ret_grant)
+                     uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait, struct tiering_grant *ret_grant)
 {
     return tiering_get_to(t, s, id, lease, off_bytes, len_bytes, wait, ret_grant);
 }
@@ -1156,12 +1155,18 @@ START_TEST(test_sqe_mistakes)
         uint32_t items, n_items, results;
         int expected;
     } cases[] = {
-        {32, 1, RESULTS, -EINVAL},          {0, 1, RESULTS + 8, -EINVAL},
-        {0, 0, RESULTS, -EINVAL},           {0, SPW_LIST_MAX + 1, RESULTS, -EINVAL},
-        {0, UINT32_MAX, RESULTS, -EINVAL},  {SCRATCH_BYTES, 1, RESULTS, -ERANGE},
-        {UINT32_MAX - 63, 1, RESULTS, -ERANGE}, {0, 1, SCRATCH_BYTES, -ERANGE},
-        {0, 1, UINT32_MAX - 63, -ERANGE},   {0, SPW_LIST_MAX, RESULTS, -ERANGE},
-        {SCRATCH_BYTES - 64, 2, RESULTS, -ERANGE}, {0, 2, SCRATCH_BYTES - 64, -ERANGE},
+        {32, 1, RESULTS, -EINVAL},
+        {0, 1, RESULTS + 8, -EINVAL},
+        {0, 0, RESULTS, -EINVAL},
+        {0, SPW_LIST_MAX + 1, RESULTS, -EINVAL},
+        {0, UINT32_MAX, RESULTS, -EINVAL},
+        {SCRATCH_BYTES, 1, RESULTS, -ERANGE},
+        {UINT32_MAX - 63, 1, RESULTS, -ERANGE},
+        {0, 1, SCRATCH_BYTES, -ERANGE},
+        {0, 1, UINT32_MAX - 63, -ERANGE},
+        {0, SPW_LIST_MAX, RESULTS, -ERANGE},
+        {SCRATCH_BYTES - 64, 2, RESULTS, -ERANGE},
+        {0, 2, SCRATCH_BYTES - 64, -ERANGE},
     };
 
     put_items(&a, "hh");

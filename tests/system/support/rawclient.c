@@ -91,13 +91,14 @@ void raw_daemon_folder(struct raw_daemon *d)
     chmod(d->dir, 0755);
 }
 
-void raw_daemon_format(const struct raw_daemon *d, const char *name, unsigned mib)
+void raw_daemon_format(const struct raw_daemon *d, const char *name, unsigned mib, unsigned partitions)
 {
     const char *bin = getenv("SPILLWAY_BIN");
     char command[1024];
 
-    snprintf(command, sizeof(command), "%s/spillctl device format --capacity %uM --segment 1M --partitions 1 %s/%s >%s/format 2>&1",
-             bin ? bin : ".", mib, d->dir, name, d->dir);
+    snprintf(command, sizeof(command),
+             "%s/spillctl device format --capacity %uM --segment 1M --partitions %u %s/%s >%s/format 2>&1",
+             bin ? bin : ".", mib, partitions, d->dir, name, d->dir);
     ck_assert_msg(system(command) == 0, "%s", command);
 }
 
@@ -113,7 +114,8 @@ void raw_daemon_start(struct raw_daemon *d, const char *daemon_keys, const char 
     FILE *f = fopen(path, "w");
 
     ck_assert_ptr_nonnull(f);
-    fprintf(f, "[daemon]\nsocket = %s\nengines = 1\nlog_level = debug\n%s\n%s\n", d->socket, daemon_keys, sections);
+    fprintf(f, "[daemon]\nsocket = %s\nlog_level = debug\n%s%s\n%s\n", d->socket,
+            strstr(daemon_keys, "engines") ? "" : "engines = 1\n", daemon_keys, sections);
     fclose(f);
     raw_daemon_restart(d);
 }
@@ -436,9 +438,8 @@ void *raw_chunk_map(struct raw_session *s, const struct spw_result *result, int 
     int fds[8];
     unsigned n_fds = 0;
 
-    ck_assert_int_ge(
-        raw_request(s->fd, SPW_MSG_CHUNK_GET, &wanted, sizeof(wanted), &reply, sizeof(reply), fds, &n_fds),
-        sizeof(reply.msg));
+    ck_assert_int_ge(raw_request(s->fd, SPW_MSG_CHUNK_GET, &wanted, sizeof(wanted), &reply, sizeof(reply), fds, &n_fds),
+                     sizeof(reply.msg));
     if (reply.msg.status != 0)
         return NULL;
     ck_assert_uint_eq(n_fds, 1);
@@ -601,8 +602,8 @@ uint64_t raw_admin_number(const struct raw_daemon *d, const char *what, const ch
 
     raw_session_open(&s, d);
     len = (size_t)snprintf(request.text, sizeof(request.text), "{\"get\":\"%s\"}", what);
-    long n = raw_request(s.fd, SPW_MSG_ADMIN, &request, sizeof(request.msg) + len, &reply, sizeof(reply) - 1, NULL,
-                         NULL);
+    long n =
+        raw_request(s.fd, SPW_MSG_ADMIN, &request, sizeof(request.msg) + len, &reply, sizeof(reply) - 1, NULL, NULL);
 
     raw_session_close(&s);
     ck_assert_int_gt(n, (long)sizeof(reply.msg));

@@ -22,7 +22,7 @@ struct raw_daemon {
 
 /* Before raw_daemon_start(), where the configuration names files: a folder, and a formatted device in it. */
 void raw_daemon_folder(struct raw_daemon *d);
-void raw_daemon_format(const struct raw_daemon *d, const char *name, unsigned mib);
+void raw_daemon_format(const struct raw_daemon *d, const char *name, unsigned mib, unsigned partitions);
 /* Starts $SPILLWAY_BIN/spillwayd --user, in a fresh folder unless there is one. `sections` follows a [daemon] section with the socket and
  * `daemon_keys` (lines). Waits until it serves. */
 void raw_daemon_start(struct raw_daemon *d, const char *daemon_keys, const char *sections);

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns sessions' seats at this engine: their spaces and rings, which of them are hot, and their end. Engine thread only.
+ *
+ * A peer that broke the protocol is taken off every list at once and nothing of it is looked at any more; whoever owns
+ * it is told to end the session, and removes it. Removal gives back everything: requests, waits, leases.
+ */
+#include <errno.h>
+
+#include "daemon/request_core.h"
+
+void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases)
+{
+    list_push_tail(&rq->peers, &peer->link);
+    list_init(&peer->active_link);
+    list_init(&peer->rings);
+    list_init(&peer->hot);
+    list_init(&peer->parked);
+    peer->session = session;
+    peer->generation = (uint16_t)(session % UINT16_MAX + 1);
+    peer->weight = DEFICIT_PER_ITEM;
+    tiering_session_init(rq->tiering, &peer->tiering, session, owner, max_leases);
+}
+
+/* A handle is the engine's number, the index in the peer's table, and a generation that tells sessions apart. */
+static uint32_t space_handle(const struct requests *rq, const struct peer *peer, uint32_t index)
+{
+    static_assert(ENGINES_MAX <= 64 && SESSION_SPACES_MAX <= 1024, "6 and 10 bits of the handle");
+    return rq->config.engine << 26 | index << 16 | peer->generation;
+}
+
+int requests_space_add(struct requests *rq, struct peer *peer, const struct tiering_space_info *info, uint32_t weight,
+                       uint32_t *ret_handle)
+{
+    uint32_t index = 0;
+
+    while (index < peer->n_spaces && peer->spaces[index].index != info->index)
+        index++;
+    if (index == SESSION_SPACES_MAX)
+        return -ENOSPC;
+    if (index == peer->n_spaces) {
+        peer->spaces[peer->n_spaces++] = (struct peer_space){
+            .index = info->index,
+            .pool = info->pool,
+            .piece_bytes = info->piece_bytes,
+            .item_bytes = info->item_bytes,
+        };
+        peer->weight = MAX(peer->n_spaces == 1 ? 1 : peer->weight, weight);
+    }
+    *ret_handle = space_handle(rq, peer, index);
+    return 0;
+}
+
+int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t handle, struct peer_space *ret_space)
+{
+    uint32_t index = handle >> 16 & 1023;
+
+    if ((handle & UINT16_MAX) != peer->generation)
+        return -EBADF;
+    if (handle >> 26 != rq->config.engine)
+        return -EXDEV;
+    if (index >= peer->n_spaces)
+        return -EBADF;
+    *ret_space = peer->spaces[index];
+    return 0;
+}
+
+void peer_update_active(struct requests *rq, struct peer *peer)
+{
+    bool is_active = !list_is_empty(&peer->active_link);
+    bool wants = !peer->broken && (!list_is_empty(&peer->hot) || !list_is_empty(&peer->parked));
+
+    if (wants && !is_active)
+        list_push_tail(&rq->active, &peer->active_link);
+    else if (!wants)
+        list_unlink(&peer->active_link);
+}
+
+void ring_set_hot(struct requests *rq, struct ring *ring, bool hot)
+{
+    bool is_hot = !list_is_empty(&ring->hot_link);
+
+    if (hot && !is_hot) {
+        list_push_tail(&ring->peer->hot, &ring->hot_link);
+        ring->peer->n_hot++;
+        rq->n_hot++;
+    } else if (!hot && is_hot) {
+        list_unlink(&ring->hot_link);
+        ring->peer->n_hot--;
+        rq->n_hot--;
+    }
+    peer_update_active(rq, ring->peer);
+}
+
+void requests_ring_add(struct requests *rq, struct peer *peer, struct ring *ring)
+{
+    ring->peer = peer;
+    ring->last_work_ns = rq->now_ns;
+    list_push_tail(&peer->rings, &ring->link);
+    rq->n_rings++;
+    if (!peer->broken)
+        ring_set_hot(rq, ring, true);
+}
+
+void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns)
+{
+    if (ring->peer->broken)
+        return;
+    ring_wake(ring);
+    ring->last_work_ns = now_ns;
+    ring_set_hot(rq, ring, true);
+}
+
+void peer_break(struct requests *rq, struct peer *peer, const char *why)
+{
+    if (peer->broken)
+        return;
+    peer->broken = true;
+    rq->stat.violations++;
+    list_for_each (l, &peer->rings)
+        ring_set_hot(rq, list_entry(l, struct ring, link), false);
+    peer_update_active(rq, peer);
+    rq->config.events->broken(rq->config.ctx, peer, why);
+}
+
+/* The session goes: no CQE, and what its pieces were granted is released with the session. */
+static void request_drop(struct request *req)
+{
+    list_for_each_safe (l, &req->pieces) {
+        struct piece *piece = list_entry(l, struct piece, link);
+
+        if (piece->state == PIECE_WAITING)
+            (void)tiering_wait_cancel(req->rq->tiering, &piece->wait);
+        piece_free(piece);
+    }
+    req->waiting = 0;
+    request_set_state(req, req->sync_running ? REQUEST_DETACHED : REQUEST_FREE);
+}
+
+void requests_ring_remove(struct requests *rq, struct ring *ring)
+{
+    list_for_each_safe (l, &ring->requests)
+        request_drop(list_entry(l, struct request, link));
+    ring->current = NULL;
+    ring_set_hot(rq, ring, false);
+    list_unlink(&ring->dirty_link);
+    list_unlink(&ring->link);
+    rq->n_rings--;
+    rq->changes++;
+}
+
+void requests_peer_remove(struct requests *rq, struct peer *peer)
+{
+    list_for_each_safe (l, &peer->rings)
+        requests_ring_remove(rq, list_entry(l, struct ring, link));
+    tiering_session_end(rq->tiering, &peer->tiering);
+    list_unlink(&peer->active_link);
+    list_unlink(&peer->link);
+    rq->changes++;
+}

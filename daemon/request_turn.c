@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the order in which things are done: one turn of the request path. Engine thread only.
+ *
+ * - Turns are deficit round robin over sessions: each earns a quantum of items, scaled by its weight, and a session
+ *   with nothing to do saves nothing up. Within a session its rings take turns.
+ * - A session gets a request or a wait only while it holds fewer than are free. So however many one of them takes,
+ *   another finds some.
+ * - A turn is bounded by the sessions' quanta. Whatever could not go on (no wait, no request, no CQE) is looked at again
+ *   in the next turn, which something's end brings about, or RETRY_NS.
+ */
+#include "daemon/request_core.h"
+
+#define RETRY_NS UINT64_C(10000000) /* parked requests, and rings that wait for their client */
+
+static uint32_t ring_serve(struct requests *rq, struct ring *ring, uint32_t budget)
+{
+    struct peer *peer = ring->peer;
+    struct spw_sqe sqe;
+
+    if (ring->current)
+        return request_run(ring->current, budget);
+    if (peer->n_requests >= rq->n_free_requests)
+        return 0;
+    int r = ring_take(ring, &sqe);
+
+    if (r < 0)
+        peer_break(rq, peer, "an index of a ring is out of its bounds");
+    return r > 0 ? request_begin(rq, ring, &sqe) : 0;
+}
+
+static uint32_t peer_serve_parked(struct requests *rq, struct peer *peer)
+{
+    uint32_t used = 0;
+
+    list_for_each_safe (l, &peer->parked) {
+        struct request *req = list_entry(l, struct request, parked_link);
+
+        if (req->tried_at == rq->changes && rq->now_ns < req->retry_ns)
+            continue;
+        req->retry_ns = rq->now_ns + RETRY_NS;
+        used += request_run(req, QUANTUM_ITEMS);
+        if (peer->broken)
+            return used;
+    }
+    return used;
+}
+
+/* A ring that had nothing to do for long enough goes cold. */
+static void ring_idle(struct requests *rq, struct ring *ring)
+{
+    if (ring->current || ring_is_choked(ring) || ring->sq_head != ring->sq_tail) {
+        rq->n_blocked++;
+        rq->stat.stalls++;
+        return;
+    }
+    if (rq->now_ns - ring->last_work_ns < rq->config.spin_ns) {
+        rq->n_idle_hot++;
+        return;
+    }
+    ring->last_work_ns = rq->now_ns;
+    if (!ring_sleep(ring)) {
+        rq->n_idle_hot++;
+        return;
+    }
+    ring_set_hot(rq, ring, false);
+    if (rq->config.events->ring_cold(rq->config.ctx, ring) < 0)
+        requests_ring_hot(rq, ring, rq->now_ns);
+}
+
+/* Until the session has had its share, or none of its rings has anything. */
+static uint32_t peer_serve_rings(struct requests *rq, struct peer *peer)
+{
+    uint32_t used = 0, idle = 0;
+
+    while (peer->deficit > 0 && idle < peer->n_hot) {
+        struct ring *ring = list_entry(peer->hot.next, struct ring, hot_link);
+        uint32_t budget = (uint32_t)div_round_up((uint64_t)peer->deficit, DEFICIT_PER_ITEM);
+        uint32_t n = ring_serve(rq, ring, MIN(budget, (uint32_t)QUANTUM_ITEMS));
+
+        if (peer->broken)
+            return used + n;
+        list_unlink(&ring->hot_link);
+        list_push_tail(&peer->hot, &ring->hot_link);
+        idle = n > 0 ? 0 : idle + 1;
+        if (n > 0)
+            ring->last_work_ns = rq->now_ns;
+        peer->deficit -= (int64_t)n * DEFICIT_PER_ITEM;
+        used += n;
+    }
+    if (peer->deficit <= 0) { /* there may be more: come back at once */
+        rq->n_idle_hot++;
+        return used;
+    }
+    peer->deficit = 0;
+    list_for_each_safe (l, &peer->hot)
+        ring_idle(rq, list_entry(l, struct ring, hot_link));
+    return used;
+}
+
+static uint32_t peer_turn(struct requests *rq, struct peer *peer)
+{
+    peer->deficit = MIN(peer->deficit, 0) + (int64_t)QUANTUM_ITEMS * peer->weight;
+    uint32_t used = peer_serve_parked(rq, peer);
+
+    peer->deficit -= (int64_t)used * DEFICIT_PER_ITEM;
+    return peer->broken ? used : used + peer_serve_rings(rq, peer);
+}
+
+/* What tiering's callbacks have put aside. */
+static uint32_t requests_collect(struct requests *rq)
+{
+    uint32_t n = 0;
+    struct list *l;
+
+    for (; (l = list_pop(&rq->ended)) != NULL; n++)
+        piece_ended(list_entry(l, struct piece, ended_link));
+    for (; (l = list_pop(&rq->ended_syncs)) != NULL; n++)
+        sync_ended(list_entry(l, struct request, ended_link));
+    return n;
+}
+
+static uint32_t requests_expire(struct requests *rq)
+{
+    struct deadline *deadline;
+    uint32_t n = 0;
+
+    for (; (deadline = deadlines_pop(&rq->deadlines, rq->now_ns)) != NULL; n++) {
+        struct request *req = container_of(deadline, struct request, deadline);
+
+        uint32_t detail =
+            req->state == REQUEST_PARKED && req->parked_detail ? req->parked_detail : req->op->timeout_detail;
+
+        rq->stat.timeouts++;
+        (void)request_stop(req, req->op->timeout_status, detail);
+    }
+    return n;
+}
+
+uint32_t requests_run(struct requests *rq, uint64_t now_ns)
+{
+    struct list *l;
+
+    rq->now_ns = now_ns;
+    rq->n_idle_hot = rq->n_blocked = 0;
+    uint32_t n = requests_collect(rq) + requests_expire(rq);
+
+    list_for_each_safe (a, &rq->active)
+        n += peer_turn(rq, list_entry(a, struct peer, active_link));
+    while ((l = list_pop(&rq->dirty)) != NULL)
+        ring_flush(list_entry(l, struct ring, dirty_link));
+    return n;
+}
+
+bool requests_wants_spin(const struct requests *rq)
+{
+    return rq->n_idle_hot > 0 || !list_is_empty(&rq->ended) || !list_is_empty(&rq->ended_syncs);
+}
+
+uint64_t requests_next_ns(const struct requests *rq, uint64_t now_ns)
+{
+    uint64_t next_ns = deadlines_next_ns(&rq->deadlines);
+    bool is_retrying = rq->n_blocked > 0;
+
+    list_for_each (l, &rq->active)
+        is_retrying |= !list_is_empty(&list_entry(l, struct peer, active_link)->parked);
+    return is_retrying ? MIN(next_ns, now_ns + RETRY_NS) : next_ns;
+}
