@@ -89,7 +89,8 @@ endforeach()
 
 spillway_glob(sim_sources GLOB tests/sim/*.c)
 if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
-    spillway_test_program(spillsim SOURCES ${sim_sources} LINK spillway-test-fake ${all_libraries} m)
+    spillway_test_program(spillsim SOURCES ${sim_sources}
+                          LINK spillway-test-unit spillway-test-fake ${all_libraries} Spillway::jsonc Spillway::check m)
     set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     spillway_test(sim/seeds sim 900 spillsim --seeds 200 --ops 10000)
     spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000)
