@@ -241,17 +241,34 @@ uint64_t control_nvme_bytes(const struct control *control)
     return bytes;
 }
 
-void control_pool_config(const struct control *control, uint32_t pool, struct tiering_pool_config *ret_config)
+/* Of what the devices hold, the part that lies in this engine's partitions. */
+static uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes)
+{
+    uint64_t total = control_nvme_bytes(control), own = 0;
+
+    for (uint32_t i = 0; i < control->config->n_devices; i++) {
+        const struct control_device *d = &control->devices[i];
+        uint32_t n = d->identity.format.partitions;
+
+        for (uint32_t p = engine; p < n; p += control->n_engines)
+            own += d->used_bytes / n;
+    }
+    return total > 0 ? (uint64_t)((unsigned __int128)bytes * own / total) : 0;
+}
+
+void control_pool_config(const struct control *control, uint32_t engine, uint32_t pool,
+                         struct tiering_pool_config *ret_config)
 {
     const struct spillway_config *config = control->config;
     const struct config_pool *p = &config->pools[pool];
+    uint64_t nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(control));
     uint32_t n = control->n_engines;
 
     *ret_config = (struct tiering_pool_config){
         .trusted = p->is_trusted,
         .dram_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_DRAM, config->dram.size_bytes) / n,
         .cxl_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_CXL, config->cxl.size_bytes) / n,
-        .nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(control)) / n,
+        .nvme_bytes = control_nvme_of_engine(control, engine, nvme_bytes),
         .session_bytes = p->session_bytes ? p->session_bytes : UINT64_MAX,
         .weight = p->weight,
         .max_leases_percent = p->max_leases_percent,
@@ -287,7 +304,7 @@ static void reload_apply(struct control *control)
         tune->spin_ns = control->config->daemon.spin_us * UINT64_C(1000);
         tune->n_pools = control->config->n_pools;
         for (uint32_t p = 0; p < tune->n_pools; p++)
-            control_pool_config(control, p, &tune->pools[p]);
+            control_pool_config(control, i, p, &tune->pools[p]);
         tune->call.at_control = reload_done;
         tune->call.at_control_ctx = control;
         engine_tune(control->engines[i], tune);

@@ -81,8 +81,10 @@ struct control {
     struct spaces *spaces;
 };
 
-/* The config's part of tiering's pools: this engine's share of each budget. */
-void control_pool_config(const struct control *control, uint32_t pool, struct tiering_pool_config *ret_config);
+/* The config's part of tiering's pools: that engine's share of each budget. Memory is shared alike, a device by who
+ * has its partitions. */
+void control_pool_config(const struct control *control, uint32_t engine, uint32_t pool,
+                         struct tiering_pool_config *ret_config);
 /* Looks the configured group up. -ENOENT. */
 must_check int control_find_admin_group(struct control *control);
 uint64_t control_nvme_bytes(const struct control *control);

@@ -13,7 +13,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 #include "daemon/shm.h"
@@ -73,9 +75,11 @@ static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t po
 {
     struct engine *engine = ctx;
 
-    if (region < CHUNKS_MAX)
-        engine->chunks[region] = (struct engine_chunk){
-            .session = session, .epoch = epoch, .pool = pool, .kind = (uint8_t)kind, .is_live = true};
+    if (region >= CHUNKS_MAX)
+        return;
+    engine->n_chunks = MAX(engine->n_chunks, region + 1);
+    engine->chunks[region] =
+        (struct engine_chunk){.session = session, .epoch = epoch, .pool = pool, .kind = (uint8_t)kind, .is_live = true};
 }
 
 static void on_chunk_gone(void *ctx, uint32_t region, uint32_t epoch)
@@ -171,6 +175,26 @@ static void on_poll(void *ctx, uint64_t token, uint32_t revents)
     requests_ring_hot(engine->requests, ring, engine->now_ns);
 }
 
+/*
+ * Somebody punched holes into memory that it may write: the SIGBUS guard has put zeros there and marked the chunk. A
+ * private chunk dies with its session; in a trusted pool the damage is the pool's own.
+ */
+static void engine_check_chunks(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->n_chunks; i++) {
+        struct engine_chunk *entry = &engine->chunks[i];
+        const struct memory_chunk *chunk = entry->is_live ? uring_region_chunk(engine->uring, i) : NULL;
+
+        if (!chunk || entry->said_poisoned || !memory_chunk_is_poisoned(chunk))
+            continue;
+        entry->said_poisoned = true;
+        engine_notice(engine, LOG_LEVEL_WARNING, "pool %s: a client took pages out of a chunk; what lay there is gone",
+                      engine->config.tiering.pools[entry->pool].name);
+        if (entry->kind == IO_CHUNK_PRIVATE)
+            (void)requests_break_session(engine->requests, entry->session, "it took pages out of its private memory");
+    }
+}
+
 /* --- The loop ---------------------------------------------------------------------------------------------------- */
 
 static void engine_step_stop(struct engine *engine)
@@ -215,11 +239,24 @@ static int engine_turn(struct engine *engine)
     uint64_t tick_ns = tiering_tick(engine->tiering, engine->now_ns);
     uint32_t n_done = requests_run(engine->requests, engine->now_ns);
 
+    if (engine->now_ns - engine->chunks_seen_ns >= NS_PER_S) {
+        engine->chunks_seen_ns = engine->now_ns;
+        engine_check_chunks(engine);
+    }
     if (engine->draining || engine->stopping)
         engine_step_stop(engine);
     if (engine->stopped)
         return 0;
     return uring_run(engine->uring, engine_timeout_ns(engine, n_done, tick_ns));
+}
+
+/* A new process, which the service manager starts, does better than this one could. */
+static void engine_broken_at_control(struct engine_msg *msg)
+{
+    const struct engine *engine = container_of(msg, struct engine, broken_msg);
+
+    log_error("engine %u: io_uring failed for good: %s", engine->config.number, log_errno(engine->broken));
+    _exit(EXIT_FAILURE);
 }
 
 static void *engine_main(void *arg)
@@ -233,10 +270,10 @@ static void *engine_main(void *arg)
 
     while (r >= 0 && !engine->stopped)
         r = engine_turn(engine);
-    if (r < 0) {
-        /* Nothing can be served any more. The watchdog, or whoever waits for an answer, ends the process. */
+    if (r < 0) { /* nothing can be served any more, nor be written back */
         engine->broken = r;
-        engine_notice(engine, LOG_LEVEL_ERROR, "io_uring failed for good: %s", log_errno(r));
+        engine->broken_msg.run = engine_broken_at_control;
+        engine_queue_post(engine->config.control, &engine->broken_msg);
     }
     return NULL;
 }
@@ -290,6 +327,13 @@ int engine_new(const struct engine_config *config, struct engine **ret_engine, c
     if (!engine)
         return -ENOMEM;
     engine->config = *config;
+    engine->pools = calloc(config->tiering.n_pools, sizeof(*engine->pools));
+    if (!engine->pools) {
+        engine_free(engine);
+        return -ENOMEM;
+    }
+    memcpy(engine->pools, config->tiering.pools, config->tiering.n_pools * sizeof(*engine->pools));
+    engine->config.tiering.pools = engine->pools;
     int r = engine_setup(engine, ret_why);
 
     if (r < 0) {
@@ -334,6 +378,7 @@ struct engine *engine_free(struct engine *engine)
     tiering_free(engine->tiering);
     uring_free(engine->uring);
     shm_records_free(engine->records, engine->records_bytes);
+    free(engine->pools);
     free(engine);
     return NULL;
 }

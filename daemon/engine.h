@@ -149,6 +149,7 @@ struct engine_chunk {
     uint32_t epoch, pool;
     uint8_t kind;
     bool is_live;
+    bool said_poisoned;
 };
 
 /* A line for the log, on its way to the control thread. */
@@ -177,6 +178,7 @@ struct engine {
     struct uring *uring;
     struct tiering *tiering;
     struct requests *requests;
+    struct tiering_pool_config *pools; /* ours: config.tiering.pools points here */
     void *records;
     uint64_t records_bytes;
     uint32_t n_stores;
@@ -185,16 +187,19 @@ struct engine {
 
     uint64_t now_ns;
     uint64_t heartbeat;
+    uint64_t chunks_seen_ns; /* the last look for poisoned ones */
+    uint32_t n_chunks;       /* the largest region ever + 1 */
     struct stop_call *draining, *stopping;
     bool stopped;
-    int broken; /* uring_run() failed for good */
+    struct engine_msg broken_msg; /* uring_run() failed for good */
+    int broken;
     bool said_memory;
     uint32_t is_degraded; /* atomic: memory is not locked; the control thread tells clients */
     uint64_t notices_lost;
     struct engine_notice notices[ENGINE_NOTICES];
 };
 
-/* Sets everything up on the calling thread; engine_run() starts the thread. ret_why: static, in words. */
+/* Sets everything up on the calling thread; the config and what it points to are copied. engine_run() starts the thread. ret_why: static, in words. */
 must_check int engine_new(const struct engine_config *config, struct engine **ret_engine, const char **ret_why);
 /* Before engine_run(). Opens one partition of a device and brings back what it holds. */
 must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition,

@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#define LOG_LIMIT_PER_SECOND 20
 
 static enum log_level log_level = LOG_LEVEL_INFO;
 static bool log_to_journal;
@@ -49,17 +52,12 @@ static size_t log_prefix(enum log_level level, char *line, size_t size)
                                    : snprintf(line, size, "spillwayd: %s", words[level]));
 }
 
-void log_print(enum log_level level, const char *fmt, ...)
+static void log_vprint(enum log_level level, const char *fmt, va_list args)
 {
     char line[LOG_LINE_BYTES];
-    va_list args;
-
-    if (!log_is_on(level))
-        return;
     size_t start = log_prefix(level, line, sizeof(line));
-    va_start(args, fmt);
+
     vsnprintf(line + start, sizeof(line) - start - 1, fmt, args);
-    va_end(args);
 
     size_t len = strlen(line);
     for (size_t i = start; i < len; i++)
@@ -69,6 +67,42 @@ void log_print(enum log_level level, const char *fmt, ...)
     /* Nobody to tell if it fails. */
     if (write(STDERR_FILENO, line, len) < 0)
         return;
+}
+
+void log_print(enum log_level level, const char *fmt, ...)
+{
+    va_list args;
+
+    if (!log_is_on(level))
+        return;
+    va_start(args, fmt);
+    log_vprint(level, fmt, args);
+    va_end(args);
+}
+
+void log_print_limited(enum log_level level, const char *fmt, ...)
+{
+    static time_t second;
+    static unsigned n_said, n_lost;
+    time_t now = time(NULL);
+    va_list args;
+
+    if (!log_is_on(level))
+        return;
+    if (now != second) {
+        if (n_lost > 0)
+            log_print(level, "%u more lines like the last ones", n_lost);
+        second = now;
+        n_said = n_lost = 0;
+    }
+    if (n_said == LOG_LIMIT_PER_SECOND) {
+        n_lost++;
+        return;
+    }
+    n_said++;
+    va_start(args, fmt);
+    log_vprint(level, fmt, args);
+    va_end(args);
 }
 
 const char *log_errno(int negative_errno)

@@ -20,6 +20,9 @@ void log_set_level(enum log_level level);
 bool log_is_on(enum log_level level);
 void log_print(enum log_level level, const char *fmt, ...) printf_like(2, 3);
 
+/* For what a client can cause as often as it likes: a few lines a second, the rest is counted. */
+void log_print_limited(enum log_level level, const char *fmt, ...) printf_like(2, 3);
+
 #define log_error(...) log_print(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning(...) log_print(LOG_LEVEL_WARNING, __VA_ARGS__)
 #define log_notice(...) log_print(LOG_LEVEL_NOTICE, __VA_ARGS__)

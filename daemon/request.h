@@ -76,6 +76,8 @@ must_check int requests_space_add(struct requests *rq, struct peer *peer, const 
 
 void requests_ring_add(struct requests *rq, struct peer *peer, struct ring *ring);
 void requests_ring_remove(struct requests *rq, struct ring *ring);
+/* Ends that session, as if it had broken the protocol: it damaged memory that it may write. False: it has gone. */
+bool requests_break_session(struct requests *rq, uint64_t session, const char *why);
 /* Its doorbell rang. */
 void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns);
 

@@ -131,7 +131,6 @@ enum op_span {
 };
 
 struct op {
-    const char *name;
     uint8_t list;   /* enum op_list */
     uint8_t span;   /* enum op_span */
     uint8_t flags;  /* SPW_SQE_… that it knows */

@@ -303,11 +303,10 @@ static int begin_tensor(struct request *req)
 
 /* --- The table --------------------------------------------------------------------------------------------------- */
 
-static const struct op op_nop = {.name = "nop"};
-static const struct op op_cancel = {.name = "cancel", .n_args = 1, .begin = begin_cancel};
-static const struct op op_stat = {.name = "stat", .needs_space = true, .begin = begin_stat};
+static const struct op op_nop = {0};
+static const struct op op_cancel = {.n_args = 1, .begin = begin_cancel};
+static const struct op op_stat = {.needs_space = true, .begin = begin_stat};
 static const struct op op_lookup = {
-    .name = "lookup",
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .needs_space = true,
@@ -315,7 +314,6 @@ static const struct op op_lookup = {
     .step = step_lookup,
 };
 static const struct op op_reserve = {
-    .name = "reserve",
     .list = OP_LIST_ITEMS,
     .span = OP_SPAN_SIZE,
     .flags = SPW_SQE_CHAIN | SPW_SQE_ALL,
@@ -327,7 +325,6 @@ static const struct op op_reserve = {
     .undo = undo_reserve,
 };
 static const struct op op_commit = {
-    .name = "commit",
     .list = OP_LIST_HANDLES,
     .flags = SPW_SQE_CHAIN,
     .waits = true,
@@ -335,9 +332,8 @@ static const struct op op_commit = {
     .timeout_detail = SPW_LIMIT_POOL_DRAM,
     .step = step_commit,
 };
-static const struct op op_abort = {.name = "abort", .list = OP_LIST_HANDLES, .step = step_abort};
+static const struct op op_abort = {.list = OP_LIST_HANDLES, .step = step_abort};
 static const struct op op_acquire = {
-    .name = "acquire",
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN | SPW_SQE_ALL | SPW_SQE_WRITE | SPW_SQE_NO_WAIT,
     .needs_space = true,
@@ -347,11 +343,10 @@ static const struct op op_acquire = {
     .step = step_acquire,
     .undo = undo_acquire,
 };
-static const struct op op_release = {.name = "release", .list = OP_LIST_HANDLES, .step = step_release};
+static const struct op op_release = {.list = OP_LIST_HANDLES, .step = step_release};
 static const struct op op_touch = {
-    .name = "touch", .list = OP_LIST_ITEMS, .flags = SPW_SQE_CHAIN, .needs_space = true, .step = step_touch};
+    .list = OP_LIST_ITEMS, .flags = SPW_SQE_CHAIN, .needs_space = true, .step = step_touch};
 static const struct op op_prefetch = {
-    .name = "prefetch",
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .n_args = 1,
@@ -362,7 +357,6 @@ static const struct op op_prefetch = {
     .step = step_prefetch,
 };
 static const struct op op_advise = {
-    .name = "advise",
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .n_args = 2,
@@ -371,7 +365,6 @@ static const struct op op_advise = {
     .step = step_advise,
 };
 static const struct op op_pin = {
-    .name = "pin",
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .n_args = 1,
@@ -380,7 +373,6 @@ static const struct op op_pin = {
     .step = step_pin,
 };
 static const struct op op_delete = {
-    .name = "delete",
     .list = OP_LIST_ITEMS,
     .span = OP_SPAN_NAME,
     .flags = SPW_SQE_CHAIN,
@@ -388,7 +380,6 @@ static const struct op op_delete = {
     .step = step_delete,
 };
 static const struct op op_sync = {
-    .name = "sync",
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .needs_space = true,
@@ -397,7 +388,6 @@ static const struct op op_sync = {
     .timeout_status = -ETIMEDOUT,
 };
 static const struct op op_tensor = {
-    .name = "tensor",
     .list = OP_LIST_ITEMS,
     .span = OP_SPAN_TENSOR,
     .needs_space = true,
@@ -405,7 +395,6 @@ static const struct op op_tensor = {
     .step = step_tensor,
 };
 static const struct op op_put_range = {
-    .name = "put_range",
     .list = OP_LIST_ITEMS,
     .span = OP_SPAN_SIZE,
     .flags = SPW_SQE_CHAIN,
@@ -417,7 +406,6 @@ static const struct op op_put_range = {
     .step = step_put_range,
 };
 static const struct op op_get_range = {
-    .name = "get_range",
     .list = OP_LIST_ITEMS,
     .span = OP_SPAN_SIZE,
     .flags = SPW_SQE_CHAIN,

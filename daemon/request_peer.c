@@ -123,6 +123,19 @@ void peer_break(struct requests *rq, struct peer *peer, const char *why)
     rq->config.events->broken(rq->config.ctx, peer, why);
 }
 
+bool requests_break_session(struct requests *rq, uint64_t session, const char *why)
+{
+    list_for_each (l, &rq->peers) {
+        struct peer *peer = list_entry(l, struct peer, link);
+
+        if (peer->session != session)
+            continue;
+        peer_break(rq, peer, why);
+        return true;
+    }
+    return false;
+}
+
 /* The session goes: no CQE, and what its pieces were granted is released with the session. */
 static void request_drop(struct request *req)
 {

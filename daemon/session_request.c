@@ -165,8 +165,8 @@ static void handle_pool_open(struct session *session, const void *message)
         return;
     }
     if (access_pool(&session->who, &config->pools[pool], &why) < 0) {
-        log_notice("session %llu (uid %u) may not open pool %s: %s", (unsigned long long)session->number,
-                   session->who.uid, name, why);
+        log_print_limited(LOG_LEVEL_NOTICE, "session %llu (uid %u) may not open pool %s: %s",
+                          (unsigned long long)session->number, session->who.uid, name, why);
         session_reply_error(session, -EACCES, 0, "pool %s: %s", name, why);
         return;
     }
@@ -218,6 +218,26 @@ static void space_opened(struct call *base)
     session_reply(session, &reply, sizeof(reply), NULL, 0);
 }
 
+/* For a new space: an engine with a device if there is one, then on the wanted node, then with the fewest spaces. */
+static uint32_t space_choose_engine(const struct control *control, uint32_t node)
+{
+    uint32_t best = 0;
+    uint64_t best_score = UINT64_MAX;
+
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        const struct engine *engine = control->engines[i]; /* what was fixed before its thread began */
+        uint64_t score = spaces_of_engine(control->spaces, i);
+
+        score += engine->n_stores == 0 ? UINT64_C(1) << 62 : 0;
+        score += node != UINT32_MAX && engine->config.tiering.node != node ? UINT64_C(1) << 61 : 0;
+        if (score < best_score) {
+            best = i;
+            best_score = score;
+        }
+    }
+    return best;
+}
+
 /* The engine that has the space, or that shall have it. */
 static int space_engine(struct session *session, uint32_t pool, const struct spw_msg_space_open *open,
                         uint32_t *ret_engine)
@@ -227,11 +247,8 @@ static int space_engine(struct session *session, uint32_t pool, const struct spw
 
     if (r == 0 || (open->flags & SPW_SPACE_MUST_EXIST))
         return r;
-    uint32_t engine = spaces_least_engine(control->spaces, control->n_engines);
+    uint32_t engine = space_choose_engine(control, open->node);
 
-    for (uint32_t i = 0; i < control->n_engines; i++)
-        if (control->engines[i]->config.tiering.node == open->node && open->node != UINT32_MAX)
-            engine = i;
     r = spaces_add(control->spaces, control->config->n_pools, pool, open->digest, engine);
     if (r == 0)
         *ret_engine = engine;

@@ -89,14 +89,9 @@ int spaces_add(struct spaces *spaces, uint32_t n_pools, uint32_t pool, const uin
     return 0;
 }
 
-uint32_t spaces_least_engine(const struct spaces *spaces, uint32_t n_engines)
+uint32_t spaces_of_engine(const struct spaces *spaces, uint32_t engine)
 {
-    uint32_t least = 0;
-
-    for (uint32_t i = 1; i < n_engines; i++)
-        if (spaces->n_of_engine[i] < spaces->n_of_engine[least])
-            least = i;
-    return least;
+    return spaces->n_of_engine[engine];
 }
 
 uint32_t spaces_count(const struct spaces *spaces)

@@ -16,6 +16,6 @@ int spaces_find(const struct spaces *spaces, uint32_t pool, const uint8_t *diges
 /* -ENOSPC: SPACES_MAX, or the pool has its part of them (n_pools share them alike). -ENOMEM. Known ones stay. */
 must_check int spaces_add(struct spaces *spaces, uint32_t n_pools, uint32_t pool, const uint8_t *digest,
                           uint32_t engine);
-/* The engine with the fewest spaces. */
-uint32_t spaces_least_engine(const struct spaces *spaces, uint32_t n_engines);
+/* How many spaces that engine has. */
+uint32_t spaces_of_engine(const struct spaces *spaces, uint32_t engine);
 uint32_t spaces_count(const struct spaces *spaces);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/sd.h"
 #include "include/base/cleanup.h"
 #include "include/base/units.h"
 #include "io/grower.h"
@@ -313,6 +314,23 @@ static int engines_list_spaces(struct control *control)
     return 0;
 }
 
+/* What is on the devices is known only now: each engine gets its share. */
+static void engines_share(struct control *control)
+{
+    struct tiering_pool_config pool;
+
+    for (uint32_t e = 0; e < control->n_engines; e++) {
+        if (control->config->n_devices > 0 && control->engines[e]->n_stores == 0)
+            log_warning("engine %u has no partition of any device: its objects stay in memory; format devices with "
+                        "--partitions %u, or set engines in [daemon]",
+                        e, control->n_engines);
+        for (uint32_t i = 0; i < control->config->n_pools; i++) {
+            control_pool_config(control, e, i, &pool);
+            tiering_pool_update(control->engines[e]->tiering, i, &pool);
+        }
+    }
+}
+
 static int threads_make(struct control *control, const struct machine *machine)
 {
     uint32_t n = control->config->daemon.workers;
@@ -369,15 +387,21 @@ int startup_engines(struct control *control)
     uint32_t max_objects = auto_max_objects(config, control_nvme_bytes(control), control->n_engines);
 
     for (uint32_t i = 0; i < config->n_pools; i++)
-        control_pool_config(control, i, &pools[i]);
+        control_pool_config(control, 0, i, &pools[i]); /* devices: see engines_share() */
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++)
         r = engine_make(control, i, &machine, pools, max_objects);
     for (uint32_t i = 0; i < config->n_devices && r == 0; i++)
         r = device_identify(control, i);
+    if (config->n_devices > 0 && r == 0) {
+        log_info("reading the logs of %u device%s", config->n_devices, config->n_devices == 1 ? "" : "s");
+        sd_status("reading the devices' logs");
+    }
     for (uint32_t i = 0; i < config->n_devices && r == 0; i++)
         r = device_attach(control, i);
-    if (r == 0)
+    if (r == 0) {
+        engines_share(control);
         r = engines_list_spaces(control);
+    }
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++) {
         r = engine_run(control->engines[i]);
         if (r < 0)

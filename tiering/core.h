@@ -373,8 +373,8 @@ struct shadow *shadow_of(const struct tiering *t, uint32_t object);
 void shadow_drop(struct tiering *t, uint32_t object);
 /* What was written to memory since is not wanted: true if the old copy is the current one again. */
 bool shadow_restore(struct tiering *t, uint32_t object);
-/* A shadow whose entry lies in this segment, or NULL. */
-struct shadow *shadow_in_segment(const struct tiering *t, uint8_t store, uint32_t segment);
+/* A shadow whose entry lies in this segment and could be moved, or NULL. */
+struct shadow *shadow_in_segment(struct tiering *t, uint8_t store, uint32_t segment);
 /* The engine stops: what waits for room or for a free transfer has waited in vain. */
 void sync_stop(struct tiering *t);
 

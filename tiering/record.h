@@ -74,6 +74,8 @@ enum {
 };
 
 #define HOT_WRITERS_MAX 15
+/* A put of it is under way, or waits for its SYNC's commit: another would have a larger generation. */
+#define HOT_PUT (HOT_SPILLING | HOT_RELOCATING | HOT_UNCOMMITTED)
 
 struct record_hot {
     uint32_t seg_prev, seg_next; /* of its device segment; RECORD_NONE at the ends */

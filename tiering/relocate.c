@@ -117,7 +117,7 @@ static enum evacuated evacuate_one(struct tiering *t, uint32_t object)
     bool resident = r->flags & RECORD_HAS_MEM;
     struct store_entry entry;
 
-    if (hot->flags & (HOT_SPILLING | HOT_RELOCATING | HOT_UNCOMMITTED))
+    if (hot->flags & HOT_PUT)
         return EVACUATE_LATER;
     if (durability_of(t, r) == STORE_CACHE) {
         if (hot->flags & HOT_LOADING)

@@ -119,12 +119,13 @@ bool shadow_restore(struct tiering *t, uint32_t object)
     return true;
 }
 
-struct shadow *shadow_in_segment(const struct tiering *t, uint8_t store, uint32_t segment)
+struct shadow *shadow_in_segment(struct tiering *t, uint8_t store, uint32_t segment)
 {
     for (uint32_t i = 0; t->n_shadows && i < SHADOW_SLOTS; i++) {
         struct shadow *shadow = &t->shadows[i];
 
-        if (shadow->object && shadow->store == store && shadow->has_entry && shadow->entry.loc.segment == segment)
+        if (shadow->object && shadow->store == store && shadow->has_entry && shadow->entry.loc.segment == segment &&
+            !(hot_at(t, shadow->object - 1)->flags & HOT_PUT))
             return shadow;
     }
     return NULL;

@@ -28,7 +28,8 @@
 #define CLIENTS 6
 #define CLIENTS_TRUSTED 4
 #define WARM_UP_SECONDS 5.0
-#define SETTLE_SECONDS 5
+#define SETTLE_SECONDS 10
+#define SETTLED_POLLS 10 /* the same so often: settled */
 #define SETTLE_POLL_NS 200000000L
 #define MEMORY_SLACK_BYTES (4 * MIB)
 
@@ -199,6 +200,9 @@ static int books_read(const struct mix *m, struct books *ret)
     r = admin_get(session, "pools", &of_pools);
     if (r == 0)
         r = admin_get(session, "sessions", &of_sessions);
+    /* While our own session is open: the daemon frees what belongs to it some time after it ends. */
+    if (r == 0)
+        r = process_usage(m->harness->pid, &b.usage);
     spw_close(session);
     if (r < 0)
         return r;
@@ -207,10 +211,8 @@ static int books_read(const struct mix *m, struct books *ret)
     b.waiting = admin_number(of_pools, "pools.waiting");
     b.sessions =
         json_object_object_get_ex(of_sessions, "sessions", &list) ? (double)json_object_array_length(list) : NAN;
-    r = process_usage(m->harness->pid, &b.usage);
-    if (r == 0)
-        *ret = b;
-    return r;
+    *ret = b;
+    return 0;
 }
 
 static bool books_are_clear(const struct books *b)
@@ -218,16 +220,29 @@ static bool books_are_clear(const struct books *b)
     return !(b->leased > 0) && !(b->admitted > 0) && !(b->waiting > 0) && !(b->sessions > 1);
 }
 
-/* The end of a session returns what it held within a second; give it a little more under sanitizers. */
+/*
+ * The end of a session returns what it held within a second; memory that it alone could write is closed on another
+ * thread. Waits until nothing changes any more, and at least so long.
+ */
 static int books_settle(const struct mix *m, struct books *ret)
 {
     uint64_t start_ns = now_ns();
-    int r;
+    struct books last, now;
+    unsigned n_equal = 0;
 
-    do {
+    int r = books_read(m, &last);
+    while (r == 0 && seconds_since(start_ns) < SETTLE_SECONDS) {
         nanosleep(&(struct timespec){.tv_nsec = SETTLE_POLL_NS}, NULL);
-        r = books_read(m, ret);
-    } while (r == 0 && !books_are_clear(ret) && seconds_since(start_ns) < SETTLE_SECONDS);
+        r = books_read(m, &now);
+        if (r < 0)
+            return r;
+        n_equal = now.usage.n_fds == last.usage.n_fds && books_are_clear(&now) ? n_equal + 1 : 0;
+        last = now;
+        if (n_equal == SETTLED_POLLS)
+            break;
+    }
+    if (r == 0)
+        *ret = last;
     return r;
 }
 

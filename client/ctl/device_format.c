@@ -9,6 +9,7 @@
 #include <argp.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/random.h>
@@ -168,10 +169,10 @@ static int refuse(const char *path, const char *why, int status)
 /* A file of root's in a folder of the daemon's user could not be opened by the daemon. */
 static void give_to_folder_owner(const char *path, int fd)
 {
-    cleanup_free char *folder = strdup(path);
+    char folder[PATH_MAX];
     struct stat st;
 
-    if (geteuid() != 0 || !folder)
+    if (geteuid() != 0 || snprintf(folder, sizeof(folder), "%s", path) >= (int)sizeof(folder))
         return;
     char *slash = strrchr(folder, '/');
     if (slash)
@@ -283,7 +284,7 @@ static int print_text(const char *path, const struct store_format *format)
 
 static int format_device(const struct format_options *o, struct device *device, bool created, bool json)
 {
-    struct store_format format;
+    struct store_format format = {0};
     char why[256];
 
     int r = created || o->force ? 0 : device_look(device, why, sizeof(why));

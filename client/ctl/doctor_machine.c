@@ -41,12 +41,14 @@ void doctor_add(struct json_object *checks, const char *check, const char *state
 /* The first line of a small file; false if there is none. */
 static bool read_line(const char *path, char *ret_line, size_t line_bytes)
 {
-    cleanup_fclose FILE *f = fopen(path, "re");
+    FILE *f = fopen(path, "re");
+    bool got = f && fgets(ret_line, (int)line_bytes, f);
 
-    if (!f || !fgets(ret_line, (int)line_bytes, f))
-        return false;
-    ret_line[strcspn(ret_line, "\n")] = '\0';
-    return true;
+    if (f)
+        fclose(f);
+    if (got)
+        ret_line[strcspn(ret_line, "\n")] = '\0';
+    return got;
 }
 
 static long read_number(const char *path, long otherwise)

@@ -49,7 +49,7 @@ class LayersTest(unittest.TestCase):
         self.assert_finds({"io/uring.c": '\n\n#include "tiering/tiering.h"\n'}, "io/uring.c:3", "may not include")
 
     def test_first_matching_rule_wins(self):
-        self.assert_finds({"daemon/session.c": '#include "io/backend.h"\n'}, "daemon/session.c:1", "may not include")
+        self.assert_finds({"daemon/request.c": '#include "io/backend.h"\n'}, "daemon/request.c:1", "may not include")
 
     def test_tools_keep_out_of_the_library(self):
         changes = {"client/lib/map.h": "", "client/ctl/main.c": '#include "client/lib/map.h"\n'}

@@ -174,6 +174,7 @@ void block_gone(struct sim *sim, struct object *o, const char *how)
         sim_log(sim, "block %u is gone: %s", (uint32_t)(o - sim->objects), how);
         sim->counts->vanished++;
         o->state = BLOCK_ABSENT;
+        o->deaths++;
         o->reserved = o->committed = o->damaged = 0;
     }
 }

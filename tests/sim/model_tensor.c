@@ -240,6 +240,19 @@ struct found {
 
 static struct found found[SIM_TENSORS_MAX][SIM_PIECES_MAX];
 
+/* Another SYNC may have written that version too. */
+static bool by_another(const struct sim *sim, const struct sim_sync *y, uint32_t i, uint32_t k)
+{
+    for (uint32_t s = 0; s < SIM_SYNCS; s++) {
+        const struct sim_sync *other = &sim->syncs[s];
+
+        if (other != y && other->used && other->space == SPACE_TENSOR_DURABLE && other->covers_piece[i][k] &&
+            ranges_meet(found[i][k].lo, found[i][k].hi, other->lo[i][k], other->hi[i][k]))
+            return true;
+    }
+    return false;
+}
+
 /* For one SYNC that may or may not have taken effect: all of its pieces are old, or all are new. */
 static void check_atomic(struct sim *sim, const struct sim_sync *y)
 {
@@ -254,6 +267,8 @@ static void check_atomic(struct sim *sim, const struct sim_sync *y)
                 continue;
             bool is_old = ranges_meet(f->lo, f->hi, p->durable_lo, p->durable_hi);
             bool is_new = ranges_meet(f->lo, f->hi, y->lo[i][k], y->hi[i][k]);
+            if (is_new && by_another(sim, y, i, k))
+                continue;
             if (is_old && !is_new) {
                 only_old++;
                 old_i = i;

@@ -271,6 +271,7 @@ static void op_delete(struct sim *sim)
     }
     block_seen(sim, o);
     o->state = BLOCK_ABSENT;
+    o->deaths++;
     o->must = false;
     o->reserved = o->committed = o->damaged = 0;
 }

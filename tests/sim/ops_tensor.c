@@ -152,7 +152,7 @@ void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, ui
         lease_read_verify(sim, l);
         if (sim_percent(sim, 50))
             lease_finish(sim, l);
-    } else if (!p->torn && !p->maybe_torn && o->space != SPACE_ARENA) {
+    } else if (!p->torn && !p->maybe_torn && o->space != SPACE_ARENA && !(whole && object_may_be_bad(sim, o))) {
         uint32_t busy = p->busy;
 
         p->busy = 0; /* nobody has written yet */
@@ -353,6 +353,7 @@ static void sync_done(struct tiering_sync *sync, int status)
     case -EBADMSG:
     case -EBUSY:
     case -ENOSPC:
+    case -ECANCELED: /* the engine stops */
         break;
     default:
         sim_fail(sim, "a SYNC failed: %s", strerror(-status));
@@ -402,6 +403,7 @@ void ops_sync(struct sim *sim)
     y->space = space;
     y->sync.done = sync_done;
     model_sync_began(sim, y);
+    sim_log(sim, "sync of space %u begins", space);
     tiering_sync_begin(sim->tiering, &y->sync, sim->spaces[space].index);
     if (sim_percent(sim, 50)) {
         if (tiering_sync_add_space(sim->tiering, &y->sync) < 0)

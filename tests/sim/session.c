@@ -52,6 +52,7 @@ struct sim_wait *wait_new(struct sim *sim, enum wait_kind kind, uint32_t session
                                .part = (uint8_t)part,
                                .piece = (uint8_t)piece,
                                .version = o->version,
+                               .deaths = o->deaths,
                                .deadline_ns = sim->now_ns + sim_below(sim, WAIT_NS_MAX)};
         return w;
     }
@@ -119,6 +120,8 @@ void wait_cancel(struct sim *sim, struct sim_wait *w, bool timeout)
         sim->counts->cancels += !timeout;
         sim->counts->timeouts += timeout;
         sim_event(sim, 3, w->kind);
+        sim_log(sim, "session %u: wait %d for object %u part %u piece %u cancelled", w->session, w->kind, w->object, w->part,
+                w->piece);
         if (w->kind == WAIT_GET || w->kind == WAIT_PUT)
             sim->leases[w->lease].transfers--;
         wait_cancelled(sim, w);
@@ -146,14 +149,14 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
     case WAIT_ACQUIRE:
         if (object_is_tensor(o))
             tensor_acquire_result(sim, o, w.piece, w.session, false, w.version, w.from, w.to, w.status, &w.wait.grant);
-        else if (w.status == 0 && (o->state != BLOCK_UNKNOWN && (o->state != BLOCK_PRESENT || o->version != w.version))) {
-            /* It was deleted meanwhile, after the lease was granted: the lease is on the old one. */
+        else if (w.deaths == o->deaths)
+            block_acquire_result(sim, o, w.part, w.piece, w.session, w.status, &w.wait.grant);
+        else if (w.status == 0) {
+            /* It was deleted after the lease was granted: the lease is on the old one. */
             struct sim_lease *l = lease_new(sim, w.session, o, w.part, w.piece, HELD_READ, &w.wait.grant);
 
             l->version = w.version ? w.version : stamp_of(world_memory(sim, &w.wait.grant)).version;
             lease_read_verify(sim, l);
-        } else {
-            block_acquire_result(sim, o, w.part, w.piece, w.session, w.status, &w.wait.grant);
         }
         break;
     case WAIT_WRITE:
@@ -257,6 +260,7 @@ static void reservation_finish(struct sim *sim, struct sim_lease *l)
     w->version = l->version;
     int r = tiering_commit(sim->tiering, s, l->handle, &w->wait, &grant);
     sim_event(sim, 20, (uint64_t)(int64_t)r);
+    sim_log(sim, "session %u: commit block %u part %u piece %u: %d", l->session, l->object, l->part, l->piece, r);
     if (r != TIERING_WAIT)
         wait_free(w);
     if (r == -EAGAIN)

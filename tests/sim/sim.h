@@ -80,6 +80,7 @@ struct object {
     uint32_t last;    /* the highest that was ever given */
     uint32_t published; /* the highest that was ever visible */
     uint32_t min;     /* older ones never come back */
+    uint32_t deaths;  /* counts deletions: who waited before one waits for something else */
     bool must;        /* an acknowledged SYNC says that it is there */
     /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer; it stays. */
     uint32_t reserved, committed, damaged;
@@ -104,7 +105,7 @@ struct sim_wait {
     uint8_t part, piece;
     uint16_t lease; /* GET, PUT: the arena's */
     uint8_t from, to;
-    uint32_t version;
+    uint32_t version, deaths;
     uint64_t deadline_ns;
 };
 

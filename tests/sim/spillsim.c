@@ -100,6 +100,7 @@ static void step(struct sim *sim)
 {
     uint64_t ns = sim_below(sim, 100000);
 
+    waits_ended(sim);
     ops_client(sim);
     sim->counts->ops++;
     if (sim_below(sim, 300) == 0)

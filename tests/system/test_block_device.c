@@ -40,7 +40,7 @@ static int loop_attach(const char *file, char *ret_path, size_t path_bytes)
     int back = open(file, O_RDWR | O_CLOEXEC), loop = open(ret_path, O_RDWR | O_CLOEXEC);
 
     r = loop < 0 || back < 0 || ioctl(loop, LOOP_SET_FD, back) < 0 || ioctl(loop, LOOP_SET_STATUS64, &info) < 0 ? -errno
-                                                                                                             : loop;
+                                                                                                                : loop;
     if (back >= 0)
         close(back);
     if (r < 0 && loop >= 0)

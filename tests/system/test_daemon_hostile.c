@@ -192,6 +192,37 @@ START_TEST(test_holes)
 }
 END_TEST
 
+/* Holes in what a trusted client may write: it damages its own, the daemon and the other extents go on. */
+START_TEST(test_chunk_holes)
+{
+    struct raw_session s;
+    struct spw_sqe sqe;
+    int fds[8];
+    unsigned n_fds;
+    struct spw_msg_chunk reply;
+
+    raw_session_full(&s, &d, "default", 2, 0);
+    sqe = raw_sqe(&s, SPW_OP_RESERVE, 1);
+    raw_items(&s.ring)[0] = raw_item(1, 1 << 20);
+    ck_assert_uint_eq(raw_call(&s.ring, &sqe).value, 1);
+    struct spw_result r = raw_results(&s.ring)[0];
+    struct spw_msg_chunk_get wanted = {.engine = s.space.engine, .chunk = r.chunk, .epoch = r.epoch};
+
+    ck_assert_int_eq(raw_request(s.fd, SPW_MSG_CHUNK_GET, &wanted, sizeof(wanted), &reply, sizeof(reply), fds, &n_fds),
+                     sizeof(reply));
+    ck_assert_int_eq(ftruncate(fds[0], 0), -1);
+    ck_assert_int_eq(errno, EPERM);
+    ck_assert_int_eq(fallocate(fds[0], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)r.offset_bytes, 1 << 20), 0);
+    close(fds[0]);
+    sqe = raw_sqe(&s, SPW_OP_COMMIT, 1);
+    raw_handles(&s.ring)[0] = (struct spw_handle){.lease = r.lease};
+    (void)raw_call(&s.ring, &sqe);
+    ck_assert_int_eq(raw_put(&s, 2, 65536, 2), 0);
+    ck_assert_int_eq(raw_get(&s, 2, 65536, 2), 0);
+    raw_session_close(&s);
+}
+END_TEST
+
 /* --- Messages ---------------------------------------------------------------------------------------------------- */
 
 enum { BAD_MAGIC, BAD_SIZE, BAD_STATUS, SHORT, UNKNOWN, EMPTY, HUGE, TWO_HELLOS, RESERVED, NO_END, BAD_MESSAGES };
@@ -707,6 +738,7 @@ int main(void)
     tcase_add_test(tc, test_ring_bounds);
     tcase_add_test(tc, test_foreign_handles);
     tcase_add_test(tc, test_holes);
+    tcase_add_test(tc, test_chunk_holes);
     tcase_add_loop_test(tc, test_bad_message, 0, BAD_MESSAGES);
     tcase_add_test(tc, test_first_message_is_not_hello);
     tcase_add_test(tc, test_versions);

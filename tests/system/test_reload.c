@@ -105,7 +105,8 @@ START_TEST(test_pool_share)
 
     for (uint64_t i = 0; i < 2000; i++) {
         if (i % 100 == 0) {
-            daemon_configure(&d, "", i % 200 ? "[tier.dram]\nsize = 64 MiB\n[pool default]\ndram = 32 MiB\n" : SECTIONS);
+            daemon_configure(&d, "",
+                             i % 200 ? "[tier.dram]\nsize = 64 MiB\n[pool default]\ndram = 32 MiB\n" : SECTIONS);
             ck_assert_int_eq(kill(d.pid, SIGHUP), 0);
         }
         ck_assert_int_eq(block_put(space, i, 65536), 0);

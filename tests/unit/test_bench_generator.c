@@ -5,9 +5,10 @@
 
 /* Programs are no libraries, so the files themselves are compiled in. NOLINTBEGIN(bugprone-suspicious-include) */
 #include "client/bench/generator.c"
-/* NOLINTEND(bugprone-suspicious-include) */
 #include "client/bench/payload.c"
 #include "client/bench/trace.c"
+
+/* NOLINTEND(bugprone-suspicious-include) */
 
 START_TEST(test_equal_seeds_give_equal_traces)
 {

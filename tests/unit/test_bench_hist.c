@@ -4,6 +4,7 @@
 
 /* Programs are no libraries, so the files themselves are compiled in. NOLINTBEGIN(bugprone-suspicious-include) */
 #include "client/bench/hist.c"
+
 /* NOLINTEND(bugprone-suspicious-include) */
 
 static struct hist h;

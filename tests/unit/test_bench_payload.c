@@ -6,6 +6,7 @@
 
 /* Programs are no libraries, so the files themselves are compiled in. NOLINTBEGIN(bugprone-suspicious-include) */
 #include "client/bench/payload.c"
+
 /* NOLINTEND(bugprone-suspicious-include) */
 
 #define ROOM 20000

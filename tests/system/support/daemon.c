@@ -63,8 +63,8 @@ void daemon_init(struct daemon *d)
 void daemon_format(struct daemon *d, uint64_t size_bytes)
 {
     char capacity[32], text[4096];
-    const char *const args[] = {"device",   "format", d->disk,           "--capacity", capacity, "--partitions",
-                                "1",        "--segment", "1 MiB", NULL};
+    const char *const args[] = {"device",       "format", d->disk,     "--capacity", capacity,
+                                "--partitions", "1",      "--segment", "1 MiB",      NULL};
 
     snprintf(capacity, sizeof(capacity), "%llu MiB", (unsigned long long)(size_bytes / DAEMON_MIB));
     int status = daemon_run_program("spillctl", args, text, sizeof(text));
@@ -249,8 +249,8 @@ uint64_t daemon_cpu_ticks(const struct daemon *d)
     ck_assert_ptr_nonnull(f);
     ck_assert_ptr_nonnull(fgets(line, sizeof(line), f));
     fclose(f);
-    ck_assert_int_eq(sscanf(strrchr(line, ')') + 1, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu", &user, &system),
-                     2);
+    ck_assert_int_eq(
+        sscanf(strrchr(line, ')') + 1, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu", &user, &system), 2);
     return user + system;
 }
 
@@ -425,7 +425,8 @@ int block_get_from(spw_space *space, uint64_t number, size_t size_bytes, unsigne
     if (r < 0 || view.status < 0)
         return r < 0 ? r : view.status;
     ck_assert_uint_eq(view.size_bytes, size_bytes);
-    ck_assert_msg(pattern_is(view.data, size_bytes, number, 0), "block %llu has wrong bytes", (unsigned long long)number);
+    ck_assert_msg(pattern_is(view.data, size_bytes, number, 0), "block %llu has wrong bytes",
+                  (unsigned long long)number);
     *ret_tier = view.tier;
     ck_assert_int_eq(spw_release(space, &view, 1, 0), 0);
     return 0;

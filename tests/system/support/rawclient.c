@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "include/base/atomic.h"
+
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 
 static int64_t now_ms(void)
@@ -462,7 +464,7 @@ void raw_submit(struct raw_ring *ring, const struct spw_sqe *sqe)
     ring->sqes[ring->sq_tail & (ring->sq_entries - 1)] = *sqe;
     ring->sq_tail++;
     __atomic_store_n(&ring->shared->client.sq_tail, ring->sq_tail, __ATOMIC_RELEASE);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    fence_full();
     if (load_acquire(&ring->shared->daemon.sq_flags) & SPW_RING_NEED_WAKEUP)
         (void)!send(ring->doorbell_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
@@ -479,7 +481,7 @@ bool raw_wait(struct raw_ring *ring, struct spw_cqe *ret_cqe, int timeout_ms)
         if (left <= 0)
             return false;
         __atomic_store_n(&ring->shared->client.cq_flags, SPW_RING_WAKE_DOORBELL, __ATOMIC_RELAXED);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        fence_full();
         if (load_acquire(&ring->shared->daemon.cq_tail) == ring->cq_head && poll(&p, 1, (int)left) > 0 &&
             recv(ring->doorbell_fd, &byte, 1, MSG_DONTWAIT) == 0)
             return false;
