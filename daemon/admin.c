@@ -66,36 +66,45 @@ static void report_came(struct call *call)
     request_free(request);
 }
 
-static void ask_engines(struct session *session, const struct admin_kind *kind)
+/* A report for each engine; NULL: no memory. */
+static struct admin_request *request_new(struct session *session, const struct admin_kind *kind)
 {
     struct control *control = session->control;
     struct admin_request *request = calloc(1, sizeof(*request));
     uint32_t max_peers = control->n_sessions + control->n_refused;
 
-    for (uint32_t i = 0; request && i < control->n_engines; i++) {
+    if (!request)
+        return NULL;
+    request->session = session;
+    request->kind = kind;
+    request->n_left = control->n_engines;
+    for (uint32_t i = 0; i < control->n_engines; i++) {
         struct engine_report *report = calloc(1, sizeof(*report) + max_peers * sizeof(report->peers[0]));
 
         if (!report) {
             request_free(request);
-            request = NULL;
-            break;
+            return NULL;
         }
         report->max_peers = max_peers;
+        report->call.at_control = report_came;
+        report->call.at_control_ctx = request;
         request->reports.at[request->reports.n++] = report;
     }
+    return request;
+}
+
+static void ask_engines(struct session *session, const struct admin_kind *kind)
+{
+    struct control *control = session->control;
+    struct admin_request *request = request_new(session, kind);
+
     if (!request) {
         session_reply_error(session, -ENOMEM, 0, "out of memory");
         return;
     }
-    request->session = session;
-    request->kind = kind;
-    request->n_left = control->n_engines;
     session->busy = true;
-    for (uint32_t i = 0; i < control->n_engines; i++) {
-        request->reports.at[i]->call.at_control = report_came;
-        request->reports.at[i]->call.at_control_ctx = request;
+    for (uint32_t i = 0; i < control->n_engines; i++)
         engine_report(control->engines[i], request->reports.at[i]);
-    }
 }
 
 static void reply_config(struct session *session)

@@ -82,10 +82,25 @@ static bool engines_are_alive(const struct control *control)
     return true;
 }
 
+static void say_starting(uint64_t have_bytes, uint64_t want_bytes)
+{
+    char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES];
+
+    log_info("taking memory: %s of %s", size_print(have_bytes, have), size_print(want_bytes, want));
+    sd_status("taking memory: %s of %s", have, want);
+}
+
+static void say_draining(uint64_t dirty_bytes, uint32_t n_sessions)
+{
+    char dirty[UNITS_TEXT_BYTES];
+
+    log_info("writing back: %s left, %u sessions", size_print(dirty_bytes, dirty), n_sessions);
+    sd_status("writing back: %s left", dirty);
+}
+
 static void control_say_progress(struct control *control)
 {
     uint64_t have = 0, want = 0, dirty = 0, now_ns = loop_now_ns();
-    char text[2][UNITS_TEXT_BYTES];
 
     if (now_ns - control->said_ns < SAY_NS)
         return;
@@ -95,13 +110,10 @@ static void control_say_progress(struct control *control)
         want += control->watches[i].want_bytes;
         dirty += control->watches[i].dirty_bytes;
     }
-    if (control->state == CONTROL_STARTING && control->config->daemon.ready_progress) {
-        log_info("taking memory: %s of %s", size_print(have, text[0]), size_print(want, text[1]));
-        sd_status("taking memory: %s of %s", text[0], text[1]);
-    } else if (control->state == CONTROL_DRAINING) {
-        log_info("writing back: %s left, %u sessions", size_print(dirty, text[0]), control->n_sessions);
-        sd_status("writing back: %s left", text[0]);
-    }
+    if (control->state == CONTROL_STARTING && control->config->daemon.ready_progress)
+        say_starting(have, want);
+    else if (control->state == CONTROL_DRAINING)
+        say_draining(dirty, control->n_sessions);
 }
 
 static void control_watch(struct loop_timer *timer)
@@ -371,7 +383,7 @@ void control_reload(struct control *control)
         config_diff(control->config, wanted, changes);
         r = config_merge(control->config, wanted, &control->env, &merged, errors);
     }
-    if (r < 0) {
+    if (r < 0 || !merged) {
         say_errors(errors);
         log_error("not reloaded: the old configuration stays in force");
         sd_ready();
@@ -434,9 +446,10 @@ int control_run(struct control *control)
 
 int control_find_admin_group(struct control *control)
 {
-    struct group *group = getgrnam(control->config->daemon.admin_group);
+    struct group entry, *group;
+    char buffer[16384];
 
-    if (!group)
+    if (getgrnam_r(control->config->daemon.admin_group, &entry, buffer, sizeof(buffer), &group) != 0 || !group)
         return -ENOENT;
     control->admin_gid = group->gr_gid;
     control->has_admin_gid = true;
@@ -465,6 +478,8 @@ int control_init(struct control *control)
     control->started_ns = loop_now_ns();
     control->loop.epoll_fd = control->mailbox.wake_fd = -1;
     control->listener = LISTENER_NONE;
+    for (uint32_t i = 0; i < DEVICES_MAX; i++)
+        control->devices[i].device = DEVICE_NONE;
     control->mailbox_source = (struct loop_source){.fd = -1, .events = EPOLLIN, .ready = control_mail};
     control->signal_source = (struct loop_source){.fd = -1, .events = EPOLLIN, .ready = control_signal};
     loop_timer_init(&control->watch_timer, control_watch);

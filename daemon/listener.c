@@ -96,13 +96,20 @@ static void refuse(int fd, int status, uint32_t detail, const char *text)
     (void)!send(fd, &msg, sizeof(msg), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* Nobody wants the peer's address: Unix clients have none. */
+static int accept_any(int listening_fd)
+{
+    // cppcheck-suppress nullPointer
+    return accept4(listening_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
 /* Out of descriptors. False: even so nothing could be accepted. */
 static bool refuse_with_spare(struct listener *listener)
 {
     if (listener->spare_fd < 0)
         return false;
     close(listener->spare_fd);
-    int fd = accept4(listener->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = accept_any(listener->source.fd);
 
     if (fd >= 0) {
         refuse(fd, -EMFILE, SPW_LIMIT_DESCRIPTORS,
@@ -126,7 +133,7 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 
     (void)events;
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        int fd = accept_any(source->fd);
 
         if (fd >= 0) {
             int r = session_accept(listener->control, fd);

@@ -369,6 +369,7 @@ static int list_step(struct request *req, const struct step *step)
         return LIST_STALLED;
     }
     if (r == TIERING_WAIT) {
+        assert(piece); /* only operations that wait were given one */
         piece->state = PIECE_WAITING;
         piece->group = req->group;
         piece->result = req->next_result;

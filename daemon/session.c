@@ -105,7 +105,7 @@ void session_end(struct session *session, const char *why, bool violation)
         return;
     if (why)
         log_print_limited(violation ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "session %llu (%s, uid %u, pid %d) ends: %s",
-                  (unsigned long long)session->number, session->name, session->who.uid, session->who.pid, why);
+                          (unsigned long long)session->number, session->name, session->who.uid, session->who.pid, why);
     session_set_state(session, SESSION_ENDING);
     loop_timer_cancel(&session->timer);
     source_close(session->control, &session->socket);

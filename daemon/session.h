@@ -70,7 +70,6 @@ struct session {
     bool busy; /* a request is with an engine: the socket is not read */
     struct spw_msg request;
     union session_call call;
-    struct admin_request *admin;
     char *out; /* ADMIN: what is left of a long reply */
     uint64_t out_bytes, out_done;
 

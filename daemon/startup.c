@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -97,11 +98,10 @@ void startup_limits(const struct control *control)
 
 int startup_runtime_dir(const char *socket_path)
 {
-    cleanup_free char *dir = strdup(socket_path);
+    char dir[CONFIG_VALUE_BYTES_MAX + 1];
     struct stat st;
 
-    if (!dir)
-        return -ENOMEM;
+    snprintf(dir, sizeof(dir), "%s", socket_path);
     char *slash = strrchr(dir, '/');
 
     if (!slash || slash == dir)
@@ -153,7 +153,7 @@ static int device_identify(struct control *control, uint32_t index)
     struct control_device *d = &control->devices[index];
     const struct config_device *config = &control->config->devices[index];
     struct uring *uring = control->engines[0]->uring;
-    uint16_t dev;
+    uint16_t dev = 0;
     const char *why = "it cannot be opened";
     int r = device_open_patiently(config->path, &d->device, &why);
 
@@ -346,9 +346,13 @@ static int threads_make(struct control *control, const struct machine *machine)
 /* 0 if it is not known. A block device has no st_size. */
 static uint64_t path_size(const char *path)
 {
-    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
+    if (fd < 0)
+        return 0;
+    off_t size = lseek(fd, 0, SEEK_END);
+
+    close(fd);
     return size < 0 ? 0 : (uint64_t)size;
 }
 
@@ -369,11 +373,9 @@ int startup_engines(struct control *control)
 {
     const struct spillway_config *config = control->config;
     struct machine machine;
-    cleanup_free struct tiering_pool_config *pools = calloc(config->n_pools, sizeof(*pools));
+    struct tiering_pool_config pools[POOLS_MAX]; /* the main thread's stack has room for that */
     int r = machine_read(config, &machine);
 
-    if (!pools)
-        r = -ENOMEM;
     if (r < 0)
         return r;
     control->n_engines = config->daemon.engines ? config->daemon.engines : machine.n_dram;

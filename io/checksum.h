@@ -5,7 +5,7 @@
  * from an older generation or from another tenant's object fails its check although its bytes are whole.
  *
  * A piece of one granule keeps that checksum in its record. A piece of more keeps the checksum of the array of its
- * granules' checksums (checksum_of_sums), and the array itself lies in the segment's trailer.
+ * granules' checksums (checksum_of_sums), and the array itself lies in the sums sector of its segment.
  */
 #pragma once
 

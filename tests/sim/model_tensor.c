@@ -406,8 +406,9 @@ void tensors_check_restart(struct sim *sim)
     for (uint32_t n = 0; n < SIM_SYNCS; n++) {
         if (sim->syncs[n].used && sim->syncs[n].space == SPACE_TENSOR_DURABLE)
             check_atomic(sim, &sim->syncs[n]);
-        sim->syncs[n].used = false;
     }
+    for (uint32_t n = 0; n < SIM_SYNCS; n++)
+        sim->syncs[n].used = false;
     for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
         struct object *o = &sim->objects[i];
         struct tiering_id id = object_piece_id(sim, o, 0, 0);

@@ -378,7 +378,7 @@ void ops_client(struct sim *sim)
         op_reserve(sim, session);
     else if (dice < 760)
         op_acquire(sim, session);
-    else if (dice < 860)
+    else if (dice < 840)
         ops_tensor(sim, session);
     else if (dice < 885)
         ops_arena(sim, session);

@@ -171,7 +171,7 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
 
     if (write && (p->n_writers || p->n + 2 >= SIM_HISTORY))
         return;
-    if (sim_percent(sim, 40) && cells > 1) {
+    if (sim_percent(sim, 40) && cells > 1 && o->space != SPACE_ARENA) {
         from = (uint32_t)sim_below(sim, cells);
         to = from + 1 + (uint32_t)sim_below(sim, cells - from);
     }
@@ -378,6 +378,7 @@ static void sync_add_object(struct sim *sim, struct sim_sync *y, struct object *
             int r = tiering_sync_add(sim->tiering, &y->sync, &id);
 
             sim_event(sim, 51, (uint64_t)(int64_t)r);
+            sim_log(sim, "sync adds object %u piece %u: %d", number, piece, r);
             if (r < 0)
                 return;
             if (number < SIM_TENSORS_MAX)
@@ -387,10 +388,8 @@ static void sync_add_object(struct sim *sim, struct sim_sync *y, struct object *
     y->covers[number] = true;
 }
 
-void ops_sync(struct sim *sim)
+static void sync_begin(struct sim *sim, uint8_t space)
 {
-    static const uint8_t spaces[] = {SPACE_TENSOR_DURABLE, SPACE_TENSOR_DURABLE, SPACE_DURABLE, SPACE_SHARED_DURABLE};
-    uint8_t space = spaces[sim_below(sim, ARRAY_LEN(spaces))];
     struct sim_sync *y = NULL;
 
     for (uint32_t i = 0; i < SIM_SYNCS && !y; i++)
@@ -420,4 +419,16 @@ void ops_sync(struct sim *sim)
             sync_add_object(sim, y, &sim->objects[sim->first[space] + sim_below(sim, n)]);
     }
     tiering_sync_run(sim->tiering, &y->sync);
+}
+
+void ops_sync(struct sim *sim)
+{
+    static const uint8_t spaces[] = {SPACE_TENSOR_DURABLE, SPACE_TENSOR_DURABLE, SPACE_DURABLE, SPACE_SHARED_DURABLE};
+
+    sync_begin(sim, spaces[sim_below(sim, ARRAY_LEN(spaces))]);
+}
+
+void ops_sync_tensors(struct sim *sim)
+{
+    sync_begin(sim, SPACE_TENSOR_DURABLE);
 }

@@ -7,7 +7,8 @@
 
 #include "tests/sim/sim.h"
 
-#define WAIT_NS_MAX UINT64_C(400000000)
+#define WAIT_NS_MIN UINT64_C(20000000)
+#define WAIT_NS_MAX UINT64_C(2000000000)
 
 void session_begin(struct sim *sim, uint32_t i)
 {
@@ -53,7 +54,7 @@ struct sim_wait *wait_new(struct sim *sim, enum wait_kind kind, uint32_t session
                                .piece = (uint8_t)piece,
                                .version = o->version,
                                .deaths = o->deaths,
-                               .deadline_ns = sim->now_ns + sim_below(sim, WAIT_NS_MAX)};
+                               .deadline_ns = sim->now_ns + WAIT_NS_MIN + sim_below(sim, WAIT_NS_MAX)};
         return w;
     }
     return NULL;
@@ -277,7 +278,7 @@ static void write_finish(struct sim *sim, struct sim_lease *l)
     int how = l->passive ? 0 : sim_percent(sim, 80) ? 1 : 2;
     static const unsigned flags[] = {0, TIERING_DIRTY, TIERING_DISCARD};
 
-    if (l->transfers)
+    if (l->transfers || (o->space == SPACE_ARENA && sim_percent(sim, 80)))
         return;
     if (!l->passive && !l->filled && o->space != SPACE_ARENA) {
         uint32_t bytes_from = l->from, cells = l->to - l->from;

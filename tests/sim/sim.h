@@ -145,10 +145,10 @@ struct sim_sync {
 };
 
 struct sim_counts {
-    uint64_t ops, crashes, kills, clean_stops, failed_recoveries, torn_writes, lost_writes, flips, flips_detected;
+    uint64_t ops, crashes, kills, clean_stops, failed_recoveries, torn_sectors, lost_sectors, flips, flips_detected;
     uint64_t evictions, drops, spills, loads, commits, reclaims, checkpoints, cancels, timeouts, session_deaths;
     uint64_t hits, bytes_verified, syncs, syncs_failed, sync_lost, parts_completed, parts_expired, limits, reverts, torn;
-    uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors, short_counts;
+    uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors, short_counts, io_failures;
     uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished, restless;
 };
 
@@ -309,4 +309,5 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how); /* 0 cle
 void ops_tensor(struct sim *sim, uint32_t session);
 void ops_arena(struct sim *sim, uint32_t session);
 void ops_sync(struct sim *sim);
+void ops_sync_tensors(struct sim *sim);
 void arena_done(struct sim *sim, struct sim_wait *w);

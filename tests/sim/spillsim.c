@@ -103,13 +103,13 @@ static void step(struct sim *sim)
     waits_ended(sim);
     ops_client(sim);
     sim->counts->ops++;
-    if (sim_below(sim, 300) == 0)
+    if (sim_below(sim, sim->slow ? 100 : 400) == 0)
         sim->slow = !sim->slow;
     if (sim_below(sim, 200) == 0)
         ns = sim_below(sim, 300000000);
     if (sim_below(sim, 2000) == 0)
         ns = UINT64_C(2500000000);
-    world_run(sim, (uint32_t)sim_below(sim, sim->slow ? 2 : 12), ns);
+    world_run(sim, (uint32_t)sim_below(sim, sim->slow ? 3 : 20), ns);
     waits_ended(sim);
     if (sim->step % 16 == 0)
         waits_expire(sim);
@@ -143,6 +143,11 @@ static uint64_t run_seed(uint64_t seed, uint64_t n_ops, bool verbose, struct sim
         for (uint64_t i = 0; i < n_ends; i++) {
             if (ends[i] != sim->step)
                 continue;
+            if (sim_percent(sim, 60)) {
+                /* In the middle of a SYNC, and at times just before its end. */
+                ops_sync_tensors(sim);
+                world_run(sim, (uint32_t)sim_below(sim, 60), 0);
+            }
             if (i % 3 == 2)
                 world_stop_clean(sim);
             else
@@ -175,6 +180,7 @@ static const struct {
     COUNT(durable_found, true), COUNT(tensors_checked, true), COUNT(half_syncs_new, true), COUNT(half_syncs_old, true),
     COUNT(store_failures, true), COUNT(io_errors, true),    COUNT(arena_gets, true),     COUNT(arena_puts, true),
     COUNT(pins, true),          COUNT(copied, true),        COUNT(bounced, true),        COUNT(vanished, true),
+    COUNT(lost_sectors, true),  COUNT(torn_sectors, true),  COUNT(short_counts, true),   COUNT(io_failures, true),
     COUNT(restless, false),
 };
 

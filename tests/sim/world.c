@@ -431,7 +431,13 @@ void world_stop_clean(struct sim *sim)
 
 void world_free(struct sim *sim)
 {
+    const struct simdisk_stat *disk = simdisk_stat(sim->disk);
+
     world_count(sim);
+    sim->counts->lost_sectors += disk->lost_sectors;
+    sim->counts->torn_sectors += disk->torn_sectors;
+    sim->counts->short_counts += disk->short_counts;
+    sim->counts->io_failures += disk->errors;
     sim->dead = true;
     world_sessions_die(sim);
     simdisk_restart(sim->disk);

@@ -24,8 +24,8 @@
 
 #include "tests/system/support/rawclient.h"
 
-#define ALICE 12345
-#define BOB 12346
+#define ALICE 12345U
+#define BOB 12346U
 
 static struct raw_daemon d;
 static struct raw_session good; /* of somebody who notices nothing */
@@ -697,7 +697,9 @@ static void body_bob(void)
     expect(raw_request(s.fd, SPW_MSG_CHUNK_GET, &wanted, sizeof(wanted), &reply, sizeof(reply), fds, &n_fds) > 0);
     expect(n_fds == 1 && !(reply.flags & SPW_CHUNK_WRITABLE));
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fds[0]);
-    expect(open(path, O_RDWR) < 0);
+    int again = open(path, O_RDWR);
+
+    expect(again < 0);
     expect(fallocate(fds[0], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) < 0);
     expect(ftruncate(fds[0], 0) < 0);
     expect(raw_get(&s, 1, 20000, 0xa1) == 0);

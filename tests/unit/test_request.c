@@ -2,6 +2,8 @@
 /* The request path and clients with manners: each operation, waiting, running out, taking turns. */
 #include "tests/unit/request_rig.h"
 
+static struct client b; /* somebody else */
+
 /* --- Manners ----------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_nop)

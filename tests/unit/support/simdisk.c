@@ -47,6 +47,7 @@ struct simdisk {
     uint64_t rng[4];
     uint64_t clock; /* counts submissions and completions */
     struct simdisk_faults faults;
+    struct simdisk_stat stat;
     struct device devs[DEVS_MAX];
     uint32_t n_devs;
     struct region regions[REGIONS_MAX];
@@ -190,8 +191,11 @@ static void device_crash(struct simdisk *d, struct device *v)
         for (uint32_t part = 0; torn && part < SECTOR_BYTES; part += PART_BYTES)
             if (simdisk_random(d) & 1)
                 memcpy(durable + part, image + part, PART_BYTES);
-        if (!torn && (simdisk_random(d) & 1))
+        bool kept = !torn && (simdisk_random(d) & 1);
+        if (kept)
             memcpy(durable, image, SECTOR_BYTES);
+        d->stat.torn_sectors += torn;
+        d->stat.lost_sectors += !torn && !kept;
         memcpy(image, durable, SECTOR_BYTES);
         v->stamp[s] = 0;
     }
@@ -221,16 +225,21 @@ static int32_t blk_fate(struct simdisk *d, const struct io_blk *blk)
 
     if (d->fail_set[blk->op]) {
         d->fail_set[blk->op] = false;
+        d->stat.errors++;
         return d->fail[blk->op];
     }
-    if (chance(d, error))
+    if (chance(d, error)) {
+        d->stat.errors++;
         return -EIO;
+    }
     if (d->short_set[blk->op] && sectors > 1) {
         d->short_set[blk->op] = false;
         return SECTOR_BYTES;
     }
-    if (sectors > 1 && chance(d, f->short_count))
+    if (sectors > 1 && chance(d, f->short_count)) {
+        d->stat.short_counts++;
         return (int32_t)((1 + simdisk_below(d, sectors - 1)) * SECTOR_BYTES);
+    }
     return (int32_t)blk->len_bytes;
 }
 
@@ -425,6 +434,11 @@ struct io_backend *simdisk_backend(struct simdisk *d)
 struct simdisk_faults *simdisk_faults(struct simdisk *d)
 {
     return &d->faults;
+}
+
+const struct simdisk_stat *simdisk_stat(const struct simdisk *d)
+{
+    return &d->stat;
 }
 
 void simdisk_restart(struct simdisk *d)

@@ -25,12 +25,19 @@ struct simdisk_faults {
     uint64_t first_byte;  /* misdirected writes and bit flips stay at or above this place */
 };
 
+/* What happened so far. */
+struct simdisk_stat {
+    uint64_t lost_sectors, torn_sectors; /* at crashes, of what was not flushed */
+    uint64_t short_counts, errors;
+};
+
 struct simdisk *simdisk_new(uint64_t seed);
 void simdisk_free(struct simdisk *d);
 struct io_backend *simdisk_backend(struct simdisk *d);
 uint64_t simdisk_random(struct simdisk *d);
 uint64_t simdisk_below(struct simdisk *d, uint64_t n); /* 0 to n - 1 */
 struct simdisk_faults *simdisk_faults(struct simdisk *d);
+const struct simdisk_stat *simdisk_stat(const struct simdisk *d);
 
 /* Its number. Devices read as zeros at first. */
 uint32_t simdisk_device_add(struct simdisk *d, uint64_t size_bytes);
