@@ -25,7 +25,7 @@ flags=()
 case ${SPILLWAY_SANITIZE:-} in
 '') ;;
 thread) flags=(-fsanitize=thread) ;;
-*) flags=(-fsanitize=address,undefined) ;;
+*) flags=("-fsanitize=address,undefined") ;;
 esac
 mkdir -p "$dir/include"
 cp -r "$source/include/spillway" "$dir/include/spillway"
