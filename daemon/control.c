@@ -20,8 +20,8 @@
 #include "daemon/owner.h"
 #include "daemon/sd.h"
 #include "daemon/session.h"
-#include "include/base/cleanup.h"
 #include "include/base/units.h"
+#include "include/base/cleanup.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
@@ -84,18 +84,18 @@ static bool engines_are_alive(const struct control *control)
 
 static void say_starting(uint64_t have_bytes, uint64_t want_bytes)
 {
-    char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES];
+    unsigned long long have_mib = have_bytes / MIB, want_mib = want_bytes / MIB;
 
-    log_info("taking memory: %s of %s", size_print(have_bytes, have), size_print(want_bytes, want));
-    sd_status("taking memory: %s of %s", have, want);
+    log_info("taking memory: %llu of %llu MiB", have_mib, want_mib);
+    sd_status("taking memory: %llu of %llu MiB", have_mib, want_mib);
 }
 
 static void say_draining(uint64_t dirty_bytes, uint32_t n_sessions)
 {
-    char dirty[UNITS_TEXT_BYTES];
+    unsigned long long dirty_mib = div_round_up(dirty_bytes, MIB);
 
-    log_info("writing back: %s left, %u sessions", size_print(dirty_bytes, dirty), n_sessions);
-    sd_status("writing back: %s left", dirty);
+    log_info("writing back: %llu MiB left, %u sessions", dirty_mib, n_sessions);
+    sd_status("writing back: %llu MiB left", dirty_mib);
 }
 
 static void control_say_progress(struct control *control)

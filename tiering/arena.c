@@ -20,8 +20,13 @@ int arena_init(struct arena *a)
     *a = (struct arena){0};
     list_init(&a->chunks);
     a->partial = calloc(EXTENT_SECTORS_MAX + 1, sizeof(*a->partial));
-    if (!a->partial)
+    a->frames_of = calloc(EXTENT_SECTORS_MAX + 1, sizeof(*a->frames_of));
+    if (!a->partial || !a->frames_of) {
+        free(a->partial);
+        free(a->frames_of);
+        *a = (struct arena){0};
         return -ENOMEM;
+    }
     for (uint32_t i = 0; i <= EXTENT_SECTORS_MAX; i++)
         list_init(&a->partial[i]);
     return 0;
@@ -43,6 +48,7 @@ void arena_deinit(struct arena *a)
     list_for_each_safe(l, &a->chunks)
         arena_chunk_free(list_entry(l, struct arena_chunk, link));
     free(a->partial);
+    free(a->frames_of);
     *a = (struct arena){0};
 }
 
@@ -127,20 +133,22 @@ static struct arena_slab *arena_slab_make(struct arena_chunk *c, uint32_t first,
     memset(&c->used[(size_t)first * WORDS_PER_FRAME], 0, (size_t)n * WORDS_PER_FRAME * sizeof(*c->used));
     c->n_free -= n;
     a->free_frames -= n;
+    a->frames_of[sectors] += n;
     a->slab_sectors += (uint64_t)n * FRAME_SECTORS;
     list_push_tail(&a->partial[sectors], &s->link);
     return s;
 }
 
-/* A new slab of the best length that fits anywhere, or of any shorter one that holds at least one extent. */
+/* A new slab: of the best length, but no longer than all that its size has already; or any shorter that fits. */
 static struct arena_slab *arena_slab_new(struct arena *a, uint32_t sectors, struct arena_chunk **ret_chunk)
 {
     uint32_t least = (uint32_t)div_round_up(sectors, FRAME_SECTORS);
     uint32_t most = MAX(a->total_frames / 8, least);
+    uint32_t want = MIN(arena_slab_frames(sectors, most), MAX(least, a->frames_of[sectors]));
 
     if (a->free_frames < least)
         return NULL;
-    for (uint32_t n = arena_slab_frames(sectors, most); n >= least && n > 0; n--) {
+    for (uint32_t n = want; n >= least && n > 0; n--) {
         list_for_each(l, &a->chunks) {
             struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
             uint32_t first = arena_find_run(c, n);
@@ -232,6 +240,7 @@ static void arena_slab_release(struct arena_chunk *c, struct arena_slab *s)
         c->slab_of[s->first_frame + i] = 0;
     c->n_free += s->n_frames;
     a->free_frames += s->n_frames;
+    a->frames_of[s->sectors] -= s->n_frames;
     a->slab_sectors -= (uint64_t)s->n_frames * FRAME_SECTORS;
 }
 
@@ -264,6 +273,30 @@ uint32_t arena_owner(const struct arena_chunk *c, uint32_t sector)
     const struct arena_slab *s = arena_slab_at(c, sector, &i);
 
     return c->owner[(size_t)s->first_frame * FRAME_SECTORS + i];
+}
+
+bool arena_find_clearable(const struct arena *a, uint32_t n_frames, arena_stuck_fn is_stuck, void *ctx,
+                          struct arena_chunk **ret_chunk, uint32_t *ret_first)
+{
+    list_for_each (l, &a->chunks) {
+        struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
+        uint32_t run = 0, n;
+
+        for (uint32_t i = 0; i < c->n_frames; i += n) {
+            const struct arena_slab *s = c->slab_of[i] ? &c->slabs[i] : NULL;
+
+            n = s ? s->n_frames : 1;
+            if (i % WINDOW_FRAMES == 0)
+                run = 0;
+            run = s && is_stuck(ctx, c, s) ? 0 : run + n;
+            if (run >= n_frames) {
+                *ret_chunk = c;
+                *ret_first = i + n - run;
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 uint32_t arena_slab_owners(const struct arena_chunk *c, uint32_t sector, uint32_t *cursor, uint32_t *ret_owners,

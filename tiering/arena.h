@@ -5,7 +5,8 @@
  * Exact sizes: an extent has as many sectors as the piece needs. Extents of one size share slabs. A slab is a run of
  * frames (1 MiB each) that never crosses an I/O window; its length is chosen so that the tail that is too short for
  * one more extent wastes as little as possible (at most 1 % for multiples of 64 KiB), between 16 and 64 MiB, less in
- * a small arena. A slab whose last extent is freed gives its frames back, so sizes do not hold memory for ever.
+ * a small arena. The first slabs of a size are short, and double: a size that is rare holds little memory. A slab whose
+ * last extent is freed gives its frames back, so sizes do not hold memory for ever.
  *
  * An arena is one budget's memory on one kind of node: a pool's, or one session's private memory. It is pure
  * bookkeeping: nothing here touches the memory. Engine thread only.
@@ -42,7 +43,8 @@ struct arena_chunk {
 
 struct arena {
     struct list chunks;
-    struct list *partial; /* by sectors: slabs with room */
+    struct list *partial;   /* by sectors: slabs with room */
+    uint32_t *frames_of;    /* by sectors: frames of all its slabs */
     uint64_t total_sectors, used_sectors, slab_sectors;
     uint32_t free_frames, total_frames;
 };
@@ -68,6 +70,14 @@ void arena_free(struct arena_chunk *c, uint32_t sector);
 bool arena_has_slab(const struct arena_chunk *c, uint32_t sector);
 /* The record that owns the extent at this sector. */
 uint32_t arena_owner(const struct arena_chunk *c, uint32_t sector);
+
+/*
+ * A run of n frames that could be emptied: the first in which no slab is stuck, as the caller says. *ret_first is a
+ * frame; slabs may reach over either end of the run. False if there is none.
+ */
+typedef bool (*arena_stuck_fn)(void *ctx, const struct arena_chunk *c, const struct arena_slab *s);
+bool arena_find_clearable(const struct arena *a, uint32_t n_frames, arena_stuck_fn is_stuck, void *ctx,
+                          struct arena_chunk **ret_chunk, uint32_t *ret_first);
 
 /* All owners in the slab that holds `sector`: up to n of them from extent *cursor on; advances *cursor. Returns how
  * many, 0 at the end. For emptying a slab of another size. */

@@ -96,6 +96,7 @@ struct tpool {
     uint64_t evictions_seen; /* at the last look for what to clean */
     uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
     uint32_t spilling;
+    uint32_t stuck_object;  /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct tiering_pool_stat stat;
 };

@@ -250,6 +250,37 @@ static void room_empty_slab(struct tiering *t, const struct arena_chunk *chunk, 
     }
 }
 
+/* A leased piece keeps its slab where it is; one that is only being written will be free soon. */
+static bool room_slab_is_stuck(void *ctx, const struct arena_chunk *chunk, const struct arena_slab *slab)
+{
+    struct tiering *t = ctx;
+    uint32_t owners[64], cursor = 0, n;
+
+    while ((n = arena_slab_owners(chunk, slab->first_frame * FRAME_SECTORS, &cursor, owners, ARRAY_LEN(owners))) > 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            if (owners[i] == ARENA_OWNER_NONE || object_pin_state(t, owners[i]) == POLICY_HELD)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Room for one extent of this size where other sizes are: empties the first run of frames that nobody leases. */
+static void room_clear_run(struct tiering *t, struct tpool *p, uint32_t sectors)
+{
+    uint32_t n = (uint32_t)div_round_up(sectors, FRAME_SECTORS), first;
+    struct arena_chunk *chunk;
+
+    for (int a = 0; a < 2; a++) {
+        if (!p->arenas[a].total_frames ||
+            !arena_find_clearable(&p->arenas[a], n, room_slab_is_stuck, t, &chunk, &first))
+            continue;
+        for (uint32_t i = first; i < MIN(first + n, chunk->n_frames); i++)
+            room_empty_slab(t, chunk, i * FRAME_SECTORS);
+        return;
+    }
+}
+
 static int room_alloc(struct tpool *p, uint32_t object, uint32_t sectors, struct arena_chunk **ret_chunk,
                       uint32_t *ret_sector)
 {
@@ -267,21 +298,29 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
     uint64_t incoming = record_hash(&t->records, record_at(&t->records, object));
     uint64_t spilling = 0, freed = 0;
     uint32_t stuck = 0;
+    bool cleared = false, was_stuck = p->stuck_object == object;
 
     for (int tries = 0; tries < 4096; tries++) {
-        if (room_alloc(p, object, sectors, ret_chunk, ret_sector) == 0)
+        if (room_alloc(p, object, sectors, ret_chunk, ret_sector) == 0) {
+            if (was_stuck)
+                p->stuck_object = RECORD_NONE;
             return 0;
+        }
         if (spilling >= sectors)
             return -EAGAIN;
+        if (cleared)
+            break;
         uint32_t victim = room_victim(t, p, incoming);
         if (victim == POLICY_NONE)
             break;
         const struct record *r = record_at(&t->records, victim);
         uint32_t victim_sectors = sectors_of(r->size_bytes);
-        if (freed > 2 * (uint64_t)sectors && victim_sectors != sectors && t->chunk_of[r->mem_region]) {
-            /* Other sizes were freed, and it did not help: whole slabs have to change hands. */
-            room_empty_slab(t, t->chunk_of[r->mem_region], r->mem_sector);
-            freed = 0;
+        if (was_stuck || (freed > 2 * (uint64_t)sectors && victim_sectors != sectors)) {
+            /* Other sizes were freed, and it did not help: memory has to change hands. Once; then whoever leases or
+             * writes what is in the way has to end first, and no more is evicted for it until then. */
+            cleared = true;
+            p->stuck_object = object;
+            room_clear_run(t, p, sectors);
             continue;
         }
         int status = room_evict(t, victim);

@@ -27,6 +27,7 @@ static int tiering_pools_new(struct tiering *t)
         struct tpool *p = &t->pools[i];
 
         list_init(&p->room);
+        p->stuck_object = RECORD_NONE;
         list_init(&p->spills);
         if (i < t->n_pools)
             p->config = t->config.pools[i];

@@ -64,6 +64,14 @@ void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t f
     }
 }
 
+/* Deleted, or made anew: a write of zeros to all of it, and no SYNC is asked. */
+#define WRITE_ZEROS ((struct write){.to = UINT8_MAX})
+
+static bool is_zeros(const struct write *w)
+{
+    return w->to == UINT8_MAX;
+}
+
 void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to)
 {
     p->n++;
@@ -77,7 +85,7 @@ static uint32_t cell_at(const struct tensor_piece *p, uint32_t cell, uint32_t n)
 {
     while (n > 0 && !(p->history[n].from <= cell && cell < p->history[n].to))
         n--;
-    return n;
+    return is_zeros(&p->history[n]) ? 0 : n;
 }
 
 static void piece_is_now(struct tensor_piece *p, uint32_t version)
@@ -106,8 +114,15 @@ void tensor_reset(struct object *o)
 {
     o->last++; /* leases and waits on it are on something else from now on */
     o->exists = false;
-    for (uint32_t i = 0; i < o->n_pieces; i++)
-        o->pieces[i] = (struct tensor_piece){.n = o->pieces[i].n};
+    for (uint32_t i = 0; i < o->n_pieces; i++) {
+        struct tensor_piece *p = &o->pieces[i];
+
+        p->history[++p->n] = WRITE_ZEROS;
+        memset(p->cell, 0, sizeof(p->cell));
+        p->busy = 0;
+        p->n_writers = 0;
+        p->torn = p->maybe_torn = p->weak = false;
+    }
 }
 
 /* --- SYNC --------------------------------------------------------------------------------------------------------- */
@@ -127,11 +142,17 @@ void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
     for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
         for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
             struct tensor_piece *p = &sim->objects[i].pieces[k];
+            uint32_t from = y->lo[i][k];
 
-            if (!y->covers_piece[i][k])
-                continue;
-            p->durable_lo = MAX(p->durable_lo, y->lo[i][k]);
-            p->durable_hi = p->n;
+            if (y->covers_piece[i][k]) {
+                p->durable_lo = MAX(p->durable_lo, from);
+                p->durable_hi = p->n;
+            }
+            /* Deletions of before are durable too. */
+            while (from > p->durable_lo && !is_zeros(&p->history[from]))
+                from--;
+            p->durable_lo = MAX(p->durable_lo, from);
+            p->durable_hi = MAX(p->durable_hi, p->durable_lo);
         }
     }
     /* One that failed before this one began no longer matters to what this one covers. */
@@ -202,43 +223,78 @@ static int read_now(struct sim *sim, struct tiering_session *s, const struct tie
     return got.status;
 }
 
-/* Which version of the piece these bytes are: the earliest and the latest that look alike. */
-static bool piece_version(const struct sim *sim, const struct object *o, uint32_t piece, const uint8_t *bytes,
-                          uint32_t *ret_lo, uint32_t *ret_hi)
-{
-    const struct tensor_piece *p = &o->pieces[piece];
-    uint32_t cells = object_piece_bytes(o, piece) / SECTOR_BYTES, newest = 0;
-
-    for (uint32_t cell = 0; cell < cells; cell++) {
-        struct stamp seen;
-
-        memcpy(&seen, bytes + (size_t)cell * SECTOR_BYTES, sizeof(seen));
-        if (!payload_is_zero(bytes + (size_t)cell * SECTOR_BYTES, SECTOR_BYTES))
-            newest = MAX(newest, seen.version);
-    }
-    if (newest > p->n)
-        return false;
-    for (uint32_t cell = 0; cell < cells; cell++) {
-        if (!cell_is(sim, o, piece, cell, cell_at(p, cell, newest), bytes + (size_t)cell * SECTOR_BYTES))
-            return false;
-    }
-    *ret_lo = *ret_hi = newest;
-    while (*ret_hi < p->n && p->history[*ret_hi + 1].to == 0)
-        ++*ret_hi;
-    return true;
-}
-
-static bool ranges_meet(uint32_t a_lo, uint32_t a_hi, uint32_t b_lo, uint32_t b_hi)
-{
-    return a_lo <= b_hi && b_lo <= a_hi;
-}
-
+/* What a piece was found to be after a restart: each cell's version. */
 struct found {
     bool known;
-    uint32_t lo, hi;
+    uint32_t cell[SIM_CELLS];
 };
 
 static struct found found[SIM_TENSORS_MAX][SIM_PIECES_MAX];
+
+static bool found_is(const struct sim *sim, uint32_t i, uint32_t k, uint32_t n)
+{
+    const struct tensor_piece *p = &sim->objects[i].pieces[k];
+    uint32_t cells = object_piece_bytes(&sim->objects[i], k) / SECTOR_BYTES;
+
+    for (uint32_t cell = 0; cell < cells; cell++) {
+        if (found[i][k].cell[cell] != cell_at(p, cell, n))
+            return false;
+    }
+    return true;
+}
+
+static bool found_within(const struct sim *sim, uint32_t i, uint32_t k, uint32_t lo, uint32_t hi)
+{
+    for (uint32_t n = lo; n <= hi; n++) {
+        if (found_is(sim, i, k, n))
+            return true;
+    }
+    return false;
+}
+
+/* As the last acknowledged SYNC left it, or as a deletion since did. */
+static bool found_is_old(const struct sim *sim, uint32_t i, uint32_t k)
+{
+    const struct tensor_piece *p = &sim->objects[i].pieces[k];
+
+    if (found_within(sim, i, k, p->durable_lo, p->durable_hi))
+        return true;
+    for (uint32_t n = p->durable_lo; n <= p->n; n++) {
+        if (is_zeros(&p->history[n]) && found_is(sim, i, k, n))
+            return true;
+    }
+    return false;
+}
+
+/* The latest version that it can be. */
+static uint32_t found_version(const struct sim *sim, uint32_t i, uint32_t k)
+{
+    uint32_t n = sim->objects[i].pieces[k].n;
+
+    while (n > 0 && !found_is(sim, i, k, n))
+        n--;
+    return n;
+}
+
+/* Reads off the bytes what they are. False: a cell is nothing that was ever written there. */
+static bool found_read(const struct sim *sim, uint32_t i, uint32_t k, const uint8_t *bytes)
+{
+    const struct object *o = &sim->objects[i];
+    uint32_t cells = object_piece_bytes(o, k) / SECTOR_BYTES;
+
+    for (uint32_t cell = 0; cell < cells; cell++) {
+        const uint8_t *at = bytes + (size_t)cell * SECTOR_BYTES;
+        struct stamp seen = {0};
+
+        if (!payload_is_zero(at, SECTOR_BYTES))
+            memcpy(&seen, at, sizeof(seen));
+        if (!cell_is(sim, o, k, cell, seen.version, at))
+            return false;
+        found[i][k].cell[cell] = seen.version;
+    }
+    found[i][k].known = true;
+    return true;
+}
 
 /* Another SYNC may have written that version too. */
 static bool by_another(const struct sim *sim, const struct sim_sync *y, uint32_t i, uint32_t k)
@@ -247,7 +303,7 @@ static bool by_another(const struct sim *sim, const struct sim_sync *y, uint32_t
         const struct sim_sync *other = &sim->syncs[s];
 
         if (other != y && other->used && other->space == SPACE_TENSOR_DURABLE && other->covers_piece[i][k] &&
-            ranges_meet(found[i][k].lo, found[i][k].hi, other->lo[i][k], other->hi[i][k]))
+            found_within(sim, i, k, other->lo[i][k], other->hi[i][k]))
             return true;
     }
     return false;
@@ -260,13 +316,9 @@ static void check_atomic(struct sim *sim, const struct sim_sync *y)
 
     for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
         for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
-            const struct tensor_piece *p = &sim->objects[i].pieces[k];
-            const struct found *f = &found[i][k];
-
-            if (!y->covers_piece[i][k] || !f->known)
+            if (!y->covers_piece[i][k] || !found[i][k].known)
                 continue;
-            bool is_old = ranges_meet(f->lo, f->hi, p->durable_lo, p->durable_hi);
-            bool is_new = ranges_meet(f->lo, f->hi, y->lo[i][k], y->hi[i][k]);
+            bool is_old = found_is_old(sim, i, k), is_new = found_within(sim, i, k, y->lo[i][k], y->hi[i][k]);
             if (is_new && by_another(sim, y, i, k))
                 continue;
             if (is_old && !is_new) {
@@ -288,18 +340,17 @@ static void check_atomic(struct sim *sim, const struct sim_sync *y)
 static void check_allowed(struct sim *sim, uint32_t i, uint32_t k)
 {
     const struct tensor_piece *p = &sim->objects[i].pieces[k];
-    const struct found *f = &found[i][k];
-    bool ok = ranges_meet(f->lo, f->hi, p->durable_lo, p->durable_hi);
+    bool ok = found_is_old(sim, i, k);
 
     for (uint32_t s = 0; s < SIM_SYNCS && !ok; s++) {
         const struct sim_sync *y = &sim->syncs[s];
 
         ok = y->used && y->space == SPACE_TENSOR_DURABLE && y->covers_piece[i][k] &&
-             ranges_meet(f->lo, f->hi, y->lo[i][k], y->hi[i][k]);
+             found_within(sim, i, k, y->lo[i][k], y->hi[i][k]);
     }
     if (!ok)
-        sim_fail(sim, "tensor %u piece %u came back as version %u (of %u); the last SYNC wrote %u to %u", i, k, f->lo,
-                 p->n, p->durable_lo, p->durable_hi);
+        sim_fail(sim, "tensor %u piece %u came back with cell 0 of version %u (of %u); the last SYNC wrote %u to %u", i, k,
+                 found[i][k].cell[0], p->n, p->durable_lo, p->durable_hi);
     sim->counts->tensors_checked++;
 }
 
@@ -337,10 +388,7 @@ static void look_at(struct sim *sim, struct tiering_session *s, uint32_t i, uint
             tensor_vanished(sim, o, "restart");
             return;
         }
-        /* Nothing of it was ever durable: as good as zeros. */
-        found[i][k] = (struct found){.known = true};
-        while (found[i][k].hi < p->n && p->history[found[i][k].hi + 1].to == 0)
-            found[i][k].hi++;
+        found[i][k] = (struct found){.known = true}; /* as good as zeros */
         return;
     }
     if (r == -EBADMSG && object_may_be_bad(sim, o)) {
@@ -357,9 +405,8 @@ static void look_at(struct sim *sim, struct tiering_session *s, uint32_t i, uint
     if (o->space == SPACE_TENSOR_CACHE) {
         check_weak(sim, o, k, bytes);
     } else {
-        if (!piece_version(sim, o, k, bytes, &found[i][k].lo, &found[i][k].hi))
+        if (!found_read(sim, i, k, bytes))
             sim_fail(sim, "tensor %u piece %u came back as bytes that it never was", i, k);
-        found[i][k].known = true;
     }
     if (tiering_release(sim->tiering, s, grant.lease, 0) < 0)
         sim_fail(sim, "a read lease cannot be released");
@@ -416,7 +463,7 @@ void tensors_check_restart(struct sim *sim)
 
         for (uint32_t k = 0; k < o->n_pieces; k++) {
             if (found[i][k].known)
-                piece_is_now(&o->pieces[k], found[i][k].lo);
+                piece_is_now(&o->pieces[k], found_version(sim, i, k));
         }
         o->exists = tiering_lookup(sim->tiering, &id, &f) == 0;
     }

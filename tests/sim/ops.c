@@ -345,6 +345,8 @@ static void op_wrong(struct sim *sim, uint32_t session)
     if (tiering_release(sim->tiering, s, sim_random(sim) & 0xffff000000ffULL, 0) == 0 ||
         tiering_commit(sim->tiering, s, sim_random(sim) & 0xffff000000ffULL, NULL, &grant) == 0)
         sim_fail(sim, "a lease was guessed");
+    if (tiering_release(sim->tiering, s, sim->sessions[session].stale, 0) != -EBADF)
+        sim_fail(sim, "a lease that had ended was released again");
     if (tiering_acquire(sim->tiering, s, &id, 0, object_piece_bytes(o, 0) + 1, 0, NULL, &grant) >= 0)
         sim_fail(sim, "more bytes were leased than there are");
     if (tiering_acquire(sim->tiering, s, &id, 0, 0, TIERING_WRITE, NULL, &grant) >= 0)
@@ -384,11 +386,11 @@ void ops_client(struct sim *sim)
         ops_arena(sim, session);
     else if (dice < 905)
         op_delete(sim);
-    else if (dice < 925)
+    else if (dice < 920)
         op_lookup(sim);
-    else if (dice < 965)
+    else if (dice < 945)
         op_hint(sim, session);
-    else if (dice < 980)
+    else if (dice < 978)
         ops_sync(sim);
     else if (dice < 985)
         op_wrong(sim, session);

@@ -198,7 +198,7 @@ static void tensor_delete(struct sim *sim, struct object *o)
 {
     struct tiering_id id = object_piece_id(sim, o, 0, 0);
 
-    if (o->space == SPACE_TENSOR_DURABLE || !o->exists)
+    if (!o->exists || o->pieces[0].n + 2 >= SIM_HISTORY)
         return;
     int r = tiering_delete(sim->tiering, &id);
     if (r < 0 && r != -ENOENT)

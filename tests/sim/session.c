@@ -315,6 +315,7 @@ void lease_finish(struct sim *sim, struct sim_lease *l)
         lease_read_verify(sim, l);
         if (tiering_release(sim->tiering, s, l->handle, 0) < 0)
             sim_fail(sim, "a read lease cannot be released");
+        sim->sessions[l->session].stale = l->handle;
         if (tiering_release(sim->tiering, s, l->handle, 0) != -EBADF)
             sim_fail(sim, "a lease was released twice");
         l->used = false;

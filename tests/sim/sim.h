@@ -128,6 +128,7 @@ struct sim_lease {
 struct sim_session {
     struct tiering_session s;
     bool alive;
+    uint64_t stale; /* a lease that it had once */
 };
 
 struct sim_sync {

@@ -98,7 +98,7 @@ static void on_death(void)
 
 static void step(struct sim *sim)
 {
-    uint64_t ns = sim_below(sim, 100000);
+    uint64_t ns = sim_below(sim, 1000000);
 
     waits_ended(sim);
     ops_client(sim);

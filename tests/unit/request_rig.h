@@ -305,6 +305,9 @@ struct client {
     char *mem, *scratch; /* the canary lies behind the scratch */
     uint32_t sq_tail, cq_head;
     uint32_t space;
+    struct spw_item *items; /* in scratch */
+    struct spw_handle *handles;
+    struct spw_result *results;
 };
 
 static struct requests *rq;
@@ -341,6 +344,9 @@ static __attribute__((unused)) void client_new(struct client *c, uint64_t sessio
     c->scratch = calloc(1, SCRATCH_BYTES + CANARY_BYTES);
     memset(c->scratch + SCRATCH_BYTES, 0x77, CANARY_BYTES);
     c->shared = (void *)c->mem;
+    c->items = (void *)c->scratch;
+    c->handles = (void *)c->scratch;
+    c->results = (void *)(c->scratch + RESULTS);
     ring_init(&c->ring, 1, &c->geometry, c->mem, c->scratch, SCRATCH_BYTES, -1);
     requests_peer_add(rq, &c->peer, session, 1, 100);
     requests_ring_add(rq, &c->peer, &c->ring);
@@ -403,21 +409,6 @@ static __attribute__((unused)) struct spw_sqe sqe_of(const struct client *c, uin
         .opcode = opcode, .space = c->space, .user_data = 42, .n_items = n_items, .results = RESULTS};
 }
 
-static __attribute__((unused)) struct spw_item *items(struct client *c)
-{
-    return (void *)c->scratch;
-}
-
-static __attribute__((unused)) struct spw_handle *handles(struct client *c)
-{
-    return (void *)c->scratch;
-}
-
-static __attribute__((unused)) struct spw_result *results(struct client *c)
-{
-    return (void *)(c->scratch + RESULTS);
-}
-
 static __attribute__((unused)) struct spw_item item_of(char kind, uint8_t number)
 {
     return (struct spw_item){.key = {(uint8_t)kind, number, 1}, .key_len = 3};
@@ -426,7 +417,7 @@ static __attribute__((unused)) struct spw_item item_of(char kind, uint8_t number
 static __attribute__((unused)) void put_items(struct client *c, const char *kinds)
 {
     for (uint8_t i = 0; kinds[i]; i++)
-        items(c)[i] = item_of(kinds[i], i);
+        c->items[i] = item_of(kinds[i], i);
 }
 
 static __attribute__((unused)) void submit(struct client *c, const struct spw_sqe *sqe)
@@ -471,10 +462,10 @@ static __attribute__((unused)) int acquire_item(const struct spw_item *item)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 1);
 
-    *items(&a) = *item;
-    results(&a)->status = 1;
+    *a.items = *item;
+    a.results->status = 1;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    return results(&a)->status;
+    return a.results->status;
 }
 
 static inline int run_suite(Suite *suite)

@@ -23,9 +23,9 @@ START_TEST(test_lookup_counts_prefix)
 
     ck_assert_int_eq(cqe.status, 0);
     ck_assert_uint_eq(cqe.value, 2);
-    ck_assert_int_eq(results(&a)[2].status, -ENOENT);
-    ck_assert_int_eq(results(&a)[4].status, 0);
-    ck_assert_uint_eq(results(&a)[4].length_bytes, 4096);
+    ck_assert_int_eq(a.results[2].status, -ENOENT);
+    ck_assert_int_eq(a.results[4].status, 0);
+    ck_assert_uint_eq(a.results[4].length_bytes, 4096);
 }
 END_TEST
 
@@ -50,8 +50,8 @@ START_TEST(test_acquire_partial)
     const int expected[] = {0, -ENOENT, 0, -EIO, -EBADMSG, 0};
 
     for (int i = 0; i < 6; i++) {
-        ck_assert_int_eq(results(&a)[i].status, expected[i]);
-        ck_assert_int_eq(results(&a)[i].lease != 0, expected[i] == 0);
+        ck_assert_int_eq(a.results[i].status, expected[i]);
+        ck_assert_int_eq(a.results[i].lease != 0, expected[i] == 0);
     }
     ck_assert_int_eq(stub.leases, 3);
 }
@@ -66,14 +66,14 @@ START_TEST(test_handles)
 
     ck_assert_int_eq(status_of(&a, &acquire), 0);
     sqe.space = 0;
-    handles(&a)[0] = (struct spw_handle){.lease = 1};
-    handles(&a)[1] = (struct spw_handle){.lease = 999};
-    handles(&a)[2] = (struct spw_handle){.lease = 2, .flags = SPW_RELEASE_DIRTY | SPW_RELEASE_DISCARD};
+    a.handles[0] = (struct spw_handle){.lease = 1};
+    a.handles[1] = (struct spw_handle){.lease = 999};
+    a.handles[2] = (struct spw_handle){.lease = 2, .flags = SPW_RELEASE_DIRTY | SPW_RELEASE_DISCARD};
     struct spw_cqe cqe = call(&a, &sqe);
 
     ck_assert_uint_eq(cqe.value, 1);
-    ck_assert_int_eq(results(&a)[1].status, -EBADF);
-    ck_assert_int_eq(results(&a)[2].status, -EINVAL);
+    ck_assert_int_eq(a.results[1].status, -EBADF);
+    ck_assert_int_eq(a.results[2].status, -EINVAL);
     ck_assert_int_eq(stub.leases, 1);
 }
 END_TEST
@@ -85,9 +85,9 @@ START_TEST(test_pieces)
 
     /* From the last byte of piece 0 to the first of piece 2; and one that waits, whose second piece fails. */
     put_items(&a, "hw");
-    items(&a)[0].offset_bytes = PIECE_BYTES - 1;
-    items(&a)[0].length_bytes = PIECE_BYTES + 2;
-    items(&a)[1].length_bytes = PIECE_BYTES + 1;
+    a.items[0].offset_bytes = PIECE_BYTES - 1;
+    a.items[0].length_bytes = PIECE_BYTES + 2;
+    a.items[1].length_bytes = PIECE_BYTES + 1;
     submit(&a, &sqe);
     turns(2);
     ck_assert_uint_eq(stub.n_waits, 2);
@@ -98,12 +98,12 @@ START_TEST(test_pieces)
     turns(1);
     ck_assert(consume(&a, &cqe));
     ck_assert_uint_eq(cqe.value, 1); /* items, not pieces */
-    ck_assert_uint_eq(results(&a)[0].length_bytes, 1);
-    ck_assert_uint_eq(results(&a)[1].length_bytes, PIECE_BYTES);
-    ck_assert_uint_eq(results(&a)[2].length_bytes, 1);
-    ck_assert_uint_eq(results(&a)[2].offset_bytes, 2 * PIECE_BYTES);
-    ck_assert_int_eq(results(&a)[3].status, 0);
-    ck_assert_int_eq(results(&a)[4].status, -EIO);
+    ck_assert_uint_eq(a.results[0].length_bytes, 1);
+    ck_assert_uint_eq(a.results[1].length_bytes, PIECE_BYTES);
+    ck_assert_uint_eq(a.results[2].length_bytes, 1);
+    ck_assert_uint_eq(a.results[2].offset_bytes, 2 * PIECE_BYTES);
+    ck_assert_int_eq(a.results[3].status, 0);
+    ck_assert_int_eq(a.results[4].status, -EIO);
 }
 END_TEST
 
@@ -111,22 +111,22 @@ START_TEST(test_reserve_sizes)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_RESERVE, 1);
 
-    items(&a)[0] = item_of('h', 0);
+    a.items[0] = item_of('h', 0);
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_int_eq(results(&a)[0].status, -EINVAL); /* no size, and the space has none */
-    items(&a)[0].length_bytes = PIECE_BYTES + 100;
+    ck_assert_int_eq(a.results[0].status, -EINVAL); /* no size, and the space has none */
+    a.items[0].length_bytes = PIECE_BYTES + 100;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
     ck_assert_uint_eq(stub.last_object_bytes, PIECE_BYTES + 100);
     ck_assert_uint_eq(stub.last_piece, 1);
     ck_assert_uint_eq(stub.last_len, 100);
-    items(&a)[0].length_bytes = OBJECT_BYTES_MAX + 1;
+    a.items[0].length_bytes = OBJECT_BYTES_MAX + 1;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_int_eq(results(&a)[0].status, -EFBIG);
-    ck_assert_uint_eq(results(&a)[0].detail, SPW_LIMIT_OBJECT_BYTES);
-    items(&a)[0].length_bytes = 10;
-    items(&a)[0].offset_bytes = 1;
+    ck_assert_int_eq(a.results[0].status, -EFBIG);
+    ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_OBJECT_BYTES);
+    a.items[0].length_bytes = 10;
+    a.items[0].offset_bytes = 1;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_int_eq(results(&a)[0].status, -EINVAL);
+    ck_assert_int_eq(a.results[0].status, -EINVAL);
 }
 END_TEST
 
@@ -134,11 +134,11 @@ START_TEST(test_reserve_without_waiting)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_RESERVE, 1);
 
-    items(&a)[0] = item_of('w', 0);
-    items(&a)[0].length_bytes = 10;
+    a.items[0] = item_of('w', 0);
+    a.items[0].length_bytes = 10;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_int_eq(results(&a)[0].status, -ENOSPC);
-    ck_assert_uint_eq(results(&a)[0].detail, SPW_LIMIT_POOL_DRAM);
+    ck_assert_int_eq(a.results[0].status, -ENOSPC);
+    ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_POOL_DRAM);
 }
 END_TEST
 
@@ -148,8 +148,8 @@ START_TEST(test_arena_offsets)
 
     put_items(&a, "hmhh");
     for (int i = 0; i < 4; i++)
-        items(&a)[i].length_bytes = 3000;
-    items(&a)[1].key_len = 40; /* refused, and takes its place all the same */
+        a.items[i].length_bytes = 3000;
+    a.items[1].key_len = 40; /* refused, and takes its place all the same */
     sqe.arg[0] = 1;
     sqe.arg[1] = 500;
     struct spw_cqe cqe = call(&a, &sqe);
@@ -158,14 +158,14 @@ START_TEST(test_arena_offsets)
     ck_assert_uint_eq(stub.n_arena, 2);
     ck_assert_uint_eq(stub.arena[0], 500);
     ck_assert_uint_eq(stub.arena[1], 6500);
-    ck_assert_int_eq(results(&a)[1].status, -EINVAL);
-    ck_assert_int_eq(results(&a)[3].status, -ERANGE); /* the lease has 10000 bytes */
+    ck_assert_int_eq(a.results[1].status, -EINVAL);
+    ck_assert_int_eq(a.results[3].status, -ERANGE); /* the lease has 10000 bytes */
     sqe.arg[1] = UINT64_MAX;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_int_eq(results(&a)[0].status, -ERANGE);
+    ck_assert_int_eq(a.results[0].status, -ERANGE);
     sqe.arg[0] = 77;
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_int_eq(results(&a)[0].status, -EBADF);
+    ck_assert_int_eq(a.results[0].status, -EBADF);
 }
 END_TEST
 
@@ -182,18 +182,18 @@ START_TEST(test_each_operation_once)
 
         ck_assert_int_eq(cqe.status, 0);
         ck_assert_uint_eq(cqe.value, 1);
-        ck_assert_int_eq(results(&a)[0].status, 0);
-        ck_assert_int_eq(results(&a)[1].status, -ENOENT);
+        ck_assert_int_eq(a.results[0].status, 0);
+        ck_assert_int_eq(a.results[1].status, -ENOENT);
     }
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_TENSOR, 1);
 
     put_items(&a, "h");
-    items(&a)[0].length_bytes = 100 * MIB;
+    a.items[0].length_bytes = 100 * MIB;
     ck_assert_uint_eq(call(&a, &sqe).value, 1);
     ck_assert_uint_eq(stub.last_object_bytes, 100 * MIB);
     sqe = sqe_of(&a, SPW_OP_STAT, 0);
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_uint_eq(((struct spw_stat *)(void *)results(&a))->dram_budget, 12345);
+    ck_assert_uint_eq(((struct spw_stat *)(void *)a.results)->dram_budget, 12345);
 }
 END_TEST
 
@@ -216,13 +216,13 @@ START_TEST(test_timeout)
     turns(2);
     ck_assert(consume(&a, &cqe));
     ck_assert_int_eq(cqe.status, 0); /* one was granted: look at the results */
-    ck_assert_int_eq(results(&a)[0].status, 0);
-    ck_assert_int_eq(results(&a)[1].status, -ETIMEDOUT);
+    ck_assert_int_eq(a.results[0].status, 0);
+    ck_assert_int_eq(a.results[1].status, -ETIMEDOUT);
     ck_assert_uint_eq(stub.cancelled, 1);
     ck_assert_uint_eq(requests_next_ns(rq, now_ns), UINT64_MAX);
 
-    items(&a)[0] = item_of('w', 0);
-    items(&a)[0].length_bytes = 10;
+    a.items[0] = item_of('w', 0);
+    a.items[0].length_bytes = 10;
     sqe = sqe_of(&a, SPW_OP_RESERVE, 1);
     sqe.timeout_ms = UINT32_MAX; /* the daemon's own bound */
     submit(&a, &sqe);
@@ -231,7 +231,7 @@ START_TEST(test_timeout)
     turns(2);
     ck_assert(consume(&a, &cqe));
     ck_assert_int_eq(cqe.status, -ENOSPC);
-    ck_assert_int_eq(results(&a)[0].status, -ENOSPC);
+    ck_assert_int_eq(a.results[0].status, -ENOSPC);
 }
 END_TEST
 
@@ -263,7 +263,7 @@ START_TEST(test_waits_run_out)
     struct spw_cqe cqe;
 
     for (uint8_t i = 0; i < 100; i++)
-        items(&a)[i] = item_of('w', i);
+        a.items[i] = item_of('w', i);
     submit(&a, &sqe);
     turns(10);
     /* Alone, a session gets half: a wait only while it holds fewer than are free. */
@@ -375,19 +375,19 @@ START_TEST(test_weights)
 
     client_new(&b, 8, 300);
     for (int i = 0; i < 500; i++)
-        items(&a)[i] = items(&b)[i] = item_of('h', (uint8_t)i);
+        a.items[i] = b.items[i] = item_of('h', (uint8_t)i);
     submit(&a, &sqe);
     sqe.space = b.space;
     submit(&b, &sqe);
-    results(&a)[63].status = results(&b)[63].status = 1;
+    a.results[63].status = b.results[63].status = 1;
     for (int i = 0; i < 500; i++)
-        results(&a)[i].status = results(&b)[i].status = 1;
+        a.results[i].status = b.results[i].status = 1;
     turns(2);
     int served[2] = {0, 0};
 
     for (int i = 0; i < 500; i++) {
-        served[0] += results(&a)[i].status == 0;
-        served[1] += results(&b)[i].status == 0;
+        served[0] += a.results[i].status == 0;
+        served[1] += b.results[i].status == 0;
     }
     ck_assert_int_ge(served[0], 2 * QUANTUM_ITEMS - 2);
     ck_assert_int_le(served[0], 2 * QUANTUM_ITEMS);

@@ -11,17 +11,17 @@ START_TEST(test_all_succeeds)
 
     put_items(&a, "hwh");
     sqe.flags = SPW_SQE_ALL;
-    results(&a)[0].status = 1;
+    a.results[0].status = 1;
     submit(&a, &sqe);
     turns(2);
-    ck_assert_int_eq(results(&a)[0].status, 1); /* nothing is told before the end */
+    ck_assert_int_eq(a.results[0].status, 1); /* nothing is told before the end */
     stub_finish(0);
     turns(1);
     ck_assert(consume(&a, &cqe));
     ck_assert_int_eq(cqe.status, 0);
     ck_assert_uint_eq(cqe.value, 3);
     for (int i = 0; i < 3; i++)
-        ck_assert_uint_ne(results(&a)[i].lease, 0);
+        ck_assert_uint_ne(a.results[i].lease, 0);
 }
 END_TEST
 
@@ -35,14 +35,14 @@ START_TEST(test_all_fails_at_once)
     ck_assert_int_eq(stub.leases, 0);
     ck_assert_uint_eq(stub.n_waits, 0);
     for (int i = 0; i < 4; i++) {
-        ck_assert_int_eq(results(&a)[i].status, i == 2 ? -EIO : -ECANCELED);
-        ck_assert_uint_eq(results(&a)[i].lease, 0);
+        ck_assert_int_eq(a.results[i].status, i == 2 ? -EIO : -ECANCELED);
+        ck_assert_uint_eq(a.results[i].lease, 0);
     }
     put_items(&a, "hhm"); /* fails before anything is taken */
     sqe.n_items = 3;
     ck_assert_int_eq(status_of(&a, &sqe), -ENOENT);
-    ck_assert_int_eq(results(&a)[2].status, -ENOENT);
-    ck_assert_int_eq(results(&a)[0].status, -ECANCELED);
+    ck_assert_int_eq(a.results[2].status, -ENOENT);
+    ck_assert_int_eq(a.results[0].status, -ECANCELED);
 }
 END_TEST
 
@@ -60,8 +60,8 @@ START_TEST(test_all_fails_late)
     turns(2);
     ck_assert(consume(&a, &cqe));
     ck_assert_int_eq(cqe.status, -EBADMSG);
-    ck_assert_int_eq(results(&a)[2].status, -EBADMSG);
-    ck_assert_int_eq(results(&a)[1].status, -ECANCELED);
+    ck_assert_int_eq(a.results[2].status, -EBADMSG);
+    ck_assert_int_eq(a.results[1].status, -ECANCELED);
     ck_assert_int_eq(stub.leases, 0);
     ck_assert_uint_eq(stub.n_waits, 0);
 }
@@ -95,7 +95,7 @@ START_TEST(test_all_waits_for_lease_bytes)
     turns(2);
     ck_assert(consume(&a, &cqe));
     ck_assert_int_eq(cqe.status, -ETIMEDOUT);
-    ck_assert_int_eq(results(&a)[1].status, -ECANCELED);
+    ck_assert_int_eq(a.results[1].status, -ECANCELED);
 }
 END_TEST
 
@@ -104,7 +104,7 @@ START_TEST(test_all_too_many)
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 33);
 
     for (uint8_t i = 0; i < 33; i++)
-        items(&a)[i] = item_of('h', i);
+        a.items[i] = item_of('h', i);
     sqe.flags = SPW_SQE_ALL;
     struct spw_cqe cqe = call(&a, &sqe);
 
@@ -131,7 +131,7 @@ START_TEST(test_sync)
     turns(1);
     ck_assert(consume(&a, &cqe));
     ck_assert_uint_eq(cqe.value, 2);
-    ck_assert_int_eq(results(&a)[1].status, 0);
+    ck_assert_int_eq(a.results[1].status, 0);
 
     /* The whole space; the client's patience ends first, then its session, then the sync. */
     sqe.n_items = 0;

@@ -78,33 +78,33 @@ START_TEST(test_item_reserved)
     put_items(&a, "hh");
     switch (_i) {
     case 0:
-        items(&a)[1].flags = 1;
+        a.items[1].flags = 1;
         break;
     case 1:
-        items(&a)[1].reserved0 = 1;
+        a.items[1].reserved0 = 1;
         break;
     case 2:
-        items(&a)[1].reserved1 = 1;
+        a.items[1].reserved1 = 1;
         break;
     case 3:
         sqe = sqe_of(&a, SPW_OP_RELEASE, 1);
         sqe.space = 0;
-        handles(&a)[0] = (struct spw_handle){.lease = 1, .flags = 4};
+        a.handles[0] = (struct spw_handle){.lease = 1, .flags = 4};
         break;
     case 4:
         sqe = sqe_of(&a, SPW_OP_COMMIT, 1);
         sqe.space = 0;
-        handles(&a)[0] = (struct spw_handle){.lease = 1, .flags = SPW_RELEASE_DIRTY};
+        a.handles[0] = (struct spw_handle){.lease = 1, .flags = SPW_RELEASE_DIRTY};
         break;
     case 5:
         sqe = sqe_of(&a, SPW_OP_RELEASE, 1);
         sqe.space = 0;
-        handles(&a)[0] = (struct spw_handle){.lease = 1, .reserved = 1};
+        a.handles[0] = (struct spw_handle){.lease = 1, .reserved = 1};
         break;
     case 6:
         sqe.opcode = SPW_OP_ACQUIRE;
         sqe.flags = SPW_SQE_ALL;
-        items(&a)[1].flags = 1;
+        a.items[1].flags = 1;
         break;
     }
     submit(&a, &sqe);
@@ -221,7 +221,7 @@ START_TEST(test_length_is_not_narrowed)
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
 
     put_items(&a, "hh");
-    items(&a)[0].length_bytes = UINT64_C(0x100001000); /* 65537 pieces */
+    a.items[0].length_bytes = UINT64_C(0x100001000); /* 65537 pieces */
     struct spw_cqe cqe = call(&a, &sqe);
 
     ck_assert_int_eq(cqe.status, -E2BIG);
@@ -235,10 +235,10 @@ START_TEST(test_results_do_not_fit)
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
 
     put_items(&a, "hh");
-    items(&a)[1].length_bytes = 60 * PIECE_BYTES;
+    a.items[1].length_bytes = 60 * PIECE_BYTES;
     sqe.results = SCRATCH_BYTES - 40 * 64; /* 64 results: 1 and 60 fit */
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    items(&a)[1].length_bytes = 64 * PIECE_BYTES;
+    a.items[1].length_bytes = 64 * PIECE_BYTES;
     ck_assert_int_eq(status_of(&a, &sqe), -EOVERFLOW);
     sqe.flags = SPW_SQE_ALL;
     ck_assert_int_eq(status_of(&a, &sqe), -EOVERFLOW);
@@ -251,14 +251,14 @@ START_TEST(test_refused_item_keeps_its_results)
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
 
     put_items(&a, "hh");
-    items(&a)[0].length_bytes = 3 * PIECE_BYTES;
-    items(&a)[0].key_len = 0;
+    a.items[0].length_bytes = 3 * PIECE_BYTES;
+    a.items[0].key_len = 0;
     struct spw_cqe cqe = call(&a, &sqe);
 
     ck_assert_uint_eq(cqe.value, 1);
     for (int i = 0; i < 3; i++)
-        ck_assert_int_eq(results(&a)[i].status, -EINVAL);
-    ck_assert_int_eq(results(&a)[3].status, 0);
+        ck_assert_int_eq(a.results[i].status, -EINVAL);
+    ck_assert_int_eq(a.results[3].status, 0);
 }
 END_TEST
 

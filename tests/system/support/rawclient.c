@@ -193,6 +193,7 @@ unsigned raw_daemon_descriptors(const struct raw_daemon *d)
     char path[64];
 
     snprintf(path, sizeof(path), "/proc/%d/fd", d->pid);
+    // cppcheck-suppress nullPointer
     int n = scandir(path, &names, NULL, NULL);
 
     ck_assert_int_gt(n, 2);
