@@ -20,8 +20,8 @@
 #include "daemon/owner.h"
 #include "daemon/sd.h"
 #include "daemon/session.h"
-#include "include/base/units.h"
 #include "include/base/cleanup.h"
+#include "include/base/units.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)

@@ -4,7 +4,7 @@
  *
  * Exact sizes: an extent has as many sectors as the piece needs. Extents of one size share slabs. A slab is a run of
  * frames (1 MiB each) that never crosses an I/O window; its length is chosen so that the tail that is too short for
- * one more extent wastes as little as possible (at most 1 % for multiples of 64 KiB), between 16 and 64 MiB, less in
+ * one more extent wastes as little as possible (at most 1 % for multiples of 64 KiB), between 16 and 128 MiB, less in
  * a small arena. The first slabs of a size are short, and double: a size that is rare holds little memory. A slab whose
  * last extent is freed gives its frames back, so sizes do not hold memory for ever.
  *

@@ -59,7 +59,7 @@
 #define CHUNKS_MAX 4096 /* of one engine */
 #define WINDOW_BYTES (1 * GIB)
 #define SLAB_BYTES_MIN (16 * MIB)
-#define SLAB_BYTES_MAX (64 * MIB)
+#define SLAB_BYTES_MAX (128 * MIB) /* so that every multiple of 64 KiB up to PIECE_BYTES_MAX fits without a tail */
 #define NODES_MAX 64
 #define TIER_BYTES_MIN (64 * MIB) /* a smaller memory tier is a mistake in the config */
 #define WINDOWS_MAX 16384 /* of one engine; the kernel's limit on registered buffers */

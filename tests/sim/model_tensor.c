@@ -139,6 +139,8 @@ void tensor_sync_began(struct sim *sim, struct sim_sync *y)
 
 void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
 {
+    if (y->space != SPACE_TENSOR_DURABLE)
+        return;
     for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
         for (uint32_t k = 0; k < sim->objects[i].n_pieces; k++) {
             struct tensor_piece *p = &sim->objects[i].pieces[k];

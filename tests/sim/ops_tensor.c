@@ -432,3 +432,8 @@ void ops_sync_tensors(struct sim *sim)
 {
     sync_begin(sim, SPACE_TENSOR_DURABLE);
 }
+
+void ops_delete_tensor(struct sim *sim)
+{
+    tensor_delete(sim, &sim->objects[sim_below(sim, sim->first[SPACE_TENSOR_SCRATCH])]);
+}

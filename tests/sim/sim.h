@@ -311,4 +311,5 @@ void ops_tensor(struct sim *sim, uint32_t session);
 void ops_arena(struct sim *sim, uint32_t session);
 void ops_sync(struct sim *sim);
 void ops_sync_tensors(struct sim *sim);
+void ops_delete_tensor(struct sim *sim);
 void arena_done(struct sim *sim, struct sim_wait *w);

@@ -119,6 +119,13 @@ static void step(struct sim *sim)
         simdisk_fail_next(sim->disk, (enum io_blk_op)sim_below(sim, 3), -EIO);
 }
 
+static void run_a_little(struct sim *sim)
+{
+    for (uint64_t n = sim_below(sim, 40); n > 0; n--)
+        world_run(sim, 1, 1000);
+    waits_ended(sim);
+}
+
 static uint64_t run_seed(uint64_t seed, uint64_t n_ops, bool verbose, struct sim_counts *counts)
 {
     struct sim *sim = calloc(1, sizeof(*sim));
@@ -146,7 +153,10 @@ static uint64_t run_seed(uint64_t seed, uint64_t n_ops, bool verbose, struct sim
             if (sim_percent(sim, 60)) {
                 /* In the middle of a SYNC, and at times just before its end. */
                 ops_sync_tensors(sim);
-                world_run(sim, (uint32_t)sim_below(sim, 60), 0);
+                run_a_little(sim);
+                if (sim_percent(sim, 30))
+                    ops_delete_tensor(sim);
+                run_a_little(sim);
             }
             if (i % 3 == 2)
                 world_stop_clean(sim);
