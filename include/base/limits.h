@@ -13,9 +13,9 @@
 #define PARTS_MAX 1024    /* sessions that commit one block together */
 
 /* Objects. */
-#define PIECE_BYTES_MAX (8 * MIB)   /* a block or tensor above this is kept in pieces of this size */
+#define PIECE_BYTES_MAX (8 * MIB) /* a block or tensor above this is kept in pieces of this size */
 #define OBJECT_BYTES_MAX (1 * TIB)
-#define GRANULE_BYTES (64 * KIB)    /* unit of checksums */
+#define GRANULE_BYTES (64 * KIB) /* unit of checksums */
 
 /* Engines, sessions, rings. */
 #define ENGINES_MAX 64
@@ -27,15 +27,15 @@
 #define QUANTUM_ITEMS 64    /* keys that one session may have served before the next one's turn */
 #define SCRATCH_BYTES_MAX (64 * MIB)
 #define CONTROL_MESSAGE_BYTES_MAX 65536
-#define SESSION_SPACES_MAX 256        /* that one session may open at one engine; 10 bits of a handle */
-#define ENGINE_RINGS_MAX 16384        /* of all sessions at one engine */
-#define DEFAULT_WAITS 16384           /* pieces for which one engine's requests wait */
-#define ITEM_PIECES_MAX 4096          /* pieces of an object that one item may touch */
-#define REQUEST_TIMEOUT_MS_MAX 60000  /* the longest wait for room or a device */
-#define PIN_MS_MAX 86400000           /* a pin lasts at most a day, unless it is renewed */
-#define HELLO_TIMEOUT_MS 5000         /* a connection that says nothing is closed after that */
-#define REFUSED_SESSIONS_MAX 64       /* connections over a limit that are still told so */
-#define UID_OWNERS_MAX 1024           /* jobs of one user, those included that linger */
+#define SESSION_SPACES_MAX 256          /* that one session may open at one engine; 10 bits of a handle */
+#define ENGINE_RINGS_MAX 16384          /* of all sessions at one engine */
+#define DEFAULT_WAITS 16384             /* pieces for which one engine's requests wait */
+#define ITEM_PIECES_MAX 4096            /* pieces of an object that one item may touch */
+#define REQUEST_TIMEOUT_MS_MAX 60000    /* the longest wait for room or a device */
+#define PIN_MS_MAX 86400000             /* a pin lasts at most a day, unless it is renewed */
+#define HELLO_TIMEOUT_MS 5000           /* a connection that says nothing is closed after that */
+#define REFUSED_SESSIONS_MAX 64         /* connections over a limit that are still told so */
+#define UID_OWNERS_MAX 1024             /* jobs of one user, those included that linger */
 #define UID_SCRATCH_BYTES_MAX (2 * GIB) /* rings' scratch memory of one user's sessions */
 #define DESCRIPTORS_PER_MESSAGE_MAX 253 /* the kernel's SCM_MAX_FD */
 #define DEFAULT_SESSION_LEASES 65536
@@ -44,16 +44,16 @@
 #define DEFAULT_MAX_SESSIONS 4096
 #define DEFAULT_SESSION_RINGS 64
 #define SESSION_LEASES_MAX (UINT32_C(1) << 24)
-#define WORKERS_MAX 64  /* threads that copy and checksum for one engine */
-#define WEIGHT_MAX 1000 /* of a pool, device or class against its equals */
+#define WORKERS_MAX 64            /* threads that copy and checksum for one engine */
+#define WEIGHT_MAX 1000           /* of a pool, device or class against its equals */
 #define DEFAULT_URING_ENTRIES 512 /* device requests that one engine has in the kernel */
 #define URING_ENTRIES_MAX 8192
 #define DEFAULT_POLLS 4096 /* descriptors that one engine waits for */
 #define POLLS_MAX (UINT32_C(1) << 20)
-#define DEFAULT_WORKS 1024 /* copies and checksums of one engine that workers have; more wait */
-#define WORK_PART_BYTES (1 * MIB) /* of a larger job, taken by one worker at a time */
+#define DEFAULT_WORKS 1024                /* copies and checksums of one engine that workers have; more wait */
+#define WORK_PART_BYTES (1 * MIB)         /* of a larger job, taken by one worker at a time */
 #define STREAM_COPY_BYTES_MIN (256 * KIB) /* from here on copies go around the cache */
-#define URGENT_RUN_MAX 16 /* urgent requests that go before a background one that waits */
+#define URGENT_RUN_MAX 16                 /* urgent requests that go before a background one that waits */
 
 /* Memory. */
 #define CHUNKS_MAX 4096 /* of one engine */
@@ -61,11 +61,11 @@
 #define SLAB_BYTES_MIN (16 * MIB)
 #define SLAB_BYTES_MAX (128 * MIB) /* so that every multiple of 64 KiB up to PIECE_BYTES_MAX fits without a tail */
 #define NODES_MAX 64
-#define TIER_BYTES_MIN (64 * MIB) /* a smaller memory tier is a mistake in the config */
-#define WINDOWS_MAX 16384 /* of one engine; the kernel's limit on registered buffers */
-#define GUARDED_MAPPINGS_MAX 16384 /* chunks of one process that the SIGBUS handler knows */
+#define TIER_BYTES_MIN (64 * MIB)        /* a smaller memory tier is a mistake in the config */
+#define WINDOWS_MAX 16384                /* of one engine; the kernel's limit on registered buffers */
+#define GUARDED_MAPPINGS_MAX 16384       /* chunks of one process that the SIGBUS handler knows */
 #define SMALL_PAGES_BYTES_MAX (64 * GIB) /* of one node in 4 KiB pages, unless force_small_pages */
-#define GROW_REQUESTS_MAX 64 /* of one engine, at the grower; more wait */
+#define GROW_REQUESTS_MAX 64             /* of one engine, at the grower; more wait */
 #define POPULATE_SLICE_BYTES (64 * MIB)
 #define POPULATE_THREADS_MAX 16
 
@@ -75,12 +75,12 @@
 #define SEGMENT_BYTES_MIN (1 * MIB)
 #define SEGMENT_BYTES_MAX (16 * MIB)
 #define LOG_BLOCKS_UNFLUSHED_MAX 32 /* a flush comes at least this often */
-#define STORE_TXNS_MAX 64 /* open in one partition */
+#define STORE_TXNS_MAX 64           /* open in one partition */
 #define STORE_WRITE_FAILURES_MAX 32 /* writes of data that fail one after the other, until the store is given up */
-#define STORE_EVACUATIONS_MAX 4 /* segments of one pool that are being emptied at once */
-#define DEFAULT_DEVICE_DEPTH 128 /* requests in flight on one device, of one engine */
+#define STORE_EVACUATIONS_MAX 4     /* segments of one pool that are being emptied at once */
+#define DEFAULT_DEVICE_DEPTH 128    /* requests in flight on one device, of one engine */
 #define DEVICE_FILL_BYTES (4 * MIB) /* of one write, when a file is filled */
-#define DEVICE_LOCK_WAIT_MS 5000 /* for the last requests of a daemon that has ended */
+#define DEVICE_LOCK_WAIT_MS 5000    /* for the last requests of a daemon that has ended */
 
 /* Pools, spaces, owners. */
 #define POOLS_MAX 256
@@ -88,17 +88,17 @@
 #define OWNERS_MAX 16384
 
 /* Policies. */
-#define POLICY_SCAN_MAX 64 /* pinned objects that one search for a victim passes over */
-#define POLICY_TURNS_MAX 4096 /* second chances that one search for a victim gives */
+#define POLICY_SCAN_MAX 64             /* pinned objects that one search for a victim passes over */
+#define POLICY_TURNS_MAX 4096          /* second chances that one search for a victim gives */
 #define GHOSTS_MAX (UINT32_C(1) << 30) /* of one policy */
 
 /* The client library. */
-#define CLIENT_RINGS_MAX 64         /* of one thread, over all its sessions and engines */
+#define CLIENT_RINGS_MAX 64 /* of one thread, over all its sessions and engines */
 #define CLIENT_SCRATCH_BYTES_MIN (64 * KIB)
 #define CLIENT_COPY_SHARE_BYTES (512 * KIB) /* smaller copies are not worth waking a thread */
 #define CLIENT_COPY_SLICE_BYTES (1 * MIB)   /* what one copy thread takes at a time */
 #define CLIENT_STREAM_BYTES (256 * KIB)     /* larger copies go past the caches */
 #define CLIENT_BATCH_BYTES (16 * MIB)       /* of PUT and GET: leased at a time, three times over */
 #define CLIENT_BATCH_VIEWS 128
-#define CLIENT_ADMIN_BYTES_MAX (64 * MIB)   /* of one reply to spillctl */
-#define CLIENT_QUEUE_JOBS_MAX 65536 /* of one queue */
+#define CLIENT_ADMIN_BYTES_MAX (64 * MIB) /* of one reply to spillctl */
+#define CLIENT_QUEUE_JOBS_MAX 65536       /* of one queue */

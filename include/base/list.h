@@ -66,13 +66,12 @@ static inline void list_splice_tail(struct list *dst, struct list *src)
 }
 
 #define list_entry(ptr, type, member) container_of(ptr, type, member)
-#define list_first_entry(head, type, member)                                                                           \
-    (list_is_empty(head) ? NULL : list_entry((head)->next, type, member))
+#define list_first_entry(head, type, member) (list_is_empty(head) ? NULL : list_entry((head)->next, type, member))
 #define list_for_each(pos, head) for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
 /* The current entry may be unlinked in the body, no other. */
 #define list_for_each_safe(pos, head)                                                                                  \
-    for (struct list *pos = (head)->next, *pos##_next_ = pos->next; pos != (head); pos = pos##_next_,                  \
-                     pos##_next_ = pos->next)
+    for (struct list *pos = (head)->next, *pos##_next_ = pos->next; pos != (head);                                     \
+         pos = pos##_next_, pos##_next_ = pos->next)
 
 /* Takes the first entry off the list; NULL if there is none. */
 static inline struct list *list_pop(struct list *head)

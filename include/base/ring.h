@@ -46,7 +46,7 @@ static inline void ring_sleep_cancel(uint32_t *flags)
 /* Waker: W1 to W3. Returns the sleeper's flags: non-zero if it must be woken. */
 static inline uint32_t ring_publish(uint32_t *tail, uint32_t value, const uint32_t *sleeper_flags)
 {
-    store_release(tail, value); /* W1 */
-    fence_full();               /* W2, pairs with S2 */
+    store_release(tail, value);         /* W1 */
+    fence_full();                       /* W2, pairs with S2 */
     return load_relaxed(sleeper_flags); /* W3 */
 }

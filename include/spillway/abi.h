@@ -17,8 +17,15 @@
  * Rings (one producer, one consumer each; indices are free-running, sizes powers of two)
  *   The client writes SQEs and sq.tail, the daemon cq.tail and CQEs. An SQE names a list of items in the ring's scratch
  *   memory, and where in it the results go. Items and results belong to the daemon from the submission to the CQE.
- *   Violations (a tail that is further ahead than the ring is long, a reserved bit, an unknown opcode in a strict
- *   position) end the session. Mistakes in arguments (a bad length, an unknown handle) fail the one SQE.
+ *   Violations (a tail that is further ahead than the ring is long, a reserved bit, an unknown opcode) end the session.
+ *   Mistakes in arguments fail the one SQE (an unknown handle, a list outside scratch, arg[] that the operation does not
+ *   use and that is not 0) or the one item:
+ *     -ERANGE     a range that no object can have: such an item takes one result
+ *     -EMSGSIZE   length 0 for an object of several pieces (LOOKUP answers for its first piece)
+ *     -E2BIG      an item of more than 4096 pieces; the list ends there (SPW_LIMIT_PIECES)
+ *     -EOVERFLOW  the results do not fit scratch; the list ends there
+ *   What was answered before the list ended is valid. A request that was cancelled, or ran out of time, has that errno
+ *   in its CQE if nothing was granted; else the CQE says 0, and each result its own status.
  *
  * Sleeping and waking
  *   Before a side sleeps it sets its flag, makes a full fence, and looks at the other's tail once more. A side that
@@ -94,8 +101,8 @@ enum {
 
 struct spw_msg_hello {
     struct spw_msg msg;
-    uint32_t version_min, version_max; /* that the client speaks */
-    uint64_t flags;                    /* reserved */
+    uint32_t version_min, version_max;      /* that the client speaks */
+    uint64_t flags;                         /* reserved */
     uint8_t session_token[SPW_TOKEN_BYTES]; /* reserved for re-attaching; zero */
     uint8_t owner_token[SPW_TOKEN_BYTES];   /* of the job that this process belongs to; zero: a new owner */
     char name[SPW_NAME_BYTES];              /* for spillctl sessions; NUL-terminated */
@@ -266,23 +273,23 @@ SPW_ASSERT_OFFSET(spw_msg_chunk, size_bytes, 40);
 /* spw_result.detail, spw_cqe.detail, spw_msg.detail: which limit was met. docs/admin.md names the knob of each. */
 enum spw_limit {
     SPW_LIMIT_NONE = 0,
-    SPW_LIMIT_POOL_DRAM = 1,        /* [pool] dram */
-    SPW_LIMIT_POOL_NVME = 2,        /* [pool] nvme */
-    SPW_LIMIT_POOL_LEASES = 3,      /* [pool] max_leases_percent: leased bytes of the tier */
-    SPW_LIMIT_SESSION_LEASES = 4,   /* [daemon] session_leases */
-    SPW_LIMIT_SESSION_BYTES = 5,    /* [pool] session_bytes */
-    SPW_LIMIT_OBJECTS = 6,          /* [daemon] max_objects */
-    SPW_LIMIT_REQUESTS = 7,         /* requests in flight in one engine */
-    SPW_LIMIT_UID_SESSIONS = 8,     /* [daemon] uid_sessions */
-    SPW_LIMIT_SESSIONS = 9,         /* [daemon] max_sessions */
-    SPW_LIMIT_SESSION_RINGS = 10,   /* [daemon] session_rings */
-    SPW_LIMIT_SPACES = 11,          /* spaces of the daemon */
-    SPW_LIMIT_OWNERS = 12,          /* owners of the daemon */
-    SPW_LIMIT_OBJECT_BYTES = 13,    /* largest object; or its size in this space */
-    SPW_LIMIT_DESCRIPTORS = 14,     /* LimitNOFILE */
-    SPW_LIMIT_MEMLOCK = 15,         /* LimitMEMLOCK */
-    SPW_LIMIT_DEVICE_FAILED = 16,   /* a device failed: spillctl device */
-    SPW_LIMIT_PIECES = 17,          /* extents that one request may hold */
+    SPW_LIMIT_POOL_DRAM = 1,      /* [pool] dram */
+    SPW_LIMIT_POOL_NVME = 2,      /* [pool] nvme */
+    SPW_LIMIT_POOL_LEASES = 3,    /* [pool] max_leases_percent: leased bytes of the tier */
+    SPW_LIMIT_SESSION_LEASES = 4, /* [daemon] session_leases */
+    SPW_LIMIT_SESSION_BYTES = 5,  /* [pool] session_bytes */
+    SPW_LIMIT_OBJECTS = 6,        /* [daemon] max_objects */
+    SPW_LIMIT_REQUESTS = 7,       /* requests in flight in one engine */
+    SPW_LIMIT_UID_SESSIONS = 8,   /* [daemon] uid_sessions */
+    SPW_LIMIT_SESSIONS = 9,       /* [daemon] max_sessions */
+    SPW_LIMIT_SESSION_RINGS = 10, /* [daemon] session_rings */
+    SPW_LIMIT_SPACES = 11,        /* spaces of the daemon */
+    SPW_LIMIT_OWNERS = 12,        /* owners of the daemon */
+    SPW_LIMIT_OBJECT_BYTES = 13,  /* largest object; or its size in this space */
+    SPW_LIMIT_DESCRIPTORS = 14,   /* LimitNOFILE */
+    SPW_LIMIT_MEMLOCK = 15,       /* LimitMEMLOCK */
+    SPW_LIMIT_DEVICE_FAILED = 16, /* a device failed: spillctl device */
+    SPW_LIMIT_PIECES = 17,        /* extents that one request may hold */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */
@@ -296,14 +303,14 @@ enum {
 /* The start of a ring's memory. What one side writes never shares a pair of cache lines with what the other writes. */
 struct spw_ring {
     struct {
-        uint32_t sq_tail; /* client */
-        uint32_t cq_head; /* client */
+        uint32_t sq_tail;  /* client */
+        uint32_t cq_head;  /* client */
         uint32_t cq_flags; /* client */
         uint32_t reserved[29];
     } client;
     struct {
-        uint32_t sq_head; /* daemon */
-        uint32_t cq_tail; /* daemon; a futex */
+        uint32_t sq_head;  /* daemon */
+        uint32_t cq_tail;  /* daemon; a futex */
         uint32_t sq_flags; /* daemon */
         uint32_t reserved[29];
     } daemon;
@@ -317,30 +324,30 @@ SPW_ASSERT_OFFSET(spw_ring, daemon.sq_flags, 136);
 
 enum spw_op {
     SPW_OP_NOP = 0,
-    SPW_OP_LOOKUP = 1,    /* items → results; cqe.value: length of the longest resident prefix */
-    SPW_OP_RESERVE = 2,   /* items → results with write leases */
-    SPW_OP_COMMIT = 3,    /* handles → results */
-    SPW_OP_ABORT = 4,     /* handles → results */
-    SPW_OP_ACQUIRE = 5,   /* items → results with leases */
-    SPW_OP_RELEASE = 6,   /* handles → results */
-    SPW_OP_TOUCH = 7,     /* items: counts as a use */
-    SPW_OP_PREFETCH = 8,  /* items: into memory; arg[0] = deadline in ms, 0: none. Completes when all are there */
-    SPW_OP_ADVISE = 9,    /* items; arg[0] = enum spw_advice, arg[1] = its value */
-    SPW_OP_PIN = 10,      /* items: not evicted for arg[0] ms; 0 unpins */
-    SPW_OP_DELETE = 11,   /* items */
-    SPW_OP_SYNC = 12,     /* items, or the whole space when n_items is 0: durable, and atomically so */
-    SPW_OP_STAT = 13,     /* a struct spw_stat at `results` */
-    SPW_OP_CANCEL = 14,   /* arg[0] = user_data of the request; its own CQE says whether it took */
-    SPW_OP_TENSOR = 15,   /* one item, length_bytes = size: opens or creates a tensor */
+    SPW_OP_LOOKUP = 1,     /* items → results; cqe.value: length of the longest resident prefix */
+    SPW_OP_RESERVE = 2,    /* items → results with write leases */
+    SPW_OP_COMMIT = 3,     /* handles → results */
+    SPW_OP_ABORT = 4,      /* handles → results */
+    SPW_OP_ACQUIRE = 5,    /* items → results with leases */
+    SPW_OP_RELEASE = 6,    /* handles → results */
+    SPW_OP_TOUCH = 7,      /* items: counts as a use */
+    SPW_OP_PREFETCH = 8,   /* items: into memory; arg[0] = deadline in ms, 0: none. Completes when all are there */
+    SPW_OP_ADVISE = 9,     /* items; arg[0] = enum spw_advice, arg[1] = its value */
+    SPW_OP_PIN = 10,       /* items: not evicted for arg[0] ms; 0 unpins */
+    SPW_OP_DELETE = 11,    /* items */
+    SPW_OP_SYNC = 12,      /* items, or the whole space when n_items is 0: durable, and atomically so */
+    SPW_OP_STAT = 13,      /* a struct spw_stat at `results` */
+    SPW_OP_CANCEL = 14,    /* arg[0] = user_data of the request; its own CQE says whether it took */
+    SPW_OP_TENSOR = 15,    /* one item, length_bytes = size: opens or creates a tensor */
     SPW_OP_PUT_RANGE = 16, /* items: from the leased tensor range of handle arg[0], from its byte arg[1] on, commit */
     SPW_OP_GET_RANGE = 17, /* items: into the write-leased tensor range of handle arg[0], from its byte arg[1] on */
     SPW_OPS = 18,
 };
 
 enum {
-    SPW_SQE_CHAIN = 1 << 0, /* each item is the prefix of the next: the policy lives on this */
-    SPW_SQE_ALL = 1 << 1,   /* all or nothing; else each item has a status of its own */
-    SPW_SQE_WRITE = 1 << 2, /* ACQUIRE: for writing (tensors) */
+    SPW_SQE_CHAIN = 1 << 0,   /* each item is the prefix of the next: the policy lives on this */
+    SPW_SQE_ALL = 1 << 1,     /* all or nothing; else each item has a status of its own */
+    SPW_SQE_WRITE = 1 << 2,   /* ACQUIRE: for writing (tensors) */
     SPW_SQE_NO_WAIT = 1 << 3, /* ACQUIRE: what is not in memory is -EAGAIN, and is not fetched */
     SPW_SQE_FLAGS = 0xf,
 };
@@ -432,9 +439,9 @@ enum {
 };
 
 struct spw_result {
-    int32_t status; /* 0 or a negative errno */
+    int32_t status;  /* 0 or a negative errno */
     uint16_t detail; /* enum spw_limit */
-    uint8_t tier;   /* enum spw_tier: where it was found */
+    uint8_t tier;    /* enum spw_tier: where it was found */
     uint8_t flags;
     uint64_t lease; /* handle, 0 if none */
     uint32_t chunk, epoch;
