@@ -347,7 +347,8 @@ uint32_t log_compose(struct log *l, uint8_t *block, uint64_t *ret_lsn)
     uint32_t normal = entries > 0 ? sectors_of(at) : 0;
     if (w->active && !w->ended) {
         /* A turn without normal entries is time's turn, or a hurry: then a whole block. */
-        uint32_t limit = normal > 0 && !w->hurry ? MIN(cap, normal * (SWEEP_PACE + 1) * SECTOR_BYTES) : cap;
+        uint64_t paced = SECTOR_BYTES * normal * (SWEEP_PACE + 1);
+        uint32_t limit = normal > 0 && !w->hurry ? (uint32_t)MIN((uint64_t)cap, paced) : cap;
         at = compose_sweep(l, block, at, limit, &entries);
     }
     if (entries == 0)

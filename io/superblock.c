@@ -282,7 +282,7 @@ int store_identify(struct io_backend *be, uint16_t dev, uint64_t device_bytes, s
                    const char **ret_why)
 {
     struct store_identity id = {0};
-    struct format_partition h;
+    struct format_partition h = {0};
     struct geometry g;
 
     int r = superblock_read(be, dev, device_bytes, &id.format, &id.version, ret_why);

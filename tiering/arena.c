@@ -90,7 +90,7 @@ uint32_t arena_slab_frames(uint32_t sectors, uint32_t max_frames)
 
     for (uint32_t n = from; n <= MAX(from, MIN(SLAB_FRAMES_MAX, max_frames)); n++) {
         /* Waste in millionths of the slab: the first length under 0.2 % is good enough, else the best. */
-        uint64_t waste = UINT64_C(1000000) * (n * FRAME_SECTORS % sectors) / (n * FRAME_SECTORS);
+        uint64_t waste = UINT64_C(1000000) * (n * FRAME_SECTORS % sectors) / ((uint64_t)n * FRAME_SECTORS);
 
         if (waste < best_waste) {
             best_waste = waste;

@@ -296,7 +296,9 @@ static void move_commit_end(struct move *m, int status)
     const struct record *r = record_at(&t->records, object);
 
     hot_at(t, object)->flags &= (uint16_t)~HOT_COPYING;
-    if (status == 0 && r->state == RECORD_RESERVED) {
+    if (status == 0 && r->state != RECORD_RESERVED)
+        status = -ESTALE; /* the rest of its object was dropped meanwhile */
+    if (status == 0) {
         object_drop_mem(t, object);
         object_set_mem(t, object, m->chunk->region, m->sector);
         object_commit(t, object);

@@ -175,6 +175,7 @@ static inline const char *units_print(uint64_t value, const struct unit *units, 
         i++;
     while (i > 0 && units[i - 1].factor == units[i].factor)
         i--;
+    assert(units[i].factor > 0);
     uint64_t whole = value / units[i].factor;
     unsigned cents = (unsigned)((unsigned __int128)(value % units[i].factor) * 100 / units[i].factor);
     if (cents == 0)

@@ -173,6 +173,7 @@ START_TEST(entries_come_back)
                                 .kind = 1,
                                 .loc = {.segment = g.n_segments - 1, .sector = 0}};
         memset(e.id.key, 0xab, key_len);
+        memset(&rec, 0, sizeof(rec));
         uint32_t n = log_encode_put(out, &e, 77);
         ck_assert_uint_eq(n, log_put_bytes(key_len));
         ck_assert_int_eq(log_decode(&l, out, n, &rec, &bytes), 0);

@@ -336,7 +336,7 @@ START_TEST(test_free_does_what_was_submitted)
 {
     struct rig rig;
     struct workers_job job[20];
-    char *src = random_bytes(2 * MIB, 3), *dst = malloc(ARRAY_LEN(job) * 2 * MIB);
+    char *src = random_bytes(2 * MIB, 3), *dst = malloc(20 * 2 * MIB);
 
     rig_init(&rig, 2, 0);
     for (size_t i = 0; i < ARRAY_LEN(job); i++) {

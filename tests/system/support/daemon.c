@@ -91,6 +91,7 @@ static void folder_remove(const char *path)
     DIR *dir = opendir(path);
     char file[512];
 
+    // cppcheck-suppress readdirCalled; nobody else reads this stream
     for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
         snprintf(file, sizeof(file), "%s/%s", path, e->d_name);
         unlink(file);
@@ -263,7 +264,7 @@ int daemon_run_program(const char *program, const char *const args[], char *ret_
 
     program_path(program, path, sizeof(path));
     argv[0] = path;
-    for (int i = 0; args[i] && i < 14; i++)
+    for (int i = 0; i < 14 && args[i]; i++)
         argv[i + 1] = args[i];
     ck_assert_int_eq(pipe2(pipe_fds, O_CLOEXEC), 0);
     fflush(NULL);
