@@ -225,10 +225,23 @@ static int replay_commit(struct replay *p, uint64_t txn)
     return r;
 }
 
+/* What is deleted before its commit must not come back with it. Generations are unique in the partition. */
+static void replay_unhold(struct replay *p, uint64_t generation)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < p->n_held; i++)
+        if (p->held[i].put.entry.generation != generation)
+            p->held[kept++] = p->held[i];
+    p->n_held = kept;
+}
+
 static int replay_record(void *ctx, const struct log_record *record)
 {
     struct replay *p = ctx;
 
+    if (record->type == FORMAT_ENTRY_DELETE)
+        replay_unhold(p, record->delete.generation);
     if (record->type == FORMAT_ENTRY_TXN_COMMIT)
         return replay_commit(p, record->txn);
     if (record->type == FORMAT_ENTRY_PUT && record->put.txn != 0)

@@ -48,7 +48,7 @@ static inline void list_push_head(struct list *head, struct list *e)
 
 static inline void list_unlink(struct list *e)
 {
-    e->prev->next = e->next;
+    e->prev->next = e->next; /* NOLINT(clang-analyzer-core.NullDereference): a link is never NULL once initialised */
     e->next->prev = e->prev;
     list_init(e);
 }
