@@ -42,7 +42,8 @@ static bool get_matches(struct store_get *get)
     if (all == 1)
         return get->sums_[0] == e->sum;
     const uint64_t *sums = segment_sums(&get->store_->table, e->loc);
-    return checksum_of_sums(store_seed(e), sums, all) == e->sum && memcmp(sums + first, get->sums_, sizeof(*sums) * n) == 0;
+    return checksum_of_sums(store_seed(e), sums, all) == e->sum &&
+           memcmp(sums + first, get->sums_, sizeof(*sums) * n) == 0;
 }
 
 static void get_hashed(struct io_work *work)

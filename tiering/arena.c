@@ -45,7 +45,7 @@ void arena_deinit(struct arena *a)
 {
     if (!a->partial)
         return;
-    list_for_each_safe(l, &a->chunks)
+    list_for_each_safe (l, &a->chunks)
         arena_chunk_free(list_entry(l, struct arena_chunk, link));
     free(a->partial);
     free(a->frames_of);
@@ -149,7 +149,7 @@ static struct arena_slab *arena_slab_new(struct arena *a, uint32_t sectors, stru
     if (a->free_frames < least)
         return NULL;
     for (uint32_t n = want; n >= least && n > 0; n--) {
-        list_for_each(l, &a->chunks) {
+        list_for_each (l, &a->chunks) {
             struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
             uint32_t first = arena_find_run(c, n);
 
@@ -165,7 +165,7 @@ static struct arena_slab *arena_slab_new(struct arena *a, uint32_t sectors, stru
 /* slab pointers live in their chunk's array: the chunk is found through the arena's list, which is short. */
 static struct arena_chunk *arena_chunk_of(const struct arena *a, const struct arena_slab *s)
 {
-    list_for_each(l, &a->chunks) {
+    list_for_each (l, &a->chunks) {
         struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
 
         if (s >= c->slabs && s < c->slabs + c->n_frames)
@@ -197,8 +197,7 @@ static uint32_t arena_slab_take(struct arena_chunk *c, struct arena_slab *s, uin
     return 0;
 }
 
-int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk,
-                uint32_t *ret_sector)
+int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk, uint32_t *ret_sector)
 {
     struct arena_chunk *c;
     struct arena_slab *s;
@@ -317,7 +316,7 @@ uint64_t arena_tail_waste_bytes(const struct arena *a)
 {
     uint64_t waste_sectors = 0;
 
-    list_for_each(l, &a->chunks) {
+    list_for_each (l, &a->chunks) {
         const struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
 
         for (uint32_t f = 0; f < c->n_frames; f++) {

@@ -43,8 +43,8 @@ struct arena_chunk {
 
 struct arena {
     struct list chunks;
-    struct list *partial;   /* by sectors: slabs with room */
-    uint32_t *frames_of;    /* by sectors: frames of all its slabs */
+    struct list *partial; /* by sectors: slabs with room */
+    uint32_t *frames_of;  /* by sectors: frames of all its slabs */
     uint64_t total_sectors, used_sectors, slab_sectors;
     uint32_t free_frames, total_frames;
 };

@@ -47,12 +47,12 @@ struct lease {
 };
 
 enum move_kind {
-    MOVE_RESERVE, /* a new piece waits for room */
-    MOVE_LOAD,    /* from a device, or zeros, into memory */
-    MOVE_SPILL,   /* from memory to a device */
-    MOVE_COMMIT,  /* from private to shared memory */
-    MOVE_GET,     /* from a device or memory into a leased tensor range */
-    MOVE_PUT,     /* from a leased tensor range into new memory, then committed */
+    MOVE_RESERVE,  /* a new piece waits for room */
+    MOVE_LOAD,     /* from a device, or zeros, into memory */
+    MOVE_SPILL,    /* from memory to a device */
+    MOVE_COMMIT,   /* from private to shared memory */
+    MOVE_GET,      /* from a device or memory into a leased tensor range */
+    MOVE_PUT,      /* from a leased tensor range into new memory, then committed */
     MOVE_RELOCATE, /* from one segment to another, through the relocation buffer */
 };
 
@@ -71,9 +71,9 @@ struct move {
     uint32_t pool;
     struct arena_chunk *chunk; /* where the bytes go (MOVE_COMMIT, MOVE_LOAD) */
     uint32_t sector;
-    struct list syncs;         /* MOVE_SPILL: struct sync_ref */
-    uint32_t other;            /* MOVE_GET, MOVE_PUT: the tensor's piece */
-    struct io_buf from;        /* MOVE_PUT: where its bytes are */
+    struct list syncs;  /* MOVE_SPILL: struct sync_ref */
+    uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece */
+    struct io_buf from; /* MOVE_PUT: where its bytes are */
     struct tiering_session *session;
     uint8_t kind, phase, store;
     union {
@@ -92,11 +92,11 @@ struct tpool {
     struct list spills; /* MOVE_SPILL in flight */
     uint64_t want_chunks[2], asked_chunks[2];
     uint64_t admitted_bytes;
-    uint64_t private_bytes; /* of sessions' chunks */
+    uint64_t private_bytes;  /* of sessions' chunks */
     uint64_t evictions_seen; /* at the last look for what to clean */
     uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
     uint32_t spilling;
-    uint32_t stuck_object;  /* evicting did not help it: other sizes, or leases, are in the way */
+    uint32_t stuck_object; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct tiering_pool_stat stat;
 };
@@ -128,7 +128,7 @@ struct tstore {
 
 /* Pieces and parts of an object whose reservation has begun and that is not complete. */
 struct group {
-    uint64_t hash; /* of the identity without part and piece; 0: free */
+    uint64_t hash;   /* of the identity without part and piece; 0: free */
     uint32_t object; /* any record of it: to compare the identity */
     uint32_t committed, wanted;
     uint64_t deadline_ns;
@@ -175,7 +175,7 @@ struct chunk_request {
 
 /* Private memory of one session in one pool. */
 struct session_arena {
-    struct list link;  /* session's, or t->orphans when the session is gone */
+    struct list link;                /* session's, or t->orphans when the session is gone */
     struct tiering_session *session; /* NULL when it is gone */
     uint32_t pool;
     uint64_t want_bytes, asked_bytes;

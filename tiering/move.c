@@ -222,7 +222,7 @@ static void move_spill_put(struct store_put *put, int status)
 
 struct move *move_spill_of(struct tiering *t, uint32_t object)
 {
-    list_for_each(l, &pool_of(t, record_at(&t->records, object))->spills) {
+    list_for_each (l, &pool_of(t, record_at(&t->records, object))->spills) {
         struct move *m = list_entry(l, struct move, link);
 
         if (m->object == object)
@@ -322,12 +322,11 @@ static void move_commit_go(struct move *m)
     struct tiering *t = m->t;
     const struct record *r = record_at(&t->records, m->object);
 
-    m->work = (struct io_work){
-        .op = IO_WORK_COPY,
-        .len_bytes = sectors_of(r->size_bytes) * SECTOR_BYTES,
-        .src = {.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES},
-        .dst = {.region = m->chunk->region, .off = (uint64_t)m->sector * SECTOR_BYTES},
-        .done = move_commit_copied};
+    m->work = (struct io_work){.op = IO_WORK_COPY,
+                               .len_bytes = sectors_of(r->size_bytes) * SECTOR_BYTES,
+                               .src = {.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES},
+                               .dst = {.region = m->chunk->region, .off = (uint64_t)m->sector * SECTOR_BYTES},
+                               .done = move_commit_copied};
     t->stat.copied_bytes += r->size_bytes;
     t->config.backend->ops->work_submit(t->config.backend, &m->work);
 }

@@ -393,21 +393,18 @@ void object_to_entry(const struct tiering *t, uint32_t object, struct store_entr
     const struct record *r = record_at(&t->records, object);
     const struct space *space = &t->spaces[r->space];
 
-    *ret_entry = (struct store_entry){.id = {.space = space->info.id,
-                                             .group = r->group,
-                                             .piece = r->piece,
-                                             .part = r->part,
-                                             .key_len = r->key_len},
-                                      .generation = r->generation,
-                                      .sum = r->sum,
-                                      .object_bytes = r->object_bytes,
-                                      .size_bytes = r->size_bytes,
-                                      .n_parts = r->n_parts,
-                                      .class_id = space->info.class_id,
-                                      .durability = space->info.durability,
-                                      .kind = (uint8_t)((r->flags & RECORD_TENSOR ? TIERING_TENSOR : TIERING_BLOCK) |
-                                                        (r->flags & RECORD_TORN ? STORE_KIND_DAMAGED : 0)),
-                                      .loc = {.segment = r->dev_segment, .sector = r->dev_sector}};
+    *ret_entry = (struct store_entry){
+        .id = {.space = space->info.id, .group = r->group, .piece = r->piece, .part = r->part, .key_len = r->key_len},
+        .generation = r->generation,
+        .sum = r->sum,
+        .object_bytes = r->object_bytes,
+        .size_bytes = r->size_bytes,
+        .n_parts = r->n_parts,
+        .class_id = space->info.class_id,
+        .durability = space->info.durability,
+        .kind = (uint8_t)((r->flags & RECORD_TENSOR ? TIERING_TENSOR : TIERING_BLOCK) |
+                          (r->flags & RECORD_TORN ? STORE_KIND_DAMAGED : 0)),
+        .loc = {.segment = r->dev_segment, .sector = r->dev_sector}};
     memcpy(ret_entry->id.key, r->key, sizeof(r->key));
 }
 

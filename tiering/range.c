@@ -83,12 +83,11 @@ static void range_get_go(struct move *m, struct io_buf to)
     const struct record *r = record_at(&t->records, m->object);
 
     if (r->flags & RECORD_HAS_MEM) {
-        m->work = (struct io_work){
-            .op = IO_WORK_COPY,
-            .len_bytes = r->size_bytes,
-            .src = {.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES},
-            .dst = to,
-            .done = range_get_copied};
+        m->work = (struct io_work){.op = IO_WORK_COPY,
+                                   .len_bytes = r->size_bytes,
+                                   .src = {.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES},
+                                   .dst = to,
+                                   .done = range_get_copied};
         t->stat.copied_bytes += r->size_bytes;
         t->config.backend->ops->work_submit(t->config.backend, &m->work);
         return;

@@ -85,8 +85,8 @@ int record_table_init(struct record_table *t, void *memory, uint32_t max, uint64
     assert(max > 0 && max < RECORD_NONE / 2);
     while (n_slots * 2 < (uint64_t)max * 3)
         n_slots *= 2;
-    *t = (struct record_table){.header = memory, .max = max, .free_head = RECORD_NONE, .n_slots = (uint32_t)n_slots,
-                               .hash_seed = hash_seed};
+    *t = (struct record_table){
+        .header = memory, .max = max, .free_head = RECORD_NONE, .n_slots = (uint32_t)n_slots, .hash_seed = hash_seed};
     t->records = (struct record *)(void *)((char *)memory + TIERING_RECORD_HEADER_BYTES);
     t->hot = calloc(max, sizeof(*t->hot));
     t->nodes = calloc(max, sizeof(*t->nodes));

@@ -29,8 +29,8 @@
 enum record_state { RECORD_FREE, RECORD_RESERVED, RECORD_COMMITTED, RECORD_DEAD };
 
 enum {
-    RECORD_HAS_MEM = 1 << 0,    /* mem_region, mem_sector are valid, and hold the current bytes (if COMMITTED) */
-    RECORD_HAS_DEV = 1 << 1,    /* dev_*, generation, sum are valid, and hold the current bytes: it is clean */
+    RECORD_HAS_MEM = 1 << 0, /* mem_region, mem_sector are valid, and hold the current bytes (if COMMITTED) */
+    RECORD_HAS_DEV = 1 << 1, /* dev_*, generation, sum are valid, and hold the current bytes: it is clean */
     RECORD_TENSOR = 1 << 2,
     RECORD_INCOMPLETE = 1 << 3, /* other parts or pieces of the object are not committed yet: invisible */
     RECORD_TORN = 1 << 4,       /* a writer died in the middle: reads are -EBADMSG */
@@ -65,12 +65,12 @@ enum {
     HOT_LOADING = 1 << 1,  /* a move brings its bytes to memory; its number is in node.state[0] (not in the policy) */
     HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device: no writer is let in */
     HOT_TIMED_PIN = 1 << 4,
-    HOT_FORGET = 1 << 5,   /* advised: will not be used again */
-    HOT_RELOCATING = 1 << 6, /* its copy on the device is on its way to another segment: nothing else is put */
-    HOT_COPYING = 1 << 7,  /* COMMIT copies it to shared memory */
-    HOT_SHADOWED = 1 << 8, /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
+    HOT_FORGET = 1 << 5,       /* advised: will not be used again */
+    HOT_RELOCATING = 1 << 6,   /* its copy on the device is on its way to another segment: nothing else is put */
+    HOT_COPYING = 1 << 7,      /* COMMIT copies it to shared memory */
+    HOT_SHADOWED = 1 << 8,     /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
     HOT_UNCOMMITTED = 1 << 10, /* written under the transaction of a SYNC that has not ended */
-    HOT_WRITER = 1 << 12,  /* one write lease: the upper four bits count them */
+    HOT_WRITER = 1 << 12,      /* one write lease: the upper four bits count them */
 };
 
 #define HOT_WRITERS_MAX 15

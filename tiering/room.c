@@ -30,11 +30,12 @@ static int room_chunk_ask(struct tiering *t, uint32_t pool, uint8_t arena, struc
     if (!req)
         return -ENOMEM;
     *req = (struct chunk_request){.t = t, .pool = pool, .arena = arena, .private_arena = private_arena};
-    req->io = (struct io_chunk){
-        .kind = private_arena ? IO_CHUNK_PRIVATE : t->pools[pool].config.trusted ? IO_CHUNK_TRUSTED : IO_CHUNK_SHARED,
-        .node = arena ? t->config.cxl_nodes[0] : t->config.node,
-        .size_bytes = size_bytes,
-        .done = room_chunk_done};
+    req->io = (struct io_chunk){.kind = private_arena                   ? IO_CHUNK_PRIVATE
+                                        : t->pools[pool].config.trusted ? IO_CHUNK_TRUSTED
+                                                                        : IO_CHUNK_SHARED,
+                                .node = arena ? t->config.cxl_nodes[0] : t->config.node,
+                                .size_bytes = size_bytes,
+                                .done = room_chunk_done};
     list_push_tail(&t->chunk_requests, &req->link);
     t->config.backend->ops->chunk_request(t->config.backend, &req->io);
     return 0;
@@ -417,7 +418,7 @@ void room_clean_ahead(struct tiering *t, uint32_t pool)
 
 static struct session_arena *room_session_arena(struct tiering *t, struct tiering_session *s, uint32_t pool)
 {
-    list_for_each(l, &s->arenas) {
+    list_for_each (l, &s->arenas) {
         struct session_arena *sa = list_entry(l, struct session_arena, link);
 
         if (sa->pool == pool)
@@ -457,7 +458,7 @@ int room_take_private(struct tiering *t, struct tiering_session *s, uint32_t poo
 
 void room_session_end(struct tiering *t, struct tiering_session *s)
 {
-    list_for_each_safe(l, &s->arenas) {
+    list_for_each_safe (l, &s->arenas) {
         struct session_arena *sa = list_entry(l, struct session_arena, link);
 
         sa->session = NULL;
@@ -468,12 +469,12 @@ void room_session_end(struct tiering *t, struct tiering_session *s)
 
 void room_orphans(struct tiering *t)
 {
-    list_for_each_safe(l, &t->orphans) {
+    list_for_each_safe (l, &t->orphans) {
         struct session_arena *sa = list_entry(l, struct session_arena, link);
 
         if (sa->asked_bytes || sa->arena.used_sectors)
             continue;
-        list_for_each(c, &sa->arena.chunks) {
+        list_for_each (c, &sa->arena.chunks) {
             struct arena_chunk *chunk = list_entry(c, struct arena_chunk, link);
 
             t->chunk_of[chunk->region] = NULL;

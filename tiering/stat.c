@@ -25,7 +25,7 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
         stat.nvme_used += store_pool_used_bytes(t->stores[i].store, pool);
     stat.admitted = p->admitted_bytes;
     stat.waiting = 0;
-    list_for_each(l, &p->room)
+    list_for_each (l, &p->room)
         stat.waiting++;
     *ret_stat = stat;
 }

@@ -392,7 +392,7 @@ void sync_step(struct tiering *t)
     }
     for (bool again = true; again;) {
         again = false;
-        list_for_each(s, &t->syncs) {
+        list_for_each (s, &t->syncs) {
             struct tiering_sync *sync = list_entry(s, struct tiering_sync, link_);
 
             if (!sync->running_ || sync->cursor_ == UINT32_MAX)
@@ -408,7 +408,7 @@ void sync_step(struct tiering *t)
 
 void sync_stop(struct tiering *t)
 {
-    list_for_each(l, &t->syncs) {
+    list_for_each (l, &t->syncs) {
         struct tiering_sync *sync = list_entry(l, struct tiering_sync, link_);
 
         if (sync->running_ && (sync->pending_ || sync->cursor_ != UINT32_MAX) && sync->status_ == 0)

@@ -37,13 +37,12 @@ static int tiering_pools_new(struct tiering *t)
             return -ENOMEM;
         uint64_t objects = (p->config.dram_bytes + p->config.cxl_bytes) / (4 * KIB);
         objects = MIN(objects, (uint64_t)t->config.max_objects) + 1;
-        struct policy_config config = {
-            .nodes = t->records.nodes,
-            .n_nodes = t->config.max_objects,
-            .capacity_sectors = (p->config.dram_bytes + p->config.cxl_bytes) / SECTOR_BYTES,
-            .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
+        struct policy_config config = {.nodes = t->records.nodes,
+                                       .n_nodes = t->config.max_objects,
+                                       .capacity_sectors = (p->config.dram_bytes + p->config.cxl_bytes) / SECTOR_BYTES,
+                                       .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
         for (int c = 0; c < TIERING_CLASSES; c++) {
-            int r = t->config.classes[c].policy->new(&config, &p->policies[c]);
+            int r = t->config.classes[c].policy->new (&config, &p->policies[c]);
 
             if (r < 0)
                 return r;
@@ -128,13 +127,13 @@ void tiering_free(struct tiering *t)
         arena_deinit(&t->pools[i].arenas[0]);
         arena_deinit(&t->pools[i].arenas[1]);
     }
-    list_for_each_safe(l, &t->orphans) {
+    list_for_each_safe (l, &t->orphans) {
         struct session_arena *sa = list_entry(l, struct session_arena, link);
 
         arena_deinit(&sa->arena);
         free(sa);
     }
-    list_for_each_safe(l, &t->chunk_requests)
+    list_for_each_safe (l, &t->chunk_requests)
         free(list_entry(l, struct chunk_request, link));
     free(t->pools);
     free(t->spaces);
@@ -171,9 +170,8 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     if (r < 0)
         return r;
     /* No partition has more segments than fit on the device. */
-    *ts = (struct tstore){.tiering = t,
-                          .number = number,
-                          .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+    *ts = (struct tstore){
+        .tiering = t, .number = number, .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
     t->was_clean = t->was_clean && identity.clean == identity.format.partitions;
     if (identity.format.segment_bytes < t->piece_bytes) {
         if (t->n_spaces) {
@@ -266,8 +264,8 @@ int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
 {
     const char *pool = t->pools[spec->pool].config.name;
     uint64_t id = space_id(pool, spec->digest);
-    uint8_t durability = spec->durability ? (uint8_t)(spec->durability - 1)
-                                          : t->config.classes[spec->class_id].durability;
+    uint8_t durability =
+        spec->durability ? (uint8_t)(spec->durability - 1) : t->config.classes[spec->class_id].durability;
 
     for (uint32_t i = 0; i < t->n_spaces; i++) {
         const struct tiering_space_info *info = &t->spaces[i].info;
@@ -293,7 +291,7 @@ int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
                                      .piece_bytes = t->piece_bytes,
                                      .class_id = spec->class_id,
                                      .durability = durability},
-                             .home = STORE_NONE};
+                            .home = STORE_NONE};
     memcpy(space->info.digest, spec->digest, sizeof(space->info.digest));
     memcpy(space->pool_name, pool, strlen(pool) + 1);
     t->n_spaces++;

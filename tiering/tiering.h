@@ -56,9 +56,9 @@ struct tiering_pool_config {
     char name[NAME_BYTES_MAX + 1];
     bool trusted;
     uint64_t dram_bytes, cxl_bytes, nvme_bytes; /* this engine's share of the budgets */
-    uint64_t session_bytes;       /* that one session may have reserved or leased for writing */
+    uint64_t session_bytes;                     /* that one session may have reserved or leased for writing */
     uint32_t weight;
-    uint32_t max_leases_percent;  /* of the memory budget */
+    uint32_t max_leases_percent; /* of the memory budget */
 };
 
 struct tiering_class_config {
@@ -82,16 +82,16 @@ struct tiering_config {
     const struct tiering_pool_config *pools;
     uint32_t n_pools;
     struct tiering_class_config classes[TIERING_CLASSES]; /* by SPW_CLASS_… */
-    uint32_t node;         /* NUMA node of this engine's DRAM, UINT32_MAX: any */
+    uint32_t node;                                        /* NUMA node of this engine's DRAM, UINT32_MAX: any */
     const uint32_t *cxl_nodes;
     uint32_t n_cxl_nodes;
-    void *records;         /* borrowed: max_objects * TIERING_RECORD_BYTES + TIERING_RECORD_HEADER_BYTES, zeroed */
+    void *records; /* borrowed: max_objects * TIERING_RECORD_BYTES + TIERING_RECORD_HEADER_BYTES, zeroed */
     uint32_t max_objects;
     uint32_t max_leases;
-    uint32_t max_moves;    /* transfers and waits for room in flight; default 4096 */
+    uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
     uint32_t clean_percent;
-    uint32_t chunk_bytes_max; /* 0: no cap but the geometric growth; for tests */
-    uint32_t piece_bytes;     /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
+    uint32_t chunk_bytes_max;   /* 0: no cap but the geometric growth; for tests */
+    uint32_t piece_bytes;       /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
     uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
     uint64_t hash_seed;         /* random: clients choose the keys */
     const struct tiering_events *events;
@@ -320,8 +320,8 @@ struct tiering_stat {
     uint64_t leases, leases_max;
     uint64_t moves, moves_max;
     uint64_t record_bytes, index_bytes, ghost_bytes, lease_bytes; /* metadata: an object's; in all; in all; in all */
-    uint64_t copied_bytes;  /* by workers, COMMIT in shared pools and ranges */
-    uint64_t bounced_bytes; /* into bounce segments */
+    uint64_t copied_bytes;                                        /* by workers, COMMIT in shared pools and ranges */
+    uint64_t bounced_bytes;                                       /* into bounce segments */
     uint32_t stores;
 };
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);

@@ -12,10 +12,15 @@
 
 #include "tests/sim/sim.h"
 
-static const uint8_t durabilities[SIM_SPACES] = {
-    [SPACE_TENSOR_DURABLE] = STORE_DURABLE, [SPACE_TENSOR_SCRATCH] = STORE_SCRATCH, [SPACE_TENSOR_CACHE] = STORE_CACHE,
-    [SPACE_ARENA] = STORE_SCRATCH,          [SPACE_CACHE] = STORE_CACHE,            [SPACE_DURABLE] = STORE_DURABLE,
-    [SPACE_SCRATCH] = STORE_SCRATCH,        [SPACE_SHARED_CACHE] = STORE_CACHE,     [SPACE_SHARED_DURABLE] = STORE_DURABLE};
+static const uint8_t durabilities[SIM_SPACES] = {[SPACE_TENSOR_DURABLE] = STORE_DURABLE,
+                                                 [SPACE_TENSOR_SCRATCH] = STORE_SCRATCH,
+                                                 [SPACE_TENSOR_CACHE] = STORE_CACHE,
+                                                 [SPACE_ARENA] = STORE_SCRATCH,
+                                                 [SPACE_CACHE] = STORE_CACHE,
+                                                 [SPACE_DURABLE] = STORE_DURABLE,
+                                                 [SPACE_SCRATCH] = STORE_SCRATCH,
+                                                 [SPACE_SHARED_CACHE] = STORE_CACHE,
+                                                 [SPACE_SHARED_DURABLE] = STORE_DURABLE};
 
 bool object_is_tensor(const struct object *o)
 {
@@ -101,8 +106,11 @@ static void object_make(struct sim *sim, uint8_t space)
 /* About twice as many bytes as the devices hold; of what cannot be dropped a third. */
 void model_make(struct sim *sim)
 {
-    static const uint8_t percent[SIM_SPACES] = {[SPACE_CACHE] = 70,  [SPACE_DURABLE] = 16,     [SPACE_SCRATCH] = 8,
-                                                [SPACE_SHARED_CACHE] = 90, [SPACE_SHARED_DURABLE] = 16};
+    static const uint8_t percent[SIM_SPACES] = {[SPACE_CACHE] = 70,
+                                                [SPACE_DURABLE] = 16,
+                                                [SPACE_SCRATCH] = 8,
+                                                [SPACE_SHARED_CACHE] = 90,
+                                                [SPACE_SHARED_DURABLE] = 16};
     static const uint8_t tensors[SIM_SPACES] = {
         [SPACE_TENSOR_DURABLE] = 10, [SPACE_TENSOR_SCRATCH] = 6, [SPACE_TENSOR_CACHE] = 4, [SPACE_ARENA] = 2};
     uint64_t total = 0;
@@ -157,11 +165,12 @@ void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t pie
     if (bad == PAYLOAD_GOOD)
         return;
     memcpy(&seen, bytes + (size_t)bad * SECTOR_BYTES, sizeof(seen));
-    sim_fail(sim,
-             "wrong bytes: block %u (space %u) part %u piece %u version %u sector %u of %u; the bytes say block %u part %u "
-             "piece %u version %u sector %u",
-             (uint32_t)(o - sim->objects), o->space, part, piece, version, bad, sectors_of(object_piece_bytes(o, piece)),
-             (uint32_t)seen.object, seen.part, seen.piece, seen.version, seen.sector);
+    sim_fail(
+        sim,
+        "wrong bytes: block %u (space %u) part %u piece %u version %u sector %u of %u; the bytes say block %u part %u "
+        "piece %u version %u sector %u",
+        (uint32_t)(o - sim->objects), o->space, part, piece, version, bad, sectors_of(object_piece_bytes(o, piece)),
+        (uint32_t)seen.object, seen.part, seen.piece, seen.version, seen.sector);
 }
 
 void block_gone(struct sim *sim, struct object *o, const char *how)
@@ -196,7 +205,7 @@ void block_resolve(struct sim *sim, struct object *o, const uint8_t *bytes)
         return;
     memcpy(&seen, bytes, sizeof(seen));
     if (seen.object != (uint64_t)(o - sim->objects) || seen.version < o->min || seen.version > o->published)
-        sim_fail(sim, "block %u of space %u came back as block %u version %u; %u to %u may be", 
+        sim_fail(sim, "block %u of space %u came back as block %u version %u; %u to %u may be",
                  (uint32_t)(o - sim->objects), o->space, (uint32_t)seen.object, seen.version, o->min, o->published);
     o->state = BLOCK_PRESENT;
     o->version = seen.version;

@@ -39,8 +39,8 @@ static void count_refusal(struct sim *sim, int status, const struct tiering_gran
 
 /* --- Reserve, commit -------------------------------------------------------------------------------------------------- */
 
-void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
-                          const struct tiering_grant *grant)
+void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
+                          int status, const struct tiering_grant *grant)
 {
     uint32_t bit = object_bit(part, piece), number = (uint32_t)(o - sim->objects);
 
@@ -208,11 +208,11 @@ static void block_unreadable(struct sim *sim, struct object *o, uint32_t bit, in
     }
 }
 
-void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
-                          const struct tiering_grant *grant)
+void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
+                          int status, const struct tiering_grant *grant)
 {
-    sim_log(sim, "session %u: acquire block %u part %u piece %u: %d%s", session, (uint32_t)(o - sim->objects), part, piece,
-            status, status == 0 && grant->fetched ? " (fetched)" : "");
+    sim_log(sim, "session %u: acquire block %u part %u piece %u: %d%s", session, (uint32_t)(o - sim->objects), part,
+            piece, status, status == 0 && grant->fetched ? " (fetched)" : "");
     if (status < 0) {
         if (status == -ENOSPC || status == -EAGAIN)
             count_refusal(sim, status, grant);
@@ -279,8 +279,8 @@ static void op_delete(struct sim *sim)
 static void op_lookup(struct sim *sim)
 {
     struct object *o = random_block(sim);
-    struct tiering_id id = object_piece_id(sim, o, (uint32_t)sim_below(sim, o->n_parts),
-                                           (uint32_t)sim_below(sim, o->n_pieces));
+    struct tiering_id id =
+        object_piece_id(sim, o, (uint32_t)sim_below(sim, o->n_parts), (uint32_t)sim_below(sim, o->n_pieces));
     struct tiering_found found;
     int r = tiering_lookup(sim->tiering, &id, &found);
 

@@ -42,8 +42,12 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how)
     struct tensor_piece *p = &o->pieces[l->piece];
     uint32_t cells = (uint32_t)div_round_up(object_piece_bytes(o, l->piece), SECTOR_BYTES);
 
-    sim_log(sim, "session %u: wrote tensor %u piece %u cells %u-%u: %s%s", l->session, l->object, l->piece, l->from, l->to,
-            how == 0 ? "clean" : how == 1 ? "dirty" : "discarded", l->version != o->last ? " (deleted)" : "");
+    sim_log(sim, "session %u: wrote tensor %u piece %u cells %u-%u: %s%s", l->session, l->object, l->piece, l->from,
+            l->to,
+            how == 0   ? "clean"
+            : how == 1 ? "dirty"
+                       : "discarded",
+            l->version != o->last ? " (deleted)" : "");
     if (l->version != o->last)
         return; /* the tensor was deleted meanwhile */
     p->n_writers--;
@@ -181,8 +185,8 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
     w->from = (uint8_t)from;
     w->to = (uint8_t)to;
     w->version = o->last;
-    int r = tiering_acquire(sim->tiering, &sim->sessions[session].s, &id, from * SECTOR_BYTES, (to - from) * SECTOR_BYTES,
-                            write ? TIERING_WRITE : 0, &w->wait, &grant);
+    int r = tiering_acquire(sim->tiering, &sim->sessions[session].s, &id, from * SECTOR_BYTES,
+                            (to - from) * SECTOR_BYTES, write ? TIERING_WRITE : 0, &w->wait, &grant);
     sim_event(sim, 41, (uint64_t)(int64_t)r);
     sim_log(sim, "session %u: %s tensor %u piece %u cells %u-%u: %d", session, write ? "write" : "read",
             (uint32_t)(o - sim->objects), piece, from, to, r);
@@ -270,8 +274,8 @@ static void arena_get(struct sim *sim, uint32_t session, struct sim_lease *l, st
     struct sim_wait *w = wait_new(sim, WAIT_GET, session, o, 0, 0);
     if (!w)
         return;
-    int r = tiering_get_to(sim->tiering, &sim->sessions[session].s, &id, l->handle, 0, object_piece_bytes(o, 0), &w->wait,
-                           &grant);
+    int r = tiering_get_to(sim->tiering, &sim->sessions[session].s, &id, l->handle, 0, object_piece_bytes(o, 0),
+                           &w->wait, &grant);
     sim_event(sim, 43, (uint64_t)(int64_t)r);
     if (r == TIERING_WAIT) {
         w->lease = (uint16_t)(l - sim->leases);

@@ -121,8 +121,8 @@ void wait_cancel(struct sim *sim, struct sim_wait *w, bool timeout)
         sim->counts->cancels += !timeout;
         sim->counts->timeouts += timeout;
         sim_event(sim, 3, w->kind);
-        sim_log(sim, "session %u: wait %d for object %u part %u piece %u cancelled", w->session, w->kind, w->object, w->part,
-                w->piece);
+        sim_log(sim, "session %u: wait %d for object %u part %u piece %u cancelled", w->session, w->kind, w->object,
+                w->part, w->piece);
         if (w->kind == WAIT_GET || w->kind == WAIT_PUT)
             sim->leases[w->lease].transfers--;
         wait_cancelled(sim, w);

@@ -60,7 +60,7 @@ struct write {
 /* A piece of a tensor: version n is its content after the n-th write that was released; 0: zeros. */
 struct tensor_piece {
     uint32_t n;
-    uint32_t cell[SIM_CELLS];        /* version of each cell at version n */
+    uint32_t cell[SIM_CELLS]; /* version of each cell at version n */
     struct write history[SIM_HISTORY];
     uint32_t busy;                   /* bit set: cells that a writer holds */
     uint32_t durable_lo, durable_hi; /* the acknowledged SYNC wrote a version in this range */
@@ -76,12 +76,12 @@ struct object {
     uint8_t n_parts, n_pieces;
     /* Blocks. */
     enum block_state state;
-    uint32_t version; /* of the PRESENT block, or of the one that is being built */
-    uint32_t last;    /* the highest that was ever given */
+    uint32_t version;   /* of the PRESENT block, or of the one that is being built */
+    uint32_t last;      /* the highest that was ever given */
     uint32_t published; /* the highest that was ever visible */
-    uint32_t min;     /* older ones never come back */
-    uint32_t deaths;  /* counts deletions: who waited before one waits for something else */
-    bool must;        /* an acknowledged SYNC says that it is there */
+    uint32_t min;       /* older ones never come back */
+    uint32_t deaths;    /* counts deletions: who waited before one waits for something else */
+    bool must;          /* an acknowledged SYNC says that it is there */
     /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer; it stays. */
     uint32_t reserved, committed, damaged;
     uint64_t built_ns;
@@ -117,10 +117,10 @@ struct sim_lease {
     uint8_t session;
     uint16_t object;
     uint8_t part, piece;
-    uint8_t from, to; /* tensors: cells */
+    uint8_t from, to;  /* tensors: cells */
     uint8_t transfers; /* GETs and PUTs in flight on it */
-    bool passive;     /* a writer that writes nothing */
-    uint32_t version; /* blocks */
+    bool passive;      /* a writer that writes nothing */
+    uint32_t version;  /* blocks */
     struct tiering_grant grant;
     uint64_t handle;
 };
@@ -134,12 +134,13 @@ struct sim_session {
 struct sim_sync {
     struct tiering_sync sync;
     struct sim *sim;
-    bool used, running; /* used and not running: failed, but perhaps written; counts until a later one is acknowledged */
+    bool used,
+        running; /* used and not running: failed, but perhaps written; counts until a later one is acknowledged */
     uint8_t space;
     int status;
-    uint64_t began;                     /* serial */
-    uint32_t version[SIM_OBJECTS_MAX];  /* blocks: PRESENT version when it began, 0: none */
-    uint32_t next[SIM_OBJECTS_MAX];     /* the lowest version that may be published after it began */
+    uint64_t began;                    /* serial */
+    uint32_t version[SIM_OBJECTS_MAX]; /* blocks: PRESENT version when it began, 0: none */
+    uint32_t next[SIM_OBJECTS_MAX];    /* the lowest version that may be published after it began */
     uint32_t lo[SIM_TENSORS_MAX][SIM_PIECES_MAX], hi[SIM_TENSORS_MAX][SIM_PIECES_MAX];
     bool covers[SIM_OBJECTS_MAX];
     bool covers_piece[SIM_TENSORS_MAX][SIM_PIECES_MAX];
@@ -148,8 +149,10 @@ struct sim_sync {
 struct sim_counts {
     uint64_t ops, crashes, kills, clean_stops, failed_recoveries, torn_sectors, lost_sectors, flips, flips_detected;
     uint64_t evictions, drops, spills, loads, commits, reclaims, checkpoints, cancels, timeouts, session_deaths;
-    uint64_t hits, bytes_verified, syncs, syncs_failed, sync_lost, parts_completed, parts_expired, limits, reverts, torn;
-    uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors, short_counts, io_failures;
+    uint64_t hits, bytes_verified, syncs, syncs_failed, sync_lost, parts_completed, parts_expired, limits, reverts,
+        torn;
+    uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors,
+        short_counts, io_failures;
     uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished, restless;
 };
 
@@ -178,7 +181,7 @@ struct sim {
     struct tiering_space_info spaces[SIM_SPACES];
     bool flips_on, errors_on;
     bool flipped, unclean; /* since the start: a bit was flipped, the engine was not stopped in order */
-    bool degraded; /* since the last opening */
+    bool degraded;         /* since the last opening */
     uint32_t n_stores;
     bool slow;
     struct sim_counts *counts;
@@ -250,7 +253,8 @@ static inline uint32_t object_bit(uint32_t part, uint32_t piece)
 void block_gone(struct sim *sim, struct object *o, const char *how);
 /* It was seen to be there: in what version, its bytes must tell. */
 void block_seen(struct sim *sim, struct object *o);
-void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version, const uint8_t *bytes);
+void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version,
+                  const uint8_t *bytes);
 void block_fill(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece, uint32_t version,
                 uint8_t *bytes);
 /* Resolves an UNKNOWN block by the bytes of a piece. */
@@ -266,8 +270,8 @@ void model_look_all(struct sim *sim);
 
 /* model_tensor.c */
 void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t from, uint32_t to, const uint8_t *bytes);
-void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to, uint32_t version,
-                 uint8_t *bytes);
+void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to,
+                 uint32_t version, uint8_t *bytes);
 void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to);
 /* It was deleted: it begins anew. */
 void tensor_reset(struct object *o);
@@ -297,11 +301,12 @@ void waits_expire(struct sim *sim);
 
 /* ops.c, ops_tensor.c */
 void ops_client(struct sim *sim);
-void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
-                          const struct tiering_grant *grant);
-void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version, int status);
-void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session, int status,
-                          const struct tiering_grant *grant);
+void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
+                          int status, const struct tiering_grant *grant);
+void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version,
+                         int status);
+void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
+                          int status, const struct tiering_grant *grant);
 void lease_read_verify(struct sim *sim, const struct sim_lease *l);
 void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write,
                            uint32_t version, uint32_t from, uint32_t to, int status, const struct tiering_grant *grant);

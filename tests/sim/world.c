@@ -112,15 +112,14 @@ static void world_pools(struct sim *sim)
     for (uint32_t i = 0; i < sim->n_devs; i++)
         total += sim->device_bytes[i];
     for (uint32_t i = 0; i < 2; i++) {
-        sim->pools[i] = (struct tiering_pool_config){
-            .name = {'a', (char)('0' + i)},
-            .trusted = i == 0,
-            .dram_bytes = (i ? 3 : 4 + sim_below(sim, 4)) * MIB,
-            .cxl_bytes = sim_percent(sim, 30) ? 2 * MIB : 0,
-            .nvme_bytes = total / 100 * (i ? 50 : 80),
-            .session_bytes = MIB,
-            .weight = 100,
-            .max_leases_percent = 60};
+        sim->pools[i] = (struct tiering_pool_config){.name = {'a', (char)('0' + i)},
+                                                     .trusted = i == 0,
+                                                     .dram_bytes = (i ? 3 : 4 + sim_below(sim, 4)) * MIB,
+                                                     .cxl_bytes = sim_percent(sim, 30) ? 2 * MIB : 0,
+                                                     .nvme_bytes = total / 100 * (i ? 50 : 80),
+                                                     .session_bytes = MIB,
+                                                     .weight = 100,
+                                                     .max_leases_percent = 60};
     }
 }
 
@@ -166,8 +165,9 @@ void world_make(struct sim *sim)
                                           .events = &events,
                                           .ctx = sim};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        sim->config.classes[c] = (struct tiering_class_config){
-            .policy = policies[sim_below(sim, 3)], .durability = STORE_CACHE, .weight = 1 + (uint32_t)sim_below(sim, 4)};
+        sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, 3)],
+                                                               .durability = STORE_CACHE,
+                                                               .weight = 1 + (uint32_t)sim_below(sim, 4)};
 }
 
 /* --- Opening --------------------------------------------------------------------------------------------------------- */
