@@ -1,264 +1,206 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Extents of memory: exact sizes, bounded waste, windows, slabs that change hands; and a model that knows which sectors
- * are in use.
- */
+/* Extents of memory: exact sizes, little waste, no extent across a window, and nothing lost between sizes. */
 #include <check.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/base.h"
 #include "tiering/arena.h"
 
-#define WINDOW_SECTORS (WINDOW_BYTES / SECTOR_BYTES)
+static struct arena arena;
+static struct arena_chunk *chunk;
 
-static uint64_t rng = 1;
-
-static uint32_t below(uint32_t n)
+static void open_arena(uint64_t size_bytes)
 {
-    rng = rng * UINT64_C(6364136223846793005) + 1442695040888963407;
-    return (uint32_t)((rng >> 33) % n);
+    ck_assert_int_eq(arena_init(&arena), 0);
+    ck_assert_int_eq(arena_chunk_add(&arena, 7, 1, size_bytes, &chunk), 0);
 }
 
-static struct arena_chunk *add(struct arena *a, uint32_t region, uint64_t size_bytes)
+/* Fills the arena with one size; returns how many fitted. */
+static uint32_t fill(uint32_t sectors)
 {
-    struct arena_chunk *chunk;
-
-    ck_assert_int_eq(arena_chunk_add(a, region, region + 1, size_bytes, &chunk), 0);
-    return chunk;
-}
-
-/* Filled with one size, an arena wastes at most 1 %: tails of slabs, and what is left when no slab fits any more. */
-START_TEST(test_waste)
-{
-    const uint64_t total = 4 * GIB;
-
-    for (uint64_t size = 64 * KIB; size <= 8 * MIB; size += 64 * KIB) {
-        struct arena a;
-        struct arena_chunk *chunk;
-        uint32_t sector, sectors = (uint32_t)(size / SECTOR_BYTES);
-        uint64_t n = 0;
-
-        ck_assert_int_eq(arena_init(&a), 0);
-        add(&a, 0, total);
-        while (arena_alloc(&a, sectors, (uint32_t)n, &chunk, &sector) == 0) {
-            n++;
-            ck_assert_uint_eq(sector / WINDOW_SECTORS, (sector + sectors - 1) / WINDOW_SECTORS);
-            ck_assert_uint_le(sector + sectors, total / SECTOR_BYTES);
-        }
-        ck_assert_uint_eq(a.used_sectors, n * sectors);
-        ck_assert_msg(arena_tail_waste_bytes(&a) <= total / 100, "%lu KiB: tails waste %lu", size / KIB,
-                      arena_tail_waste_bytes(&a));
-        ck_assert_msg(total - n * size <= total / 100, "%lu KiB: %lu of %lu bytes are of no use", size / KIB,
-                      total - n * size, total);
-        arena_deinit(&a);
-    }
-}
-END_TEST
-
-/* A slab has as many sectors as asked for: nothing is rounded. */
-START_TEST(test_exact)
-{
-    struct arena a;
-    struct arena_chunk *chunk;
-    uint32_t sector;
-
-    ck_assert_int_eq(arena_init(&a), 0);
-    add(&a, 7, 64 * MIB);
-    for (uint32_t i = 0; i < 100; i++) {
-        ck_assert_int_eq(arena_alloc(&a, 17, i, &chunk, &sector), 0);
-        ck_assert_uint_eq(sector, i * 17);
-        ck_assert_uint_eq(chunk->region, 7);
-        ck_assert_uint_eq(chunk->epoch, 8);
-        ck_assert_uint_eq(arena_owner(chunk, sector), i);
-    }
-    ck_assert_uint_eq(a.used_sectors, 1700);
-    arena_deinit(&a);
-}
-END_TEST
-
-/* The last extent of a slab gives it back, and another size can have it. */
-START_TEST(test_slabs_given_back)
-{
-    struct arena a;
-    struct arena_chunk *chunk[4096];
-    uint32_t sector[4096], n = 0;
-
-    ck_assert_int_eq(arena_init(&a), 0);
-    add(&a, 0, 16 * MIB);
-    while (arena_alloc(&a, 16, n, &chunk[n], &sector[n]) == 0)
-        n++;
-    ck_assert_uint_eq(n, 256);
-    ck_assert_uint_eq(a.free_frames, 0);
-    struct arena_chunk *other;
-    uint32_t at;
-    ck_assert_int_eq(arena_alloc(&a, 48, 1, &other, &at), -ENOSPC);
-    ck_assert(arena_has_slab(chunk[0], sector[0]));
-    for (uint32_t i = 0; i < n; i++)
-        arena_free(chunk[i], sector[i]);
-    ck_assert_uint_eq(a.used_sectors, 0);
-    ck_assert_uint_eq(a.slab_sectors, 0);
-    ck_assert_uint_eq(a.free_frames, 16);
-    ck_assert(!arena_has_slab(chunk[0], sector[0]));
-    ck_assert_int_eq(arena_alloc(&a, 48, 1, &other, &at), 0);
-    arena_deinit(&a);
-}
-END_TEST
-
-/* A slab of a size that is needed only here and there holds up no more than itself. */
-START_TEST(test_owners)
-{
-    struct arena a;
-    struct arena_chunk *chunk;
-    uint32_t sector, owners[8], cursor = 0, n, seen = 0, first = 0;
-
-    ck_assert_int_eq(arena_init(&a), 0);
-    add(&a, 0, 16 * MIB);
-    for (uint32_t i = 0; i < 20; i++) {
-        ck_assert_int_eq(arena_alloc(&a, 5, 100 + i, &chunk, &sector), 0);
-        if (i == 0)
-            first = sector;
-        if (i == 7)
-            arena_free(chunk, sector);
-    }
-    while ((n = arena_slab_owners(chunk, first, &cursor, owners, 8)) > 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            ck_assert_uint_ge(owners[i], 100);
-            ck_assert_uint_lt(owners[i], 120);
-            ck_assert_uint_ne(owners[i], 107);
-            seen++;
-        }
-    }
-    ck_assert_uint_eq(seen, 19);
-    arena_deinit(&a);
-}
-END_TEST
-
-/* Windows of 1 GiB are never crossed, also by extents as large as a piece may be. */
-START_TEST(test_windows)
-{
-    struct arena a;
-    struct arena_chunk *chunk;
+    struct arena_chunk *c;
     uint32_t sector, n = 0;
 
-    ck_assert_int_eq(arena_init(&a), 0);
-    add(&a, 0, 2 * GIB + 5 * MIB);
-    while (arena_alloc(&a, EXTENT_SECTORS_MAX - 1, n, &chunk, &sector) == 0) {
+    while (arena_alloc(&arena, sectors, n, &c, &sector) == 0) {
+        ck_assert_ptr_eq(c, chunk);
+        ck_assert_uint_eq(arena_owner(c, sector), n);
+        ck_assert_uint_eq(sector / (WINDOW_BYTES / SECTOR_BYTES),
+                          (sector + sectors - 1) / (WINDOW_BYTES / SECTOR_BYTES));
         n++;
-        ck_assert_uint_eq(sector / WINDOW_SECTORS, (sector + EXTENT_SECTORS_MAX - 2) / WINDOW_SECTORS);
     }
-    ck_assert_uint_gt(n, 250);
-    arena_deinit(&a);
+    return n;
+}
+
+/* Whoever asks for a multiple of 64 KiB gets at least 99 % of the memory. */
+START_TEST(little_waste)
+{
+    for (uint64_t size = 64 * KIB; size <= PIECE_BYTES_MAX; size += 64 * KIB) {
+        open_arena(4 * GIB);
+        uint64_t used = fill((uint32_t)(size / SECTOR_BYTES)) * size;
+
+        ck_assert_msg(used >= 4 * GIB / 100 * 99, "%lu KiB: only %lu MiB of 4096 can be used", size / KIB, used / MIB);
+        ck_assert_uint_eq(arena.used_sectors * SECTOR_BYTES, used);
+        arena_deinit(&arena);
+    }
 }
 END_TEST
 
-/* --- Random use against a model ---------------------------------------------------------------------------------------- */
+START_TEST(extents_do_not_overlap)
+{
+    static uint8_t taken[64 * MIB / SECTOR_BYTES];
+    struct arena_chunk *c;
+    uint32_t sector, n = 0, sizes[] = {1, 3, 16, 17, 255, 256, 257, 2048};
 
-#define CHUNKS 3
-#define MODEL_SECTORS (24 * FRAME_SECTORS)
-#define EXTENTS 4000
+    memset(taken, 0, sizeof(taken));
+    open_arena(64 * MIB);
+    for (int misses = 0; misses < 8;) {
+        uint32_t sectors = sizes[n % ARRAY_LEN(sizes)];
 
-struct extent {
+        if (arena_alloc(&arena, sectors, n++, &c, &sector) < 0) {
+            misses++;
+            continue;
+        }
+        misses = 0;
+        for (uint32_t i = 0; i < sectors; i++)
+            ck_assert_uint_eq(taken[sector + i]++, 0);
+    }
+    arena_deinit(&arena);
+}
+END_TEST
+
+/* A size that came and went leaves its memory to the next. */
+START_TEST(sizes_give_memory_back)
+{
+    struct arena_chunk *c;
+    uint32_t *sectors = malloc(sizeof(*sectors) * 1024);
+
+    open_arena(256 * MIB);
+    for (uint32_t size = 256; size <= 2048; size *= 2) {
+        uint32_t n = 0;
+
+        while (arena_alloc(&arena, size, 0, &c, &sectors[n]) == 0)
+            n++;
+        ck_assert_uint_eq(n, 256 * MIB / SECTOR_BYTES / size);
+        for (uint32_t i = 0; i < n; i++)
+            arena_free(chunk, sectors[i]);
+        ck_assert_uint_eq(arena.used_sectors, 0);
+        ck_assert_uint_eq(arena.free_frames, arena.total_frames);
+    }
+    free(sectors);
+    arena_deinit(&arena);
+}
+END_TEST
+
+/* A rare size takes the frames of one extent, not a whole slab. */
+START_TEST(rare_sizes_are_cheap)
+{
+    struct arena_chunk *c;
+    uint32_t sector;
+
+    open_arena(128 * MIB);
+    for (uint32_t size = 1; size <= 100; size++)
+        ck_assert_int_eq(arena_alloc(&arena, size, size, &c, &sector), 0);
+    ck_assert_uint_ge(arena.free_frames, 28);
+    arena_deinit(&arena);
+}
+END_TEST
+
+static bool is_stuck(void *ctx, const struct arena_chunk *c, const struct arena_slab *s)
+{
+    (void)c;
+    return s->first_frame == *(uint32_t *)ctx;
+}
+
+START_TEST(a_run_that_can_be_cleared)
+{
+    uint32_t stuck = 3, first;
+    struct arena_chunk *c;
+
+    open_arena(16 * MIB);
+    (void)fill(256); /* every extent is a frame; slabs are 1, 1, 2, 4 and so on */
+    ck_assert(arena_find_clearable(&arena, 2, is_stuck, &stuck, &c, &first));
+    ck_assert_uint_eq(first, 0);
+    stuck = 0;
+    ck_assert(arena_find_clearable(&arena, 2, is_stuck, &stuck, &c, &first));
+    ck_assert_uint_ge(first, 1);
+    ck_assert(!arena_find_clearable(&arena, 16, is_stuck, &stuck, &c, &first));
+    arena_deinit(&arena);
+}
+END_TEST
+
+struct held {
     struct arena_chunk *chunk;
     uint32_t sector, sectors;
 };
 
-static bool used[CHUNKS][MODEL_SECTORS];
-static struct extent extents[EXTENTS];
-
-static void model_take(const struct extent *e, bool taken)
+START_TEST(random_against_a_model)
 {
-    ck_assert_uint_le(e->sector + e->sectors, MODEL_SECTORS);
-    for (uint32_t i = 0; i < e->sectors; i++) {
-        ck_assert(used[e->chunk->region][e->sector + i] != taken);
-        used[e->chunk->region][e->sector + i] = taken;
-    }
-}
-
-START_TEST(test_random)
-{
-    static const uint32_t sizes[] = {1, 1, 2, 3, 16, 16, 16, 17, 64, 255, 256, 257, 600, 1024, 2048};
-    struct arena a;
+    enum { HELD_MAX = 4096 };
+    struct held *held = calloc(HELD_MAX, sizeof(*held));
     uint32_t n = 0;
-    uint64_t total = 0, refused = 0;
+    uint64_t used = 0;
 
-    ck_assert_int_eq(arena_init(&a), 0);
-    for (uint32_t i = 0; i < CHUNKS; i++)
-        add(&a, i, (uint64_t)MODEL_SECTORS * SECTOR_BYTES);
-    memset(used, 0, sizeof(used));
-    for (uint32_t round = 0; round < 200000; round++) {
-        bool grow = round / 20000 % 2 == 0; /* fill, empty, fill again */
+    srand(1);
+    open_arena(512 * MIB);
+    for (int step = 0; step < 200000; step++) {
+        uint32_t i = (uint32_t)rand() % HELD_MAX, sectors = 1 + (uint32_t)rand() % (step % 3 ? 64 : 2048);
 
-        if (n < EXTENTS && below(100) < (grow ? 60U : 35U)) {
-            struct extent *e = &extents[n];
-
-            e->sectors = sizes[below(ARRAY_LEN(sizes))];
-            if (arena_alloc(&a, e->sectors, n, &e->chunk, &e->sector) < 0) {
-                refused++;
-                continue;
-            }
-            model_take(e, true);
-            total += e->sectors;
+        if (held[i].chunk) {
+            ck_assert_uint_eq(arena_owner(held[i].chunk, held[i].sector), i);
+            arena_free(held[i].chunk, held[i].sector);
+            used -= held[i].sectors;
+            held[i].chunk = NULL;
+            n--;
+        } else if (arena_alloc(&arena, sectors, i, &held[i].chunk, &held[i].sector) == 0) {
+            held[i].sectors = sectors;
+            used += sectors;
             n++;
-        } else if (n > 0) {
-            uint32_t i = below(n);
-
-            model_take(&extents[i], false);
-            arena_free(extents[i].chunk, extents[i].sector);
-            total -= extents[i].sectors;
-            extents[i] = extents[--n];
+        } else {
+            held[i].chunk = NULL;
         }
-        ck_assert_uint_eq(a.used_sectors, total);
-        ck_assert_uint_ge(a.slab_sectors, total);
+        ck_assert_uint_eq(arena.used_sectors, used);
     }
-    ck_assert_uint_gt(refused, 0);
-    while (n > 0) {
-        n--;
-        arena_free(extents[n].chunk, extents[n].sector);
-    }
-    ck_assert_uint_eq(a.free_frames, a.total_frames);
-    ck_assert_uint_eq(arena_tail_waste_bytes(&a), 0);
-    arena_deinit(&a);
+    ck_assert_uint_gt(n, 0);
+    free(held);
+    arena_deinit(&arena);
 }
 END_TEST
 
-/* In an arena as small as a test's, or a careless config's, no size may be shut out by the length of its slab. */
-START_TEST(test_small)
+/* In an arena that holds just one extent, no size is shut out by the length of its slab. */
+START_TEST(one_extent_fits)
 {
-    for (uint32_t sectors = 1; sectors <= EXTENT_SECTORS_MAX; sectors += 37) {
-        struct arena a;
-        struct arena_chunk *chunk;
-        uint32_t sector;
-        uint64_t frames = div_round_up(sectors, FRAME_SECTORS);
+    struct arena_chunk *c;
+    uint32_t sector;
 
-        ck_assert_int_eq(arena_init(&a), 0);
-        add(&a, 0, frames * FRAME_BYTES + 1000);
-        ck_assert_uint_eq(a.total_frames, frames);
-        ck_assert_int_eq(arena_alloc(&a, sectors, 1, &chunk, &sector), 0);
-        arena_free(chunk, sector);
-        ck_assert_uint_eq(a.free_frames, frames);
-        arena_deinit(&a);
+    for (uint32_t sectors = 1; sectors <= EXTENT_SECTORS_MAX; sectors += 37) {
+        open_arena(div_round_up(sectors, FRAME_SECTORS) * FRAME_BYTES + 1000);
+        ck_assert_int_eq(arena_alloc(&arena, sectors, 1, &c, &sector), 0);
+        arena_free(c, sector);
+        ck_assert_uint_eq(arena.free_frames, arena.total_frames);
+        arena_deinit(&arena);
     }
 }
 END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("arena");
-    TCase *t = tcase_create("arena");
+    Suite *suite = suite_create("arena");
+    TCase *tc = tcase_create("all");
+    SRunner *runner = srunner_create(suite);
 
-    tcase_set_timeout(t, 60);
-    tcase_add_test(t, test_waste);
-    tcase_add_test(t, test_exact);
-    tcase_add_test(t, test_slabs_given_back);
-    tcase_add_test(t, test_owners);
-    tcase_add_test(t, test_windows);
-    tcase_add_test(t, test_random);
-    tcase_add_test(t, test_small);
-    suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, little_waste);
+    tcase_add_test(tc, extents_do_not_overlap);
+    tcase_add_test(tc, sizes_give_memory_back);
+    tcase_add_test(tc, rare_sizes_are_cheap);
+    tcase_add_test(tc, a_run_that_can_be_cleared);
+    tcase_add_test(tc, random_against_a_model);
+    tcase_add_test(tc, one_extent_fits);
+    suite_add_tcase(suite, tc);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -173,13 +173,14 @@ START_TEST(entries_come_back)
                                 .kind = 1,
                                 .loc = {.segment = g.n_segments - 1, .sector = 0}};
         memset(e.id.key, 0xab, key_len);
-        memset(&rec, 0, sizeof(rec));
         uint32_t n = log_encode_put(out, &e, 77);
         ck_assert_uint_eq(n, log_put_bytes(key_len));
         ck_assert_int_eq(log_decode(&l, out, n, &rec, &bytes), 0);
         ck_assert_uint_eq(bytes, n);
         ck_assert_uint_eq(rec.put.txn, 77);
-        ck_assert_mem_eq(&rec.put.entry.id, &e.id, sizeof(e.id));
+        ck_assert_mem_eq(rec.put.entry.id.key, e.id.key, sizeof(e.id.key));
+        ck_assert_uint_eq(rec.put.entry.id.key_len, e.id.key_len);
+        ck_assert_uint_eq(rec.put.entry.id.space, e.id.space);
         ck_assert_uint_eq(rec.put.entry.sum, 9);
         ck_assert_uint_eq(rec.put.entry.object_bytes, 1ULL << 40);
         ck_assert_uint_eq(rec.put.entry.loc.segment, g.n_segments - 1);
