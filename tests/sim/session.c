@@ -16,6 +16,7 @@ void session_begin(struct sim *sim, uint32_t i)
 
     tiering_session_init(sim->tiering, &s->s, i + 1, i + 1, 24);
     s->alive = true;
+    s->stale = TIERING_LEASE_NONE;
 }
 
 void sessions_begin(struct sim *sim)

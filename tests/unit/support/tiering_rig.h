@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One tiering on a simulated disk, and short words for what tests do with it. Everything that can wait is waited for:
+ * the disk steps and the clock goes on until the answer is there.
+ *
+ * Pool 0 is trusted, pool 1 is shared. A piece is 256 KiB, so objects of several pieces are small.
+ */
+#pragma once
+
+#include "tests/unit/support/simdisk.h"
+#include "tiering/tiering.h"
+
+#define RIG_PIECE ((uint32_t)(256 * KIB))
+
+enum rig_space {
+    RIG_CACHE,   /* pool 0 */
+    RIG_SCRATCH, /* pool 0 */
+    RIG_DURABLE, /* pool 0 */
+    RIG_SHARED,  /* pool 1, cache */
+    RIG_SPACES,
+};
+
+struct rig {
+    struct simdisk *disk;
+    struct tiering *t;
+    struct tiering_config config;
+    struct tiering_pool_config pools[2];
+    struct tiering_space_info spaces[RIG_SPACES];
+    struct tiering_session s, other; /* two sessions, of owners 1 and 2 */
+    void *records;
+    uint64_t now_ns;
+    uint64_t device_bytes;
+    uint32_t chunk_kind[64]; /* by region: enum io_chunk_kind + 1; 0: none */
+    uint64_t chunk_session[64];
+    bool failed; /* a store */
+};
+
+struct rig_wait {
+    struct tiering_wait wait;
+    int status; /* 1: not ended */
+};
+
+/* A device of device_bytes (0: none) with segments of 1 MiB, and pools of dram_bytes each. */
+void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes);
+/* Everything in memory is lost; what was not flushed too, if `power`. Opened again. */
+void rig_crash(struct rig *rig, bool power);
+/* Written back, closed in order, opened again. */
+void rig_restart(struct rig *rig);
+void rig_close(struct rig *rig);
+
+struct tiering_id rig_id(const struct rig *rig, enum rig_space space, uint32_t key);
+/* One turn: `io` requests end, time passes, tick. */
+void rig_turn(struct rig *rig, uint32_t io, uint64_t ns);
+/* Until nothing is in flight. */
+void rig_settle(struct rig *rig);
+void rig_wait_init(struct rig_wait *w);
+/* What w ended with, after as many turns as it takes; -ETIMEDOUT if it never ends. */
+int rig_wait(struct rig *rig, struct rig_wait *w);
+uint8_t *rig_memory(struct rig *rig, const struct tiering_grant *grant);
+/* Counts balance, and tiering_check() is content. */
+void rig_check(struct rig *rig);
+struct tiering_pool_stat rig_pool_stat(const struct rig *rig, uint32_t pool);
+
+/* As the calls of tiering, waited for; what is granted is in *ret_grant. */
+int rig_reserve(struct rig *rig, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes,
+                uint32_t size_bytes, struct tiering_grant *ret_grant);
+int rig_commit(struct rig *rig, struct tiering_session *s, uint64_t lease);
+int rig_acquire(struct rig *rig, struct tiering_session *s, const struct tiering_id *id, unsigned flags,
+                struct tiering_grant *ret_grant);
+/* The whole way: a block of one piece, filled with a pattern that `seed` chooses. */
+int rig_put(struct rig *rig, const struct tiering_id *id, uint32_t size_bytes, uint32_t seed);
+/* Reads it, and compares. -EILSEQ: other bytes. */
+int rig_get(struct rig *rig, const struct tiering_id *id, uint32_t seed);
+/* Writes the pattern to a whole piece of a tensor; releases it dirty. */
+int rig_write(struct rig *rig, const struct tiering_id *id, uint32_t seed);
+/* SYNC of these, or with n = 0 of the whole space. */
+int rig_sync(struct rig *rig, enum rig_space space, const struct tiering_id *ids, uint32_t n);
+void rig_fill(uint8_t *bytes, uint32_t size_bytes, uint32_t seed);
+bool rig_is(const uint8_t *bytes, uint32_t size_bytes, uint32_t seed); /* seed 0: zeros */
