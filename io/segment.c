@@ -93,11 +93,21 @@ static void list_remove(struct segment_table *t, struct segment_list *l, uint32_
     s->prev = s->next = NONE;
 }
 
+/*
+ * What copying the segment would free: only what has died in it. Sectors in which no piece was ever put do not count: as
+ * many would stay empty in the segment that takes the copies, and then the copying would never end.
+ */
+static uint32_t dead_sectors(const struct segment *s)
+{
+    return (uint32_t)s->placed_sectors - s->live_sectors;
+}
+
 static uint8_t bucket_of(const struct segment_table *t, const struct segment *s)
 {
     uint32_t of = s->durability == STORE_CACHE ? MAX(s->placed_sectors, (uint16_t)1) : t->segment_sectors;
+    uint32_t kept = s->durability == STORE_CACHE ? s->live_sectors : t->segment_sectors - dead_sectors(s);
 
-    return (uint8_t)(s->live_sectors * (uint32_t)(SEGMENT_BUCKETS - 1) / of);
+    return (uint8_t)(kept * (uint32_t)(SEGMENT_BUCKETS - 1) / of);
 }
 
 static struct segment_list *place_of(struct segment_table *t, const struct segment *s)
@@ -129,10 +139,10 @@ static void count_by(struct segment_table *t, const struct segment *s, uint32_t 
         p->n_closing += by;
     if (s->state != SEGMENT_SEALED)
         return;
-    p->n_sealed += by;
     if (s->durability == STORE_CACHE)
         p->n_sealed_cache += by;
-    p->live_sectors += by == 1 ? s->live_sectors : -(uint64_t)s->live_sectors;
+    else
+        p->dead_sectors += by == 1 ? dead_sectors(s) : -(uint64_t)dead_sectors(s);
 }
 
 void segment_set_state(struct segment_table *t, uint32_t segment, enum segment_state state)
@@ -156,7 +166,8 @@ static void live_change(struct segment_table *t, uint32_t segment, uint32_t live
         return;
     }
     struct segment_pool *p = &t->pools[s->pool];
-    p->live_sectors += (uint64_t)live_sectors - s->live_sectors;
+    if (s->durability != STORE_CACHE)
+        p->dead_sectors += (uint64_t)s->live_sectors - live_sectors;
     s->live_sectors = (uint16_t)live_sectors;
     uint8_t bucket = bucket_of(t, s);
     if (bucket == s->bucket)
@@ -198,7 +209,7 @@ static uint32_t bucket_victim(const struct segment_pool *p, int kind, uint32_t *
 /* Copying live pieces together frees something only if a whole segment's worth of them is dead. */
 static bool is_worth_copying(const struct segment_table *t, const struct segment_pool *p)
 {
-    return (uint64_t)p->n_sealed * t->segment_sectors >= p->live_sectors + t->segment_sectors;
+    return p->dead_sectors >= t->segment_sectors;
 }
 
 static uint32_t pool_victim(const struct segment_table *t, const struct segment_pool *p, uint32_t *ret_bucket)
@@ -295,7 +306,8 @@ int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint
     s->pool = (uint16_t)pool;
     s->durability = durability;
     s->live_sectors = (uint16_t)(s->live_sectors + sectors);
-    s->placed_sectors = s->live_sectors;
+    /* Nobody knows what else was put there: what is not live may have died. */
+    s->placed_sectors = durability == STORE_CACHE ? s->live_sectors : (uint16_t)t->segment_sectors;
     s->bucket = bucket_of(t, s);
     s->sums_loaded = 0;
     count_by(t, s, 1);

@@ -48,6 +48,7 @@ void rig_crash(struct rig *rig, bool power);
 void rig_restart(struct rig *rig);
 void rig_close(struct rig *rig);
 
+/* Spaces may get other numbers after a restart: ask again then. */
 struct tiering_id rig_id(const struct rig *rig, enum rig_space space, uint32_t key);
 /* One turn: `io` requests end, time passes, tick. */
 void rig_turn(struct rig *rig, uint32_t io, uint64_t ns);

@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tiering on a device: spill and reload, SYNC, crashes, damage, full devices, the emptying of segments. */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/support/tiering_rig.h"
+
+static struct rig rig;
+
+static struct tiering_id key(enum rig_space space, uint32_t n)
+{
+    return rig_id(&rig, space, n);
+}
+
+static void evict(const struct tiering_id *id)
+{
+    for (int twice = 0; twice < 2; twice++) { /* written first, then dropped from memory */
+        ck_assert_int_eq(tiering_advise(rig.t, id, TIERING_NOT_AGAIN, 0, rig.now_ns), 0);
+        rig_settle(&rig);
+    }
+}
+
+static bool is_in_memory(const struct tiering_id *id)
+{
+    struct tiering_found found;
+
+    ck_assert_int_eq(tiering_lookup(rig.t, id, &found), 0);
+    return found.tier == TIERING_DRAM;
+}
+
+/* --- To the device and back ------------------------------------------------------------------------------------------------ */
+
+START_TEST(what_does_not_fit_comes_back_from_the_device)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    static const enum rig_space spaces[] = {RIG_CACHE, RIG_SCRATCH, RIG_DURABLE, RIG_SHARED};
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < 120; i++) {
+        struct tiering_id id = key(spaces[i % 4], i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, i % 3 ? 100000 : 5000, i + 1), 0);
+    }
+    for (uint32_t i = 0; i < 120; i++) {
+        struct tiering_id id = key(spaces[i % 4], i);
+
+        n += !is_in_memory(&id);
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+    }
+    ck_assert_uint_gt(n, 20);
+    ck_assert_uint_gt(rig_pool_stat(&rig, 0).spills, 20);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).drops, 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_prefetch_brings_it_back)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id id = key(RIG_CACHE, 1);
+    struct tiering_grant g;
+    struct rig_wait w;
+
+    ck_assert_int_eq(rig_put(&rig, &id, 70000, 1), 0);
+    evict(&id);
+    ck_assert(!is_in_memory(&id));
+    ck_assert_int_eq(tiering_acquire(rig.t, &rig.s, &id, 0, 0, TIERING_NO_FETCH, NULL, &g), -EAGAIN);
+    rig_wait_init(&w);
+    ck_assert_int_eq(tiering_prefetch(rig.t, &id, &w.wait, &g), TIERING_WAIT);
+    ck_assert_int_eq(rig_wait(&rig, &w), 0);
+    ck_assert(is_in_memory(&id));
+    ck_assert_int_eq(tiering_prefetch(rig.t, &id, &w.wait, &g), 0);
+    /* Two who wait for the same load; one goes. */
+    evict(&id);
+    struct rig_wait a, b;
+    rig_wait_init(&a);
+    rig_wait_init(&b);
+    ck_assert_int_eq(tiering_acquire(rig.t, &rig.s, &id, 0, 0, 0, &a.wait, &g), TIERING_WAIT);
+    ck_assert_int_eq(tiering_acquire(rig.t, &rig.other, &id, 0, 0, 0, &b.wait, &g), TIERING_WAIT);
+    ck_assert(tiering_wait_cancel(rig.t, &a.wait));
+    ck_assert_int_eq(rig_wait(&rig, &b), 0);
+    ck_assert(b.wait.grant.fetched);
+    ck_assert_uint_eq(b.wait.grant.tier, TIERING_NVME);
+    ck_assert(rig_is(rig_memory(&rig, &b.wait.grant), 70000, 1));
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).loads, 2);
+    rig_close(&rig);
+}
+END_TEST
+
+/* --- Restarts ---------------------------------------------------------------------------------------------------------------- */
+
+START_TEST(a_clean_restart_finds_the_cache)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    for (uint32_t i = 0; i < 20; i++) {
+        struct tiering_id cache = key(RIG_CACHE, i), scratch = key(RIG_SCRATCH, i), durable = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &cache, 70000, i + 1), 0);
+        ck_assert_int_eq(rig_put(&rig, &scratch, 5000, i + 1), 0);
+        ck_assert_int_eq(rig_put(&rig, &durable, 5000, i + 1), 0);
+    }
+    struct tiering_id gone = key(RIG_CACHE, 3), half = key(RIG_CACHE, 100), whole = key(RIG_CACHE, 101);
+    struct tiering_grant g;
+    ck_assert_int_eq(tiering_delete(rig.t, &gone), 0);
+    half.n_parts = 2;
+    ck_assert_int_eq(rig_put(&rig, &half, 5000, 1), 0);
+    whole.n_parts = 2;
+    ck_assert_int_eq(rig_put(&rig, &whole, 5000, 1), 0);
+    whole.part = 1;
+    ck_assert_int_eq(rig_put(&rig, &whole, 5000, 2), 0);
+    ck_assert_int_eq(rig_reserve(&rig, &rig.other, &gone, 4096, 4096, &g), 0);
+    rig_restart(&rig);
+    for (uint32_t i = 0; i < 20; i++) {
+        struct tiering_id cache = key(RIG_CACHE, i), scratch = key(RIG_SCRATCH, i), durable = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &cache, i + 1), i == 3 ? -ENOENT : 0);
+        ck_assert_int_eq(rig_get(&rig, &scratch, i + 1), -ENOENT);
+        ck_assert_int_eq(rig_get(&rig, &durable, i + 1), 0);
+    }
+    half = key(RIG_CACHE, 100);
+    half.n_parts = 2;
+    ck_assert_int_eq(rig_get(&rig, &half, 1), -ENOENT);
+    whole = key(RIG_CACHE, 101);
+    whole.n_parts = 2;
+    ck_assert_int_eq(rig_get(&rig, &whole, 1), 0);
+    whole.part = 1;
+    ck_assert_int_eq(rig_get(&rig, &whole, 2), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(what_was_synced_survives_power_loss)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id ids[10], cache = key(RIG_CACHE, 1);
+
+    for (uint32_t i = 0; i < 10; i++) {
+        ids[i] = key(RIG_DURABLE, i);
+        ck_assert_int_eq(rig_put(&rig, &ids[i], 70000, i + 1), 0);
+    }
+    ck_assert_int_eq(rig_sync(&rig, RIG_CACHE, NULL, 0), -EINVAL);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, &cache, 1), -ENOENT);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, ids, 10), 0);
+    ck_assert_int_eq(tiering_delete(rig.t, &ids[9]), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    for (int crash = 0; crash < 3; crash++) {
+        rig_crash(&rig, true);
+        for (uint32_t i = 0; i < 10; i++) {
+            ids[i] = key(RIG_DURABLE, i);
+            ck_assert_int_eq(rig_get(&rig, &ids[i], i + 1), i == 9 ? -ENOENT : 0);
+        }
+    }
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(unsynced_tensors_are_what_they_were)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id id = key(RIG_DURABLE, 1);
+
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 2 * RIG_PIECE), 0);
+    ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(rig_write(&rig, &id, 2), 0);
+    id.piece = 1;
+    ck_assert_int_eq(rig_write(&rig, &id, 3), 0);
+    /* Only a SYNC may write it: no pressure moves it. */
+    for (uint32_t i = 0; i < 60; i++) {
+        struct tiering_id other = key(RIG_CACHE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &other, 100000, 1), 0);
+    }
+    ck_assert(is_in_memory(&id));
+    rig_crash(&rig, true);
+    id = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &id, 1), 0);
+    id.piece = 1;
+    ck_assert_int_eq(rig_get(&rig, &id, 0), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+static int sync_status;
+
+static void sync_done(struct tiering_sync *sync, int status)
+{
+    (void)sync;
+    sync_status = status;
+}
+
+static void sync_begin(struct tiering_sync *sync)
+{
+    *sync = (struct tiering_sync){.done = sync_done};
+    sync_status = 1;
+    tiering_sync_begin(rig.t, sync, rig.spaces[RIG_DURABLE].index);
+    ck_assert_int_eq(tiering_sync_add_space(rig.t, sync), 0);
+    tiering_sync_run(rig.t, sync);
+}
+
+/* A SYNC of several tensors, with the power lost after any number of steps: all old or all new; new once it is said. */
+START_TEST(a_sync_is_all_or_nothing)
+{
+    uint32_t n_new = 0, n_old = 0;
+
+    for (uint32_t steps = 0; steps < 90; steps++) {
+        rig_open(&rig, 4 * MIB, 64 * MIB);
+        struct tiering_sync sync;
+        struct tiering_id ids[4];
+        uint32_t news = 0;
+
+        for (uint32_t i = 0; i < steps; i++)
+            (void)simdisk_random(rig.disk); /* requests end in another order each time */
+        for (uint32_t i = 0; i < 4; i++) {
+            ids[i] = key(RIG_DURABLE, i);
+            ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &ids[i], i % 2 ? 4096 : 100000), 0);
+            ck_assert_int_eq(rig_write(&rig, &ids[i], 10 + i), 0);
+        }
+        ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+        for (uint32_t i = 0; i < 4; i++)
+            ck_assert_int_eq(rig_write(&rig, &ids[i], 20 + i), 0);
+        sync_begin(&sync);
+        for (uint32_t i = 0; i < steps / 2; i++)
+            rig_turn(&rig, 1, 1000000);
+        bool acknowledged = sync_status == 0;
+        rig_crash(&rig, true);
+        for (uint32_t i = 0; i < 4; i++) {
+            ids[i] = key(RIG_DURABLE, i);
+            int r = rig_get(&rig, &ids[i], 20 + i);
+
+            news += r == 0;
+            if (r < 0)
+                ck_assert_int_eq(rig_get(&rig, &ids[i], 10 + i), 0);
+        }
+        ck_assert_msg(news == 0 || news == 4, "%u of 4 tensors are new after %u turns", news, steps / 2);
+        ck_assert(!acknowledged || news == 4);
+        n_new += news == 4 && !acknowledged;
+        n_old += news == 0;
+        rig_close(&rig);
+    }
+    ck_assert_uint_gt(n_old, 10);
+    ck_assert_uint_gt(n_new, 0);
+}
+END_TEST
+
+/* The same for tensors that were never durable before, while a checkpoint writes down what is. */
+START_TEST(a_sync_beside_a_checkpoint)
+{
+    uint32_t beside = 0;
+
+    rig_open(&rig, 16 * MIB, 64 * MIB);
+    for (uint32_t round = 0; round < 80; round++) {
+        struct tiering_id ids[6], block = key(RIG_DURABLE, 5000);
+        struct tiering_sync sync;
+        struct store_stat before, after;
+        uint32_t there = 0;
+
+        /* A checkpoint begins when a quarter of the log is used, and this log has the least size: 1 MiB. */
+        do {
+            (void)tiering_delete(rig.t, &block);
+            ck_assert_int_eq(rig_put(&rig, &block, 4096, 1), 0);
+            ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+            tiering_store_stat(rig.t, 0, &before);
+        } while (before.log_used_bytes < (62 - round % 4) * SECTOR_BYTES);
+        for (uint32_t i = 0; i < 6; i++) {
+            ids[i] = key(RIG_DURABLE, round * 6 + i);
+            ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &ids[i], 4096 + i * 50000), 0);
+            ck_assert_int_eq(rig_write(&rig, &ids[i], 10 + i), 0);
+        }
+        tiering_store_stat(rig.t, 0, &before);
+        sync_begin(&sync);
+        for (uint32_t i = 0; i < round % 20; i++)
+            rig_turn(&rig, 1, UINT64_C(1100000000)); /* the log is written at each turn */
+        tiering_store_stat(rig.t, 0, &after);
+        beside += after.checkpoints > before.checkpoints;
+        rig_crash(&rig, false);
+        for (uint32_t i = 0; i < 6; i++) {
+            ids[i] = key(RIG_DURABLE, round * 6 + i);
+            there += rig_get(&rig, &ids[i], 10 + i) == 0;
+        }
+        ck_assert_msg(there == 0 || there == 6, "round %u: %u of 6 tensors are there", round, there);
+        for (uint32_t i = 0; i < 6; i++)
+            (void)tiering_delete(rig.t, &ids[i]);
+    }
+    ck_assert_uint_gt(beside, 0);
+    rig_close(&rig);
+}
+END_TEST
+
+/* While a SYNC runs: a writer comes, the tensor is deleted, a second SYNC wants the same pieces. */
+START_TEST(a_sync_and_others)
+{
+    for (uint32_t turns = 0; turns < 30; turns++) {
+        rig_open(&rig, 4 * MIB, 64 * MIB);
+        struct tiering_id a = key(RIG_DURABLE, 1), b = key(RIG_DURABLE, 2);
+        struct tiering_sync first;
+        struct tiering_grant g;
+
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &a, 100000), 0);
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &b, 4096), 0);
+        ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+        ck_assert_int_eq(rig_write(&rig, &b, 1), 0);
+        sync_begin(&first);
+        for (uint32_t i = 0; i < turns; i++)
+            rig_turn(&rig, 1, 100000);
+        int r = rig_acquire(&rig, &rig.s, &a, TIERING_WRITE, &g);
+        ck_assert_int_eq(r, 0);
+        ck_assert(rig_is(rig_memory(&rig, &g), 100000, 1));
+        rig_fill(rig_memory(&rig, &g), 100000, 2);
+        ck_assert_int_eq(tiering_delete(rig.t, &b), 0);
+        while (sync_status == 1)
+            rig_turn(&rig, 1, 100000);
+        ck_assert(sync_status == 0 || sync_status == -EBUSY);
+        bool synced = sync_status == 0;
+        ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), -EBUSY); /* the writer has not ended */
+        ck_assert_int_eq(tiering_release(rig.t, &rig.s, g.lease, TIERING_DIRTY), 0);
+        rig_check(&rig);
+        if (turns % 2) {
+            ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+            rig_crash(&rig, true);
+            a = key(RIG_DURABLE, 1);
+            b = key(RIG_DURABLE, 2);
+            ck_assert_int_eq(rig_get(&rig, &a, 2), 0);
+            ck_assert_int_eq(rig_get(&rig, &b, 1), -ENOENT);
+        } else {
+            rig_crash(&rig, true);
+            a = key(RIG_DURABLE, 1);
+            ck_assert_int_eq(rig_get(&rig, &a, 1), synced ? 0 : -ENOENT);
+        }
+        rig_close(&rig);
+    }
+}
+END_TEST
+
+START_TEST(a_second_sync_waits_for_the_first)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id a = key(RIG_DURABLE, 1);
+    struct tiering_sync first;
+
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &a, 100000), 0);
+    ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+    sync_begin(&first);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, &a, 1), 0);
+    rig_crash(&rig, true);
+    a = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &a, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_torn_tensor_is_not_synced)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id a = key(RIG_DURABLE, 1);
+    struct tiering_grant g, reader;
+
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &a, 8192), 0);
+    ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &a, 0, &reader), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.other, &a, TIERING_WRITE, &g), 0);
+    ck_assert_int_eq(tiering_release(rig.t, &rig.other, g.lease, TIERING_DISCARD), 0);
+    ck_assert_int_eq(rig_get(&rig, &a, 1), -EBADMSG);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, &a, 1), -EBADMSG);
+    rig_crash(&rig, true);
+    a = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &a, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+/* --- Damage ------------------------------------------------------------------------------------------------------------------ */
+
+/* Where these bytes lie on the device. */
+static uint64_t find(uint32_t seed)
+{
+    const uint8_t *device = simdisk_bytes(rig.disk, 0);
+    uint8_t want[SECTOR_BYTES];
+
+    rig_fill(want, sizeof(want), seed);
+    for (uint64_t at = 0; at < rig.device_bytes; at += SECTOR_BYTES) {
+        if (memcmp(device + at, want, sizeof(want)) == 0)
+            return at;
+    }
+    ck_abort_msg("it is not on the device");
+}
+
+START_TEST(a_flipped_bit)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id cache = key(RIG_CACHE, 1), durable = key(RIG_DURABLE, 2), tensor = key(RIG_DURABLE, 3);
+    struct tiering_found found;
+
+    ck_assert_int_eq(rig_put(&rig, &cache, 100000, 1), 0);
+    ck_assert_int_eq(rig_put(&rig, &durable, 8192, 2), 0);
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &tensor, 100000), 0);
+    ck_assert_int_eq(rig_write(&rig, &tensor, 3), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    evict(&cache);
+    evict(&durable);
+    evict(&tensor);
+    for (uint32_t seed = 1; seed <= 3; seed++)
+        simdisk_flip(rig.disk, 0, find(seed) + 4000, 3);
+    ck_assert_int_eq(rig_get(&rig, &cache, 1), -EBADMSG);
+    ck_assert_int_eq(tiering_lookup(rig.t, &cache, &found), -ENOENT);
+    for (int again = 0; again < 2; again++) {
+        ck_assert_int_eq(rig_get(&rig, &durable, 2), -EBADMSG);
+        ck_assert_int_eq(rig_get(&rig, &tensor, 3), -EBADMSG);
+    }
+    rig_restart(&rig);
+    durable = key(RIG_DURABLE, 2);
+    ck_assert_int_eq(rig_get(&rig, &durable, 2), -EBADMSG);
+    ck_assert_int_eq(tiering_delete(rig.t, &durable), 0);
+    ck_assert_int_eq(rig_put(&rig, &durable, 8192, 4), 0);
+    ck_assert_int_eq(rig_get(&rig, &durable, 4), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_read_that_fails)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id id = key(RIG_CACHE, 1);
+
+    ck_assert_int_eq(rig_put(&rig, &id, 100000, 1), 0);
+    evict(&id);
+    simdisk_fail_next(rig.disk, IO_BLK_READ, -EIO);
+    ck_assert_int_eq(rig_get(&rig, &id, 1), -EIO);
+    simdisk_short_next(rig.disk, IO_BLK_READ);
+    ck_assert_int_eq(rig_get(&rig, &id, 1), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_flush_that_fails)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id id = key(RIG_DURABLE, 1), cache = key(RIG_CACHE, 2);
+
+    ck_assert_int_eq(rig_put(&rig, &id, 8192, 1), 0);
+    simdisk_fail_next(rig.disk, IO_BLK_FLUSH, -EIO);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), -EIO);
+    ck_assert(rig.failed);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), -EIO); /* never trusted again */
+    ck_assert_int_eq(rig_get(&rig, &id, 1), 0);
+    ck_assert_int_eq(rig_put(&rig, &cache, 8192, 2), 0);
+    ck_assert_int_eq(rig_get(&rig, &cache, 2), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+/* --- Full ---------------------------------------------------------------------------------------------------------------------- */
+
+START_TEST(a_full_device)
+{
+    rig_open(&rig, 4 * MIB, 16 * MIB);
+    uint32_t n = 0, kept = 0;
+    int r = 0;
+
+    /* What may not be dropped fills memory and device; then there is an end of it. */
+    for (; n < 200 && r == 0; n++) {
+        struct tiering_id id = key(RIG_SCRATCH, n);
+        struct tiering_grant g;
+
+        r = rig_reserve(&rig, &rig.s, &id, 200000, 200000, &g);
+        if (r < 0)
+            break;
+        rig_fill(rig_memory(&rig, &g), 200000, n + 1);
+        ck_assert_int_eq(rig_commit(&rig, &rig.s, g.lease), 0);
+    }
+    ck_assert_int_eq(r, -ETIMEDOUT); /* it waits: the caller's deadline says for how long */
+    ck_assert_uint_gt(n, 40);
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = key(RIG_SCRATCH, i);
+
+        kept += rig_get(&rig, &id, i + 1) != -EILSEQ;
+    }
+    ck_assert_uint_eq(kept, n);
+    rig_check(&rig);
+    tiering_owner_end(rig.t, 1);
+    struct tiering_id id = key(RIG_SCRATCH, 1000);
+    ck_assert_int_eq(rig_put(&rig, &id, 200000, 7), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+/* Cache comes and goes around what is durable; segments are emptied, and what is durable moves. */
+START_TEST(durable_pieces_move)
+{
+    rig_open(&rig, 4 * MIB, 24 * MIB);
+    struct store_stat before, after;
+    struct tiering_id tensor = key(RIG_DURABLE, 99);
+
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &tensor, 50000), 0);
+    ck_assert_int_eq(rig_write(&rig, &tensor, 1), 0);
+    for (uint32_t i = 0; i < 30; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 200000, i + 1), 0);
+    }
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(rig_write(&rig, &tensor, 2), 0); /* its old copy must move too */
+    tiering_store_stat(rig.t, 0, &before);
+    for (uint32_t i = 0; i < 30; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        if (i % 3)
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    for (uint32_t i = 0; i < 300; i++) {
+        struct tiering_id id = key(RIG_CACHE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 150000, i + 1), 0);
+    }
+    rig_settle(&rig);
+    tiering_store_stat(rig.t, 0, &after);
+    ck_assert_uint_gt(after.reclaimed_segments, before.reclaimed_segments + 10);
+    rig_crash(&rig, true);
+    for (uint32_t i = 0; i < 30; i += 3) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+    }
+    tensor = key(RIG_DURABLE, 99);
+    ck_assert_int_eq(rig_get(&rig, &tensor, 1), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("tiering_durable");
+    TCase *tc = tcase_create("all");
+    SRunner *runner = srunner_create(suite);
+
+    tcase_set_timeout(tc, 100);
+    tcase_add_test(tc, what_does_not_fit_comes_back_from_the_device);
+    tcase_add_test(tc, a_prefetch_brings_it_back);
+    tcase_add_test(tc, a_clean_restart_finds_the_cache);
+    tcase_add_test(tc, what_was_synced_survives_power_loss);
+    tcase_add_test(tc, unsynced_tensors_are_what_they_were);
+    tcase_add_test(tc, a_sync_is_all_or_nothing);
+    tcase_add_test(tc, a_sync_beside_a_checkpoint);
+    tcase_add_test(tc, a_sync_and_others);
+    tcase_add_test(tc, a_second_sync_waits_for_the_first);
+    tcase_add_test(tc, a_torn_tensor_is_not_synced);
+    tcase_add_test(tc, a_flipped_bit);
+    tcase_add_test(tc, a_read_that_fails);
+    tcase_add_test(tc, a_flush_that_fails);
+    tcase_add_test(tc, a_full_device);
+    tcase_add_test(tc, durable_pieces_move);
+    suite_add_tcase(suite, tc);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
