@@ -31,7 +31,9 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structs are written as
 #define FORMAT_HEADER_B_SECTOR 8
 #define FORMAT_HEADER_SECTORS 16
 #define FORMAT_LOG_BYTES_MIN MIB
-#define FORMAT_LOG_PART 128 /* the log takes 1/128 of its partition */
+/* Sizing a log: live entries may take a fifth of it, and a PUT with the longest key is the largest of them. */
+#define FORMAT_LOG_BYTES_PER_OBJECT (5 * (72 + KEY_BYTES_MAX))
+#define FORMAT_OBJECT_BYTES_DEFAULT (64 * KIB)
 #define FORMAT_SEGMENTS_MIN 8
 
 /* One slot of granule checksums for each 32 KiB of a segment: a segment's sums never need more than one sector. */
@@ -50,7 +52,8 @@ struct format_super {
     uint16_t partitions;
     uint16_t zero0;
     uint8_t label[NAME_BYTES_MAX + 1]; /* NUL-terminated, zero-padded */
-    uint8_t zero1[SECTOR_BYTES - 152];
+    uint64_t log_bytes;                /* of each partition's log */
+    uint8_t zero1[SECTOR_BYTES - 160];
     uint64_t checksum; /* of all before it, seed 0 */
 };
 static_assert(sizeof(struct format_super) == SECTOR_BYTES, "");
@@ -66,7 +69,8 @@ static_assert(offsetof(struct format_super, segment_bytes) == 72, "");
 static_assert(offsetof(struct format_super, partitions) == 76, "");
 static_assert(offsetof(struct format_super, zero0) == 78, "");
 static_assert(offsetof(struct format_super, label) == 80, "");
-static_assert(offsetof(struct format_super, zero1) == 144, "");
+static_assert(offsetof(struct format_super, log_bytes) == 144, "");
+static_assert(offsetof(struct format_super, zero1) == 152, "");
 static_assert(offsetof(struct format_super, checksum) == SECTOR_BYTES - 8, "");
 
 /* Two of them in turn: the one with the larger `sequence` that is whole is the one that counts. */
@@ -172,7 +176,7 @@ struct format_put {
     uint8_t zero[3];
     /* key */
 };
-static_assert(sizeof(struct format_put) == 72, "");
+static_assert(sizeof(struct format_put) == 72, "FORMAT_LOG_BYTES_PER_OBJECT");
 static_assert(offsetof(struct format_put, group) == 4, "");
 static_assert(offsetof(struct format_put, space) == 8, "");
 static_assert(offsetof(struct format_put, generation) == 16, "");
@@ -194,7 +198,7 @@ struct format_delete {
     struct format_entry head;
     uint32_t group;
     uint64_t space;
-    uint64_t generation; /* deletes this generation and older ones */
+    uint64_t generation; /* of the piece that was dropped; another that has taken its place is not meant */
     uint32_t piece;
     uint16_t part;
     uint16_t zero;

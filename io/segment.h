@@ -64,8 +64,8 @@ struct segment_pool {
     uint32_t n_reclaiming; /* of these EVACUATING, EMPTY or FREEING */
     uint32_t n_evacuating;
     uint32_t n_closing;
-    uint64_t dead_sectors; /* in SEALED segments that are not of `cache`: what copying could free */
-    uint32_t n_sealed_cache;                        /* SEALED, of durability STORE_CACHE */
+    uint64_t dead_sectors;   /* in SEALED segments that are not of `cache`: what copying could free */
+    uint32_t n_sealed_cache; /* SEALED, of durability STORE_CACHE */
     struct segment_list bucket[2][SEGMENT_BUCKETS]; /* [0] cache, [1] the others */
 };
 

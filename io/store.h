@@ -261,6 +261,7 @@ struct store_format {
     uint64_t device_bytes;  /* rounded down to whole segments */
     uint32_t segment_bytes; /* power of two, SEGMENT_BYTES_MIN to SEGMENT_BYTES_MAX */
     uint16_t partitions;
+    uint64_t log_bytes; /* of each partition's log, a multiple of 64 KiB; 0: store_log_bytes() of the default size */
     uint64_t uuid[2];   /* random, by the caller: this code makes no system calls */
     uint64_t created_s; /* seconds since 1970 */
     char label[NAME_BYTES_MAX + 1];
@@ -273,6 +274,8 @@ struct store_identity {
     uint32_t clean; /* partitions that were closed cleanly */
 };
 
+/* The log that each partition needs so that objects of this mean size fill it before their entries fill the log; 0: 64 KiB. */
+uint64_t store_log_bytes(const struct store_format *format, uint64_t object_bytes);
 /* Writes superblocks and empty logs (not the segments: the caller fills a file). Blocking, through blk_now. */
 must_check int store_format_write(struct io_backend *be, uint16_t dev, const struct store_format *format);
 /* Errors as store_open(). */

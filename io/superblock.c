@@ -16,6 +16,23 @@
 #include "include/base/cleanup.h"
 #include "io/checksum.h"
 
+static uint64_t stride_of(const struct store_format *format)
+{
+    uint64_t end = format->device_bytes / format->segment_bytes * format->segment_bytes;
+
+    if (end < FORMAT_FIRST_BYTES + format->segment_bytes)
+        return 0;
+    return (end - SECTOR_BYTES - FORMAT_FIRST_BYTES) / format->partitions / FORMAT_PARTITION_ALIGN_BYTES *
+           FORMAT_PARTITION_ALIGN_BYTES;
+}
+
+uint64_t store_log_bytes(const struct store_format *format, uint64_t object_bytes)
+{
+    uint64_t objects = stride_of(format) / (object_bytes ? object_bytes : FORMAT_OBJECT_BYTES_DEFAULT);
+
+    return round_up(MAX(objects * FORMAT_LOG_BYTES_PER_OBJECT, FORMAT_LOG_BYTES_MIN), FORMAT_PARTITION_ALIGN_BYTES);
+}
+
 int geometry_of(const struct store_format *format, uint32_t partition, struct geometry *ret_geometry)
 {
     uint32_t seg = format->segment_bytes;
@@ -23,17 +40,14 @@ int geometry_of(const struct store_format *format, uint32_t partition, struct ge
     if (!is_pow2(seg) || seg < SEGMENT_BYTES_MIN || seg > SEGMENT_BYTES_MAX || format->partitions == 0 ||
         format->partitions > PARTITIONS_MAX || partition >= format->partitions)
         return -EINVAL;
-    uint64_t end = format->device_bytes / seg * seg;
-    if (end < FORMAT_FIRST_BYTES + seg)
-        return -EINVAL;
-
-    uint64_t stride = (end - SECTOR_BYTES - FORMAT_FIRST_BYTES) / format->partitions / FORMAT_PARTITION_ALIGN_BYTES *
-                      FORMAT_PARTITION_ALIGN_BYTES;
+    uint64_t stride = stride_of(format);
     uint64_t base = FORMAT_FIRST_BYTES + partition * stride;
-    uint64_t log_bytes = round_up(MAX(stride / FORMAT_LOG_PART, FORMAT_LOG_BYTES_MIN), FORMAT_PARTITION_ALIGN_BYTES);
-    uint64_t head = FORMAT_HEADER_SECTORS * SECTOR_BYTES + log_bytes + FORMAT_PARTITION_ALIGN_BYTES;
-    if (stride <= head)
+    uint64_t log_bytes = format->log_bytes ? format->log_bytes : store_log_bytes(format, 0);
+    uint64_t around = FORMAT_HEADER_SECTORS * SECTOR_BYTES + FORMAT_PARTITION_ALIGN_BYTES;
+    if (log_bytes < FORMAT_LOG_BYTES_MIN || log_bytes % FORMAT_PARTITION_ALIGN_BYTES != 0 || stride <= around ||
+        log_bytes >= stride - around)
         return -EINVAL;
+    uint64_t head = around + log_bytes;
     uint64_t n = (stride - head) / (seg + SECTOR_BYTES);
     if (n < FORMAT_SEGMENTS_MIN || n >= STORE_SEGMENT_NONE)
         return -EINVAL;
@@ -68,6 +82,7 @@ static void super_from_format(const struct store_format *format, struct format_s
         .created_s = format->created_s,
         .segment_bytes = format->segment_bytes,
         .partitions = format->partitions,
+        .log_bytes = format->log_bytes ? format->log_bytes : store_log_bytes(format, 0),
     };
     memcpy(ret->label, format->label, strnlen(format->label, NAME_BYTES_MAX));
     ret->checksum = checksum_bytes(ret, offsetof(struct format_super, checksum), 0);
@@ -79,6 +94,7 @@ static void super_to_format(const struct format_super *s, struct store_format *r
         .device_bytes = s->device_bytes,
         .segment_bytes = s->segment_bytes,
         .partitions = s->partitions,
+        .log_bytes = s->log_bytes,
         .uuid = {s->uuid[0], s->uuid[1]},
         .created_s = s->created_s,
     };

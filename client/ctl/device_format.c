@@ -32,6 +32,7 @@ struct format_options {
     const char *path, *label;
     uint64_t capacity_bytes; /* 0: of what is there */
     uint64_t segment_bytes;
+    uint64_t object_bytes; /* 0: the default */
     uint32_t partitions;
     bool force;
 };
@@ -44,11 +45,12 @@ struct progress {
 
 /* ── options ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-enum { OPT_CAPACITY = 256, OPT_SEGMENT, OPT_PARTITIONS, OPT_LABEL, OPT_FORCE };
+enum { OPT_CAPACITY = 256, OPT_SEGMENT, OPT_OBJECT, OPT_PARTITIONS, OPT_LABEL, OPT_FORCE };
 
 static const struct argp_option rows[] = {
     {"capacity", OPT_CAPACITY, "SIZE", 0, "of the file to create, or to grow to", 0},
     {"segment", OPT_SEGMENT, "SIZE", 0, "unit of writing and reclaim, 1 to 16 MiB (4 MiB)", 0},
+    {"object-size", OPT_OBJECT, "SIZE", 0, "mean size of what it will hold, for which the log is made (64 KiB)", 0},
     {"partitions", OPT_PARTITIONS, "N", 0, "parts, one for each engine of the daemon (one a NUMA node with CPUs)", 0},
     {"label", OPT_LABEL, "TEXT", 0, "to tell devices apart", 0},
     {"force", OPT_FORCE, NULL, 0, "even if there is something on it: its contents are lost", 0},
@@ -79,6 +81,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         o->segment_bytes = parse_size(arg, state);
         if (!is_pow2(o->segment_bytes) || o->segment_bytes < SEGMENT_BYTES_MIN || o->segment_bytes > SEGMENT_BYTES_MAX)
             argp_error(state, "a segment has 1, 2, 4, 8 or 16 MiB");
+        return 0;
+    case OPT_OBJECT:
+        o->object_bytes = parse_size(arg, state);
+        if (o->object_bytes < SECTOR_BYTES || o->object_bytes > PIECE_BYTES_MAX)
+            argp_error(state, "objects have 4 KiB to 8 MiB; larger ones are kept in pieces");
         return 0;
     case OPT_PARTITIONS:
         o->partitions = (uint32_t)strtoul(arg, &end, 10);
@@ -244,6 +251,7 @@ static int write_format(const struct format_options *o, const struct device *dev
     };
     struct device_backend be;
 
+    format.log_bytes = store_log_bytes(&format, o->object_bytes);
     if (o->label)
         snprintf(format.label, sizeof(format.label), "%s", o->label);
     if (getrandom(format.uuid, sizeof(format.uuid), 0) != sizeof(format.uuid))
@@ -269,16 +277,19 @@ static int print_json(const char *path, const struct store_format *format)
     json_object_object_add(o, "uuid", json_object_new_string(uuid));
     json_object_object_add(o, "size_bytes", json_object_new_uint64(format->device_bytes));
     json_object_object_add(o, "segment_bytes", json_object_new_uint64(format->segment_bytes));
+    json_object_object_add(o, "log_bytes", json_object_new_uint64(format->log_bytes));
     json_object_object_add(o, "partitions", json_object_new_uint64(format->partitions));
     return ctl_print_json(o);
 }
 
 static int print_text(const char *path, const struct store_format *format)
 {
-    char size[UNITS_TEXT_BYTES], segment[UNITS_TEXT_BYTES];
+    char size[UNITS_TEXT_BYTES], segment[UNITS_TEXT_BYTES], log[UNITS_TEXT_BYTES];
 
-    printf("%s: formatted, %s in %u partition%s, segments of %s\n", path, size_print(format->device_bytes, size),
-           format->partitions, format->partitions == 1 ? "" : "s", size_print(format->segment_bytes, segment));
+    printf("%s: formatted, %s in %u partition%s, segments of %s, %s of log%s\n", path,
+           size_print(format->device_bytes, size), format->partitions, format->partitions == 1 ? "" : "s",
+           size_print(format->segment_bytes, segment), size_print(format->log_bytes, log),
+           format->partitions == 1 ? "" : " each");
     return CTL_OK;
 }
 
@@ -297,7 +308,7 @@ static int format_device(const struct format_options *o, struct device *device, 
     if (r == 0)
         r = write_format(o, device, &format);
     if (r == -EINVAL)
-        return refuse(o->path, "too small for so many partitions and so large segments", CTL_FAILED);
+        return refuse(o->path, "too small for so many partitions, so large segments, and so large a log", CTL_FAILED);
     if (r < 0)
         return refuse(o->path, r == -ECANCELED ? "interrupted" : strerror(-r), CTL_FAILED);
     return json ? print_json(o->path, &format) : print_text(o->path, &format);

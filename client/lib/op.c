@@ -52,6 +52,18 @@ long spw_lookup(spw_space *space, const struct spw_key *keys, size_t n, unsigned
     return r < 0 ? r : (long)call.prefix;
 }
 
+size_t spw_window_length(const struct spw_hit *hits, size_t n, size_t window)
+{
+    size_t best = 0, run = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        run = hits[i].status == 0 ? run + 1 : 0;
+        if (run > 0 && (run >= window || run == i + 1))
+            best = i + 1;
+    }
+    return best;
+}
+
 int spw_reserve(spw_space *space, const struct spw_key *keys, const uint64_t *sizes, size_t n, unsigned flags,
                 uint32_t timeout_ms, struct spw_view *ret_views)
 {

@@ -15,7 +15,9 @@
  *   ADMIN       a JSON request for spillctl; allowed to the daemon's own uid, root and the admin group
  *
  * Rings (one producer, one consumer each; indices are free-running, sizes powers of two)
- *   The client writes SQEs and sq.tail, the daemon cq.tail and CQEs. An SQE names a list of items in the ring's scratch
+ *   The client writes SQEs and sq.tail, the daemon cq.tail and CQEs. The daemon takes an SQE only when the completion ring
+ *   has room for its CQE beside those of all that are in flight: it never overflows, a client that does not take its CQEs
+ *   just stops being served on that ring. CQEs come in any order. An SQE names a list of items in the ring's scratch
  *   memory, and where in it the results go. Items and results belong to the daemon from the submission to the CQE.
  *   Violations (a tail that is further ahead than the ring is long, a reserved bit, an unknown opcode) end the session.
  *   Mistakes in arguments fail the one SQE (an unknown handle, a list outside scratch, arg[] that the operation does not
@@ -465,11 +467,19 @@ enum spw_advice {
 
 /* STAT: of the space's pool. All sizes in bytes. */
 struct spw_stat {
-    uint64_t dram_budget, dram_used, dram_leased, dram_dirty;
+    uint64_t dram_budget, dram_used;
+    uint64_t cxl_budget, cxl_used;
     uint64_t nvme_budget, nvme_used;
-    uint64_t objects, objects_resident;
-    uint64_t hits_dram, hits_nvme, misses;
+    uint64_t gpu_budget, gpu_used; /* 0 until there is a gpu tier */
+    uint64_t leased, dirty;        /* of what is in memory, in DRAM or CXL */
+    uint64_t objects, resident;    /* in all tiers; in memory */
+    uint64_t hits_dram, hits_cxl, hits_nvme, hits_gpu, misses;
     uint64_t bytes_read, bytes_written; /* device I/O of this engine */
-    uint64_t reserved[3];
+    uint64_t reserved[13];
 };
-SPW_ASSERT_SIZE(spw_stat, 128);
+SPW_ASSERT_SIZE(spw_stat, 256);
+SPW_ASSERT_OFFSET(spw_stat, leased, 64);
+SPW_ASSERT_OFFSET(spw_stat, objects, 80);
+SPW_ASSERT_OFFSET(spw_stat, hits_dram, 96);
+SPW_ASSERT_OFFSET(spw_stat, bytes_read, 136);
+SPW_ASSERT_OFFSET(spw_stat, reserved, 152);

@@ -156,6 +156,9 @@ enum {
 
 /* Returns the number of leading keys that are there (the longest prefix), or a negative errno. */
 long spw_lookup(spw_space *space, const struct spw_key *keys, size_t n, unsigned flags, struct spw_hit *ret_hits);
+/* Of a lookup's answer: the largest count m such that the last `window` of the first m keys are there (all m if m is
+ * less). What a model with sliding-window attention can start from; 0 if even the first key is missing. Pure. */
+size_t spw_window_length(const struct spw_hit *hits, size_t n, size_t window);
 
 /* Room for n new blocks. sizes may be NULL if the space has a fixed size. Status: 0: write views[i].data, then commit;
  * -EEXIST: it is there already (a success for most callers); -EINPROGRESS: someone else is writing it; -ENOSPC. */

@@ -221,7 +221,7 @@ START_TEST(test_stat)
     ck_assert_uint_eq(stat->objects, 1);
     ck_assert_uint_eq(stat->dram_budget, 128 << 20);
     ck_assert_uint_ge(stat->dram_used, 1 << 20);
-    ck_assert_uint_eq(stat->dram_leased, 0);
+    ck_assert_uint_eq(stat->leased, 0);
 }
 END_TEST
 

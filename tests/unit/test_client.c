@@ -147,6 +147,24 @@ START_TEST(test_life_of_a_block)
 }
 END_TEST
 
+START_TEST(test_window_of_hits)
+{
+    struct spw_hit hits[10] = {{0}};
+
+    ck_assert_uint_eq(spw_window_length(hits, 0, 3), 0);
+    ck_assert_uint_eq(spw_window_length(hits, 10, 3), 10);
+    hits[4].status = -ENOENT;
+    ck_assert_uint_eq(spw_window_length(hits, 7, 3), 4); /* two behind the gap are too few */
+    ck_assert_uint_eq(spw_window_length(hits, 8, 3), 8);
+    ck_assert_uint_eq(spw_window_length(hits, 10, 6), 4);
+    ck_assert_uint_eq(spw_window_length(hits, 6, 1), 6);
+    hits[0].status = -EINPROGRESS;
+    ck_assert_uint_eq(spw_window_length(hits, 3, 3), 0);
+    ck_assert_uint_eq(spw_window_length(hits, 4, 3), 4);
+    ck_assert_uint_eq(spw_window_length(hits, 1, 1), 0);
+}
+END_TEST
+
 START_TEST(test_small_calls)
 {
     struct spw_key keys[2] = {key_of(1, 0), key_of(2, 0)};
@@ -893,7 +911,7 @@ static Suite *suite(void)
         const TTest *tests[12];
     } cases[] = {
         {"calls",
-         {test_life_of_a_block, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
+         {test_life_of_a_block, test_window_of_hits, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
           test_limits_are_named, test_chunk_epochs}},
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
         {"threads",

@@ -138,12 +138,44 @@ START_TEST(impossible_formats_are_refused)
 }
 END_TEST
 
+START_TEST(the_log_is_made_for_the_objects)
+{
+    struct store_format f = {.device_bytes = DEVICE_BYTES, .segment_bytes = MIB, .partitions = 1};
+    struct store_identity id;
+    uint64_t per_object = FORMAT_LOG_BYTES_PER_OBJECT;
+
+    ck_assert_uint_eq(per_object, 5 * (sizeof(struct format_put) + KEY_BYTES_MAX));
+    ck_assert_uint_eq(store_log_bytes(&f, 0), store_log_bytes(&f, 64 * KIB));
+    f.device_bytes = GIB;
+    ck_assert_uint_ge(store_log_bytes(&f, 4096), (GIB / 4096 - 1024) * per_object);
+    ck_assert_uint_eq(store_log_bytes(&f, 4096) % (64 * KIB), 0);
+    f.device_bytes = DEVICE_BYTES;
+    ck_assert_uint_eq(store_log_bytes(&f, 8 * MIB), MIB); /* never less */
+
+    start(7, DEVICE_BYTES, MIB, 4);
+    ck_assert_int_eq(identify(&id), 0);
+    ck_assert_uint_eq(id.format.log_bytes, store_log_bytes(&f, 0));
+    f.log_bytes = 2 * MIB;
+    ck_assert_int_eq(store_format_write(simdisk_backend(disk), 0, &f), 0);
+    ck_assert_int_eq(identify(&id), 0);
+    ck_assert_uint_eq(id.format.log_bytes, 2 * MIB);
+    f.log_bytes = MIB + SECTOR_BYTES;
+    ck_assert_int_eq(store_format_write(simdisk_backend(disk), 0, &f), -EINVAL);
+    f.log_bytes = MIB / 2;
+    ck_assert_int_eq(store_format_write(simdisk_backend(disk), 0, &f), -EINVAL);
+    f.log_bytes = DEVICE_BYTES;
+    ck_assert_int_eq(store_format_write(simdisk_backend(disk), 0, &f), -EINVAL);
+    end();
+}
+END_TEST
+
 int main(void)
 {
     const struct test_case tests[] = {
         {"format", identify_tells_what_was_formatted}, {"format", foreign_device_is_refused},
         {"format", other_versions_are_refused},        {"format", one_damaged_superblock_is_survived},
         {"format", a_shorter_device_is_refused},       {"format", impossible_formats_are_refused},
+        {"format", the_log_is_made_for_the_objects},
     };
 
     return run_suite("store_format", tests, ARRAY_LEN(tests));
