@@ -186,6 +186,7 @@ struct session_arena {
 struct relocation {
     struct io_buf buf; /* piece_bytes */
     struct store_entry old;
+    struct move *put; /* its second half is under way, or NULL */
     bool busy;
     bool damaged; /* its bytes are not what was put: the new copy says so */
 };
@@ -344,6 +345,8 @@ void move_fail(struct move *m, int status);
 struct move *move_of(struct tiering *t, uint32_t object);
 /* The spill under way (HOT_SPILLING). */
 struct move *move_spill_of(struct tiering *t, uint32_t object);
+/* The piece is deleted: what is on its way to a device must not come back after a crash, so it is not logged. */
+void move_put_cancel(struct tiering *t, uint32_t object);
 void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait);
 
 /* --- range.c --- */

@@ -198,16 +198,13 @@ static void move_spill_end(struct move *m, int status)
     hot_at(t, object)->flags &= (uint16_t)~HOT_SPILLING;
     p->spilling--;
     if (status == 0) {
+        assert(r->state == RECORD_COMMITTED); /* else the put was cancelled */
         p->stat.spills++;
         p->stat.spill_bytes += r->size_bytes;
-        if (r->state == RECORD_COMMITTED) {
-            object_drop_dev(t, object, true); /* it is moving to another segment */
-            object_set_dev(t, object, m->store, &m->put.entry);
-        } else {
-            store_drop(t->stores[m->store].store, &m->put.entry);
-        }
+        object_drop_dev(t, object, true); /* it is moving to another segment */
+        object_set_dev(t, object, m->store, &m->put.entry);
     }
-    sync_spilled(m, status);
+    sync_spilled(m, status == -ECANCELED ? 0 : status); /* what is deleted needs no writing */
     move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
     move_free(m);
     object_unpin(t, object);
@@ -230,6 +227,14 @@ struct move *move_spill_of(struct tiering *t, uint32_t object)
     }
     assert(!"HOT_SPILLING says that there is one");
     return NULL;
+}
+
+void move_put_cancel(struct tiering *t, uint32_t object)
+{
+    if (hot_at(t, object)->flags & HOT_SPILLING)
+        move_spill_of(t, object)->put.cancel = 1;
+    if ((hot_at(t, object)->flags & HOT_RELOCATING) && t->relocation.put)
+        t->relocation.put->put.cancel = 1;
 }
 
 int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,

@@ -484,6 +484,7 @@ void object_kill(struct tiering *t, uint32_t object)
     record_unindex(&t->records, object);
     if (hot_at(t, object)->flags & HOT_UNCOMMITTED)
         hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED; /* its SYNC will find it deleted */
+    move_put_cancel(t, object);
     shadow_drop(t, object);
     object_drop_dev(t, object, true);
     t->spaces[r->space].n_objects--;

@@ -34,7 +34,9 @@ static void relocate_end(struct move *m, int status)
     struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
 
     hot_at(t, object)->flags &= (uint16_t)~HOT_RELOCATING;
-    if (status < 0) {
+    if (status == -ECANCELED) {
+        assert(r->state != RECORD_COMMITTED); /* deleted, and the old copy with it */
+    } else if (status < 0) {
         t->stores[m->store].evacuate_ns = t->now_ns + RETRY_NS;
     } else if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV) && r->dev_store == m->store &&
                r->generation == old->generation) {
@@ -47,6 +49,7 @@ static void relocate_end(struct move *m, int status)
         store_drop(store, &m->put.entry); /* the old one is gone: so is this */
     }
     t->relocation.busy = false;
+    t->relocation.put = NULL;
     move_free(m);
     object_unpin(t, object);
 }
@@ -63,7 +66,9 @@ static void relocate_got(struct store_get *get, int status)
     const struct store_entry *old = &t->relocation.old;
     bool damaged = status == -EBADMSG;
 
-    if (status < 0 && !damaged) {
+    if (record_at(&t->records, m->object)->state != RECORD_COMMITTED)
+        status = -ECANCELED;
+    if (status < 0 && status != -EBADMSG) {
         relocate_end(m, status);
         return;
     }
@@ -82,6 +87,8 @@ static void relocate_got(struct store_get *get, int status)
     status = store_put(t->stores[m->store].store, &m->put);
     if (status < 0)
         relocate_end(m, status);
+    else
+        t->relocation.put = m;
 }
 
 /* False: the buffer, or all moves, are in use. */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/format.h"
+#include "io/log.h"
 #include "tests/unit/support/tiering_rig.h"
 
 static struct rig rig;
@@ -374,6 +376,63 @@ START_TEST(a_torn_tensor_is_not_synced)
 }
 END_TEST
 
+/* --- Deleted while it is being written --------------------------------------------------------------------------------------- */
+
+/* How many deletions fill the log's first block so that one put still fits behind them, and no deletion behind that. */
+static uint32_t deletions_before_a_put(void)
+{
+    const uint32_t log_block_bytes = 4 * SECTOR_BYTES; /* of the least log: a 64th of 1 MiB */
+    uint8_t entry[FORMAT_ENTRY_BYTES_MAX];
+    struct store_id id = {.key_len = sizeof(uint32_t)};
+    uint32_t delete_bytes = log_encode_delete(entry, &id, 1), put_bytes = log_put_bytes(id.key_len);
+
+    return (log_block_bytes - (uint32_t)sizeof(struct format_block) - put_bytes) / delete_bytes;
+}
+
+/* The block is deleted while its write is in flight, and its put would be at the end of one block of the log, or at the
+ * beginning of the next. Then the daemon is killed. */
+static void kill_between_put_and_deletion(const struct tiering_id *victim, uint32_t n_deletions, uint32_t turns)
+{
+    for (uint32_t i = 0; i < n_deletions; i++) {
+        struct tiering_id id = key(RIG_CACHE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 512, 1), 0);
+        ck_assert_int_eq(tiering_advise(rig.t, &id, TIERING_NOT_AGAIN, 0, rig.now_ns), 0);
+        if (i % 32 == 0)
+            rig_settle(&rig);
+    }
+    rig_settle(&rig);
+    for (uint32_t i = 0; i < 10; i++)
+        rig_turn(&rig, 8, UINT64_C(1100000000)); /* all that is in the log's queue is written */
+    ck_assert_int_eq(rig_put(&rig, victim, GRANULE_BYTES, 7), 0);
+    ck_assert_int_eq(tiering_advise(rig.t, victim, TIERING_NOT_AGAIN, 0, rig.now_ns), 0);
+    for (uint32_t i = 0; i < n_deletions; i++) {
+        struct tiering_id id = key(RIG_CACHE, i);
+
+        ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    ck_assert_int_eq(tiering_delete(rig.t, victim), 0);
+    while (simdisk_step(rig.disk)) /* the write ends, before the log is looked at */
+        ;
+    for (uint32_t i = 0; i < turns; i++)
+        rig_turn(&rig, 1, 1000);
+    rig_crash(&rig, false);
+}
+
+START_TEST(a_block_that_is_deleted_during_its_write)
+{
+    for (uint32_t i = 0; i < 16; i++) {
+        rig_open(&rig, 4 * MIB, 64 * MIB);
+        struct tiering_id victim = key(RIG_CACHE, 9999);
+
+        kill_between_put_and_deletion(&victim, deletions_before_a_put() - i % 4, i / 4);
+        victim = key(RIG_CACHE, 9999);
+        ck_assert_int_eq(rig_get(&rig, &victim, 7), -ENOENT);
+        rig_close(&rig);
+    }
+}
+END_TEST
+
 /* --- Damage ------------------------------------------------------------------------------------------------------------------ */
 
 /* Where these bytes lie on the device. */
@@ -551,6 +610,7 @@ int main(void)
     tcase_add_test(tc, a_sync_and_others);
     tcase_add_test(tc, a_second_sync_waits_for_the_first);
     tcase_add_test(tc, a_torn_tensor_is_not_synced);
+    tcase_add_test(tc, a_block_that_is_deleted_during_its_write);
     tcase_add_test(tc, a_flipped_bit);
     tcase_add_test(tc, a_read_that_fails);
     tcase_add_test(tc, a_flush_that_fails);
