@@ -15,6 +15,7 @@
 #pragma once
 
 #include "include/base/base.h"
+#include "include/base/limits.h"
 #include "include/base/list.h"
 
 #define IO_REGION_NONE UINT32_MAX
@@ -32,6 +33,16 @@ enum io_blk_op {
     IO_BLK_FLUSH, /* everything written and completed before this was submitted is on stable storage after it */
 };
 
+/* Requests of equal urgency share a device by the weights of their lanes: one a pool, one for the daemon's own (log,
+ * checksums, reclaim). One pool more than are configured: what lies on devices of those that no longer are. */
+#define IO_LANE_OWN 0
+#define IO_LANES (POOLS_MAX + 2)
+
+static inline uint16_t io_lane_of(uint32_t pool)
+{
+    return (uint16_t)(pool + 1);
+}
+
 /*
  * One device request. off, len and buf.off are multiples of SECTOR_BYTES. `result` is the number of bytes (which may
  * be short: the caller resubmits the rest or fails), or a negative errno. For IO_BLK_FLUSH 0 or a negative errno.
@@ -45,6 +56,9 @@ struct io_blk {
     uint64_t off_bytes;
     struct io_buf buf;
     int32_t result;
+    uint16_t lane;  /* whose share of the device it uses: IO_LANE_OWN, or io_lane_of(pool) */
+    uint8_t queued; /* the backend's; 0 before it is submitted */
+    uint8_t reserved;
     void (*done)(struct io_blk *blk);
 };
 
@@ -95,6 +109,8 @@ struct io_backend;
 
 struct io_backend_ops {
     void (*blk_submit)(struct io_backend *be, struct io_blk *blk);
+    /* A client waits for it from now on: urgent, if it is still queued. It was submitted, or its `queued` is 0. */
+    void (*blk_urge)(struct io_backend *be, struct io_blk *blk);
     void (*work_submit)(struct io_backend *be, struct io_work *work);
     void (*chunk_request)(struct io_backend *be, struct io_chunk *chunk);
     /* No I/O or work may be in flight on it. Clients' mappings live on; the memory is theirs until they unmap it. */

@@ -208,6 +208,7 @@ void store_sync(struct store *s, struct store_sync *sync)
     sync->lsn_ = s->next_generation;
     sync->cycle_ = 0;
     list_push_tail(&s->syncs_puts, &sync->link_);
+    put_urge_all(s);
 }
 
 static void tick_evacuate(struct store *s, uint32_t segment)

@@ -179,6 +179,8 @@ struct store_put {
     uint32_t moved_;
 };
 int store_put(struct store *s, struct store_put *put);
+/* A client waits for a put that is in flight: urgent from now on. */
+void store_put_urge(struct store_put *put);
 
 /*
  * Reads [off_bytes, off_bytes + len_bytes) of a piece into buf; both are multiples of GRANULE_BYTES except that the
@@ -191,6 +193,7 @@ struct store_get {
     uint32_t len_bytes;
     struct io_buf buf;
     uint8_t urgent;
+    uint8_t evacuating; /* made for events->evacuate(): not the pool's share of the device */
     void (*done)(struct store_get *get, int status);
 
     /* The store's own. */
@@ -203,6 +206,8 @@ struct store_get {
     uint8_t phase_;
 };
 void store_get(struct store *s, struct store_get *get);
+/* A client waits for a get that is in flight: urgent from now on. */
+void store_get_urge(struct store_get *get);
 
 /* The piece is deleted (logged), or forgotten (its segment's end will be logged: `cache`, on evacuation only). */
 void store_drop(struct store *s, const struct store_entry *entry);

@@ -74,7 +74,8 @@ static bool commit_io(struct store *s, enum io_blk_op op, uint64_t off_bytes, st
     c->pending = true;
     c->blk = (struct io_blk){
         .op = (uint8_t)op,
-        .urgent = !list_is_empty(&s->syncs_log),
+        .urgent = 1, /* one small request at a time, and SYNCs and freed segments wait for it */
+        .lane = IO_LANE_OWN,
         .dev = s->dev,
         .len_bytes = len_bytes,
         .off_bytes = off_bytes,
@@ -186,6 +187,8 @@ static void sums_write(struct store *s, uint32_t segment, struct sums_buffer *b)
     b->segment = segment;
     b->blk = (struct io_blk){
         .op = IO_BLK_WRITE,
+        .urgent = 1, /* the log's block comes after it */
+        .lane = IO_LANE_OWN,
         .dev = s->dev,
         .len_bytes = SECTOR_BYTES,
         .off_bytes = off,

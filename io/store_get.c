@@ -89,6 +89,7 @@ static void get_start_read(struct store_get *get)
     get->blk_ = (struct io_blk){
         .op = IO_BLK_READ,
         .urgent = get->urgent,
+        .lane = store_lane(s, get->entry.loc.segment, get->evacuating),
         .dev = s->dev,
         .len_bytes = sectors_of(get->len_bytes) * SECTOR_BYTES,
         .off_bytes = store_off(s, get->entry.loc.segment, get->entry.loc.sector) + get->off_bytes,
@@ -131,6 +132,7 @@ void get_sums_load(struct sums_buffer *b, struct store_get *get)
     b->blk = (struct io_blk){
         .op = IO_BLK_READ,
         .urgent = get->urgent,
+        .lane = store_lane(s, b->segment, get->evacuating),
         .dev = s->dev,
         .len_bytes = SECTOR_BYTES,
         .off_bytes = s->g.sums_off_bytes + (uint64_t)b->segment * SECTOR_BYTES,
@@ -163,4 +165,18 @@ void store_get(struct store *s, struct store_get *get)
         get_sums_load(b, get);
     else
         list_push_tail(&s->sums_waiting, &get->link_);
+}
+
+void store_get_urge(struct store_get *get)
+{
+    struct store *s = get->store_;
+
+    if (get->urgent)
+        return;
+    get->urgent = 1;
+    if (get->phase_ == GET_READ)
+        s->be->ops->blk_urge(s->be, &get->blk_);
+    for (uint32_t i = 0; get->phase_ == GET_LOAD && i < STORE_SUMS_BUFFERS; i++)
+        if (s->sums_buffers[i].get == get)
+            s->be->ops->blk_urge(s->be, &s->sums_buffers[i].blk);
 }

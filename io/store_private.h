@@ -36,6 +36,7 @@ struct batch {
     struct list puts;
     uint8_t state;
     uint8_t urgent;
+    uint8_t evacuating;
     uint32_t segment;
     uint32_t sector, n_sectors, max_sectors;
     uint32_t n_copying;
@@ -141,6 +142,7 @@ struct store {
     uint32_t n_dirty;
 
     struct list puts; /* in flight, in the order of their generation */
+    uint64_t urged_generation; /* puts before it are urgent: a SYNC waits for them */
     uint32_t n_gets;
     struct list syncs_puts, syncs_log; /* waiting for puts; for the log */
     struct commit commit;
@@ -155,6 +157,12 @@ static inline struct segment *store_segment(struct store *s, uint32_t segment)
 static inline uint64_t store_off(const struct store *s, uint32_t segment, uint32_t sector)
 {
     return s->g.segments_off_bytes + (uint64_t)segment * s->g.segment_bytes + (uint64_t)sector * SECTOR_BYTES;
+}
+
+/* Whose share of the device a piece's transfers use. */
+static inline uint16_t store_lane(const struct store *s, uint32_t segment, bool evacuating)
+{
+    return evacuating ? IO_LANE_OWN : io_lane_of(s->table.segments[segment].pool);
 }
 
 uint64_t store_seed(const struct store_entry *entry);
@@ -172,6 +180,8 @@ int store_blk_more(struct store *s, struct io_blk *blk, uint32_t *moved_bytes, u
 void put_batches_close(struct store *s, bool all);
 uint64_t put_batches_deadline_ns(const struct store *s);
 void put_streams_seal(struct store *s, uint32_t pool);
+/* A SYNC waits for every put that is in flight. */
+void put_urge_all(struct store *s);
 struct store_txn *put_txn_find(struct store *s, uint32_t txn);
 
 /* store_get.c */

@@ -120,6 +120,7 @@ static void batch_write(struct batch *b)
     b->blk = (struct io_blk){
         .op = IO_BLK_WRITE,
         .urgent = b->urgent,
+        .lane = store_lane(s, b->segment, b->evacuating),
         .dev = s->dev,
         .len_bytes = b->n_sectors * SECTOR_BYTES,
         .off_bytes = store_off(s, b->segment, b->sector),
@@ -158,14 +159,19 @@ uint64_t put_batches_deadline_ns(const struct store *s)
     return first;
 }
 
+/* The batch that a small piece was copied into. */
+static struct batch *batch_of(const struct store_put *put)
+{
+    struct store *s = put->store_;
+
+    return &s->batches[(put->work_.dst.off - s->batches[0].buf.off) / STORE_BATCH_BYTES];
+}
+
 static void small_copied(struct io_work *work)
 {
     struct store_put *put = container_of(work, struct store_put, work_);
-    struct store *s = put->store_;
-    struct batch *b = NULL;
-    uint32_t index = (uint32_t)((work->dst.off - s->batches[0].buf.off) / STORE_BATCH_BYTES);
+    struct batch *b = batch_of(put);
 
-    b = &s->batches[index];
     b->n_copying--;
     put->entry.sum = put->sum_one_;
     if (work->result < 0) {
@@ -228,6 +234,7 @@ static void large_hashed(struct io_work *work)
     put->blk_ = (struct io_blk){
         .op = IO_BLK_WRITE,
         .urgent = put->urgent,
+        .lane = store_lane(s, put->entry.loc.segment, put->evacuating),
         .dev = s->dev,
         .len_bytes = sectors_of(put->size_bytes) * SECTOR_BYTES,
         .off_bytes = store_off(s, put->entry.loc.segment, put->entry.loc.sector),
@@ -345,6 +352,7 @@ static int stream_batch(struct store *s, struct stream *t, const struct store_pu
     b->state = BATCH_FILLING;
     b->stream = t;
     b->urgent = 0;
+    b->evacuating = put->evacuating;
     b->segment = t->segment;
     b->sector = t->region_next;
     b->n_sectors = 0;
@@ -437,6 +445,7 @@ int store_put(struct store *s, struct store_put *put)
     put_entry_fill(s, put, loc);
     put->store_ = s;
     put->moved_ = 0;
+    put->blk_.queued = 0;
     list_init(&put->batch_link_);
     list_push_tail(&s->puts, &put->link_);
     segment_live_add(&s->table, loc.segment, sectors_of(put->size_bytes));
@@ -446,4 +455,35 @@ int store_put(struct store *s, struct store_put *put)
     else
         large_submit(s, put);
     return 0;
+}
+
+void store_put_urge(struct store_put *put)
+{
+    struct store *s = put->store_;
+    struct io_blk *blk = &put->blk_;
+
+    if (put->urgent)
+        return;
+    put->urgent = 1;
+    if (!list_is_empty(&put->batch_link_)) {
+        struct batch *b = batch_of(put);
+
+        b->urgent = 1;
+        b->deadline_ns = s->now_ns;
+        blk = b->state == BATCH_WRITING ? &b->blk : NULL;
+    }
+    if (blk)
+        s->be->ops->blk_urge(s->be, blk); /* if it is still to be submitted, it will be as urgent as the put */
+}
+
+void put_urge_all(struct store *s)
+{
+    for (struct list *l = s->puts.prev; l != &s->puts; l = l->prev) {
+        struct store_put *put = list_entry(l, struct store_put, link_);
+
+        if (put->entry.generation < s->urged_generation)
+            break;
+        store_put_urge(put);
+    }
+    s->urged_generation = s->next_generation;
 }

@@ -70,6 +70,13 @@ struct uring_stat {
     uint32_t blks_in_flight, blks_queued, works_in_flight, works_queued, windows_used, regions;
 };
 
+/* What one pool has had of all devices, and what of it waits. */
+struct uring_lane_stat {
+    uint64_t reads, writes; /* completed */
+    uint64_t read_bytes, written_bytes;
+    uint64_t queued, queued_bytes;
+};
+
 /* -EPERM or -ENOSYS if io_uring is not to be had; ret_why (static, never NULL on failure) says what to do about it. */
 must_check int uring_new(const struct uring_config *config, struct uring **ret_uring, const char **ret_why);
 /* The caller has waited for all requests (uring_is_idle). Takes NULL. */
@@ -81,6 +88,9 @@ struct io_backend *uring_backend(struct uring *u);
 struct engine_queue *uring_queue(struct uring *u);
 const struct uring_caps *uring_caps(const struct uring *u);
 void uring_stat(const struct uring *u, struct uring_stat *ret_stat);
+void uring_pool_stat(const struct uring *u, uint32_t pool, struct uring_lane_stat *ret_stat);
+/* A pool's share of every device against the others, 1 to WEIGHT_MAX; from its next request on. */
+void uring_pool_weight(struct uring *u, uint32_t pool, uint32_t weight);
 /* No device request, work or chunk request is queued or in flight. Polls do not count. */
 bool uring_is_idle(const struct uring *u);
 

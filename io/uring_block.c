@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Device requests: two queues a device (urgent, background), a limit on what a device has in flight, and a slot for
- * each request that the kernel has. The engine's thread only.
+ * Device requests: a queue a device, a limit on what a device has in flight, and a slot for each request that the kernel
+ * has. The engine's thread only.
  *
  * Requests stay in our queues until the device has room, because what the kernel has can no longer be overtaken: a read
- * that a client waits for must not stand behind 500 write-backs. Urgent goes first, but after URGENT_RUN_MAX in a row
- * one background request that waits goes too: a write-back that never comes ends in a full memory tier.
+ * that a client waits for must not stand behind 500 write-backs. blk_queue.c says whose turn it is.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -19,6 +18,9 @@
 
 int uring_block_init(struct uring *u)
 {
+    for (uint32_t i = 0; i < IO_LANES; i++)
+        u->weights[i] = DEFAULT_WEIGHT;
+    u->weights[IO_LANE_OWN] = WEIGHT_MAX; /* the log, and reclaim: everybody waits for it in the end */
     u->slots = calloc(u->config.entries, sizeof(*u->slots));
     u->devices = calloc(u->config.devices_max, sizeof(*u->devices));
     list_init(&u->failed_blks);
@@ -26,11 +28,8 @@ int uring_block_init(struct uring *u)
         return -ENOMEM;
     for (uint32_t i = 0; i < u->config.entries; i++)
         u->slots[i].next_free = i + 1 < u->config.entries ? i + 1 : SLOT_NONE;
-    for (uint32_t i = 0; i < u->config.devices_max; i++) {
+    for (uint32_t i = 0; i < u->config.devices_max; i++)
         u->devices[i].fd = -1;
-        list_init(&u->devices[i].urgent);
-        list_init(&u->devices[i].background);
-    }
     return 0;
 }
 
@@ -44,6 +43,7 @@ int uring_device_add(struct uring *u, const struct device *device, uint32_t dept
         int r = uring_kernel_set_file(u->kernel, i, device->fd);
         if (r < 0)
             return r;
+        blk_queue_init(&d->queue);
         d->fd = device->fd;
         d->depth = depth ? depth : DEFAULT_DEVICE_DEPTH;
         *ret_dev = (uint16_t)i;
@@ -63,10 +63,16 @@ int uring_device_remove(struct uring *u, uint16_t dev)
 
     if (!d)
         return -ENODEV;
-    if (d->in_flight > 0 || d->n_queued > 0)
+    if (d->in_flight > 0 || d->queue.n > 0)
         return -EBUSY;
     d->fd = -1;
     return uring_kernel_set_file(u->kernel, dev, -1);
+}
+
+void uring_pool_weight(struct uring *u, uint32_t pool, uint32_t weight)
+{
+    assert(pool <= POOLS_MAX && weight >= 1 && weight <= WEIGHT_MAX);
+    u->weights[io_lane_of(pool)] = weight;
 }
 
 /* --- Submitting -------------------------------------------------------------------------------------------------- */
@@ -77,6 +83,8 @@ static int blk_check(const struct uring *u, const struct io_blk *blk)
 
     if (!device_find(u, blk->dev))
         return -ENODEV;
+    if (blk->lane >= IO_LANES)
+        return -EINVAL;
     if (blk->op == IO_BLK_FLUSH)
         return 0;
     if (blk->op > IO_BLK_FLUSH || blk->len_bytes > INT32_MAX ||
@@ -95,18 +103,18 @@ void uring_block_submit(struct io_backend *be, struct io_blk *blk)
         list_push_tail(&u->failed_blks, &blk->link);
         return;
     }
-    struct uring_device *d = &u->devices[blk->dev];
-    list_push_tail(blk->urgent ? &d->urgent : &d->background, &blk->link);
-    d->n_queued++;
+    blk_queue_push(&u->devices[blk->dev].queue, blk);
+    u->lanes[blk->lane].queued++;
+    u->lanes[blk->lane].queued_bytes += blk->len_bytes;
     u->stat.blks_queued++;
 }
 
-static struct io_blk *next_blk(const struct uring_device *d)
+void uring_block_urge(struct io_backend *be, struct io_blk *blk)
 {
-    struct io_blk *urgent = list_first_entry(&d->urgent, struct io_blk, link);
-    struct io_blk *background = list_first_entry(&d->background, struct io_blk, link);
+    struct uring *u = uring_of(be);
 
-    return urgent && (!background || d->urgent_run < URGENT_RUN_MAX) ? urgent : background;
+    if (blk->queued)
+        blk_queue_urge(&u->devices[blk->dev].queue, blk);
 }
 
 static void count_submitted(struct uring *u, const struct io_blk *blk, uint32_t window)
@@ -115,6 +123,8 @@ static void count_submitted(struct uring *u, const struct io_blk *blk, uint32_t 
     u->stat.writes += blk->op == IO_BLK_WRITE;
     u->stat.flushes += blk->op == IO_BLK_FLUSH;
     u->stat.unregistered += blk->op != IO_BLK_FLUSH && window == URING_WINDOW_NONE;
+    u->lanes[blk->lane].queued--;
+    u->lanes[blk->lane].queued_bytes -= blk->len_bytes;
     u->stat.blks_queued--;
     u->stat.blks_in_flight++;
 }
@@ -130,9 +140,7 @@ static bool blk_prepare(struct uring *u, struct uring_device *d, struct io_blk *
         mem = uring_region_resolve(u, blk->buf, blk->len_bytes, &window);
     if (!uring_kernel_prep_blk(u->kernel, blk, mem, window, uring_user_data(URING_KIND_BLK, slot->generation, index)))
         return false;
-    list_unlink(&blk->link);
-    d->urgent_run = blk->urgent && !list_is_empty(&d->background) ? d->urgent_run + 1 : 0;
-    d->n_queued--;
+    blk_queue_take(&d->queue, blk, u->weights);
     d->in_flight++;
     u->first_free_slot = slot->next_free;
     slot->blk = blk;
@@ -149,7 +157,7 @@ bool uring_block_fill(struct uring *u)
         return true;
     while (n_idle < n && u->first_free_slot != SLOT_NONE) {
         struct uring_device *d = &u->devices[u->next_device];
-        struct io_blk *blk = d->fd >= 0 && d->in_flight < d->depth ? next_blk(d) : NULL;
+        struct io_blk *blk = d->fd >= 0 && d->in_flight < d->depth ? blk_queue_next(&d->queue) : NULL;
 
         if (blk && !blk_prepare(u, d, blk))
             return false;
@@ -163,6 +171,7 @@ bool uring_block_fill(struct uring *u)
 
 static void count_completed(struct uring *u, const struct io_blk *blk)
 {
+    struct uring_lane_stat *lane = &u->lanes[blk->lane];
     struct uring_stat *s = &u->stat;
     uint64_t moved_bytes = blk->result > 0 ? (uint64_t)blk->result : 0;
 
@@ -172,10 +181,10 @@ static void count_completed(struct uring *u, const struct io_blk *blk)
     s->reads_done += blk->op == IO_BLK_READ;
     s->writes_done += blk->op == IO_BLK_WRITE;
     s->flushes_done += blk->op == IO_BLK_FLUSH;
-    if (blk->op == IO_BLK_READ)
-        s->read_bytes += moved_bytes;
-    else
-        s->written_bytes += moved_bytes;
+    lane->reads += blk->op == IO_BLK_READ;
+    lane->writes += blk->op == IO_BLK_WRITE;
+    *(blk->op == IO_BLK_READ ? &s->read_bytes : &s->written_bytes) += moved_bytes;
+    *(blk->op == IO_BLK_READ ? &lane->read_bytes : &lane->written_bytes) += moved_bytes;
 }
 
 /* The kernel could not reach the memory: as bad as a SIGBUS of ours. */
@@ -200,6 +209,7 @@ bool uring_block_complete(struct uring *u, uint32_t generation, uint32_t index, 
     slot->next_free = u->first_free_slot;
     u->first_free_slot = index;
     u->devices[blk->dev].in_flight--;
+    blk_queue_done(&u->devices[blk->dev].queue, blk);
     blk->result = result;
     if (result == -EFAULT)
         poison(u, blk);

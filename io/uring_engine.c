@@ -22,6 +22,7 @@
 
 static const struct io_backend_ops uring_ops = {
     .blk_submit = uring_block_submit,
+    .blk_urge = uring_block_urge,
     .work_submit = uring_work_submit,
     .chunk_request = uring_chunk_request,
     .chunk_close = uring_chunk_close,
@@ -141,6 +142,11 @@ const struct uring_caps *uring_caps(const struct uring *u)
 void uring_stat(const struct uring *u, struct uring_stat *ret_stat)
 {
     *ret_stat = u->stat;
+}
+
+void uring_pool_stat(const struct uring *u, uint32_t pool, struct uring_lane_stat *ret_stat)
+{
+    *ret_stat = u->lanes[io_lane_of(pool)];
 }
 
 bool uring_is_idle(const struct uring *u)

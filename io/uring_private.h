@@ -4,7 +4,7 @@
  *
  *   uring.c          the kernel's ring: the only file that knows liburing. Stateless above struct uring_kernel
  *   uring_engine.c   struct uring: set-up, the turn (uring_run), polls, dispatch by user_data
- *   uring_block.c    device requests: queues, depth, urgency
+ *   uring_block.c    device requests: depth, slots; blk_queue.c says who is next
  *   uring_region.c   regions, windows, chunk requests
  *   uring_work.c     jobs for the workers
  */
@@ -13,6 +13,7 @@
 #include "include/base/base.h"
 #include "include/base/limits.h"
 #include "include/base/list.h"
+#include "io/blk_queue.h"
 #include "io/grower.h"
 #include "io/uring.h"
 #include "io/workers.h"
@@ -82,9 +83,7 @@ struct uring_device {
     int fd; /* -1: free */
     uint32_t depth;
     uint32_t in_flight;
-    uint32_t n_queued;
-    uint32_t urgent_run; /* urgent requests since the last background one that had to wait */
-    struct list urgent, background;
+    struct blk_queue queue;
 };
 
 struct uring_region {
@@ -123,6 +122,8 @@ struct uring {
     uint32_t first_free_slot;
     struct uring_device *devices;
     uint32_t next_device;    /* round robin */
+    uint32_t weights[IO_LANES];
+    struct uring_lane_stat lanes[IO_LANES];
     struct list failed_blks; /* refused at submit; done() comes from the turn */
 
     struct uring_poll *polls;
@@ -159,6 +160,7 @@ static inline uint64_t uring_user_data(enum uring_kind kind, uint32_t generation
 /* uring_block.c */
 int uring_block_init(struct uring *u);
 void uring_block_submit(struct io_backend *be, struct io_blk *blk);
+void uring_block_urge(struct io_backend *be, struct io_blk *blk);
 int uring_block_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
                     uint64_t len_bytes);
 /* Moves what the depths allow into the submission queue. False: that is full, and there is more. */

@@ -6,6 +6,7 @@
  *   object.c    births and deaths of records; what is dirty; groups of parts and pieces
  *   room.c      memory for a piece: extents, eviction, the queue of those who wait for room
  *   move.c      transfers: load, spill, copy; one step function
+ *   urge.c      transfers that a client has come to wait for
  *   lease.c     leases and admission; sessions' ends
  *   ops.c       the operations that sessions ask for
  *   range.c     blocks to and from a tensor's range
@@ -63,6 +64,8 @@ enum move_kind {
  */
 enum move_phase { MOVE_IDLE, MOVE_ROOM, MOVE_BUSY };
 
+enum move_io { MOVE_IO_NONE, MOVE_IO_GET, MOVE_IO_PUT };
+
 struct move {
     struct list link;    /* pool's room queue or spills, or free list */
     struct list waiters; /* struct tiering_wait */
@@ -76,6 +79,7 @@ struct move {
     struct io_buf from; /* MOVE_PUT: where its bytes are */
     struct tiering_session *session;
     uint8_t kind, phase, store;
+    uint8_t io; /* enum move_io: what is in flight at a store */
     union {
         struct store_put put;
         struct store_get get;
@@ -348,6 +352,12 @@ struct move *move_spill_of(struct tiering *t, uint32_t object);
 /* The piece is deleted: what is on its way to a device must not come back after a crash, so it is not logged. */
 void move_put_cancel(struct tiering *t, uint32_t object);
 void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait);
+
+/* --- urge.c --- */
+/* A client waits for this transfer: it goes before what nobody waits for. */
+void move_urge(struct move *m);
+/* The same for as many of the pool's spills as will free this much, the oldest first. */
+void spills_urge(struct tpool *p, uint64_t sectors);
 
 /* --- range.c --- */
 void range_put_go(struct move *m);

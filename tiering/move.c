@@ -32,6 +32,7 @@ struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
     m->kind = (uint8_t)kind;
     m->chunk = NULL;
     m->session = NULL;
+    m->io = MOVE_IO_NONE;
     move_set_phase(m, MOVE_IDLE);
     t->n_moves++;
     return m;
@@ -59,6 +60,7 @@ void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait)
     wait->move_ = (uint32_t)(m - t->moves);
     wait->object_ = m->object;
     list_push_tail(&m->waiters, &wait->link);
+    move_urge(m);
 }
 
 /* One wait of a move ends. With status 0 it gets the lease that it asked for. */
@@ -152,6 +154,7 @@ static void move_load_go(struct move *m)
         m->get.buf = to;
         m->get.urgent = !list_is_empty(&m->waiters);
         m->get.done = move_load_got;
+        m->io = MOVE_IO_GET;
         store_get(t->stores[r->dev_store].store, &m->get);
     } else {
         m->work = (struct io_work){.op = IO_WORK_COPY,
@@ -282,6 +285,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         move_free(m);
         return status;
     }
+    m->io = MOVE_IO_PUT;
     move_set_phase(m, MOVE_BUSY);
     hot_at(t, object)->flags |= HOT_SPILLING;
     list_push_tail(&t->pools[m->pool].spills, &m->link);

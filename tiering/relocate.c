@@ -108,6 +108,7 @@ static bool relocate(struct tiering *t, uint32_t object, uint8_t store, const st
     m->get.entry = *entry;
     m->get.len_bytes = entry->size_bytes;
     m->get.buf = t->relocation.buf;
+    m->get.evacuating = 1;
     m->get.done = relocate_got;
     store_get(t->stores[store].store, &m->get);
     return true;

@@ -339,6 +339,7 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
         if (p->spilling >= SPILLS_MAX)
             break;
     }
+    spills_urge(p, sectors);
     return p->spilling || spilling || p->asked_chunks[0] || p->asked_chunks[1] ? -EAGAIN : -ENOSPC;
 }
 

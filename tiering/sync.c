@@ -316,14 +316,16 @@ static int sync_try(struct tiering *t, struct sync_ref *ref)
     } else if (record_is_dirty(r)) {
         if (hot_at(t, ref->object)->flags & HOT_RELOCATING)
             return -EALREADY;
-        if (hot_at(t, ref->object)->flags & HOT_SPILLING)
+        if (hot_at(t, ref->object)->flags & HOT_SPILLING) {
             m = move_spill_of(t, ref->object);
-        else if (r->flags & RECORD_TENSOR)
+            move_urge(m);
+        } else if (r->flags & RECORD_TENSOR) {
             status = sync_spill_tensor(t, ref, &m);
-        else if (store_pick(t, r) == STORE_NONE)
+        } else if (store_pick(t, r) == STORE_NONE) {
             status = -EIO;
-        else
+        } else {
             status = move_spill(t, ref->object, true, store_pick(t, r), 0, false, &m);
+        }
         if (status == -EAGAIN)
             return status;
     }

@@ -46,6 +46,7 @@
 #define SESSION_LEASES_MAX (UINT32_C(1) << 24)
 #define WORKERS_MAX 64            /* threads that copy and checksum for one engine */
 #define WEIGHT_MAX 1000           /* of a pool, device or class against its equals */
+#define DEFAULT_WEIGHT 100
 #define DEFAULT_URING_ENTRIES 512 /* device requests that one engine has in the kernel */
 #define URING_ENTRIES_MAX 8192
 #define DEFAULT_POLLS 4096 /* descriptors that one engine waits for */
@@ -53,7 +54,8 @@
 #define DEFAULT_WORKS 1024                /* copies and checksums of one engine that workers have; more wait */
 #define WORK_PART_BYTES (1 * MIB)         /* of a larger job, taken by one worker at a time */
 #define STREAM_COPY_BYTES_MIN (256 * KIB) /* from here on copies go around the cache */
-#define URGENT_RUN_MAX 16                 /* urgent requests that go before a background one that waits */
+#define URGENT_RUN_MAX 16                 /* urgent bytes that go before a background one that waits */
+#define BACKGROUND_BYTES_MAX (16 * MIB)   /* of background requests that one device has at a time */
 
 /* Memory. */
 #define CHUNKS_MAX 4096 /* of one engine */

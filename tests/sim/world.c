@@ -22,6 +22,11 @@ static void wire_blk_submit(struct io_backend *be, struct io_blk *blk)
     disk_of(be)->ops->blk_submit(disk_of(be), blk);
 }
 
+static void wire_blk_urge(struct io_backend *be, struct io_blk *blk)
+{
+    disk_of(be)->ops->blk_urge(disk_of(be), blk);
+}
+
 static void wire_work_submit(struct io_backend *be, struct io_work *work)
 {
     disk_of(be)->ops->work_submit(disk_of(be), work);
@@ -56,6 +61,7 @@ static int wire_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, 
 
 static const struct io_backend_ops wire_ops = {
     .blk_submit = wire_blk_submit,
+    .blk_urge = wire_blk_urge,
     .work_submit = wire_work_submit,
     .chunk_request = wire_chunk_request,
     .chunk_close = wire_chunk_close,

@@ -255,6 +255,7 @@ static void blk_complete(struct simdisk *d, struct io_blk *blk, uint64_t stamp)
     else if (fate == 0 && blk->op == IO_BLK_FLUSH)
         device_flush(v, stamp);
     blk->result = fate;
+    blk->queued = 0;
     blk->done(blk);
 }
 
@@ -303,6 +304,18 @@ uint32_t simdisk_pending(const struct simdisk *d)
     return (uint32_t)d->n_requests;
 }
 
+uint32_t simdisk_pending_blks(const struct simdisk *d, enum io_blk_op op, bool urgent, uint16_t lane)
+{
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < d->n_requests; i++) {
+        const struct io_blk *blk = d->requests[i].ptr;
+
+        n += d->requests[i].kind == REQUEST_BLK && blk->op == op && blk->urgent == urgent && blk->lane == lane;
+    }
+    return n;
+}
+
 /* --- The table of operations --- */
 
 static struct simdisk *simdisk_of(struct io_backend *be)
@@ -332,7 +345,16 @@ static void sim_blk_submit(struct io_backend *be, struct io_blk *blk)
             abort();
         (void)buf_at(d, blk->buf, blk->len_bytes);
     }
+    blk->queued = 1;
     submit(d, REQUEST_BLK, blk);
+}
+
+/* Whatever is pending counts as queued: its order is the seed's alone. */
+static void sim_blk_urge(struct io_backend *be, struct io_blk *blk)
+{
+    (void)be;
+    if (blk->queued)
+        blk->urgent = 1;
 }
 
 static void sim_work_submit(struct io_backend *be, struct io_work *work)
@@ -391,6 +413,7 @@ static int sim_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, u
 
 static const struct io_backend_ops sim_ops = {
     .blk_submit = sim_blk_submit,
+    .blk_urge = sim_blk_urge,
     .work_submit = sim_work_submit,
     .chunk_request = sim_chunk_request,
     .chunk_close = sim_chunk_close,

@@ -48,6 +48,8 @@ uint8_t *simdisk_memory(struct simdisk *d, uint32_t region);
 /* Completes one request. False if none is pending. */
 bool simdisk_step(struct simdisk *d);
 uint32_t simdisk_pending(const struct simdisk *d);
+/* Device requests that are pending, by kind, urgency and lane. */
+uint32_t simdisk_pending_blks(const struct simdisk *d, enum io_blk_op op, bool urgent, uint16_t lane);
 
 /* Power loss: pending requests never complete (their structs are forgotten), memory regions are freed. */
 void simdisk_crash(struct simdisk *d);

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who is next at a device, on a device that is nothing but a count of requests in flight: it ends the oldest, and
+ * whoever it served asks for the same again, so that everybody always has something waiting.
+ */
+#include "io/blk_queue.h"
+
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REQUESTS 64
+#define DEPTH 16
+
+struct load {
+    uint16_t lane;
+    uint8_t urgent;
+    uint32_t len_bytes;
+};
+
+static struct blk_queue q;
+static uint32_t weights[IO_LANES];
+static struct io_blk blks[REQUESTS * 4];
+static uint64_t served[IO_LANES];
+
+static void setup(void)
+{
+    blk_queue_init(&q);
+    memset(served, 0, sizeof(served));
+    memset(blks, 0, sizeof(blks));
+    for (uint32_t i = 0; i < IO_LANES; i++)
+        weights[i] = DEFAULT_WEIGHT;
+}
+
+static void submit(struct io_blk *blk, uint16_t lane, uint8_t urgent, uint32_t len_bytes)
+{
+    *blk = (struct io_blk){.op = IO_BLK_WRITE, .lane = lane, .urgent = urgent, .len_bytes = len_bytes};
+    list_init(&blk->link);
+    blk_queue_push(&q, blk);
+}
+
+/* Serves n requests at once or one after the other; each load has REQUESTS outstanding. */
+static void saturate(const struct load *loads, uint32_t n_loads, uint32_t n)
+{
+    struct io_blk *in_flight[DEPTH];
+    uint32_t n_in_flight = 0;
+
+    for (uint32_t i = 0; i < n_loads * REQUESTS; i++) {
+        const struct load *l = &loads[i / REQUESTS];
+
+        submit(&blks[i], l->lane, l->urgent, l->len_bytes);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct io_blk *blk;
+
+        while (n_in_flight < DEPTH && (blk = blk_queue_next(&q)) != NULL) {
+            blk_queue_take(&q, blk, weights);
+            in_flight[n_in_flight++] = blk;
+        }
+        if (n_in_flight == 0)
+            ck_abort_msg("the queue gives nothing, and nothing is in flight");
+        blk = in_flight[0];
+        memmove(in_flight, in_flight + 1, --n_in_flight * sizeof(in_flight[0]));
+        blk_queue_done(&q, blk);
+        served[blk->lane] += blk->len_bytes;
+        blk_queue_push(&q, blk);
+    }
+}
+
+static void expect_ratio(uint16_t a, uint16_t b, double ratio)
+{
+    double is = (double)served[a] / (double)served[b];
+
+    ck_assert_msg(is > ratio * 0.9 && is < ratio * 1.1, "%.3f, not %.3f", is, ratio);
+}
+
+START_TEST(test_pools_share_by_weight)
+{
+    /* The sizes are against the weights: what counts is bytes. */
+    for (uint8_t urgent = 0; urgent < 2; urgent++) {
+        const struct load loads[] = {{io_lane_of(0), urgent, 256 * KIB}, {io_lane_of(1), urgent, 2 * MIB}};
+
+        setup();
+        weights[io_lane_of(0)] = 300;
+        saturate(loads, ARRAY_LEN(loads), 20000);
+        expect_ratio(io_lane_of(0), io_lane_of(1), 3);
+    }
+}
+END_TEST
+
+START_TEST(test_extreme_weights)
+{
+    const struct load loads[] = {{io_lane_of(3), 0, 1 * MIB}, {io_lane_of(9), 0, 1 * MIB}};
+
+    weights[io_lane_of(3)] = WEIGHT_MAX;
+    weights[io_lane_of(9)] = 1;
+    saturate(loads, ARRAY_LEN(loads), 200000);
+    expect_ratio(io_lane_of(3), io_lane_of(9), WEIGHT_MAX);
+}
+END_TEST
+
+START_TEST(test_weights_change_while_running)
+{
+    const struct load loads[] = {{io_lane_of(0), 1, 64 * KIB}, {io_lane_of(1), 1, 64 * KIB}};
+
+    saturate(loads, ARRAY_LEN(loads), 4000);
+    expect_ratio(io_lane_of(0), io_lane_of(1), 1);
+    setup();
+    weights[io_lane_of(0)] = 500;
+    saturate(loads, ARRAY_LEN(loads), 4000);
+    expect_ratio(io_lane_of(0), io_lane_of(1), 5);
+}
+END_TEST
+
+START_TEST(test_a_pool_that_was_idle_neither_saves_nor_loses)
+{
+    const uint16_t busy = io_lane_of(0), idle = io_lane_of(1);
+    struct io_blk *blk;
+    uint32_t n_idle = 0;
+
+    for (uint32_t i = 0; i < 100; i++) {
+        submit(&blks[0], busy, 0, MIB);
+        blk = blk_queue_next(&q);
+        ck_assert_ptr_eq(blk, &blks[0]);
+        blk_queue_take(&q, blk, weights);
+        blk_queue_done(&q, blk);
+    }
+    for (uint32_t i = 0; i < 32; i++)
+        submit(&blks[i], i % 2 ? busy : idle, 0, MIB);
+    for (uint32_t i = 0; i < 16; i++) {
+        blk = blk_queue_next(&q);
+        blk_queue_take(&q, blk, weights);
+        blk_queue_done(&q, blk);
+        n_idle += blk->lane == idle;
+    }
+    ck_assert_uint_ge(n_idle, 7);
+    ck_assert_uint_le(n_idle, 9);
+}
+END_TEST
+
+START_TEST(test_within_a_lane_first_come_first_served)
+{
+    for (uint32_t i = 0; i < 8; i++)
+        submit(&blks[i], io_lane_of(5), 0, (i + 1) * SECTOR_BYTES);
+    for (uint32_t i = 0; i < 8; i++) {
+        ck_assert_ptr_eq(blk_queue_next(&q), &blks[i]);
+        blk_queue_take(&q, &blks[i], weights);
+    }
+    ck_assert_ptr_null(blk_queue_next(&q));
+    ck_assert_uint_eq(q.n, 0);
+}
+END_TEST
+
+START_TEST(test_urgent_first_but_background_is_never_starved)
+{
+    /* Whatever the sizes: the rest gets a sixteenth of what urgent requests take, and not much more. */
+    const struct load mixes[][2] = {
+        {{io_lane_of(0), 1, 64 * KIB}, {io_lane_of(1), 0, 64 * KIB}},
+        {{io_lane_of(0), 1, 64 * KIB}, {io_lane_of(1), 0, 8 * MIB}},
+        {{io_lane_of(0), 1, 8 * MIB}, {io_lane_of(1), 0, 8 * MIB}},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(mixes); i++) {
+        setup();
+        weights[io_lane_of(1)] = WEIGHT_MAX; /* weights do not cross the classes */
+        saturate(mixes[i], 2, 100000);
+        expect_ratio(io_lane_of(0), io_lane_of(1), URGENT_RUN_MAX);
+    }
+}
+END_TEST
+
+START_TEST(test_a_device_has_few_background_bytes)
+{
+    for (uint32_t i = 0; i < 4; i++)
+        submit(&blks[i], io_lane_of(0), 0, 8 * MIB);
+    for (uint32_t i = 0; i < 2; i++)
+        blk_queue_take(&q, blk_queue_next(&q), weights);
+    ck_assert_ptr_null(blk_queue_next(&q)); /* 16 MiB are there */
+    submit(&blks[4], io_lane_of(1), 1, 8 * MIB);
+    ck_assert_ptr_eq(blk_queue_next(&q), &blks[4]);
+    blk_queue_take(&q, &blks[4], weights);
+    blk_queue_done(&q, &blks[4]); /* an urgent one makes no room for them */
+    ck_assert_ptr_null(blk_queue_next(&q));
+    blk_queue_done(&q, &blks[0]);
+    ck_assert_ptr_eq(blk_queue_next(&q), &blks[2]);
+    /* One may go however large it is. */
+    setup();
+    submit(&blks[0], io_lane_of(0), 0, 64 * MIB);
+    ck_assert_ptr_eq(blk_queue_next(&q), &blks[0]);
+}
+END_TEST
+
+START_TEST(test_what_is_waited_for_overtakes)
+{
+    for (uint32_t i = 0; i < 10; i++)
+        submit(&blks[i], io_lane_of(i % 3), 0, MIB);
+    blk_queue_take(&q, &blks[0], weights);
+    blk_queue_urge(&q, &blks[0]); /* the device has it: nothing to do, and its bytes are still counted as background */
+    ck_assert_uint_eq(blks[0].urgent, 0);
+    blk_queue_urge(&q, &blks[7]);
+    blk_queue_urge(&q, &blks[7]);
+    ck_assert_uint_eq(blks[7].urgent, 1);
+    ck_assert_uint_eq(q.n, 9);
+    ck_assert_ptr_eq(blk_queue_next(&q), &blks[7]);
+    blk_queue_take(&q, &blks[7], weights);
+    blk_queue_done(&q, &blks[7]);
+    blk_queue_done(&q, &blks[0]);
+    ck_assert_uint_eq(q.background_bytes, 0);
+    for (uint32_t i = 0; i < 8; i++) {
+        struct io_blk *blk = blk_queue_next(&q);
+
+        ck_assert_ptr_nonnull(blk);
+        ck_assert_ptr_ne(blk, &blks[7]);
+        blk_queue_take(&q, blk, weights);
+        blk_queue_done(&q, blk);
+    }
+    ck_assert_ptr_null(blk_queue_next(&q));
+}
+END_TEST
+
+/* Requests of every lane come, are urged and go at random: nothing is lost, and the heap's order holds. */
+START_TEST(test_at_random)
+{
+    uint64_t state = 88172645463325252ULL;
+    uint32_t n_out = 0, n_in = 0, n_wrong = 0; /* an assertion of libcheck is dear */
+
+    for (uint32_t step = 0; step < 200000; step++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        struct io_blk *blk = &blks[state / 7 % ARRAY_LEN(blks)];
+        uint32_t what = (uint32_t)(state % 7);
+
+        if (what < 3 && !blk->queued) {
+            submit(blk, (uint16_t)(state / 1000 % IO_LANES), state / 3 % 5 == 0,
+                   (uint32_t)(state / 11 % 256 * SECTOR_BYTES));
+            n_in++;
+        } else if (what == 3) {
+            blk_queue_urge(&q, blk);
+        } else if ((blk = blk_queue_next(&q)) != NULL) {
+            const struct blk_class *c = blk->urgent ? &q.urgent : &q.background;
+
+            for (uint32_t i = 0; i < c->n_heap; i++) {
+                const struct blk_lane *lane = &c->lanes[c->heap[i]];
+
+                n_wrong += lane->tag < c->lanes[blk->lane].tag || lane->place != i || list_is_empty(&lane->blks);
+            }
+            blk_queue_take(&q, blk, weights);
+            blk_queue_done(&q, blk);
+            n_out++;
+        }
+        n_wrong += q.n != n_in - n_out;
+    }
+    ck_assert_uint_eq(n_wrong, 0);
+    ck_assert_uint_gt(n_out, 50000);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("blk_queue");
+    TCase *tc = tcase_create("all");
+
+    tcase_add_checked_fixture(tc, setup, NULL);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, test_pools_share_by_weight);
+    tcase_add_test(tc, test_extreme_weights);
+    tcase_add_test(tc, test_weights_change_while_running);
+    tcase_add_test(tc, test_a_pool_that_was_idle_neither_saves_nor_loses);
+    tcase_add_test(tc, test_within_a_lane_first_come_first_served);
+    tcase_add_test(tc, test_urgent_first_but_background_is_never_starved);
+    tcase_add_test(tc, test_a_device_has_few_background_bytes);
+    tcase_add_test(tc, test_what_is_waited_for_overtakes);
+    tcase_add_test(tc, test_at_random);
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
