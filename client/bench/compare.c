@@ -73,8 +73,7 @@ static void figures_make(const struct contest *c, struct samples *s, struct figu
     for (unsigned m = 0; m < c->n_metrics; m++) {
         const struct metric *metric = &c->metrics[m];
         struct estimate goal = estimate_goal(c, s, m);
-        struct figure *f =
-            figure_add(figures, metric->unit, estimate_of(s, s->ours[m]).median, "%s", metric->name);
+        struct figure *f = figure_add(figures, metric->unit, estimate_of(s, s->ours[m]).median, "%s", metric->name);
 
         if (c->neighbour) {
             figure_beside(f, c->neighbour, estimate_of(s, s->theirs[m]).median);

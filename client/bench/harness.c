@@ -29,7 +29,7 @@
 #define LOG_TAIL_LINES 30
 #define TMPFS_MAGIC_NUMBER 0x01021994
 
-static const char *const folder_files[] = {"config", "spillwayd.log", "disk.spill", "spillwayd.sock"};
+static const char *const folder_files[] = {"config", "spillwayd.log", "disk0.spill", "disk1.spill", "spillwayd.sock"};
 
 /* ── paths ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -173,13 +173,20 @@ static void log_show(struct harness *h)
 
 /* ── starting ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int device_format(const struct harness *h)
+static const char *device_path(const struct harness *h, const struct harness_options *o, uint32_t i,
+                               char ret_path[static PATH_MAX])
 {
-    char program[PATH_MAX], path[PATH_MAX], capacity[32];
+    return o->device_paths[i] ? o->device_paths[i] : path_in(h, i == 0 ? "disk0.spill" : "disk1.spill", ret_path);
+}
+
+static int device_format(const struct harness *h, const char *path)
+{
+    char program[PATH_MAX], capacity[32];
     const char *argv[] = {harness_program("spillctl", program),
                           "device",
                           "format",
-                          path_in(h, "disk.spill", path),
+                          path,
+                          "--force",
                           "--capacity",
                           capacity,
                           "--partitions",
@@ -211,10 +218,11 @@ static int config_write(const struct harness *h, const struct harness_options *o
 
     if (!f)
         return -errno;
-    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\n\n", h->socket_path, h->folder);
+    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\n%s\n", h->socket_path, h->folder,
+            o->daemon_lines ? o->daemon_lines : "");
     fprintf(f, "[tier.dram]\nsize = %llu B\n\n", (unsigned long long)o->dram_bytes);
-    if (o->device_bytes)
-        fprintf(f, "[device disk]\npath = %s/disk.spill\n\n", h->folder);
+    for (uint32_t i = 0; i < h->n_devices; i++)
+        fprintf(f, "[device disk%u]\npath = %s\n\n", i, device_path(h, o, i, path));
     if (o->policy)
         fprintf(f, "[class kv]\npolicy = %s\n\n", o->policy);
     fputs(o->pools ? o->pools : "[pool bench]\n", f);
@@ -281,16 +289,19 @@ static int daemon_wait_ready(struct harness *h)
 int harness_start(const struct harness_options *options, struct harness *ret_harness)
 {
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
+    char path[PATH_MAX];
 
     h.keep = options->keep;
     h.quiet = options->quiet;
     h.dram_bytes = options->dram_bytes;
     h.device_bytes = options->device_bytes;
+    h.n_devices = options->n_devices || !options->device_bytes ? options->n_devices : 1;
+    assert(h.n_devices <= HARNESS_DEVICES_MAX);
     int r = folder_make(&h);
     if (r < 0)
         return r;
-    if (h.device_bytes)
-        r = device_format(&h);
+    for (uint32_t i = 0; r == 0 && i < h.n_devices; i++)
+        r = device_format(&h, device_path(&h, options, i, path));
     if (r == 0)
         r = config_write(&h, options);
     if (r == 0)

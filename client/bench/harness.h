@@ -11,13 +11,18 @@
 #include "include/base/base.h"
 #include "include/spillway/spillway.h"
 
+#define HARNESS_DEVICES_MAX 2
+
 struct harness_options {
-    const char *pools;  /* lines for the config; NULL: one pool, `bench` */
-    const char *policy; /* of class kv; NULL: the daemon's default */
+    const char *pools;        /* lines for the config; NULL: one pool, `bench` */
+    const char *policy;       /* of class kv; NULL: the daemon's default */
+    const char *daemon_lines; /* more of section [daemon]; may be NULL */
     uint64_t dram_bytes;
-    uint64_t device_bytes; /* 0: no device */
-    bool keep;             /* leave everything where it is */
-    bool any_user;         /* let other users reach the socket: what they may is for the pools to say */
+    uint64_t device_bytes;                         /* of each; 0: no device */
+    uint32_t n_devices;                            /* 0: one, if device_bytes says so */
+    const char *device_paths[HARNESS_DEVICES_MAX]; /* block devices to be formatted; NULL: a file */
+    bool keep;                                     /* leave everything where it is */
+    bool any_user; /* let other users reach the socket: what they may is for the pools to say */
     bool quiet;
 };
 
@@ -26,6 +31,7 @@ struct harness {
     char socket_path[96];
     pid_t pid; /* 0: not running */
     uint64_t dram_bytes, device_bytes;
+    uint32_t n_devices;
     bool keep, keep_log, quiet;
 };
 #define HARNESS_NONE                                                                                                   \

@@ -20,6 +20,7 @@
 #include "client/bench/figure.h"
 #include "client/bench/harness.h"
 #include "client/bench/live.h"
+#include "client/bench/micro.h"
 #include "client/bench/mix.h"
 #include "client/bench/options.h"
 #include "client/bench/process.h"
@@ -44,7 +45,6 @@ static const char doc[] =
     "Six clients on two pools of a daemon of its own, mixed operations; then the books must balance.";
 
 /* Root may not enter a pool that others share: its clients on the second pool become somebody. */
-#define SOMEBODY 64123
 static const char pools_of_user[] = "[pool left]\ndram = 50 %\n\n[pool right]\ntrusted = no\n";
 static const char pools_of_root[] = "[pool left]\ndram = 50 %\n\n[pool right]\ntrusted = no\nusers = 64123\n";
 
@@ -69,7 +69,7 @@ static int client_start(struct mix *m, uint32_t i, uint64_t seed, double seconds
     struct mix_plan plan = {.socket_path = m->harness->socket_path,
                             .pool = i < CLIENTS_TRUSTED ? "left" : "right",
                             .client = i,
-                            .uid = i >= CLIENTS_TRUSTED && geteuid() == 0 ? SOMEBODY : 0,
+                            .uid = i >= CLIENTS_TRUSTED && geteuid() == 0 ? MICRO_SOMEBODY : 0,
                             .seed = seed,
                             .n_sizes = m->options->n_sizes,
                             .seconds = seconds};

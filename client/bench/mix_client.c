@@ -4,11 +4,11 @@
  * the report; the operations are in mix_blocks.c and mix_tensor.c.
  */
 #include <errno.h>
-#include <grp.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "client/bench/live.h"
+#include "client/bench/micro.h"
 #include "client/bench/mix.h"
 #include "client/bench/process.h"
 #include "include/base/cleanup.h"
@@ -163,16 +163,6 @@ static int client_loop(struct mix_client *c, int fd)
     return r;
 }
 
-/* For good: groups first, while it may. */
-static int become(uid_t uid)
-{
-    if (uid == 0 || (setgroups(0, NULL) == 0 && setresgid(uid, uid, uid) == 0 && setresuid(uid, uid, uid) == 0))
-        return 0;
-    int r = -errno;
-    fprintf(stderr, "spillbench mix: cannot become user %u: %s\n", uid, strerrordesc_np(-r));
-    return r;
-}
-
 int mix_client_run(const struct mix_plan *plan, int fd)
 {
     cleanup_free struct mix_client *c = calloc(1, sizeof(*c));
@@ -182,7 +172,7 @@ int mix_client_run(const struct mix_plan *plan, int fd)
     c->plan = plan;
     c->random = payload_mix(plan->seed, plan->client) >> 1;
     c->buffer = malloc(MIX_BUFFER_BYTES);
-    int r = c->buffer ? become(plan->uid) : -ENOMEM;
+    int r = c->buffer ? micro_become(plan->uid) : -ENOMEM;
     if (r == 0)
         r = open_spaces(c);
     if (r == 0)

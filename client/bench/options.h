@@ -13,7 +13,7 @@ struct options {
     uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
     uint32_t list_max, n_sizes;
-    bool json, keep, private_daemon, quiet;
+    bool json, keep, private_daemon, quiet, quick;
 };
 
 enum {
@@ -33,6 +33,7 @@ enum {
     OPTION_LIST,
     OPTION_SIZES,
     OPTION_QUIET,
+    OPTION_QUICK,
     OPTION_OUTPUT = 'o',
 };
 
@@ -99,6 +100,10 @@ enum {
 #define ROW_QUIET                                                                                                      \
     {                                                                                                                  \
         "quiet", OPTION_QUIET, NULL, 0, "no progress", 0                                                               \
+    }
+#define ROW_QUICK                                                                                                      \
+    {                                                                                                                  \
+        "quick", OPTION_QUICK, NULL, 0, "fewer sizes, short samples: to see that it works", 0                          \
     }
 #define ROW_OUTPUT                                                                                                     \
     {                                                                                                                  \
