@@ -24,6 +24,7 @@ set(test_environment
     SPILLWAY_SOURCE=${CMAKE_SOURCE_DIR}
     ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=1
     UBSAN_OPTIONS=print_stacktrace=1
+    CK_DEFAULT_TIMEOUT=120 # a test of libcheck ends after 4 s otherwise, which a busy machine may need
     PYTHONDONTWRITEBYTECODE=1
     TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1)
 # Real traces are not part of the project: SPILLWAY_TRACE names one, else a folder `traces` beside the checkout is looked

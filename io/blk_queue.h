@@ -25,9 +25,9 @@ struct blk_class {
 };
 
 struct blk_queue {
-    uint32_t n;                       /* requests that wait */
-    uint64_t owed;                    /* sectors that urgent requests took while background ones waited */
-    uint64_t background_bytes;        /* that the device has of background requests */
+    uint32_t n;                /* requests that wait */
+    uint64_t owed;             /* sectors that urgent requests took while background ones waited */
+    uint64_t background_bytes; /* that the device has of background requests */
     struct blk_class urgent, background;
 };
 

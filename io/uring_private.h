@@ -121,7 +121,7 @@ struct uring {
     struct uring_slot *slots;
     uint32_t first_free_slot;
     struct uring_device *devices;
-    uint32_t next_device;    /* round robin */
+    uint32_t next_device; /* round robin */
     uint32_t weights[IO_LANES];
     struct uring_lane_stat lanes[IO_LANES];
     struct list failed_blks; /* refused at submit; done() comes from the turn */

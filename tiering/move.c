@@ -207,7 +207,7 @@ static void move_spill_end(struct move *m, int status)
         object_drop_dev(t, object, true); /* it is moving to another segment */
         object_set_dev(t, object, m->store, &m->put.entry);
     }
-    sync_spilled(m, status == -ECANCELED ? 0 : status); /* what is deleted needs no writing */
+    sync_spilled(m, status == -ECANCELED ? 0 : status);       /* what is deleted needs no writing */
     move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
     move_free(m);
     object_unpin(t, object);

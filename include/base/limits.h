@@ -44,8 +44,8 @@
 #define DEFAULT_MAX_SESSIONS 4096
 #define DEFAULT_SESSION_RINGS 64
 #define SESSION_LEASES_MAX (UINT32_C(1) << 24)
-#define WORKERS_MAX 64            /* threads that copy and checksum for one engine */
-#define WEIGHT_MAX 1000           /* of a pool, device or class against its equals */
+#define WORKERS_MAX 64  /* threads that copy and checksum for one engine */
+#define WEIGHT_MAX 1000 /* of a pool, device or class against its equals */
 #define DEFAULT_WEIGHT 100
 #define DEFAULT_URING_ENTRIES 512 /* device requests that one engine has in the kernel */
 #define URING_ENTRIES_MAX 8192

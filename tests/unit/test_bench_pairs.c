@@ -15,7 +15,8 @@ START_TEST(test_ranks_are_the_published_ones)
 {
     static const struct {
         uint32_t n, rank;
-    } table[] = {{1, 0}, {5, 0}, {6, 1}, {8, 1}, {9, 2}, {11, 2}, {12, 3}, {15, 4}, {20, 6}, {25, 8}, {50, 18}, {100, 40}};
+    } table[] = {{1, 0},  {5, 0},  {6, 1},  {8, 1},  {9, 2},   {11, 2},
+                 {12, 3}, {15, 4}, {20, 6}, {25, 8}, {50, 18}, {100, 40}};
 
     for (size_t i = 0; i < ARRAY_LEN(table); i++)
         ck_assert_uint_eq(pairs_rank(table[i].n), table[i].rank);
