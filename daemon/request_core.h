@@ -78,6 +78,7 @@ struct request {
     uint32_t next_result;
     uint32_t max_results; /* that fit in scratch */
     uint32_t waiting;     /* pieces */
+    struct piece *spare;  /* a piece that the next step may wait with; none between turns */
     uint32_t n_ok;        /* items */
     uint32_t n_prefix;    /* LOOKUP: leading items that are there */
     bool prefix_ended;
@@ -100,6 +101,14 @@ struct request {
     struct tiering_sync sync;
 };
 
+/* An element of a list that was copied and checked a little ahead of its turn. */
+struct ahead {
+    struct target target;
+    struct spw_handle handle;
+    int status;
+    uint32_t detail;
+};
+
 struct requests {
     struct requests_config config;
     struct tiering *tiering;
@@ -115,7 +124,9 @@ struct requests {
     struct deadlines deadlines;
     struct spw_item *staged; /* LIST_ITEMS_MAX: an all-or-nothing list, copied once, for one turn */
     struct target *targets;  /* the same, checked */
-    uint64_t changes;        /* counts what may let a parked request go on */
+    struct ahead ahead[LIST_WARM_ITEMS];
+    uint32_t n_ahead, next_ahead; /* of the list that is being run, and of no other */
+    uint64_t changes;             /* counts what may let a parked request go on */
     uint32_t n_rings, n_hot;
     uint32_t n_idle_hot, n_blocked; /* of the last turn */
     uint32_t n_detached;

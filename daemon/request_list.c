@@ -8,6 +8,10 @@
  * - Results are only written. The index of the next one is ours, and is checked against the room in scratch each time.
  * - A piece waits with a struct piece from the engine's pool. Where none is to be had the list stops in mid-item and
  *   goes on in a later turn; what was granted stays granted.
+ *
+ * Elements are copied and checked up to LIST_WARM_ITEMS ahead of their turn, within one turn: with millions of objects
+ * everything that serving one touches lies in memory, not in a cache, and waiting for one after the other would be most
+ * of the time it takes. What was copied ahead and not served (a stall) is copied afresh in the next turn.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,6 +19,7 @@
 #include "daemon/request_core.h"
 #include "include/base/atomic.h"
 #include "include/base/checked.h"
+#include "include/base/cleanup.h"
 
 /* --- Pieces ------------------------------------------------------------------------------------------------------ */
 
@@ -295,7 +300,10 @@ void target_step(const struct request *req, const struct target *target, uint32_
     uint32_t piece_bytes = req->space.piece_bytes;
 
     *ret_step = (struct step){.id = target->id, .object_bytes = target->object_bytes};
-    ret_step->id.piece += piece;
+    if (piece > 0) {
+        ret_step->id.piece += piece;
+        ret_step->id.hash = 0;
+    }
     if (target->length_bytes == 0 || req->op->span == OP_SPAN_TENSOR)
         return;
     uint64_t from = MAX(target->offset_bytes, (uint64_t)ret_step->id.piece * piece_bytes);
@@ -309,15 +317,52 @@ void target_step(const struct request *req, const struct target *target, uint32_
 
 enum { LIST_STALLED, LIST_WENT_ON, LIST_BROKEN };
 
-static int list_next_item(struct request *req)
+/* False: the peer was broken. */
+static bool list_copy_ahead(struct request *req, uint32_t index, struct ahead *ret_ahead)
 {
     struct spw_item item;
-    uint32_t detail;
 
-    if (!list_copy_item(req, req->next_item, &item))
-        return LIST_BROKEN;
-    int r = list_target(req, &item, &req->target, &detail);
+    if (req->op->list == OP_LIST_HANDLES) {
+        if (!list_copy_handle(req, index, &ret_ahead->handle))
+            return false;
+        tiering_warm_lease(req->rq->tiering, ret_ahead->handle.lease);
+        return true;
+    }
+    if (!list_copy_item(req, index, &item))
+        return false;
+    ret_ahead->status = list_target(req, &item, &ret_ahead->target, &ret_ahead->detail);
+    if (ret_ahead->status == 0)
+        tiering_warm_index(req->rq->tiering, &ret_ahead->target.id);
+    return true;
+}
 
+/* The next elements of the list, copied, checked and warmed. False: the peer was broken. */
+static bool list_look_ahead(struct request *req, uint32_t max)
+{
+    struct requests *rq = req->rq;
+    uint32_t n = MIN(MIN(max, req->sqe.n_items - req->next_item), (uint32_t)LIST_WARM_ITEMS);
+
+    rq->n_ahead = rq->next_ahead = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (!list_copy_ahead(req, req->next_item + i, &rq->ahead[i]))
+            return false;
+    for (uint32_t i = 0; i < n && n > 1; i++) {
+        if (req->op->list == OP_LIST_HANDLES)
+            tiering_warm_leased(rq->tiering, rq->ahead[i].handle.lease);
+        else if (rq->ahead[i].status == 0)
+            tiering_warm_record(rq->tiering, &rq->ahead[i].target.id);
+    }
+    rq->n_ahead = n;
+    return true;
+}
+
+static int list_next_item(struct request *req)
+{
+    const struct ahead *ahead = &req->rq->ahead[req->rq->next_ahead++];
+    uint32_t detail = ahead->detail;
+    int r = ahead->status;
+
+    req->target = ahead->target;
     if (req->target.n_results > ITEM_PIECES_MAX || req->target.n_results > req->max_results - req->next_result) {
         req->list_status = req->target.n_results > ITEM_PIECES_MAX ? -E2BIG : -EOVERFLOW;
         req->next_item = req->sqe.n_items;
@@ -338,11 +383,9 @@ static int list_next_item(struct request *req)
 }
 
 /* The outcome of a piece or handle that did not have to wait. */
-static void list_step_ended(struct request *req, struct piece *piece, int status, const struct tiering_grant *grant,
+static void list_step_ended(struct request *req, int status, const struct tiering_grant *grant,
                             struct spw_result *result)
 {
-    if (piece)
-        piece_free(piece);
     if (!req->op->counts_prefix)
         list_grant_result(grant, result);
     list_put_result(req, req->next_result, status, result);
@@ -353,30 +396,30 @@ static int list_step(struct request *req, const struct step *step)
 {
     struct tiering_grant grant = {0};
     struct spw_result result = {0};
-    struct piece *piece = NULL;
     int r = req->stop_status;
 
     if (r == 0) {
-        if (req->op->waits && !(piece = piece_new(req)))
+        if (req->op->waits && !req->spare && !(req->spare = piece_new(req)))
             return LIST_STALLED;
-        r = req->op->step(req, step, piece ? &piece->wait : NULL, &grant, &result);
+        r = req->op->step(req, step, req->spare ? &req->spare->wait : NULL, &grant, &result);
     } else {
         grant.limit = req->stop_detail;
     }
     /* Tiering's own pools are used up: whatever uses them ends some time, and this list goes on. */
-    if (r == -EAGAIN && grant.limit == TIERING_LIMIT_REQUESTS && piece && !(req->sqe.flags & SPW_SQE_NO_WAIT)) {
-        piece_free(piece);
+    if (r == -EAGAIN && grant.limit == TIERING_LIMIT_REQUESTS && req->spare && !(req->sqe.flags & SPW_SQE_NO_WAIT))
         return LIST_STALLED;
-    }
     if (r == TIERING_WAIT) {
+        struct piece *piece = req->spare;
+
         assert(piece); /* only operations that wait were given one */
+        req->spare = NULL;
         piece->state = PIECE_WAITING;
         piece->group = req->group;
         piece->result = req->next_result;
         req->waiting++;
         request_arm_deadline(req);
     } else {
-        list_step_ended(req, piece, r, &grant, &result);
+        list_step_ended(req, r, &grant, &result);
     }
     req->next_result++;
     return LIST_WENT_ON;
@@ -386,8 +429,8 @@ static int list_handle(struct request *req)
 {
     struct step step = {0};
 
-    if (!req->in_item && !list_copy_handle(req, req->next_item, &req->handle))
-        return LIST_BROKEN;
+    if (!req->in_item)
+        req->handle = req->rq->ahead[req->rq->next_ahead++].handle;
     req->in_item = true; /* a stall must not read it a second time */
     step.handle = req->handle;
     int r = list_step(req, &step);
@@ -444,11 +487,19 @@ static int list_item(struct request *req)
 
 uint32_t list_run(struct request *req, uint32_t budget)
 {
+    struct requests *rq = req->rq;
     uint32_t n = 0;
     int r = LIST_WENT_ON;
 
-    for (; n < budget && !request_is_listed(req) && r == LIST_WENT_ON; n++)
-        r = req->op->list == OP_LIST_HANDLES ? list_handle(req) : list_item(req);
+    rq->n_ahead = rq->next_ahead = 0; /* another list's */
+    for (; n < budget && !request_is_listed(req) && r == LIST_WENT_ON; n++) {
+        if (!req->in_item && rq->next_ahead == rq->n_ahead && !list_look_ahead(req, budget - n))
+            r = LIST_BROKEN;
+        else
+            r = req->op->list == OP_LIST_HANDLES ? list_handle(req) : list_item(req);
+    }
+    if (req->spare)
+        piece_free(steal_ptr(req->spare));
     if (r == LIST_BROKEN)
         return n;
     req->rq->stat.items += n;

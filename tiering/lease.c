@@ -55,6 +55,20 @@ struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint
     return l->mode != LEASE_FREE && l->generation == handle >> 32 && l->session == s ? l : NULL;
 }
 
+void tiering_warm_lease(const struct tiering *t, uint64_t lease)
+{
+    if ((uint32_t)lease < t->config.max_leases)
+        __builtin_prefetch(&t->leases[(uint32_t)lease], 1);
+}
+
+void tiering_warm_leased(const struct tiering *t, uint64_t lease)
+{
+    uint32_t object = (uint32_t)lease < t->config.max_leases ? t->leases[(uint32_t)lease].object : RECORD_NONE;
+
+    if (object < t->config.max_objects)
+        record_warm(&t->records, object);
+}
+
 void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
                 struct tiering_grant *ret_grant)
 {

@@ -60,6 +60,18 @@ uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes)
     return (uint32_t)MAX(div_round_up(object_bytes, t->piece_bytes), UINT64_C(1));
 }
 
+void tiering_warm_index(const struct tiering *t, struct tiering_id *id)
+{
+    id->hash = 0;
+    id->hash = record_hash_id(&t->records, id);
+    record_warm_slot(&t->records, id->hash);
+}
+
+void tiering_warm_record(const struct tiering *t, const struct tiering_id *id)
+{
+    record_warm_found(&t->records, record_hash_id(&t->records, id));
+}
+
 uint32_t object_find(const struct tiering *t, const struct tiering_id *id, int *ret_status)
 {
     uint32_t object = record_find(&t->records, id, record_hash_id(&t->records, id));

@@ -497,6 +497,7 @@ int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct ti
     if (!object_bytes || id->n_parts != 1)
         return -EINVAL;
     at.piece = 0;
+    at.hash = 0; /* each piece has its own */
     object = object_find(t, &at, &status);
     if (object != RECORD_NONE) {
         const struct record *r = record_at(&t->records, object);

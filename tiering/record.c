@@ -41,6 +41,8 @@ static_assert(sizeof(struct record_identity) == 48, "hashed as bytes");
 
 uint64_t record_hash_id(const struct record_table *t, const struct tiering_id *id)
 {
+    if (id->hash)
+        return id->hash;
     struct record_identity identity = {
         .space = id->space, .group = id->group, .piece = id->piece, .part = id->part, .key_len = id->key_len};
 
@@ -127,6 +129,27 @@ uint32_t record_find(const struct record_table *t, const struct tiering_id *id, 
             return index;
     }
     return RECORD_NONE;
+}
+
+void record_warm_slot(const struct record_table *t, uint64_t hash)
+{
+    __builtin_prefetch(&t->slots[(uint32_t)hash & (t->n_slots - 1)]);
+}
+
+void record_warm_found(const struct record_table *t, uint64_t hash)
+{
+    uint32_t slot = t->slots[(uint32_t)hash & (t->n_slots - 1)]; /* most are found where they belong */
+
+    if (slot)
+        record_warm(t, slot - 1);
+}
+
+void record_warm(const struct record_table *t, uint32_t index)
+{
+    __builtin_prefetch(&t->records[index]);
+    __builtin_prefetch((const char *)&t->records[index] + sizeof(struct record) - 1);
+    __builtin_prefetch(&t->hot[index], 1);
+    __builtin_prefetch(&t->nodes[index], 1);
 }
 
 static uint32_t record_take_free(struct record_table *t)

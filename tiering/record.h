@@ -106,7 +106,7 @@ struct record_table {
 must_check int record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed);
 void record_table_deinit(struct record_table *t);
 
-/* What an identity hashes to: index, ghosts and checks share it. */
+/* What an identity hashes to: index, ghosts and checks share it. Taken from id->hash if that is known. */
 uint64_t record_hash_id(const struct record_table *t, const struct tiering_id *id);
 uint64_t record_hash(const struct record_table *t, const struct record *r);
 
@@ -117,6 +117,11 @@ must_check int record_new(struct record_table *t, const struct tiering_id *id, u
 /* Out of the index; the record stays until record_free(). */
 void record_unindex(struct record_table *t, uint32_t index);
 void record_free(struct record_table *t, uint32_t index);
+
+/* Towards the cache: the index slot of a hash; the record behind the slot, and what lies beside it. */
+void record_warm_slot(const struct record_table *t, uint64_t hash);
+void record_warm_found(const struct record_table *t, uint64_t hash);
+void record_warm(const struct record_table *t, uint32_t index);
 
 /* Change a record: edit what begin returns, then end. One at a time. */
 struct record *record_begin(struct record_table *t, uint32_t index);

@@ -187,7 +187,19 @@ struct tiering_id {
     uint16_t part;
     uint16_t n_parts; /* at least 1 */
     uint8_t key_len;
+    uint64_t hash; /* 0, or what tiering_warm_index() found it to be; of all of the above but n_parts */
 };
+
+/*
+ * For lists: memory is slow, and a list's objects lie anywhere in it. What finding an object will read is on its way to
+ * the cache after these, so a caller warms the index for a few elements, then the records, and then serves them. Hints:
+ * nothing depends on them. _index keeps the hash in *id; who changes the id afterwards sets that to 0.
+ */
+void tiering_warm_index(const struct tiering *t, struct tiering_id *id);
+void tiering_warm_record(const struct tiering *t, const struct tiering_id *id);
+/* The same for a lease's handle: the lease, then the record that it names. */
+void tiering_warm_lease(const struct tiering *t, uint64_t lease);
+void tiering_warm_leased(const struct tiering *t, uint64_t lease);
 
 struct tiering_grant {
     uint64_t lease; /* handle, or TIERING_LEASE_NONE */

@@ -96,6 +96,30 @@ static __attribute__((unused)) void stub_finish(int status)
     wait->done(wait, status);
 }
 
+void tiering_warm_index(const struct tiering *t, struct tiering_id *id)
+{
+    (void)t;
+    id->hash = 1;
+}
+
+void tiering_warm_record(const struct tiering *t, const struct tiering_id *id)
+{
+    (void)t;
+    ck_assert_uint_eq(id->hash, 1);
+}
+
+void tiering_warm_lease(const struct tiering *t, uint64_t lease)
+{
+    (void)t;
+    (void)lease;
+}
+
+void tiering_warm_leased(const struct tiering *t, uint64_t lease)
+{
+    (void)t;
+    (void)lease;
+}
+
 void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
                           uint32_t max_leases)
 {
