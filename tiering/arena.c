@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Owns the maps of slabs and extents. Invariants: a frame belongs to at most one slab; a slab is linked in the list of
- * its size exactly if it has room; used_sectors is the sum over all extents in use; an extent never crosses a window
- * because a slab never does.
+ * its size exactly if it has room and its chunk is not closing; used_sectors is the sum over all extents in use in
+ * chunks that are not; an extent never crosses a window because a slab never does.
  */
 #include "tiering/arena.h"
 
@@ -132,7 +132,7 @@ static struct arena_slab *arena_slab_make(struct arena_chunk *c, uint32_t first,
         c->slab_of[first + i] = first + 1;
     memset(&c->used[(size_t)first * WORDS_PER_FRAME], 0, (size_t)n * WORDS_PER_FRAME * sizeof(*c->used));
     c->n_free -= n;
-    a->free_frames -= n;
+    a->free_frames -= n; /* its chunk is not closing */
     a->frames_of[sectors] += n;
     a->slab_sectors += (uint64_t)n * FRAME_SECTORS;
     list_push_tail(&a->partial[sectors], &s->link);
@@ -151,9 +151,13 @@ static struct arena_slab *arena_slab_new(struct arena *a, uint32_t sectors, stru
     for (uint32_t n = want; n >= least && n > 0; n--) {
         list_for_each (l, &a->chunks) {
             struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
-            uint32_t first = arena_find_run(c, n);
+            uint32_t first = c->closing ? UINT32_MAX : arena_find_run(c, n);
 
             if (first != UINT32_MAX) {
+                if (a->stripe) {
+                    list_unlink(&c->link);
+                    list_push_tail(&a->chunks, &c->link);
+                }
                 *ret_chunk = c;
                 return arena_slab_make(c, first, n, sectors);
             }
@@ -238,6 +242,8 @@ static void arena_slab_release(struct arena_chunk *c, struct arena_slab *s)
     for (uint32_t i = 0; i < s->n_frames; i++)
         c->slab_of[s->first_frame + i] = 0;
     c->n_free += s->n_frames;
+    if (c->closing)
+        return;
     a->free_frames += s->n_frames;
     a->frames_of[s->sectors] -= s->n_frames;
     a->slab_sectors -= (uint64_t)s->n_frames * FRAME_SECTORS;
@@ -254,11 +260,98 @@ void arena_free(struct arena_chunk *c, uint32_t sector)
     *word &= ~(UINT64_C(1) << (i % 64));
     s->hint = (uint16_t)(i / 64);
     c->owner[(size_t)s->first_frame * FRAME_SECTORS + i] = ARENA_OWNER_NONE;
-    a->used_sectors -= s->sectors;
-    if (s->n_used-- == s->n_extents)
+    if (c->closing)
+        a->closing_used_sectors -= s->sectors;
+    else
+        a->used_sectors -= s->sectors;
+    if (s->n_used-- == s->n_extents && !c->closing)
         list_push_head(&a->partial[s->sectors], &s->link);
     if (s->n_used == 0)
         arena_slab_release(c, s);
+}
+
+/* --- Closing ----------------------------------------------------------------------------------------------------- */
+
+/* What the chunk's slabs add to the arena's sums; sign: whether they come or go. */
+static void arena_chunk_account(struct arena_chunk *c, bool comes)
+{
+    struct arena *a = c->arena;
+    uint64_t one = comes ? 1 : UINT64_MAX; /* modulo 2^64: adding it subtracts 1 */
+    uint32_t one32 = comes ? 1 : UINT32_MAX;
+    uint64_t sectors = (uint64_t)c->n_frames * FRAME_SECTORS;
+
+    a->total_frames += one32 * c->n_frames;
+    a->free_frames += one32 * c->n_free;
+    a->total_sectors += one * sectors;
+    a->closing_sectors -= one * sectors;
+    for (uint32_t f = 0, n; f < c->n_frames; f += n) {
+        struct arena_slab *s = &c->slabs[f];
+
+        n = 1;
+        if (!c->slab_of[f])
+            continue;
+        n = s->n_frames;
+        a->frames_of[s->sectors] += one32 * n;
+        a->slab_sectors += one * n * FRAME_SECTORS;
+        a->used_sectors += one * s->n_used * s->sectors;
+        a->closing_used_sectors -= one * s->n_used * s->sectors;
+        if (comes && s->n_used < s->n_extents)
+            list_push_tail(&a->partial[s->sectors], &s->link);
+        else
+            list_unlink(&s->link);
+    }
+}
+
+void arena_chunk_close(struct arena_chunk *c)
+{
+    assert(!c->closing);
+    c->closing = true;
+    c->scan = (struct arena_cursor){0};
+    arena_chunk_account(c, false);
+}
+
+void arena_chunk_reopen(struct arena_chunk *c)
+{
+    assert(c->closing);
+    c->closing = false;
+    arena_chunk_account(c, true);
+}
+
+bool arena_chunk_is_empty(const struct arena_chunk *c)
+{
+    return c->closing && c->n_free == c->n_frames;
+}
+
+void arena_chunk_remove(struct arena_chunk *c)
+{
+    assert(arena_chunk_is_empty(c));
+    c->arena->closing_sectors -= (uint64_t)c->n_frames * FRAME_SECTORS;
+    list_unlink(&c->link);
+    arena_chunk_free(c);
+}
+
+bool arena_chunk_next(const struct arena_chunk *c, struct arena_cursor *cursor, uint32_t *ret_owner,
+                      uint32_t *ret_sector)
+{
+    while (cursor->frame < c->n_frames) {
+        /* The slab that was there at the last call may have become free frames, or part of another one. */
+        const struct arena_slab *s = c->slab_of[cursor->frame] == cursor->frame + 1 ? &c->slabs[cursor->frame] : NULL;
+        const uint64_t *words = &c->used[(size_t)cursor->frame * WORDS_PER_FRAME];
+
+        for (; s && cursor->extent < s->n_extents; cursor->extent++) {
+            uint32_t i = cursor->extent;
+
+            if (words[i / 64] & (UINT64_C(1) << (i % 64))) {
+                *ret_owner = c->owner[(size_t)cursor->frame * FRAME_SECTORS + i];
+                *ret_sector = cursor->frame * FRAME_SECTORS + i * s->sectors;
+                cursor->extent++;
+                return true;
+            }
+        }
+        *cursor = (struct arena_cursor){.frame = cursor->frame + (s ? s->n_frames : 1)};
+    }
+    *cursor = (struct arena_cursor){0};
+    return false;
 }
 
 bool arena_has_slab(const struct arena_chunk *c, uint32_t sector)
@@ -281,7 +374,7 @@ bool arena_find_clearable(const struct arena *a, uint32_t n_frames, arena_stuck_
         struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
         uint32_t run = 0, n;
 
-        for (uint32_t i = 0; i < c->n_frames; i += n) {
+        for (uint32_t i = 0; i < c->n_frames && !c->closing; i += n) {
             const struct arena_slab *s = c->slab_of[i] ? &c->slabs[i] : NULL;
 
             n = s ? s->n_frames : 1;

@@ -10,6 +10,9 @@
  *
  * An arena is one budget's memory on one kind of node: a pool's, or one session's private memory. It is pure
  * bookkeeping: nothing here touches the memory. Engine thread only.
+ *
+ * A chunk that is closing has left the arena's sums and gives nothing out any more: what is freed there stays free, and
+ * once all of it is, the chunk can be removed.
  */
 #pragma once
 
@@ -30,11 +33,19 @@ struct arena_slab {
     uint16_t hint; /* word of the bitmap where a free extent was last seen */
 };
 
+/* A place in a walk over a chunk's extents; zeroed at its start. */
+struct arena_cursor {
+    uint32_t frame, extent;
+};
+
 struct arena_chunk {
     struct list link;
     struct arena *arena;
     uint32_t region, epoch;
+    uint32_t node; /* the caller's: of cxl_nodes */
     uint32_t n_frames, n_free;
+    bool closing;
+    struct arena_cursor scan; /* the caller's: how far a closing chunk has been looked through */
     uint32_t *slab_of;        /* frame → first frame of its slab + 1, or 0 */
     struct arena_slab *slabs; /* by first frame */
     uint64_t *used;           /* bitmaps: FRAME_SECTORS bits for each frame of a slab */
@@ -47,6 +58,8 @@ struct arena {
     uint32_t *frames_of;  /* by sectors: frames of all its slabs */
     uint64_t total_sectors, used_sectors, slab_sectors;
     uint32_t free_frames, total_frames;
+    uint64_t closing_sectors, closing_used_sectors; /* of closing chunks, which the sums above leave out */
+    bool stripe;                                    /* new slabs go round the chunks: they lie on several nodes */
 };
 
 struct arena_extent {
@@ -65,6 +78,19 @@ must_check int arena_chunk_add(struct arena *a, uint32_t region, uint32_t epoch,
 must_check int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk,
                            uint32_t *ret_sector);
 void arena_free(struct arena_chunk *c, uint32_t sector);
+
+/* Nothing more is given out from it. */
+void arena_chunk_close(struct arena_chunk *c);
+/* The opposite: the chunk serves again. */
+void arena_chunk_reopen(struct arena_chunk *c);
+/* It is closing, and nothing in it is in use. */
+bool arena_chunk_is_empty(const struct arena_chunk *c);
+/* Frees an empty one. */
+void arena_chunk_remove(struct arena_chunk *c);
+/* The owner of the next extent in use from the cursor on, which moves behind it. False: the end, the cursor is back at
+ * the start. */
+bool arena_chunk_next(const struct arena_chunk *c, struct arena_cursor *cursor, uint32_t *ret_owner,
+                      uint32_t *ret_sector);
 
 /* Does a slab hold this sector? Its last extent's end is the slab's. */
 bool arena_has_slab(const struct arena_chunk *c, uint32_t sector);

@@ -4,7 +4,10 @@
  *
  *   tiering.c   start, stop, tick, configuration of pools
  *   object.c    births and deaths of records; what is dirty; groups of parts and pieces
- *   room.c      memory for a piece: extents, eviction, the queue of those who wait for room
+ *   room.c      memory for a piece: extents, the queue of those who wait for room; private memory of sessions
+ *   chunk.c     the pools' memory: asking for it, and giving it back
+ *   evict.c     who has to go: eviction, and writing ahead of need
+ *   migrate.c   from one memory extent to another: demotion, promotion, evacuation
  *   move.c      transfers: load, spill, copy; one step function
  *   urge.c      transfers that a client has come to wait for
  *   lease.c     leases and admission; sessions' ends
@@ -35,6 +38,12 @@
 #define CLEAN_AHEAD 256
 /* Steps of background work in one tick. */
 #define TICK_STEPS 64
+/* Of one pool: pieces on their way from one extent to another, and those in CXL memory that wait for their promotion. */
+#define MIGRATIONS_MAX 32
+#define PROMOTIONS_MAX 64
+
+/* Index of what a pool has for each kind of memory. MEM_PRIVATE: of a session, no tier of the pool. */
+enum mem_tier { MEM_DRAM, MEM_CXL, MEM_TIERS, MEM_PRIVATE = MEM_TIERS };
 
 enum lease_mode { LEASE_FREE, LEASE_READ, LEASE_WRITE, LEASE_RESERVE };
 
@@ -45,6 +54,7 @@ struct lease {
     uint32_t off_bytes, len_bytes;
     struct tiering_session *session;
     uint8_t mode;
+    uint8_t tier; /* enum mem_tier: where the bytes are */
 };
 
 enum move_kind {
@@ -54,6 +64,7 @@ enum move_kind {
     MOVE_COMMIT,   /* from private to shared memory */
     MOVE_GET,      /* from a device or memory into a leased tensor range */
     MOVE_PUT,      /* from a leased tensor range into new memory, then committed */
+    MOVE_MIGRATE,  /* from one extent of the pool's memory to another */
     MOVE_RELOCATE, /* from one segment to another, through the relocation buffer */
 };
 
@@ -67,12 +78,12 @@ enum move_phase { MOVE_IDLE, MOVE_ROOM, MOVE_BUSY };
 enum move_io { MOVE_IO_NONE, MOVE_IO_GET, MOVE_IO_PUT };
 
 struct move {
-    struct list link;    /* pool's room queue or spills, or free list */
+    struct list link;    /* pool's room queue, spills or migrations, or free list */
     struct list waiters; /* struct tiering_wait */
     struct tiering *t;
     uint32_t object;
     uint32_t pool;
-    struct arena_chunk *chunk; /* where the bytes go (MOVE_COMMIT, MOVE_LOAD) */
+    struct arena_chunk *chunk; /* where the bytes go (MOVE_COMMIT, MOVE_LOAD, MOVE_MIGRATE) */
     uint32_t sector;
     struct list syncs;  /* MOVE_SPILL: struct sync_ref */
     uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece */
@@ -80,6 +91,7 @@ struct move {
     struct tiering_session *session;
     uint8_t kind, phase, store;
     uint8_t io; /* enum move_io: what is in flight at a store */
+    bool leaves_dram; /* MOVE_MIGRATE: for CXL memory */
     union {
         struct store_put put;
         struct store_get get;
@@ -89,18 +101,29 @@ struct move {
 
 struct tpool {
     struct tiering_pool_config config;
-    struct arena arenas[2]; /* DRAM, CXL */
-    struct policy *policies[TIERING_CLASSES];
-    uint64_t class_sectors[TIERING_CLASSES];
-    struct list room;   /* moves that wait for memory, first come first served */
-    struct list spills; /* MOVE_SPILL in flight */
-    uint64_t want_chunks[2], asked_chunks[2];
+    struct arena arenas[MEM_TIERS];
+    struct policy *policies[TIERING_CLASSES];     /* of what is in DRAM */
+    struct policy *cxl_policies[TIERING_CLASSES]; /* of what is in CXL memory; NULL on a machine without */
+    uint64_t class_sectors[MEM_TIERS][TIERING_CLASSES];
+    struct list room;       /* moves that wait for memory, first come first served */
+    struct list spills;     /* MOVE_SPILL in flight */
+    struct list migrations; /* MOVE_MIGRATE in flight */
+    uint64_t want_chunks[MEM_TIERS], asked_chunks[MEM_TIERS];
+    uint64_t refused_nodes; /* of cxl_nodes: bit set: it gave no memory */
     uint64_t admitted_bytes;
+    uint64_t leased_bytes[MEM_TIERS];
+    uint64_t pressure[MEM_TIERS];  /* how often room was wanted and there was none */
+    uint64_t leaving_sectors;      /* of migrations out of DRAM */
+    uint64_t migrate_ns;           /* not before: a copy has failed */
+    uint64_t promote_bytes;        /* that may still be promoted until the next slow tick */
+    uint32_t promote[PROMOTIONS_MAX]; /* records that may deserve it, a ring */
+    uint32_t promote_first, n_promote;
+    uint32_t migrating;
     uint64_t private_bytes;  /* of sessions' chunks */
     uint64_t evictions_seen; /* at the last look for what to clean */
     uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
     uint32_t spilling;
-    uint32_t stuck_object; /* evicting did not help it: other sizes, or leases, are in the way */
+    uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct tiering_pool_stat stat;
 };
@@ -173,7 +196,8 @@ struct chunk_request {
     struct tiering *t;
     struct list link;
     uint32_t pool;
-    uint8_t arena; /* 0 DRAM, 1 CXL; a private chunk: of `private_arena` */
+    uint8_t tier; /* a private chunk: of `private_arena` */
+    uint8_t node; /* CXL: of cxl_nodes */
     struct session_arena *private_arena;
 };
 
@@ -231,6 +255,8 @@ struct tiering {
     uint64_t next_slow_ns;
     bool recovering; /* the logs are being replayed: no groups yet */
     bool was_clean;  /* all stores were closed cleanly */
+    bool started; /* memory has been asked for */
+    bool closing; /* some of it is being given back */
     bool stopping;
     bool kicked;
     struct tiering_stat stat;
@@ -249,6 +275,27 @@ static inline struct space *space_of(struct tiering *t, const struct record *r)
 static inline struct tpool *pool_of(struct tiering *t, const struct record *r)
 {
     return &t->pools[t->spaces[r->space].info.pool];
+}
+
+static inline enum mem_tier tier_of_chunk(const struct tpool *p, const struct arena_chunk *chunk)
+{
+    return chunk->arena == &p->arenas[MEM_DRAM] ? MEM_DRAM : chunk->arena == &p->arenas[MEM_CXL] ? MEM_CXL : MEM_PRIVATE;
+}
+
+/* Of a record with memory. */
+static inline enum mem_tier tier_of_mem(const struct tiering *t, const struct record *r)
+{
+    return tier_of_chunk(&t->pools[t->spaces[r->space].info.pool], t->chunk_of[r->mem_region]);
+}
+
+static inline bool pool_has_cxl(const struct tpool *p)
+{
+    return p->arenas[MEM_CXL].total_frames > 0;
+}
+
+static inline struct policy *policy_in(struct tpool *p, enum mem_tier tier, uint32_t class_id)
+{
+    return tier == MEM_CXL ? p->cxl_policies[class_id] : p->policies[class_id];
 }
 
 /* Its bytes are in memory only, and worth keeping. */
@@ -289,6 +336,8 @@ bool object_is_pinned(const struct tiering *t, uint32_t object);
 enum policy_pin object_pin_state(void *ctx, uint32_t object);
 void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_drop_mem(struct tiering *t, uint32_t object);
+/* Its bytes are in this extent now; the old one is free. */
+void object_move_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* It no longer has a device copy; whoever calls this knows what becomes of the bytes there. */
 void object_detach_dev(struct tiering *t, uint32_t object);
@@ -312,22 +361,57 @@ uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes);
 void groups_expire(struct tiering *t);
 
 /* --- room.c --- */
-/* An extent for the piece in its pool: 0, -EAGAIN (soon: spills are under way), -ENOSPC (nothing can go). */
+/* An extent for the piece in its pool: 0, -EAGAIN (soon: something is under way), -ENOSPC (nothing can go). */
 int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sectors, struct arena_chunk **ret_chunk,
               uint32_t *ret_sector);
+/* The same in one tier, by evicting from there if it must. */
+int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t object, uint32_t sectors,
+                 struct arena_chunk **ret_chunk, uint32_t *ret_sector);
 void room_give(struct tiering *t, uint32_t region, uint32_t sector);
 void room_kick(struct tiering *t, uint32_t pool);
-/* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */
-int room_evict(struct tiering *t, uint32_t object);
 /* Serves those who wait, in order, until one cannot be served. */
 void room_serve(struct tiering *t, uint32_t pool);
-/* Starts spills of what will be evicted next. */
-void room_clean_ahead(struct tiering *t, uint32_t pool);
-int room_start(struct tiering *t);
+/* True if more of the tier is free than is kept free ahead of need, and these bytes. */
+bool room_is_ample(const struct tiering *t, const struct tpool *p, enum mem_tier tier, uint64_t sectors);
 int room_take_private(struct tiering *t, struct tiering_session *s, uint32_t pool, uint32_t object, uint32_t sectors,
                       struct arena_chunk **ret_chunk, uint32_t *ret_sector, uint32_t *ret_limit);
 void room_session_end(struct tiering *t, struct tiering_session *s);
 void room_orphans(struct tiering *t);
+
+/* --- chunk.c --- */
+int chunk_start(struct tiering *t);
+/* The pool's budgets have changed: asks for more memory, or begins to give some back. */
+void chunk_budget(struct tiering *t, uint32_t pool);
+/* Bytes that the pool has of a tier, or has asked for; chunks that are closing are among them. */
+uint64_t chunk_held_bytes(const struct tpool *p, enum mem_tier tier);
+/* Empties closing chunks, a few steps, and gives back those that are empty. True while there are any. */
+bool chunk_step(struct tiering *t, uint32_t pool);
+int chunk_ask_private(struct tiering *t, struct session_arena *sa, uint64_t size_bytes);
+void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk);
+
+/* --- evict.c --- */
+/* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */
+int room_evict(struct tiering *t, uint32_t object);
+#define CLASSES_ALL ((UINT32_C(1) << TIERING_CLASSES) - 1)
+/* Who goes next from a tier, of these classes (bits): RECORD_NONE if nobody can. `state` says who cannot. */
+uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uint64_t incoming, policy_pin_fn state,
+                     uint32_t classes);
+/* Room for one extent of this size where other sizes are: empties the first run of frames that nobody leases. */
+void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t sectors);
+/* Starts spills of what will be evicted next, and demotions to keep some DRAM free. */
+void room_clean_ahead(struct tiering *t, uint32_t pool);
+
+/* --- migrate.c --- */
+/* Begins to move the piece to the tier; may_evict: by evicting others there if it must. 0; -EBUSY: it cannot move now;
+ * -EAGAIN, -ENOSPC: there is no room. */
+int migrate_begin(struct tiering *t, uint32_t object, enum mem_tier tier, bool may_evict);
+/* Begins to move the coldest pieces from DRAM to CXL memory, until so much is on its way. 0, -EAGAIN, -ENOSPC. */
+int migrate_demote(struct tiering *t, struct tpool *p, uint64_t sectors);
+/* The piece was used where it is: it may deserve DRAM. */
+void migrate_used(struct tiering *t, uint32_t object);
+void migrate_promote(struct tiering *t, uint32_t pool);
+/* The migration under way (HOT_MIGRATING). */
+struct move *migrate_of(struct tiering *t, uint32_t object);
 
 /* --- move.c --- */
 struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object);
@@ -372,6 +456,8 @@ struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint
 int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
                 uint32_t len_bytes, struct tiering_grant *ret_grant);
 void lease_end(struct tiering *t, struct lease *l);
+/* A lease on memory of this tier would leave too little that can go. */
+bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes);
 void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
                 struct tiering_grant *ret_grant);
 

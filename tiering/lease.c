@@ -6,16 +6,30 @@
  * it. Whoever takes a lease has had its piece's bytes admitted before; the lease gives them back at its end. Admitted
  * bytes, and changed pieces of durable tensors that wait for their SYNC, stay together below the pool's lease limit, so
  * some of the memory can always be evicted: no list of leases can make another wait for ever.
+ *
+ * The limit holds for each tier, too, if there are two: what would be leased where it is, is refused at its tier's
+ * limit; what still comes to memory goes to the tier that is not at its limit.
  */
 #include <errno.h>
 
 #include "tiering/core.h"
 
+/* Of the memory that serves: what is to be given back must not be leased anew. */
+static uint64_t tier_lease_limit(const struct tpool *p, enum mem_tier tier)
+{
+    return p->arenas[tier].total_sectors * SECTOR_BYTES / 100 * p->config.max_leases_percent;
+}
+
 static uint64_t pool_lease_limit(const struct tpool *p)
 {
-    uint64_t bytes = (p->arenas[0].total_sectors + p->arenas[1].total_sectors) * SECTOR_BYTES;
+    uint64_t bytes = (p->arenas[MEM_DRAM].total_sectors + p->arenas[MEM_CXL].total_sectors) * SECTOR_BYTES;
 
     return bytes / 100 * p->config.max_leases_percent;
+}
+
+bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes)
+{
+    return pool_has_cxl(p) && p->leased_bytes[tier] + bytes > tier_lease_limit(p, tier);
 }
 
 int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes, uint32_t *ret_limit)
@@ -82,7 +96,7 @@ void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t
     ret_grant->length_bytes = len_bytes;
     ret_grant->limit = TIERING_LIMIT_NONE;
     if (!ret_grant->fetched)
-        ret_grant->tier = chunk->arena == &p->arenas[1] ? TIERING_CXL : TIERING_DRAM;
+        ret_grant->tier = tier_of_chunk(p, chunk) == MEM_CXL ? TIERING_CXL : TIERING_DRAM;
 }
 
 int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
@@ -95,7 +109,7 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
         return -ENOSPC;
     }
     if (mode == LEASE_WRITE) {
-        assert(!(hot_at(t, object)->flags & HOT_SPILLING));
+        assert(!(hot_at(t, object)->flags & (HOT_SPILLING | HOT_MIGRATING)));
         if (hot_writers(hot_at(t, object)) == HOT_WRITERS_MAX)
             return -EBUSY;
         int status = shadow_keep(t, object);
@@ -114,7 +128,8 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
                         .off_bytes = off_bytes,
                         .len_bytes = len_bytes,
                         .session = s,
-                        .mode = (uint8_t)mode};
+                        .mode = (uint8_t)mode,
+                        .tier = (uint8_t)tier_of_mem(t, record_at(&t->records, object))};
     if (s->first_lease != RECORD_NONE)
         t->leases[s->first_lease].prev = index;
     s->first_lease = index;
@@ -123,6 +138,8 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
     object_pin(t, object);
     const struct record *r = record_at(&t->records, object);
     pool_of(t, r)->stat.leased += r->size_bytes;
+    if (l->tier != MEM_PRIVATE)
+        pool_of(t, r)->leased_bytes[l->tier] += r->size_bytes;
     grant_fill(t, object, off_bytes, len_bytes, ret_grant);
     ret_grant->lease = lease_handle(t, l);
     return 0;
@@ -145,6 +162,8 @@ void lease_end(struct tiering *t, struct lease *l)
     t->n_leases--;
     if (l->mode == LEASE_WRITE)
         hot_at(t, object)->flags -= HOT_WRITER;
+    if (l->tier != MEM_PRIVATE)
+        t->pools[pool].leased_bytes[l->tier] -= r->size_bytes;
     /* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
     *l = (struct lease){.generation = l->generation == UINT32_MAX ? 1 : l->generation + 1, .next = t->lease_free};
     t->lease_free = index;

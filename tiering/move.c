@@ -252,8 +252,8 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     assert(!(hot_at(t, object)->flags & HOT_SPILLING));
     if (hot_writers(hot_at(t, object)))
         return -EBUSY; /* the bytes may change under the checksum */
-    if (hot_at(t, object)->flags & HOT_RELOCATING)
-        return -EBUSY; /* what is newer must be put later */
+    if (hot_at(t, object)->flags & (HOT_RELOCATING | HOT_MIGRATING))
+        return -EBUSY; /* what is newer must be put later; and what is moving is not where it will be */
     struct move *m = move_new(t, MOVE_SPILL, object);
     if (!m)
         return -EAGAIN;
@@ -394,6 +394,7 @@ void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
         break;
     case MOVE_GET:
     case MOVE_SPILL:
+    case MOVE_MIGRATE:
     case MOVE_RELOCATE:
         assert(!"does not wait for room");
         break;
@@ -418,6 +419,7 @@ void move_fail(struct move *m, int status)
         break;
     case MOVE_GET:
     case MOVE_SPILL:
+    case MOVE_MIGRATE:
     case MOVE_RELOCATE:
         assert(!"does not wait for room");
         break;

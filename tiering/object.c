@@ -4,7 +4,7 @@
  * visible as a whole. Engine thread only.
  *
  * Invariants
- * - A piece is in its class's policy exactly while it is COMMITTED, HAS_MEM and not being loaded.
+ * - A piece is in its class's policy of the tier where it is exactly while it is COMMITTED, HAS_MEM and not being loaded.
  * - The pool's counts (objects, resident, dirty) are changed by object_account() alone, before and after every change
  *   of a record's state or flags.
  * - A record is freed when it is DEAD and nothing pins it.
@@ -265,13 +265,14 @@ void policy_enter(struct tiering *t, uint32_t object)
     const struct record *r = record_at(&t->records, object);
     struct space *space = space_of(t, r);
     struct tpool *pool = &t->pools[space->info.pool];
-    struct policy *p = pool->policies[space->info.class_id];
+    enum mem_tier tier = tier_of_mem(t, r);
+    struct policy *p = policy_in(pool, tier, space->info.class_id);
     uint32_t sectors = sectors_of(r->size_bytes);
 
     assert(!(hot_at(t, object)->flags & HOT_IN_POLICY));
     t->records.nodes[object] = (struct policy_node){0};
     p->ops->insert(p, object, record_hash(&t->records, r), sectors);
-    pool->class_sectors[space->info.class_id] += sectors;
+    pool->class_sectors[tier][space->info.class_id] += sectors;
     hot_at(t, object)->flags |= HOT_IN_POLICY;
 }
 
@@ -280,16 +281,17 @@ void policy_leave(struct tiering *t, uint32_t object, bool evicted)
     const struct record *r = record_at(&t->records, object);
     struct space *space = space_of(t, r);
     struct tpool *pool = &t->pools[space->info.pool];
-    struct policy *p = pool->policies[space->info.class_id];
     uint32_t sectors = sectors_of(r->size_bytes);
 
     if (!(hot_at(t, object)->flags & HOT_IN_POLICY))
         return;
+    enum mem_tier tier = tier_of_mem(t, r);
+    struct policy *p = policy_in(pool, tier, space->info.class_id);
     if (evicted)
         p->ops->evict(p, object, record_hash(&t->records, r), sectors);
     else
         p->ops->remove(p, object, sectors);
-    pool->class_sectors[space->info.class_id] -= sectors;
+    pool->class_sectors[tier][space->info.class_id] -= sectors;
     hot_at(t, object)->flags &= (uint16_t)~HOT_IN_POLICY;
 }
 
@@ -398,6 +400,19 @@ void object_drop_mem(struct tiering *t, uint32_t object)
     edit->mem_region = RECORD_REGION_NONE;
     object_edited(t, object);
     room_give(t, region, sector);
+}
+
+void object_move_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint32_t old_region = r->mem_region, old_sector = r->mem_sector;
+    struct record *edit = object_edit(t, object);
+
+    assert(edit->flags & RECORD_HAS_MEM);
+    edit->mem_region = (uint16_t)region;
+    edit->mem_sector = sector;
+    object_edited(t, object);
+    room_give(t, old_region, old_sector);
 }
 
 void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry)
@@ -560,6 +575,6 @@ enum policy_pin object_pin_state(void *ctx, uint32_t object)
         return POLICY_HELD;
     if (!object_is_pinned(t, object))
         return POLICY_FREE;
-    /* A spill alone must not make a cold piece look warm. */
-    return hot->pins == 1 && (hot->flags & HOT_SPILLING) ? POLICY_BUSY : POLICY_HELD;
+    /* A spill or a migration alone must not make a cold piece look warm. */
+    return hot->pins == 1 && (hot->flags & (HOT_SPILLING | HOT_MIGRATING)) ? POLICY_BUSY : POLICY_HELD;
 }

@@ -14,18 +14,19 @@ static void count_use(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
     struct space *space = space_of(t, r);
-    struct policy *p = t->pools[space->info.pool].policies[space->info.class_id];
 
-    if (hot_at(t, object)->flags & HOT_IN_POLICY)
-        p->ops->hit(p, object);
+    if (!(hot_at(t, object)->flags & HOT_IN_POLICY))
+        return;
+    struct policy *p = policy_in(&t->pools[space->info.pool], tier_of_mem(t, r), space->info.class_id);
+    p->ops->hit(p, object);
+    migrate_used(t, object);
 }
 
 static uint8_t tier_of(const struct tiering *t, const struct record *r)
 {
     if (!(r->flags & RECORD_HAS_MEM))
         return r->flags & RECORD_HAS_DEV ? TIERING_NVME : TIERING_NONE;
-    const struct tpool *p = &t->pools[t->spaces[r->space].info.pool];
-    return t->chunk_of[r->mem_region]->arena == &p->arenas[1] ? TIERING_CXL : TIERING_DRAM;
+    return tier_of_mem(t, r) == MEM_CXL ? TIERING_CXL : TIERING_DRAM;
 }
 
 int tiering_lookup(const struct tiering *t, const struct tiering_id *id, struct tiering_found *ret_found)
@@ -263,14 +264,19 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
     status = tiering_admit(t, s, pool, r->size_bytes, &ret_grant->limit);
     if (status < 0)
         return status;
-    if (resident && mode == LEASE_WRITE && (hot_at(t, object)->flags & HOT_SPILLING)) {
-        /* What is written to a device must not change meanwhile. */
+    if (resident && lease_tier_is_full(pool_of(t, r), tier_of_mem(t, r), r->size_bytes)) {
+        ret_grant->limit = TIERING_LIMIT_POOL_LEASES;
+        status = -ENOSPC;
+        goto unadmit;
+    }
+    if (resident && mode == LEASE_WRITE && (hot_at(t, object)->flags & (HOT_SPILLING | HOT_MIGRATING))) {
+        /* What is written to a device, or moved, must not change meanwhile. */
         if (!wait) {
             status = -EAGAIN;
             goto unadmit;
         }
         wait_prepare(wait, s, mode, off_bytes, len_bytes);
-        move_attach(t, move_spill_of(t, object), wait);
+        move_attach(t, hot_at(t, object)->flags & HOT_SPILLING ? move_spill_of(t, object) : migrate_of(t, object), wait);
         count_use(t, object);
         count_found(t, object, tier_of(t, r));
         return TIERING_WAIT;

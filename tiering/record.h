@@ -64,11 +64,13 @@ enum {
     HOT_IN_POLICY = 1 << 0,
     HOT_LOADING = 1 << 1,  /* a move brings its bytes to memory; its number is in node.state[0] (not in the policy) */
     HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device: no writer is let in */
+    HOT_WARM = 1 << 3,     /* asked for since it came to its tier, or since a promotion has passed over it */
     HOT_TIMED_PIN = 1 << 4,
     HOT_FORGET = 1 << 5,       /* advised: will not be used again */
     HOT_RELOCATING = 1 << 6,   /* its copy on the device is on its way to another segment: nothing else is put */
     HOT_COPYING = 1 << 7,      /* COMMIT copies it to shared memory */
     HOT_SHADOWED = 1 << 8,     /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
+    HOT_MIGRATING = 1 << 9,    /* it is copied to another extent: no writer is let in, nothing is put */
     HOT_UNCOMMITTED = 1 << 10, /* written under the transaction of a SYNC that has not ended */
     HOT_WRITER = 1 << 12,      /* one write lease: the upper four bits count them */
 };

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory for pieces: chunks, extents, eviction, and the queue of those who wait. Engine thread only.
+ * Room for a piece: extents, the queue of those who wait, and sessions' private memory. Engine thread only.
  *
- * Taking room never blocks. It uses free extents; else it evicts in the order of the policies: clean pieces lose their
- * memory, `cache` pieces that no device can take are dropped, dirty ones are first written (a spill), which takes a
- * while: then the answer is -EAGAIN, and the end of the spill kicks the queue. Pieces that will be evicted soon are
- * written ahead of need, so that in a steady state a victim is clean.
+ * Taking room never blocks. It uses free extents; else it makes some (evict.c, migrate.c), which takes a while if what
+ * has to go must first be written or copied: then the answer is -EAGAIN, and the end of that kicks the queue.
+ *
+ * DRAM comes first. When it is full, and the pool has CXL memory: classes that only DMA touches go to CXL memory,
+ * where the coldest are evicted for them; for the others the coldest in DRAM move to CXL memory. Leases count in each
+ * tier, so a tier at its limit is passed over.
  *
  * The queue of a pool is served in order. Only sessions' private memory is apart: waiting for it holds up nobody.
  */
@@ -15,304 +17,37 @@
 #include "tiering/core.h"
 
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
-#define VICTIM_SEARCHES 16
 #define STUCK_MAX 64 /* victims that can neither be written nor dropped, in one search for room */
 
-/* --- Chunks ------------------------------------------------------------------------------------------------------ */
+/* --- Taking ------------------------------------------------------------------------------------------------------ */
 
-static void room_chunk_done(struct io_chunk *io);
-
-static int room_chunk_ask(struct tiering *t, uint32_t pool, uint8_t arena, struct session_arena *private_arena,
-                          uint64_t size_bytes)
+bool room_is_ample(const struct tiering *t, const struct tpool *p, enum mem_tier tier, uint64_t sectors)
 {
-    struct chunk_request *req = calloc(1, sizeof(*req));
+    uint64_t total = p->arenas[tier].total_sectors, used = p->arenas[tier].used_sectors + sectors;
 
-    if (!req)
-        return -ENOMEM;
-    *req = (struct chunk_request){.t = t, .pool = pool, .arena = arena, .private_arena = private_arena};
-    req->io = (struct io_chunk){.kind = private_arena                   ? IO_CHUNK_PRIVATE
-                                        : t->pools[pool].config.trusted ? IO_CHUNK_TRUSTED
-                                                                        : IO_CHUNK_SHARED,
-                                .node = arena ? t->config.cxl_nodes[0] : t->config.node,
-                                .size_bytes = size_bytes,
-                                .done = room_chunk_done};
-    list_push_tail(&t->chunk_requests, &req->link);
-    t->config.backend->ops->chunk_request(t->config.backend, &req->io);
-    return 0;
+    return used <= total && (total - used) * 100 > total * t->config.clean_percent;
 }
 
-/* The first chunk is the smaller of the budget and 1 GiB, then 8 GiB, then 64 GiB at a time. */
-static uint64_t room_next_chunk_bytes(const struct tiering *t, uint64_t have, uint64_t want)
+int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t object, uint32_t sectors,
+                 struct arena_chunk **ret_chunk, uint32_t *ret_sector)
 {
-    uint64_t size = have < GIB ? GIB : have < 9 * GIB ? 8 * GIB : 64 * GIB;
-
-    if (t->config.chunk_bytes_max)
-        size = MIN(size, (uint64_t)t->config.chunk_bytes_max);
-    return MIN(size, want - have) / FRAME_BYTES * FRAME_BYTES;
-}
-
-static int room_grow(struct tiering *t, uint32_t pool)
-{
-    struct tpool *p = &t->pools[pool];
-
-    for (uint8_t a = 0; a < 2; a++) {
-        uint64_t have = p->arenas[a].total_sectors * SECTOR_BYTES;
-        uint64_t size;
-
-        if (p->asked_chunks[a] || have >= p->want_chunks[a])
-            continue;
-        size = room_next_chunk_bytes(t, have, p->want_chunks[a]);
-        if (!size)
-            continue;
-        p->asked_chunks[a] = size;
-        int r = room_chunk_ask(t, pool, a, NULL, size);
-        if (r < 0) {
-            p->asked_chunks[a] = 0;
-            return r;
-        }
-    }
-    return 0;
-}
-
-int room_start(struct tiering *t)
-{
-    for (uint32_t i = 0; i < t->n_pools; i++) {
-        struct tpool *p = &t->pools[i];
-
-        p->want_chunks[0] = p->config.dram_bytes / FRAME_BYTES * FRAME_BYTES;
-        p->want_chunks[1] = t->config.n_cxl_nodes ? p->config.cxl_bytes / FRAME_BYTES * FRAME_BYTES : 0;
-        int r = room_grow(t, i);
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
-
-static void room_chunk_add(struct tiering *t, struct chunk_request *req, struct arena *arena)
-{
-    struct arena_chunk *chunk;
-    uint32_t epoch = ++t->next_epoch;
-    struct session_arena *sa = req->private_arena;
-    int r = -EMFILE;
-
-    if (sa && !sa->session)
-        r = -EPIPE; /* nobody is there any more to use it */
-    else if (req->io.region < CHUNKS_MAX)
-        r = arena_chunk_add(arena, req->io.region, epoch, req->io.size_bytes, &chunk);
-    if (r < 0) {
-        t->config.backend->ops->chunk_close(t->config.backend, req->io.region);
-        if (r != -EPIPE)
-            t->config.events->notice(t->config.ctx, "memory chunk could not be used", req->pool, r);
-        if (sa)
-            sa->want_bytes = arena->total_sectors * SECTOR_BYTES;
-        else
-            t->pools[req->pool].want_chunks[req->arena] = arena->total_sectors * SECTOR_BYTES;
-        return;
-    }
-    t->chunk_of[req->io.region] = chunk;
-    t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind,
-                                sa && sa->session ? sa->session->number : 0);
-}
-
-static void room_chunk_done(struct io_chunk *io)
-{
-    struct chunk_request *req = container_of(io, struct chunk_request, io);
-    struct tiering *t = req->t;
-    struct tpool *p = &t->pools[req->pool];
-    struct session_arena *sa = req->private_arena;
-
-    list_unlink(&req->link);
-    if (sa)
-        sa->asked_bytes = 0;
-    else
-        p->asked_chunks[req->arena] = 0;
-    if (io->result < 0) {
-        /* Go on with what there is, and say so. */
-        if (sa)
-            sa->want_bytes = sa->arena.total_sectors * SECTOR_BYTES;
-        else
-            p->want_chunks[req->arena] = p->arenas[req->arena].total_sectors * SECTOR_BYTES;
-        t->config.events->notice(t->config.ctx, "memory chunk was refused", req->pool, io->result);
-    } else {
-        room_chunk_add(t, req, sa ? &sa->arena : &p->arenas[req->arena]);
-    }
-    if (!sa && room_grow(t, req->pool) < 0)
-        t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", req->pool, -ENOMEM);
-    if (!sa && io->result == 0) {
-        uint64_t sectors = p->arenas[0].total_sectors + p->arenas[1].total_sectors;
-
-        for (uint32_t c = 0; c < TIERING_CLASSES; c++)
-            p->policies[c]->ops->resize(p->policies[c], sectors);
-    }
-    room_kick(t, req->pool);
-    free(req);
-}
-
-/* --- Eviction ---------------------------------------------------------------------------------------------------- */
-
-/* True if a device may take the pool's pieces. */
-static bool room_can_spill(const struct tiering *t, const struct tpool *p)
-{
-    if (!p->config.nvme_bytes)
-        return false;
-    for (uint32_t i = 0; i < t->n_stores; i++) {
-        if (!t->stores[i].failed)
-            return true;
-    }
-    return false;
-}
-
-static void room_evict_clean(struct tiering *t, uint32_t object)
-{
-    struct tpool *p = pool_of(t, record_at(&t->records, object));
-
-    policy_leave(t, object, true);
-    object_drop_mem(t, object);
-    hot_at(t, object)->flags &= (uint16_t)~HOT_FORGET;
-    p->stat.evictions++;
-    p->look_ahead = true;
-}
-
-int room_evict(struct tiering *t, uint32_t object)
-{
-    const struct record *r = record_at(&t->records, object);
-    struct tpool *p = pool_of(t, r);
-    int status = -ENOSPC;
-
-    if (!record_is_dirty(r)) {
-        room_evict_clean(t, object);
-        return 0;
-    }
-    if (record_waits_for_sync(t, r))
-        return -ENOSPC;
-    if (hot_at(t, object)->flags & HOT_SPILLING)
-        return -EAGAIN;
-    if (room_can_spill(t, p)) {
-        uint8_t store = store_pick(t, r);
-
-        status = move_spill(t, object, true, store, 0, false, NULL);
-        if (status == 0 || status == -EBUSY)
-            return -EAGAIN;
-        if (status == -EAGAIN && t->stores[store].room_wanted)
-            return -EAGAIN;
-    }
-    if (durability_of(t, r) != STORE_CACHE)
-        return status == -EAGAIN ? status : -ENOSPC;
-    policy_leave(t, object, true);
-    object_kill_all(t, object);
-    p->stat.drops++;
-    return 0;
-}
-
-/* The class that holds most for its weight gives first. */
-static uint32_t room_victim(struct tiering *t, struct tpool *p, uint64_t incoming)
-{
-    bool tried[TIERING_CLASSES] = {false};
-
-    for (int round = 0; round < TIERING_CLASSES; round++) {
-        int best = -1;
-        double best_share = 0;
-
-        for (int c = 0; c < TIERING_CLASSES; c++) {
-            double share = (double)p->class_sectors[c] / (double)MAX(t->config.classes[c].weight, 1U);
-
-            if (!tried[c] && p->class_sectors[c] && share > best_share) {
-                best_share = share;
-                best = c;
-            }
-        }
-        if (best < 0)
-            break;
-        tried[best] = true;
-        /* A search passes over a bounded number of leased pieces, and moves them out of the next one's way. */
-        for (int search = 0; search < VICTIM_SEARCHES; search++) {
-            uint32_t victim = p->policies[best]->ops->victim(p->policies[best], incoming, object_pin_state, t);
-
-            if (victim != POLICY_NONE)
-                return victim;
-        }
-    }
-    return POLICY_NONE;
-}
-
-/* Evicts all that can go from the slab at this place, so that another size can have it. */
-static void room_empty_slab(struct tiering *t, const struct arena_chunk *chunk, uint32_t sector)
-{
-    uint32_t owners[64], cursor = 0, n;
-
-    while (arena_has_slab(chunk, sector) &&
-           (n = arena_slab_owners(chunk, sector, &cursor, owners, ARRAY_LEN(owners))) > 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            /* One eviction may take others along (an object's parts): those are in no policy any more. */
-            if (owners[i] != ARENA_OWNER_NONE && (hot_at(t, owners[i])->flags & HOT_IN_POLICY) &&
-                !object_is_pinned(t, owners[i]))
-                (void)room_evict(t, owners[i]);
-        }
-    }
-}
-
-/* A leased piece keeps its slab where it is; one that is only being written will be free soon. */
-static bool room_slab_is_stuck(void *ctx, const struct arena_chunk *chunk, const struct arena_slab *slab)
-{
-    struct tiering *t = ctx;
-    uint32_t owners[64], cursor = 0, n;
-
-    while ((n = arena_slab_owners(chunk, slab->first_frame * FRAME_SECTORS, &cursor, owners, ARRAY_LEN(owners))) > 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            if (owners[i] == ARENA_OWNER_NONE || object_pin_state(t, owners[i]) == POLICY_HELD)
-                return true;
-        }
-    }
-    return false;
-}
-
-/* Room for one extent of this size where other sizes are: empties the first run of frames that nobody leases. */
-static void room_clear_run(struct tiering *t, struct tpool *p, uint32_t sectors)
-{
-    uint32_t n = (uint32_t)div_round_up(sectors, FRAME_SECTORS), first;
-    struct arena_chunk *chunk;
-
-    for (int a = 0; a < 2; a++) {
-        if (!p->arenas[a].total_frames ||
-            !arena_find_clearable(&p->arenas[a], n, room_slab_is_stuck, t, &chunk, &first))
-            continue;
-        for (uint32_t i = first; i < MIN(first + n, chunk->n_frames); i++)
-            room_empty_slab(t, chunk, i * FRAME_SECTORS);
-        return;
-    }
-}
-
-static int room_alloc(struct tpool *p, uint32_t object, uint32_t sectors, struct arena_chunk **ret_chunk,
-                      uint32_t *ret_sector)
-{
-    for (int a = 0; a < 2; a++) {
-        if (p->arenas[a].total_frames && arena_alloc(&p->arenas[a], sectors, object, ret_chunk, ret_sector) == 0)
-            return 0;
-    }
-    return -ENOSPC;
-}
-
-int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sectors, struct arena_chunk **ret_chunk,
-              uint32_t *ret_sector)
-{
-    struct tpool *p = &t->pools[pool];
     uint64_t incoming = record_hash(&t->records, record_at(&t->records, object));
     uint64_t spilling = 0, freed = 0;
     uint32_t stuck = 0;
-    bool cleared = false, was_stuck = p->stuck_object == object;
+    bool cleared = false, was_stuck = p->stuck_object[tier] == object;
 
-    for (int tries = 0; tries < 4096; tries++) {
-        if (room_alloc(p, object, sectors, ret_chunk, ret_sector) == 0) {
+    for (int tries = 0; tries < 4096 && p->arenas[tier].total_frames; tries++) {
+        if (arena_alloc(&p->arenas[tier], sectors, object, ret_chunk, ret_sector) == 0) {
             if (was_stuck)
-                p->stuck_object = RECORD_NONE;
+                p->stuck_object[tier] = RECORD_NONE;
             return 0;
         }
         if (spilling >= sectors)
             return -EAGAIN;
         if (cleared)
             break;
-        uint32_t victim = room_victim(t, p, incoming);
-        if (victim == POLICY_NONE)
+        uint32_t victim = room_victim(t, p, tier, incoming, object_pin_state, CLASSES_ALL);
+        if (victim == RECORD_NONE)
             break;
         const struct record *r = record_at(&t->records, victim);
         uint32_t victim_sectors = sectors_of(r->size_bytes);
@@ -320,8 +55,8 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
             /* Other sizes were freed, and it did not help: memory has to change hands. Once; then whoever leases or
              * writes what is in the way has to end first, and no more is evicted for it until then. */
             cleared = true;
-            p->stuck_object = object;
-            room_clear_run(t, p, sectors);
+            p->stuck_object[tier] = object;
+            room_clear_run(t, p, tier, sectors);
             continue;
         }
         int status = room_evict(t, victim);
@@ -340,7 +75,46 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
             break;
     }
     spills_urge(p, sectors);
-    return p->spilling || spilling || p->asked_chunks[0] || p->asked_chunks[1] ? -EAGAIN : -ENOSPC;
+    return p->spilling || spilling || p->asked_chunks[tier] ? -EAGAIN : -ENOSPC;
+}
+
+/* DRAM for what the CPU touches: something colder moves to CXL memory for it. */
+static int room_take_by_demotion(struct tiering *t, struct tpool *p, uint32_t object, uint32_t sectors,
+                                 struct arena_chunk **ret_chunk, uint32_t *ret_sector)
+{
+    const struct arena *a = &p->arenas[MEM_DRAM];
+    bool sizes_are_in_the_way = a->total_sectors - a->used_sectors >= 4 * (uint64_t)sectors;
+    int status = sizes_are_in_the_way ? -ENOSPC : migrate_demote(t, p, sectors);
+
+    if (status != -ENOSPC)
+        return -EAGAIN;
+    status = room_take_in(t, p, MEM_DRAM, object, sectors, ret_chunk, ret_sector);
+    return status == -ENOSPC ? room_take_in(t, p, MEM_CXL, object, sectors, ret_chunk, ret_sector) : status;
+}
+
+int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sectors, struct arena_chunk **ret_chunk,
+              uint32_t *ret_sector)
+{
+    struct tpool *p = &t->pools[pool];
+    const struct record *r = record_at(&t->records, object);
+    uint8_t placement = t->config.classes[space_of(t, r)->info.class_id].placement;
+    bool dram_is_leased = lease_tier_is_full(p, MEM_DRAM, r->size_bytes);
+
+    if (!dram_is_leased && arena_alloc(&p->arenas[MEM_DRAM], sectors, object, ret_chunk, ret_sector) == 0)
+        return 0;
+    p->pressure[MEM_DRAM]++;
+    p->look_ahead = true;
+    if (!pool_has_cxl(p))
+        return room_take_in(t, p, MEM_DRAM, object, sectors, ret_chunk, ret_sector);
+    if ((placement == TIERING_PLACE_DMA || dram_is_leased) && !lease_tier_is_full(p, MEM_CXL, r->size_bytes)) {
+        if (arena_alloc(&p->arenas[MEM_CXL], sectors, object, ret_chunk, ret_sector) == 0)
+            return 0;
+        p->pressure[MEM_CXL]++;
+        int status = room_take_in(t, p, MEM_CXL, object, sectors, ret_chunk, ret_sector);
+        if (status != -ENOSPC)
+            return status;
+    }
+    return room_take_by_demotion(t, p, object, sectors, ret_chunk, ret_sector);
 }
 
 void room_give(struct tiering *t, uint32_t region, uint32_t sector)
@@ -357,6 +131,8 @@ void room_kick(struct tiering *t, uint32_t pool)
     (void)pool;
     t->kicked = true;
 }
+
+/* --- Those who wait ---------------------------------------------------------------------------------------------- */
 
 void room_serve(struct tiering *t, uint32_t pool)
 {
@@ -384,35 +160,6 @@ void room_serve(struct tiering *t, uint32_t pool)
             break;
     }
     list_unlink(&mark);
-}
-
-void room_clean_ahead(struct tiering *t, uint32_t pool)
-{
-    struct tpool *p = &t->pools[pool];
-    uint64_t total = p->arenas[0].total_sectors + p->arenas[1].total_sectors;
-    uint64_t used = p->arenas[0].used_sectors + p->arenas[1].used_sectors;
-    uint32_t objects[CLEAN_AHEAD];
-
-    if (!p->look_ahead || t->stopping)
-        return;
-    p->look_ahead = false;
-    /* There is room enough: nobody will be evicted soon. */
-    if ((total - used) * 100 > total * t->config.clean_percent)
-        return;
-    if (!room_can_spill(t, p) || p->spilling >= SPILLS_MAX)
-        return;
-    for (int c = 0; c < TIERING_CLASSES; c++) {
-        uint32_t n = p->policies[c]->ops->coldest(p->policies[c], objects, CLEAN_AHEAD, object_pin_state, t);
-
-        for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
-            const struct record *r = record_at(&t->records, objects[i]);
-
-            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING))
-                continue;
-            if (move_spill(t, objects[i], false, store_pick(t, r), 0, false, NULL) < 0)
-                return;
-        }
-    }
 }
 
 /* --- Private memory of sessions ---------------------------------------------------------------------------------- */
@@ -450,7 +197,7 @@ int room_take_private(struct tiering *t, struct tiering_session *s, uint32_t poo
     if (!sa->asked_bytes && have < sa->want_bytes) {
         uint64_t size = MIN(PRIVATE_CHUNK_BYTES, sa->want_bytes - have);
 
-        if (room_chunk_ask(t, pool, 0, sa, size) == 0)
+        if (chunk_ask_private(t, sa, size) == 0)
             sa->asked_bytes = size;
     }
     *ret_limit = TIERING_LIMIT_SESSION_BYTES;
@@ -475,13 +222,8 @@ void room_orphans(struct tiering *t)
 
         if (sa->asked_bytes || sa->arena.used_sectors)
             continue;
-        list_for_each (c, &sa->arena.chunks) {
-            struct arena_chunk *chunk = list_entry(c, struct arena_chunk, link);
-
-            t->chunk_of[chunk->region] = NULL;
-            t->config.events->chunk_gone(t->config.ctx, chunk->region, chunk->epoch);
-            t->config.backend->ops->chunk_close(t->config.backend, chunk->region);
-        }
+        list_for_each (c, &sa->arena.chunks)
+            chunk_give_back(t, list_entry(c, struct arena_chunk, link));
         list_unlink(&sa->link);
         arena_deinit(&sa->arena);
         free(sa);

@@ -4,8 +4,23 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tiering/core.h"
+
+static uint64_t tier_used_bytes(const struct tpool *p, enum mem_tier tier)
+{
+    return (p->arenas[tier].used_sectors + p->arenas[tier].closing_used_sectors) * SECTOR_BYTES;
+}
+
+static uint64_t pool_nvme_bytes(const struct tiering *t, uint32_t pool)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < t->n_stores; i++)
+        bytes += store_pool_used_bytes(t->stores[i].store, pool);
+    return bytes;
+}
 
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat)
 {
@@ -13,21 +28,42 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
     struct tiering_pool_stat stat = p->stat;
 
     stat.dram_budget = p->config.dram_bytes;
-    stat.dram_chunks = p->arenas[0].total_sectors * SECTOR_BYTES;
-    stat.dram_used = p->arenas[0].used_sectors * SECTOR_BYTES;
-    stat.dram_slabs = p->arenas[0].slab_sectors * SECTOR_BYTES;
-    stat.dram_tail_waste = arena_tail_waste_bytes(&p->arenas[0]);
+    stat.dram_closing = p->arenas[MEM_DRAM].closing_sectors * SECTOR_BYTES;
+    stat.dram_chunks = p->arenas[MEM_DRAM].total_sectors * SECTOR_BYTES + stat.dram_closing;
+    stat.dram_used = tier_used_bytes(p, MEM_DRAM);
+    stat.dram_slabs = p->arenas[MEM_DRAM].slab_sectors * SECTOR_BYTES;
+    stat.dram_tail_waste = arena_tail_waste_bytes(&p->arenas[MEM_DRAM]);
     stat.cxl_budget = p->config.cxl_bytes;
-    stat.cxl_used = p->arenas[1].used_sectors * SECTOR_BYTES;
+    stat.cxl_closing = p->arenas[MEM_CXL].closing_sectors * SECTOR_BYTES;
+    stat.cxl_chunks = p->arenas[MEM_CXL].total_sectors * SECTOR_BYTES + stat.cxl_closing;
+    stat.cxl_used = tier_used_bytes(p, MEM_CXL);
     stat.nvme_budget = p->config.nvme_bytes;
-    stat.nvme_used = 0;
-    for (uint32_t i = 0; i < t->n_stores; i++)
-        stat.nvme_used += store_pool_used_bytes(t->stores[i].store, pool);
+    stat.nvme_used = pool_nvme_bytes(t, pool);
     stat.admitted = p->admitted_bytes;
     stat.waiting = 0;
     list_for_each (l, &p->room)
         stat.waiting++;
     *ret_stat = stat;
+}
+
+void tiering_pool_memory(const struct tiering *t, uint32_t pool, struct tiering_pool_memory *ret_memory)
+{
+    const struct tpool *p = &t->pools[pool];
+    const struct tiering_pool_stat *s = &p->stat;
+
+    *ret_memory = (struct tiering_pool_memory){
+        .leased = s->leased,
+        .uses = s->hits_dram + s->hits_cxl + s->hits_nvme + s->misses + s->commits,
+    };
+    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++) {
+        ret_memory->held[tier] = chunk_held_bytes(p, tier);
+        ret_memory->used[tier] = tier_used_bytes(p, tier);
+        ret_memory->pressure[tier] = p->pressure[tier];
+    }
+    static_assert((int)TIERING_BUDGET_DRAM == (int)MEM_DRAM && (int)TIERING_BUDGET_CXL == (int)MEM_CXL, "the same");
+    ret_memory->held[TIERING_BUDGET_NVME] = ret_memory->used[TIERING_BUDGET_NVME] = pool_nvme_bytes(t, pool);
+    list_for_each (l, &p->room)
+        ret_memory->waiting++;
 }
 
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat)
@@ -50,6 +86,10 @@ void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat)
         for (int c = 0; c < TIERING_CLASSES; c++) {
             t->pools[i].policies[c]->ops->stat(t->pools[i].policies[c], &policy);
             stat.ghost_bytes += policy.ghost_bytes;
+            if (!t->pools[i].cxl_policies[c])
+                continue;
+            t->pools[i].cxl_policies[c]->ops->stat(t->pools[i].cxl_policies[c], &policy);
+            stat.ghost_bytes += policy.ghost_bytes;
         }
     }
     stat.stores = t->n_stores;
@@ -69,8 +109,9 @@ void tiering_store_stat(const struct tiering *t, uint32_t store, struct store_st
 /* --- Self-check ------------------------------------------------------------------------------------------------------- */
 
 struct recount {
-    uint64_t objects, resident, dirty, payload_sectors;
-    uint32_t used;
+    uint64_t objects, resident, dirty;
+    uint64_t class_sectors[MEM_TIERS][TIERING_CLASSES]; /* in policies */
+    uint32_t migrating;
 };
 
 static const char *check_record(const struct tiering *t, uint32_t i, struct recount *by_pool)
@@ -87,7 +128,13 @@ static const char *check_record(const struct tiering *t, uint32_t i, struct reco
         if (!chunk || arena_owner(chunk, r->mem_sector) != i)
             return "a record's memory belongs to another record";
         count->resident++;
-        count->payload_sectors += sectors_of(r->size_bytes);
+        if (hot->flags & HOT_IN_POLICY)
+            count->class_sectors[tier_of_mem(t, r)][t->spaces[r->space].info.class_id] += sectors_of(r->size_bytes);
+    }
+    if (hot->flags & HOT_MIGRATING) {
+        count->migrating++;
+        if (!hot->pins || hot_writers(hot) || (hot->flags & HOT_SPILLING))
+            return "a piece that moves in memory is pinned, not written and not put";
     }
     if (record_is_dirty(r))
         count->dirty += r->size_bytes;
@@ -106,6 +153,26 @@ static const char *check_record(const struct tiering *t, uint32_t i, struct reco
     return NULL;
 }
 
+/* Sums of the tier are those of its chunks, and serve within the budget. */
+static const char *check_memory(const struct tpool *p, enum mem_tier tier)
+{
+    const struct arena *a = &p->arenas[tier];
+    uint64_t open = 0, closing = 0;
+
+    list_for_each (l, &a->chunks) {
+        const struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
+
+        *(c->closing ? &closing : &open) += (uint64_t)c->n_frames * FRAME_SECTORS;
+    }
+    if (open != a->total_sectors || closing != a->closing_sectors)
+        return "a tier's sectors";
+    if (a->used_sectors > a->total_sectors || a->closing_used_sectors > a->closing_sectors)
+        return "a tier's sectors in use";
+    if (open * SECTOR_BYTES > p->want_chunks[tier])
+        return "more memory serves than the budget has";
+    return NULL;
+}
+
 static const char *check_pool(const struct tiering *t, uint32_t pool, const struct recount *count)
 {
     const struct tpool *p = &t->pools[pool];
@@ -118,11 +185,19 @@ static const char *check_pool(const struct tiering *t, uint32_t pool, const stru
         return "a pool's dirty bytes";
     if (p->stat.leased > p->admitted_bytes)
         return "a pool's leases were not all admitted";
+    if (p->leased_bytes[MEM_DRAM] + p->leased_bytes[MEM_CXL] > p->stat.leased)
+        return "a pool's leases in its tiers";
+    if (count->migrating != p->migrating)
+        return "a pool's migrations";
     for (int c = 0; c < TIERING_CLASSES; c++) {
-        if (p->policies[c]->ops->check(p->policies[c]) < 0)
+        if (p->policies[c]->ops->check(p->policies[c]) < 0 ||
+            (p->cxl_policies[c] && p->cxl_policies[c]->ops->check(p->cxl_policies[c]) < 0))
             return "a policy's own check";
     }
-    return NULL;
+    if (memcmp(count->class_sectors, p->class_sectors, sizeof(count->class_sectors)) != 0)
+        return "what a pool's classes hold in its tiers";
+    const char *what = check_memory(p, MEM_DRAM);
+    return what ? what : check_memory(p, MEM_CXL);
 }
 
 int tiering_check(const struct tiering *t, const char **ret_what)

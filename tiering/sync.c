@@ -314,7 +314,7 @@ static int sync_try(struct tiering *t, struct sync_ref *ref)
     } else if ((r->flags & RECORD_TENSOR) && other && other != sync) {
         return -EALREADY;
     } else if (record_is_dirty(r)) {
-        if (hot_at(t, ref->object)->flags & HOT_RELOCATING)
+        if (hot_at(t, ref->object)->flags & (HOT_RELOCATING | HOT_MIGRATING))
             return -EALREADY;
         if (hot_at(t, ref->object)->flags & HOT_SPILLING) {
             m = move_spill_of(t, ref->object);

@@ -18,6 +18,31 @@
 
 /* --- Making --------------------------------------------------------------------------------------------------------- */
 
+static int tiering_policies_new(struct tiering *t, uint64_t size_bytes, struct policy **ret_policies)
+{
+    uint64_t objects = MIN(size_bytes / (4 * KIB), (uint64_t)t->config.max_objects) + 1;
+    struct policy_config config = {.nodes = t->records.nodes,
+                                   .n_nodes = t->config.max_objects,
+                                   .capacity_sectors = size_bytes / SECTOR_BYTES,
+                                   .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
+
+    for (int c = 0; c < TIERING_CLASSES; c++) {
+        int r = t->config.classes[c].policy->new (&config, &ret_policies[c]);
+
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static void tiering_policies_free(struct policy **policies)
+{
+    for (int c = 0; c < TIERING_CLASSES; c++) {
+        if (policies[c])
+            policies[c]->ops->free(policies[c]);
+    }
+}
+
 static int tiering_pools_new(struct tiering *t)
 {
     t->pools = calloc(t->n_pools + 1, sizeof(*t->pools));
@@ -27,26 +52,21 @@ static int tiering_pools_new(struct tiering *t)
         struct tpool *p = &t->pools[i];
 
         list_init(&p->room);
-        p->stuck_object = RECORD_NONE;
         list_init(&p->spills);
+        list_init(&p->migrations);
+        p->stuck_object[MEM_DRAM] = p->stuck_object[MEM_CXL] = RECORD_NONE;
+        p->promote_bytes = PROMOTE_BYTES_MAX;
         if (i < t->n_pools)
             p->config = t->config.pools[i];
         else /* spaces of pools that are no longer configured: on devices only */
             p->config = (struct tiering_pool_config){.nvme_bytes = UINT64_MAX, .weight = 1};
-        if (arena_init(&p->arenas[0]) < 0 || arena_init(&p->arenas[1]) < 0)
+        if (arena_init(&p->arenas[MEM_DRAM]) < 0 || arena_init(&p->arenas[MEM_CXL]) < 0)
             return -ENOMEM;
-        uint64_t objects = (p->config.dram_bytes + p->config.cxl_bytes) / (4 * KIB);
-        objects = MIN(objects, (uint64_t)t->config.max_objects) + 1;
-        struct policy_config config = {.nodes = t->records.nodes,
-                                       .n_nodes = t->config.max_objects,
-                                       .capacity_sectors = (p->config.dram_bytes + p->config.cxl_bytes) / SECTOR_BYTES,
-                                       .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
-        for (int c = 0; c < TIERING_CLASSES; c++) {
-            int r = t->config.classes[c].policy->new (&config, &p->policies[c]);
-
-            if (r < 0)
-                return r;
-        }
+        int r = tiering_policies_new(t, p->config.dram_bytes, p->policies);
+        if (r == 0 && t->config.n_cxl_nodes)
+            r = tiering_policies_new(t, p->config.cxl_bytes, p->cxl_policies);
+        if (r < 0)
+            return r;
     }
     return 0;
 }
@@ -120,12 +140,10 @@ void tiering_free(struct tiering *t)
         free(t->stores[i].segment_head);
     }
     for (uint32_t i = 0; t->pools && i <= t->n_pools; i++) {
-        for (int c = 0; c < TIERING_CLASSES; c++) {
-            if (t->pools[i].policies[c])
-                t->pools[i].policies[c]->ops->free(t->pools[i].policies[c]);
-        }
-        arena_deinit(&t->pools[i].arenas[0]);
-        arena_deinit(&t->pools[i].arenas[1]);
+        tiering_policies_free(t->pools[i].policies);
+        tiering_policies_free(t->pools[i].cxl_policies);
+        arena_deinit(&t->pools[i].arenas[MEM_DRAM]);
+        arena_deinit(&t->pools[i].arenas[MEM_CXL]);
     }
     list_for_each_safe (l, &t->orphans) {
         struct session_arena *sa = list_entry(l, struct session_arena, link);
@@ -232,7 +250,7 @@ int tiering_start(struct tiering *t)
     recover_prune(t);
     for (uint32_t i = 0; i <= t->n_pools; i++)
         tiering_store_budgets(t, i);
-    return room_start(t);
+    return chunk_start(t);
 }
 
 bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes)
@@ -314,16 +332,26 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
     p->config.weight = config->weight;
     p->config.max_leases_percent = config->max_leases_percent;
     p->config.session_bytes = config->session_bytes;
-    p->config.nvme_bytes = config->nvme_bytes;
-    /* More memory is asked for at once. Less takes a restart: chunks are in clients' hands. */
-    if (config->dram_bytes > p->config.dram_bytes || config->cxl_bytes > p->config.cxl_bytes) {
-        p->config.dram_bytes = MAX(p->config.dram_bytes, config->dram_bytes);
-        p->config.cxl_bytes = MAX(p->config.cxl_bytes, config->cxl_bytes);
-        if (room_start(t) < 0)
-            t->config.events->notice(t->config.ctx, "more memory could not be asked for", pool, -ENOMEM);
+    tiering_pool_budget(t, pool,
+                        (uint64_t[TIERING_BUDGETS]){[TIERING_BUDGET_DRAM] = config->dram_bytes,
+                                                    [TIERING_BUDGET_CXL] = config->cxl_bytes,
+                                                    [TIERING_BUDGET_NVME] = config->nvme_bytes});
+}
+
+void tiering_pool_budget(struct tiering *t, uint32_t pool, const uint64_t bytes[TIERING_BUDGETS])
+{
+    struct tpool *p = &t->pools[pool];
+
+    if (p->config.nvme_bytes != bytes[TIERING_BUDGET_NVME]) {
+        p->config.nvme_bytes = bytes[TIERING_BUDGET_NVME];
+        if (t->n_stores)
+            tiering_store_budgets(t, pool);
     }
-    if (t->n_stores)
-        tiering_store_budgets(t, pool);
+    if (p->config.dram_bytes == bytes[TIERING_BUDGET_DRAM] && p->config.cxl_bytes == bytes[TIERING_BUDGET_CXL])
+        return;
+    p->config.dram_bytes = bytes[TIERING_BUDGET_DRAM];
+    p->config.cxl_bytes = bytes[TIERING_BUDGET_CXL];
+    chunk_budget(t, pool);
 }
 
 void tiering_owner_end(struct tiering *t, uint64_t owner)
@@ -345,9 +373,12 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     t->now_ns = now_ns;
     if (t->kicked || now_ns >= t->next_slow_ns) {
         t->kicked = false;
+        t->closing = false;
         for (uint32_t i = 0; i <= t->n_pools; i++) {
             if (!list_is_empty(&t->pools[i].room))
                 room_serve(t, i);
+            t->closing |= chunk_step(t, i);
+            migrate_promote(t, i);
         }
         sync_step(t);
         for (uint32_t i = 0; i < t->n_stores; i++)
@@ -359,13 +390,15 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     if (now_ns >= t->next_slow_ns) {
         timed_pins_expire(t);
         groups_expire(t);
+        for (uint32_t i = 0; i < t->n_pools; i++)
+            t->pools[i].promote_bytes = PROMOTE_BYTES_MAX;
         t->next_slow_ns = now_ns + SLOW_TICK_NS;
     }
     for (uint32_t i = 0; i < t->n_stores; i++)
         next = MIN(next, store_tick(t->stores[i].store, now_ns));
     if (t->kicked)
         return 0;
-    return t->n_pins || t->n_groups || t->n_moves ? MIN(next, SLOW_TICK_NS) : next;
+    return t->n_pins || t->n_groups || t->n_moves || t->closing ? MIN(next, SLOW_TICK_NS) : next;
 }
 
 bool tiering_drain(struct tiering *t)
@@ -379,7 +412,7 @@ bool tiering_drain(struct tiering *t)
         if (!record_is_dirty(r) || space->info.durability == STORE_SCRATCH || record_waits_for_sync(t, r) ||
             (r->flags & RECORD_INCOMPLETE))
             continue; /* ends with the daemon; or only a SYNC may make it durable */
-        if (hot_at(t, i)->flags & (HOT_SPILLING | HOT_RELOCATING)) {
+        if (hot_at(t, i)->flags & (HOT_SPILLING | HOT_RELOCATING | HOT_MIGRATING)) {
             done = false;
             continue;
         }

@@ -61,9 +61,17 @@ struct tiering_pool_config {
     uint32_t max_leases_percent; /* of the memory budget */
 };
 
+/* Where a class's bytes go when DRAM is short and there is CXL memory. */
+enum tiering_placement {
+    TIERING_PLACE_ANY,  /* new ones to DRAM: what is coldest there moves to CXL memory */
+    TIERING_PLACE_DMA,  /* only DMA touches them: new ones to CXL memory at once */
+    TIERING_PLACE_DRAM, /* the CPU touches them all the time: the last to be moved to CXL memory */
+};
+
 struct tiering_class_config {
     const struct policy_ops *policy;
     uint8_t durability; /* enum store_durability: the default of the class */
+    uint8_t placement;  /* enum tiering_placement */
     uint32_t weight;    /* share of a pool's memory when classes compete */
 };
 
@@ -84,13 +92,15 @@ struct tiering_config {
     struct tiering_class_config classes[TIERING_CLASSES]; /* by SPW_CLASS_… */
     uint32_t node;                                        /* NUMA node of this engine's DRAM, UINT32_MAX: any */
     const uint32_t *cxl_nodes;
+    const uint64_t *cxl_weights; /* of cxl_nodes: their sizes, say; NULL: all alike */
     uint32_t n_cxl_nodes;
     void *records; /* borrowed: max_objects * TIERING_RECORD_BYTES + TIERING_RECORD_HEADER_BYTES, zeroed */
     uint32_t max_objects;
     uint32_t max_leases;
     uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
     uint32_t clean_percent;
-    uint32_t chunk_bytes_max;   /* 0: no cap but the geometric growth; for tests */
+    uint64_t chunk_bytes_max;   /* 0: no cap but the geometric growth; for tests */
+    uint64_t chunk_cap_min;     /* a chunk has at most 1/8 of its pool's memory, or this if it is more; 0: no such cap */
     uint32_t piece_bytes;       /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
     uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
     uint64_t hash_seed;         /* random: clients choose the keys */
@@ -124,8 +134,25 @@ bool tiering_idle(const struct tiering *t);
 /* Blocking: closes the stores cleanly; after tiering_stop(), when idle. The first error, but tries all. */
 must_check int tiering_close_clean(struct tiering *t);
 
-/* Live changes of a pool's numbers (name and trust stay). */
+/* Live changes of a pool's numbers (name and trust stay). Less memory takes effect as what is in it moves or goes. */
 void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_pool_config *config);
+
+/* What is budgeted. */
+enum tiering_budget { TIERING_BUDGET_DRAM, TIERING_BUDGET_CXL, TIERING_BUDGET_NVME, TIERING_BUDGETS };
+
+/* Only the budgets. */
+void tiering_pool_budget(struct tiering *t, uint32_t pool, const uint64_t bytes[TIERING_BUDGETS]);
+
+/* What a trade of budgets goes by; cheap. */
+struct tiering_pool_memory {
+    uint64_t held[TIERING_BUDGETS]; /* bytes taken, or asked for; on devices: used */
+    uint64_t used[TIERING_BUDGETS];
+    uint64_t pressure[TIERING_BUDGETS]; /* how often room was wanted and there was none */
+    uint64_t leased;
+    uint64_t uses; /* hits and misses, and what was committed */
+    uint64_t waiting;
+};
+void tiering_pool_memory(const struct tiering *t, uint32_t pool, struct tiering_pool_memory *ret_memory);
 
 /* --- Spaces ------------------------------------------------------------------------------------------------------ */
 
@@ -316,13 +343,16 @@ struct tiering_pool_stat {
     uint64_t dram_budget, dram_chunks, dram_used; /* used: extents in use, rounded to sectors */
     uint64_t dram_slabs, dram_tail_waste;         /* memory given to sizes, and what of it no extent can use */
     uint64_t dram_round_waste;                    /* extents in use, less what was asked for */
-    uint64_t cxl_budget, cxl_used;
+    uint64_t dram_closing; /* of dram_chunks: being emptied, to be given back */
+    uint64_t cxl_budget, cxl_chunks, cxl_used, cxl_closing;
     uint64_t nvme_budget, nvme_used;
     uint64_t leased, admitted, dirty;
     uint64_t objects, resident;
     uint64_t hits_dram, hits_cxl, hits_nvme, misses;
     uint64_t commits, commit_bytes;
     uint64_t evictions, drops, spills, spill_bytes, loads, load_bytes, prefetches;
+    uint64_t demotions, promotions; /* from DRAM to CXL memory, and back */
+    uint64_t evacuations;           /* out of memory that was given back */
     uint64_t waiting; /* for room */
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);
@@ -333,6 +363,7 @@ struct tiering_stat {
     uint64_t moves, moves_max;
     uint64_t record_bytes, index_bytes, ghost_bytes, lease_bytes; /* metadata: an object's; in all; in all; in all */
     uint64_t copied_bytes;                                        /* by workers, COMMIT in shared pools and ranges */
+    uint64_t migrated_bytes;                                      /* by workers, from memory to memory of one pool */
     uint64_t bounced_bytes;                                       /* into bounce segments */
     uint32_t stores;
 };

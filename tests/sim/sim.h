@@ -154,6 +154,7 @@ struct sim_counts {
     uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors,
         short_counts, io_failures;
     uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished, restless;
+    uint64_t demotions, promotions, evacuations, migrated, budgets, given_back;
 };
 
 struct sim {
@@ -176,10 +177,12 @@ struct sim {
     struct tiering *tiering;
     struct tiering_config config;
     struct tiering_pool_config pools[2];
+    uint64_t budget[2][TIERING_BUDGETS]; /* what the engine was told last */
+    uint64_t held[2][TIERING_BUDGETS];   /* what it had at the last look */
     void *records;
     uint32_t max_objects;
     struct tiering_space_info spaces[SIM_SPACES];
-    bool flips_on, errors_on;
+    bool flips_on, errors_on, budgets_on;
     bool flipped, unclean; /* since the start: a bit was flipped, the engine was not stopped in order */
     bool degraded;         /* since the last opening */
     uint32_t n_stores;
@@ -218,6 +221,8 @@ void world_free(struct sim *sim);
 void world_run(struct sim *sim, uint32_t io, uint64_t ns);
 /* Until nothing is in flight. */
 void world_settle(struct sim *sim);
+/* Another budget for one of the pools. */
+void world_change_budget(struct sim *sim);
 void world_check(struct sim *sim);
 void world_flip(struct sim *sim);
 uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant);

@@ -110,6 +110,8 @@ static void step(struct sim *sim)
     if (sim_below(sim, 2000) == 0)
         ns = UINT64_C(2500000000);
     world_run(sim, (uint32_t)sim_below(sim, sim->slow ? 3 : 20), ns);
+    if (sim->budgets_on && sim_below(sim, 300) == 0)
+        world_change_budget(sim);
     waits_ended(sim);
     if (sim->step % 16 == 0)
         waits_expire(sim);
@@ -122,6 +124,27 @@ static void step(struct sim *sim)
 static void run_a_little(struct sim *sim)
 {
     for (uint64_t n = sim_below(sim, 40); n > 0; n--)
+        world_run(sim, 1, 1000);
+    waits_ended(sim);
+}
+
+/* A SYNC whose pieces are written and which has not been acknowledged: its commit is on its way to the log. */
+static bool sync_is_committing(const struct sim *sim)
+{
+    for (uint32_t i = 0; i < SIM_SYNCS; i++) {
+        const struct sim_sync *y = &sim->syncs[i];
+
+        if (y->running && !y->sync.running_ && y->sync.status_ == 0)
+            return true;
+    }
+    return false;
+}
+
+static void run_into_commit(struct sim *sim)
+{
+    for (int n = 0; n < 400 && !sync_is_committing(sim); n++)
+        world_run(sim, 1, 1000);
+    for (uint64_t n = sim_below(sim, 24); n > 0 && sync_is_committing(sim); n--)
         world_run(sim, 1, 1000);
     waits_ended(sim);
 }
@@ -153,7 +176,10 @@ static uint64_t run_seed(uint64_t seed, uint64_t n_ops, bool verbose, struct sim
             if (sim_percent(sim, 60)) {
                 /* In the middle of a SYNC, and at times just before its end. */
                 ops_sync_tensors(sim);
-                run_a_little(sim);
+                if (sim_percent(sim, 50))
+                    run_into_commit(sim);
+                else
+                    run_a_little(sim);
                 if (sim_percent(sim, 30))
                     ops_delete_tensor(sim);
                 run_a_little(sim);
@@ -222,6 +248,12 @@ static const struct {
     COUNT(pins, true),
     COUNT(copied, true),
     COUNT(bounced, true),
+    COUNT(demotions, true),
+    COUNT(promotions, true),
+    COUNT(evacuations, true),
+    COUNT(migrated, true),
+    COUNT(budgets, true),
+    COUNT(given_back, true),
     COUNT(vanished, true),
     COUNT(lost_sectors, true),
     COUNT(torn_sectors, true),

@@ -121,7 +121,7 @@ static void world_pools(struct sim *sim)
         sim->pools[i] = (struct tiering_pool_config){.name = {'a', (char)('0' + i)},
                                                      .trusted = i == 0,
                                                      .dram_bytes = (i ? 3 : 4 + sim_below(sim, 4)) * MIB,
-                                                     .cxl_bytes = sim_percent(sim, 30) ? 2 * MIB : 0,
+                                                     .cxl_bytes = sim_percent(sim, 40) ? (1 + sim_below(sim, 4)) * MIB : 0,
                                                      .nvme_bytes = total / 100 * (i ? 50 : 80),
                                                      .session_bytes = MIB,
                                                      .weight = 100,
@@ -132,7 +132,8 @@ static void world_pools(struct sim *sim)
 void world_make(struct sim *sim)
 {
     static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc};
-    static const uint32_t cxl_node = 1;
+    static const uint32_t cxl_nodes[] = {1, 2};
+    static const uint64_t cxl_weights[] = {MIB, 2 * MIB};
 
     sim->wire.ops = &wire_ops;
     sim->cut_after = -1;
@@ -150,6 +151,7 @@ void world_make(struct sim *sim)
     }
     sim->flips_on = sim_percent(sim, 35);
     sim->errors_on = sim_percent(sim, 35);
+    sim->budgets_on = sim_percent(sim, 50);
     world_pools(sim);
     sim->max_objects = 4096;
     sim->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)sim->max_objects * TIERING_RECORD_BYTES);
@@ -157,14 +159,15 @@ void world_make(struct sim *sim)
                                           .pools = sim->pools,
                                           .n_pools = 2,
                                           .node = 0,
-                                          .cxl_nodes = &cxl_node,
-                                          .n_cxl_nodes = 1,
+                                          .cxl_nodes = cxl_nodes,
+                                          .cxl_weights = cxl_weights,
+                                          .n_cxl_nodes = 1 + (uint32_t)sim_below(sim, 2),
                                           .records = sim->records,
                                           .max_objects = sim->max_objects,
                                           .max_leases = 512,
                                           .max_moves = 64 + (uint32_t)sim_below(sim, 128),
                                           .clean_percent = 2 + (uint32_t)sim_below(sim, 20),
-                                          .chunk_bytes_max = (uint32_t)(2 * MIB),
+                                          .chunk_bytes_max = (1 + sim_below(sim, 2)) * MIB,
                                           .piece_bytes = SIM_PIECE_BYTES,
                                           .parts_deadline_ns = UINT64_C(2000000000),
                                           .hash_seed = sim->seed,
@@ -173,7 +176,50 @@ void world_make(struct sim *sim)
     for (int c = 0; c < TIERING_CLASSES; c++)
         sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, 3)],
                                                                .durability = STORE_CACHE,
+                                                               .placement = (uint8_t)sim_below(sim, 3),
                                                                .weight = 1 + (uint32_t)sim_below(sim, 4)};
+}
+
+/* --- Budgets ---------------------------------------------------------------------------------------------------------- */
+
+static void world_forget_budgets(struct sim *sim)
+{
+    memset(sim->held, 0, sizeof(sim->held));
+    for (uint32_t i = 0; i < 2; i++) {
+        sim->budget[i][TIERING_BUDGET_DRAM] = sim->pools[i].dram_bytes;
+        sim->budget[i][TIERING_BUDGET_CXL] = sim->pools[i].cxl_bytes;
+        sim->budget[i][TIERING_BUDGET_NVME] = sim->pools[i].nvme_bytes;
+    }
+}
+
+/* Memory within the budget stays within it, and what is above it never grows: somebody else may have the rest. */
+static void world_check_budgets(struct sim *sim)
+{
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tiering_pool_memory memory;
+
+        tiering_pool_memory(sim->tiering, i, &memory);
+        for (int b = TIERING_BUDGET_DRAM; b <= TIERING_BUDGET_CXL; b++) {
+            if (memory.held[b] > MAX(sim->budget[i][b], sim->held[i][b]))
+                sim_fail(sim, "pool %u holds %lu bytes, had %lu and may have %lu", i, memory.held[b], sim->held[i][b],
+                         sim->budget[i][b]);
+            sim->counts->given_back += memory.held[b] < sim->held[i][b];
+            sim->held[i][b] = memory.held[b];
+        }
+    }
+}
+
+void world_change_budget(struct sim *sim)
+{
+    uint32_t i = (uint32_t)sim_below(sim, 2);
+
+    sim->budget[i][TIERING_BUDGET_DRAM] = (2 + sim_below(sim, 7)) * MIB;
+    if (sim->pools[i].cxl_bytes)
+        sim->budget[i][TIERING_BUDGET_CXL] = sim_below(sim, 5) * MIB;
+    sim_log(sim, "pool %u: %lu MiB of DRAM, %lu of CXL", i, sim->budget[i][TIERING_BUDGET_DRAM] / MIB,
+            sim->budget[i][TIERING_BUDGET_CXL] / MIB);
+    tiering_pool_budget(sim->tiering, i, sim->budget[i]);
+    sim->counts->budgets++;
 }
 
 /* --- Opening --------------------------------------------------------------------------------------------------------- */
@@ -208,6 +254,7 @@ static int world_try_open(struct sim *sim)
 
     memset(sim->records, 0, TIERING_RECORD_HEADER_BYTES + (size_t)sim->max_objects * TIERING_RECORD_BYTES);
     sim->n_stores = 0;
+    world_forget_budgets(sim);
     int r = tiering_new(&sim->config, &sim->tiering);
     for (uint32_t dev = 0; r == 0 && dev < sim->n_devs; dev++) {
         for (uint16_t part = 0; r == 0 && part < sim->partitions[dev]; part++) {
@@ -264,6 +311,7 @@ void world_run(struct sim *sim, uint32_t io, uint64_t ns)
     for (uint32_t i = 0; i < io && simdisk_step(sim->disk); i++)
         sim_event(sim, 1, simdisk_pending(sim->disk));
     (void)tiering_tick(sim->tiering, sim->now_ns);
+    world_check_budgets(sim);
 }
 
 void world_check(struct sim *sim)
@@ -348,6 +396,9 @@ static void world_count(struct sim *sim)
         c->spills += pool.spills;
         c->loads += pool.loads;
         c->commits += pool.commits;
+        c->demotions += pool.demotions;
+        c->promotions += pool.promotions;
+        c->evacuations += pool.evacuations;
     }
     for (uint32_t i = 0; i < sim->n_stores; i++) {
         tiering_store_stat(sim->tiering, i, &store);
@@ -357,6 +408,7 @@ static void world_count(struct sim *sim)
     }
     tiering_stat(sim->tiering, &stat);
     c->copied += stat.copied_bytes;
+    c->migrated += stat.migrated_bytes;
     c->bounced += stat.bounced_bytes;
 }
 

@@ -15,7 +15,7 @@
 
 #include "io/checksum.h"
 
-#define REGIONS_MAX 64
+#define REGIONS_MAX 128
 #define DEVS_MAX 8
 #define TORN_PERCENT 2
 #define PART_BYTES 512

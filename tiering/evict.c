@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who has to go when memory is short, and what is done ahead of need. Engine thread only.
+ *
+ * In the order of the policies, one tier at a time: clean pieces lose their memory, `cache` pieces that no device can
+ * take are dropped, dirty ones are first written (a spill), which takes a while. Ahead of need: pieces that will leave
+ * memory soon are written, so that in a steady state a victim is clean; and where a pool has CXL memory, what is
+ * coldest in DRAM moves there before DRAM is full. So with CXL memory pieces leave memory from there, and DRAM loses
+ * them to CXL memory.
+ */
+#include <errno.h>
+
+#include "tiering/core.h"
+
+#define VICTIM_SEARCHES 16
+
+/* True if a device may take the pool's pieces. */
+static bool room_can_spill(const struct tiering *t, const struct tpool *p)
+{
+    if (!p->config.nvme_bytes)
+        return false;
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        if (!t->stores[i].failed)
+            return true;
+    }
+    return false;
+}
+
+static void room_evict_clean(struct tiering *t, uint32_t object)
+{
+    struct tpool *p = pool_of(t, record_at(&t->records, object));
+
+    policy_leave(t, object, true);
+    object_drop_mem(t, object);
+    hot_at(t, object)->flags &= (uint16_t)~(HOT_FORGET | HOT_WARM);
+    p->stat.evictions++;
+    p->look_ahead = true;
+}
+
+int room_evict(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct tpool *p = pool_of(t, r);
+    int status = -ENOSPC;
+
+    if (!record_is_dirty(r)) {
+        room_evict_clean(t, object);
+        return 0;
+    }
+    if (record_waits_for_sync(t, r))
+        return -ENOSPC;
+    if (hot_at(t, object)->flags & HOT_SPILLING)
+        return -EAGAIN;
+    if (room_can_spill(t, p)) {
+        uint8_t store = store_pick(t, r);
+
+        status = move_spill(t, object, true, store, 0, false, NULL);
+        if (status == 0 || status == -EBUSY)
+            return -EAGAIN;
+        if (status == -EAGAIN && t->stores[store].room_wanted)
+            return -EAGAIN;
+    }
+    if (durability_of(t, r) != STORE_CACHE)
+        return status == -EAGAIN ? status : -ENOSPC;
+    policy_leave(t, object, true);
+    object_kill_all(t, object);
+    p->stat.drops++;
+    return 0;
+}
+
+/* A search passes over a bounded number of leased pieces, and moves them out of the next one's way. */
+static uint32_t room_victim_of_class(struct tiering *t, struct policy *policy, uint64_t incoming, policy_pin_fn state)
+{
+    for (int search = 0; search < VICTIM_SEARCHES; search++) {
+        uint32_t victim = policy->ops->victim(policy, incoming, state, t);
+
+        if (victim != POLICY_NONE)
+            return victim;
+    }
+    return POLICY_NONE;
+}
+
+uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uint64_t incoming, policy_pin_fn state,
+                     uint32_t classes)
+{
+    bool tried[TIERING_CLASSES] = {false};
+
+    for (int round = 0; round < TIERING_CLASSES; round++) {
+        int best = -1;
+        double best_share = 0;
+
+        /* The class that holds most for its weight gives first. */
+        for (int c = 0; c < TIERING_CLASSES; c++) {
+            double share = (double)p->class_sectors[tier][c] / (double)MAX(t->config.classes[c].weight, 1U);
+
+            if (!tried[c] && (classes >> c & 1) && p->class_sectors[tier][c] && share > best_share) {
+                best_share = share;
+                best = c;
+            }
+        }
+        if (best < 0)
+            break;
+        tried[best] = true;
+        uint32_t victim = room_victim_of_class(t, policy_in(p, tier, (uint32_t)best), incoming, state);
+
+        if (victim != POLICY_NONE)
+            return victim;
+    }
+    return RECORD_NONE;
+}
+
+/* --- For other sizes --------------------------------------------------------------------------------------------- */
+
+/* Evicts all that can go from the slab at this place, so that another size can have it. */
+static void room_empty_slab(struct tiering *t, const struct arena_chunk *chunk, uint32_t sector)
+{
+    uint32_t owners[64], cursor = 0, n;
+
+    while (arena_has_slab(chunk, sector) &&
+           (n = arena_slab_owners(chunk, sector, &cursor, owners, ARRAY_LEN(owners))) > 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            /* One eviction may take others along (an object's parts): those are in no policy any more. */
+            if (owners[i] != ARENA_OWNER_NONE && (hot_at(t, owners[i])->flags & HOT_IN_POLICY) &&
+                !object_is_pinned(t, owners[i]))
+                (void)room_evict(t, owners[i]);
+        }
+    }
+}
+
+/* A leased piece keeps its slab where it is; one that is only being written will be free soon. */
+static bool room_slab_is_stuck(void *ctx, const struct arena_chunk *chunk, const struct arena_slab *slab)
+{
+    struct tiering *t = ctx;
+    uint32_t owners[64], cursor = 0, n;
+
+    while ((n = arena_slab_owners(chunk, slab->first_frame * FRAME_SECTORS, &cursor, owners, ARRAY_LEN(owners))) > 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            if (owners[i] == ARENA_OWNER_NONE || object_pin_state(t, owners[i]) == POLICY_HELD)
+                return true;
+        }
+    }
+    return false;
+}
+
+void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t sectors)
+{
+    uint32_t n = (uint32_t)div_round_up(sectors, FRAME_SECTORS), first;
+    struct arena_chunk *chunk;
+
+    if (!arena_find_clearable(&p->arenas[tier], n, room_slab_is_stuck, t, &chunk, &first))
+        return;
+    for (uint32_t i = first; i < MIN(first + n, chunk->n_frames); i++)
+        room_empty_slab(t, chunk, i * FRAME_SECTORS);
+}
+
+/* --- Ahead of need ----------------------------------------------------------------------------------------------- */
+
+static void room_spill_ahead(struct tiering *t, struct tpool *p, enum mem_tier tier)
+{
+    uint32_t objects[CLEAN_AHEAD];
+
+    if (!room_can_spill(t, p) || p->spilling >= SPILLS_MAX)
+        return;
+    for (uint32_t c = 0; c < TIERING_CLASSES; c++) {
+        const struct policy *policy = policy_in(p, tier, c);
+        uint32_t n = policy->ops->coldest(policy, objects, CLEAN_AHEAD, object_pin_state, t);
+
+        for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
+            const struct record *r = record_at(&t->records, objects[i]);
+
+            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING))
+                continue;
+            if (move_spill(t, objects[i], false, store_pick(t, r), 0, false, NULL) < 0)
+                return;
+        }
+    }
+}
+
+/* Some DRAM stays free: what is coldest there is on its way to CXL memory before somebody needs its room. */
+static void room_demote_ahead(struct tiering *t, struct tpool *p)
+{
+    const struct arena *a = &p->arenas[MEM_DRAM];
+    uint64_t keep = a->total_sectors * t->config.clean_percent / 100, free_sectors = a->total_sectors - a->used_sectors;
+
+    if (free_sectors >= keep || p->leaving_sectors >= keep - free_sectors)
+        return;
+    if (!a->closing_sectors) /* else it is our own doing */
+        p->pressure[MEM_DRAM]++;
+    (void)migrate_demote(t, p, keep - free_sectors);
+}
+
+void room_clean_ahead(struct tiering *t, uint32_t pool)
+{
+    struct tpool *p = &t->pools[pool];
+    enum mem_tier last = pool_has_cxl(p) ? MEM_CXL : MEM_DRAM;
+
+    if (!p->look_ahead || t->stopping)
+        return;
+    p->look_ahead = false;
+    if (last == MEM_CXL)
+        room_demote_ahead(t, p);
+    if (!room_is_ample(t, p, last, 0)) /* else nobody will be evicted soon */
+        room_spill_ahead(t, p, last);
+}
