@@ -39,6 +39,7 @@ struct device {
 struct region {
     uint8_t *mem;
     uint64_t size_bytes;
+    uint32_t node;
     bool spare; /* closed by a restart: its pages may serve the next region of its size */
 };
 
@@ -54,6 +55,7 @@ struct simdisk {
     uint32_t n_regions;
     struct request *requests;
     size_t n_requests, room;
+    uint32_t refuse_chunks;
     bool fail_set[3], short_set[3];
     int32_t fail[3];
 };
@@ -128,6 +130,18 @@ uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
 uint8_t *simdisk_memory(struct simdisk *d, uint32_t region)
 {
     return d->regions[region].mem;
+}
+
+uint64_t simdisk_region_bytes(const struct simdisk *d, uint32_t region, uint32_t node)
+{
+    const struct region *r = &d->regions[region];
+
+    return r->mem && !r->spare && r->node == node ? r->size_bytes : 0;
+}
+
+void simdisk_refuse_chunks(struct simdisk *d, uint32_t n)
+{
+    d->refuse_chunks = n;
 }
 
 static uint8_t *buf_at(struct simdisk *d, struct io_buf buf, uint64_t len_bytes)
@@ -277,8 +291,14 @@ static void work_complete(struct simdisk *d, struct io_work *work)
 
 static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
 {
-    chunk->region = simdisk_region_add(d, chunk->size_bytes);
-    chunk->result = 0;
+    if (d->refuse_chunks > 0) {
+        d->refuse_chunks--;
+        chunk->result = -ENOMEM;
+    } else {
+        chunk->region = simdisk_region_add(d, chunk->size_bytes);
+        d->regions[chunk->region].node = chunk->node;
+        chunk->result = 0;
+    }
     chunk->done(chunk);
 }
 

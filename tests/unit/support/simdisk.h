@@ -44,6 +44,10 @@ uint32_t simdisk_device_add(struct simdisk *d, uint64_t size_bytes);
 /* Memory for payloads: its region number. */
 uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes);
 uint8_t *simdisk_memory(struct simdisk *d, uint32_t region);
+/* Its size if it was asked for on this node, else 0. */
+uint64_t simdisk_region_bytes(const struct simdisk *d, uint32_t region, uint32_t node);
+/* The next n chunks are refused with -ENOMEM. */
+void simdisk_refuse_chunks(struct simdisk *d, uint32_t n);
 
 /* Completes one request. False if none is pending. */
 bool simdisk_step(struct simdisk *d);

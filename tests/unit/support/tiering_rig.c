@@ -27,6 +27,7 @@ static void chunk_gone(void *ctx, uint32_t region, uint32_t epoch)
 
     (void)epoch;
     rig->chunk_kind[region] = 0;
+    rig->n_gone++;
 }
 
 static void notice(void *ctx, const char *text, uint32_t pool, int status)
@@ -67,6 +68,15 @@ static void rig_start(struct rig *rig)
 
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
 {
+    rig_open_memory(rig, &(struct rig_memory){.dram_bytes = dram_bytes, .device_bytes = device_bytes});
+}
+
+void rig_open_memory(struct rig *rig, const struct rig_memory *memory)
+{
+    static const uint32_t cxl_nodes[] = {RIG_CXL_NODE, RIG_CXL_NODE + 1};
+    static const uint64_t cxl_weights[] = {1, 3};
+    uint64_t device_bytes = memory->device_bytes;
+
     *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes};
     rig->disk = simdisk_new(1);
     rig->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
@@ -81,7 +91,8 @@ void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
     for (uint32_t i = 0; i < 2; i++)
         rig->pools[i] = (struct tiering_pool_config){.name = {(char)('a' + i)},
                                                      .trusted = i == 0,
-                                                     .dram_bytes = dram_bytes,
+                                                     .dram_bytes = memory->dram_bytes,
+                                                     .cxl_bytes = memory->cxl_bytes,
                                                      .nvme_bytes = device_bytes ? UINT64_MAX : 0,
                                                      .session_bytes = 2 * MIB,
                                                      .weight = 100,
@@ -89,6 +100,10 @@ void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
     rig->config = (struct tiering_config){.backend = simdisk_backend(rig->disk),
                                           .pools = rig->pools,
                                           .n_pools = 2,
+                                          .cxl_nodes = cxl_nodes,
+                                          .cxl_weights = cxl_weights,
+                                          .n_cxl_nodes = memory->cxl_bytes ? 2 : 0,
+                                          .chunk_bytes_max = memory->chunk_bytes,
                                           .records = rig->records,
                                           .max_objects = MAX_OBJECTS,
                                           .max_leases = 1000,
@@ -100,7 +115,7 @@ void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
                                           .events = &events,
                                           .ctx = rig};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        rig->config.classes[c] = (struct tiering_class_config){.policy = &policy_lru, .weight = 1};
+        rig->config.classes[c] = (struct tiering_class_config){.policy = &policy_lru, .placement = memory->placement, .weight = 1};
     rig_start(rig);
 }
 
@@ -213,6 +228,17 @@ void rig_check(struct rig *rig)
     const char *what = "";
 
     ck_assert_msg(tiering_check(rig->t, &what) == 0, "%s", what);
+}
+
+uint64_t rig_node_bytes(const struct rig *rig, uint32_t node)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t region = 0; region < ARRAY_LEN(rig->chunk_kind); region++) {
+        if (rig->chunk_kind[region])
+            bytes += simdisk_region_bytes(rig->disk, region, node);
+    }
+    return bytes;
 }
 
 struct tiering_pool_stat rig_pool_stat(const struct rig *rig, uint32_t pool)

@@ -29,11 +29,20 @@ struct rig {
     struct tiering_session s, other; /* two sessions, of owners 1 and 2 */
     void *records;
     uint64_t now_ns;
+    uint32_t n_gone; /* chunks */
     uint64_t device_bytes;
     uint32_t chunk_kind[64]; /* by region: enum io_chunk_kind + 1; 0: none */
     uint64_t chunk_session[64];
     bool failed; /* a store */
 };
+
+struct rig_memory {
+    uint64_t dram_bytes, cxl_bytes; /* of each pool; CXL memory on two nodes, the second three times as large */
+    uint64_t device_bytes;
+    uint64_t chunk_bytes; /* 0: as large as may be */
+    uint8_t placement;    /* of all classes */
+};
+#define RIG_CXL_NODE 4 /* and the next one; DRAM is on node 0 */
 
 struct rig_wait {
     struct tiering_wait wait;
@@ -42,6 +51,7 @@ struct rig_wait {
 
 /* A device of device_bytes (0: none) with segments of 1 MiB, and pools of dram_bytes each. */
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes);
+void rig_open_memory(struct rig *rig, const struct rig_memory *memory);
 /* Everything in memory is lost; what was not flushed too, if `power`. Opened again. */
 void rig_crash(struct rig *rig, bool power);
 /* Written back, closed in order, opened again. */
@@ -60,6 +70,8 @@ int rig_wait(struct rig *rig, struct rig_wait *w);
 uint8_t *rig_memory(struct rig *rig, const struct tiering_grant *grant);
 /* Counts balance, and tiering_check() is content. */
 void rig_check(struct rig *rig);
+/* Bytes of the pools' memory that lie on this node. */
+uint64_t rig_node_bytes(const struct rig *rig, uint32_t node);
 struct tiering_pool_stat rig_pool_stat(const struct rig *rig, uint32_t pool);
 
 /* As the calls of tiering, waited for; what is granted is in *ret_grant. */
