@@ -153,6 +153,27 @@ static void pool_sum(const struct admin_reports *reports, uint32_t pool, struct 
     }
 }
 
+/* Engines trade budgets: what each may have now, and has. */
+static void put_pool_engines(json *o, const struct admin_reports *reports, uint32_t pool)
+{
+    json *engines = put_array(o, "engines");
+
+    for (uint32_t e = 0; e < reports->n; e++) {
+        const struct tiering_pool_stat *s = &reports->at[e]->pools[pool];
+        json *engine = add_object(engines);
+
+        put_u64(engine, "number", reports->at[e]->call.engine->config.number);
+        put_u64(engine, "dram_budget_bytes", s->dram_budget);
+        put_u64(engine, "dram_chunk_bytes", s->dram_chunks);
+        put_u64(engine, "dram_used_bytes", s->dram_used);
+        put_u64(engine, "cxl_budget_bytes", s->cxl_budget);
+        put_u64(engine, "cxl_chunk_bytes", s->cxl_chunks);
+        put_u64(engine, "cxl_used_bytes", s->cxl_used);
+        put_u64(engine, "nvme_budget_bytes", s->nvme_budget);
+        put_u64(engine, "nvme_used_bytes", s->nvme_used);
+    }
+}
+
 static void put_pool(json *o, const struct config_pool *config, const struct tiering_pool_stat *s)
 {
     json *tier;
@@ -163,6 +184,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     tier = put_object(o, "dram");
     put_u64(tier, "budget_bytes", s->dram_budget);
     put_u64(tier, "chunk_bytes", s->dram_chunks);
+    put_u64(tier, "closing_bytes", s->dram_closing);
     put_u64(tier, "used_bytes", s->dram_used);
     put_u64(tier, "payload_bytes", s->dram_used - s->dram_round_waste);
     put_u64(tier, "slab_bytes", s->dram_slabs);
@@ -173,6 +195,8 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(tier, "dirty_bytes", s->dirty);
     tier = put_object(o, "cxl");
     put_u64(tier, "budget_bytes", s->cxl_budget);
+    put_u64(tier, "chunk_bytes", s->cxl_chunks);
+    put_u64(tier, "closing_bytes", s->cxl_closing);
     put_u64(tier, "used_bytes", s->cxl_used);
     tier = put_object(o, "nvme");
     put_u64(tier, "budget_bytes", s->nvme_budget);
@@ -192,6 +216,9 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(o, "loads", s->loads);
     put_u64(o, "load_bytes", s->load_bytes);
     put_u64(o, "prefetches", s->prefetches);
+    put_u64(o, "demotions", s->demotions);
+    put_u64(o, "promotions", s->promotions);
+    put_u64(o, "evacuations", s->evacuations);
     put_u64(o, "waiting", s->waiting);
 }
 
@@ -204,7 +231,10 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
         struct tiering_pool_stat sum;
 
         pool_sum(reports, i, &sum);
-        put_pool(add_object(pools), &control->config->pools[i], &sum);
+        json *pool = add_object(pools);
+
+        put_pool(pool, &control->config->pools[i], &sum);
+        put_pool_engines(pool, reports, i);
     }
     return o;
 }
@@ -235,6 +265,7 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
         all.dram_chunks += sum.dram_chunks;
         all.dram_used += sum.dram_used;
         all.dram_round_waste += sum.dram_round_waste;
+        all.cxl_chunks += sum.cxl_chunks;
         all.cxl_used += sum.cxl_used;
     }
     for (uint32_t e = 0; e < reports->n; e++) {
@@ -249,6 +280,7 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
         metadata.ghost_bytes += r->tiering.ghost_bytes;
         metadata.lease_bytes += r->tiering.lease_bytes;
         metadata.copied_bytes += r->tiering.copied_bytes;
+        metadata.migrated_bytes += r->tiering.migrated_bytes;
         metadata.bounced_bytes += r->tiering.bounced_bytes;
         for (uint32_t i = 0; i < r->n_stores; i++) {
             segments += (r->stores[i].segments - r->stores[i].segments_free) * r->stores[i].segment_bytes;
@@ -258,7 +290,7 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
     put_tier(tiers, "dram", control->config->dram.size_bytes, all.dram_chunks, all.dram_used,
              all.dram_used - all.dram_round_waste);
     if (control->config->cxl.size_bytes > 0)
-        put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_used, all.cxl_used, all.cxl_used);
+        put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_chunks, all.cxl_used, all.cxl_used);
     if (control->config->n_devices > 0)
         put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
     json *m = put_object(o, "metadata");
@@ -272,6 +304,7 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
     put_u64(m, "ghost_bytes", metadata.ghost_bytes);
     put_u64(m, "lease_bytes", metadata.lease_bytes);
     put_u64(m, "copied_bytes", metadata.copied_bytes);
+    put_u64(m, "migrated_bytes", metadata.migrated_bytes);
     put_u64(m, "bounced_bytes", metadata.bounced_bytes);
     return o;
 }

@@ -16,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "daemon/control_budget.h"
 #include "daemon/log.h"
 #include "daemon/owner.h"
 #include "daemon/sd.h"
@@ -138,8 +139,10 @@ static void control_watch(struct loop_timer *timer)
 static void control_become_ready(struct control *control)
 {
     struct listener *listener = &control->listener;
-    int r = listener_start(listener);
+    int r = budgets_start(control);
 
+    if (r == 0)
+        r = listener_start(listener);
     if (r < 0) {
         log_error("cannot listen: %s", log_errno(r));
         control_stop(control, "it cannot listen");
@@ -253,8 +256,7 @@ uint64_t control_nvme_bytes(const struct control *control)
     return bytes;
 }
 
-/* Of what the devices hold, the part that lies in this engine's partitions. */
-static uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes)
+uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes)
 {
     uint64_t total = control_nvme_bytes(control), own = 0;
 
@@ -300,6 +302,19 @@ static void reload_done(struct call *base)
     sd_ready();
 }
 
+/* All but the budgets, which change hands as memory becomes free. */
+static void reload_pool(const struct control *control, uint32_t engine, uint32_t pool,
+                        struct tiering_pool_config *ret_config)
+{
+    uint64_t granted[TIERING_BUDGETS];
+
+    control_pool_config(control, engine, pool, ret_config);
+    budgets_granted(control, engine, pool, granted);
+    ret_config->dram_bytes = granted[TIERING_BUDGET_DRAM];
+    ret_config->cxl_bytes = granted[TIERING_BUDGET_CXL];
+    ret_config->nvme_bytes = granted[TIERING_BUDGET_NVME];
+}
+
 static void reload_apply(struct control *control)
 {
     log_set_level((enum log_level)control->config->daemon.log_level);
@@ -316,11 +331,12 @@ static void reload_apply(struct control *control)
         tune->spin_ns = control->config->daemon.spin_us * UINT64_C(1000);
         tune->n_pools = control->config->n_pools;
         for (uint32_t p = 0; p < tune->n_pools; p++)
-            control_pool_config(control, i, p, &tune->pools[p]);
+            reload_pool(control, i, p, &tune->pools[p]);
         tune->call.at_control = reload_done;
         tune->call.at_control_ctx = control;
         engine_tune(control->engines[i], tune);
     }
+    budgets_reload(control);
 }
 
 static void reload_say(const struct config_changes *changes)
@@ -336,27 +352,6 @@ static void reload_say(const struct config_changes *changes)
     }
     if (changes->n_left_out > 0)
         log_warning("and %u changes more", changes->n_left_out);
-}
-
-/* Memory that clients have mapped is not taken back from under them. */
-static void reload_say_shrunk(const struct control *control, const struct spillway_config *merged)
-{
-    static const enum config_tier tiers[] = {CONFIG_TIER_DRAM, CONFIG_TIER_CXL};
-    const struct spillway_config *old = control->config;
-    char text[2][UNITS_TEXT_BYTES];
-
-    for (uint32_t pool = 0; pool < merged->n_pools; pool++) {
-        for (size_t i = 0; i < ARRAY_LEN(tiers); i++) {
-            uint64_t tier_bytes = tiers[i] == CONFIG_TIER_DRAM ? old->dram.size_bytes : old->cxl.size_bytes;
-            uint64_t was = config_pool_budget_bytes(old, pool, tiers[i], tier_bytes);
-            uint64_t now = config_pool_budget_bytes(merged, pool, tiers[i], tier_bytes);
-
-            if (now < was)
-                log_warning("[pool %s] %s: it keeps its %s until a restart, and has %s then",
-                            merged->pools[pool].section.name, tiers[i] == CONFIG_TIER_DRAM ? "dram" : "cxl",
-                            size_print(was, text[0]), size_print(now, text[1]));
-        }
-    }
 }
 
 static void say_errors(const struct config_errors *errors)
@@ -390,7 +385,6 @@ void control_reload(struct control *control)
         return;
     }
     reload_say(changes);
-    reload_say_shrunk(control, merged);
     config_free(control->config);
     control->config = merged;
     reload_apply(control);
@@ -502,6 +496,7 @@ void control_deinit(struct control *control)
 {
     listener_close(&control->listener);
     owners_free(control);
+    control->budgets = budgets_free(control->budgets);
     control->spaces = spaces_free(control->spaces);
     if (control->signal_source.fd >= 0)
         close(control->signal_source.fd);

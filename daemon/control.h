@@ -70,6 +70,7 @@ struct control {
     struct control_device devices[DEVICES_MAX];
     struct tune_call *tune; /* a reload on its way to the engines */
     uint32_t n_tuning;
+    struct budgets *budgets; /* from READY on */
 
     struct listener listener;
     struct list sessions;
@@ -82,12 +83,14 @@ struct control {
 };
 
 /* The config's part of tiering's pools: that engine's share of each budget. Memory is shared alike, a device by who
- * has its partitions. */
+ * has its partitions. What an engine may have now is budgets_granted()'s to say. */
 void control_pool_config(const struct control *control, uint32_t engine, uint32_t pool,
                          struct tiering_pool_config *ret_config);
 /* Looks the configured group up. -ENOENT. */
 must_check int control_find_admin_group(struct control *control);
 uint64_t control_nvme_bytes(const struct control *control);
+/* Of so many bytes of all devices, the part that lies in this engine's partitions. */
+uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes);
 
 /* Runs until the daemon is to end; what the process should exit with. Engines run already. */
 int control_run(struct control *control);

@@ -100,6 +100,15 @@ struct tune_call {
 };
 void engine_tune(struct engine *engine, struct tune_call *call);
 
+/* What the engine may have of each pool's budgets from now on, and what it has. */
+struct budget_call {
+    struct call call;
+    uint32_t n_pools;
+    uint64_t bytes[POOLS_MAX][TIERING_BUDGETS];
+    struct tiering_pool_memory memory[POOLS_MAX]; /* the answer */
+};
+void engine_budget(struct engine *engine, struct budget_call *call);
+
 /* Where a store of an engine lies. */
 struct engine_store {
     uint32_t device; /* index in the config */

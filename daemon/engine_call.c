@@ -187,6 +187,21 @@ void engine_tune(struct engine *engine, struct tune_call *call)
     call_to(engine, &call->call, tune_at_engine);
 }
 
+static void budget_at_engine(struct call *base)
+{
+    struct budget_call *call = container_of(base, struct budget_call, call);
+
+    for (uint32_t i = 0; i < call->n_pools; i++) {
+        tiering_pool_budget(base->engine->tiering, i, call->bytes[i]);
+        tiering_pool_memory(base->engine->tiering, i, &call->memory[i]);
+    }
+}
+
+void engine_budget(struct engine *engine, struct budget_call *call)
+{
+    call_to(engine, &call->call, budget_at_engine);
+}
+
 static uint64_t engine_dirty_bytes(const struct engine *engine)
 {
     uint64_t bytes = 0;

@@ -41,6 +41,7 @@ struct machine {
     uint32_t n_cpus;
     uint32_t n_dram, n_cxl;
     uint32_t dram[NODES_MAX], cxl[NODES_MAX];
+    uint64_t cxl_bytes[NODES_MAX];
 };
 
 static bool in_mask(uint64_t mask, uint32_t node)
@@ -59,10 +60,12 @@ static int machine_read(const struct spillway_config *config, struct machine *re
     for (uint32_t i = 0; i < nodes.n; i++) {
         const struct memory_node *node = &nodes.node[i];
 
-        if (node->has_cpus && in_mask(config->dram.nodes, node->id))
+        if (node->has_cpus && in_mask(config->dram.nodes, node->id)) {
             m.dram[m.n_dram++] = node->id;
-        else if (!node->has_cpus && config->cxl.size_bytes > 0 && in_mask(config->cxl.nodes, node->id))
+        } else if (!node->has_cpus && config->cxl.size_bytes > 0 && in_mask(config->cxl.nodes, node->id)) {
+            m.cxl_bytes[m.n_cxl] = node->total_bytes;
             m.cxl[m.n_cxl++] = node->id;
+        }
     }
     if (m.n_dram == 0)
         m.dram[m.n_dram++] = MEMORY_NODE_ANY;
@@ -226,6 +229,13 @@ static int class_configs(const struct spillway_config *config, struct tiering_cl
         [SPW_CLASS_OPTIMIZER] = CONFIG_CLASS_OPTIMIZER,
     };
 
+    /* The bytes of an optimizer's step pass through the CPU; KV blocks, weights and activations only through DMA. */
+    static const enum tiering_placement placement_of[TIERING_CLASSES] = {
+        [SPW_CLASS_GENERIC] = TIERING_PLACE_ANY,   [SPW_CLASS_KV] = TIERING_PLACE_DMA,
+        [SPW_CLASS_WEIGHTS] = TIERING_PLACE_DMA,   [SPW_CLASS_ACTIVATION] = TIERING_PLACE_DMA,
+        [SPW_CLASS_OPTIMIZER] = TIERING_PLACE_DRAM,
+    };
+
     static_assert(SPW_CLASSES == TIERING_CLASSES && (int)CONFIG_CLASSES == TIERING_CLASSES, "the same classes");
     for (uint32_t i = 0; i < TIERING_CLASSES; i++) {
         const struct config_class *c = &config->classes[index_of[i]];
@@ -233,6 +243,7 @@ static int class_configs(const struct spillway_config *config, struct tiering_cl
         ret_classes[i].policy = policy_by_name(c->policy);
         ret_classes[i].durability = (uint8_t)c->durability;
         ret_classes[i].weight = c->weight;
+        ret_classes[i].placement = (uint8_t)placement_of[i];
         if (!ret_classes[i].policy) {
             log_error("[class %s] policy: there is no policy '%s'", c->section.name, c->policy);
             return -EINVAL;
@@ -276,11 +287,15 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .tiering = {.pools = pools,
                     .n_pools = config->n_pools,
                     .node = machine->dram[number % machine->n_dram],
+                    .dram_nodes = machine->dram,
+                    .n_dram_nodes = machine->n_dram,
                     .cxl_nodes = machine->cxl,
+                    .cxl_weights = machine->cxl_bytes,
                     .n_cxl_nodes = machine->n_cxl,
                     .max_objects = max_objects,
                     .max_leases = MIN(max_objects, 4 * config->daemon.session_leases),
                     .clean_percent = config->dram.clean_percent,
+                    .chunk_cap_min = control->n_engines > 1 ? BUDGET_STEP_BYTES_MIN : CHUNK_CAP_BYTES_MIN,
                     .parts_deadline_ns = PARTS_DEADLINE_NS},
     };
 

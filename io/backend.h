@@ -113,7 +113,7 @@ struct io_backend_ops {
     void (*blk_urge)(struct io_backend *be, struct io_blk *blk);
     void (*work_submit)(struct io_backend *be, struct io_work *work);
     void (*chunk_request)(struct io_backend *be, struct io_chunk *chunk);
-    /* No I/O or work may be in flight on it. Clients' mappings live on; the memory is theirs until they unmap it. */
+    /* No I/O or work may be in flight on it. Clients' mappings live on, but the memory goes back to the machine. */
     void (*chunk_close)(struct io_backend *be, uint32_t region);
 
     /* Memory of the daemon's own that I/O can reach, zeroed; only while starting. It lives as long as the backend. */

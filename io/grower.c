@@ -33,8 +33,19 @@ static bool watch_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
     return !watch->config->progress || watch->config->progress(watch->config->progress_ctx, done_bytes, total_bytes);
 }
 
+static void do_discard(struct memory_chunk *chunk)
+{
+    (void)memory_chunk_discard(chunk); /* if it cannot be: with the last mapping */
+    memory_chunk_unref(chunk);
+}
+
 static void do_job(struct grower *g, struct grower_job *job)
 {
+    if (job->is_discard) {
+        do_discard(job->chunk);
+        free(job);
+        return;
+    }
     struct grower_watch watch = {.grower = g, .config = &job->config};
     struct memory_chunk_config config = job->config;
 
@@ -109,4 +120,17 @@ void grower_submit(struct grower *g, struct grower_job *job)
     list_push_tail(&g->jobs, &job->link);
     pthread_cond_signal(&g->more);
     pthread_mutex_unlock(&g->lock);
+}
+
+void grower_discard(struct grower *g, struct memory_chunk *chunk)
+{
+    struct grower_job *job = calloc(1, sizeof(*job));
+
+    if (!job) {
+        do_discard(chunk);
+        return;
+    }
+    job->is_discard = true;
+    job->chunk = chunk;
+    grower_submit(g, job);
 }

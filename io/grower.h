@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The thread that obtains memory for all engines of the process, so that none of them waits for pages to be touched.
+ * The thread that obtains memory for all engines of the process, and gives it back, so that none of them waits for pages
+ * to be touched or freed.
  */
 #pragma once
 
@@ -16,6 +17,7 @@ struct grower_job {
     struct engine_msg msg; /* posted to home when the job is done */
     struct engine_queue *home;
     struct memory_chunk_config config;
+    bool is_discard; /* grower_discard()'s own: nobody hears of it */
     int result;
     struct memory_chunk *chunk; /* of whoever runs msg, if result is 0 */
 };
@@ -26,3 +28,8 @@ void grower_free(struct grower *g);
 
 /* Any thread. The grower calls config.progress itself; it must be thread-safe. */
 void grower_submit(struct grower *g, struct grower_job *job);
+/*
+ * The chunk's pages go back to the machine, whoever maps them: before any memory is obtained that is asked for after
+ * this. The caller's reference goes with them. Any thread.
+ */
+void grower_discard(struct grower *g, struct memory_chunk *chunk);

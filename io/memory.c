@@ -355,6 +355,13 @@ void memory_chunk_unref(struct memory_chunk *chunk)
     free(chunk);
 }
 
+int memory_chunk_discard(struct memory_chunk *chunk)
+{
+    int r = fallocate(chunk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)chunk->size_bytes);
+
+    return r < 0 ? -errno : 0;
+}
+
 const char *memory_pages_name(enum memory_pages pages)
 {
     static const char *const names[] = {"auto", "2 MiB hugepages", "transparent hugepages", "4 KiB pages"};

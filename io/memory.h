@@ -98,6 +98,9 @@ struct memory_chunk *memory_chunk_ref(struct memory_chunk *chunk);
 /* The last one unmaps and closes. Takes NULL. */
 void memory_chunk_unref(struct memory_chunk *chunk);
 DEFINE_CLEANUP(struct memory_chunk *, memory_chunk_unref)
+/* Gives the pages back to the machine now, whoever still maps them: they would find zeros. Nobody here uses the chunk
+ * any more. 0 or a negative errno: then they go with the last mapping. */
+int memory_chunk_discard(struct memory_chunk *chunk);
 
 static inline bool memory_chunk_is_poisoned(const struct memory_chunk *chunk)
 {

@@ -177,6 +177,8 @@ void uring_chunk_close(struct io_backend *be, uint32_t region)
     struct uring_region *found = region_find(u, region);
 
     assert(found && found->chunk);
+    if (u->config.grower)
+        grower_discard(u->config.grower, memory_chunk_ref(found->chunk)); /* behind the reference of the region */
     region_remove(u, found);
 }
 

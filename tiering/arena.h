@@ -42,7 +42,7 @@ struct arena_chunk {
     struct list link;
     struct arena *arena;
     uint32_t region, epoch;
-    uint32_t node; /* the caller's: of cxl_nodes */
+    uint32_t node; /* the caller's */
     uint32_t n_frames, n_free;
     bool closing;
     struct arena_cursor scan; /* the caller's: how far a closing chunk has been looked through */

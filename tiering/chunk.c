@@ -69,18 +69,23 @@ static uint64_t chunk_next_bytes(const struct tiering *t, uint64_t have, uint64_
     return size;
 }
 
-static uint64_t node_weight(const struct tiering *t, const struct tpool *p, uint32_t node)
+/* Our own node's, until it has nothing left; then any other's. False: every node has refused. */
+static bool chunk_pick_dram(const struct tiering *t, const struct tpool *p, uint32_t *ret_node)
 {
-    if (p->refused_nodes >> node & 1)
-        return 0;
-    return t->config.cxl_weights ? MAX(t->config.cxl_weights[node], UINT64_C(1)) : 1;
+    for (uint32_t i = 0; i < t->n_nodes[MEM_DRAM]; i++) {
+        if (p->refused_nodes[MEM_DRAM] >> i & 1)
+            continue;
+        *ret_node = i;
+        return true;
+    }
+    return false;
 }
 
 /*
  * The node of CXL memory that has least for its weight, and what it lacks of its part of the budget. So a pool's memory
- * lies on all nodes, and each gets as much as it has for all. False: every node has refused.
+ * lies on all nodes, and each gives as much as it has for all. False: every node has refused.
  */
-static bool chunk_pick_node(const struct tiering *t, const struct tpool *p, uint32_t *ret_node, uint64_t *ret_bytes)
+static bool chunk_pick_cxl(const struct tiering *t, const struct tpool *p, uint32_t *ret_node, uint64_t *ret_bytes)
 {
     uint64_t have[NODES_MAX] = {0};
     double total = 0, best = 0;
@@ -91,12 +96,12 @@ static bool chunk_pick_node(const struct tiering *t, const struct tpool *p, uint
 
         have[c->node] += c->n_frames * FRAME_BYTES;
     }
-    for (uint32_t i = 0; i < t->config.n_cxl_nodes; i++)
-        total += (double)node_weight(t, p, i);
-    for (uint32_t i = 0; i < t->config.n_cxl_nodes; i++) {
-        double weight = (double)node_weight(t, p, i);
+    for (uint32_t i = 0; i < t->n_nodes[MEM_CXL]; i++)
+        total += p->refused_nodes[MEM_CXL] >> i & 1 ? 0 : (double)t->cxl_weights[i];
+    for (uint32_t i = 0; i < t->n_nodes[MEM_CXL]; i++) {
+        double weight = (double)t->cxl_weights[i];
 
-        if (weight <= 0 || (found && (double)have[i] / weight >= best))
+        if ((p->refused_nodes[MEM_CXL] >> i & 1) || (found && (double)have[i] / weight >= best))
             continue;
         uint64_t part = (uint64_t)((double)p->want_chunks[MEM_CXL] * (weight / total));
         found = true;
@@ -114,13 +119,15 @@ static int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
     uint64_t want = p->want_chunks[tier], part = UINT64_MAX;
     uint32_t node = 0;
 
-    if (p->asked_chunks[tier] || held >= want || (tier == MEM_CXL && !chunk_pick_node(t, p, &node, &part)))
+    if (p->asked_chunks[tier] || held >= want)
+        return 0;
+    if (!(tier == MEM_CXL ? chunk_pick_cxl(t, p, &node, &part) : chunk_pick_dram(t, p, &node)))
         return 0;
     uint64_t size = MIN(MIN(chunk_next_bytes(t, have, want), part), want - held) / FRAME_BYTES * FRAME_BYTES;
     if (!size)
         return 0;
     struct chunk_request req = {.pool = pool, .tier = (uint8_t)tier, .node = (uint8_t)node};
-    int r = chunk_ask(t, &req, tier == MEM_CXL ? t->config.cxl_nodes[node] : t->config.node, size);
+    int r = chunk_ask(t, &req, t->nodes[tier][node], size);
     if (r == 0)
         p->asked_chunks[tier] = size;
     return r;
@@ -208,9 +215,9 @@ static int chunk_balance(struct tiering *t, uint32_t pool)
 static void chunk_want(const struct tiering *t, struct tpool *p)
 {
     p->want_chunks[MEM_DRAM] = p->config.dram_bytes / FRAME_BYTES * FRAME_BYTES;
-    p->want_chunks[MEM_CXL] = t->config.n_cxl_nodes ? p->config.cxl_bytes / FRAME_BYTES * FRAME_BYTES : 0;
-    p->refused_nodes = 0;
-    p->arenas[MEM_CXL].stripe = t->config.n_cxl_nodes > 1;
+    p->want_chunks[MEM_CXL] = t->n_nodes[MEM_CXL] ? p->config.cxl_bytes / FRAME_BYTES * FRAME_BYTES : 0;
+    p->refused_nodes[MEM_DRAM] = p->refused_nodes[MEM_CXL] = 0;
+    p->arenas[MEM_CXL].stripe = t->n_nodes[MEM_CXL] > 1;
 }
 
 int chunk_start(struct tiering *t)
@@ -301,15 +308,15 @@ static void chunk_refused(struct tiering *t, struct chunk_request *req, const ch
 {
     struct tpool *p = &t->pools[req->pool];
     struct session_arena *sa = req->private_arena;
-    uint64_t all = (UINT64_C(2) << (MAX(t->config.n_cxl_nodes, 1U) - 1)) - 1;
 
     /* Go on with what there is, and say so. */
-    if (sa)
+    if (sa) {
         sa->want_bytes = sa->arena.total_sectors * SECTOR_BYTES;
-    else if (req->tier == MEM_CXL)
-        p->refused_nodes |= UINT64_C(1) << req->node;
-    if (!sa && (req->tier == MEM_DRAM || p->refused_nodes == all))
-        p->want_chunks[req->tier] = p->arenas[req->tier].total_sectors * SECTOR_BYTES;
+    } else {
+        p->refused_nodes[req->tier] |= UINT64_C(1) << req->node;
+        if ((uint32_t)__builtin_popcountll(p->refused_nodes[req->tier]) == t->n_nodes[req->tier])
+            p->want_chunks[req->tier] = p->arenas[req->tier].total_sectors * SECTOR_BYTES;
+    }
     t->config.events->notice(t->config.ctx, text, req->pool, status);
 }
 

@@ -109,7 +109,7 @@ struct tpool {
     struct list spills;     /* MOVE_SPILL in flight */
     struct list migrations; /* MOVE_MIGRATE in flight */
     uint64_t want_chunks[MEM_TIERS], asked_chunks[MEM_TIERS];
-    uint64_t refused_nodes; /* of cxl_nodes: bit set: it gave no memory */
+    uint64_t refused_nodes[MEM_TIERS]; /* bit set: that of the tier's nodes gave no memory */
     uint64_t admitted_bytes;
     uint64_t leased_bytes[MEM_TIERS];
     uint64_t pressure[MEM_TIERS];  /* how often room was wanted and there was none */
@@ -197,7 +197,7 @@ struct chunk_request {
     struct list link;
     uint32_t pool;
     uint8_t tier; /* a private chunk: of `private_arena` */
-    uint8_t node; /* CXL: of cxl_nodes */
+    uint8_t node; /* of the tier's */
     struct session_arena *private_arena;
 };
 
@@ -249,6 +249,9 @@ struct tiering {
     struct list sync_waiting;   /* struct sync_ref that found no room or no free move */
     struct io_buf zeros;        /* piece_bytes of zeros */
     struct relocation relocation;
+    uint32_t nodes[MEM_TIERS][NODES_MAX]; /* the kernel's numbers */
+    uint32_t n_nodes[MEM_TIERS];
+    uint64_t cxl_weights[NODES_MAX];
     uint32_t piece_bytes;
     uint32_t sync_number;
     uint64_t now_ns;

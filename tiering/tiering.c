@@ -63,7 +63,7 @@ static int tiering_pools_new(struct tiering *t)
         if (arena_init(&p->arenas[MEM_DRAM]) < 0 || arena_init(&p->arenas[MEM_CXL]) < 0)
             return -ENOMEM;
         int r = tiering_policies_new(t, p->config.dram_bytes, p->policies);
-        if (r == 0 && t->config.n_cxl_nodes)
+        if (r == 0 && t->n_nodes[MEM_CXL])
             r = tiering_policies_new(t, p->config.cxl_bytes, p->cxl_policies);
         if (r < 0)
             return r;
@@ -94,6 +94,25 @@ static int tiering_tables_new(struct tiering *t)
     return 0;
 }
 
+/* Every kind of memory and the nodes that have it; an engine's own DRAM comes first. */
+static void tiering_nodes(struct tiering *t)
+{
+    const struct tiering_config *c = &t->config;
+
+    t->nodes[MEM_DRAM][t->n_nodes[MEM_DRAM]++] = c->node;
+    for (uint32_t i = 0; i < c->n_dram_nodes && t->n_nodes[MEM_DRAM] < NODES_MAX; i++) {
+        if (c->dram_nodes[i] != c->node)
+            t->nodes[MEM_DRAM][t->n_nodes[MEM_DRAM]++] = c->dram_nodes[i];
+    }
+    for (uint32_t i = 0; i < MIN(c->n_cxl_nodes, (uint32_t)NODES_MAX); i++) {
+        t->nodes[MEM_CXL][i] = c->cxl_nodes[i];
+        t->cxl_weights[i] = c->cxl_weights ? MAX(c->cxl_weights[i], UINT64_C(1)) : 1;
+    }
+    t->n_nodes[MEM_CXL] = MIN(c->n_cxl_nodes, (uint32_t)NODES_MAX);
+    t->config.dram_nodes = t->config.cxl_nodes = NULL;
+    t->config.cxl_weights = NULL;
+}
+
 int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering)
 {
     struct tiering *t = calloc(1, sizeof(*t));
@@ -103,6 +122,7 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
         return -ENOMEM;
     t->config = *config;
     t->n_pools = config->n_pools;
+    tiering_nodes(t);
     t->recovering = true;
     t->was_clean = true;
     t->piece_bytes = config->piece_bytes ? config->piece_bytes : PIECE_BYTES_MAX;

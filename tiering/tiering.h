@@ -91,6 +91,9 @@ struct tiering_config {
     uint32_t n_pools;
     struct tiering_class_config classes[TIERING_CLASSES]; /* by SPW_CLASS_… */
     uint32_t node;                                        /* NUMA node of this engine's DRAM, UINT32_MAX: any */
+    /* These are copied. */
+    const uint32_t *dram_nodes; /* where to look when `node` has nothing left; may name it, too */
+    uint32_t n_dram_nodes;
     const uint32_t *cxl_nodes;
     const uint64_t *cxl_weights; /* of cxl_nodes: their sizes, say; NULL: all alike */
     uint32_t n_cxl_nodes;

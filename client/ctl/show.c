@@ -31,6 +31,7 @@ static const struct column metadata_rows[] = {
     {"ghosts of policies", "ghost_bytes", COLUMN_SIZE},
     {"leases' records", "lease_bytes", COLUMN_SIZE},
     {"payload copied, all", "copied_bytes", COLUMN_SIZE},
+    {"moved within memory", "migrated_bytes", COLUMN_SIZE},
     {"into bounce segments", "bounced_bytes", COLUMN_SIZE},
 };
 static const struct column engine_columns[] = {
@@ -48,14 +49,24 @@ static const struct column pool_columns[] = {
     {"USED", "dram.used_bytes", COLUMN_SIZE},
     {"LEASED", "dram.leased_bytes", COLUMN_SIZE},
     {"DIRTY", "dram.dirty_bytes", COLUMN_SIZE},
+    {"CXL", "cxl.budget_bytes", COLUMN_SIZE},
+    {"USED", "cxl.used_bytes", COLUMN_SIZE},
     {"NVME", "nvme.budget_bytes", COLUMN_SIZE},
     {"USED", "nvme.used_bytes", COLUMN_SIZE},
     {"OBJECTS", "objects", COLUMN_COUNT},
     {"IN MEMORY", "objects_resident", COLUMN_COUNT},
     {"HITS DRAM", "hits_dram", COLUMN_COUNT},
+    {"CXL", "hits_cxl", COLUMN_COUNT},
     {"NVME", "hits_nvme", COLUMN_COUNT},
     {"MISSES", "misses", COLUMN_COUNT},
     {"WAITING", "waiting", COLUMN_COUNT},
+};
+static const struct column share_columns[] = {
+    {"ENGINE", "number", COLUMN_COUNT},          {"DRAM", "dram_budget_bytes", COLUMN_SIZE},
+    {"TAKEN", "dram_chunk_bytes", COLUMN_SIZE},  {"USED", "dram_used_bytes", COLUMN_SIZE},
+    {"CXL", "cxl_budget_bytes", COLUMN_SIZE},    {"TAKEN", "cxl_chunk_bytes", COLUMN_SIZE},
+    {"USED", "cxl_used_bytes", COLUMN_SIZE},     {"NVME", "nvme_budget_bytes", COLUMN_SIZE},
+    {"USED", "nvme_used_bytes", COLUMN_SIZE},
 };
 static const struct column tier_columns[] = {
     {"TIER", "tier", COLUMN_TEXT},
@@ -95,6 +106,25 @@ static int print_status(spw_session *session, struct json_object *reply)
     return CTL_OK;
 }
 
+/* Where there are several engines, each pool's budgets are spread over them, and change hands. */
+static int print_pools(spw_session *session, struct json_object *reply)
+{
+    struct json_object *pools = ctl_find(reply, "pools");
+
+    (void)session;
+    table_print(pools, pool_columns, ARRAY_LEN(pool_columns), stdout);
+    for (size_t i = 0; json_object_is_type(pools, json_type_array) && i < json_object_array_length(pools); i++) {
+        struct json_object *pool = json_object_array_get_idx(pools, i);
+        struct json_object *engines = ctl_find(pool, "engines");
+
+        if (!json_object_is_type(engines, json_type_array) || json_object_array_length(engines) < 2)
+            continue;
+        printf("\nengines of pool %s:\n", ctl_text(pool, "name"));
+        table_print(engines, share_columns, ARRAY_LEN(share_columns), stdout);
+    }
+    return CTL_OK;
+}
+
 /* As a file that would give the same, with where each value comes from. */
 static int print_config(spw_session *session, struct json_object *reply)
 {
@@ -125,7 +155,7 @@ static const struct view {
     int (*print)(spw_session *session, struct json_object *reply); /* instead of a table */
 } views[] = {
     {"status", NULL, NULL, 0, print_status},
-    {"pools", "pools", pool_columns, ARRAY_LEN(pool_columns), NULL},
+    {"pools", NULL, NULL, 0, print_pools},
     {"tiers", "tiers", tier_columns, ARRAY_LEN(tier_columns), NULL},
     {"sessions", "sessions", session_columns, ARRAY_LEN(session_columns), NULL},
     {"config", NULL, NULL, 0, print_config},
