@@ -198,6 +198,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(tier, "chunk_bytes", s->cxl_chunks);
     put_u64(tier, "closing_bytes", s->cxl_closing);
     put_u64(tier, "used_bytes", s->cxl_used);
+    put_u64(tier, "payload_bytes", s->cxl_used - s->cxl_round_waste);
     tier = put_object(o, "nvme");
     put_u64(tier, "budget_bytes", s->nvme_budget);
     put_u64(tier, "used_bytes", s->nvme_used);
@@ -241,7 +242,7 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
 
 /* --- tiers ------------------------------------------------------------------------------------------------------- */
 
-static void put_tier(json *tiers, const char *name, uint64_t size, uint64_t chunks, uint64_t used, uint64_t payload)
+static json *put_tier(json *tiers, const char *name, uint64_t size, uint64_t chunks, uint64_t used, uint64_t payload)
 {
     json *o = add_object(tiers);
 
@@ -250,6 +251,23 @@ static void put_tier(json *tiers, const char *name, uint64_t size, uint64_t chun
     put_u64(o, "allocated_bytes", chunks);
     put_u64(o, "used_bytes", used);
     put_u64(o, "payload_bytes", payload);
+    return o;
+}
+
+/* budget_offset: of the budget in struct tiering_pool_stat. */
+static void put_tier_engines(json *tier, const struct admin_reports *reports, uint32_t n_pools, size_t budget_offset)
+{
+    json *engines = put_array(tier, "engines");
+
+    for (uint32_t e = 0; e < reports->n; e++) {
+        json *engine = add_object(engines);
+        uint64_t sum = 0;
+
+        for (uint32_t i = 0; i < n_pools; i++)
+            sum += *(const uint64_t *)(const void *)((const char *)&reports->at[e]->pools[i] + budget_offset);
+        put_u64(engine, "number", reports->at[e]->call.engine->config.number);
+        put_u64(engine, "budget_bytes", sum);
+    }
 }
 
 json *admin_tiers(const struct control *control, const struct admin_reports *reports)
@@ -267,6 +285,7 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
         all.dram_round_waste += sum.dram_round_waste;
         all.cxl_chunks += sum.cxl_chunks;
         all.cxl_used += sum.cxl_used;
+        all.cxl_round_waste += sum.cxl_round_waste;
     }
     for (uint32_t e = 0; e < reports->n; e++) {
         const struct engine_report *r = reports->at[e];
@@ -287,12 +306,20 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
             live += r->stores[i].live_bytes;
         }
     }
-    put_tier(tiers, "dram", control->config->dram.size_bytes, all.dram_chunks, all.dram_used,
-             all.dram_used - all.dram_round_waste);
-    if (control->config->cxl.size_bytes > 0)
-        put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_chunks, all.cxl_used, all.cxl_used);
-    if (control->config->n_devices > 0)
-        put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
+    uint32_t n_pools = control->config->n_pools;
+    json *tier = put_tier(tiers, "dram", control->config->dram.size_bytes, all.dram_chunks, all.dram_used,
+                          all.dram_used - all.dram_round_waste);
+
+    put_tier_engines(tier, reports, n_pools, offsetof(struct tiering_pool_stat, dram_budget));
+    if (control->config->cxl.size_bytes > 0) {
+        tier = put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_chunks, all.cxl_used,
+                        all.cxl_used - all.cxl_round_waste);
+        put_tier_engines(tier, reports, n_pools, offsetof(struct tiering_pool_stat, cxl_budget));
+    }
+    if (control->config->n_devices > 0) {
+        tier = put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
+        put_tier_engines(tier, reports, n_pools, offsetof(struct tiering_pool_stat, nvme_budget));
+    }
     json *m = put_object(o, "metadata");
 
     put_u64(m, "objects", metadata.objects);

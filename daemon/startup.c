@@ -295,7 +295,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
                     .max_objects = max_objects,
                     .max_leases = MIN(max_objects, 4 * config->daemon.session_leases),
                     .clean_percent = config->dram.clean_percent,
-                    .chunk_cap_min = control->n_engines > 1 ? BUDGET_STEP_BYTES_MIN : CHUNK_CAP_BYTES_MIN,
+                    .chunk_cap_min = CHUNK_CAP_BYTES_MIN,
                     .parts_deadline_ns = PARTS_DEADLINE_NS},
     };
 

@@ -25,8 +25,12 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
     if (r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED)
         stat->objects += one;
     if (r->flags & RECORD_HAS_MEM) {
+        enum mem_tier tier = tier_of_mem(t, r);
+        uint64_t waste = sectors_of(r->size_bytes) * (uint64_t)SECTOR_BYTES - r->size_bytes;
+
         stat->resident += one;
-        stat->dram_round_waste += one * (sectors_of(r->size_bytes) * (uint64_t)SECTOR_BYTES - r->size_bytes);
+        stat->dram_round_waste += tier == MEM_DRAM ? one * waste : 0;
+        stat->cxl_round_waste += tier == MEM_CXL ? one * waste : 0;
     }
     if (record_is_dirty(r))
         stat->dirty += one * r->size_bytes;

@@ -347,7 +347,7 @@ struct tiering_pool_stat {
     uint64_t dram_slabs, dram_tail_waste;         /* memory given to sizes, and what of it no extent can use */
     uint64_t dram_round_waste;                    /* extents in use, less what was asked for */
     uint64_t dram_closing; /* of dram_chunks: being emptied, to be given back */
-    uint64_t cxl_budget, cxl_chunks, cxl_used, cxl_closing;
+    uint64_t cxl_budget, cxl_chunks, cxl_used, cxl_closing, cxl_round_waste;
     uint64_t nvme_budget, nvme_used;
     uint64_t leased, admitted, dirty;
     uint64_t objects, resident;

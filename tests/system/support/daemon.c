@@ -78,8 +78,8 @@ void daemon_configure(const struct daemon *d, const char *daemon_keys, const cha
     FILE *f = fopen(d->config, "w");
 
     ck_assert_ptr_nonnull(f);
-    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\nlog_level = debug\n%s\n", d->socket, d->dir,
-            daemon_keys);
+    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\n%slog_level = debug\n%s\n", d->socket, d->dir,
+            strstr(daemon_keys, "engines") ? "" : "engines = 1\n", daemon_keys);
     if (d->disk_bytes)
         fprintf(f, "[device disk]\npath = %s\n", d->disk);
     fprintf(f, "%s\n", sections);
