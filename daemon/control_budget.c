@@ -173,8 +173,8 @@ static uint64_t budget_share(struct budgets *b, uint32_t pool, uint32_t tier)
         shares[e] = tier == TIERING_BUDGET_DRAM  ? config.dram_bytes
                     : tier == TIERING_BUDGET_CXL ? config.cxl_bytes
                                                  : config.nvme_bytes;
-        most[e] = tier == TIERING_BUDGET_NVME ? control_nvme_of_engine(control, e, control_nvme_bytes(control))
-                                              : UINT64_MAX;
+        most[e] =
+            tier == TIERING_BUDGET_NVME ? control_nvme_of_engine(control, e, control_nvme_bytes(control)) : UINT64_MAX;
         total += shares[e];
     }
     budget_set_shares(budget_at(b, pool, tier), shares, most);
@@ -218,8 +218,8 @@ int budgets_start(struct control *control)
         for (uint32_t tier = 0; tier < TIERING_BUDGETS; tier++) {
             struct budget_engine *engines = &b->engines[((size_t)pool * TIERING_BUDGETS + tier) * n];
 
-            *budget_at(b, pool, tier) = (struct budget){
-                .engines = engines, .n_engines = n, .is_device = tier == TIERING_BUDGET_NVME};
+            *budget_at(b, pool, tier) =
+                (struct budget){.engines = engines, .n_engines = n, .is_device = tier == TIERING_BUDGET_NVME};
             (void)budget_share(b, pool, tier);
             for (uint32_t e = 0; e < n; e++)
                 engines[e].granted = engines[e].share;

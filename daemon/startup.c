@@ -231,8 +231,8 @@ static int class_configs(const struct spillway_config *config, struct tiering_cl
 
     /* The bytes of an optimizer's step pass through the CPU; KV blocks, weights and activations only through DMA. */
     static const enum tiering_placement placement_of[TIERING_CLASSES] = {
-        [SPW_CLASS_GENERIC] = TIERING_PLACE_ANY,   [SPW_CLASS_KV] = TIERING_PLACE_DMA,
-        [SPW_CLASS_WEIGHTS] = TIERING_PLACE_DMA,   [SPW_CLASS_ACTIVATION] = TIERING_PLACE_DMA,
+        [SPW_CLASS_GENERIC] = TIERING_PLACE_ANY,    [SPW_CLASS_KV] = TIERING_PLACE_DMA,
+        [SPW_CLASS_WEIGHTS] = TIERING_PLACE_DMA,    [SPW_CLASS_ACTIVATION] = TIERING_PLACE_DMA,
         [SPW_CLASS_OPTIMIZER] = TIERING_PLACE_DRAM,
     };
 

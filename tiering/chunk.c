@@ -16,8 +16,8 @@
 
 #include "tiering/core.h"
 
-#define LOOKS_MAX 1024        /* extents of closing chunks that one tick looks at */
-#define HELD_SAMPLE 1024      /* extents of a chunk that are looked at before it is chosen */
+#define LOOKS_MAX 1024            /* extents of closing chunks that one tick looks at */
+#define HELD_SAMPLE 1024          /* extents of a chunk that are looked at before it is chosen */
 #define CAP_ALIGN_BYTES (2 * MIB) /* so that a chunk is whole hugepages */
 
 static void chunk_done(struct io_chunk *io);
@@ -123,7 +123,9 @@ static int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
         return 0;
     if (!(tier == MEM_CXL ? chunk_pick_cxl(t, p, &node, &part) : chunk_pick_dram(t, p, &node)))
         return 0;
-    uint64_t size = MIN(MIN(chunk_next_bytes(t, have, want), part), want - held) / FRAME_BYTES * FRAME_BYTES;
+    uint64_t size = MIN(chunk_next_bytes(t, have, want), want - held);
+
+    size = MIN(size, part) / FRAME_BYTES * FRAME_BYTES;
     if (!size)
         return 0;
     struct chunk_request req = {.pool = pool, .tier = (uint8_t)tier, .node = (uint8_t)node};
@@ -328,12 +330,12 @@ static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena
     int r = -EMFILE;
 
     if (sa && !sa->session)
-        r = -EPIPE; /* nobody is there any more to use it */
+        r = -EPIPE;                       /* nobody is there any more to use it */
     else if (req->io.region < CHUNKS_MAX) /* what whole hugepages added is in no budget */
         r = arena_chunk_add(arena, req->io.region, epoch, MIN(req->io.size_bytes, asked_bytes), &chunk);
     if (r < 0) {
         t->config.backend->ops->chunk_close(t->config.backend, req->io.region);
-        if (r == -EPIPE)
+        if (sa && !sa->session)
             sa->want_bytes = arena->total_sectors * SECTOR_BYTES;
         else
             chunk_refused(t, req, "memory chunk could not be used", r);

@@ -112,10 +112,10 @@ struct tpool {
     uint64_t refused_nodes[MEM_TIERS]; /* bit set: that of the tier's nodes gave no memory */
     uint64_t admitted_bytes;
     uint64_t leased_bytes[MEM_TIERS];
-    uint64_t pressure[MEM_TIERS];  /* how often room was wanted and there was none */
-    uint64_t leaving_sectors;      /* of migrations out of DRAM */
-    uint64_t migrate_ns;           /* not before: a copy has failed */
-    uint64_t promote_bytes;        /* that may still be promoted until the next slow tick */
+    uint64_t pressure[MEM_TIERS];     /* how often room was wanted and there was none */
+    uint64_t leaving_sectors;         /* of migrations out of DRAM */
+    uint64_t migrate_ns;              /* not before: a copy has failed */
+    uint64_t promote_bytes;           /* that may still be promoted until the next slow tick */
     uint32_t promote[PROMOTIONS_MAX]; /* records that may deserve it, a ring */
     uint32_t promote_first, n_promote;
     uint32_t migrating;
@@ -258,8 +258,8 @@ struct tiering {
     uint64_t next_slow_ns;
     bool recovering; /* the logs are being replayed: no groups yet */
     bool was_clean;  /* all stores were closed cleanly */
-    bool started; /* memory has been asked for */
-    bool closing; /* some of it is being given back */
+    bool started;    /* memory has been asked for */
+    bool closing;    /* some of it is being given back */
     bool stopping;
     bool kicked;
     struct tiering_stat stat;
@@ -282,7 +282,9 @@ static inline struct tpool *pool_of(struct tiering *t, const struct record *r)
 
 static inline enum mem_tier tier_of_chunk(const struct tpool *p, const struct arena_chunk *chunk)
 {
-    return chunk->arena == &p->arenas[MEM_DRAM] ? MEM_DRAM : chunk->arena == &p->arenas[MEM_CXL] ? MEM_CXL : MEM_PRIVATE;
+    return chunk->arena == &p->arenas[MEM_DRAM]  ? MEM_DRAM
+           : chunk->arena == &p->arenas[MEM_CXL] ? MEM_CXL
+                                                 : MEM_PRIVATE;
 }
 
 /* Of a record with memory. */

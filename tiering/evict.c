@@ -32,7 +32,7 @@ static void room_evict_clean(struct tiering *t, uint32_t object)
 
     policy_leave(t, object, true);
     object_drop_mem(t, object);
-    hot_at(t, object)->flags &= (uint16_t)~(HOT_FORGET | HOT_WARM);
+    hot_at(t, object)->flags &= (uint16_t) ~(HOT_FORGET | HOT_WARM);
     p->stat.evictions++;
     p->look_ahead = true;
 }

@@ -37,7 +37,7 @@ static enum policy_pin migrate_state(void *ctx, uint32_t object)
     if (hot->pins == migrate_pins(hot))
         return POLICY_FREE;
     return hot->pins == migrate_pins(hot) + 1 && (hot->flags & (HOT_SPILLING | HOT_MIGRATING)) ? POLICY_BUSY
-                                                                                             : POLICY_HELD;
+                                                                                               : POLICY_HELD;
 }
 
 struct move *migrate_of(struct tiering *t, uint32_t object)

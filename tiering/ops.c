@@ -276,7 +276,8 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
             goto unadmit;
         }
         wait_prepare(wait, s, mode, off_bytes, len_bytes);
-        move_attach(t, hot_at(t, object)->flags & HOT_SPILLING ? move_spill_of(t, object) : migrate_of(t, object), wait);
+        move_attach(t, hot_at(t, object)->flags & HOT_SPILLING ? move_spill_of(t, object) : migrate_of(t, object),
+                    wait);
         count_use(t, object);
         count_found(t, object, tier_of(t, r));
         return TIERING_WAIT;

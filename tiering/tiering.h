@@ -102,9 +102,9 @@ struct tiering_config {
     uint32_t max_leases;
     uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
     uint32_t clean_percent;
-    uint64_t chunk_bytes_max;   /* 0: no cap but the geometric growth; for tests */
-    uint64_t chunk_cap_min;     /* a chunk has at most 1/8 of its pool's memory, or this if it is more; 0: no such cap */
-    uint32_t piece_bytes;       /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
+    uint64_t chunk_bytes_max; /* 0: no cap but the geometric growth; for tests */
+    uint64_t chunk_cap_min;   /* a chunk has at most 1/8 of its pool's memory, or this if it is more; 0: no such cap */
+    uint32_t piece_bytes;     /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
     uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
     uint64_t hash_seed;         /* random: clients choose the keys */
     const struct tiering_events *events;
@@ -346,7 +346,7 @@ struct tiering_pool_stat {
     uint64_t dram_budget, dram_chunks, dram_used; /* used: extents in use, rounded to sectors */
     uint64_t dram_slabs, dram_tail_waste;         /* memory given to sizes, and what of it no extent can use */
     uint64_t dram_round_waste;                    /* extents in use, less what was asked for */
-    uint64_t dram_closing; /* of dram_chunks: being emptied, to be given back */
+    uint64_t dram_closing;                        /* of dram_chunks: being emptied, to be given back */
     uint64_t cxl_budget, cxl_chunks, cxl_used, cxl_closing, cxl_round_waste;
     uint64_t nvme_budget, nvme_used;
     uint64_t leased, admitted, dirty;
@@ -356,7 +356,7 @@ struct tiering_pool_stat {
     uint64_t evictions, drops, spills, spill_bytes, loads, load_bytes, prefetches;
     uint64_t demotions, promotions; /* from DRAM to CXL memory, and back */
     uint64_t evacuations;           /* out of memory that was given back */
-    uint64_t waiting; /* for room */
+    uint64_t waiting;               /* for room */
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);
 

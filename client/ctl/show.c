@@ -62,10 +62,10 @@ static const struct column pool_columns[] = {
     {"WAITING", "waiting", COLUMN_COUNT},
 };
 static const struct column share_columns[] = {
-    {"ENGINE", "number", COLUMN_COUNT},          {"DRAM", "dram_budget_bytes", COLUMN_SIZE},
-    {"TAKEN", "dram_chunk_bytes", COLUMN_SIZE},  {"USED", "dram_used_bytes", COLUMN_SIZE},
-    {"CXL", "cxl_budget_bytes", COLUMN_SIZE},    {"TAKEN", "cxl_chunk_bytes", COLUMN_SIZE},
-    {"USED", "cxl_used_bytes", COLUMN_SIZE},     {"NVME", "nvme_budget_bytes", COLUMN_SIZE},
+    {"ENGINE", "number", COLUMN_COUNT},         {"DRAM", "dram_budget_bytes", COLUMN_SIZE},
+    {"TAKEN", "dram_chunk_bytes", COLUMN_SIZE}, {"USED", "dram_used_bytes", COLUMN_SIZE},
+    {"CXL", "cxl_budget_bytes", COLUMN_SIZE},   {"TAKEN", "cxl_chunk_bytes", COLUMN_SIZE},
+    {"USED", "cxl_used_bytes", COLUMN_SIZE},    {"NVME", "nvme_budget_bytes", COLUMN_SIZE},
     {"USED", "nvme_used_bytes", COLUMN_SIZE},
 };
 static const struct column tier_columns[] = {

@@ -70,8 +70,8 @@
 #define SMALL_PAGES_BYTES_MAX (64 * GIB) /* of one node in 4 KiB pages, unless force_small_pages */
 #define PROMOTE_BYTES_MAX (64 * MIB)     /* of a pool, from CXL memory to DRAM, in a tenth of a second */
 #define BUDGET_STEP_BYTES_MIN (64 * MIB) /* that engines trade at a time */
-#define CHUNK_CAP_BYTES_MIN (32 * MIB)   /* a chunk is an eighth of its pool, or this, so that memory can be given back */
-#define GROW_REQUESTS_MAX 64             /* of one engine, at the grower; more wait */
+#define CHUNK_CAP_BYTES_MIN (32 * MIB) /* a chunk is an eighth of its pool, or this, so that memory can be given back */
+#define GROW_REQUESTS_MAX 64           /* of one engine, at the grower; more wait */
 #define POPULATE_SLICE_BYTES (64 * MIB)
 #define POPULATE_THREADS_MAX 16
 

@@ -118,14 +118,15 @@ static void world_pools(struct sim *sim)
     for (uint32_t i = 0; i < sim->n_devs; i++)
         total += sim->device_bytes[i];
     for (uint32_t i = 0; i < 2; i++) {
-        sim->pools[i] = (struct tiering_pool_config){.name = {'a', (char)('0' + i)},
-                                                     .trusted = i == 0,
-                                                     .dram_bytes = (i ? 3 : 4 + sim_below(sim, 4)) * MIB,
-                                                     .cxl_bytes = sim_percent(sim, 40) ? (1 + sim_below(sim, 4)) * MIB : 0,
-                                                     .nvme_bytes = total / 100 * (i ? 50 : 80),
-                                                     .session_bytes = MIB,
-                                                     .weight = 100,
-                                                     .max_leases_percent = 60};
+        sim->pools[i] =
+            (struct tiering_pool_config){.name = {'a', (char)('0' + i)},
+                                         .trusted = i == 0,
+                                         .dram_bytes = (i ? 3 : 4 + sim_below(sim, 4)) * MIB,
+                                         .cxl_bytes = sim_percent(sim, 40) ? (1 + sim_below(sim, 4)) * MIB : 0,
+                                         .nvme_bytes = total / 100 * (i ? 50 : 80),
+                                         .session_bytes = MIB,
+                                         .weight = 100,
+                                         .max_leases_percent = 60};
     }
 }
 

@@ -169,8 +169,8 @@ START_TEST(dma_goes_to_cxl)
 {
     uint64_t migrated;
 
-    rig_open_memory(&rig, &(struct rig_memory){
-                              .dram_bytes = 4 * MIB, .cxl_bytes = 8 * MIB, .placement = TIERING_PLACE_DMA});
+    rig_open_memory(&rig,
+                    &(struct rig_memory){.dram_bytes = 4 * MIB, .cxl_bytes = 8 * MIB, .placement = TIERING_PLACE_DMA});
     put_all(RIG_CACHE, 0, 8 * PIECES_A_MIB);
     ck_assert_uint_eq(tier_of(RIG_CACHE, 0), TIERING_DRAM);
     ck_assert_uint_eq(tier_of(RIG_CACHE, 8 * PIECES_A_MIB - 1), TIERING_CXL);
@@ -389,8 +389,8 @@ END_TEST
 /* The coldest have to go: written to the device, or dropped. */
 START_TEST(shrinks_full)
 {
-    rig_open_memory(&rig, &(struct rig_memory){
-                              .dram_bytes = 8 * MIB, .chunk_bytes = 2 * MIB, .device_bytes = _i ? 64 * MIB : 0});
+    rig_open_memory(
+        &rig, &(struct rig_memory){.dram_bytes = 8 * MIB, .chunk_bytes = 2 * MIB, .device_bytes = _i ? 64 * MIB : 0});
     put_all(RIG_CACHE, 0, 8 * PIECES_A_MIB);
     budget(4, 0);
     rig_settle(&rig);

@@ -115,7 +115,8 @@ void rig_open_memory(struct rig *rig, const struct rig_memory *memory)
                                           .events = &events,
                                           .ctx = rig};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        rig->config.classes[c] = (struct tiering_class_config){.policy = &policy_lru, .placement = memory->placement, .weight = 1};
+        rig->config.classes[c] =
+            (struct tiering_class_config){.policy = &policy_lru, .placement = memory->placement, .weight = 1};
     rig_start(rig);
 }
 
