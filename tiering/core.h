@@ -90,7 +90,7 @@ struct move {
     struct io_buf from; /* MOVE_PUT: where its bytes are */
     struct tiering_session *session;
     uint8_t kind, phase, store;
-    uint8_t io; /* enum move_io: what is in flight at a store */
+    uint8_t io;       /* enum move_io: what is in flight at a store */
     bool leaves_dram; /* MOVE_MIGRATE: for CXL memory */
     union {
         struct store_put put;

@@ -121,7 +121,18 @@ int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct t
         goto unadmit;
     policy->ops->miss(policy, hash, sectors_of(size_bytes));
     p->stat.misses++;
+    object_pin(t, object);
     r = reserve_room(t, s, object, &chunk, &sector, &limit);
+    if (record_at(&t->records, object)->state != RECORD_RESERVED) {
+        /* Its room was another part's, so that its object is gone, and itself with it. */
+        if (r == 0)
+            room_give(t, chunk->region, sector);
+        ret_grant->limit = limit;
+        object_unpin(t, object);
+        r = -ENOSPC;
+        goto unadmit;
+    }
+    object_unpin(t, object);
     if (r == 0) {
         object_set_mem(t, object, chunk->region, sector);
         r = lease_grant(t, s, object, LEASE_RESERVE, 0, size_bytes, ret_grant);

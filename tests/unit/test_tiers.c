@@ -360,6 +360,28 @@ START_TEST(lease_limit_of_a_tier)
 }
 END_TEST
 
+/* The room for a part was that of another part of the same object: then the whole of it is gone, and the answer says so. */
+START_TEST(own_part_is_evicted)
+{
+    struct tiering_grant grant;
+
+    rig_open_memory(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB});
+    struct tiering_id id = rig_id(&rig, RIG_CACHE, 1000);
+    id.n_parts = 2;
+    ck_assert_int_eq(rig_reserve(&rig, &rig.s, &id, PIECE, PIECE, &grant), 0);
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, grant.lease), 0);
+    put_all(RIG_CACHE, 0, 4 * PIECES_A_MIB - 1);
+    id.part = 1;
+    ck_assert_int_eq(tiering_reserve(rig.t, &rig.s, &id, PIECE, PIECE, NULL, &grant), -ENOSPC);
+    ck_assert_uint_eq(grant.limit, TIERING_LIMIT_POOL_DRAM);
+    rig_check(&rig);
+    put_all(RIG_CACHE, 100, 110);
+    rig_check(&rig);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).admitted, 0);
+    rig_close(&rig);
+}
+END_TEST
+
 /* --- Less memory -------------------------------------------------------------------------------------------------- */
 
 /* What fits in the rest moves there; the machine gets its memory back. */
@@ -519,6 +541,7 @@ int main(void)
     tcase_add_test(t, deleted_on_the_way);
     tcase_add_test(t, copy_fails);
     tcase_add_test(t, lease_limit_of_a_tier);
+    tcase_add_test(t, own_part_is_evicted);
     tcase_add_test(t, shrinks_without_loss);
     tcase_add_loop_test(t, shrinks_full, 0, 2);
     tcase_add_test(t, lease_holds_memory);
