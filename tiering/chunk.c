@@ -271,7 +271,12 @@ static void chunk_empty(struct tiering *t, struct tpool *p, struct arena_chunk *
         (*looks)--;
         if (!arena_chunk_next(c, &c->scan, &owner, &sector))
             return;
-        if (owner != ARENA_OWNER_NONE && !chunk_move_out(t, p, tier, owner))
+        const struct record *r = owner == ARENA_OWNER_NONE ? NULL : record_at(&t->records, owner);
+
+        /* What is not there yet, or not any more, belongs to a transfer. */
+        if (!r || !(r->flags & RECORD_HAS_MEM) || r->mem_region != c->region || r->mem_sector != sector)
+            continue;
+        if (!chunk_move_out(t, p, tier, owner))
             return;
     }
 }
