@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Owns the looks at the engines: each is one message to every engine, which brings it what it may have and takes back
- * what it has. The answers go through shares.c, and what comes out goes along with the next look.
+ * what it has. The answers go through balance.c, and what comes out goes along with the next look.
  *
  * With one engine there is nothing to trade: then there are looks only while a reload's smaller budget takes effect.
  * Engines answer from their own turns, so looks never hold anybody up; and what a report shows fits together: a budget
@@ -14,7 +14,7 @@
 
 #include "daemon/control.h"
 #include "daemon/log.h"
-#include "daemon/shares.h"
+#include "daemon/balance.h"
 #include "include/base/units.h"
 
 #define NS_PER_S UINT64_C(1000000000)
@@ -33,25 +33,25 @@ struct budgets {
     struct loop_timer timer;
     uint32_t n_pools, n_answers;
     bool is_looking;
-    struct shares (*of)[TIERING_BUDGETS]; /* by pool */
+    struct balance (*of)[TIERING_BUDGETS]; /* by pool */
     struct shrink (*shrinks)[TIERING_BUDGETS];
-    struct shares_engine *engines;
+    struct balance_engine *engines;
     struct budget_call *calls; /* by engine */
 };
 
 static const char *const tier_names[TIERING_BUDGETS] = {"dram", "cxl", "nvme"};
 
-static struct shares *budget_at(const struct budgets *b, uint32_t pool, uint32_t tier)
+static struct balance *budget_at(const struct budgets *b, uint32_t pool, uint32_t tier)
 {
     return &b->of[pool][tier];
 }
 
 static void view_of(const struct budgets *b, uint32_t engine, uint32_t pool, uint32_t tier,
-                    struct shares_view *ret_view)
+                    struct balance_view *ret_view)
 {
     const struct tiering_pool_memory *m = &b->calls[engine].memory[pool];
 
-    *ret_view = (struct shares_view){.held = m->held[tier],
+    *ret_view = (struct balance_view){.held = m->held[tier],
                                      .used = m->used[tier],
                                      .pressure = m->pressure[tier],
                                      .uses = m->uses,
@@ -60,10 +60,10 @@ static void view_of(const struct budgets *b, uint32_t engine, uint32_t pool, uin
 
 /* --- What a reload has begun ------------------------------------------------------------------------------------- */
 
-static void shrink_watch(struct budgets *b, uint32_t pool, uint32_t tier, const struct shares_view *views)
+static void shrink_watch(struct budgets *b, uint32_t pool, uint32_t tier, const struct balance_view *views)
 {
     struct shrink *shrink = &b->shrinks[pool][tier];
-    const struct shares *budget = budget_at(b, pool, tier);
+    const struct balance *budget = budget_at(b, pool, tier);
     const char *name = b->control->config->pools[pool].section.name;
     char text[3][UNITS_TEXT_BYTES];
     uint64_t held = 0, leased = 0, now_ns = loop_now_ns();
@@ -100,14 +100,14 @@ static void budgets_look(struct budgets *b);
 
 static void look_ended(struct budgets *b)
 {
-    struct shares_view views[ENGINES_MAX];
+    struct balance_view views[ENGINES_MAX];
     bool changed = false;
 
     for (uint32_t pool = 0; pool < b->n_pools; pool++) {
         for (uint32_t tier = 0; tier < TIERING_BUDGETS; tier++) {
             for (uint32_t e = 0; e < b->control->n_engines; e++)
                 view_of(b, e, pool, tier, &views[e]);
-            changed |= shares_look(budget_at(b, pool, tier), views, loop_now_ns());
+            changed |= balance_look(budget_at(b, pool, tier), views, loop_now_ns());
             shrink_watch(b, pool, tier, views);
         }
     }
@@ -177,7 +177,7 @@ static uint64_t budget_share(struct budgets *b, uint32_t pool, uint32_t tier)
             tier == TIERING_BUDGET_NVME ? control_nvme_of_engine(control, e, control_nvme_bytes(control)) : UINT64_MAX;
         total += shares[e];
     }
-    shares_set(budget_at(b, pool, tier), shares, most);
+    balance_set(budget_at(b, pool, tier), shares, most);
     return total;
 }
 
@@ -216,10 +216,10 @@ int budgets_start(struct control *control)
         return -ENOMEM;
     for (uint32_t pool = 0; pool < n_pools; pool++) {
         for (uint32_t tier = 0; tier < TIERING_BUDGETS; tier++) {
-            struct shares_engine *engines = &b->engines[((size_t)pool * TIERING_BUDGETS + tier) * n];
+            struct balance_engine *engines = &b->engines[((size_t)pool * TIERING_BUDGETS + tier) * n];
 
             *budget_at(b, pool, tier) =
-                (struct shares){.engines = engines, .n_engines = n, .is_device = tier == TIERING_BUDGET_NVME};
+                (struct balance){.engines = engines, .n_engines = n, .is_device = tier == TIERING_BUDGET_NVME};
             (void)budget_share(b, pool, tier);
             for (uint32_t e = 0; e < n; e++)
                 engines[e].granted = engines[e].share;

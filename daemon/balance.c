@@ -9,7 +9,7 @@
  * One trade at a time. It is over when the giver holds no more than it is granted and the taker was granted the rest; a
  * giver that cannot let go (leases, say) keeps it, and is left alone for a while.
  */
-#include "daemon/shares.h"
+#include "daemon/balance.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 #define IDLE_NS (60 * NS_PER_S)
@@ -23,18 +23,18 @@ static uint64_t aligned(uint64_t bytes)
     return bytes / ALIGN_BYTES * ALIGN_BYTES;
 }
 
-static uint64_t step_bytes(const struct shares_engine *e)
+static uint64_t step_bytes(const struct balance_engine *e)
 {
     return MAX(aligned(e->share / 8), BUDGET_STEP_BYTES_MIN);
 }
 
 /* What a giver keeps, so that it can begin again. */
-static uint64_t least_bytes(const struct shares_engine *e)
+static uint64_t least_bytes(const struct balance_engine *e)
 {
     return MIN(step_bytes(e), e->share / 2);
 }
 
-void shares_set(struct shares *b, const uint64_t *shares, const uint64_t *most)
+void balance_set(struct balance *b, const uint64_t *shares, const uint64_t *most)
 {
     b->total = 0;
     b->trade.is_on = false;
@@ -45,11 +45,11 @@ void shares_set(struct shares *b, const uint64_t *shares, const uint64_t *most)
     }
 }
 
-static void shares_observe(struct shares *b, const struct shares_view *views, uint64_t now_ns)
+static void balance_observe(struct balance *b, const struct balance_view *views, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < b->n_engines; i++) {
-        struct shares_engine *e = &b->engines[i];
-        const struct shares_view *v = &views[i];
+        struct balance_engine *e = &b->engines[i];
+        const struct balance_view *v = &views[i];
         bool is_full = v->held + ALIGN_BYTES > e->granted;
 
         if (b->is_device) /* segments are taken as they are needed: pressed is who has no more left */
@@ -66,20 +66,20 @@ static void shares_observe(struct shares *b, const struct shares_view *views, ui
 }
 
 /* Towards the targets: less at once, more as it becomes free. */
-static bool shares_grant(struct shares *b, const struct shares_view *views)
+static bool balance_grant(struct balance *b, const struct balance_view *views)
 {
     uint64_t taken = 0;
     bool changed = false;
 
     for (uint32_t i = 0; i < b->n_engines; i++) {
-        struct shares_engine *e = &b->engines[i];
+        struct balance_engine *e = &b->engines[i];
 
         changed |= e->target < e->granted;
         e->granted = MIN(e->granted, e->target);
         taken += MAX(e->granted, views[i].held);
     }
     for (uint32_t i = 0; i < b->n_engines; i++) {
-        struct shares_engine *e = &b->engines[i];
+        struct balance_engine *e = &b->engines[i];
         uint64_t others = taken - MAX(e->granted, views[i].held);
         uint64_t room = b->total > others ? b->total - others : 0;
         uint64_t granted = room >= e->target ? e->target : aligned(room);
@@ -93,10 +93,10 @@ static bool shares_grant(struct shares *b, const struct shares_view *views)
     return changed;
 }
 
-bool shares_are_settled(const struct shares *b, const struct shares_view *views)
+bool balance_is_settled(const struct balance *b, const struct balance_view *views)
 {
     for (uint32_t i = 0; i < b->n_engines; i++) {
-        const struct shares_engine *e = &b->engines[i];
+        const struct balance_engine *e = &b->engines[i];
 
         if (e->granted != e->target || views[i].held > e->granted)
             return false;
@@ -106,13 +106,13 @@ bool shares_are_settled(const struct shares *b, const struct shares_view *views)
 
 /* --- Trades ------------------------------------------------------------------------------------------------------ */
 
-static void trade_watch(struct shares *b, const struct shares_view *views, uint64_t now_ns)
+static void trade_watch(struct balance *b, const struct balance_view *views, uint64_t now_ns)
 {
-    struct shares_trade *trade = &b->trade;
+    struct balance_trade *trade = &b->trade;
 
     if (!trade->is_on)
         return;
-    if (shares_are_settled(b, views)) {
+    if (balance_is_settled(b, views)) {
         trade->is_on = false;
         return;
     }
@@ -125,13 +125,13 @@ static void trade_watch(struct shares *b, const struct shares_view *views, uint6
 }
 
 /* Of those under pressure the one that has least for its share. UINT32_MAX: nobody. */
-static uint32_t trade_taker(const struct shares *b)
+static uint32_t trade_taker(const struct balance *b)
 {
     uint32_t best = UINT32_MAX;
     double best_part = 0;
 
     for (uint32_t i = 0; i < b->n_engines; i++) {
-        const struct shares_engine *e = &b->engines[i];
+        const struct balance_engine *e = &b->engines[i];
         double part = (double)e->target / (double)MAX(e->share, UINT64_C(1));
 
         if (!e->is_pressed || e->target >= e->most || (best != UINT32_MAX && part >= best_part))
@@ -143,7 +143,7 @@ static uint32_t trade_taker(const struct shares *b)
 }
 
 /* What this engine can give to one that is, or is not, below its share. */
-static uint64_t trade_offer(const struct shares_engine *e, const struct shares_view *v, bool is_below)
+static uint64_t trade_offer(const struct balance_engine *e, const struct balance_view *v, bool is_below)
 {
     uint64_t step = step_bytes(e), least = least_bytes(e);
 
@@ -157,14 +157,14 @@ static uint64_t trade_offer(const struct shares_engine *e, const struct shares_v
     return MIN(e->target - least, step);
 }
 
-static bool trade_begin(struct shares *b, const struct shares_view *views, uint64_t now_ns)
+static bool trade_begin(struct balance *b, const struct balance_view *views, uint64_t now_ns)
 {
     uint32_t to = trade_taker(b), from = UINT32_MAX;
     uint64_t best = 0;
 
     if (to == UINT32_MAX)
         return false;
-    struct shares_engine *taker = &b->engines[to];
+    struct balance_engine *taker = &b->engines[to];
     bool is_below = taker->target < taker->share;
     uint64_t want = MIN(step_bytes(taker), (is_below ? taker->share : taker->most) - taker->target);
 
@@ -180,15 +180,15 @@ static bool trade_begin(struct shares *b, const struct shares_view *views, uint6
         return false;
     b->engines[from].target -= best;
     taker->target += best;
-    b->trade = (struct shares_trade){.is_on = true, .from = from, .to = to, .bytes = best, .since_ns = now_ns};
+    b->trade = (struct balance_trade){.is_on = true, .from = from, .to = to, .bytes = best, .since_ns = now_ns};
     return true;
 }
 
-bool shares_look(struct shares *b, const struct shares_view *views, uint64_t now_ns)
+bool balance_look(struct balance *b, const struct balance_view *views, uint64_t now_ns)
 {
-    shares_observe(b, views, now_ns);
+    balance_observe(b, views, now_ns);
     trade_watch(b, views, now_ns);
-    if (!b->trade.is_on && now_ns >= b->trade_ns && shares_are_settled(b, views))
+    if (!b->trade.is_on && now_ns >= b->trade_ns && balance_is_settled(b, views))
         (void)trade_begin(b, views, now_ns);
-    return shares_grant(b, views);
+    return balance_grant(b, views);
 }

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/shares.h"
+#include "daemon/balance.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 #define LOOK_NS (NS_PER_S / 4)
@@ -13,9 +13,9 @@
 #define STEP (SHARE / 8)
 
 /* Engines that obey: each holds what it was granted, a look later; `stuck` ones let nothing go. */
-static struct shares_engine engines[ENGINES];
-static struct shares budget;
-static struct shares_view views[ENGINES];
+static struct balance_engine engines[ENGINES];
+static struct balance budget;
+static struct balance_view views[ENGINES];
 static bool stuck[ENGINES];
 static uint64_t now_ns;
 
@@ -27,12 +27,12 @@ static void open_budget(uint32_t n, bool is_device)
     memset(views, 0, sizeof(views));
     memset(stuck, 0, sizeof(stuck));
     now_ns = NS_PER_S;
-    budget = (struct shares){.engines = engines, .n_engines = n, .is_device = is_device};
+    budget = (struct balance){.engines = engines, .n_engines = n, .is_device = is_device};
     for (uint32_t i = 0; i < n; i++) {
         shares[i] = SHARE;
         most[i] = UINT64_MAX;
     }
-    shares_set(&budget, shares, most);
+    balance_set(&budget, shares, most);
     for (uint32_t i = 0; i < n; i++) {
         engines[i].granted = SHARE;
         views[i].held = is_device ? 0 : SHARE;
@@ -55,7 +55,7 @@ static void look(uint32_t n)
         uint64_t granted = 0, target = 0, before = held();
 
         now_ns += LOOK_NS;
-        (void)shares_look(&budget, views, now_ns);
+        (void)balance_look(&budget, views, now_ns);
         for (uint32_t i = 0; i < budget.n_engines; i++) {
             granted += engines[i].granted;
             target += engines[i].target;
@@ -156,17 +156,17 @@ START_TEST(new_shares)
     open_budget(2, false);
     press(0, 100);
     stuck[0] = true;
-    shares_set(&budget, shares, most);
+    balance_set(&budget, shares, most);
     look(10);
     ck_assert_uint_eq(engines[0].granted, SHARE / 2);
     ck_assert_uint_eq(views[0].held, 2 * SHARE - STEP);
     ck_assert_uint_eq(views[1].held, STEP); /* there is no room for more */
-    ck_assert(!shares_are_settled(&budget, views));
+    ck_assert(!balance_is_settled(&budget, views));
     stuck[0] = false;
     look(10);
     ck_assert_uint_eq(views[0].held, SHARE / 2);
     ck_assert_uint_eq(views[1].held, SHARE / 2);
-    ck_assert(shares_are_settled(&budget, views));
+    ck_assert(balance_is_settled(&budget, views));
 }
 END_TEST
 
@@ -176,7 +176,7 @@ START_TEST(device)
     uint64_t shares[2] = {SHARE, SHARE}, most[2] = {SHARE + SHARE / 2, 4 * SHARE};
 
     open_budget(2, true);
-    shares_set(&budget, shares, most);
+    balance_set(&budget, shares, most);
     look(10);
     ck_assert_uint_eq(engines[0].granted, SHARE);
     for (int i = 0; i < 100; i++) {
@@ -195,7 +195,7 @@ START_TEST(small)
         uint64_t shares[2] = {share, share}, most[2] = {UINT64_MAX, UINT64_MAX};
 
         open_budget(2, false);
-        shares_set(&budget, shares, most);
+        balance_set(&budget, shares, most);
         look(5);
         press(0, 50);
         ck_assert_uint_ge(engines[1].granted, share / 2);
@@ -209,7 +209,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("shares");
+    Suite *s = suite_create("balance");
     TCase *t = tcase_create("all");
 
     tcase_add_test(t, quiet);

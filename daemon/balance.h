@@ -9,7 +9,7 @@
 #include "include/base/limits.h"
 
 /* What one engine says of one pool and tier. */
-struct shares_view {
+struct balance_view {
     uint64_t held;     /* bytes that it has, or has asked for */
     uint64_t used;     /* of these, in use */
     uint64_t pressure; /* a count that grows when room was wanted and there was none */
@@ -17,7 +17,7 @@ struct shares_view {
     bool is_waiting;   /* somebody waits for room right now */
 };
 
-struct shares_engine {
+struct balance_engine {
     uint64_t share;   /* what it has by right */
     uint64_t most;    /* what it could use: on devices its partitions */
     uint64_t target;  /* what it is to have; the sum over all engines never exceeds that of the shares */
@@ -26,27 +26,27 @@ struct shares_engine {
     bool is_pressed, is_idle;
 };
 
-struct shares_trade {
+struct balance_trade {
     bool is_on;
     uint32_t from, to;
     uint64_t bytes, since_ns;
 };
 
-struct shares {
-    struct shares_engine *engines; /* borrowed: n_engines */
+struct balance {
+    struct balance_engine *engines; /* borrowed: n_engines */
     uint32_t n_engines;
     bool is_device;
     uint64_t total; /* of the shares */
-    struct shares_trade trade;
+    struct balance_trade trade;
     uint64_t trade_ns; /* no trade before */
 };
 
 /* Begins anew: everybody is to have its share. What was granted stays until a look moves it there. */
-void shares_set(struct shares *b, const uint64_t *shares, const uint64_t *most);
+void balance_set(struct balance *b, const uint64_t *shares, const uint64_t *most);
 /*
  * One look at all engines. True if what is granted has changed: each engine is to be told. Less is granted at once, more
  * only as far as nobody else holds it: so what the engines hold never sums up to more than the total, once it does not.
  */
-bool shares_look(struct shares *b, const struct shares_view *views, uint64_t now_ns);
+bool balance_look(struct balance *b, const struct balance_view *views, uint64_t now_ns);
 /* All have what they are to have, and hold no more. */
-bool shares_are_settled(const struct shares *b, const struct shares_view *views);
+bool balance_is_settled(const struct balance *b, const struct balance_view *views);
