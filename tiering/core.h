@@ -7,6 +7,7 @@
  *   room.c      memory for a piece: extents, eviction, the queue of those who wait for room
  *   move.c      transfers: load, spill, copy; one step function
  *   urge.c      transfers that a client has come to wait for
+ *   place.c     which device takes a piece; write budgets
  *   lease.c     leases and admission; sessions' ends
  *   ops.c       the operations that sessions ask for
  *   range.c     blocks to and from a tensor's range
@@ -21,6 +22,7 @@
 #include "include/base/list.h"
 #include "io/store.h"
 #include "tiering/arena.h"
+#include "tiering/budget.h"
 #include "tiering/policy.h"
 #include "tiering/record.h"
 #include "tiering/tiering.h"
@@ -102,6 +104,7 @@ struct tpool {
     uint32_t spilling;
     uint32_t stuck_object; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
+    struct budget writes;
     struct tiering_pool_stat stat;
 };
 
@@ -126,6 +129,10 @@ struct tstore {
     uint32_t evacuating[EVACUATIONS_MAX]; /* segments being emptied */
     uint32_t n_evacuating;
     uint64_t evacuate_ns; /* not before: something there could not be moved */
+    uint32_t weight;
+    int64_t turn; /* what it has earned of new data, less what it took */
+    struct budget writes;
+    uint64_t log_charged_bytes;
     bool failed;
     bool room_wanted;
 };
@@ -203,7 +210,7 @@ struct tiering {
     struct space *spaces;
     uint32_t n_spaces;
     struct tstore stores[DEVICES_MAX];
-    uint32_t n_stores, next_store;
+    uint32_t n_stores;
     struct arena_chunk *chunk_of[CHUNKS_MAX];
     uint32_t next_epoch;
     struct lease *leases;
@@ -400,9 +407,17 @@ int recover_finish(struct tiering *t);
 int recover_adopt(struct tiering *t, uint8_t store);
 /* What is not whole goes. */
 void recover_prune(struct tiering *t);
-/* Where to write a piece, or STORE_NONE. */
-uint8_t store_pick(struct tiering *t, const struct record *r);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
+
+/* --- place.c --- */
+/* Where to write a piece, or STORE_NONE: every device has failed, or (`cache`) a write budget is used up. */
+uint8_t store_pick(struct tiering *t, const struct record *r);
+/* A piece is being written. */
+void place_charge(struct tiering *t, uint32_t pool, uint8_t store, uint32_t size_bytes);
+/* What the stores wrote of their own accord. */
+void place_charge_logs(struct tiering *t);
+/* A `cache` piece is about to be dropped that a device might have taken: counts it if a budget is why it did not. */
+void place_dropped(struct tiering *t, const struct record *r);
 
 /* --- relocate.c --- */
 void evacuate_add(struct tstore *ts, uint32_t segment);

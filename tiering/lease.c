@@ -13,7 +13,7 @@
 
 static uint64_t pool_lease_limit(const struct tpool *p)
 {
-    uint64_t bytes = (p->arenas[0].total_sectors + p->arenas[1].total_sectors) * SECTOR_BYTES;
+    uint64_t bytes = p->want_chunks[0] + p->want_chunks[1]; /* on demand, not all of it is there yet */
 
     return bytes / 100 * p->config.max_leases_percent;
 }

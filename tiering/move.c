@@ -285,6 +285,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         move_free(m);
         return status;
     }
+    place_charge(t, space->info.pool, store, r->size_bytes);
     m->io = MOVE_IO_PUT;
     move_set_phase(m, MOVE_BUSY);
     hot_at(t, object)->flags |= HOT_SPILLING;

@@ -15,6 +15,7 @@
 #include "tiering/core.h"
 
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
+#define ON_DEMAND_BYTES_MIN (64 * MIB)
 #define VICTIM_SEARCHES 16
 #define STUCK_MAX 64 /* victims that can neither be written nor dropped, in one search for room */
 
@@ -41,11 +42,16 @@ static int room_chunk_ask(struct tiering *t, uint32_t pool, uint8_t arena, struc
     return 0;
 }
 
-/* The first chunk is the smaller of the budget and 1 GiB, then 8 GiB, then 64 GiB at a time. */
+/*
+ * The first chunk is the smaller of the budget and 1 GiB, then 8 GiB, then 64 GiB at a time. On demand somebody waits
+ * until all of it is touched: what there is at most doubles.
+ */
 static uint64_t room_next_chunk_bytes(const struct tiering *t, uint64_t have, uint64_t want)
 {
     uint64_t size = have < GIB ? GIB : have < 9 * GIB ? 8 * GIB : 64 * GIB;
 
+    if (t->config.memory_on_demand)
+        size = MIN(size, MAX(have, ON_DEMAND_BYTES_MIN));
     if (t->config.chunk_bytes_max)
         size = MIN(size, (uint64_t)t->config.chunk_bytes_max);
     return MIN(size, want - have) / FRAME_BYTES * FRAME_BYTES;
@@ -70,8 +76,22 @@ static int room_grow(struct tiering *t, uint32_t pool)
             p->asked_chunks[a] = 0;
             return r;
         }
+        if (t->config.memory_on_demand)
+            break; /* the slower memory only when the faster is all taken */
     }
     return 0;
+}
+
+/* The pool needs room: true if memory that it has not taken yet is on its way, so that nothing need go for it. */
+static bool room_grow_on_demand(struct tiering *t, uint32_t pool)
+{
+    const struct tpool *p = &t->pools[pool];
+
+    if (!t->config.memory_on_demand)
+        return false;
+    if (!p->asked_chunks[0] && !p->asked_chunks[1] && room_grow(t, pool) < 0)
+        t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", pool, -ENOMEM);
+    return p->asked_chunks[0] || p->asked_chunks[1];
 }
 
 int room_start(struct tiering *t)
@@ -81,7 +101,7 @@ int room_start(struct tiering *t)
 
         p->want_chunks[0] = p->config.dram_bytes / FRAME_BYTES * FRAME_BYTES;
         p->want_chunks[1] = t->config.n_cxl_nodes ? p->config.cxl_bytes / FRAME_BYTES * FRAME_BYTES : 0;
-        int r = room_grow(t, i);
+        int r = t->config.memory_on_demand ? 0 : room_grow(t, i);
         if (r < 0)
             return r;
     }
@@ -132,11 +152,12 @@ static void room_chunk_done(struct io_chunk *io)
             sa->want_bytes = sa->arena.total_sectors * SECTOR_BYTES;
         else
             p->want_chunks[req->arena] = p->arenas[req->arena].total_sectors * SECTOR_BYTES;
+        t->stat.refused_bytes += io->size_bytes;
         t->config.events->notice(t->config.ctx, "memory chunk was refused", req->pool, io->result);
     } else {
         room_chunk_add(t, req, sa ? &sa->arena : &p->arenas[req->arena]);
     }
-    if (!sa && room_grow(t, req->pool) < 0)
+    if (!sa && !t->config.memory_on_demand && room_grow(t, req->pool) < 0)
         t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", req->pool, -ENOMEM);
     if (!sa && io->result == 0) {
         uint64_t sectors = p->arenas[0].total_sectors + p->arenas[1].total_sectors;
@@ -198,6 +219,8 @@ int room_evict(struct tiering *t, uint32_t object)
     }
     if (durability_of(t, r) != STORE_CACHE)
         return status == -EAGAIN ? status : -ENOSPC;
+    if (room_can_spill(t, p))
+        place_dropped(t, r);
     policy_leave(t, object, true);
     object_kill_all(t, object);
     p->stat.drops++;
@@ -307,7 +330,7 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
                 p->stuck_object = RECORD_NONE;
             return 0;
         }
-        if (spilling >= sectors)
+        if (spilling >= sectors || room_grow_on_demand(t, pool))
             return -EAGAIN;
         if (cleared)
             break;
@@ -389,7 +412,7 @@ void room_serve(struct tiering *t, uint32_t pool)
 void room_clean_ahead(struct tiering *t, uint32_t pool)
 {
     struct tpool *p = &t->pools[pool];
-    uint64_t total = p->arenas[0].total_sectors + p->arenas[1].total_sectors;
+    uint64_t total = (p->want_chunks[0] + p->want_chunks[1]) / SECTOR_BYTES; /* what is not taken yet is free */
     uint64_t used = p->arenas[0].used_sectors + p->arenas[1].used_sectors;
     uint32_t objects[CLEAN_AHEAD];
 
@@ -409,7 +432,9 @@ void room_clean_ahead(struct tiering *t, uint32_t pool)
 
             if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING))
                 continue;
-            if (move_spill(t, objects[i], false, store_pick(t, r), 0, false, NULL) < 0)
+            uint8_t store = store_pick(t, r);
+
+            if (store != STORE_NONE && move_spill(t, objects[i], false, store, 0, false, NULL) < 0)
                 return;
         }
     }

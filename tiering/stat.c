@@ -7,6 +7,17 @@
 
 #include "tiering/core.h"
 
+static struct tiering_writes writes_of(const struct budget *b)
+{
+    return (struct tiering_writes){
+        .day_bytes = budget_day_bytes(b),
+        .used_bytes = b->used_bytes,
+        .over_bytes = b->over_bytes,
+        .dropped = b->dropped,
+        .dropped_bytes = b->dropped_bytes,
+    };
+}
+
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat)
 {
     const struct tpool *p = &t->pools[pool];
@@ -24,6 +35,7 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
     for (uint32_t i = 0; i < t->n_stores; i++)
         stat.nvme_used += store_pool_used_bytes(t->stores[i].store, pool);
     stat.admitted = p->admitted_bytes;
+    stat.writes = writes_of(&p->writes);
     stat.waiting = 0;
     list_for_each (l, &p->room)
         stat.waiting++;
@@ -64,6 +76,11 @@ void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat)
 void tiering_store_stat(const struct tiering *t, uint32_t store, struct store_stat *ret_stat)
 {
     store_stat(t->stores[store].store, ret_stat);
+}
+
+void tiering_store_writes(const struct tiering *t, uint32_t store, struct tiering_writes *ret_writes)
+{
+    *ret_writes = writes_of(&t->stores[store].writes);
 }
 
 /* --- Self-check ------------------------------------------------------------------------------------------------------- */

@@ -33,6 +33,7 @@ static int tiering_pools_new(struct tiering *t)
             p->config = t->config.pools[i];
         else /* spaces of pools that are no longer configured: on devices only */
             p->config = (struct tiering_pool_config){.nvme_bytes = UINT64_MAX, .weight = 1};
+        budget_set(&p->writes, p->config.write_budget_bytes, p->config.write_budget_ns, t->now_ns);
         if (arena_init(&p->arenas[0]) < 0 || arena_init(&p->arenas[1]) < 0)
             return -ENOMEM;
         uint64_t objects = (p->config.dram_bytes + p->config.cxl_bytes) / (4 * KIB);
@@ -171,7 +172,7 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
         return r;
     /* No partition has more segments than fit on the device. */
     *ts = (struct tstore){
-        .tiering = t, .number = number, .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+        .tiering = t, .number = number, .weight = DEFAULT_WEIGHT, .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
     t->was_clean = t->was_clean && identity.clean == identity.format.partitions;
     if (identity.format.segment_bytes < t->piece_bytes) {
         if (t->n_spaces) {
@@ -244,7 +245,7 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
             *ret_want_bytes += t->pools[i].want_chunks[a];
         }
     }
-    return *ret_have_bytes >= *ret_want_bytes;
+    return t->config.memory_on_demand || *ret_have_bytes >= *ret_want_bytes;
 }
 
 /* --- Spaces --------------------------------------------------------------------------------------------------------- */
@@ -315,15 +316,32 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
     p->config.max_leases_percent = config->max_leases_percent;
     p->config.session_bytes = config->session_bytes;
     p->config.nvme_bytes = config->nvme_bytes;
-    /* More memory is asked for at once. Less takes a restart: chunks are in clients' hands. */
-    if (config->dram_bytes > p->config.dram_bytes || config->cxl_bytes > p->config.cxl_bytes) {
-        p->config.dram_bytes = MAX(p->config.dram_bytes, config->dram_bytes);
-        p->config.cxl_bytes = MAX(p->config.cxl_bytes, config->cxl_bytes);
-        if (room_start(t) < 0)
-            t->config.events->notice(t->config.ctx, "more memory could not be asked for", pool, -ENOMEM);
-    }
+    p->config.write_budget_bytes = config->write_budget_bytes;
+    p->config.write_budget_ns = config->write_budget_ns;
+    budget_set(&p->writes, config->write_budget_bytes, config->write_budget_ns, t->now_ns);
+    /* More memory, and what was refused, is asked for at once. Less takes a restart: chunks are in clients' hands. */
+    p->config.dram_bytes = MAX(p->config.dram_bytes, config->dram_bytes);
+    p->config.cxl_bytes = MAX(p->config.cxl_bytes, config->cxl_bytes);
+    if (!t->recovering && room_start(t) < 0)
+        t->config.events->notice(t->config.ctx, "more memory could not be asked for", pool, -ENOMEM);
     if (t->n_stores)
         tiering_store_budgets(t, pool);
+}
+
+void tiering_store_update(struct tiering *t, uint32_t store, const struct tiering_store_config *config)
+{
+    struct tstore *ts = &t->stores[store];
+
+    assert(store < t->n_stores && config->weight > 0);
+    ts->weight = config->weight;
+    budget_set(&ts->writes, config->write_budget_bytes, config->write_budget_ns, t->now_ns);
+}
+
+void tiering_update(struct tiering *t, uint32_t clean_percent, const uint32_t class_weights[static TIERING_CLASSES])
+{
+    t->config.clean_percent = clean_percent;
+    for (uint32_t i = 0; i < TIERING_CLASSES; i++)
+        t->config.classes[i].weight = class_weights[i];
 }
 
 void tiering_owner_end(struct tiering *t, uint64_t owner)
@@ -363,6 +381,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     }
     for (uint32_t i = 0; i < t->n_stores; i++)
         next = MIN(next, store_tick(t->stores[i].store, now_ns));
+    place_charge_logs(t);
     if (t->kicked)
         return 0;
     return t->n_pins || t->n_groups || t->n_moves ? MIN(next, SLOW_TICK_NS) : next;

@@ -59,6 +59,15 @@ struct tiering_pool_config {
     uint64_t session_bytes;                     /* that one session may have reserved or leased for writing */
     uint32_t weight;
     uint32_t max_leases_percent; /* of the memory budget */
+    uint64_t write_budget_bytes; /* to devices, in each write_budget_ns; 0: no limit */
+    uint64_t write_budget_ns;
+};
+
+/* What can be said of a store while it is open. */
+struct tiering_store_config {
+    uint32_t weight;             /* at least 1: its share of new data, against the other stores */
+    uint64_t write_budget_bytes; /* in each write_budget_ns; 0: no limit */
+    uint64_t write_budget_ns;
 };
 
 struct tiering_class_config {
@@ -90,6 +99,7 @@ struct tiering_config {
     uint32_t max_leases;
     uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
     uint32_t clean_percent;
+    bool memory_on_demand;      /* chunks are asked for when objects need them, not at start */
     uint32_t chunk_bytes_max;   /* 0: no cap but the geometric growth; for tests */
     uint32_t piece_bytes;       /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
     uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
@@ -108,7 +118,8 @@ void tiering_free(struct tiering *t);
 /* Opens a partition and brings back what it holds. Before tiering_start(). ret_why as store_open(). */
 must_check int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes,
                                  const char **ret_why);
-/* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out). */
+/* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out),
+ * or at once if memory comes on demand. */
 must_check int tiering_start(struct tiering *t);
 bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes);
 
@@ -124,8 +135,12 @@ bool tiering_idle(const struct tiering *t);
 /* Blocking: closes the stores cleanly; after tiering_stop(), when idle. The first error, but tries all. */
 must_check int tiering_close_clean(struct tiering *t);
 
-/* Live changes of a pool's numbers (name and trust stay). */
+/* Live changes of a pool's numbers (name and trust stay). Memory that was refused is asked for again. */
 void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_pool_config *config);
+/* Stores are numbered in the order of tiering_store_add(). */
+void tiering_store_update(struct tiering *t, uint32_t store, const struct tiering_store_config *config);
+/* class_weights: by SPW_CLASS_…. */
+void tiering_update(struct tiering *t, uint32_t clean_percent, const uint32_t class_weights[static TIERING_CLASSES]);
 
 /* --- Spaces ------------------------------------------------------------------------------------------------------ */
 
@@ -312,6 +327,14 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
 
 /* --- Numbers ----------------------------------------------------------------------------------------------------- */
 
+/* A write budget, and what came of it. All of it sums. */
+struct tiering_writes {
+    uint64_t day_bytes; /* allowed in a day; 0: no limit */
+    uint64_t used_bytes;
+    uint64_t over_bytes;             /* of these, written though the budget was used up */
+    uint64_t dropped, dropped_bytes; /* `cache` pieces that were not written because of it */
+};
+
 struct tiering_pool_stat {
     uint64_t dram_budget, dram_chunks, dram_used; /* used: extents in use, rounded to sectors */
     uint64_t dram_slabs, dram_tail_waste;         /* memory given to sizes, and what of it no extent can use */
@@ -324,6 +347,7 @@ struct tiering_pool_stat {
     uint64_t commits, commit_bytes;
     uint64_t evictions, drops, spills, spill_bytes, loads, load_bytes, prefetches;
     uint64_t waiting; /* for room */
+    struct tiering_writes writes;
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);
 
@@ -334,10 +358,12 @@ struct tiering_stat {
     uint64_t record_bytes, index_bytes, ghost_bytes, lease_bytes; /* metadata: an object's; in all; in all; in all */
     uint64_t copied_bytes;                                        /* by workers, COMMIT in shared pools and ranges */
     uint64_t bounced_bytes;                                       /* into bounce segments */
+    uint64_t refused_bytes;                                       /* memory that could not be had */
     uint32_t stores;
 };
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);
 void tiering_store_stat(const struct tiering *t, uint32_t store, struct store_stat *ret_stat);
+void tiering_store_writes(const struct tiering *t, uint32_t store, struct tiering_writes *ret_writes);
 
 /* For tests and the simulator: counts that must agree are recounted from the records. Returns 0, or -EUCLEAN with
  * *ret_what naming the first that does not. */

@@ -88,6 +88,7 @@
 /* Pools, spaces, owners. */
 #define POOLS_MAX 256
 #define SPACES_MAX 65536
+#define WRITE_BUDGET_BYTES_MAX (UINT64_C(1) << 60) /* of one budget; more is as good as none */
 #define OWNERS_MAX 16384
 
 /* Policies. */

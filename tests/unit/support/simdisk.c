@@ -277,8 +277,9 @@ static void work_complete(struct simdisk *d, struct io_work *work)
 
 static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
 {
-    chunk->region = simdisk_region_add(d, chunk->size_bytes);
-    chunk->result = 0;
+    chunk->result = chance(d, d->faults.no_chunk) ? -ENOMEM : 0;
+    if (chunk->result == 0)
+        chunk->region = simdisk_region_add(d, chunk->size_bytes);
     chunk->done(chunk);
 }
 

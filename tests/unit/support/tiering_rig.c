@@ -41,7 +41,7 @@ static void notice(void *ctx, const char *text, uint32_t pool, int status)
 
 static const struct tiering_events events = {.chunk_new = chunk_new, .chunk_gone = chunk_gone, .notice = notice};
 
-static void rig_start(struct rig *rig)
+void rig_start(struct rig *rig)
 {
     static const uint8_t durability[RIG_SPACES] = {STORE_CACHE, STORE_SCRATCH, STORE_DURABLE, STORE_CACHE};
     const char *why = "";
@@ -50,8 +50,11 @@ static void rig_start(struct rig *rig)
     memset(rig->chunk_kind, 0, sizeof(rig->chunk_kind));
     rig->failed = false;
     ck_assert_int_eq(tiering_new(&rig->config, &rig->t), 0);
-    if (rig->device_bytes)
-        ck_assert_msg(tiering_store_add(rig->t, 0, 0, rig->device_bytes, &why) == 0, "%s", why);
+    for (uint16_t i = 0; i < rig->n_devices; i++) {
+        ck_assert_msg(tiering_store_add(rig->t, i, 0, rig->device_bytes, &why) == 0, "%s", why);
+        if (rig->stores[i].weight)
+            tiering_store_update(rig->t, i, &rig->stores[i]);
+    }
     ck_assert_int_eq(tiering_start(rig->t), 0);
     for (uint32_t i = 0; i < RIG_SPACES; i++) {
         struct tiering_space_spec spec = {.pool = i == RIG_SHARED, .durability = (uint8_t)(durability[i] + 1)};
@@ -67,16 +70,22 @@ static void rig_start(struct rig *rig)
 
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
 {
-    *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes};
+    rig_prepare(rig, dram_bytes, device_bytes, device_bytes ? 1 : 0);
+    rig_start(rig);
+}
+
+void rig_prepare(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes, uint32_t n_devices)
+{
+    *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes, .n_devices = n_devices};
     rig->disk = simdisk_new(1);
     rig->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
     ck_assert_ptr_nonnull(rig->records);
-    if (device_bytes) {
+    for (uint16_t i = 0; i < n_devices; i++) {
         struct store_format format = {
-            .device_bytes = device_bytes, .segment_bytes = MIB, .partitions = 1, .uuid = {1, 2}};
+            .device_bytes = device_bytes, .segment_bytes = MIB, .partitions = 1, .uuid = {1, i + 2}};
 
         (void)simdisk_device_add(rig->disk, device_bytes);
-        ck_assert_int_eq(store_format_write(simdisk_backend(rig->disk), 0, &format), 0);
+        ck_assert_int_eq(store_format_write(simdisk_backend(rig->disk), i, &format), 0);
     }
     for (uint32_t i = 0; i < 2; i++)
         rig->pools[i] = (struct tiering_pool_config){.name = {(char)('a' + i)},
@@ -101,7 +110,6 @@ void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
                                           .ctx = rig};
     for (int c = 0; c < TIERING_CLASSES; c++)
         rig->config.classes[c] = (struct tiering_class_config){.policy = &policy_lru, .weight = 1};
-    rig_start(rig);
 }
 
 static void rig_stop(struct rig *rig)

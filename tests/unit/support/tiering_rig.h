@@ -11,6 +11,7 @@
 #include "tiering/tiering.h"
 
 #define RIG_PIECE ((uint32_t)(256 * KIB))
+#define RIG_DEVICES_MAX 4
 
 enum rig_space {
     RIG_CACHE,   /* pool 0 */
@@ -29,7 +30,9 @@ struct rig {
     struct tiering_session s, other; /* two sessions, of owners 1 and 2 */
     void *records;
     uint64_t now_ns;
-    uint64_t device_bytes;
+    uint64_t device_bytes; /* of each */
+    uint32_t n_devices;
+    struct tiering_store_config stores[RIG_DEVICES_MAX]; /* weight 0: as they come */
     uint32_t chunk_kind[64]; /* by region: enum io_chunk_kind + 1; 0: none */
     uint64_t chunk_session[64];
     bool failed; /* a store */
@@ -42,6 +45,9 @@ struct rig_wait {
 
 /* A device of device_bytes (0: none) with segments of 1 MiB, and pools of dram_bytes each. */
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes);
+/* In two steps: between them the config, the pools and the stores can be changed. */
+void rig_prepare(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes, uint32_t n_devices);
+void rig_start(struct rig *rig);
 /* Everything in memory is lost; what was not flushed too, if `power`. Opened again. */
 void rig_crash(struct rig *rig, bool power);
 /* Written back, closed in order, opened again. */
