@@ -138,19 +138,51 @@ json *admin_status(const struct control *control, const struct admin_reports *re
 
 /* --- pools ------------------------------------------------------------------------------------------------------- */
 
-/* The members of tiering_pool_stat are all sums of the same kind. */
+static void put_writes(json *o, const struct tiering_writes *w)
+{
+    json *writes = put_object(o, "writes");
+
+    if (w->day_bytes > 0)
+        put_u64(writes, "budget_day_bytes", w->day_bytes);
+    else
+        json_object_object_add(writes, "budget_day_bytes", NULL);
+    put_u64(writes, "used_bytes", w->used_bytes);
+    put_u64(writes, "over_bytes", w->over_bytes);
+    put_u64(writes, "dropped", w->dropped);
+    put_u64(writes, "dropped_bytes", w->dropped_bytes);
+}
+
+/* The members of both are all sums of the same kind. */
+static void sum_add(void *sum, const void *part, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes / sizeof(uint64_t); i++)
+        ((uint64_t *)sum)[i] += ((const uint64_t *)part)[i];
+}
+static_assert(sizeof(struct tiering_pool_stat) % sizeof(uint64_t) == 0 &&
+                  sizeof(struct uring_lane_stat) % sizeof(uint64_t) == 0 &&
+                  sizeof(struct tiering_writes) % sizeof(uint64_t) == 0,
+              "nothing but sums");
+
 static void pool_sum(const struct admin_reports *reports, uint32_t pool, struct tiering_pool_stat *ret_sum)
 {
-    uint64_t *sum = (uint64_t *)ret_sum;
-
-    static_assert(sizeof(*ret_sum) % sizeof(uint64_t) == 0, "nothing but sums");
     memset(ret_sum, 0, sizeof(*ret_sum));
-    for (uint32_t e = 0; e < reports->n; e++) {
-        const uint64_t *part = (const uint64_t *)&reports->at[e]->pools[pool];
+    for (uint32_t e = 0; e < reports->n; e++)
+        sum_add(ret_sum, &reports->at[e]->pools[pool], sizeof(*ret_sum));
+}
 
-        for (size_t i = 0; i < sizeof(*ret_sum) / sizeof(uint64_t); i++)
-            sum[i] += part[i];
-    }
+static void put_pool_io(json *o, const struct admin_reports *reports, uint32_t pool)
+{
+    struct uring_lane_stat sum = {0};
+    json *io = put_object(o, "io");
+
+    for (uint32_t e = 0; e < reports->n; e++)
+        sum_add(&sum, &reports->at[e]->io[pool], sizeof(sum));
+    put_u64(io, "reads", sum.reads);
+    put_u64(io, "writes", sum.writes);
+    put_u64(io, "read_bytes", sum.read_bytes);
+    put_u64(io, "written_bytes", sum.written_bytes);
+    put_u64(io, "queued", sum.queued);
+    put_u64(io, "queued_bytes", sum.queued_bytes);
 }
 
 static void put_pool(json *o, const struct config_pool *config, const struct tiering_pool_stat *s)
@@ -193,6 +225,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(o, "load_bytes", s->load_bytes);
     put_u64(o, "prefetches", s->prefetches);
     put_u64(o, "waiting", s->waiting);
+    put_writes(o, &s->writes);
 }
 
 json *admin_pools(const struct control *control, const struct admin_reports *reports)
@@ -204,7 +237,10 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
         struct tiering_pool_stat sum;
 
         pool_sum(reports, i, &sum);
-        put_pool(add_object(pools), &control->config->pools[i], &sum);
+        json *pool = add_object(pools);
+
+        put_pool(pool, &control->config->pools[i], &sum);
+        put_pool_io(pool, reports, i);
     }
     return o;
 }
@@ -371,6 +407,17 @@ static void put_stores(json *o, const struct admin_reports *reports, uint32_t de
     }
 }
 
+static void put_device_writes(json *o, const struct admin_reports *reports, uint32_t device)
+{
+    struct tiering_writes sum = {0};
+
+    for (uint32_t e = 0; e < reports->n; e++)
+        for (uint32_t i = 0; i < reports->at[e]->n_stores; i++)
+            if (reports->at[e]->store_at[i].device == device)
+                sum_add(&sum, &reports->at[e]->writes[i], sizeof(sum));
+    put_writes(o, &sum);
+}
+
 json *admin_devices(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_object_new_object();
@@ -393,6 +440,7 @@ json *admin_devices(const struct control *control, const struct admin_reports *r
         put_u64(d, "weight", config->weight);
         put_bool(d, "truncated",
                  device_size_now(&device->device, &size_now) == 0 && size_now < device->identity.format.device_bytes);
+        put_device_writes(d, reports, i);
         put_stores(d, reports, i);
     }
     return o;

@@ -92,13 +92,23 @@ struct owner_call {
 };
 void engine_owner_end(struct engine *engine, struct owner_call *call);
 
+/* What can change while an engine runs. */
+struct engine_tuning {
+    uint64_t spin_ns;
+    uint32_t clean_percent;
+    uint32_t class_weights[TIERING_CLASSES];
+    uint32_t n_pools, n_stores;
+    struct tiering_pool_config pools[POOLS_MAX];
+    struct tiering_store_config stores[DEVICES_MAX];
+};
+
 struct tune_call {
     struct call call;
-    uint64_t spin_ns;
-    uint32_t n_pools;
-    struct tiering_pool_config pools[POOLS_MAX];
+    struct engine_tuning tuning;
 };
 void engine_tune(struct engine *engine, struct tune_call *call);
+/* The same at once: before engine_run(), or on the engine's thread. */
+void engine_tune_now(struct engine *engine, const struct engine_tuning *tuning);
 
 /* Where a store of an engine lies. */
 struct engine_store {
@@ -118,7 +128,9 @@ struct engine_report {
     uint32_t n_pools, n_stores;
     uint64_t dirty_bytes; /* of all pools */
     struct tiering_pool_stat pools[POOLS_MAX];
+    struct uring_lane_stat io[POOLS_MAX];
     struct store_stat stores[DEVICES_MAX];
+    struct tiering_writes writes[DEVICES_MAX];
     struct engine_store store_at[DEVICES_MAX];
     uint32_t n_peers, max_peers;
     struct peer_stat peers[]; /* max_peers */
@@ -128,7 +140,7 @@ void engine_report(struct engine *engine, struct engine_report *report);
 /* Ready, and alive: only the few numbers that cost nothing. */
 struct ping_call {
     struct call call;
-    uint64_t have_bytes, want_bytes, dirty_bytes;
+    uint64_t have_bytes, want_bytes, dirty_bytes, refused_bytes;
     bool is_ready;
 };
 void engine_ping(struct engine *engine, struct ping_call *call);

@@ -20,6 +20,7 @@
 
 #include "daemon/log.h"
 #include "daemon/sd.h"
+#include "daemon/startup_hugepages.h"
 #include "include/base/cleanup.h"
 #include "include/base/units.h"
 #include "io/grower.h"
@@ -70,6 +71,23 @@ static int machine_read(const struct spillway_config *config, struct machine *re
         m.dram[0] = MEMORY_NODE_ANY;
     *ret_machine = m;
     return 0;
+}
+
+/* Memory is shared alike: the pools of the first engine are those of each. */
+static int check_hugepages(const struct control *control, const struct machine *machine,
+                           const struct tiering_pool_config *pools)
+{
+    struct hugepages need = {0};
+
+    if (control->config->dram.hugepages != CONFIG_HUGEPAGES_REQUIRE)
+        return 0;
+    for (uint32_t e = 0; e < control->n_engines; e++)
+        for (uint32_t i = 0; i < control->config->n_pools; i++) {
+            hugepages_add(&need, machine->dram[e % machine->n_dram], pools[i].dram_bytes);
+            if (machine->n_cxl > 0)
+                hugepages_add(&need, machine->cxl[0], pools[i].cxl_bytes);
+        }
+    return hugepages_check(&need);
 }
 
 void startup_limits(const struct control *control)
@@ -220,15 +238,8 @@ static uint32_t auto_max_objects(const struct spillway_config *config, uint64_t 
 
 static int class_configs(const struct spillway_config *config, struct tiering_class_config *ret_classes)
 {
-    static const uint32_t index_of[TIERING_CLASSES] = {
-        [SPW_CLASS_GENERIC] = CONFIG_CLASS_GENERIC,     [SPW_CLASS_KV] = CONFIG_CLASS_KV,
-        [SPW_CLASS_WEIGHTS] = CONFIG_CLASS_WEIGHTS,     [SPW_CLASS_ACTIVATION] = CONFIG_CLASS_ACTIVATION,
-        [SPW_CLASS_OPTIMIZER] = CONFIG_CLASS_OPTIMIZER,
-    };
-
-    static_assert(SPW_CLASSES == TIERING_CLASSES && (int)CONFIG_CLASSES == TIERING_CLASSES, "the same classes");
     for (uint32_t i = 0; i < TIERING_CLASSES; i++) {
-        const struct config_class *c = &config->classes[index_of[i]];
+        const struct config_class *c = control_class(config, i);
 
         ret_classes[i].policy = policy_by_name(c->policy);
         ret_classes[i].durability = (uint8_t)c->durability;
@@ -255,6 +266,7 @@ static struct memory_chunk_config chunk_config(const struct spillway_config *con
     return (struct memory_chunk_config){
         .node = MEMORY_NODE_ANY,
         .pages = pages[config->dram.hugepages],
+        .no_fallback = config->dram.hugepages == CONFIG_HUGEPAGES_REQUIRE,
         .lock = true,
         .force_small_pages = config->dram.force_small_pages,
         .threads = MIN(machine->n_cpus, (uint32_t)POPULATE_THREADS_DEFAULT),
@@ -281,6 +293,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
                     .max_objects = max_objects,
                     .max_leases = MIN(max_objects, 4 * config->daemon.session_leases),
                     .clean_percent = config->dram.clean_percent,
+                    .memory_on_demand = !config->dram.pretouch,
                     .parts_deadline_ns = PARTS_DEADLINE_NS},
     };
 
@@ -317,17 +330,15 @@ static int engines_list_spaces(struct control *control)
 /* What is on the devices is known only now: each engine gets its share. */
 static void engines_share(struct control *control)
 {
-    struct tiering_pool_config pool;
+    struct engine_tuning tuning; /* the main thread's stack has room for that */
 
     for (uint32_t e = 0; e < control->n_engines; e++) {
         if (control->config->n_devices > 0 && control->engines[e]->n_stores == 0)
             log_warning("engine %u has no partition of any device: its objects stay in memory; format devices with "
                         "--partitions %u, or set engines in [daemon]",
                         e, control->n_engines);
-        for (uint32_t i = 0; i < control->config->n_pools; i++) {
-            control_pool_config(control, e, i, &pool);
-            tiering_pool_update(control->engines[e]->tiering, i, &pool);
-        }
+        control_tuning(control, e, &tuning);
+        engine_tune_now(control->engines[e], &tuning);
     }
 }
 
@@ -390,6 +401,7 @@ int startup_engines(struct control *control)
 
     for (uint32_t i = 0; i < config->n_pools; i++)
         control_pool_config(control, 0, i, &pools[i]); /* devices: see engines_share() */
+    r = check_hugepages(control, &machine, pools);
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++)
         r = engine_make(control, i, &machine, pools, max_objects);
     for (uint32_t i = 0; i < config->n_devices && r == 0; i++)

@@ -218,8 +218,7 @@ static int config_write(const struct harness *h, const struct harness_options *o
 
     if (!f)
         return -errno;
-    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\n%s\n", h->socket_path, h->folder,
-            o->daemon_lines ? o->daemon_lines : "");
+    fprintf(f, "[daemon]\nsocket = %s\nengines = 1\n%s\n", h->socket_path, o->daemon_lines ? o->daemon_lines : "");
     fprintf(f, "[tier.dram]\nsize = %llu B\n\n", (unsigned long long)o->dram_bytes);
     for (uint32_t i = 0; i < h->n_devices; i++)
         fprintf(f, "[device disk%u]\npath = %s\n\n", i, device_path(h, o, i, path));

@@ -56,6 +56,10 @@ static const struct column pool_columns[] = {
     {"NVME", "hits_nvme", COLUMN_COUNT},
     {"MISSES", "misses", COLUMN_COUNT},
     {"WAITING", "waiting", COLUMN_COUNT},
+    {"WRITTEN", "writes.used_bytes", COLUMN_SIZE},
+    {"DAY'S BUDGET", "writes.budget_day_bytes", COLUMN_SIZE},
+    {"OVER IT", "writes.over_bytes", COLUMN_SIZE},
+    {"DROPPED", "writes.dropped_bytes", COLUMN_SIZE},
 };
 static const struct column tier_columns[] = {
     {"TIER", "tier", COLUMN_TEXT},
@@ -95,7 +99,15 @@ static int print_status(spw_session *session, struct json_object *reply)
     return CTL_OK;
 }
 
-/* As a file that would give the same, with where each value comes from. */
+static void print_sections(struct json_object *reply, const char *member, const char *what)
+{
+    struct json_object *titles = ctl_find(reply, member);
+
+    for (size_t i = 0; json_object_is_type(titles, json_type_array) && i < json_object_array_length(titles); i++)
+        printf("\n; [%s] %s\n", json_object_get_string(json_object_array_get_idx(titles, i)), what);
+}
+
+/* As a file that would give the same, with where each value comes from, and what becomes of it. */
 static int print_config(spw_session *session, struct json_object *reply)
 {
     struct json_object *sections = ctl_find(reply, "sections");
@@ -103,7 +115,8 @@ static int print_config(spw_session *session, struct json_object *reply)
     (void)session;
     if (!json_object_is_type(sections, json_type_object))
         return CTL_FAILED;
-    printf("; %s\n", *ctl_text(reply, "file") ? ctl_text(reply, "file") : "no file: all is default");
+    printf("; %s\n; [R]: a reload changes it; the others need a restart\n",
+           *ctl_text(reply, "file") ? ctl_text(reply, "file") : "no file: all is default");
     json_object_object_foreach(sections, title, keys)
     {
         printf("\n[%s]\n", title);
@@ -112,9 +125,15 @@ static int print_config(spw_session *session, struct json_object *reply)
             char line[320];
 
             snprintf(line, sizeof(line), "%s = %s", key, ctl_text(entry, "value"));
-            printf("%-40s ; %s\n", line, ctl_text(entry, "from"));
+            printf("%-40s ; %s%s", line, ctl_text(entry, "from"),
+                   json_object_get_boolean(ctl_find(entry, "reloads")) ? " [R]" : "");
+            if (*ctl_text(entry, "after_restart"))
+                printf("; after a restart: %s", ctl_text(entry, "after_restart"));
+            putchar('\n');
         }
     }
+    print_sections(reply, "added_after_restart", "comes with a restart");
+    print_sections(reply, "gone_after_restart", "goes with a restart");
     return CTL_OK;
 }
 

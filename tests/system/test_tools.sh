@@ -65,7 +65,6 @@ expect 0 "$bin/spillctl" device format "$folder/foreign" --force
 cat >"$folder/config" <<END
 [daemon]
 socket = $folder/socket
-state_dir = $folder
 engines = 1
 [tier.dram]
 size = 128 MiB

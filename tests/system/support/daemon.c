@@ -78,8 +78,7 @@ void daemon_configure(const struct daemon *d, const char *daemon_keys, const cha
     FILE *f = fopen(d->config, "w");
 
     ck_assert_ptr_nonnull(f);
-    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\nlog_level = debug\n%s\n", d->socket, d->dir,
-            daemon_keys);
+    fprintf(f, "[daemon]\nsocket = %s\nengines = 1\nlog_level = debug\n%s\n", d->socket, daemon_keys);
     if (d->disk_bytes)
         fprintf(f, "[device disk]\npath = %s\n", d->disk);
     fprintf(f, "%s\n", sections);
