@@ -68,7 +68,7 @@ struct control {
     struct workers *workers;
     struct grower *grower;
     struct control_device devices[DEVICES_MAX];
-    struct tune_call *tune; /* a reload on its way to the engines */
+    struct tune_call *tune;         /* a reload on its way to the engines */
     struct config_changes *pending; /* what the last reload changed, and what of it waits for a restart; or NULL */
     uint32_t n_tuning;
 

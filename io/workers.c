@@ -33,7 +33,7 @@ struct workers {
     uint32_t n_parts_queued; /* atomic for the spinners; written under the lock */
     uint32_t n_sleeping;
     bool stopping;
-    uint32_t spin_us;        /* atomic */
+    uint32_t spin_us; /* atomic */
     uint32_t n_threads;
     pthread_t threads[WORKERS_MAX];
 };

@@ -171,8 +171,10 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     if (r < 0)
         return r;
     /* No partition has more segments than fit on the device. */
-    *ts = (struct tstore){
-        .tiering = t, .number = number, .weight = DEFAULT_WEIGHT, .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+    *ts = (struct tstore){.tiering = t,
+                          .number = number,
+                          .weight = DEFAULT_WEIGHT,
+                          .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
     t->was_clean = t->was_clean && identity.clean == identity.format.partitions;
     if (identity.format.segment_bytes < t->piece_bytes) {
         if (t->n_spaces) {

@@ -53,10 +53,11 @@ static char conf_path[] = "/tmp/spillway-test-config-XXXXXX";
 
 static void conf_write(const char *text, size_t bytes)
 {
-    cleanup_close int fd = open(conf_path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    cleanup_close int fd = open(conf_path, O_WRONLY | O_CLOEXEC); /* O_TRUNC would make ext4 write it out each time */
 
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(write(fd, text, bytes), (ssize_t)bytes);
+    ck_assert_int_eq(ftruncate(fd, (off_t)bytes), 0);
 }
 
 static int load_bytes(const char *text, size_t bytes, struct spillway_config **ret_config)
@@ -180,7 +181,8 @@ static const struct {
     {3, POOL "write_budget = 1 GiB\n", "not a rate such as '50 MiB/s' or '4 TiB/day'"},
     {3, POOL "write_budget = 1 GB/s\n", "did you mean 'GiB'?"},
     {3, POOL "write_budget = GiB/s\n", "is not a size"},
-    {3, POOL "write_budget = 1 GiB/dya\n", "'dya' is not a time that a rate has (those are s, min, h, day); did you mean 'day'?"},
+    {3, POOL "write_budget = 1 GiB/dya\n",
+     "'dya' is not a time that a rate has (those are s, min, h, day); did you mean 'day'?"},
     {3, POOL "write_budget = 1 GiB/\n", "is not a time that a rate has"},
     {3, POOL "write_budget = 1 GiB/s/s\n", "is not a time that a rate has"},
     {3, POOL "write_budget = 0/s\n", "'none' is without a limit"},

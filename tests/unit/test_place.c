@@ -207,9 +207,9 @@ START_TEST(a_devices_write_budget_counts_its_log)
     ck_assert_uint_gt(put_bytes(1), 10 * put_bytes(0) / 2);
 
     /* Neither has any left: then cache is dropped. */
-    tiering_store_update(rig.t, 1,
-                         &(struct tiering_store_config){
-                             .weight = 100, .write_budget_bytes = 2 * MIB, .write_budget_ns = SECOND});
+    tiering_store_update(
+        rig.t, 1,
+        &(struct tiering_store_config){.weight = 100, .write_budget_bytes = 2 * MIB, .write_budget_ns = SECOND});
     put_many(RIG_CACHE, 400, RIG_PIECE);
     ck_assert_uint_gt(rig_pool_stat(&rig, 0).drops, 0);
     ck_assert_uint_eq(writes_of(0).dropped + writes_of(1).dropped, rig_pool_stat(&rig, 0).drops);

@@ -33,7 +33,7 @@ struct rig {
     uint64_t device_bytes; /* of each */
     uint32_t n_devices;
     struct tiering_store_config stores[RIG_DEVICES_MAX]; /* weight 0: as they come */
-    uint32_t chunk_kind[64]; /* by region: enum io_chunk_kind + 1; 0: none */
+    uint32_t chunk_kind[64];                             /* by region: enum io_chunk_kind + 1; 0: none */
     uint64_t chunk_session[64];
     bool failed; /* a store */
 };
