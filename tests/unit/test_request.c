@@ -397,6 +397,27 @@ START_TEST(test_weights)
 }
 END_TEST
 
+/* A reload: sessions that are there get it too. */
+START_TEST(test_weights_change)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_TOUCH, 500);
+    uint32_t weights[POOLS_MAX] = {250};
+    int served = 0;
+
+    for (int i = 0; i < 500; i++)
+        a.items[i] = item_of('h', (uint8_t)i);
+    requests_set_weights(rq, weights);
+    for (int i = 0; i < 500; i++)
+        a.results[i].status = 1;
+    submit(&a, &sqe);
+    turns(2);
+    for (int i = 0; i < 500; i++)
+        served += a.results[i].status == 0;
+    ck_assert_int_ge(served, 5 * QUANTUM_ITEMS - 2);
+    ck_assert_int_le(served, 5 * QUANTUM_ITEMS);
+}
+END_TEST
+
 START_TEST(test_sleep)
 {
     struct spw_sqe nop = {.opcode = SPW_OP_NOP};
@@ -438,6 +459,7 @@ int main(void)
     tcase_add_test(tc, test_cq_is_never_overrun);
     tcase_add_test(tc, test_peer_removed_while_waiting);
     tcase_add_test(tc, test_weights);
+    tcase_add_test(tc, test_weights_change);
     tcase_add_test(tc, test_sleep);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
