@@ -68,7 +68,7 @@ static void store_config(const struct control *control, const struct engine *eng
     for (uint32_t i = 0; i < engine->n_stores; i++)
         n_here += engine->store_at[i].device == device;
     *ret_config = (struct tiering_store_config){
-        .weight = config->weight * STORE_WEIGHT_SCALE / n_here,
+        .weight = config->weight * STORE_WEIGHT_SCALE / MAX(n_here, 1U),
         .write_budget_bytes = (uint64_t)((unsigned __int128)d->used_bytes * config->write_budget_milli / 1000 /
                                          d->identity.format.partitions),
         .write_budget_ns = DAY_NS,

@@ -384,7 +384,7 @@ int startup_engines(struct control *control)
 {
     const struct spillway_config *config = control->config;
     struct machine machine;
-    struct tiering_pool_config pools[POOLS_MAX]; /* the main thread's stack has room for that */
+    struct tiering_pool_config pools[POOLS_MAX] = {0}; /* the main thread's stack has room for that */
     int r = machine_read(config, &machine);
 
     if (r < 0)
