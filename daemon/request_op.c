@@ -111,11 +111,15 @@ static int step_touch(struct request *req, const struct step *step, struct tieri
 static int step_advise(struct request *req, const struct step *step, struct tiering_wait *wait,
                        struct tiering_grant *ret_grant, struct spw_result *ret_result)
 {
+    enum tiering_advice advice = (enum tiering_advice)req->sqe.arg[0];
+    uint64_t value = advice == TIERING_KEEP_UNTIL ? req->sqe.arg[1] * NS_PER_MS : req->sqe.arg[1];
+    int r = tiering_advise(req->rq->tiering, &step->id, advice, value, req->rq->now_ns);
+
     (void)wait;
-    (void)ret_grant;
     (void)ret_result;
-    return tiering_advise(req->rq->tiering, &step->id, (enum tiering_advice)req->sqe.arg[0], req->sqe.arg[1],
-                          req->rq->now_ns);
+    if (r == -ENOSPC)
+        ret_grant->limit = TIERING_LIMIT_HINTS;
+    return r;
 }
 
 static int step_pin(struct request *req, const struct step *step, struct tiering_wait *wait,
@@ -123,10 +127,13 @@ static int step_pin(struct request *req, const struct step *step, struct tiering
 {
     uint64_t until_ns = req->sqe.arg[0] ? req->rq->now_ns + req->sqe.arg[0] * NS_PER_MS : 0;
 
+    int r = tiering_pin(req->rq->tiering, &step->id, until_ns);
+
     (void)wait;
-    (void)ret_grant;
     (void)ret_result;
-    return tiering_pin(req->rq->tiering, &step->id, until_ns);
+    if (r == -ENOSPC)
+        ret_grant->limit = TIERING_LIMIT_HINTS;
+    return r;
 }
 
 static int step_delete(struct request *req, const struct step *step, struct tiering_wait *wait,
@@ -217,7 +224,7 @@ static void undo_reserve(struct request *req, uint64_t lease)
 
 static void undo_acquire(struct request *req, uint64_t lease)
 {
-    (void)tiering_release(req->rq->tiering, &req->peer->tiering, lease, 0);
+    (void)tiering_release(req->rq->tiering, &req->peer->tiering, lease, TIERING_UNUSED);
 }
 
 /* --- Requests as a whole ----------------------------------------------------------------------------------------- */
@@ -291,6 +298,8 @@ static int begin_advise(struct request *req)
 {
     bool known = req->sqe.arg[0] >= SPW_ADVICE_NOT_AGAIN && req->sqe.arg[0] <= SPW_ADVICE_SCORE;
 
+    if (known && req->sqe.arg[0] == SPW_ADVICE_KEEP_UNTIL && req->sqe.arg[1] > PIN_MS_MAX)
+        return -ERANGE;
     return known ? 0 : -EINVAL;
 }
 

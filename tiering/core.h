@@ -9,7 +9,9 @@
  *   urge.c      transfers that a client has come to wait for
  *   place.c     which device takes a piece; write budgets
  *   lease.c     leases and admission; sessions' ends
- *   ops.c       the operations that sessions ask for
+ *   ops.c       the operations that sessions ask for: new blocks, tensors, lookup, deletion
+ *   access.c    the same: leases on what is there
+ *   advice.c    the same: pins, scores, uses that are left
  *   range.c     blocks to and from a tensor's range
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
@@ -175,6 +177,18 @@ struct timed_pin {
 };
 #define TIMED_PINS_MAX 4096
 
+/* An object whose uses are counted down; see advice.c. */
+struct uses {
+    uint32_t object; /* number + 1; 0: free */
+    uint32_t left;
+};
+
+/* One search for a victim: how many pieces it has passed over because of their scores. */
+struct victim_search {
+    struct tiering *tiering;
+    uint32_t reprieves;
+};
+
 struct chunk_request {
     struct io_chunk io;
     struct tiering *t;
@@ -222,6 +236,8 @@ struct tiering {
     uint32_t n_groups;
     struct timed_pin *pins;
     uint32_t n_pins;
+    struct uses *uses;
+    uint32_t n_uses;
     struct shadow *shadows;
     uint32_t n_shadows;
     struct sync_ref *sync_refs;
@@ -308,9 +324,6 @@ void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
 /* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
 /* After a replay, which does not account for what it does. */
 void object_account_all(struct tiering *t);
-/* Ends the time-limited pin. */
-void timed_pin_drop(struct tiering *t, uint32_t object);
-void timed_pins_expire(struct tiering *t);
 void object_commit_unwritten(struct tiering *t, uint32_t object);
 void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry);
 void policy_enter(struct tiering *t, uint32_t object);
@@ -370,9 +383,32 @@ void spills_urge(struct tpool *p, uint64_t sectors);
 void range_put_go(struct move *m);
 void range_put_end(struct move *m, int status);
 
-/* --- ops.c --- */
+/* --- access.c --- */
 /* The bytes of a tensor's piece changed; whole: all of them. */
 void piece_dirtied(struct tiering *t, uint32_t object, bool whole);
+/* It was asked for: the policy hears of it. */
+void object_used(struct tiering *t, uint32_t object);
+/* enum tiering_tier: where its bytes are. */
+uint8_t object_tier(const struct tiering *t, const struct record *r);
+/* The move that brings it to memory: the one under way, or a new one. */
+int acquire_move(struct tiering *t, uint32_t object, struct move **ret_move);
+void wait_prepare(struct tiering_wait *w, struct tiering_session *s, enum lease_mode mode, uint32_t off_bytes,
+                  uint32_t len_bytes);
+
+/* --- advice.c --- */
+/* Ends the time-limited pin. */
+void timed_pin_drop(struct tiering *t, uint32_t object);
+void timed_pins_expire(struct tiering *t);
+/* One use of it, if they are counted; taken back if it came to nothing. */
+void uses_spend(struct tiering *t, uint32_t object);
+void uses_give_back(struct tiering *t, uint32_t object);
+void uses_forget(struct tiering *t, uint32_t object);
+/* It is used, whatever was said. */
+void rank_used(struct tiering *t, uint32_t object);
+/* As object_pin_state(), for the search for a victim; ctx is a struct victim_search. Uses up credits. */
+enum policy_pin victim_pin_state(void *ctx, uint32_t object);
+/* Nothing holds it any more: does advice say what becomes of it? It may be gone afterwards. */
+void advice_unpinned(struct tiering *t, uint32_t object);
 
 /* --- lease.c --- */
 struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle);

@@ -121,6 +121,8 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
     s->n_leases++;
     t->n_leases++;
     object_pin(t, object);
+    if (mode != LEASE_RESERVE)
+        uses_spend(t, object);
     const struct record *r = record_at(&t->records, object);
     pool_of(t, r)->stat.leased += r->size_bytes;
     grant_fill(t, object, off_bytes, len_bytes, ret_grant);

@@ -207,7 +207,9 @@ static void move_spill_end(struct move *m, int status)
         object_drop_dev(t, object, true); /* it is moving to another segment */
         object_set_dev(t, object, m->store, &m->put.entry);
     }
-    sync_spilled(m, status == -ECANCELED ? 0 : status);       /* what is deleted needs no writing */
+    if (status < 0)
+        rank_used(t, object);                           /* advice that wants it out of memory must not try for ever */
+    sync_spilled(m, status == -ECANCELED ? 0 : status); /* what is deleted needs no writing */
     move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
     move_free(m);
     object_unpin(t, object);
@@ -305,7 +307,6 @@ static void move_commit_end(struct move *m, int status)
     uint32_t object = m->object;
     const struct record *r = record_at(&t->records, object);
 
-    hot_at(t, object)->flags &= (uint16_t)~HOT_COPYING;
     if (status == 0 && r->state != RECORD_RESERVED)
         status = -ESTALE; /* the rest of its object was dropped meanwhile */
     if (status == 0) {
@@ -348,7 +349,6 @@ int move_commit(struct tiering *t, struct tiering_session *s, uint32_t object, s
     if (!m)
         return -EAGAIN;
     m->session = s;
-    hot_at(t, object)->flags |= HOT_COPYING;
     object_pin(t, object);
     move_queue(m);
     room_kick(t, m->pool);

@@ -496,6 +496,7 @@ void object_kill(struct tiering *t, uint32_t object)
     record_unindex(&t->records, object);
     if (hot_at(t, object)->flags & HOT_UNCOMMITTED)
         hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED; /* its SYNC will find it deleted */
+    uses_forget(t, object);
     move_put_cancel(t, object);
     shadow_drop(t, object);
     object_drop_dev(t, object, true);
@@ -542,6 +543,8 @@ void object_unpin(struct tiering *t, uint32_t object)
         return;
     room_kick(t, t->spaces[r->space].info.pool);
     object_settle(t, object);
+    if (r->state == RECORD_COMMITTED && (hot->flags & (HOT_COUNTED | HOT_RANK_MASK)))
+        advice_unpinned(t, object);
 }
 
 bool object_is_pinned(const struct tiering *t, uint32_t object)

@@ -130,6 +130,8 @@ int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct ti
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
         return -EAGAIN;
     }
+    object_used(t, block);
+    uses_spend(t, block);
     object_pin(t, block);
     object_pin(t, tensor);
     hot_at(t, tensor)->flags += HOT_WRITER;

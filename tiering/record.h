@@ -64,16 +64,19 @@ enum {
     HOT_IN_POLICY = 1 << 0,
     HOT_LOADING = 1 << 1,  /* a move brings its bytes to memory; its number is in node.state[0] (not in the policy) */
     HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device: no writer is let in */
+    HOT_COUNTED = 1 << 3,  /* advised: so many uses are left (advice.c) */
     HOT_TIMED_PIN = 1 << 4,
-    HOT_FORGET = 1 << 5,       /* advised: will not be used again */
-    HOT_RELOCATING = 1 << 6,   /* its copy on the device is on its way to another segment: nothing else is put */
-    HOT_COPYING = 1 << 7,      /* COMMIT copies it to shared memory */
-    HOT_SHADOWED = 1 << 8,     /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
-    HOT_UNCOMMITTED = 1 << 10, /* written under the transaction of a SYNC that has not ended */
-    HOT_WRITER = 1 << 12,      /* one write lease: the upper four bits count them */
+    HOT_UNCOMMITTED = 1 << 5, /* written under the transaction of a SYNC that has not ended */
+    HOT_RELOCATING = 1 << 6,  /* its copy on the device is on its way to another segment: nothing else is put */
+    HOT_SHADOWED = 1 << 8,    /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
+    HOT_RANK = 1 << 9,        /* advised: three bits */
+    HOT_WRITER = 1 << 12,     /* one write lease: the upper four bits count them */
 };
 
 #define HOT_WRITERS_MAX 15
+#define HOT_RANK_MASK (7 * HOT_RANK)
+#define HOT_RANK_CREDITS 6 /* 1 to 6: so often is it passed over when it is the victim */
+#define HOT_RANK_FIRST 7   /* leaves memory as soon as nothing holds it */
 /* A put of it is under way, or waits for its SYNC's commit: another would have a larger generation. */
 #define HOT_PUT (HOT_SPILLING | HOT_RELOCATING | HOT_UNCOMMITTED)
 
@@ -82,6 +85,11 @@ struct record_hot {
     uint16_t pins;               /* leases and I/O on its memory */
     uint16_t flags;
 };
+
+static inline uint32_t hot_rank(const struct record_hot *hot)
+{
+    return (hot->flags & HOT_RANK_MASK) / HOT_RANK;
+}
 
 static inline uint32_t hot_writers(const struct record_hot *hot)
 {

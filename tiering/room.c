@@ -189,7 +189,7 @@ static void room_evict_clean(struct tiering *t, uint32_t object)
 
     policy_leave(t, object, true);
     object_drop_mem(t, object);
-    hot_at(t, object)->flags &= (uint16_t)~HOT_FORGET;
+    rank_used(t, object); /* "not again" has had its effect */
     p->stat.evictions++;
     p->look_ahead = true;
 }
@@ -231,6 +231,7 @@ int room_evict(struct tiering *t, uint32_t object)
 static uint32_t room_victim(struct tiering *t, struct tpool *p, uint64_t incoming)
 {
     bool tried[TIERING_CLASSES] = {false};
+    struct victim_search search = {.tiering = t};
 
     for (int round = 0; round < TIERING_CLASSES; round++) {
         int best = -1;
@@ -248,8 +249,8 @@ static uint32_t room_victim(struct tiering *t, struct tpool *p, uint64_t incomin
             break;
         tried[best] = true;
         /* A search passes over a bounded number of leased pieces, and moves them out of the next one's way. */
-        for (int search = 0; search < VICTIM_SEARCHES; search++) {
-            uint32_t victim = p->policies[best]->ops->victim(p->policies[best], incoming, object_pin_state, t);
+        for (int i = 0; i < VICTIM_SEARCHES; i++) {
+            uint32_t victim = p->policies[best]->ops->victim(p->policies[best], incoming, victim_pin_state, &search);
 
             if (victim != POLICY_NONE)
                 return victim;

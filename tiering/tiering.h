@@ -50,6 +50,7 @@ enum tiering_limit {
     TIERING_LIMIT_REQUESTS = 7,
     TIERING_LIMIT_OBJECT_BYTES = 13,
     TIERING_LIMIT_DEVICE_FAILED = 16,
+    TIERING_LIMIT_HINTS = 18,
 };
 
 struct tiering_pool_config {
@@ -271,7 +272,8 @@ enum { TIERING_WRITE = 1 << 0, TIERING_NO_FETCH = 1 << 1, TIERING_NOT_ADMITTED =
  * (a block for writing), -EBUSY (write lease conflicts), -ERANGE. */
 int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint32_t off_bytes,
                     uint32_t len_bytes, unsigned flags, struct tiering_wait *wait, struct tiering_grant *ret_grant);
-enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1 };
+/* UNUSED: the lease came to nothing, and is no use of the object. */
+enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1, TIERING_UNUSED = 1 << 2 };
 int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags);
 /* How many bytes a lease was admitted for; and the pool. -EBADF. */
 int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
@@ -282,6 +284,16 @@ int tiering_touch(struct tiering *t, const struct tiering_id *id);
 int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tiering_wait *wait,
                      struct tiering_grant *ret_grant);
 enum tiering_advice { TIERING_NOT_AGAIN = 1, TIERING_USES_LEFT = 2, TIERING_KEEP_UNTIL = 3, TIERING_SCORE = 4 };
+/*
+ * Hints: a bounded amount of work, and never more than a hint. -ENOSPC: TIMED_PINS_MAX, COUNTED_OBJECTS_MAX.
+ *   NOT_AGAIN   leaves memory now, or as soon as nothing holds it, unless it is used before
+ *   USES_LEFT   each lease and each tiering_get_to() from now on is a use; when value uses were had and nothing holds it,
+ *               a `cache` or `scratch` object is freed, a `durable` one leaves memory. Each piece and part has its own
+ *               count, and the last of them to be spent frees the object. Above UINT32_MAX: no longer counted
+ *   KEEP_UNTIL  as tiering_pin(), for value ns from now on
+ *   SCORE       the larger (by powers of two, up to 32), the more often the piece is passed over when the policy would
+ *               evict it, each time once; 0: not at all
+ */
 int tiering_advise(struct tiering *t, const struct tiering_id *id, enum tiering_advice advice, uint64_t value,
                    uint64_t now_ns);
 int tiering_pin(struct tiering *t, const struct tiering_id *id, uint64_t until_ns);

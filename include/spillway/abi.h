@@ -292,6 +292,7 @@ enum spw_limit {
     SPW_LIMIT_MEMLOCK = 15,       /* LimitMEMLOCK */
     SPW_LIMIT_DEVICE_FAILED = 16, /* a device failed: spillctl device */
     SPW_LIMIT_PIECES = 17,        /* extents that one request may hold */
+    SPW_LIMIT_HINTS = 18,         /* objects of one engine that are pinned, or whose uses are counted */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */
@@ -458,11 +459,24 @@ SPW_ASSERT_OFFSET(spw_result, chunk, 16);
 SPW_ASSERT_OFFSET(spw_result, offset_bytes, 24);
 SPW_ASSERT_OFFSET(spw_result, length_bytes, 32);
 
+/*
+ * Hints, and never more than that: leases, limits and durability hold whatever they say.
+ *   NOT_AGAIN   it leaves memory now or, if it is leased or must be written first, as soon as nothing holds it; a use
+ *               before that takes the advice back
+ *   USES_LEFT   value: uses to come. Each lease that ACQUIRE grants and each GET_RANGE is one. When none is left and the
+ *               last lease has ended, a `cache` or `scratch` object is freed, and a `durable` one leaves memory. Where an
+ *               object has parts, each has its own count, and the object goes when all of them are spent. A value of 2^32
+ *               or more: no longer counted
+ *   KEEP_UNTIL  value: ms from now, as PIN
+ *   SCORE       value: the caller's score. It counts by powers of two (0, 1, 2 to 3, 4 to 7, 8 to 15, 16 to 31, 32 and
+ *               above), and says how often the object is passed over when the policy would evict it; each time uses up one
+ *               step, so a score fades unless it is given again
+ */
 enum spw_advice {
-    SPW_ADVICE_NOT_AGAIN = 1,  /* will not be used again: evict first */
-    SPW_ADVICE_USES_LEFT = 2,  /* value: uses to come; freed at zero */
-    SPW_ADVICE_KEEP_UNTIL = 3, /* value: ms from now */
-    SPW_ADVICE_SCORE = 4,      /* value: the caller's score, larger stays longer */
+    SPW_ADVICE_NOT_AGAIN = 1,
+    SPW_ADVICE_USES_LEFT = 2,
+    SPW_ADVICE_KEEP_UNTIL = 3,
+    SPW_ADVICE_SCORE = 4,
 };
 
 /* STAT: of the space's pool. All sizes in bytes. */

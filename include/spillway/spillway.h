@@ -219,6 +219,8 @@ int spw_touch(spw_space *space, const struct spw_key *keys, size_t n, unsigned f
 /* Into memory, by the deadline if possible; returns when they are there, or the deadline has passed. */
 int spw_prefetch(spw_space *space, const struct spw_key *keys, size_t n, unsigned flags, uint32_t deadline_ms,
                  int32_t *ret_status);
+/* Hints: enum spw_advice says what each means, and what `value` is. The daemon counts or pins a bounded number of objects
+ * (SPW_LIMIT_HINTS): advice beyond that has no effect. -ERANGE: KEEP_UNTIL for more than a day. */
 int spw_advise(spw_space *space, const struct spw_key *keys, size_t n, enum spw_advice advice, uint64_t value);
 /* Not evicted for so long; 0 unpins. */
 int spw_pin(spw_space *space, const struct spw_key *keys, size_t n, uint32_t duration_ms, int32_t *ret_status);

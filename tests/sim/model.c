@@ -175,7 +175,7 @@ void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t pie
 
 void block_gone(struct sim *sim, struct object *o, const char *how)
 {
-    if (o->state == BLOCK_PRESENT && object_durability(o) != STORE_CACHE)
+    if (o->state == BLOCK_PRESENT && object_durability(o) != STORE_CACHE && !o->counted)
         sim_fail(sim, "block %u of space %u is gone: %s", (uint32_t)(o - sim->objects), o->space, how);
     if (o->state == BLOCK_UNKNOWN && o->must)
         sim_fail(sim, "block %u of space %u was lost: %s", (uint32_t)(o - sim->objects), o->space, how);
@@ -218,6 +218,7 @@ void block_published(struct sim *sim, struct object *o)
     o->state = BLOCK_PRESENT;
     o->published = o->version;
     o->damaged = 0;
+    o->counted = false;
     if (o->n_parts > 1)
         sim->counts->parts_completed++;
 }

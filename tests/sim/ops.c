@@ -302,7 +302,7 @@ static void op_hint(struct sim *sim, uint32_t session)
     struct sim_wait *w;
     int r;
 
-    switch (sim_below(sim, 6)) {
+    switch (sim_below(sim, 7)) {
     case 0:
         r = tiering_touch(sim->tiering, &id);
         break;
@@ -310,7 +310,14 @@ static void op_hint(struct sim *sim, uint32_t session)
         r = tiering_advise(sim->tiering, &id, TIERING_NOT_AGAIN, 0, sim->now_ns);
         break;
     case 2:
-        r = tiering_advise(sim->tiering, &id, TIERING_USES_LEFT, 0, sim->now_ns);
+        if (object_durability(o) == STORE_SCRATCH && sim_percent(sim, 70))
+            return;
+        r = tiering_advise(sim->tiering, &id, TIERING_USES_LEFT, sim_below(sim, 4), sim->now_ns);
+        o->counted = o->counted || (r == 0 && object_durability(o) != STORE_DURABLE);
+        sim->counts->counted += r == 0;
+        break;
+    case 4:
+        r = tiering_advise(sim->tiering, &id, TIERING_SCORE, sim_below(sim, 64), sim->now_ns);
         break;
     case 3:
         if (sim_percent(sim, 70))

@@ -81,6 +81,7 @@ struct object {
     uint32_t published; /* the highest that was ever visible */
     uint32_t min;       /* older ones never come back */
     uint32_t deaths;    /* counts deletions: who waited before one waits for something else */
+    bool counted;       /* its uses are counted: it may go by itself */
     bool must;          /* an acknowledged SYNC says that it is there */
     /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer; it stays. */
     uint32_t reserved, committed, damaged;
@@ -153,7 +154,7 @@ struct sim_counts {
         torn;
     uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors,
         short_counts, io_failures;
-    uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished, restless;
+    uint64_t arena_gets, arena_puts, pins, counted, copied, bounced, relocated, vanished, restless;
 };
 
 struct sim {

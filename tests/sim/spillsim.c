@@ -220,6 +220,7 @@ static const struct {
     COUNT(arena_gets, true),
     COUNT(arena_puts, true),
     COUNT(pins, true),
+    COUNT(counted, true),
     COUNT(copied, true),
     COUNT(bounced, true),
     COUNT(vanished, true),

@@ -40,6 +40,7 @@ struct tiering {
     uint32_t n_arena;
     uint32_t last_len, last_off, last_piece;
     uint64_t last_object_bytes;
+    uint64_t advised; /* the value of the last advice */
 };
 static struct tiering stub;
 
@@ -238,9 +239,9 @@ int tiering_advise(struct tiering *t, const struct tiering_id *id, enum tiering_
                    uint64_t now_ns)
 {
     (void)advice;
-    (void)value;
     (void)now_ns;
-    return tiering_touch(t, id);
+    t->advised = value;
+    return id->key[0] == 'f' ? -ENOSPC : tiering_touch(t, id);
 }
 int tiering_pin(struct tiering *t, const struct tiering_id *id, uint64_t until_ns)
 {

@@ -197,6 +197,30 @@ START_TEST(test_each_operation_once)
 }
 END_TEST
 
+START_TEST(test_advice)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ADVISE, 1);
+
+    put_items(&a, "h");
+    sqe.arg[0] = SPW_ADVICE_SCORE;
+    sqe.arg[1] = 77;
+    ck_assert_uint_eq(call(&a, &sqe).value, 1);
+    ck_assert_uint_eq(stub.advised, 77);
+    sqe.arg[0] = SPW_ADVICE_KEEP_UNTIL; /* milliseconds on the wire */
+    ck_assert_uint_eq(call(&a, &sqe).value, 1);
+    ck_assert_uint_eq(stub.advised, 77 * MS);
+    sqe.arg[1] = PIN_MS_MAX + 1;
+    ck_assert_int_eq(status_of(&a, &sqe), -ERANGE);
+    sqe.arg[0] = SPW_ADVICE_SCORE + 1;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL);
+    sqe.arg[0] = SPW_ADVICE_USES_LEFT;
+    put_items(&a, "f"); /* no more hints are taken: the limit has a name */
+    ck_assert_int_eq(status_of(&a, &sqe), 0);
+    ck_assert_int_eq(a.results[0].status, -ENOSPC);
+    ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_HINTS);
+}
+END_TEST
+
 /* --- Waiting ----------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_timeout)
@@ -451,6 +475,7 @@ int main(void)
     tcase_add_test(tc, test_reserve_without_waiting);
     tcase_add_test(tc, test_arena_offsets);
     tcase_add_test(tc, test_each_operation_once);
+    tcase_add_test(tc, test_advice);
     tcase_add_test(tc, test_timeout);
     tcase_add_test(tc, test_cancel);
     tcase_add_test(tc, test_waits_run_out);

@@ -10,6 +10,8 @@
 #define MAX_OBJECTS 4096
 #define TURNS_MAX 3000
 
+const struct policy_ops *rig_policy = &policy_lru;
+
 static void chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
                       uint64_t session)
 {
@@ -109,7 +111,7 @@ void rig_prepare(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes, ui
                                           .events = &events,
                                           .ctx = rig};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        rig->config.classes[c] = (struct tiering_class_config){.policy = &policy_lru, .weight = 1};
+        rig->config.classes[c] = (struct tiering_class_config){.policy = rig_policy, .weight = 1};
 }
 
 static void rig_stop(struct rig *rig)

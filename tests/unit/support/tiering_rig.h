@@ -38,6 +38,9 @@ struct rig {
     bool failed; /* a store */
 };
 
+/* Of all classes, from the next rig_open() on; LRU if nobody sets it. */
+extern const struct policy_ops *rig_policy;
+
 struct rig_wait {
     struct tiering_wait wait;
     int status; /* 1: not ended */
