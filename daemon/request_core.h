@@ -151,6 +151,7 @@ struct op {
     bool whole_list;    /* always as a whole (SYNC) */
     bool counts_prefix; /* LOOKUP: the CQE's value is how many leading items are there */
     bool waits;         /* its pieces may wait */
+    bool rarely;        /* but seldom do: tried without a wait first, so that what must not be held up is not */
     int32_t timeout_status;
     uint32_t timeout_detail;
     /* The request as a whole, before any list: a negative errno fails it. May be NULL. */

@@ -392,19 +392,33 @@ static void list_step_ended(struct request *req, int status, const struct tierin
     item_piece_ended(req, req->group, status);
 }
 
+/* Calls the operation, with a piece to wait in where that may be needed. False: none is to be had. */
+static bool list_call(struct request *req, const struct step *step, int *ret_status, struct tiering_grant *ret_grant,
+                      struct spw_result *ret_result)
+{
+    if (!req->op->waits || req->op->rarely) {
+        *ret_status = req->op->step(req, step, NULL, ret_grant, ret_result);
+        if (!req->op->rarely || *ret_status != -EAGAIN)
+            return true;
+    }
+    if (!req->spare)
+        req->spare = piece_new(req);
+    if (!req->spare)
+        return false;
+    *ret_status = req->op->step(req, step, &req->spare->wait, ret_grant, ret_result);
+    return true;
+}
+
 static int list_step(struct request *req, const struct step *step)
 {
     struct tiering_grant grant = {0};
     struct spw_result result = {0};
     int r = req->stop_status;
 
-    if (r == 0) {
-        if (req->op->waits && !req->spare && !(req->spare = piece_new(req)))
-            return LIST_STALLED;
-        r = req->op->step(req, step, req->spare ? &req->spare->wait : NULL, &grant, &result);
-    } else {
+    if (r != 0)
         grant.limit = req->stop_detail;
-    }
+    else if (!list_call(req, step, &r, &grant, &result))
+        return LIST_STALLED;
     /* Tiering's own pools are used up: whatever uses them ends some time, and this list goes on. */
     if (r == -EAGAIN && grant.limit == TIERING_LIMIT_REQUESTS && req->spare && !(req->sqe.flags & SPW_SQE_NO_WAIT))
         return LIST_STALLED;

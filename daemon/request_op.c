@@ -90,13 +90,11 @@ static int step_release(struct request *req, const struct step *step, struct tie
     unsigned flags = (step->handle.flags & SPW_RELEASE_DIRTY ? TIERING_DIRTY : 0) |
                      (step->handle.flags & SPW_RELEASE_DISCARD ? TIERING_DISCARD : 0);
 
-    (void)wait;
-    (void)ret_grant;
     (void)ret_result;
     if (flags == (TIERING_DIRTY | TIERING_DISCARD))
         return -EINVAL;
     req->rq->changes++;
-    return tiering_release(req->rq->tiering, &req->peer->tiering, step->handle.lease, flags);
+    return tiering_release_wait(req->rq->tiering, &req->peer->tiering, step->handle.lease, flags, wait, ret_grant);
 }
 
 static int step_touch(struct request *req, const struct step *step, struct tiering_wait *wait,
@@ -355,7 +353,14 @@ static const struct op op_acquire = {
     .step = step_acquire,
     .undo = undo_acquire,
 };
-static const struct op op_release = {.list = OP_LIST_HANDLES, .step = step_release};
+static const struct op op_release = {
+    .list = OP_LIST_HANDLES,
+    .waits = true,
+    .rarely = true,
+    .timeout_status = -ENOSPC,
+    .timeout_detail = SPW_LIMIT_POOL_DRAM,
+    .step = step_release,
+};
 static const struct op op_touch = {
     .list = OP_LIST_ITEMS, .flags = SPW_SQE_CHAIN, .needs_space = true, .step = step_touch};
 static const struct op op_prefetch = {

@@ -54,8 +54,6 @@ static int acquire_check(const struct tiering *t, uint32_t object, uint32_t *off
     if (flags & TIERING_WRITE) {
         if (!(r->flags & RECORD_TENSOR))
             return -EROFS;
-        if (!t->pools[t->spaces[r->space].info.pool].config.trusted)
-            return -EPERM; /* others read the same memory */
         if ((r->flags & RECORD_TORN) && *len_bytes == r->size_bytes)
             return 0; /* it will be written as a whole */
     }
@@ -109,6 +107,19 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
     status = tiering_admit(t, s, pool, r->size_bytes, &ret_grant->limit);
     if (status < 0)
         return status;
+    if (resident && mode == LEASE_WRITE && piece_is_published(t, r)) {
+        if (!wait) {
+            status = -EAGAIN; /* its copy takes a while */
+            goto unadmit;
+        }
+        wait_prepare(wait, s, mode, off_bytes, len_bytes);
+        status = fill_begin(t, object, wait, &ret_grant->limit);
+        if (status < 0)
+            goto unadmit;
+        object_used(t, object);
+        count_found(t, object, object_tier(t, r));
+        return TIERING_WAIT;
+    }
     if (resident && mode == LEASE_WRITE && (hot_at(t, object)->flags & HOT_SPILLING)) {
         /* What is written to a device must not change meanwhile. */
         if (!wait) {
@@ -179,10 +190,12 @@ static void piece_reverted(struct tiering *t, uint32_t object)
     }
 }
 
-int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags)
+int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
+                         struct tiering_wait *wait, struct tiering_grant *ret_grant)
 {
     struct lease *l = lease_get(t, s, lease);
 
+    *ret_grant = (struct tiering_grant){0};
     if (!l || l->mode == LEASE_RESERVE)
         return -EBADF;
     if ((flags & (TIERING_DIRTY | TIERING_DISCARD)) && l->mode != LEASE_WRITE)
@@ -190,7 +203,9 @@ int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease
     if (flags & TIERING_UNUSED)
         uses_give_back(t, l->object);
     const struct record *r = record_at(&t->records, l->object);
-    if (flags & TIERING_DISCARD)
+    if (l->is_own && (flags & TIERING_DIRTY) && r->state == RECORD_COMMITTED)
+        return wait ? publish_begin(t, l, wait, &ret_grant->limit) : -EAGAIN;
+    if ((flags & TIERING_DISCARD) && !l->is_own)
         piece_reverted(t, l->object);
     else if ((flags & TIERING_DIRTY) && r->state == RECORD_COMMITTED)
         piece_dirtied(t, l->object, l->len_bytes == r->size_bytes);
@@ -198,4 +213,11 @@ int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease
         (void)shadow_restore(t, l->object); /* nobody has changed it */
     lease_end(t, l);
     return 0;
+}
+
+int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags)
+{
+    struct tiering_grant unused;
+
+    return tiering_release_wait(t, s, lease, flags, NULL, &unused);
 }

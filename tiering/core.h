@@ -12,6 +12,8 @@
  *   ops.c       the operations that sessions ask for: new blocks, tensors, lookup, deletion
  *   access.c    the same: leases on what is there
  *   advice.c    the same: pins, scores, uses that are left
+ *   extent.c    extents that are held for themselves
+ *   publish.c   tensors that are written in shared pools: private copies, and their way back
  *   range.c     blocks to and from a tensor's range
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
@@ -48,7 +50,11 @@ struct lease {
     uint32_t next, prev; /* of the session's; `next` also links free ones */
     uint32_t off_bytes, len_bytes;
     struct tiering_session *session;
+    uint32_t sector; /* with `region`: where the extent is that it is on */
+    uint16_t region;
     uint8_t mode;
+    bool is_own : 1; /* the extent is a writer's own, in private memory */
+    bool holds : 1;  /* it holds its extent (extent.c) */
 };
 
 enum move_kind {
@@ -58,6 +64,8 @@ enum move_kind {
     MOVE_COMMIT,   /* from private to shared memory */
     MOVE_GET,      /* from a device or memory into a leased tensor range */
     MOVE_PUT,      /* from a leased tensor range into new memory, then committed */
+    MOVE_FILL,     /* a tensor's range in a shared pool to its writer's private memory */
+    MOVE_PUBLISH,  /* and back, with the rest of the piece, to new shared memory */
     MOVE_RELOCATE, /* from one segment to another, through the relocation buffer */
 };
 
@@ -81,6 +89,14 @@ struct move {
     struct list syncs;  /* MOVE_SPILL: struct sync_ref */
     uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece */
     struct io_buf from; /* MOVE_PUT: where its bytes are */
+    /* MOVE_FILL, MOVE_PUBLISH: the range in the piece. */
+    uint32_t off_bytes, len_bytes;
+    /* An extent that it holds (extent.c), if `held`. MOVE_GET, MOVE_PUT: the lease's; MOVE_FILL: the piece's;
+     * MOVE_PUBLISH: the writer's. */
+    uint32_t held_sector;
+    uint16_t held_region;
+    bool held;
+    uint8_t step; /* MOVE_PUBLISH: copies done */
     struct tiering_session *session;
     uint8_t kind, phase, store;
     uint8_t io; /* enum move_io: what is in flight at a store */
@@ -177,6 +193,16 @@ struct timed_pin {
 };
 #define TIMED_PINS_MAX 4096
 
+/* An extent that is held for itself; see extent.c. */
+struct extent {
+    uint32_t sector;
+    uint32_t object; /* whose it is, or was; the holders pin it */
+    uint32_t holds;  /* 0: free */
+    uint16_t region;
+    bool orphan;   /* no piece has it any more */
+    bool admitted; /* and it keeps an admission of the piece's size */
+};
+
 /* An object whose uses are counted down; see advice.c. */
 struct uses {
     uint32_t object; /* number + 1; 0: free */
@@ -236,6 +262,10 @@ struct tiering {
     uint32_t n_groups;
     struct timed_pin *pins;
     uint32_t n_pins;
+    struct extent *extents;
+    uint32_t n_extents;
+    struct list publishing;      /* MOVE_PUBLISH that copy; one a piece */
+    struct list publish_waiting; /* that have room, and wait for one that copies */
     struct uses *uses;
     uint32_t n_uses;
     struct shadow *shadows;
@@ -312,6 +342,8 @@ bool object_is_pinned(const struct tiering *t, uint32_t object);
 enum policy_pin object_pin_state(void *ctx, uint32_t object);
 void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_drop_mem(struct tiering *t, uint32_t object);
+/* Its bytes are in another extent now; what becomes of the old one is the caller's business. */
+void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* It no longer has a device copy; whoever calls this knows what becomes of the bytes there. */
 void object_detach_dev(struct tiering *t, uint32_t object);
@@ -414,9 +446,37 @@ void advice_unpinned(struct tiering *t, uint32_t object);
 struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle);
 int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
                 uint32_t len_bytes, struct tiering_grant *ret_grant);
+/* A write lease on the session's own copy of the range, at this place: the lease frees it. */
+int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t object, uint32_t off_bytes,
+                    uint32_t len_bytes, const struct arena_chunk *chunk, uint32_t sector,
+                    struct tiering_grant *ret_grant);
 void lease_end(struct tiering *t, struct lease *l);
-void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
-                struct tiering_grant *ret_grant);
+/* Where its first byte is. */
+struct io_buf lease_buf(const struct lease *l);
+
+/* --- extent.c --- */
+uint64_t extent_table_bytes(const struct tiering *t);
+/* Recounts: NULL, or what does not agree. */
+const char *extent_check(const struct tiering *t);
+/* Somebody uses the extent, and pins the object. Balanced by extent_release(). */
+void extent_hold(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object);
+void extent_release(struct tiering *t, uint32_t region, uint32_t sector);
+/* No piece has it any more: freed when nobody holds it. With it goes an admission of the piece's size, if `admitted`. */
+void extent_orphan(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object, bool admitted);
+
+/* --- publish.c --- */
+/* Writers have copies of their own: a tensor in a shared pool. */
+bool piece_is_published(const struct tiering *t, const struct record *r);
+/* A write lease on a piece that is in memory, for a prepared wait: TIERING_WAIT, -EBUSY, -ENOSPC, -EAGAIN. */
+int fill_begin(struct tiering *t, uint32_t object, struct tiering_wait *wait, uint32_t *ret_limit);
+void fill_go(struct move *m);
+void fill_end(struct move *m, int status);
+/* Ends the lease, and makes what was written there the piece's. */
+int publish_begin(struct tiering *t, struct lease *l, struct tiering_wait *wait, uint32_t *ret_limit);
+void publish_go(struct move *m);
+void publish_end(struct move *m, int status);
+/* How much room it waits for. */
+uint32_t move_sectors(const struct move *m);
 
 /* --- sync.c --- */
 /* A spill has ended: tells every SYNC that waits for it. */

@@ -33,6 +33,7 @@ struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
     m->chunk = NULL;
     m->session = NULL;
     m->io = MOVE_IO_NONE;
+    m->step = 0;
     move_set_phase(m, MOVE_IDLE);
     t->n_moves++;
     return m;
@@ -44,6 +45,7 @@ void move_free(struct move *m)
 
     assert(list_is_empty(&m->waiters) && list_is_empty(&m->syncs));
     list_unlink(&m->link);
+    m->held = false;
     move_set_phase(m, MOVE_IDLE);
     list_push_head(&t->moves_free, &m->link);
     t->n_moves--;
@@ -75,8 +77,13 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
 
         if (status == 0 && (r->flags & RECORD_TORN) && !(w->mode_ == LEASE_WRITE && w->len_ == r->size_bytes))
             status = -EBADMSG; /* found out while it waited */
-        if (status == 0)
+        if (status == 0 && w->mode_ == LEASE_WRITE && piece_is_published(t, r)) {
+            status = fill_begin(t, object, w, &w->grant.limit);
+            if (status == TIERING_WAIT)
+                return;
+        } else if (status == 0) {
             status = lease_grant(t, w->session_, object, (enum lease_mode)w->mode_, w->off_, w->len_, &w->grant);
+        }
         if (status < 0)
             tiering_unadmit(t, w->session_, pool, r->size_bytes);
         if (status < 0 && w->mode_ == LEASE_RESERVE)
@@ -393,6 +400,12 @@ void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
     case MOVE_PUT:
         range_put_go(m);
         break;
+    case MOVE_FILL:
+        fill_go(m);
+        break;
+    case MOVE_PUBLISH:
+        publish_go(m);
+        break;
     case MOVE_GET:
     case MOVE_SPILL:
     case MOVE_RELOCATE:
@@ -416,6 +429,12 @@ void move_fail(struct move *m, int status)
         break;
     case MOVE_PUT:
         range_put_end(m, status);
+        break;
+    case MOVE_FILL:
+        fill_end(m, status);
+        break;
+    case MOVE_PUBLISH:
+        publish_end(m, status);
         break;
     case MOVE_GET:
     case MOVE_SPILL:

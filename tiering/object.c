@@ -386,6 +386,16 @@ void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_
     object_edited(t, object);
 }
 
+void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector)
+{
+    struct record *r = object_edit(t, object);
+
+    assert(r->flags & RECORD_HAS_MEM);
+    r->mem_region = (uint16_t)region;
+    r->mem_sector = sector;
+    object_edited(t, object);
+}
+
 void object_drop_mem(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);

@@ -391,8 +391,8 @@ void room_serve(struct tiering *t, uint32_t pool)
     /* Whoever is woken may cancel any other that waits: only a mark of our own says where we are. */
     for (struct list *l = p->room.next; l != &p->room; l = mark.next) {
         struct move *m = list_entry(l, struct move, link);
-        uint32_t sectors = sectors_of(record_at(&t->records, m->object)->size_bytes);
-        bool private = m->kind == MOVE_RESERVE && !p->config.trusted;
+        uint32_t sectors = move_sectors(m);
+        bool private = m->kind == MOVE_FILL || (m->kind == MOVE_RESERVE && !p->config.trusted);
         struct arena_chunk *chunk;
         uint32_t sector, limit;
         int status = private ? room_take_private(t, m->session, pool, m->object, sectors, &chunk, &sector, &limit)

@@ -160,6 +160,8 @@ int tiering_check(const struct tiering *t, const char **ret_what)
         what = "the number of records in use";
     for (uint32_t i = 0; i <= t->n_pools && !what; i++)
         what = check_pool(t, i, &by_pool[i]);
+    if (!what)
+        what = extent_check(t);
     free(by_pool);
     if (!what)
         return 0;

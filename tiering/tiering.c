@@ -59,10 +59,12 @@ static int tiering_tables_new(struct tiering *t)
     t->moves = calloc(t->config.max_moves, sizeof(*t->moves));
     t->groups = calloc(GROUPS_MAX, sizeof(*t->groups));
     t->pins = calloc(TIMED_PINS_MAX, sizeof(*t->pins));
+    t->extents = calloc(1, extent_table_bytes(t));
     t->uses = calloc(UINT64_C(2) * COUNTED_OBJECTS_MAX, sizeof(*t->uses));
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
-    if (!t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->uses || !t->shadows || !t->sync_refs)
+    if (!t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
+        !t->sync_refs)
         return -ENOMEM;
     t->lease_free = RECORD_NONE;
     for (uint32_t i = t->config.max_leases; i-- > 0;) {
@@ -93,6 +95,8 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     list_init(&t->moves_free);
     list_init(&t->orphans);
     list_init(&t->chunk_requests);
+    list_init(&t->publishing);
+    list_init(&t->publish_waiting);
     list_init(&t->syncs);
     list_init(&t->sync_waiting);
     list_init(&t->sync_refs_free);
@@ -143,6 +147,7 @@ void tiering_free(struct tiering *t)
     free(t->moves);
     free(t->groups);
     free(t->pins);
+    free(t->extents);
     free(t->uses);
     free(t->shadows);
     free(t->sync_refs);

@@ -268,13 +268,25 @@ int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease,
 int tiering_abort(struct tiering *t, struct tiering_session *s, uint64_t lease);
 
 enum { TIERING_WRITE = 1 << 0, TIERING_NO_FETCH = 1 << 1, TIERING_NOT_ADMITTED = 1 << 2 };
-/* A lease on [off, off + len) of the piece; len 0: all of it. -ENOENT, -EINPROGRESS, -EBADMSG, -EIO, -ENOSPC, -EROFS
- * (a block for writing), -EBUSY (write lease conflicts), -ERANGE. */
+/*
+ * A lease on [off, off + len) of the piece; len 0: all of it. -ENOENT, -EINPROGRESS, -EBADMSG, -EIO, -ENOSPC, -EROFS
+ * (a block for writing), -EBUSY (too many write leases), -ERANGE.
+ *
+ * For writing in a shared pool the lease is on a copy of the range in private memory of the session's, which takes a
+ * while; nobody else sees it before it is released dirty. Whoever reads the piece then goes on reading what it was.
+ */
 int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint32_t off_bytes,
                     uint32_t len_bytes, unsigned flags, struct tiering_wait *wait, struct tiering_grant *ret_grant);
 /* UNUSED: the lease came to nothing, and is no use of the object. */
 enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1, TIERING_UNUSED = 1 << 2 };
+/*
+ * Ends a lease. DIRTY in a shared pool publishes what was written, and has to wait for room and a copy (-EAGAIN without a
+ * wait): then the lease has ended at once, and if the wait ends with an error (-ENOSPC, -EFAULT) the piece is what it was.
+ * A wait that is cancelled leaves the one or the other.
+ */
 int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags);
+int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
+                         struct tiering_wait *wait, struct tiering_grant *ret_grant);
 /* How many bytes a lease was admitted for; and the pool. -EBADF. */
 int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
                        struct tiering_grant *ret_grant, uint32_t *ret_pool);
@@ -368,7 +380,7 @@ struct tiering_stat {
     uint64_t leases, leases_max;
     uint64_t moves, moves_max;
     uint64_t record_bytes, index_bytes, ghost_bytes, lease_bytes; /* metadata: an object's; in all; in all; in all */
-    uint64_t copied_bytes;                                        /* by workers, COMMIT in shared pools and ranges */
+    uint64_t copied_bytes;                                        /* by workers: what shared pools cost, and ranges */
     uint64_t bounced_bytes;                                       /* into bounce segments */
     uint64_t refused_bytes;                                       /* memory that could not be had */
     uint32_t stores;

@@ -415,6 +415,16 @@ SPW_ASSERT_OFFSET(spw_item, n_parts, 40);
 SPW_ASSERT_OFFSET(spw_item, offset_bytes, 48);
 SPW_ASSERT_OFFSET(spw_item, length_bytes, 56);
 
+/*
+ * Write leases. In a trusted pool they are on the tensor's own bytes. In a shared pool they are on a copy of the range in
+ * a chunk that only this session maps (its size counts against session_bytes, as for RESERVE), filled before the grant, so
+ * that ACQUIRE with WRITE and NO_WAIT is -EAGAIN. RELEASE with DIRTY copies the range back, and is answered when others
+ * can see it; readers that have a lease then go on seeing the old bytes until they release it. Nothing else changes the
+ * tensor: not a RELEASE without DIRTY, not the end of the session. Of two leases on the same range the last RELEASE wins,
+ * as a whole. A RELEASE that fails (-ENOSPC: no room for the copy in time; -EFAULT: the copy could not be read) has ended
+ * the lease and changed nothing; one that was cancelled or timed out may still take effect. PUT_RANGE and GET_RANGE work
+ * on the copy.
+ */
 enum {
     SPW_RELEASE_DIRTY = 1 << 0,   /* write lease: the bytes changed */
     SPW_RELEASE_DISCARD = 1 << 1, /* write lease: the range goes back to what it was, as far as that is known */

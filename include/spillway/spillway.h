@@ -180,7 +180,8 @@ int spw_acquire(spw_space *space, const struct spw_key *keys, size_t n, unsigned
 long spw_acquire_range(spw_space *space, const struct spw_key *key, uint64_t offset_bytes, uint64_t length_bytes,
                        unsigned flags, uint32_t timeout_ms, struct spw_view *ret_views, size_t max_views);
 /* Gives leases back. flags: SPW_DIRTY or SPW_DISCARD for write leases. As with spw_commit(), views without a lease are
- * passed over. */
+ * passed over. In a shared pool a dirty view is copied first, and its status says whether that went well; if not
+ * (-ENOSPC, -EFAULT), the view has ended all the same, and the tensor is what it was. */
 int spw_release(spw_space *space, struct spw_view *views, size_t n, unsigned flags);
 
 /* From and to the caller's own memory, copied by the calling thread and the session's copy threads. ret_status (may be

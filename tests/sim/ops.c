@@ -164,7 +164,9 @@ void lease_read_verify(struct sim *sim, const struct sim_lease *l)
     struct object *o = &sim->objects[l->object];
 
     if (object_is_tensor(o)) {
-        if (o->space != SPACE_ARENA && l->version == o->last)
+        if (object_is_published(o))
+            tensor_look_again(sim, o, l->piece, l->from, l->to, l->cell, world_memory(sim, &l->grant));
+        else if (o->space != SPACE_ARENA && l->version == o->last)
             tensor_verify(sim, o, l->piece, l->from, l->to, world_memory(sim, &l->grant));
         return;
     }

@@ -221,6 +221,7 @@ static const struct {
     COUNT(arena_puts, true),
     COUNT(pins, true),
     COUNT(counted, true),
+    COUNT(published, true),
     COUNT(copied, true),
     COUNT(bounced, true),
     COUNT(vanished, true),

@@ -180,11 +180,11 @@ void world_make(struct sim *sim)
 
 static void world_spaces(struct sim *sim)
 {
-    static const uint8_t class_of[SIM_SPACES] = {3, 2, 4, 2, 0, 1, 4, 0, 1};
+    static const uint8_t class_of[SIM_SPACES] = {3, 2, 4, 4, 2, 0, 1, 4, 0, 1};
 
     for (uint32_t i = 0; i < SIM_SPACES; i++) {
         struct object o = {.space = (uint8_t)i};
-        struct tiering_space_spec spec = {.pool = i >= SPACE_SHARED_CACHE,
+        struct tiering_space_spec spec = {.pool = i >= SPACE_SHARED_CACHE || i == SPACE_TENSOR_SHARED,
                                           .class_id = class_of[i],
                                           .durability = (uint8_t)(object_durability(&o) + 1)};
 

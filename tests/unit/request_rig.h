@@ -31,7 +31,8 @@ struct tiering {
     uint64_t next_lease;
     struct list waits;
     uint32_t n_waits, cancelled;
-    bool full; /* admission */
+    bool full;   /* admission */
+    bool shared; /* a dirty release has to wait */
     uint32_t q_left;
     struct tiering_sync *sync;
     uint32_t syncs, sync_adds;
@@ -209,6 +210,18 @@ int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease
     (void)s;
     (void)flags;
     return give(t, lease);
+}
+int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
+                         struct tiering_wait *wait, struct tiering_grant *ret_grant)
+{
+    (void)ret_grant;
+    if (!t->shared || !(flags & TIERING_DIRTY))
+        return tiering_release(t, s, lease, flags);
+    if (!wait)
+        return -EAGAIN;
+    list_push_tail(&t->waits, &wait->link);
+    t->n_waits++;
+    return TIERING_WAIT;
 }
 int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
                        struct tiering_grant *ret_grant, uint32_t *ret_pool)

@@ -223,6 +223,38 @@ END_TEST
 
 /* --- Waiting ----------------------------------------------------------------------------------------------------- */
 
+/* A dirty release in a shared pool waits for its copy; what needs none is not held up, even without a wait to be had. */
+START_TEST(test_release_that_waits)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 3);
+    struct spw_cqe cqe;
+    uint64_t lease[3];
+
+    put_items(&a, "hhh");
+    ck_assert_uint_eq(call(&a, &sqe).value, 3);
+    for (int i = 0; i < 3; i++)
+        lease[i] = a.results[i].lease;
+    stub.shared = true;
+    sqe = sqe_of(&a, SPW_OP_RELEASE, 3);
+    sqe.space = 0;
+    for (int i = 0; i < 3; i++)
+        a.handles[i] = (struct spw_handle){.lease = lease[i], .flags = i == 1 ? SPW_RELEASE_DIRTY : 0};
+    submit(&a, &sqe);
+    turns(2);
+    ck_assert(!consume(&a, &cqe));
+    ck_assert_int_eq(stub.leases, 1); /* the others have ended */
+    ck_assert_uint_eq(stub.n_waits, 1);
+    stub_finish(-EFAULT); /* its own memory was punched */
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_uint_eq(cqe.value, 2);
+    ck_assert_int_eq(a.results[0].status, 0);
+    ck_assert_int_eq(a.results[1].status, -EFAULT);
+    ck_assert_int_eq(a.results[2].status, 0);
+}
+END_TEST
+
 START_TEST(test_timeout)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
@@ -476,6 +508,7 @@ int main(void)
     tcase_add_test(tc, test_arena_offsets);
     tcase_add_test(tc, test_each_operation_once);
     tcase_add_test(tc, test_advice);
+    tcase_add_test(tc, test_release_that_waits);
     tcase_add_test(tc, test_timeout);
     tcase_add_test(tc, test_cancel);
     tcase_add_test(tc, test_waits_run_out);

@@ -45,7 +45,8 @@ static const struct tiering_events events = {.chunk_new = chunk_new, .chunk_gone
 
 void rig_start(struct rig *rig)
 {
-    static const uint8_t durability[RIG_SPACES] = {STORE_CACHE, STORE_SCRATCH, STORE_DURABLE, STORE_CACHE};
+    static const uint8_t durability[RIG_SPACES] = {STORE_CACHE, STORE_SCRATCH, STORE_DURABLE, STORE_CACHE,
+                                                   STORE_DURABLE};
     const char *why = "";
 
     memset(rig->records, 0, TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
@@ -59,7 +60,7 @@ void rig_start(struct rig *rig)
     }
     ck_assert_int_eq(tiering_start(rig->t), 0);
     for (uint32_t i = 0; i < RIG_SPACES; i++) {
-        struct tiering_space_spec spec = {.pool = i == RIG_SHARED, .durability = (uint8_t)(durability[i] + 1)};
+        struct tiering_space_spec spec = {.pool = i >= RIG_SHARED, .durability = (uint8_t)(durability[i] + 1)};
 
         spec.digest[0] = (uint8_t)(i + 1);
         ck_assert_int_eq(tiering_space_open(rig->t, &spec, &rig->spaces[i]), 0);
@@ -273,6 +274,15 @@ int rig_acquire(struct rig *rig, struct tiering_session *s, const struct tiering
     return ended(rig, &w, tiering_acquire(rig->t, s, id, 0, 0, flags, &w.wait, ret_grant), ret_grant);
 }
 
+int rig_release(struct rig *rig, struct tiering_session *s, uint64_t lease, unsigned flags)
+{
+    struct tiering_grant grant;
+    struct rig_wait w;
+
+    rig_wait_init(&w);
+    return ended(rig, &w, tiering_release_wait(rig->t, s, lease, flags, &w.wait, &grant), &grant);
+}
+
 int rig_put(struct rig *rig, const struct tiering_id *id, uint32_t size_bytes, uint32_t seed)
 {
     struct tiering_grant grant;
@@ -304,7 +314,7 @@ int rig_write(struct rig *rig, const struct tiering_id *id, uint32_t seed)
     if (r < 0)
         return r;
     rig_fill(rig_memory(rig, &grant), grant.length_bytes, seed);
-    return tiering_release(rig->t, &rig->s, grant.lease, TIERING_DIRTY);
+    return rig_release(rig, &rig->s, grant.lease, TIERING_DIRTY);
 }
 
 struct rig_sync {

@@ -18,6 +18,7 @@ enum rig_space {
     RIG_SCRATCH, /* pool 0 */
     RIG_DURABLE, /* pool 0 */
     RIG_SHARED,  /* pool 1, cache */
+    RIG_SHARED_DURABLE,
     RIG_SPACES,
 };
 
@@ -77,6 +78,7 @@ int rig_reserve(struct rig *rig, struct tiering_session *s, const struct tiering
 int rig_commit(struct rig *rig, struct tiering_session *s, uint64_t lease);
 int rig_acquire(struct rig *rig, struct tiering_session *s, const struct tiering_id *id, unsigned flags,
                 struct tiering_grant *ret_grant);
+int rig_release(struct rig *rig, struct tiering_session *s, uint64_t lease, unsigned flags);
 /* The whole way: a block of one piece, filled with a pattern that `seed` chooses. */
 int rig_put(struct rig *rig, const struct tiering_id *id, uint32_t size_bytes, uint32_t seed);
 /* Reads it, and compares. -EILSEQ: other bytes. */
