@@ -281,9 +281,8 @@ void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t s
 int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct tiering_id *id)
 {
     (void)sync;
-    (void)id;
     t->sync_adds++;
-    return 0;
+    return id->key[0] == 'f' ? -EAGAIN : 0;
 }
 int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync)
 {
