@@ -247,7 +247,7 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
 
 /* --- tiers ------------------------------------------------------------------------------------------------------- */
 
-static void put_tier(json *tiers, const char *name, uint64_t size, uint64_t chunks, uint64_t used, uint64_t payload)
+static json *put_tier(json *tiers, const char *name, uint64_t size, uint64_t chunks, uint64_t used, uint64_t payload)
 {
     json *o = add_object(tiers);
 
@@ -256,6 +256,64 @@ static void put_tier(json *tiers, const char *name, uint64_t size, uint64_t chun
     put_u64(o, "allocated_bytes", chunks);
     put_u64(o, "used_bytes", used);
     put_u64(o, "payload_bytes", payload);
+    return o;
+}
+
+/* Engines may share a node; the kernel numbers nodes as it likes. */
+static uint32_t nodes_sum(const struct admin_reports *reports, bool is_cxl, struct engine_node ret_nodes[NODES_MAX])
+{
+    uint32_t n = 0;
+
+    for (uint32_t e = 0; e < reports->n; e++) {
+        for (uint32_t i = 0; i < reports->at[e]->n_nodes; i++) {
+            const struct engine_node *from = &reports->at[e]->nodes[i];
+            uint32_t k = 0;
+
+            if (from->is_cxl != is_cxl)
+                continue;
+            while (k < n && ret_nodes[k].node != from->node)
+                k++;
+            if (k == NODES_MAX)
+                continue;
+            if (k == n)
+                ret_nodes[n++] = (struct engine_node){.node = from->node, .is_cxl = is_cxl};
+            ret_nodes[k].bytes += from->bytes;
+            ret_nodes[k].huge_bytes += from->huge_bytes;
+            ret_nodes[k].locked_bytes += from->locked_bytes;
+            ret_nodes[k].n_sampled += from->n_sampled;
+            ret_nodes[k].n_on_node += from->n_on_node;
+        }
+    }
+    return n;
+}
+
+static void put_nodes(json *tier, const struct admin_reports *reports, bool is_cxl)
+{
+    struct engine_node nodes[NODES_MAX];
+    uint32_t n = nodes_sum(reports, is_cxl, nodes);
+    json *array = put_array(tier, "nodes");
+
+    for (uint32_t i = 0; i < n; i++) {
+        json *o = add_object(array);
+
+        json_object_object_add(o, "node",
+                               nodes[i].node == MEMORY_NODE_ANY ? NULL : json_object_new_uint64(nodes[i].node));
+        put_u64(o, "allocated_bytes", nodes[i].bytes);
+        put_u64(o, "hugepage_bytes", nodes[i].huge_bytes);
+        put_u64(o, "locked_bytes", nodes[i].locked_bytes);
+        put_u64(o, "pages_sampled", nodes[i].n_sampled);
+        put_u64(o, "pages_on_node", nodes[i].n_on_node);
+    }
+}
+
+static uint64_t cxl_chunk_bytes(const struct admin_reports *reports)
+{
+    struct engine_node nodes[NODES_MAX];
+    uint64_t bytes = 0;
+
+    for (uint32_t i = nodes_sum(reports, true, nodes); i > 0; i--)
+        bytes += nodes[i - 1].bytes;
+    return bytes;
 }
 
 json *admin_tiers(const struct control *control, const struct admin_reports *reports)
@@ -291,12 +349,15 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
             live += r->stores[i].live_bytes;
         }
     }
-    put_tier(tiers, "dram", control->config->dram.size_bytes, all.dram_chunks, all.dram_used,
-             all.dram_used - all.dram_round_waste);
+    put_nodes(put_tier(tiers, "dram", control->config->dram.size_bytes, all.dram_chunks, all.dram_used,
+                       all.dram_used - all.dram_round_waste),
+              reports, false);
     if (control->config->cxl.size_bytes > 0)
-        put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_used, all.cxl_used, all.cxl_used);
+        put_nodes(put_tier(tiers, "cxl", control->config->cxl.size_bytes, cxl_chunk_bytes(reports), all.cxl_used,
+                           all.cxl_used),
+                  reports, true);
     if (control->config->n_devices > 0)
-        put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
+        (void)put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
     json *m = put_object(o, "metadata");
 
     put_u64(m, "objects", metadata.objects);

@@ -116,6 +116,14 @@ struct engine_store {
     uint16_t partition;
 };
 
+/* The memory that an engine has on one node. */
+struct engine_node {
+    uint32_t node; /* MEMORY_NODE_ANY: wherever the kernel put it */
+    bool is_cxl;
+    uint64_t bytes, huge_bytes, locked_bytes; /* of bytes: in 2 MiB pages; sure not to be swapped */
+    uint64_t n_sampled, n_on_node;            /* pages that were looked up when they had been taken; of these, there */
+};
+
 struct engine_report {
     struct call call;
     uint64_t have_bytes, want_bytes; /* memory at start */
@@ -125,7 +133,8 @@ struct engine_report {
     struct uring_stat uring;
     struct requests_stat requests;
     struct tiering_stat tiering;
-    uint32_t n_pools, n_stores;
+    uint32_t n_pools, n_stores, n_nodes;
+    struct engine_node nodes[NODES_MAX];
     uint64_t dirty_bytes; /* of all pools */
     struct tiering_pool_stat pools[POOLS_MAX];
     struct uring_lane_stat io[POOLS_MAX];

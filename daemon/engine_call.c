@@ -212,6 +212,35 @@ static uint64_t engine_dirty_bytes(const struct engine *engine)
     return bytes;
 }
 
+static struct engine_node *report_node(struct engine_report *report, uint32_t node)
+{
+    for (uint32_t i = 0; i < report->n_nodes; i++)
+        if (report->nodes[i].node == node)
+            return &report->nodes[i];
+    if (report->n_nodes == NODES_MAX)
+        return NULL;
+    report->nodes[report->n_nodes] = (struct engine_node){.node = node};
+    return &report->nodes[report->n_nodes++];
+}
+
+static void report_nodes(const struct engine *engine, struct engine_report *report)
+{
+    report->n_nodes = 0;
+    for (uint32_t i = 0; i < engine->n_chunks; i++) {
+        const struct memory_chunk *chunk = engine->chunks[i].is_live ? uring_region_chunk(engine->uring, i) : NULL;
+        struct engine_node *node = chunk ? report_node(report, chunk->node) : NULL;
+
+        if (!node)
+            continue;
+        node->is_cxl = chunk->node != engine->config.tiering.node;
+        node->bytes += chunk->size_bytes;
+        node->huge_bytes += chunk->report.pages == MEMORY_PAGES_HUGE ? chunk->size_bytes : chunk->report.thp_bytes;
+        node->locked_bytes += chunk->report.is_locked ? chunk->size_bytes : 0;
+        node->n_sampled += chunk->report.n_sampled;
+        node->n_on_node += chunk->report.n_on_node;
+    }
+}
+
 static void report_at_engine(struct call *base)
 {
     struct engine_report *report = container_of(base, struct engine_report, call);
@@ -224,6 +253,7 @@ static void report_at_engine(struct call *base)
     requests_stat(engine->requests, &report->requests);
     tiering_stat(engine->tiering, &report->tiering);
     report->dirty_bytes = engine_dirty_bytes(engine);
+    report_nodes(engine, report);
     report->n_pools = engine->config.tiering.n_pools;
     for (uint32_t i = 0; i < report->n_pools; i++) {
         tiering_pool_stat(engine->tiering, i, &report->pools[i]);

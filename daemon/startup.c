@@ -65,8 +65,14 @@ static int machine_read(const struct spillway_config *config, struct machine *re
         else if (!node->has_cpus && config->cxl.size_bytes > 0 && in_mask(config->cxl.nodes, node->id))
             m.cxl[m.n_cxl++] = node->id;
     }
-    if (m.n_dram == 0)
-        m.dram[m.n_dram++] = MEMORY_NODE_ANY;
+    if (m.n_dram == 0) {
+        log_error("[tier.dram] nodes: none of them is a node of this machine with CPUs and memory: numactl -H shows "
+                  "what there is");
+        return -ENXIO;
+    }
+    if (config->cxl.size_bytes > 0 && m.n_cxl == 0)
+        log_warning("[tier.cxl] there is no node with memory and no CPU%s: the tier stays empty",
+                    config->cxl.nodes ? " among `nodes`" : "");
     if (!nodes.is_numa)
         m.dram[0] = MEMORY_NODE_ANY;
     *ret_machine = m;
@@ -82,11 +88,8 @@ static int check_hugepages(const struct control *control, const struct machine *
     if (control->config->dram.hugepages != CONFIG_HUGEPAGES_REQUIRE)
         return 0;
     for (uint32_t e = 0; e < control->n_engines; e++)
-        for (uint32_t i = 0; i < control->config->n_pools; i++) {
+        for (uint32_t i = 0; i < control->config->n_pools; i++)
             hugepages_add(&need, machine->dram[e % machine->n_dram], pools[i].dram_bytes);
-            if (machine->n_cxl > 0)
-                hugepages_add(&need, machine->cxl[0], pools[i].cxl_bytes);
-        }
     return hugepages_check(&need);
 }
 
@@ -255,7 +258,8 @@ static int class_configs(const struct spillway_config *config, struct tiering_cl
     return 0;
 }
 
-static struct memory_chunk_config chunk_config(const struct spillway_config *config, const struct machine *machine)
+static struct memory_chunk_config chunk_config(const struct spillway_config *config, const struct machine *machine,
+                                               uint32_t node)
 {
     static const enum memory_pages pages[] = {
         [CONFIG_HUGEPAGES_TRY] = MEMORY_PAGES_AUTO,
@@ -264,7 +268,7 @@ static struct memory_chunk_config chunk_config(const struct spillway_config *con
     };
 
     return (struct memory_chunk_config){
-        .node = MEMORY_NODE_ANY,
+        .node = node,
         .pages = pages[config->dram.hugepages],
         .no_fallback = config->dram.hugepages == CONFIG_HUGEPAGES_REQUIRE,
         .lock = true,
@@ -277,6 +281,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
                        const struct tiering_pool_config *pools, uint32_t max_objects)
 {
     const struct spillway_config *config = control->config;
+    uint32_t node = machine->dram[number % machine->n_dram];
     const char *why;
     struct engine_config engine = {
         .number = number,
@@ -284,10 +289,10 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .control = &control->mailbox,
-        .uring = {.workers = control->workers, .grower = control->grower, .chunk = chunk_config(config, machine)},
+        .uring = {.workers = control->workers, .grower = control->grower, .chunk = chunk_config(config, machine, node)},
         .tiering = {.pools = pools,
                     .n_pools = config->n_pools,
-                    .node = machine->dram[number % machine->n_dram],
+                    .node = node,
                     .cxl_nodes = machine->cxl,
                     .n_cxl_nodes = machine->n_cxl,
                     .max_objects = max_objects,

@@ -68,6 +68,14 @@ static const struct column tier_columns[] = {
     {"USED", "used_bytes", COLUMN_SIZE},
     {"PAYLOAD", "payload_bytes", COLUMN_SIZE},
 };
+static const struct column node_columns[] = {
+    {"NODE", "node", COLUMN_COUNT},
+    {"TAKEN", "allocated_bytes", COLUMN_SIZE},
+    {"HUGEPAGES", "hugepage_bytes", COLUMN_SIZE},
+    {"LOCKED", "locked_bytes", COLUMN_SIZE},
+    {"LOOKED UP", "pages_sampled", COLUMN_COUNT},
+    {"ON NODE", "pages_on_node", COLUMN_COUNT},
+};
 static const struct column session_columns[] = {
     {"SESSION", "session", COLUMN_COUNT},   {"NAME", "name", COLUMN_TEXT},      {"UID", "uid", COLUMN_COUNT},
     {"PID", "pid", COLUMN_COUNT},           {"AGE", "age_s", COLUMN_SECONDS},   {"STATE", "state", COLUMN_TEXT},
@@ -96,6 +104,23 @@ static int print_status(spw_session *session, struct json_object *reply)
     }
     fputc('\n', stdout);
     table_print_one(ctl_find(tiers, "metadata"), metadata_rows, ARRAY_LEN(metadata_rows), stdout);
+    return CTL_OK;
+}
+
+static int print_tiers(spw_session *session, struct json_object *reply)
+{
+    struct json_object *tiers = ctl_find(reply, "tiers");
+
+    (void)session;
+    table_print(tiers, tier_columns, ARRAY_LEN(tier_columns), stdout);
+    for (size_t i = 0; json_object_is_type(tiers, json_type_array) && i < json_object_array_length(tiers); i++) {
+        struct json_object *tier = json_object_array_get_idx(tiers, i), *nodes = ctl_find(tier, "nodes");
+
+        if (!json_object_is_type(nodes, json_type_array) || json_object_array_length(nodes) == 0)
+            continue;
+        printf("\n%s\n", ctl_text(tier, "tier"));
+        table_print(nodes, node_columns, ARRAY_LEN(node_columns), stdout);
+    }
     return CTL_OK;
 }
 
@@ -145,7 +170,7 @@ static const struct view {
 } views[] = {
     {"status", NULL, NULL, 0, print_status},
     {"pools", "pools", pool_columns, ARRAY_LEN(pool_columns), NULL},
-    {"tiers", "tiers", tier_columns, ARRAY_LEN(tier_columns), NULL},
+    {"tiers", NULL, NULL, 0, print_tiers},
     {"sessions", "sessions", session_columns, ARRAY_LEN(session_columns), NULL},
     {"config", NULL, NULL, 0, print_config},
 };
