@@ -57,7 +57,7 @@ const char *harness_program(const char *name, char ret_path[static PATH_MAX])
 }
 
 /* A device file in memory would measure nothing, so /var/tmp goes before a /tmp that is a tmpfs. */
-static const char *temporary_folder(void)
+const char *harness_temporary(void)
 {
     const char *chosen = getenv("TMPDIR");
     struct statfs fs;
@@ -71,9 +71,9 @@ int harness_room(uint64_t *ret_bytes)
 {
     struct statfs fs;
 
-    if (statfs(temporary_folder(), &fs) < 0) {
+    if (statfs(harness_temporary(), &fs) < 0) {
         int r = -errno;
-        fprintf(stderr, "spillbench: %s: %s\n", temporary_folder(), strerror(-r));
+        fprintf(stderr, "spillbench: %s: %s\n", harness_temporary(), strerror(-r));
         return r;
     }
     *ret_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
@@ -87,11 +87,11 @@ uint64_t harness_device_bytes(uint64_t blocks_bytes)
 
 static int folder_make(struct harness *h)
 {
-    int len = snprintf(h->folder, sizeof(h->folder), "%s/spillbench-XXXXXX", temporary_folder());
+    int len = snprintf(h->folder, sizeof(h->folder), "%s/spillbench-XXXXXX", harness_temporary());
 
     if (len >= (int)sizeof(h->folder)) {
         h->folder[0] = '\0';
-        fprintf(stderr, "spillbench: TMPDIR is too long a path for a socket: %s\n", temporary_folder());
+        fprintf(stderr, "spillbench: TMPDIR is too long a path for a socket: %s\n", harness_temporary());
         return -ENAMETOOLONG;
     }
     if (!mkdtemp(h->folder)) {
