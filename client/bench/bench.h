@@ -21,5 +21,8 @@ int bench_ring(int argc, char **argv);
 int bench_hit(int argc, char **argv);
 int bench_copy(int argc, char **argv);
 int bench_nvme(int argc, char **argv);
+int bench_scale(int argc, char **argv);
+int bench_ready(int argc, char **argv);
+int bench_steady(int argc, char **argv);
 
 int bench_all(int argc, char **argv);

@@ -23,7 +23,7 @@
 #include "include/base/units.h"
 
 #define READY_SECONDS 120
-#define READY_POLL_NS 20000000L
+#define READY_POLL_NS 5000000L
 #define STOP_SECONDS 60
 #define STOP_POLL_NS 5000000L
 #define LOG_TAIL_LINES 30

@@ -25,7 +25,9 @@ static const struct {
     {"hit", "acquire and release of what is in memory, beside a raw ring and redis", bench_hit},
     {"copy", "PUT and GET beside memcpy and non-temporal copies", bench_copy},
     {"nvme", "spill and fetch beside fio", bench_nvme},
-    {"all", "ring, hit and demo", bench_all},
+    {"scale", "lookup, acquire and commit with ten thousand objects, and with millions", bench_scale},
+    {"ready", "how soon memory is ready, beside touching it", bench_ready},
+    {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},
 };
 
 static void help(FILE *out)
