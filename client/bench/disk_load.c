@@ -15,6 +15,7 @@
 #include "client/bench/micro.h"
 #include "client/bench/payload.h"
 #include "client/bench/process.h"
+#include "include/base/atomic.h"
 
 #define TIMEOUT_MS 30000
 #define STUCK_MS 40000
@@ -103,6 +104,7 @@ static int fetch_take(struct disk_load *l, struct disk_slot *slot, bool *ret_aga
         l->n_fetched += v->flags & SPW_RESULT_FETCHED ? v->size_bytes : 0;
     }
     l->bytes += slot->bytes;
+    store_relaxed(&l->total, l->total + slot->bytes);
     int r = spw_release(l->space, slot->views, l->list, 0);
     return r < 0 ? micro_say("release", r) : 0;
 }
@@ -146,6 +148,7 @@ static int spill_take(struct disk_load *l, struct disk_slot *slot, bool *ret_aga
     }
     hist_add(l->hist, now_ns() - slot->start_ns);
     l->bytes += slot->bytes;
+    store_relaxed(&l->total, l->total + slot->bytes);
     return 0;
 }
 

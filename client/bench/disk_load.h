@@ -31,6 +31,7 @@ struct disk_load {
     struct hist *hist;  /* of requests, in nanoseconds */
     uint64_t n_fetched; /* bytes that came from the device */
     uint64_t bytes;     /* all that was answered */
+    uint64_t total;     /* the same, never started anew: another process may look at it */
     struct disk_slot slots[DISK_DEPTH_MAX];
 };
 

@@ -94,6 +94,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_QUIET:
         o->quiet = true;
         return 0;
+    case OPTION_FIGURES:
+        o->figures = true;
+        return 0;
     case OPTION_QUICK:
         o->quick = true;
         return 0;

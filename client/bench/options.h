@@ -13,7 +13,7 @@ struct options {
     uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
     uint32_t list_max, n_sizes;
-    bool json, keep, private_daemon, quiet, quick;
+    bool json, keep, private_daemon, quiet, quick, figures;
 };
 
 enum {
@@ -34,6 +34,7 @@ enum {
     OPTION_SIZES,
     OPTION_QUIET,
     OPTION_QUICK,
+    OPTION_FIGURES,
     OPTION_OUTPUT = 'o',
 };
 
@@ -104,6 +105,10 @@ enum {
 #define ROW_QUICK                                                                                                      \
     {                                                                                                                  \
         "quick", OPTION_QUICK, NULL, 0, "fewer sizes, short samples: to see that it works", 0                          \
+    }
+#define ROW_FIGURES                                                                                                    \
+    {                                                                                                                  \
+        "figures", OPTION_FIGURES, NULL, 0, "measure speed under load instead", 0                                      \
     }
 #define ROW_OUTPUT                                                                                                     \
     {                                                                                                                  \
