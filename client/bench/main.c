@@ -26,6 +26,7 @@ static const struct {
     {"copy", "PUT and GET beside memcpy and non-temporal copies", bench_copy},
     {"nvme", "spill and fetch beside fio", bench_nvme},
     {"scale", "lookup, acquire and commit with ten thousand objects, and with millions", bench_scale},
+    {"steady", "what a full device costs, beside a simulated greedy cleaner", bench_steady},
     {"ready", "how soon memory is ready, beside touching it", bench_ready},
     {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},
 };
