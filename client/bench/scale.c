@@ -20,7 +20,7 @@
 #include "include/base/cleanup.h"
 
 #define OBJECT_BYTES (4 * KIB)
-#define FEW 10000
+#define FEW UINT64_C(10000)
 #define LIST 64
 #define FILL_LIST 1024
 #define LISTS 64               /* of a sample */

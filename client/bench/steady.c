@@ -58,7 +58,7 @@ struct steady {
 
 /* ── what the daemon says ───────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Space that adds up to more than there is, or use above the budget, is a lie. */
+/* Space that adds up to more than there is, or use above the budget by a whole segment, is a lie. */
 static int account_check(struct steady *s, double *ret_written)
 {
     cleanup_json struct json_object *devices = NULL, *pools = NULL;
@@ -77,7 +77,7 @@ static int account_check(struct steady *s, double *ret_written)
            used_bytes = admin_number(pools, "pools.nvme.used_bytes"),
            budget_bytes = admin_number(pools, "pools.nvme.budget_bytes");
     bool is_right = n_free + n_open + n_pending <= n && live_bytes <= (n - n_free) * segment_bytes &&
-                    used_bytes <= budget_bytes && used_bytes <= n * segment_bytes;
+                    used_bytes < budget_bytes + segment_bytes && used_bytes <= n * segment_bytes;
 
     s->n_segments = (uint64_t)n;
     s->segment_bytes = (uint64_t)segment_bytes;
