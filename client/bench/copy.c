@@ -78,10 +78,8 @@ static int all_stored(const struct copies *c, const char *what)
 /* Bytes a nanosecond. */
 static int put_all(struct copies *c, double *ret_speed)
 {
-    uint64_t start_ns = now_ns();
-
     vecs_point(c, c->from);
-    start_ns = now_ns();
+    uint64_t start_ns = now_ns();
     for (unsigned i = 0; i < c->n; i += c->row->list) {
         int r = spw_put(c->space, c->keys + i, c->vecs + i, c->row->list, 0, TIMEOUT_MS, c->status + i);
         if (r < 0)

@@ -10,13 +10,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "client/bench/bench.h"
+#include "client/bench/child.h"
 #include "client/bench/live.h"
 #include "client/bench/process.h"
 #include "include/base/cleanup.h"
@@ -106,52 +106,6 @@ static int folder_make(struct harness *h)
 
 /* ── the child ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Runs a program; fd is its standard output and error. -1: errors go where ours go, and its output nowhere, since ours
- * may be JSON. Returns its pid or a negative errno. */
-static pid_t spawn(const char *const argv[], int fd)
-{
-    pid_t parent = getpid(), pid = fork();
-
-    if (pid < 0)
-        return -errno;
-    if (pid > 0)
-        return pid;
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent)
-        _exit(1);
-    int null = open("/dev/null", O_RDWR);
-    if (null < 0)
-        _exit(1);
-    dup2(null, STDIN_FILENO);
-    dup2(fd >= 0 ? fd : null, STDOUT_FILENO);
-    if (fd >= 0) {
-        setpgid(0, 0);
-        dup2(fd, STDERR_FILENO);
-    }
-    execvp(argv[0], (char *const *)(uintptr_t)argv);
-    fprintf(stderr, "spillbench: cannot run %s: %s\n", argv[0], strerror(errno));
-    _exit(127);
-}
-
-/* True when it has ended; *ret_status as of waitpid(). */
-static bool child_ended(pid_t pid, int *ret_status)
-{
-    pid_t r = waitpid(pid, ret_status, WNOHANG);
-
-    if (r < 0)
-        *ret_status = 0;
-    return r == pid || (r < 0 && errno == ECHILD);
-}
-
-static const char *status_print(int status, char ret_text[static 64])
-{
-    if (WIFSIGNALED(status))
-        snprintf(ret_text, 64, "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    else
-        snprintf(ret_text, 64, "ended with status %d", WEXITSTATUS(status));
-    return ret_text;
-}
-
 static void log_show(struct harness *h)
 {
     char path[PATH_MAX], *lines[LOG_TAIL_LINES] = {NULL}, *line = NULL;
@@ -197,15 +151,15 @@ static int device_format(const struct harness *h, const char *path)
     int status;
 
     snprintf(capacity, sizeof(capacity), "%llu", (unsigned long long)h->device_bytes);
-    pid_t pid = spawn(argv, -1);
+    pid_t pid = child_spawn(argv, -1);
     if (pid < 0)
         return pid;
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
             return -errno;
     if (status != 0) {
-        char text[64];
-        fprintf(stderr, "spillbench: spillctl device format %s\n", status_print(status, text));
+        char text[CHILD_STATUS_BYTES];
+        fprintf(stderr, "spillbench: spillctl device format %s\n", child_status_print(status, text));
         return -EIO;
     }
     return 0;
@@ -242,7 +196,7 @@ static int daemon_start(struct harness *h)
 
     if (fd < 0)
         return -errno;
-    pid_t pid = spawn(argv, fd);
+    pid_t pid = child_spawn(argv, fd);
     if (pid < 0)
         return pid;
     h->pid = pid;
@@ -266,9 +220,9 @@ static int daemon_wait_ready(struct harness *h)
             return 0;
         }
         if (child_ended(h->pid, &status)) {
-            char text[64];
+            char text[CHILD_STATUS_BYTES];
             live_end(&live);
-            fprintf(stderr, "spillbench: spillwayd %s while starting\n", status_print(status, text));
+            fprintf(stderr, "spillbench: spillwayd %s while starting\n", child_status_print(status, text));
             h->pid = 0;
             return -ECHILD;
         }
@@ -356,20 +310,20 @@ static bool daemon_end(struct harness *h, int *ret_status)
 
 int harness_stop(struct harness *harness)
 {
-    char text[64];
+    char text[CHILD_STATUS_BYTES];
     int status = 0;
 
     if (harness->pid == 0)
         return 0;
     if (child_ended(harness->pid, &status)) {
-        fprintf(stderr, "spillbench: spillwayd %s in the middle of the run\n", status_print(status, text));
+        fprintf(stderr, "spillbench: spillwayd %s in the middle of the run\n", child_status_print(status, text));
         harness->pid = 0;
     } else if (!daemon_end(harness, &status)) {
         fprintf(stderr, "spillbench: spillwayd did not stop within %d s of SIGTERM, and was killed\n", STOP_SECONDS);
     } else if (status == 0) {
         return 0;
     } else {
-        fprintf(stderr, "spillbench: spillwayd %s on SIGTERM\n", status_print(status, text));
+        fprintf(stderr, "spillbench: spillwayd %s on SIGTERM\n", child_status_print(status, text));
     }
     log_show(harness);
     return -ECHILD;

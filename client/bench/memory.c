@@ -23,11 +23,11 @@ static void *map_aligned(uint64_t size_bytes)
     if (!mem)
         return NULL;
     uint64_t before = -(uint64_t)(uintptr_t)mem & (HUGE_BYTES - 1), after = HUGE_BYTES - before;
+    char *aligned = mem + before;
     if (before > 0)
         (void)munmap(mem, before);
-    mem += before;
-    (void)munmap(mem + round_up(size_bytes, SECTOR_BYTES), after);
-    return mem;
+    (void)munmap(aligned + round_up(size_bytes, SECTOR_BYTES), after);
+    return aligned;
 }
 
 void *memory_map(uint64_t size_bytes, enum memory_kind kind)

@@ -117,7 +117,7 @@ static int writer_start(struct speed *s, unsigned i, const char *socket_path, co
         return -errno;
     if (s->pids[i] == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        _exit(getppid() != parent || writer_run(w, socket_path, pool) < 0);
+        _exit(getppid() == parent && writer_run(w, socket_path, pool) == 0 ? 0 : 1);
     }
     while (load_acquire(&w->is_ready) == 0 && waitpid(s->pids[i], NULL, WNOHANG) == 0)
         sleep_ns(POLL_NS);

@@ -45,7 +45,7 @@ static const struct setup setups[] = {
 struct bench {
     const struct options *options;
     const struct setup *setup;
-    struct devices *devices; /* ours first, then fio's */
+    struct devices devices; /* ours first, then fio's */
     pid_t daemon_pid;
     spw_session *session;
     uint64_t data_bytes, dram_bytes;
@@ -257,7 +257,7 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
     b->block_bytes_min = block_bytes_min;
     b->block_bytes = block_bytes;
     for (uint32_t i = 0; b->setup->is_loop && i < b->setup->n_devices; i++)
-        ho.device_paths[i] = b->devices->paths[i];
+        ho.device_paths[i] = b->devices.paths[i];
     return micro_daemon(o, &ho, measure, b, figures);
 }
 
@@ -272,31 +272,36 @@ static int measure_sizes(struct bench *b, struct figures *figures)
     return r == 0 && b->setup == &setups[0] ? measure_size(b, 4 * KIB, 32 * KIB, figures) : r;
 }
 
-static int measure_setup(struct bench *b, const struct setup *setup, struct figures *figures)
+/* With the devices made. */
+static int measure_devices(struct bench *b, struct figures *figures)
 {
-    cleanup_(devices_deinit) struct devices devices = {0};
-    uint64_t size_bytes = harness_device_bytes(2 * b->data_bytes) / setup->n_devices;
-
-    int r = devices_init(&devices, setup->is_loop, 2 * setup->n_devices, size_bytes);
-    if (r == -ENOTSUP) {
-        fprintf(stderr, "SKIP: %s: loop devices need root and a kernel that has them\n", setup->name);
-        return 0;
-    }
-    if (r < 0) {
-        fprintf(stderr, "spillbench: %s: %s\n", devices.folder, strerrordesc_np(-r));
-        return r;
-    }
-    b->setup = setup;
-    b->devices = &devices;
-    b->fio = (struct fio_job){.file_bytes = b->data_bytes / setup->n_devices};
-    for (uint32_t i = 0; i < setup->n_devices; i++)
-        b->fio.files[i] = devices.paths[setup->n_devices + i];
-    r = fio_fill(&b->fio);
+    b->fio = (struct fio_job){.file_bytes = b->data_bytes / b->setup->n_devices};
+    for (uint32_t i = 0; i < b->setup->n_devices; i++)
+        b->fio.files[i] = b->devices.paths[b->setup->n_devices + i];
+    int r = fio_fill(&b->fio);
     if (r == -ENOENT) {
         fprintf(stderr, "SKIP: nvme: fio is not installed\n");
         return 0;
     }
     return r < 0 ? r : measure_sizes(b, figures);
+}
+
+static int measure_setup(struct bench *b, const struct setup *setup, struct figures *figures)
+{
+    uint64_t size_bytes = harness_device_bytes(2 * b->data_bytes) / setup->n_devices;
+    int r = devices_init(&b->devices, setup->is_loop, 2 * setup->n_devices, size_bytes);
+
+    b->setup = setup;
+    if (r == 0) {
+        r = measure_devices(b, figures);
+    } else if (r == -ENOTSUP) {
+        fprintf(stderr, "SKIP: %s: loop devices need root and a kernel that has them\n", setup->name);
+        r = 0;
+    } else {
+        fprintf(stderr, "spillbench: %s: %s\n", b->devices.folder, strerrordesc_np(-r));
+    }
+    devices_deinit(&b->devices);
+    return r;
 }
 
 int bench_nvme(int argc, char **argv)
