@@ -19,5 +19,6 @@ double ceiling_copy_run(enum ceiling_copy how, char *to, const char *from, uint6
 #define CEILING_THREADS_MAX 64
 double ceiling_touch_s(char *mem, uint64_t size_bytes, unsigned n_threads);
 
-/* Milliseconds of one thread for XXH3 of a GB in granules, from memory that is not in the caches. 0: no memory. */
+/* Milliseconds of CPU time for XXH3 of a GB in granules, from memory that is not in the caches: the least of a few, since
+ * it is taken off from what we need, and noise must not be. 0: no memory. */
 double ceiling_hash_ms_a_gb(void);
