@@ -280,9 +280,11 @@ def arguments_parse(argv):
         help="sizes of objects in KiB (64,256,1024,2048)",
     )
     parser.add_argument("--depth", type=int, default=16, help="objects in flight (16)")
-    parser.add_argument("--set-mib", type=int, default=1024, help="what is stored (1024)")
+    parser.add_argument("--set-mib", type=int, default=1536, help="what is stored (1536)")
     parser.add_argument("--memory-mib", type=int, default=128, help="Spillway's memory tier beside disks (128)")
-    parser.add_argument("--round-mib", type=int, default=256, help="what one round moves (256)")
+    parser.add_argument(
+        "--round-mib", type=int, default=512, help="what one round moves: some times the memory tier (512)"
+    )
     parser.add_argument(
         "--seconds", type=float, default=10, help="for the pairs of a direction, beyond the least 6 (10)"
     )
