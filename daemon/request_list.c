@@ -340,8 +340,9 @@ static bool list_copy_ahead(struct request *req, uint32_t index, struct ahead *r
 static bool list_look_ahead(struct request *req, uint32_t max)
 {
     struct requests *rq = req->rq;
-    uint32_t n = MIN(MIN(max, req->sqe.n_items - req->next_item), (uint32_t)LIST_WARM_ITEMS);
+    uint32_t left = req->sqe.n_items - req->next_item, n = MIN(max, (uint32_t)LIST_WARM_ITEMS);
 
+    n = MIN(n, left);
     rq->n_ahead = rq->next_ahead = 0;
     for (uint32_t i = 0; i < n; i++)
         if (!list_copy_ahead(req, req->next_item + i, &rq->ahead[i]))
