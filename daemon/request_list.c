@@ -173,7 +173,7 @@ static bool list_copy_handle(struct request *req, uint32_t index, struct spw_han
     return false;
 }
 
-static int target_key(const struct request *req, const struct spw_item *item, struct tiering_id *ret_id)
+int list_key(const struct request *req, const struct spw_item *item, struct tiering_id *ret_id)
 {
     static const uint8_t zeros[SPW_KEY_BYTES];
     uint16_t n_parts = item->n_parts ? item->n_parts : 1;
@@ -274,7 +274,7 @@ int list_target(const struct request *req, const struct spw_item *item, struct t
 
     *ret_target = (struct target){.n_pieces = 1, .n_results = 1};
     *ret_detail = 0;
-    int key_status = target_key(req, item, &ret_target->id);
+    int key_status = list_key(req, item, &ret_target->id);
 
     switch ((enum op_span)req->op->span) {
     case OP_SPAN_RANGE:

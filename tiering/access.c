@@ -72,13 +72,13 @@ static void count_found(struct tiering *t, uint32_t object, uint8_t tier)
         stat->hits_nvme++;
 }
 
-int acquire_move(struct tiering *t, uint32_t object, struct move **ret_move)
+int acquire_move(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move)
 {
     if (hot_at(t, object)->flags & HOT_LOADING) {
         *ret_move = move_of(t, object);
         return 0;
     }
-    return move_load(t, object, true, ret_move);
+    return move_load(t, object, urgent, ret_move);
 }
 
 int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint32_t off_bytes,
@@ -140,7 +140,7 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
         count_found(t, object, ret_grant->tier);
         return 0;
     }
-    status = acquire_move(t, object, &m);
+    status = acquire_move(t, object, true, &m);
     if (status < 0) {
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
         goto unadmit;

@@ -8,6 +8,7 @@
  *   move.c      transfers: load, spill, copy; one step function
  *   urge.c      transfers that a client has come to wait for
  *   place.c     which device takes a piece; write budgets
+ *   chain.c     what requests name, for the policies
  *   lease.c     leases and admission; sessions' ends
  *   ops.c       the operations that sessions ask for: new blocks, tensors, lookup, deletion
  *   access.c    the same: leases on what is there
@@ -107,10 +108,27 @@ struct move {
     };
 };
 
+/* Where a policy sits: the context of its find(). */
+struct policy_seat {
+    const struct tiering *tiering;
+    uint32_t pool;
+    uint8_t class_id;
+};
+
+/* The list that tiering_chain_begin() began. */
+struct chain_naming {
+    struct policy_ref *refs; /* LIST_ITEMS_MAX */
+    uint32_t n;
+    struct tiering_session *session;
+    struct policy *policy;
+    enum policy_use use;
+};
+
 struct tpool {
     struct tiering_pool_config config;
     struct arena arenas[2]; /* DRAM, CXL */
     struct policy *policies[TIERING_CLASSES];
+    struct policy_seat seats[TIERING_CLASSES];
     uint64_t class_sectors[TIERING_CLASSES];
     struct list room;   /* moves that wait for memory, first come first served */
     struct list spills; /* MOVE_SPILL in flight */
@@ -278,6 +296,7 @@ struct tiering {
     struct list sync_waiting;   /* struct sync_ref that found no room or no free move */
     struct io_buf zeros;        /* piece_bytes of zeros */
     struct relocation relocation;
+    struct chain_naming chain;
     uint32_t piece_bytes;
     uint32_t sync_number;
     uint64_t now_ns;
@@ -423,7 +442,8 @@ void object_used(struct tiering *t, uint32_t object);
 /* enum tiering_tier: where its bytes are. */
 uint8_t object_tier(const struct tiering *t, const struct record *r);
 /* The move that brings it to memory: the one under way, or a new one. */
-int acquire_move(struct tiering *t, uint32_t object, struct move **ret_move);
+/* urgent: somebody has asked for it; else only said that he will. */
+int acquire_move(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move);
 void wait_prepare(struct tiering_wait *w, struct tiering_session *s, enum lease_mode mode, uint32_t off_bytes,
                   uint32_t len_bytes);
 
@@ -441,6 +461,10 @@ void rank_used(struct tiering *t, uint32_t object);
 enum policy_pin victim_pin_state(void *ctx, uint32_t object);
 /* Nothing holds it any more: does advice say what becomes of it? It may be gone afterwards. */
 void advice_unpinned(struct tiering *t, uint32_t object);
+
+/* --- chain.c --- */
+/* For the policies; ctx is a policy_seat. */
+uint32_t chain_find(void *ctx, uint32_t hash_low);
 
 /* --- lease.c --- */
 struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle);

@@ -177,14 +177,15 @@ int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret
 {
     const struct record *r = record_at(&t->records, object);
     struct move *m = move_new(t, MOVE_LOAD, object);
-    struct policy *policy;
 
-    (void)urgent;
     if (!m)
         return -EAGAIN;
     struct tpool *p = &t->pools[m->pool];
-    policy = p->policies[space_of(t, r)->info.class_id];
-    policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+    if (urgent) { /* else nobody has asked for it yet */
+        struct policy *policy = p->policies[space_of(t, r)->info.class_id];
+
+        policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+    }
     hot_at(t, object)->flags |= HOT_LOADING;
     t->records.nodes[object].state[0] = (uint32_t)(m - t->moves);
     object_pin(t, object);

@@ -191,7 +191,7 @@ int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tier
     rank_used(t, object); /* it will be */
     if (r->flags & RECORD_HAS_MEM)
         return 0;
-    status = acquire_move(t, object, &m);
+    status = acquire_move(t, object, false, &m);
     if (status < 0) {
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
         return status;

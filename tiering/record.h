@@ -120,6 +120,8 @@ uint64_t record_hash(const struct record_table *t, const struct record *r);
 
 /* RECORD_NONE if it is not in the index. */
 uint32_t record_find(const struct record_table *t, const struct tiering_id *id, uint64_t hash);
+/* The next record whose hash has this lower half, from *at on (hash_low at first), which moves behind it; RECORD_NONE. */
+uint32_t record_find_low(const struct record_table *t, uint32_t hash_low, uint32_t *at);
 /* A fresh RESERVED record in the index (state, key and so on set from id). -ENOSPC. The id is not in the index. */
 must_check int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index);
 /* Out of the index; the record stays until record_free(). */

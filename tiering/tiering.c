@@ -15,8 +15,40 @@
 #define SLOW_TICK_NS UINT64_C(100000000)
 #define DEFAULT_MAX_MOVES 4096
 #define GHOSTS_PER_POLICY_MAX (UINT32_C(1) << 20)
+#define CHAIN_GHOSTS_MAX (UINT32_C(1) << 24)
 
 /* --- Making --------------------------------------------------------------------------------------------------------- */
+
+/*
+ * Ghosts: as many as there may be residents. A policy that says how few are enough remembers several times the residents,
+ * and grows as those do; it is given what it takes for blocks of 64 KiB.
+ */
+static uint32_t tiering_ghosts(const struct tiering *t, const struct policy_ops *ops, uint64_t memory_bytes)
+{
+    uint64_t objects = MIN(memory_bytes / (4 * KIB), (uint64_t)t->config.max_objects) + 1;
+
+    if (!ops->ghosts_min)
+        return (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX);
+    objects = MIN(memory_bytes / (16 * KIB), 4 * (uint64_t)t->config.max_objects);
+    return (uint32_t)MIN(MAX(objects, (uint64_t)ops->ghosts_min), (uint64_t)CHAIN_GHOSTS_MAX);
+}
+
+static int tiering_policy_new(struct tiering *t, uint32_t pool, uint8_t class_id)
+{
+    struct tpool *p = &t->pools[pool];
+    const struct policy_ops *ops = t->config.classes[class_id].policy;
+    uint64_t memory_bytes = p->config.dram_bytes + p->config.cxl_bytes;
+
+    p->seats[class_id] = (struct policy_seat){.tiering = t, .pool = pool, .class_id = class_id};
+    struct policy_config config = {.nodes = t->records.nodes,
+                                   .n_nodes = t->config.max_objects,
+                                   .capacity_sectors = memory_bytes / SECTOR_BYTES,
+                                   .max_ghosts = tiering_ghosts(t, ops, memory_bytes),
+                                   .find = chain_find,
+                                   .ctx = &p->seats[class_id]};
+
+    return ops->new (&config, &p->policies[class_id]);
+}
 
 static int tiering_pools_new(struct tiering *t)
 {
@@ -36,14 +68,8 @@ static int tiering_pools_new(struct tiering *t)
         budget_set(&p->writes, p->config.write_budget_bytes, p->config.write_budget_ns, t->now_ns);
         if (arena_init(&p->arenas[0]) < 0 || arena_init(&p->arenas[1]) < 0)
             return -ENOMEM;
-        uint64_t objects = (p->config.dram_bytes + p->config.cxl_bytes) / (4 * KIB);
-        objects = MIN(objects, (uint64_t)t->config.max_objects) + 1;
-        struct policy_config config = {.nodes = t->records.nodes,
-                                       .n_nodes = t->config.max_objects,
-                                       .capacity_sectors = (p->config.dram_bytes + p->config.cxl_bytes) / SECTOR_BYTES,
-                                       .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
-        for (int c = 0; c < TIERING_CLASSES; c++) {
-            int r = t->config.classes[c].policy->new (&config, &p->policies[c]);
+        for (uint8_t c = 0; c < TIERING_CLASSES; c++) {
+            int r = tiering_policy_new(t, i, c);
 
             if (r < 0)
                 return r;
@@ -63,7 +89,8 @@ static int tiering_tables_new(struct tiering *t)
     t->uses = calloc(UINT64_C(2) * COUNTED_OBJECTS_MAX, sizeof(*t->uses));
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
-    if (!t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
+    t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
+    if (!t->chain.refs || !t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
         !t->sync_refs)
         return -ENOMEM;
     t->lease_free = RECORD_NONE;
@@ -151,6 +178,7 @@ void tiering_free(struct tiering *t)
     free(t->uses);
     free(t->shadows);
     free(t->sync_refs);
+    free(t->chain.refs);
     record_table_deinit(&t->records);
     free(t);
 }

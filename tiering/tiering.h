@@ -181,7 +181,9 @@ struct tiering_session {
     uint32_t first_lease; /* list through the lease table */
     uint32_t n_leases, max_leases;
     uint32_t ending;
-    struct list arenas; /* private memory */
+    struct list arenas;                /* private memory */
+    const struct policy *chain_policy; /* which `chain` is of */
+    struct policy_chain chain;         /* the request that it is at */
 };
 
 void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
@@ -290,6 +292,15 @@ int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t 
 /* How many bytes a lease was admitted for; and the pool. -EBADF. */
 int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
                        struct tiering_grant *ret_grant, uint32_t *ret_pool);
+
+/*
+ * A list whose items are each the prefix of the next, before any of them is asked for: policies that live on requests
+ * learn from it. begin() is false if the space's does not; else add each item with as many pieces as are meant, in order,
+ * and end. Nothing else of tiering is called in between. LIST_ITEMS_MAX pieces count.
+ */
+bool tiering_chain_begin(struct tiering *t, struct tiering_session *s, uint32_t space, enum policy_use use);
+void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t n_pieces);
+void tiering_chain_end(struct tiering *t);
 
 int tiering_touch(struct tiering *t, const struct tiering_id *id);
 /* Into memory; takes no lease. */

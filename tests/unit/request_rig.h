@@ -42,6 +42,10 @@ struct tiering {
     uint32_t last_len, last_off, last_piece;
     uint64_t last_object_bytes;
     uint64_t advised; /* the value of the last advice */
+    bool chain_unwanted;
+    char chain[64]; /* what the last list named */
+    uint32_t n_chain, n_chains;
+    enum policy_use chain_use;
 };
 static struct tiering stub;
 
@@ -140,6 +144,23 @@ bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait)
     t->n_waits--;
     t->cancelled++;
     return true;
+}
+bool tiering_chain_begin(struct tiering *t, struct tiering_session *s, uint32_t space, enum policy_use use)
+{
+    (void)s;
+    (void)space;
+    t->chain_use = use;
+    t->n_chain = 0;
+    return !t->chain_unwanted;
+}
+void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t n_pieces)
+{
+    for (uint32_t i = 0; i < n_pieces; i++)
+        t->chain[t->n_chain++ % sizeof(t->chain)] = (char)id->key[0];
+}
+void tiering_chain_end(struct tiering *t)
+{
+    t->n_chains++;
 }
 int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes, uint32_t *ret_limit)
 {
