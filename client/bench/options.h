@@ -13,7 +13,7 @@ struct options {
     uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
     uint32_t list_max, n_sizes;
-    bool json, keep, private_daemon, quiet, quick, figures;
+    bool json, keep, no_lookup, private_daemon, quiet, quick, figures;
 };
 
 enum {
@@ -31,6 +31,7 @@ enum {
     OPTION_SOCKET,
     OPTION_POOL,
     OPTION_LIST,
+    OPTION_NO_LOOKUP,
     OPTION_SIZES,
     OPTION_QUIET,
     OPTION_QUICK,
@@ -64,7 +65,7 @@ enum {
     }
 #define ROW_POLICY                                                                                                     \
     {                                                                                                                  \
-        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc", 0                                           \
+        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc, chain", 0                                           \
     }
 #define ROW_KEEP                                                                                                       \
     {                                                                                                                  \
@@ -93,6 +94,10 @@ enum {
 #define ROW_LIST                                                                                                       \
     {                                                                                                                  \
         "list", OPTION_LIST, "N", 0, "blocks of one call at most (the whole chain)", 0                                 \
+    }
+#define ROW_NO_LOOKUP                                                                                                  \
+    {                                                                                                                  \
+        "no-lookup", OPTION_NO_LOOKUP, NULL, 0, "acquire at once, without looking up what is there", 0                 \
     }
 #define ROW_SIZES                                                                                                      \
     {                                                                                                                  \
