@@ -139,11 +139,11 @@ static void defaults_init(struct spillway_config *c, const struct config_env *en
         const char *policy;
         uint32_t durability;
     } classes[CONFIG_CLASSES] = {
-        [CONFIG_CLASS_KV] = {"s3-fifo", CONFIG_DURABILITY_CACHE},
-        [CONFIG_CLASS_WEIGHTS] = {"lru", CONFIG_DURABILITY_CACHE},
-        [CONFIG_CLASS_ACTIVATION] = {"lru", CONFIG_DURABILITY_SCRATCH},
-        [CONFIG_CLASS_OPTIMIZER] = {"lru", CONFIG_DURABILITY_SCRATCH},
-        [CONFIG_CLASS_GENERIC] = {"lru", CONFIG_DURABILITY_CACHE},
+        [CONFIG_CLASS_KV] = {"chain", CONFIG_DURABILITY_CACHE},
+        [CONFIG_CLASS_WEIGHTS] = {"adaptive", CONFIG_DURABILITY_CACHE},
+        [CONFIG_CLASS_ACTIVATION] = {"adaptive", CONFIG_DURABILITY_SCRATCH},
+        [CONFIG_CLASS_OPTIMIZER] = {"adaptive", CONFIG_DURABILITY_SCRATCH},
+        [CONFIG_CLASS_GENERIC] = {"adaptive", CONFIG_DURABILITY_CACHE},
     };
 
     daemon_init(&c->daemon, env);

@@ -115,6 +115,8 @@ static void class_index(struct hazard *h, uint32_t class)
             }
         }
         h->classes[class].index[a] = best_uses / best_time;
+        if (a == 0)
+            h->classes[class].ever = 1 - left;
     }
 }
 

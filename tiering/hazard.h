@@ -17,6 +17,7 @@ struct hazard_class {
     float reached[HAZARD_BINS]; /* weight of what was seen at this age */
     float waiting[HAZARD_BINS]; /* weight of what is at this age now */
     float index[HAZARD_BINS];   /* uses to be expected per request that it is kept, at the best time to stop */
+    float ever;                 /* chance of any use */
 };
 
 struct hazard {
@@ -41,6 +42,11 @@ static inline uint32_t hazard_bin(uint32_t age)
     uint32_t bin = 2 * octave + (octave > 0 && (age >> (octave - 1) & 1));
 
     return MIN(bin, (uint32_t)HAZARD_BINS - 1);
+}
+
+static inline float hazard_ever(const struct hazard *h, uint32_t class)
+{
+    return h->classes[class].ever;
 }
 
 static inline float hazard_index(const struct hazard *h, uint32_t class, uint32_t age)

@@ -97,7 +97,7 @@ struct policy;
 
 struct policy_ops {
     const char *name;    /* as written in the config: "lru", "s3-fifo", "arc", "chain" */
-    uint32_t ghosts_min; /* fewer than that would be false thrift */
+    uint32_t ghosts_min; /* fewer than that would be false thrift; 0: as many as there are objects are wanted */
     /* 0, -ENOMEM, or -EINVAL for too many ghosts. The config is copied; the nodes are borrowed. */
     int (*new)(const struct policy_config *config, struct policy **ret_policy);
     void (*free)(struct policy *p);
@@ -120,6 +120,8 @@ struct policy_ops {
     uint32_t (*victim)(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx);
     void (*evict)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
     void (*remove)(struct policy *p, uint32_t obj, uint32_t sectors);
+    /* An object that another policy looked after was evicted, after so many hits: as if it had been here. NULL: nothing. */
+    void (*remember)(struct policy *p, uint64_t hash, uint32_t sectors, uint32_t hits);
     /*
      * Fills ret_objs with up to n objects in about the order in which victim() would name them, without changing
      * anything: what should be clean soon. Returns how many. Pinned ones are passed over; at most n + POLICY_SCAN_MAX
@@ -127,11 +129,8 @@ struct policy_ops {
      * longer than that.
      */
     uint32_t (*coldest)(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx);
-    /*
-     * True if the object had to be taken in, though what it displaces is worth more: it leaves first, and nobody needs
-     * to go out of his way to keep it. NULL: never.
-     */
-    bool (*is_bypassed)(const struct policy *p, uint32_t obj);
+    /* True if the object will hardly ever be asked for again: it is not worth being written to a device. NULL: never. */
+    bool (*is_hopeless)(const struct policy *p, uint32_t obj);
     void (*resize)(struct policy *p, uint64_t capacity_sectors);
     void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
     /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */
@@ -142,6 +141,7 @@ extern const struct policy_ops policy_lru;
 extern const struct policy_ops policy_s3fifo;
 extern const struct policy_ops policy_arc;
 extern const struct policy_ops policy_chain_hazard;
+extern const struct policy_ops policy_adaptive;
 
 /* The policy of that name, or NULL. policy_names() is a NULL-terminated list for error messages. */
 const struct policy_ops *policy_by_name(const char *name);

@@ -19,6 +19,8 @@
 
 #include "include/base/limits.h"
 
+#define HOPELESS 0.05F /* a class that is used again less often is not worth a write */
+
 static struct chain *chain_of(struct policy *p)
 {
     return container_of(p, struct chain, policy);
@@ -78,16 +80,12 @@ uint32_t *chain_state(struct chain *c, uint64_t hash, uint32_t obj)
 {
     if (obj != POLICY_NONE)
         return c->nodes[obj].state;
-    struct chain_ghost *ghost = chain_ghosts_find(&c->ghosts, hash);
-
-    return ghost ? ghost->state : NULL;
+    return chain_ghosts_find(&c->ghosts, hash);
 }
 
 uint32_t *chain_remember(struct chain *c, uint64_t hash)
 {
-    struct chain_ghost *ghost = chain_ghosts_push(&c->ghosts, hash);
-
-    return ghost ? ghost->state : NULL;
+    return chain_ghosts_push(&c->ghosts, hash);
 }
 
 /* --- Birth ------------------------------------------------------------------------------------------------------- */
@@ -98,7 +96,7 @@ static int chain_new(const struct policy_config *config, struct policy **ret_pol
 
     if (!c)
         return -ENOMEM;
-    int r = chain_ghosts_init(&c->ghosts, config->max_ghosts);
+    int r = chain_ghosts_init(&c->ghosts, config->max_ghosts, CHAIN_GHOSTS_MIN);
     if (r < 0) {
         free(c);
         return r;
@@ -212,13 +210,13 @@ static void admit(struct chain *c, const struct search *s, uint32_t *state)
 static uint32_t chain_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
 {
     struct chain *c = chain_of(p);
-    struct chain_ghost *ghost = incoming ? chain_ghosts_find(&c->ghosts, incoming) : NULL;
+    uint32_t *ghost = incoming ? chain_ghosts_find(&c->ghosts, incoming) : NULL;
     struct search s;
     uint32_t list;
 
     search_begin(c, &s);
     if (ghost)
-        admit(c, &s, ghost->state);
+        admit(c, &s, ghost);
     for (uint32_t i = 0; i <= POLICY_SCAN_MAX && (list = search_least(c, &s, CHAIN_LISTS)) < CHAIN_LISTS; i++) {
         uint32_t obj = s.objs[list], next = c->nodes[obj].next;
         enum policy_pin state = pin(ctx, obj);
@@ -254,9 +252,12 @@ static uint32_t chain_coldest(const struct policy *p, uint32_t *ret_objs, uint32
     return found;
 }
 
-static bool chain_is_bypassed(const struct policy *p, uint32_t obj)
+/* Judged by its class alone: uses that come later than ghosts last are never seen, so age would mislead. */
+static bool chain_is_hopeless(const struct policy *p, uint32_t obj)
 {
-    return state_get(chain_of_const(p)->nodes[obj].state, FIELD_BYPASSED);
+    const struct chain *c = chain_of_const(p);
+
+    return hazard_ever(&c->hazard, state_class(c->nodes[obj].state)) < HOPELESS;
 }
 
 /* --- Comings and goings ------------------------------------------------------------------------------------------ */
@@ -276,14 +277,14 @@ static void chain_miss(struct policy *p, uint64_t hash, uint32_t sectors)
 static void chain_insert(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors)
 {
     struct chain *c = chain_of(p);
-    struct chain_ghost *ghost = chain_ghosts_find(&c->ghosts, hash);
+    const uint32_t *ghost = chain_ghosts_find(&c->ghosts, hash);
     uint32_t *s = c->nodes[obj].state, above = c->placed;
 
     assert(!state_is_known(s));
     if (ghost) {
         for (uint32_t i = 0; i < STATE_WORDS; i++)
-            s[i] = ghost->state[i];
-        chain_ghosts_drop(&c->ghosts, ghost);
+            s[i] = ghost[i];
+        chain_ghosts_drop(&c->ghosts, hash, ghost);
     } else {
         chain_begin_alone(c, s);
     }
@@ -395,7 +396,7 @@ const struct policy_ops policy_chain_hazard = {
     .evict = chain_evict,
     .remove = chain_remove,
     .coldest = chain_coldest,
-    .is_bypassed = chain_is_bypassed,
+    .is_hopeless = chain_is_hopeless,
     .resize = chain_resize,
     .stat = chain_stat,
     .check = chain_check,

@@ -18,7 +18,7 @@ enum {
     STATE_CLOCK = 0, /* when it was last named */
     STATE_PACKED = 1,
     STATE_CHILD = 2, /* lower half of the hash of what followed it then; 0: nothing */
-    STATE_WORDS = 3,
+    STATE_WORDS = CHAIN_GHOST_WORDS,
 };
 
 /* Fields of the packed word: where, and how wide. */

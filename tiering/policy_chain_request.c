@@ -244,7 +244,7 @@ static void name_block(struct chain *c, const struct request *q, const struct po
         c->nodes[ref->obj].prev = LOOSE;
     }
     if (s && ref->obj == POLICY_NONE)
-        s = chain_ghosts_renew(&c->ghosts, container_of(s, struct chain_ghost, state[0]))->state;
+        s = chain_ghosts_renew(&c->ghosts, ref->hash, s);
     if (s) {
         count_use(c, s, q->clock);
     } else if ((s = chain_remember(c, ref->hash))) {

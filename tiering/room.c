@@ -194,6 +194,16 @@ static void room_evict_clean(struct tiering *t, uint32_t object)
     p->look_ahead = true;
 }
 
+/* It may be dropped, and writing it to a device would be in vain. */
+static bool room_is_hopeless(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    struct policy *policy = pool_of(t, r)->policies[space_of(t, r)->info.class_id];
+
+    return durability_of(t, r) == STORE_CACHE && (hot_at(t, object)->flags & HOT_IN_POLICY) &&
+           policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object);
+}
+
 int room_evict(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
@@ -208,7 +218,7 @@ int room_evict(struct tiering *t, uint32_t object)
         return -ENOSPC;
     if (hot_at(t, object)->flags & HOT_SPILLING)
         return -EAGAIN;
-    if (room_can_spill(t, p)) {
+    if (room_can_spill(t, p) && !room_is_hopeless(t, object)) {
         uint8_t store = store_pick(t, r);
 
         status = move_spill(t, object, true, store, 0, false, NULL);
@@ -431,7 +441,8 @@ void room_clean_ahead(struct tiering *t, uint32_t pool)
         for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
             const struct record *r = record_at(&t->records, objects[i]);
 
-            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING))
+            if (!record_is_dirty(r) || record_waits_for_sync(t, r) ||
+                (hot_at(t, objects[i])->flags & HOT_RELOCATING) || room_is_hopeless(t, objects[i]))
                 continue;
             uint8_t store = store_pick(t, r);
 

@@ -15,7 +15,7 @@
 #define SPILLWAY_SOURCE_DIR "."
 #endif
 
-static const char *const policies[] = {"lru", "s3-fifo", "arc", NULL};
+static const char *const policies[] = {"lru", "s3-fifo", "arc", "chain", "adaptive", NULL};
 
 /* A machine of our own: three users, one group. */
 static int fake_user_find(const char *name, uint32_t *ret_uid)
@@ -156,7 +156,7 @@ static const struct {
     {2, "[daemon]\nlog_level = inof\n", "did you mean 'info'?"},
     {2, "[daemon]\nsocket = run/x\n", "not an absolute path"},
     {3, "[daemon]\nmax_sessions = 10\nuid_sessions = 20\n", "max_sessions is 10"},
-    {2, "[class kv]\npolicy = s3fifo\n", "not one of lru, s3-fifo, arc; did you mean 's3-fifo'?"},
+    {2, "[class kv]\npolicy = s3fifo\n", "not one of lru, s3-fifo, arc, chain, adaptive; did you mean 's3-fifo'?"},
     {2, "[class kv]\ndurability = cached\n", "did you mean 'cache'?"},
     {2, "[class kv]\nweight = 0\n", "not within 1 and 1000"},
     /* pools */
@@ -321,7 +321,8 @@ START_TEST(defaults)
     ck_assert_uint_eq(c->pools[0].users.ids[0], 990);
     ck_assert_uint_eq(config_pool_budget_bytes(c, 0, CONFIG_TIER_DRAM, c->dram.size_bytes), 16 * GIB);
     ck_assert_uint_eq(config_pool_budget_bytes(c, 0, CONFIG_TIER_NVME, TIB), TIB);
-    ck_assert_str_eq(c->classes[CONFIG_CLASS_KV].policy, "s3-fifo");
+    ck_assert_str_eq(c->classes[CONFIG_CLASS_KV].policy, "chain");
+    ck_assert_str_eq(c->classes[CONFIG_CLASS_GENERIC].policy, "adaptive");
     ck_assert_uint_eq(c->classes[CONFIG_CLASS_OPTIMIZER].durability, CONFIG_DURABILITY_SCRATCH);
     config_free(c);
 
