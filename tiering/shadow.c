@@ -14,8 +14,12 @@
 #define SHIFT_MAX 30
 #define LOOK_REFS 512   /* references between two looks at who is best */
 #define FADE 0.998F      /* of the hits at each look: about 250,000 references count */
-#define CLEARLY 1.03F   /* so much better, and so many hits more: else noise would switch */
-#define CLEARLY_HITS 12.0F
+/* So many hits more, by the lesser of a share of the hits and one of the references, and a few besides: else noise would
+ * switch, and a switch is not free. */
+#define CLEARLY_HITS 0.03F
+#define CLEARLY_REFS 0.008F
+#define CLEARLY_MORE 12.0F
+#define LEAD_LOOKS 100 /* or so often in a row half of that */
 
 static const uint32_t none = POLICY_NONE;
 
@@ -141,6 +145,7 @@ static void halve_sample(struct shadow *s)
     }
     for (uint32_t k = 0; k < SHADOWS; k++)
         s->caches[k].hits /= 2;
+    s->refs /= 2;
     caches_resize(s);
 }
 
@@ -246,13 +251,19 @@ uint32_t shadow_best(struct shadow *s, uint32_t now)
 
     if (s->n_refs < LOOK_REFS)
         return now;
+    s->refs += (float)s->n_refs;
     s->n_refs = 0;
     for (uint32_t k = 0; k < SHADOWS; k++) {
         if (s->caches[k].hits > s->caches[best].hits)
             best = k;
     }
-    if (s->caches[best].hits < s->caches[now].hits * CLEARLY + CLEARLY_HITS)
+    float margin = MIN(s->caches[now].hits * CLEARLY_HITS, s->refs * CLEARLY_REFS) + CLEARLY_MORE;
+    float ahead = s->caches[best].hits - s->caches[now].hits;
+
+    s->lead = ahead > margin / 2 ? s->lead + 1 : 0;
+    if (ahead < margin && s->lead < LEAD_LOOKS)
         best = now;
+    s->refs *= FADE;
     for (uint32_t k = 0; k < SHADOWS; k++)
         s->caches[k].hits *= FADE;
     return best;

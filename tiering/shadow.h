@@ -38,6 +38,8 @@ struct shadow {
     uint32_t shift;    /* one in 2^shift is sampled */
     uint64_t capacity; /* sectors, of the real cache */
     uint32_t n_refs;   /* since the last look */
+    uint32_t lead;     /* looks for which the same has been ahead */
+    float refs;        /* of the recent past, as hits */
 };
 
 /* -ENOMEM, -EINVAL. */

@@ -479,7 +479,7 @@ START_TEST(diff_and_merge)
     ck_assert_uint_eq(run->pools[1].users.ids[1], 7);
     ck_assert_uint_eq(config_pool_budget_bytes(run, 0, CONFIG_TIER_DRAM, GIB), 256 * MIB);
     ck_assert_uint_eq(run->n_pools, 2);
-    ck_assert_str_eq(run->classes[CONFIG_CLASS_KV].policy, "s3-fifo");
+    ck_assert_str_eq(run->classes[CONFIG_CLASS_KV].policy, "chain");
     ck_assert_uint_eq(run->classes[CONFIG_CLASS_KV].weight, 3);
     config_diff(run, wanted, &changes); /* what is left is what needs a restart */
     ck_assert_uint_eq(changes.n, 4);

@@ -5,6 +5,7 @@
  * with the design, computed by independent models: hits a reference, in tenths of a percent.
  */
 #include <check.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -58,6 +59,19 @@ static void check_chain(struct replay how, const char *what, double tolerance)
         ck_assert_double_ge(chain, table[i].chain - tolerance);
     }
 }
+
+START_TEST(adaptive_is_about_as_good_as_the_best)
+{
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        struct replay how = {.capacity = (uint64_t)trace.n_distinct * table[i].permille / 1000, .sectors = 16};
+        double best = fmax(table[i].lru, fmax(table[i].s3fifo, table[i].arc));
+        double adaptive = hit_percent(&policy_adaptive, &how);
+
+        printf("%4.1f %%: adaptive %.2f (%.1f)\n", table[i].permille / 10.0, adaptive, best);
+        ck_assert_double_ge(adaptive, best - 0.5);
+    }
+}
+END_TEST
 
 START_TEST(chains_that_are_looked_up)
 {
@@ -126,6 +140,7 @@ int main(void)
     tcase_add_test(tc, rates_are_those_of_the_table);
     tcase_add_test(tc, rates_hold_for_larger_blocks);
     tcase_add_test(tc, rates_hold_under_watermarks);
+    tcase_add_test(tc, adaptive_is_about_as_good_as_the_best);
     tcase_add_test(tc, chains_that_are_looked_up);
     tcase_add_test(tc, chains_that_are_only_used);
     suite_add_tcase(s, tc);

@@ -29,6 +29,41 @@ START_TEST(test_lookup_counts_prefix)
 }
 END_TEST
 
+/* A list that says CHAIN is named as a whole before it is served, once; others are not. */
+START_TEST(test_chains_are_named)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_LOOKUP, 5);
+
+    put_items(&a, "hhmhm");
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 0);
+    sqe.flags = SPW_SQE_CHAIN;
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 1);
+    ck_assert_int_eq(stub.chain_use, POLICY_NAMED);
+    ck_assert_uint_eq(stub.n_chain, 5);
+    ck_assert_mem_eq(stub.chain, "hhmhm", 5);
+
+    sqe = sqe_of(&a, SPW_OP_ACQUIRE, 3);
+    sqe.flags = SPW_SQE_CHAIN;
+    put_items(&a, "hwh");
+    struct spw_cqe cqe;
+    submit(&a, &sqe);
+    turns(3);
+    stub_finish(0);
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_uint_eq(stub.n_chains, 2);
+    ck_assert_int_eq(stub.chain_use, POLICY_USED);
+
+    stub.chain_unwanted = true; /* this policy does not care */
+    sqe = sqe_of(&a, SPW_OP_LOOKUP, 1);
+    sqe.flags = SPW_SQE_CHAIN;
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 2);
+}
+END_TEST
+
 START_TEST(test_acquire_partial)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 6);
@@ -500,6 +535,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, test_nop);
     tcase_add_test(tc, test_lookup_counts_prefix);
+    tcase_add_test(tc, test_chains_are_named);
     tcase_add_test(tc, test_acquire_partial);
     tcase_add_test(tc, test_handles);
     tcase_add_test(tc, test_pieces);

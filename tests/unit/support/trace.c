@@ -425,7 +425,9 @@ int64_t trace_replay(const struct trace *t, const struct policy_ops *ops, const 
     if (r < 0)
         return r;
     for (size_t i = 0, first = 0, checked = 0; i < t->n_requests; first = t->ends[i++]) {
-        hits += play_request(&pl, t->refs + first, (uint32_t)(t->ends[i] - first));
+        uint32_t n = play_request(&pl, t->refs + first, (uint32_t)(t->ends[i] - first));
+
+        hits += first >= how->count_from ? n : 0;
         if (how->check_every > 0 && t->ends[i] - checked >= how->check_every) {
             checked = t->ends[i];
             if (ops->check(pl.policy) < 0)

@@ -43,6 +43,7 @@ struct replay {
      * rest get room, store_max at a time, are written, and inserted. 0: one block at a time.
      */
     uint32_t list_max, store_max;
+    size_t count_from; /* hits of references before this one do not count: what had to be learned is known */
     bool unnamed;     /* no LOOKUP: each list speaks for itself */
     bool prefix_only; /* nor that: of each request the resident prefix is used, then the rest is stored */
 };
