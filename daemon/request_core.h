@@ -97,7 +97,7 @@ struct request {
     int item_status; /* the item under way is refused */
     uint32_t item_detail;
     int list_status; /* the list ended early: too many pieces, or no room for results */
-    bool named; /* the policy knows what the list is about */
+    bool named;      /* the policy knows what the list is about */
     bool sync_running;
     int sync_status;
     struct tiering_sync sync;

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc, &policy_chain_hazard,
-                                                   &policy_adaptive};
+                                                    &policy_adaptive};
 
 const struct policy_ops *policy_by_name(const char *name)
 {

@@ -16,7 +16,7 @@
 #include "tiering/shadow.h"
 
 #define MEMBERS SHADOWS
-#define HAND_OVER 32     /* objects at a time */
+#define HAND_OVER 32      /* objects at a time */
 #define HAND_OVER_EVERY 8 /* calls */
 
 /* In state[2]: the member, the uses since it came in (up to HEAT_MAX), and what the shadows know it by. */
@@ -30,7 +30,7 @@ struct adaptive {
     struct policy policy;
     struct policy_node *nodes; /* borrowed */
     struct policy *members[MEMBERS];
-    uint64_t n[MEMBERS];       /* objects of each */
+    uint64_t n[MEMBERS]; /* objects of each */
     uint64_t resident_sectors;
     uint32_t active, leaving; /* MEMBERS: none is leaving */
     uint32_t n_calls;

@@ -146,9 +146,7 @@ static void search_set(const struct chain *c, struct search *s, uint32_t list, u
     }
     const uint32_t *state = c->nodes[obj].state;
     /* The bypassed are worth less than anything. */
-    s->index[list] = list == CHAIN_LIST_BYPASSED
-                         ? -1
-                         : hazard_index(&c->hazard, list, c->clock - state[STATE_CLOCK]);
+    s->index[list] = list == CHAIN_LIST_BYPASSED ? -1 : hazard_index(&c->hazard, list, c->clock - state[STATE_CLOCK]);
 }
 
 static void search_begin(const struct chain *c, struct search *s)
@@ -292,8 +290,7 @@ static void chain_insert(struct policy *p, uint32_t obj, uint64_t hash, uint32_t
     c->n_resident++;
     c->placed = obj;
     /* Blocks of a request arrive shallow first, but the deepest should be the coldest. */
-    if (above != POLICY_NONE &&
-        (!state_get(s, FIELD_CHAINED) || c->nodes[above].state[STATE_CLOCK] != s[STATE_CLOCK]))
+    if (above != POLICY_NONE && (!state_get(s, FIELD_CHAINED) || c->nodes[above].state[STATE_CLOCK] != s[STATE_CLOCK]))
         above = POLICY_NONE;
     chain_link_below(c, obj, above);
 }

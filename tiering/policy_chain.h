@@ -85,12 +85,12 @@ struct chain_list {
 
 struct chain {
     struct policy policy;
-    struct policy_node *nodes;                       /* borrowed */
+    struct policy_node *nodes;                      /* borrowed */
     uint32_t (*find)(void *ctx, uint32_t hash_low); /* or NULL */
     void *ctx;
-    uint32_t clock;  /* requests; never 0 */
-    uint32_t n_alone; /* uses that no request named */
-    uint32_t placed; /* the last one inserted */
+    uint32_t clock;              /* requests; never 0 */
+    uint32_t n_alone;            /* uses that no request named */
+    uint32_t placed;             /* the last one inserted */
     uint32_t stops[CHAIN_STOPS]; /* by clock: of this request no more is admitted */
     uint32_t n_resident;
     uint64_t resident_sectors;

@@ -19,18 +19,18 @@
 #include "tiering/policy_chain.h"
 
 #define USES_HOT 8
-#define FORKS_HUB 6     /* that many different continuations: no conversation's own */
-#define SMALL_NEW 7     /* blocks that a normal turn adds at most */
+#define FORKS_HUB 6      /* that many different continuations: no conversation's own */
+#define SMALL_NEW 7      /* blocks that a normal turn adds at most */
 #define WEIGHT_BLOCKS 16 /* of one request count each for one; more share that */
-#define OPEN_AGE 1024   /* requests for which a named block waits for its use */
+#define OPEN_AGE 1024    /* requests for which a named block waits for its use */
 #define ALONE_PER_TICK 16
 #define ABANDONED_MAX 4096
 
 /* What the tables tell apart. Three to ten have one for each range of turns; from HAZARD_HOT on: gaps. */
 enum {
-    CLASS_FIRST = 0,      /* first turn: 0 of less than 16 blocks, 1 of less than 128, 2 longer */
-    CLASS_OLD = 3,        /* 3 also: used before, but in another conversation, or alone */
-    CLASS_NEW = 7,        /* of a normal turn */
+    CLASS_FIRST = 0,         /* first turn: 0 of less than 16 blocks, 1 of less than 128, 2 longer */
+    CLASS_OLD = 3,           /* 3 also: used before, but in another conversation, or alone */
+    CLASS_NEW = 7,           /* of a normal turn */
     CLASS_OLD_OF_LARGE = 11, /* 12: and was the end of the turn before */
     CLASS_NEW_OF_LARGE = 13,
     CLASS_ABANDONED = 14, /* 15: under a block that several share */
@@ -103,7 +103,8 @@ static void tick(struct chain *c)
     if (++c->clock == 0)
         c->clock = 1;
     hazard_tick(&c->hazard, c->clock);
-    chain_ghosts_limit(&c->ghosts, MAX((uint64_t)c->n_resident * CHAIN_GHOSTS_PER_RESIDENT, (uint64_t)CHAIN_GHOSTS_MIN));
+    chain_ghosts_limit(&c->ghosts,
+                       MAX((uint64_t)c->n_resident * CHAIN_GHOSTS_PER_RESIDENT, (uint64_t)CHAIN_GHOSTS_MIN));
 }
 
 /* The block is named once more: what its class foretold has come true. */
@@ -165,8 +166,8 @@ void chain_used(struct chain *c, uint32_t *s, uint32_t obj)
 /* --- Requests ---------------------------------------------------------------------------------------------------- */
 
 /* The list repeats or continues what was named already. */
-static bool is_known_request(struct chain *c, const struct policy_chain *open, const struct policy_ref *refs, uint32_t n,
-                             enum policy_use use)
+static bool is_known_request(struct chain *c, const struct policy_chain *open, const struct policy_ref *refs,
+                             uint32_t n, enum policy_use use)
 {
     const uint32_t *last = chain_state(c, refs[n - 1].hash, refs[n - 1].obj), *first;
 

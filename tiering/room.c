@@ -441,8 +441,8 @@ void room_clean_ahead(struct tiering *t, uint32_t pool)
         for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
             const struct record *r = record_at(&t->records, objects[i]);
 
-            if (!record_is_dirty(r) || record_waits_for_sync(t, r) ||
-                (hot_at(t, objects[i])->flags & HOT_RELOCATING) || room_is_hopeless(t, objects[i]))
+            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING) ||
+                room_is_hopeless(t, objects[i]))
                 continue;
             uint8_t store = store_pick(t, r);
 

@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 #define SHIFT_MAX 30
-#define LOOK_REFS 512   /* references between two looks at who is best */
-#define FADE 0.998F      /* of the hits at each look: about 250,000 references count */
+#define LOOK_REFS 512 /* references between two looks at who is best */
+#define FADE 0.998F   /* of the hits at each look: about 250,000 references count */
 /* So many hits more, by the lesser of a share of the hits and one of the references, and a few besides: else noise would
  * switch, and a switch is not free. */
 #define CLEARLY_HITS 0.03F
@@ -194,7 +194,7 @@ static void cache_refer(struct shadow *s, uint32_t k, uint32_t i)
         struct shadow_entry *victim = &s->entries[v];
         c->ops->evict(c->policy, v, victim->hash, victim->sectors);
         c->used -= victim->sectors;
-        victim->resident &= (uint8_t)~(1U << k);
+        victim->resident &= (uint8_t) ~(1U << k);
         if (!victim->resident)
             entry_free(s, v);
     }
@@ -212,7 +212,7 @@ static void refer(struct shadow *s, uint32_t i)
     e->resident |= 1U << SHADOWS; /* it must not be freed on the way */
     for (uint32_t k = 0; k < SHADOWS; k++)
         cache_refer(s, k, i);
-    e->resident &= (uint8_t)~(1U << SHADOWS);
+    e->resident &= (uint8_t) ~(1U << SHADOWS);
     s->n_refs++;
     if (!e->resident)
         entry_free(s, i);
@@ -271,8 +271,8 @@ uint32_t shadow_best(struct shadow *s, uint32_t now)
 
 uint64_t shadow_bytes(const struct shadow *s)
 {
-    uint64_t bytes = s->n_entries * (sizeof(*s->entries) + SHADOWS * sizeof(struct policy_node)) +
-                     s->n_slots * sizeof(*s->slots);
+    uint64_t bytes =
+        s->n_entries * (sizeof(*s->entries) + SHADOWS * sizeof(struct policy_node)) + s->n_slots * sizeof(*s->slots);
 
     for (uint32_t k = 0; k < SHADOWS; k++) {
         struct policy_stat stat;

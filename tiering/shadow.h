@@ -17,8 +17,8 @@ struct shadow_entry {
     uint64_t hash;
     uint32_t obj; /* by which the caller knows it, or POLICY_NONE */
     uint32_t sectors;
-    uint32_t next;     /* free ones */
-    uint8_t resident;  /* bits: in which caches */
+    uint32_t next;    /* free ones */
+    uint8_t resident; /* bits: in which caches */
 };
 
 struct shadow_cache {

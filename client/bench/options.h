@@ -65,7 +65,7 @@ enum {
     }
 #define ROW_POLICY                                                                                                     \
     {                                                                                                                  \
-        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc, chain", 0                                           \
+        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc, chain", 0                                    \
     }
 #define ROW_KEEP                                                                                                       \
     {                                                                                                                  \

@@ -20,9 +20,10 @@
 #define OBJECT_GROWTH_BYTES 512 /* of the daemon's memory for each object more: record, index, tables, ghosts */
 #define SLACK_BYTES (8 * MIB)
 
-static const struct argp_option rows[] = {
-    ROW_TRACE,  ROW_BLOCK, ROW_DRAM, ROW_DRAM_PERCENT, ROW_DEVICE, ROW_POLICY, ROW_LIST, ROW_NO_LOOKUP, ROW_PRIVATE,
-    ROW_SOCKET, ROW_POOL,  ROW_KEEP, ROW_SECONDS,      ROW_SEED,   ROW_QUIET,  ROW_OUTPUT, {0}};
+static const struct argp_option rows[] = {ROW_TRACE,  ROW_BLOCK, ROW_DRAM,      ROW_DRAM_PERCENT, ROW_DEVICE,
+                                          ROW_POLICY, ROW_LIST,  ROW_NO_LOOKUP, ROW_PRIVATE,      ROW_SOCKET,
+                                          ROW_POOL,   ROW_KEEP,  ROW_SECONDS,   ROW_SEED,         ROW_QUIET,
+                                          ROW_OUTPUT, {0}};
 static const char doc[] = "Replays a trace, against the running daemon or, with --private, one of its own.";
 
 /* Shares of references, in percent, found for single-tier caches on Mooncake's conversation trace. */
@@ -125,7 +126,8 @@ static int replay_private(const struct options *o, const struct trace *t)
     struct harness_options ho = {
         .policy = o->policy,
         .dram_bytes = o->dram_bytes ? o->dram_bytes : round_up((uint64_t)share, SECTOR_BYTES),
-        .device_bytes = o->device_bytes < UINT64_MAX ? o->device_bytes : harness_device_bytes(t->n_distinct * o->block_bytes),
+        .device_bytes =
+            o->device_bytes < UINT64_MAX ? o->device_bytes : harness_device_bytes(t->n_distinct * o->block_bytes),
         .keep = o->keep,
         .quiet = o->quiet,
     };
@@ -149,7 +151,8 @@ static int replay_private(const struct options *o, const struct trace *t)
 
 int bench_replay(int argc, char **argv)
 {
-    struct options o = {.block_bytes = 64 * KIB, .dram_percent = 10, .device_bytes = UINT64_MAX, .seed = 1, .pool = "default"};
+    struct options o = {
+        .block_bytes = 64 * KIB, .dram_percent = 10, .device_bytes = UINT64_MAX, .seed = 1, .pool = "default"};
     cleanup_(trace_deinit) struct trace t = {0};
     char a[UNITS_TEXT_BYTES], b[UNITS_TEXT_BYTES];
     uint64_t bad_line = 0;

@@ -131,7 +131,8 @@ static void world_pools(struct sim *sim)
 
 void world_make(struct sim *sim)
 {
-    static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc};
+    static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc, &policy_chain_hazard,
+                                                        &policy_adaptive};
     static const uint32_t cxl_node = 1;
 
     sim->wire.ops = &wire_ops;
@@ -171,7 +172,7 @@ void world_make(struct sim *sim)
                                           .events = &events,
                                           .ctx = sim};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, 3)],
+        sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, ARRAY_LEN(policies))],
                                                                .durability = STORE_CACHE,
                                                                .weight = 1 + (uint32_t)sim_below(sim, 4)};
 }

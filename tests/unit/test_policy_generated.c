@@ -15,8 +15,8 @@
 #define REFS 200000
 #define CHAIN_MAX 512
 #define ALIVE 400
-#define LEARN (REFS / 2) /* references after which the adaptive policy should have chosen */
-#define STEADY_TOLERANCE 0.6 /* a lead of half a point takes longer than these traces to be sure of */
+#define LEARN (REFS / 2)       /* references after which the adaptive policy should have chosen */
+#define STEADY_TOLERANCE 0.6   /* a lead of half a point takes longer than these traces to be sure of */
 #define CHANGING_TOLERANCE 1.5 /* the traffic changes where counting begins: it has to notice, and to hand over */
 
 static uint64_t rnd_state;
@@ -57,11 +57,11 @@ static void talk_append(struct talk *talk, uint32_t *next_id, uint32_t n)
 /* How conversations go. */
 struct shape {
     const char *name;
-    uint32_t hubs, hub_blocks;   /* shared beginnings, and their length */
-    uint32_t first, more;        /* new blocks of the first turn, of each other, at most */
-    uint32_t turns;              /* at most */
+    uint32_t hubs, hub_blocks;    /* shared beginnings, and their length */
+    uint32_t first, more;         /* new blocks of the first turn, of each other, at most */
+    uint32_t turns;               /* at most */
     uint32_t hub_forever_percent; /* of conversations begin with a shared one */
-    uint32_t recent_percent;     /* of turns come from one of the eight that spoke last */
+    uint32_t recent_percent;      /* of turns come from one of the eight that spoke last */
 };
 
 static const struct shape shapes[] = {

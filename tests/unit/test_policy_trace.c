@@ -19,7 +19,7 @@ static const struct {
     uint32_t permille; /* capacity: share of the distinct blocks */
     double lru, s3fifo, arc, chain;
 } table[] = {
-    {5, 4.4, 5.5, 4.9, 8.0},        {20, 7.9, 10.7, 9.3, 15.1},     {50, 19.5, 18.8, 21.2, 23.4},
+    {5, 4.4, 5.5, 4.9, 8.0},       {20, 7.9, 10.7, 9.3, 15.1},    {50, 19.5, 18.8, 21.2, 23.4},
     {100, 27.8, 24.6, 28.4, 30.0}, {300, 35.8, 35.4, 34.9, 35.9},
 };
 
@@ -83,7 +83,8 @@ END_TEST
 
 START_TEST(chains_that_are_only_used)
 {
-    check_chain((struct replay){.sectors = 16, .list_max = 256, .store_max = 32, .unnamed = true}, "acquired whole", 0.3);
+    check_chain((struct replay){.sectors = 16, .list_max = 256, .store_max = 32, .unnamed = true}, "acquired whole",
+                0.3);
     check_chain((struct replay){.sectors = 16, .store_max = 32, .prefix_only = true}, "prefix and rest", 0.3);
 }
 END_TEST

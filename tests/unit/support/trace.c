@@ -391,7 +391,8 @@ static int player_init(struct player *pl, const struct trace *t)
     pl->by_hash = calloc(1U << BY_HASH_BITS, sizeof(*pl->by_hash));
     pl->refs = calloc((size_t)longest + 1, sizeof(*pl->refs));
     pl->missing = calloc((size_t)longest + 1, sizeof(*pl->missing));
-    if (!pl->nodes || !pl->residency || !pl->in_flight || !pl->by_hash || !pl->refs || !pl->missing || t->n_ids > 1U << (BY_HASH_BITS - 1))
+    if (!pl->nodes || !pl->residency || !pl->in_flight || !pl->by_hash || !pl->refs || !pl->missing ||
+        t->n_ids > 1U << (BY_HASH_BITS - 1))
         return -ENOMEM;
     for (uint32_t id = 0; id < t->n_ids; id++) {
         uint32_t i = slot_of((uint32_t)identity_hash(id));

@@ -44,8 +44,8 @@ struct replay {
      */
     uint32_t list_max, store_max;
     size_t count_from; /* hits of references before this one do not count: what had to be learned is known */
-    bool unnamed;     /* no LOOKUP: each list speaks for itself */
-    bool prefix_only; /* nor that: of each request the resident prefix is used, then the rest is stored */
+    bool unnamed;      /* no LOOKUP: each list speaks for itself */
+    bool prefix_only;  /* nor that: of each request the resident prefix is used, then the rest is stored */
 };
 
 /* Hits, a reference to an insertion in flight being one. -errno of the policy's new() or check(). */
