@@ -18,7 +18,7 @@ struct chain_ghost_bucket {
     uint32_t tags[CHAIN_GHOST_WAYS];
     uint32_t states[CHAIN_GHOST_WAYS][CHAIN_GHOST_WORDS];
 };
-static_assert(sizeof(struct chain_ghost_bucket) == 16 * CHAIN_GHOST_WAYS, "16 bytes a ghost");
+static_assert(sizeof(struct chain_ghost_bucket) == 16 * (size_t)CHAIN_GHOST_WAYS, "16 bytes a ghost");
 
 struct chain_ghosts {
     struct chain_ghost_bucket *buckets;

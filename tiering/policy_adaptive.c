@@ -49,7 +49,10 @@ static const struct adaptive *adaptive_of_const(const struct policy *p)
 
 static uint32_t member_of(const struct adaptive *a, uint32_t obj)
 {
-    return a->nodes[obj].state[2] & ((1U << MEMBER_BITS) - 1);
+    uint32_t member = a->nodes[obj].state[2] & ((1U << MEMBER_BITS) - 1);
+
+    assert(member < MEMBERS);
+    return member;
 }
 
 static uint32_t heat_of(const struct adaptive *a, uint32_t obj)
