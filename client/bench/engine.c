@@ -15,7 +15,7 @@
 
 #define TIMEOUT_MS 30000
 #define PRINTED_MAX 20 /* mistakes that are shown one by one */
-#define STORE_MAX 32   /* blocks that are stored at once: a prompt is computed in steps of 16 Ki tokens or less */
+#define STORE_MAX 16   /* blocks that are stored at once: a prompt is computed in steps of 8 Ki tokens, say */
 
 int engine_init(struct engine *engine, spw_pool *pool, enum engine_mode mode, uint64_t seed, uint64_t block_bytes,
                 uint64_t dram_bytes, uint32_t longest_chain)
