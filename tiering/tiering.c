@@ -90,8 +90,8 @@ static int tiering_tables_new(struct tiering *t)
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
     t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
-    if (!t->chain.refs || !t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
-        !t->sync_refs)
+    if (!t->chain.refs || !t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses ||
+        !t->shadows || !t->sync_refs)
         return -ENOMEM;
     t->lease_free = RECORD_NONE;
     for (uint32_t i = t->config.max_leases; i-- > 0;) {

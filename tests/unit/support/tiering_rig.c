@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct policy_ops *rig_policy = &policy_lru;
-
 #define MAX_OBJECTS 4096
 #define TURNS_MAX 3000
 

@@ -47,9 +47,6 @@ struct rig_wait {
     int status; /* 1: not ended */
 };
 
-/* Of every class, from the next rig_open() on. LRU unless a test says otherwise. */
-extern const struct policy_ops *rig_policy;
-
 /* A device of device_bytes (0: none) with segments of 1 MiB, and pools of dram_bytes each. */
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes);
 /* In two steps: between them the config, the pools and the stores can be changed. */
