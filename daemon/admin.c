@@ -112,7 +112,7 @@ static void reply_config(struct session *session)
     char *text = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
-    int r = f ? config_print_json(session->control->config, f) : -ENOMEM;
+    int r = f ? config_print_json(session->control->config, session->control->pending, f) : -ENOMEM;
 
     if (f && fclose(f) != 0)
         r = -ENOMEM;

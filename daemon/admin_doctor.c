@@ -35,13 +35,17 @@ static void say(struct doctor *doctor, const char *name, bool ok, const char *ad
     doctor->n_bad += !ok;
 }
 
-static void check_memory(struct doctor *doctor, const struct control *control, const struct engine_report *r)
+/* Against the budgets: an engine that was refused memory goes on, and wants no more than it has. */
+static void check_memory(struct doctor *doctor, const struct engine_report *r)
 {
     char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES];
+    uint64_t want_bytes = 0;
 
-    (void)control;
-    say(doctor, "memory", r->is_ready, "lower [tier.dram] size, or free memory on its node", "engine %u has %s of %s",
-        r->call.engine->config.number, size_print(r->have_bytes, have), size_print(r->want_bytes, want));
+    for (uint32_t i = 0; i < r->n_pools; i++) /* taken by whole MiB */
+        want_bytes += r->pools[i].dram_budget / MIB * MIB + r->pools[i].cxl_budget / MIB * MIB;
+    say(doctor, "memory", r->is_ready && r->have_bytes >= want_bytes,
+        "lower `size` of [tier.dram] or [tier.cxl], or free memory on its node", "engine %u has %s of %s",
+        r->call.engine->config.number, size_print(r->have_bytes, have), size_print(want_bytes, want));
     say(doctor, "memlock", !r->caps.degraded_memlock, "raise `ulimit -l` or LimitMEMLOCK=", "engine %u: memory is %s",
         r->call.engine->config.number,
         r->caps.degraded_memlock ? "not locked: I/O is slower, and pages can be swapped out" : "locked and registered");
@@ -90,7 +94,7 @@ struct json_object *admin_doctor(const struct control *control, const struct adm
     json_object_object_add(o, "checks", doctor.checks);
     check_process(&doctor, control);
     for (uint32_t i = 0; i < reports->n; i++) {
-        check_memory(&doctor, control, reports->at[i]);
+        check_memory(&doctor, reports->at[i]);
         check_stores(&doctor, control, reports->at[i]);
     }
     json_object_object_add(o, "problems", json_object_new_uint64(doctor.n_bad));

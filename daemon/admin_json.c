@@ -138,19 +138,51 @@ json *admin_status(const struct control *control, const struct admin_reports *re
 
 /* --- pools ------------------------------------------------------------------------------------------------------- */
 
-/* The members of tiering_pool_stat are all sums of the same kind. */
+static void put_writes(json *o, const struct tiering_writes *w)
+{
+    json *writes = put_object(o, "writes");
+
+    if (w->day_bytes > 0)
+        put_u64(writes, "budget_day_bytes", w->day_bytes);
+    else
+        json_object_object_add(writes, "budget_day_bytes", NULL);
+    put_u64(writes, "used_bytes", w->used_bytes);
+    put_u64(writes, "over_bytes", w->over_bytes);
+    put_u64(writes, "dropped", w->dropped);
+    put_u64(writes, "dropped_bytes", w->dropped_bytes);
+}
+
+/* The members of both are all sums of the same kind. */
+static void sum_add(void *sum, const void *part, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes / sizeof(uint64_t); i++)
+        ((uint64_t *)sum)[i] += ((const uint64_t *)part)[i];
+}
+static_assert(sizeof(struct tiering_pool_stat) % sizeof(uint64_t) == 0 &&
+                  sizeof(struct uring_lane_stat) % sizeof(uint64_t) == 0 &&
+                  sizeof(struct tiering_writes) % sizeof(uint64_t) == 0,
+              "nothing but sums");
+
 static void pool_sum(const struct admin_reports *reports, uint32_t pool, struct tiering_pool_stat *ret_sum)
 {
-    uint64_t *sum = (uint64_t *)ret_sum;
-
-    static_assert(sizeof(*ret_sum) % sizeof(uint64_t) == 0, "nothing but sums");
     memset(ret_sum, 0, sizeof(*ret_sum));
-    for (uint32_t e = 0; e < reports->n; e++) {
-        const uint64_t *part = (const uint64_t *)&reports->at[e]->pools[pool];
+    for (uint32_t e = 0; e < reports->n; e++)
+        sum_add(ret_sum, &reports->at[e]->pools[pool], sizeof(*ret_sum));
+}
 
-        for (size_t i = 0; i < sizeof(*ret_sum) / sizeof(uint64_t); i++)
-            sum[i] += part[i];
-    }
+static void put_pool_io(json *o, const struct admin_reports *reports, uint32_t pool)
+{
+    struct uring_lane_stat sum = {0};
+    json *io = put_object(o, "io");
+
+    for (uint32_t e = 0; e < reports->n; e++)
+        sum_add(&sum, &reports->at[e]->io[pool], sizeof(sum));
+    put_u64(io, "reads", sum.reads);
+    put_u64(io, "writes", sum.writes);
+    put_u64(io, "read_bytes", sum.read_bytes);
+    put_u64(io, "written_bytes", sum.written_bytes);
+    put_u64(io, "queued", sum.queued);
+    put_u64(io, "queued_bytes", sum.queued_bytes);
 }
 
 /* Engines trade budgets: what each may have now, and has. */
@@ -221,6 +253,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(o, "promotions", s->promotions);
     put_u64(o, "evacuations", s->evacuations);
     put_u64(o, "waiting", s->waiting);
+    put_writes(o, &s->writes);
 }
 
 json *admin_pools(const struct control *control, const struct admin_reports *reports)
@@ -236,6 +269,7 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
 
         put_pool(pool, &control->config->pools[i], &sum);
         put_pool_engines(pool, reports, i);
+        put_pool_io(pool, reports, i);
     }
     return o;
 }
@@ -267,6 +301,53 @@ static void put_tier_engines(json *tier, const struct admin_reports *reports, ui
             sum += *(const uint64_t *)(const void *)((const char *)&reports->at[e]->pools[i] + budget_offset);
         put_u64(engine, "number", reports->at[e]->call.engine->config.number);
         put_u64(engine, "budget_bytes", sum);
+    }
+}
+
+/* Engines may share a node; the kernel numbers nodes as it likes. */
+static uint32_t nodes_sum(const struct admin_reports *reports, bool is_cxl, struct engine_node ret_nodes[NODES_MAX])
+{
+    uint32_t n = 0;
+
+    for (uint32_t e = 0; e < reports->n; e++) {
+        for (uint32_t i = 0; i < reports->at[e]->n_nodes; i++) {
+            const struct engine_node *from = &reports->at[e]->nodes[i];
+            uint32_t k = 0;
+
+            if (from->is_cxl != is_cxl)
+                continue;
+            while (k < n && ret_nodes[k].node != from->node)
+                k++;
+            if (k == NODES_MAX)
+                continue;
+            if (k == n)
+                ret_nodes[n++] = (struct engine_node){.node = from->node, .is_cxl = is_cxl};
+            ret_nodes[k].bytes += from->bytes;
+            ret_nodes[k].huge_bytes += from->huge_bytes;
+            ret_nodes[k].locked_bytes += from->locked_bytes;
+            ret_nodes[k].n_sampled += from->n_sampled;
+            ret_nodes[k].n_on_node += from->n_on_node;
+        }
+    }
+    return n;
+}
+
+static void put_nodes(json *tier, const struct admin_reports *reports, bool is_cxl)
+{
+    struct engine_node nodes[NODES_MAX];
+    uint32_t n = nodes_sum(reports, is_cxl, nodes);
+    json *array = put_array(tier, "nodes");
+
+    for (uint32_t i = 0; i < n; i++) {
+        json *o = add_object(array);
+
+        json_object_object_add(o, "node",
+                               nodes[i].node == MEMORY_NODE_ANY ? NULL : json_object_new_uint64(nodes[i].node));
+        put_u64(o, "allocated_bytes", nodes[i].bytes);
+        put_u64(o, "hugepage_bytes", nodes[i].huge_bytes);
+        put_u64(o, "locked_bytes", nodes[i].locked_bytes);
+        put_u64(o, "pages_sampled", nodes[i].n_sampled);
+        put_u64(o, "pages_on_node", nodes[i].n_on_node);
     }
 }
 
@@ -311,10 +392,12 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
                           all.dram_used - all.dram_round_waste);
 
     put_tier_engines(tier, reports, n_pools, offsetof(struct tiering_pool_stat, dram_budget));
+    put_nodes(tier, reports, false);
     if (control->config->cxl.size_bytes > 0) {
         tier = put_tier(tiers, "cxl", control->config->cxl.size_bytes, all.cxl_chunks, all.cxl_used,
                         all.cxl_used - all.cxl_round_waste);
         put_tier_engines(tier, reports, n_pools, offsetof(struct tiering_pool_stat, cxl_budget));
+        put_nodes(tier, reports, true);
     }
     if (control->config->n_devices > 0) {
         tier = put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
@@ -431,6 +514,17 @@ static void put_stores(json *o, const struct admin_reports *reports, uint32_t de
     }
 }
 
+static void put_device_writes(json *o, const struct admin_reports *reports, uint32_t device)
+{
+    struct tiering_writes sum = {0};
+
+    for (uint32_t e = 0; e < reports->n; e++)
+        for (uint32_t i = 0; i < reports->at[e]->n_stores; i++)
+            if (reports->at[e]->store_at[i].device == device)
+                sum_add(&sum, &reports->at[e]->writes[i], sizeof(sum));
+    put_writes(o, &sum);
+}
+
 json *admin_devices(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_object_new_object();
@@ -453,6 +547,7 @@ json *admin_devices(const struct control *control, const struct admin_reports *r
         put_u64(d, "weight", config->weight);
         put_bool(d, "truncated",
                  device_size_now(&device->device, &size_now) == 0 && size_now < device->identity.format.device_bytes);
+        put_device_writes(d, reports, i);
         put_stores(d, reports, i);
     }
     return o;

@@ -26,8 +26,6 @@ void config_env_init(struct config_env *ret_env, bool user_mode)
         .uid = geteuid(),
         .memory_bytes = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 0,
         .runtime_dir = secure_getenv("XDG_RUNTIME_DIR"),
-        .state_dir = secure_getenv("XDG_STATE_HOME"),
-        .home = secure_getenv("HOME"),
     };
 }
 
@@ -74,7 +72,7 @@ void config_pool_init(struct config_pool *pool, const char *name, const struct c
 {
     *pool = (struct config_pool){
         .trusted = CONFIG_TRUSTED_AUTO,
-        .weight = 100,
+        .weight = DEFAULT_WEIGHT,
         .linger_ns = 30 * NS_PER_S,
         .max_leases_percent = 80,
     };
@@ -85,7 +83,7 @@ void config_pool_init(struct config_pool *pool, const char *name, const struct c
 
 void config_device_init(struct config_device *device, const char *name)
 {
-    *device = (struct config_device){.weight = 100};
+    *device = (struct config_device){.weight = DEFAULT_WEIGHT};
     snprintf(device->section.name, sizeof(device->section.name), "%s", name);
 }
 
@@ -106,14 +104,6 @@ static void daemon_init(struct config_daemon *d, const struct config_env *env)
         snprintf(d->socket, sizeof(d->socket), "%s/spillway/spillwayd.sock", runtime_dir);
     else
         snprintf(d->socket, sizeof(d->socket), "/run/spillway/spillwayd.sock");
-    if (!env->user_mode)
-        snprintf(d->state_dir, sizeof(d->state_dir), "/var/lib/spillway");
-    else if (env->state_dir)
-        snprintf(d->state_dir, sizeof(d->state_dir), "%s/spillway", env->state_dir);
-    else if (env->home)
-        snprintf(d->state_dir, sizeof(d->state_dir), "%s/.local/state/spillway", env->home);
-    else
-        snprintf(d->state_dir, sizeof(d->state_dir), "%s/spillway/state", runtime_dir);
 }
 
 static void dram_init(struct config_dram *dram, const struct config_env *env)
@@ -136,7 +126,7 @@ static bool policy_known(const struct config_env *env, const char *name)
 static void class_init(struct config_class *class, const char *name, const char *policy, uint32_t durability,
                        const struct config_env *env)
 {
-    *class = (struct config_class){.durability = durability, .weight = 100};
+    *class = (struct config_class){.durability = durability, .weight = DEFAULT_WEIGHT};
     snprintf(class->section.name, sizeof(class->section.name), "%s", name);
     if (!policy_known(env, policy) && env->policy_names[0])
         policy = env->policy_names[0];
@@ -149,11 +139,11 @@ static void defaults_init(struct spillway_config *c, const struct config_env *en
         const char *policy;
         uint32_t durability;
     } classes[CONFIG_CLASSES] = {
-        [CONFIG_CLASS_KV] = {"s3-fifo", CONFIG_DURABILITY_CACHE},
-        [CONFIG_CLASS_WEIGHTS] = {"lru", CONFIG_DURABILITY_CACHE},
-        [CONFIG_CLASS_ACTIVATION] = {"lru", CONFIG_DURABILITY_SCRATCH},
-        [CONFIG_CLASS_OPTIMIZER] = {"lru", CONFIG_DURABILITY_SCRATCH},
-        [CONFIG_CLASS_GENERIC] = {"lru", CONFIG_DURABILITY_CACHE},
+        [CONFIG_CLASS_KV] = {"chain", CONFIG_DURABILITY_CACHE},
+        [CONFIG_CLASS_WEIGHTS] = {"adaptive", CONFIG_DURABILITY_CACHE},
+        [CONFIG_CLASS_ACTIVATION] = {"adaptive", CONFIG_DURABILITY_SCRATCH},
+        [CONFIG_CLASS_OPTIMIZER] = {"adaptive", CONFIG_DURABILITY_SCRATCH},
+        [CONFIG_CLASS_GENERIC] = {"adaptive", CONFIG_DURABILITY_CACHE},
     };
 
     daemon_init(&c->daemon, env);

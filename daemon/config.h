@@ -61,6 +61,11 @@ struct config_amount {
     enum { CONFIG_AMOUNT_AUTO, CONFIG_AMOUNT_BYTES, CONFIG_AMOUNT_PERCENT } kind;
 };
 
+/* So many bytes in each period. bytes 0: no limit. */
+struct config_rate {
+    uint64_t bytes, period_ns;
+};
+
 /* Users or groups: as written, and as numbers. */
 struct config_ids {
     char text[CONFIG_VALUE_BYTES_MAX + 1];
@@ -72,7 +77,6 @@ struct config_ids {
 struct config_daemon {
     struct config_section section;
     char socket[CONFIG_VALUE_BYTES_MAX + 1];
-    char state_dir[CONFIG_VALUE_BYTES_MAX + 1];
     uint32_t engines; /* 0: one a node */
     uint32_t workers; /* of one engine; 0: the smaller of 4 and the number of CPUs */
     uint32_t spin_us;
@@ -118,7 +122,8 @@ struct config_pool {
     uint32_t trusted; /* enum config_trusted */
     bool is_trusted;  /* derived from users, groups and trusted */
     struct config_amount budgets[CONFIG_TIERS];
-    uint32_t weight;
+    uint32_t weight;                 /* share of I/O, against the other pools */
+    struct config_rate write_budget; /* what may be written to devices */
     uint64_t linger_ns;
     uint32_t max_leases_percent;
     uint64_t session_bytes; /* 0: no limit but the pool's */
@@ -149,8 +154,6 @@ struct config_env {
     uint64_t memory_bytes;
     uint64_t nodes;                  /* mask of the nodes that exist; 0: do not check */
     const char *runtime_dir;         /* user mode: where the socket goes; NULL: /tmp */
-    const char *state_dir;           /* user mode: $XDG_STATE_HOME; NULL: home/.local/state */
-    const char *home;                /* NULL too: below runtime_dir */
     const char *const *policy_names; /* NULL-terminated; the first is the fallback. NULL: any name is taken */
     int (*user_find)(const char *name, uint32_t *ret_uid); /* negative errno if there is none; NULL: the system's */
     int (*group_find)(const char *name, uint32_t *ret_gid);
@@ -213,6 +216,8 @@ void config_diff(const struct spillway_config *old, const struct spillway_config
 int config_merge(const struct spillway_config *old, const struct spillway_config *wanted, const struct config_env *env,
                  struct spillway_config **ret_config, struct config_errors *errors);
 
-/* Every key with its value and where it came from. Return 0, or -EIO if the stream failed, -ENOMEM. */
-int config_print_text(const struct spillway_config *config, FILE *out);
-int config_print_json(const struct spillway_config *config, FILE *out);
+/*
+ * Every key with its value, where it came from and whether a reload changes it; and of `pending` (may be NULL), what waits
+ * for a restart. Returns 0, or -EIO if the stream failed, -ENOMEM.
+ */
+int config_print_json(const struct spillway_config *config, const struct config_changes *pending, FILE *out);

@@ -65,6 +65,7 @@ static void check_tiers(struct checker *ck)
     struct config_dram *dram = &ck->config->dram;
     struct config_cxl *cxl = &ck->config->cxl;
     uint32_t dram_line = line_of(CONFIG_DRAM, &dram->section, &dram->size);
+    char text[UNITS_TEXT_BYTES];
 
     if (dram->size.kind == CONFIG_AMOUNT_AUTO)
         check_error(ck, dram_line, "size: [tier.dram] has a size or a percentage of the machine's memory, not 'auto'");
@@ -77,6 +78,12 @@ static void check_tiers(struct checker *ck)
     check_nodes(ck, dram->nodes, line_of(CONFIG_DRAM, &dram->section, &dram->nodes));
     if (cxl->size_bytes > 0)
         check_tier_size(ck, "cxl", cxl->size_bytes, line_of(CONFIG_CXL, &cxl->section, &cxl->size_bytes));
+    uint64_t both;
+    if (cxl->size_bytes > 0 && ck->env->memory_bytes &&
+        (!add_u64(dram->size_bytes, cxl->size_bytes, &both) || both > ck->env->memory_bytes))
+        check_error(ck, line_of(CONFIG_CXL, &cxl->section, &cxl->size_bytes),
+                    "size: [tier.dram] and [tier.cxl] together have more than this machine's %s of memory",
+                    size_print(ck->env->memory_bytes, text));
     check_nodes(ck, cxl->nodes, line_of(CONFIG_CXL, &cxl->section, &cxl->nodes));
     if (dram->nodes & cxl->nodes)
         check_error(ck, line_of(CONFIG_CXL, &cxl->section, &cxl->nodes), "nodes: node %d is also in [tier.dram]",
@@ -221,6 +228,28 @@ static void check_pools_get_dram(struct checker *ck)
                         c->pools[i].section.name);
 }
 
+/* What one session may hold beside a pool that is smaller than that. */
+static void check_session_bytes(struct checker *ck, uint32_t pool)
+{
+    const struct spillway_config *c = ck->config;
+    const struct config_pool *p = &c->pools[pool];
+    char session[UNITS_TEXT_BYTES], memory[UNITS_TEXT_BYTES];
+    uint64_t bytes = config_pool_budget_bytes(c, pool, CONFIG_TIER_DRAM, c->dram.size_bytes) +
+                     config_pool_budget_bytes(c, pool, CONFIG_TIER_CXL, c->cxl.size_bytes);
+
+    if (p->session_bytes > bytes)
+        check_error(ck, line_of(CONFIG_POOL, &p->section, &p->session_bytes),
+                    "session_bytes: %s for one connection, but [pool %s] has only %s of memory",
+                    size_print(p->session_bytes, session), p->section.name, size_print(bytes, memory));
+}
+
+static void check_write_budget(struct checker *ck, const struct config_pool *p)
+{
+    if (p->write_budget.bytes > 0 && ck->config->n_devices == 0)
+        check_error(ck, line_of(CONFIG_POOL, &p->section, &p->write_budget),
+                    "write_budget: there is no device; add a [device NAME] section, or leave this out");
+}
+
 static void check_daemon(struct checker *ck)
 {
     const struct config_daemon *d = &ck->config->daemon;
@@ -246,8 +275,12 @@ void config_check(struct spillway_config *config, const struct config_env *env, 
         check_pool_access(&ck, &config->pools[i]);
     for (enum config_tier tier = 0; parsed && tier < CONFIG_TIERS; tier++) /* else the sums have wrong terms */
         check_budgets(&ck, tier);
+    for (uint32_t i = 0; parsed && i < config->n_pools; i++)
+        check_write_budget(&ck, &config->pools[i]);
     if (errors->n == 0)
         check_pools_get_dram(&ck);
+    for (uint32_t i = 0; errors->n == 0 && i < config->n_pools; i++)
+        check_session_bytes(&ck, i);
 }
 
 uint64_t config_pool_budget_bytes(const struct spillway_config *config, uint32_t pool, enum config_tier tier,

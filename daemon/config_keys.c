@@ -24,7 +24,6 @@ const char *const config_tier_names[CONFIG_TIERS] = {"gpu", "dram", "cxl", "nvme
 #define KEY_DAEMON(member_) MEMBER(config_daemon, member_)
 static const struct config_key keys_daemon[] = {
     {"socket", CONFIG_TYPE_PATH, KEY_DAEMON(socket)},
-    {"state_dir", CONFIG_TYPE_PATH, KEY_DAEMON(state_dir)},
     {"engines", CONFIG_TYPE_UINT, KEY_DAEMON(engines), RANGE(0, ENGINES_MAX), .zero = "auto"},
     {"workers", CONFIG_TYPE_UINT, KEY_DAEMON(workers), RANGE(0, WORKERS_MAX), .zero = "auto"},
     {"spin_us", CONFIG_TYPE_UINT, KEY_DAEMON(spin_us), .reloads = true, RANGE(0, 1000000)},
@@ -59,7 +58,7 @@ static const struct config_key keys_device[] = {
     {"path", CONFIG_TYPE_PATH, KEY_DEVICE(path)},
     {"capacity", CONFIG_TYPE_SIZE, KEY_DEVICE(capacity_bytes), RANGE(0, UINT64_MAX), .zero = "all"},
     {"weight", CONFIG_TYPE_UINT, KEY_DEVICE(weight), .reloads = true, RANGE(1, WEIGHT_MAX)},
-    {"write_budget", CONFIG_TYPE_DECIMAL, KEY_DEVICE(write_budget_milli), .reloads = true, RANGE(0, 1000000),
+    {"write_budget", CONFIG_TYPE_DECIMAL, KEY_DEVICE(write_budget_milli), .reloads = true, RANGE(1, 1000000),
      .zero = "none"},
 };
 
@@ -73,6 +72,7 @@ static const struct config_key keys_pool[] = {
     {"nvme", CONFIG_TYPE_AMOUNT, KEY_POOL(budgets[CONFIG_TIER_NVME]), .reloads = true},
     {"gpu", CONFIG_TYPE_AMOUNT, KEY_POOL(budgets[CONFIG_TIER_GPU]), .reloads = true},
     {"weight", CONFIG_TYPE_UINT, KEY_POOL(weight), .reloads = true, RANGE(1, WEIGHT_MAX)},
+    {"write_budget", CONFIG_TYPE_RATE, KEY_POOL(write_budget), .reloads = true, .zero = "none"},
     {"linger", CONFIG_TYPE_DURATION, KEY_POOL(linger_ns), .reloads = true},
     {"max_leases_percent", CONFIG_TYPE_UINT, KEY_POOL(max_leases_percent), .reloads = true, RANGE(1, 100)},
     {"session_bytes", CONFIG_TYPE_SIZE, KEY_POOL(session_bytes), .reloads = true, RANGE(0, UINT64_MAX), .zero = "none"},

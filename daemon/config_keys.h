@@ -11,6 +11,7 @@ enum config_type {
     CONFIG_TYPE_SIZE,     /* uint64_t, bytes, within min..max */
     CONFIG_TYPE_AMOUNT,   /* struct config_amount */
     CONFIG_TYPE_DURATION, /* uint64_t, nanoseconds */
+    CONFIG_TYPE_RATE,     /* struct config_rate */
     CONFIG_TYPE_DECIMAL,  /* uint32_t, thousandths, within min..max thousandths */
     CONFIG_TYPE_PATH,     /* char[CONFIG_VALUE_BYTES_MAX + 1], absolute */
     CONFIG_TYPE_NAME,     /* char[NAME_BYTES_MAX + 1] */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Owns the walks over a whole config: as text and JSON for `spillctl config show`, key by key against another one, and
- * the mixture of two that a reload runs with. All of them compare and print values as text, exactly as a file would
+ * Owns the walks over a whole config: as JSON for `spillctl config show`, key by key against another one, and the mixture
+ * of two that a reload runs with. All of them compare and print values as text, exactly as a file would
  * have them. Main thread only.
  */
 #include <errno.h>
@@ -12,49 +12,52 @@
 
 #define TITLE_BYTES (NAME_BYTES_MAX + 16)
 
-int config_print_text(const struct spillway_config *config, FILE *out)
+/* What the key will be after a restart; NULL: what it is. */
+static const char *pending_value(const struct config_changes *pending, const char *title, const char *key)
 {
-    char title[TITLE_BYTES], value[CONFIG_VALUE_BYTES_MAX + 1];
-    struct config_section *s;
-
-    fprintf(out, "; %s\n", *config->path ? config->path : "no file: all is default");
-    for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++)
-        for (uint32_t i = 0; (s = config_section_at(config, kind, i)) != NULL; i++) {
-            fprintf(out, "\n[%s]\n", config_section_title(kind, s, title));
-            for (uint32_t k = 0; k < config_kinds[kind].n_keys; k++) {
-                const struct config_key *key = &config_kinds[kind].keys[k];
-
-                config_value_print(key, s, value);
-                if (*value == '\0')
-                    continue;
-                fprintf(out, "%-18s = %-24s ; ", key->name, value);
-                if (s->key_lines[k])
-                    fprintf(out, "line %u\n", s->key_lines[k]);
-                else
-                    fprintf(out, "default\n");
-            }
-        }
-    return ferror(out) ? -EIO : 0;
+    for (uint32_t i = 0; pending && i < pending->n; i++)
+        if (pending->at[i].needs_restart && strcmp(pending->at[i].section, title) == 0 &&
+            strcmp(pending->at[i].key, key) == 0)
+            return pending->at[i].new_value;
+    return NULL;
 }
 
 static struct json_object *section_to_json(const struct spillway_config *config, enum config_kind kind,
-                                           const struct config_section *s)
+                                           const struct config_section *s, const struct config_changes *pending)
 {
     struct json_object *object = json_object_new_object(), *entry;
-    char value[CONFIG_VALUE_BYTES_MAX + 1], from[CONFIG_VALUE_BYTES_MAX + 16];
+    char value[CONFIG_VALUE_BYTES_MAX + 1], from[CONFIG_VALUE_BYTES_MAX + 16], title[TITLE_BYTES];
 
+    config_section_title(kind, s, title);
     for (uint32_t k = 0; object && k < config_kinds[kind].n_keys; k++) {
-        config_value_print(&config_kinds[kind].keys[k], s, value);
+        const struct config_key *key = &config_kinds[kind].keys[k];
+        const char *later = pending_value(pending, title, key->name);
+
+        config_value_print(key, s, value);
         snprintf(from, sizeof(from), "%s:%u", config->path, s->key_lines[k]);
         entry = json_object_new_object();
         json_object_object_add(entry, "value", json_object_new_string(value));
         json_object_object_add(entry, "from", json_object_new_string(s->key_lines[k] ? from : "default"));
-        json_object_object_add(object, config_kinds[kind].keys[k].name, entry);
+        json_object_object_add(entry, "reloads", json_object_new_boolean(key->reloads));
+        if (later)
+            json_object_object_add(entry, "after_restart", json_object_new_string(later));
+        json_object_object_add(object, key->name, entry);
     }
     return object;
 }
 
-int config_print_json(const struct spillway_config *config, FILE *out)
+/* Whole sections that the file has and the daemon has not, or the other way round: by their titles. */
+static struct json_object *sections_to_come(const struct config_changes *pending, bool added)
+{
+    struct json_object *array = json_object_new_array();
+
+    for (uint32_t i = 0; pending && i < pending->n; i++)
+        if (*pending->at[i].key == '\0' && (*pending->at[i].old_value == '\0') == added)
+            json_object_array_add(array, json_object_new_string(pending->at[i].section));
+    return array;
+}
+
+int config_print_json(const struct spillway_config *config, const struct config_changes *pending, FILE *out)
 {
     struct json_object *root = json_object_new_object(), *sections = json_object_new_object();
     char title[TITLE_BYTES];
@@ -66,7 +69,10 @@ int config_print_json(const struct spillway_config *config, FILE *out)
     json_object_object_add(root, "sections", sections);
     for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++)
         for (uint32_t i = 0; (s = config_section_at(config, kind, i)) != NULL; i++)
-            json_object_object_add(sections, config_section_title(kind, s, title), section_to_json(config, kind, s));
+            json_object_object_add(sections, config_section_title(kind, s, title),
+                                   section_to_json(config, kind, s, pending));
+    json_object_object_add(root, "added_after_restart", sections_to_come(pending, true));
+    json_object_object_add(root, "gone_after_restart", sections_to_come(pending, false));
     text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
                                                     JSON_C_TO_STRING_NOSLASHESCAPE);
     if (text)

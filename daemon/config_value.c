@@ -97,6 +97,39 @@ static int parse_duration(const char *text, uint64_t *ret_ns, char *message)
     }
 }
 
+/* `50 MiB/s`, `4 TiB/day`. */
+static int parse_rate(const struct config_key *key, const char *text, struct config_rate *ret_rate, char *message)
+{
+    char size[CONFIG_VALUE_BYTES_MAX + 1];
+    struct config_rate rate = {0};
+    const char *names[ARRAY_LEN(units_rate)];
+    const char *slash = strchr(text, '/');
+
+    if (key->zero && strcmp(text, key->zero) == 0) {
+        *ret_rate = rate;
+        return 0;
+    }
+    if (!slash)
+        return refuse(message, "'%.80s' is not a rate such as '50 MiB/s' or '4 TiB/day'", text);
+    snprintf(size, sizeof(size), "%.*s", (int)(slash - text), text);
+    if (parse_size(size, &rate.bytes, message) < 0)
+        return -EINVAL;
+    if (rate.bytes == 0)
+        return refuse(message, "'%.80s' would let nothing through; '%s' is without a limit", text, key->zero);
+    const char *period = slash + 1 + strspn(slash + 1, " \t");
+    const struct unit *unit = units_find(period, units_rate, ARRAY_LEN(units_rate));
+    if (!unit) {
+        for (size_t i = 0; i < ARRAY_LEN(units_rate); i++)
+            names[i] = units_rate[i].name;
+        refuse(message, "'%.80s' is not a time that a rate has (those are s, min, h, day)", period);
+        config_suggest(message, CONFIG_VALUE_BYTES_MAX + 1, period, names, ARRAY_LEN(names));
+        return -EINVAL;
+    }
+    rate.period_ns = unit->factor;
+    *ret_rate = rate;
+    return 0;
+}
+
 static int parse_number(const struct config_key *key, const char *text, uint32_t *ret_value, char *message)
 {
     char low[UNITS_TEXT_BYTES], high[UNITS_TEXT_BYTES];
@@ -314,6 +347,8 @@ int config_value_parse(const struct config_key *key, const char *text, const str
         return parse_amount(text, member, ret_message);
     case CONFIG_TYPE_DURATION:
         return parse_duration(text, member, ret_message);
+    case CONFIG_TYPE_RATE:
+        return parse_rate(key, text, member, ret_message);
     case CONFIG_TYPE_PATH:
         return parse_path(text, member, ret_message);
     case CONFIG_TYPE_NAME:
@@ -347,6 +382,20 @@ static void print_nodes(uint64_t mask, char *text, size_t text_bytes)
     }
 }
 
+static const char *rate_print(const struct config_key *key, const struct config_rate *rate,
+                              char text[static CONFIG_VALUE_BYTES_MAX + 1])
+{
+    char size[UNITS_TEXT_BYTES];
+    const struct unit *unit = units_rate;
+
+    if (rate->bytes == 0)
+        return key->zero;
+    while (unit->factor != rate->period_ns)
+        unit++;
+    snprintf(text, CONFIG_VALUE_BYTES_MAX + 1, "%s/%s", size_print_exact(rate->bytes, size), unit->name);
+    return text;
+}
+
 static const char *amount_print(const struct config_amount *amount, char text[static UNITS_TEXT_BYTES])
 {
     if (amount->kind == CONFIG_AMOUNT_AUTO)
@@ -365,7 +414,7 @@ void config_value_print(const struct config_key *key, const struct config_sectio
     const void *member = (const char *)section + key->offset;
     const uint32_t *u32 = member;
     const uint64_t *u64 = member;
-    char number[UNITS_TEXT_BYTES];
+    char number[UNITS_TEXT_BYTES], rate[CONFIG_VALUE_BYTES_MAX + 1];
     const char *text = member;
 
     switch (key->type) {
@@ -390,6 +439,9 @@ void config_value_print(const struct config_key *key, const struct config_sectio
         break;
     case CONFIG_TYPE_DURATION:
         text = duration_print_exact(*u64, number);
+        break;
+    case CONFIG_TYPE_RATE:
+        text = rate_print(key, member, rate);
         break;
     case CONFIG_TYPE_PATH:
     case CONFIG_TYPE_POLICY:

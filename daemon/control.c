@@ -23,6 +23,7 @@
 #include "daemon/session.h"
 #include "include/base/cleanup.h"
 #include "include/base/units.h"
+#include "io/workers.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
@@ -51,6 +52,7 @@ static void ping_answered(struct call *base)
     watch->have_bytes = watch->ping.have_bytes;
     watch->want_bytes = watch->ping.want_bytes;
     watch->dirty_bytes = watch->ping.dirty_bytes;
+    watch->refused_bytes = watch->ping.refused_bytes;
     watch->is_ready |= watch->ping.is_ready;
     control_step(control);
 }
@@ -139,6 +141,18 @@ static void control_watch(struct loop_timer *timer)
 static void control_become_ready(struct control *control)
 {
     struct listener *listener = &control->listener;
+    uint64_t refused_bytes = 0;
+
+    for (uint32_t i = 0; i < control->n_engines; i++)
+        refused_bytes += control->watches[i].refused_bytes;
+    if (refused_bytes > 0 && control->config->dram.hugepages == CONFIG_HUGEPAGES_REQUIRE) {
+        log_error("[tier.dram] hugepages = require: pages went elsewhere while they were taken, %llu of 2 MiB are "
+                  "missing: raise vm.nr_hugepages",
+                  (unsigned long long)div_round_up(refused_bytes, 2 * MIB));
+        control_stop(control, "it lacks hugepages");
+        control->exit_status = EXIT_FAILURE;
+        return;
+    }
     int r = budgets_start(control);
 
     if (r == 0)
@@ -247,49 +261,6 @@ static void control_step(struct control *control)
 
 /* --- Reload ------------------------------------------------------------------------------------------------------ */
 
-uint64_t control_nvme_bytes(const struct control *control)
-{
-    uint64_t bytes = 0;
-
-    for (uint32_t i = 0; i < control->config->n_devices; i++)
-        bytes += control->devices[i].used_bytes;
-    return bytes;
-}
-
-uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes)
-{
-    uint64_t total = control_nvme_bytes(control), own = 0;
-
-    for (uint32_t i = 0; i < control->config->n_devices; i++) {
-        const struct control_device *d = &control->devices[i];
-        uint32_t n = d->identity.format.partitions;
-
-        for (uint32_t p = engine; p < n; p += control->n_engines)
-            own += d->used_bytes / n;
-    }
-    return total > 0 ? (uint64_t)((unsigned __int128)bytes * own / total) : 0;
-}
-
-void control_pool_config(const struct control *control, uint32_t engine, uint32_t pool,
-                         struct tiering_pool_config *ret_config)
-{
-    const struct spillway_config *config = control->config;
-    const struct config_pool *p = &config->pools[pool];
-    uint64_t nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(control));
-    uint32_t n = control->n_engines;
-
-    *ret_config = (struct tiering_pool_config){
-        .trusted = p->is_trusted,
-        .dram_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_DRAM, config->dram.size_bytes) / n,
-        .cxl_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_CXL, config->cxl.size_bytes) / n,
-        .nvme_bytes = control_nvme_of_engine(control, engine, nvme_bytes),
-        .session_bytes = p->session_bytes ? p->session_bytes : UINT64_MAX,
-        .weight = p->weight,
-        .max_leases_percent = p->max_leases_percent,
-    };
-    memcpy(ret_config->name, p->section.name, sizeof(ret_config->name));
-}
-
 static void reload_done(struct call *base)
 {
     struct control *control = base->at_control_ctx;
@@ -302,22 +273,22 @@ static void reload_done(struct call *base)
     sd_ready();
 }
 
-/* All but the budgets, which change hands as memory becomes free. */
-static void reload_pool(const struct control *control, uint32_t engine, uint32_t pool,
-                        struct tiering_pool_config *ret_config)
+/* Budgets change hands as memory becomes free. */
+static void reload_granted(const struct control *control, uint32_t engine, uint32_t pool,
+                           struct tiering_pool_config *pool_config)
 {
     uint64_t granted[TIERING_BUDGETS];
 
-    control_pool_config(control, engine, pool, ret_config);
     budgets_granted(control, engine, pool, granted);
-    ret_config->dram_bytes = granted[TIERING_BUDGET_DRAM];
-    ret_config->cxl_bytes = granted[TIERING_BUDGET_CXL];
-    ret_config->nvme_bytes = granted[TIERING_BUDGET_NVME];
+    pool_config->dram_bytes = granted[TIERING_BUDGET_DRAM];
+    pool_config->cxl_bytes = granted[TIERING_BUDGET_CXL];
+    pool_config->nvme_bytes = granted[TIERING_BUDGET_NVME];
 }
 
 static void reload_apply(struct control *control)
 {
     log_set_level((enum log_level)control->config->daemon.log_level);
+    workers_set_spin(control->workers, control->config->daemon.spin_us);
     control->tune = calloc(control->n_engines, sizeof(*control->tune));
     if (!control->tune) {
         log_error("no memory to tell the engines");
@@ -328,10 +299,9 @@ static void reload_apply(struct control *control)
     for (uint32_t i = 0; i < control->n_engines; i++) {
         struct tune_call *tune = &control->tune[i];
 
-        tune->spin_ns = control->config->daemon.spin_us * UINT64_C(1000);
-        tune->n_pools = control->config->n_pools;
-        for (uint32_t p = 0; p < tune->n_pools; p++)
-            reload_pool(control, i, p, &tune->pools[p]);
+        control_tuning(control, i, &tune->tuning);
+        for (uint32_t p = 0; p < tune->tuning.n_pools; p++)
+            reload_granted(control, i, p, &tune->tuning.pools[p]);
         tune->call.at_control = reload_done;
         tune->call.at_control_ctx = control;
         engine_tune(control->engines[i], tune);
@@ -387,6 +357,8 @@ void control_reload(struct control *control)
     reload_say(changes);
     config_free(control->config);
     control->config = merged;
+    free(control->pending);
+    control->pending = steal_ptr(changes);
     reload_apply(control);
 }
 
@@ -497,6 +469,7 @@ void control_deinit(struct control *control)
     listener_close(&control->listener);
     owners_free(control);
     control->budgets = budgets_free(control->budgets);
+    free(control->pending);
     control->spaces = spaces_free(control->spaces);
     if (control->signal_source.fd >= 0)
         close(control->signal_source.fd);

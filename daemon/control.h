@@ -38,7 +38,7 @@ struct engine_watch {
     struct stop_call stop;
     bool pinging;
     uint64_t pinged_ns, answered_ns;
-    uint64_t have_bytes, want_bytes, dirty_bytes;
+    uint64_t have_bytes, want_bytes, dirty_bytes, refused_bytes;
     bool is_ready, is_drained, is_stopped;
 };
 
@@ -68,7 +68,8 @@ struct control {
     struct workers *workers;
     struct grower *grower;
     struct control_device devices[DEVICES_MAX];
-    struct tune_call *tune; /* a reload on its way to the engines */
+    struct tune_call *tune;         /* a reload on its way to the engines */
+    struct config_changes *pending; /* what the last reload changed, and what of it waits for a restart; or NULL */
     uint32_t n_tuning;
     struct budgets *budgets; /* from READY on */
 
@@ -82,13 +83,20 @@ struct control {
     struct spaces *spaces;
 };
 
+/* --- shares.c --- */
 /* The config's part of tiering's pools: that engine's share of each budget. Memory is shared alike, a device by who
  * has its partitions. What an engine may have now is budgets_granted()'s to say. */
 void control_pool_config(const struct control *control, uint32_t engine, uint32_t pool,
                          struct tiering_pool_config *ret_config);
+/* The class that an SPW_CLASS_… names. */
+const struct config_class *control_class(const struct spillway_config *config, uint32_t spw_class);
+/* All that an engine can be told while it runs. */
+void control_tuning(const struct control *control, uint32_t engine, struct engine_tuning *ret_tuning);
+uint64_t control_nvme_bytes(const struct control *control);
+
+/* --- control.c --- */
 /* Looks the configured group up. -ENOENT. */
 must_check int control_find_admin_group(struct control *control);
-uint64_t control_nvme_bytes(const struct control *control);
 /* Of so many bytes of all devices, the part that lies in this engine's partitions. */
 uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes);
 

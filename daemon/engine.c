@@ -114,6 +114,19 @@ static void notice_memlock(struct engine *engine)
                   size_print(caps->memlock_limit_bytes, limit));
 }
 
+static void notice_node(struct engine *engine, const struct memory_chunk *chunk)
+{
+    const struct memory_report *report = &chunk->report;
+    char size[UNITS_TEXT_BYTES];
+
+    if (report->bind_error < 0)
+        engine_notice(engine, LOG_LEVEL_WARNING, "%s of memory cannot be bound to node %u (%s): it lies anywhere",
+                      size_print(chunk->size_bytes, size), chunk->node, log_errno(report->bind_error));
+    else if (report->n_on_node < report->n_sampled)
+        engine_notice(engine, LOG_LEVEL_WARNING, "of %u pages looked up, only %u lie on node %u", report->n_sampled,
+                      report->n_on_node, chunk->node);
+}
+
 /* The first chunk tells what the others will be like; after it only what is worse is worth a line. */
 static void on_chunk(void *ctx, uint32_t region, const struct memory_chunk *chunk)
 {
@@ -122,9 +135,14 @@ static void on_chunk(void *ctx, uint32_t region, const struct memory_chunk *chun
     char size[UNITS_TEXT_BYTES];
 
     (void)region;
-    engine_notice(engine, engine->said_memory ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "%s of memory in %s%s%s%s",
-                  size_print(chunk->size_bytes, size), memory_pages_name(report->pages), report->why ? " (" : "",
+    char where[32] = "";
+
+    if (chunk->node != MEMORY_NODE_ANY)
+        snprintf(where, sizeof(where), " on node %u", chunk->node);
+    engine_notice(engine, engine->said_memory ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "%s of memory%s in %s%s%s%s",
+                  size_print(chunk->size_bytes, size), where, memory_pages_name(report->pages), report->why ? " (" : "",
                   report->why ? report->why : "", report->why ? ")" : "");
+    notice_node(engine, chunk);
     if (report->lock_error < 0 || uring_caps(engine->uring)->degraded_memlock) {
         if (!load_relaxed(&engine->is_degraded))
             notice_memlock(engine);

@@ -92,13 +92,23 @@ struct owner_call {
 };
 void engine_owner_end(struct engine *engine, struct owner_call *call);
 
+/* What can change while an engine runs. */
+struct engine_tuning {
+    uint64_t spin_ns;
+    uint32_t clean_percent;
+    uint32_t class_weights[TIERING_CLASSES];
+    uint32_t n_pools, n_stores;
+    struct tiering_pool_config pools[POOLS_MAX];
+    struct tiering_store_config stores[DEVICES_MAX];
+};
+
 struct tune_call {
     struct call call;
-    uint64_t spin_ns;
-    uint32_t n_pools;
-    struct tiering_pool_config pools[POOLS_MAX];
+    struct engine_tuning tuning;
 };
 void engine_tune(struct engine *engine, struct tune_call *call);
+/* The same at once: before engine_run(), or on the engine's thread. */
+void engine_tune_now(struct engine *engine, const struct engine_tuning *tuning);
 
 /* What the engine may have of each pool's budgets from now on, and what it has. */
 struct budget_call {
@@ -115,6 +125,14 @@ struct engine_store {
     uint16_t partition;
 };
 
+/* The memory that an engine has on one node. */
+struct engine_node {
+    uint32_t node; /* MEMORY_NODE_ANY: wherever the kernel put it */
+    bool is_cxl;
+    uint64_t bytes, huge_bytes, locked_bytes; /* of bytes: in 2 MiB pages; sure not to be swapped */
+    uint64_t n_sampled, n_on_node;            /* pages that were looked up when they had been taken; of these, there */
+};
+
 struct engine_report {
     struct call call;
     uint64_t have_bytes, want_bytes; /* memory at start */
@@ -124,10 +142,13 @@ struct engine_report {
     struct uring_stat uring;
     struct requests_stat requests;
     struct tiering_stat tiering;
-    uint32_t n_pools, n_stores;
+    uint32_t n_pools, n_stores, n_nodes;
+    struct engine_node nodes[NODES_MAX];
     uint64_t dirty_bytes; /* of all pools */
     struct tiering_pool_stat pools[POOLS_MAX];
+    struct uring_lane_stat io[POOLS_MAX];
     struct store_stat stores[DEVICES_MAX];
+    struct tiering_writes writes[DEVICES_MAX];
     struct engine_store store_at[DEVICES_MAX];
     uint32_t n_peers, max_peers;
     struct peer_stat peers[]; /* max_peers */
@@ -137,7 +158,7 @@ void engine_report(struct engine *engine, struct engine_report *report);
 /* Ready, and alive: only the few numbers that cost nothing. */
 struct ping_call {
     struct call call;
-    uint64_t have_bytes, want_bytes, dirty_bytes;
+    uint64_t have_bytes, want_bytes, dirty_bytes, refused_bytes;
     bool is_ready;
 };
 void engine_ping(struct engine *engine, struct ping_call *call);

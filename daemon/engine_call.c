@@ -175,11 +175,23 @@ void engine_owner_end(struct engine *engine, struct owner_call *call)
 
 static void tune_at_engine(struct call *base)
 {
-    struct tune_call *call = container_of(base, struct tune_call, call);
+    engine_tune_now(base->engine, &container_of(base, struct tune_call, call)->tuning);
+}
 
-    requests_set_spin(base->engine->requests, call->spin_ns);
-    for (uint32_t i = 0; i < call->n_pools; i++)
-        tiering_pool_update(base->engine->tiering, i, &call->pools[i]);
+void engine_tune_now(struct engine *engine, const struct engine_tuning *tuning)
+{
+    uint32_t weights[POOLS_MAX];
+
+    requests_set_spin(engine->requests, tuning->spin_ns);
+    tiering_update(engine->tiering, tuning->clean_percent, tuning->class_weights);
+    for (uint32_t i = 0; i < tuning->n_pools; i++) {
+        tiering_pool_update(engine->tiering, i, &tuning->pools[i]);
+        uring_pool_weight(engine->uring, i, tuning->pools[i].weight);
+        weights[i] = tuning->pools[i].weight;
+    }
+    requests_set_weights(engine->requests, weights);
+    for (uint32_t i = 0; i < tuning->n_stores; i++)
+        tiering_store_update(engine->tiering, i, &tuning->stores[i]);
 }
 
 void engine_tune(struct engine *engine, struct tune_call *call)
@@ -215,6 +227,35 @@ static uint64_t engine_dirty_bytes(const struct engine *engine)
     return bytes;
 }
 
+static struct engine_node *report_node(struct engine_report *report, uint32_t node)
+{
+    for (uint32_t i = 0; i < report->n_nodes; i++)
+        if (report->nodes[i].node == node)
+            return &report->nodes[i];
+    if (report->n_nodes == NODES_MAX)
+        return NULL;
+    report->nodes[report->n_nodes] = (struct engine_node){.node = node};
+    return &report->nodes[report->n_nodes++];
+}
+
+static void report_nodes(const struct engine *engine, struct engine_report *report)
+{
+    report->n_nodes = 0;
+    for (uint32_t i = 0; i < engine->n_chunks; i++) {
+        const struct memory_chunk *chunk = engine->chunks[i].is_live ? uring_region_chunk(engine->uring, i) : NULL;
+        struct engine_node *node = chunk ? report_node(report, chunk->node) : NULL;
+
+        if (!node)
+            continue;
+        node->is_cxl = chunk->node != engine->config.tiering.node;
+        node->bytes += chunk->size_bytes;
+        node->huge_bytes += chunk->report.pages == MEMORY_PAGES_HUGE ? chunk->size_bytes : chunk->report.thp_bytes;
+        node->locked_bytes += chunk->report.is_locked ? chunk->size_bytes : 0;
+        node->n_sampled += chunk->report.n_sampled;
+        node->n_on_node += chunk->report.n_on_node;
+    }
+}
+
 static void report_at_engine(struct call *base)
 {
     struct engine_report *report = container_of(base, struct engine_report, call);
@@ -227,13 +268,17 @@ static void report_at_engine(struct call *base)
     requests_stat(engine->requests, &report->requests);
     tiering_stat(engine->tiering, &report->tiering);
     report->dirty_bytes = engine_dirty_bytes(engine);
+    report_nodes(engine, report);
     report->n_pools = engine->config.tiering.n_pools;
-    for (uint32_t i = 0; i < report->n_pools; i++)
+    for (uint32_t i = 0; i < report->n_pools; i++) {
         tiering_pool_stat(engine->tiering, i, &report->pools[i]);
+        uring_pool_stat(engine->uring, i, &report->io[i]);
+    }
     report->n_stores = engine->n_stores;
     for (uint32_t i = 0; i < report->n_stores; i++) {
         report->store_at[i] = engine->store_at[i];
         tiering_store_stat(engine->tiering, i, &report->stores[i]);
+        tiering_store_writes(engine->tiering, i, &report->writes[i]);
     }
     report->n_peers = requests_peers(engine->requests, report->peers, report->max_peers);
 }
@@ -246,9 +291,12 @@ void engine_report(struct engine *engine, struct engine_report *report)
 static void ping_at_engine(struct call *base)
 {
     struct ping_call *call = container_of(base, struct ping_call, call);
+    struct tiering_stat stat;
 
     call->is_ready = tiering_ready(base->engine->tiering, &call->have_bytes, &call->want_bytes);
     call->dirty_bytes = engine_dirty_bytes(base->engine);
+    tiering_stat(base->engine->tiering, &stat);
+    call->refused_bytes = stat.refused_bytes;
 }
 
 void engine_ping(struct engine *engine, struct ping_call *call)

@@ -32,17 +32,16 @@ const char *argp_program_version = "spillwayd " SPILLWAY_VERSION;
 
 struct options {
     bool user_mode;
-    const char *config_path, *check_path, *socket_path, *state_dir;
+    const char *config_path, *check_path, *socket_path;
 };
 
-enum { OPTION_USER = 256, OPTION_CHECK, OPTION_SOCKET, OPTION_STATE_DIR, OPTION_FOREGROUND };
+enum { OPTION_USER = 256, OPTION_CHECK, OPTION_SOCKET, OPTION_FOREGROUND };
 
 static const struct argp_option option_table[] = {
     {"user", OPTION_USER, NULL, 0, "Serve this user alone, without root", 0},
     {"config", 'c', "FILE", 0, "Configuration (" SYSTEM_CONFIG "; with --user none)", 0},
     {"check", OPTION_CHECK, "FILE", 0, "Check a configuration and exit: 0 if it is fine, 78 if not", 0},
     {"socket", OPTION_SOCKET, "PATH", 0, "Listen there, whatever the configuration says", 0},
-    {"state-dir", OPTION_STATE_DIR, "PATH", 0, "Keep state there, whatever the configuration says", 0},
     {"foreground", OPTION_FOREGROUND, NULL, 0, "Does nothing: spillwayd never leaves the foreground", 0},
     {NULL, 0, NULL, 0, NULL, 0},
 };
@@ -63,9 +62,6 @@ static error_t option_parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPTION_SOCKET:
         options->socket_path = arg;
-        return 0;
-    case OPTION_STATE_DIR:
-        options->state_dir = arg;
         return 0;
     case OPTION_FOREGROUND:
         return 0;
@@ -128,8 +124,6 @@ static int load_config(struct control *control, const struct options *options)
 
     if (options->socket_path)
         snprintf(d->socket, sizeof(d->socket), "%s", options->socket_path);
-    if (options->state_dir)
-        snprintf(d->state_dir, sizeof(d->state_dir), "%s", options->state_dir);
     if (d->admin_group[0] && control_find_admin_group(control) < 0) {
         fprintf(stderr, "[daemon] admin_group: there is no group '%s'\n", d->admin_group);
         return EX_CONFIG;

@@ -306,5 +306,7 @@ uint32_t request_run(struct request *req, uint32_t budget)
 {
     if (req->op->whole_list)
         return sync_run(req);
-    return request_is_all(req) ? all_run(req) : list_run(req, budget);
+    uint32_t n = request_name(req);
+
+    return n + (request_is_all(req) ? all_run(req) : list_run(req, budget));
 }

@@ -65,6 +65,8 @@ must_check int requests_new(const struct requests_config *config, struct request
 void requests_free(struct requests *rq);
 bool requests_is_idle(const struct requests *rq);
 void requests_set_spin(struct requests *rq, uint64_t spin_ns);
+/* Of every pool that a space was added for. */
+void requests_set_weights(struct requests *rq, const uint32_t *weights);
 
 /* The peer's memory is zeroed. */
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases);

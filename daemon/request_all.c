@@ -270,6 +270,21 @@ static void sync_put_results(struct request *req, int status)
         list_put_result(req, i, status, NULL);
 }
 
+/* Which limit a SYNC met. -EAGAIN: the engine's SYNCs together name too many pieces. */
+static uint32_t sync_limit(int status)
+{
+    switch (status) {
+    case -EIO:
+        return SPW_LIMIT_DEVICE_FAILED;
+    case -ENOSPC:
+        return SPW_LIMIT_POOL_NVME;
+    case -EAGAIN:
+        return SPW_LIMIT_PIECES;
+    default:
+        return SPW_LIMIT_NONE;
+    }
+}
+
 void sync_ended(struct request *req)
 {
     req->sync_running = false;
@@ -278,7 +293,7 @@ void sync_ended(struct request *req)
         return;
     }
     int status = req->list_status ? req->list_status : req->sync_status;
-    uint32_t detail = status == -EIO ? SPW_LIMIT_DEVICE_FAILED : status == -ENOSPC ? SPW_LIMIT_POOL_NVME : 0;
+    uint32_t detail = sync_limit(status);
 
     sync_put_results(req, status);
     request_end(req, status, detail, status == 0 ? req->sqe.n_items : 0);

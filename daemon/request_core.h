@@ -6,6 +6,7 @@
  *   request_peer.c  sessions' seats: spaces, rings, hot and cold
  *   request_turn.c  who is served when: turns, deadlines
  *   request_list.c  lists of items and handles: one piece at a time, each outcome written where the client expects it
+ *   request_chain.c what a list says of the request that it is part of, for the policies
  *   request_all.c   all or nothing, and SYNC: the list as a whole
  *   request_op.c    the operations: what each takes, and the call into tiering that it is
  *
@@ -96,6 +97,7 @@ struct request {
     int item_status; /* the item under way is refused */
     uint32_t item_detail;
     int list_status; /* the list ended early: too many pieces, or no room for results */
+    bool named;      /* the policy knows what the list is about */
     bool sync_running;
     int sync_status;
     struct tiering_sync sync;
@@ -151,6 +153,9 @@ struct op {
     bool whole_list;    /* always as a whole (SYNC) */
     bool counts_prefix; /* LOOKUP: the CQE's value is how many leading items are there */
     bool waits;         /* its pieces may wait */
+    bool rarely;        /* but seldom do: tried without a wait first, so that what must not be held up is not */
+    bool is_request;    /* with SPW_SQE_CHAIN its list says, as `use`, what an engine's request is about */
+    enum policy_use use;
     int32_t timeout_status;
     uint32_t timeout_detail;
     /* The request as a whole, before any list: a negative errno fails it. May be NULL. */
@@ -207,6 +212,12 @@ int list_target(const struct request *req, const struct spw_item *item, struct t
 void target_step(const struct request *req, const struct target *target, uint32_t piece, struct step *ret_step);
 void list_put_result(struct request *req, uint32_t index, int status, const struct spw_result *result);
 void list_grant_result(const struct tiering_grant *grant, struct spw_result *ret_result);
+
+int list_key(const struct request *req, const struct spw_item *item, struct tiering_id *ret_id);
+
+/* request_chain.c */
+/* Before any of the list is taken. What it cost, in items. */
+uint32_t request_name(struct request *req);
 
 /* request_all.c */
 /* As list_run(), but the whole list in one turn. */

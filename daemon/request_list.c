@@ -173,7 +173,7 @@ static bool list_copy_handle(struct request *req, uint32_t index, struct spw_han
     return false;
 }
 
-static int target_key(const struct request *req, const struct spw_item *item, struct tiering_id *ret_id)
+int list_key(const struct request *req, const struct spw_item *item, struct tiering_id *ret_id)
 {
     static const uint8_t zeros[SPW_KEY_BYTES];
     uint16_t n_parts = item->n_parts ? item->n_parts : 1;
@@ -274,7 +274,7 @@ int list_target(const struct request *req, const struct spw_item *item, struct t
 
     *ret_target = (struct target){.n_pieces = 1, .n_results = 1};
     *ret_detail = 0;
-    int key_status = target_key(req, item, &ret_target->id);
+    int key_status = list_key(req, item, &ret_target->id);
 
     switch ((enum op_span)req->op->span) {
     case OP_SPAN_RANGE:
@@ -340,8 +340,9 @@ static bool list_copy_ahead(struct request *req, uint32_t index, struct ahead *r
 static bool list_look_ahead(struct request *req, uint32_t max)
 {
     struct requests *rq = req->rq;
-    uint32_t n = MIN(MIN(max, req->sqe.n_items - req->next_item), (uint32_t)LIST_WARM_ITEMS);
+    uint32_t left = req->sqe.n_items - req->next_item, n = MIN(max, (uint32_t)LIST_WARM_ITEMS);
 
+    n = MIN(n, left);
     rq->n_ahead = rq->next_ahead = 0;
     for (uint32_t i = 0; i < n; i++)
         if (!list_copy_ahead(req, req->next_item + i, &rq->ahead[i]))
@@ -392,19 +393,33 @@ static void list_step_ended(struct request *req, int status, const struct tierin
     item_piece_ended(req, req->group, status);
 }
 
+/* Calls the operation, with a piece to wait in where that may be needed. False: none is to be had. */
+static bool list_call(struct request *req, const struct step *step, int *ret_status, struct tiering_grant *ret_grant,
+                      struct spw_result *ret_result)
+{
+    if (!req->op->waits || req->op->rarely) {
+        *ret_status = req->op->step(req, step, NULL, ret_grant, ret_result);
+        if (!req->op->rarely || *ret_status != -EAGAIN)
+            return true;
+    }
+    if (!req->spare)
+        req->spare = piece_new(req);
+    if (!req->spare)
+        return false;
+    *ret_status = req->op->step(req, step, &req->spare->wait, ret_grant, ret_result);
+    return true;
+}
+
 static int list_step(struct request *req, const struct step *step)
 {
     struct tiering_grant grant = {0};
     struct spw_result result = {0};
     int r = req->stop_status;
 
-    if (r == 0) {
-        if (req->op->waits && !req->spare && !(req->spare = piece_new(req)))
-            return LIST_STALLED;
-        r = req->op->step(req, step, req->spare ? &req->spare->wait : NULL, &grant, &result);
-    } else {
+    if (r != 0)
         grant.limit = req->stop_detail;
-    }
+    else if (!list_call(req, step, &r, &grant, &result))
+        return LIST_STALLED;
     /* Tiering's own pools are used up: whatever uses them ends some time, and this list goes on. */
     if (r == -EAGAIN && grant.limit == TIERING_LIMIT_REQUESTS && req->spare && !(req->sqe.flags & SPW_SQE_NO_WAIT))
         return LIST_STALLED;

@@ -90,13 +90,11 @@ static int step_release(struct request *req, const struct step *step, struct tie
     unsigned flags = (step->handle.flags & SPW_RELEASE_DIRTY ? TIERING_DIRTY : 0) |
                      (step->handle.flags & SPW_RELEASE_DISCARD ? TIERING_DISCARD : 0);
 
-    (void)wait;
-    (void)ret_grant;
     (void)ret_result;
     if (flags == (TIERING_DIRTY | TIERING_DISCARD))
         return -EINVAL;
     req->rq->changes++;
-    return tiering_release(req->rq->tiering, &req->peer->tiering, step->handle.lease, flags);
+    return tiering_release_wait(req->rq->tiering, &req->peer->tiering, step->handle.lease, flags, wait, ret_grant);
 }
 
 static int step_touch(struct request *req, const struct step *step, struct tiering_wait *wait,
@@ -111,11 +109,15 @@ static int step_touch(struct request *req, const struct step *step, struct tieri
 static int step_advise(struct request *req, const struct step *step, struct tiering_wait *wait,
                        struct tiering_grant *ret_grant, struct spw_result *ret_result)
 {
+    enum tiering_advice advice = (enum tiering_advice)req->sqe.arg[0];
+    uint64_t value = advice == TIERING_KEEP_UNTIL ? req->sqe.arg[1] * NS_PER_MS : req->sqe.arg[1];
+    int r = tiering_advise(req->rq->tiering, &step->id, advice, value, req->rq->now_ns);
+
     (void)wait;
-    (void)ret_grant;
     (void)ret_result;
-    return tiering_advise(req->rq->tiering, &step->id, (enum tiering_advice)req->sqe.arg[0], req->sqe.arg[1],
-                          req->rq->now_ns);
+    if (r == -ENOSPC)
+        ret_grant->limit = TIERING_LIMIT_HINTS;
+    return r;
 }
 
 static int step_pin(struct request *req, const struct step *step, struct tiering_wait *wait,
@@ -123,10 +125,13 @@ static int step_pin(struct request *req, const struct step *step, struct tiering
 {
     uint64_t until_ns = req->sqe.arg[0] ? req->rq->now_ns + req->sqe.arg[0] * NS_PER_MS : 0;
 
+    int r = tiering_pin(req->rq->tiering, &step->id, until_ns);
+
     (void)wait;
-    (void)ret_grant;
     (void)ret_result;
-    return tiering_pin(req->rq->tiering, &step->id, until_ns);
+    if (r == -ENOSPC)
+        ret_grant->limit = TIERING_LIMIT_HINTS;
+    return r;
 }
 
 static int step_delete(struct request *req, const struct step *step, struct tiering_wait *wait,
@@ -217,7 +222,7 @@ static void undo_reserve(struct request *req, uint64_t lease)
 
 static void undo_acquire(struct request *req, uint64_t lease)
 {
-    (void)tiering_release(req->rq->tiering, &req->peer->tiering, lease, 0);
+    (void)tiering_release(req->rq->tiering, &req->peer->tiering, lease, TIERING_UNUSED);
 }
 
 /* --- Requests as a whole ----------------------------------------------------------------------------------------- */
@@ -291,6 +296,8 @@ static int begin_advise(struct request *req)
 {
     bool known = req->sqe.arg[0] >= SPW_ADVICE_NOT_AGAIN && req->sqe.arg[0] <= SPW_ADVICE_SCORE;
 
+    if (known && req->sqe.arg[0] == SPW_ADVICE_KEEP_UNTIL && req->sqe.arg[1] > PIN_MS_MAX)
+        return -ERANGE;
     return known ? 0 : -EINVAL;
 }
 
@@ -313,6 +320,8 @@ static const struct op op_lookup = {
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .needs_space = true,
+    .is_request = true,
+    .use = POLICY_NAMED,
     .counts_prefix = true,
     .step = step_lookup,
 };
@@ -321,6 +330,8 @@ static const struct op op_reserve = {
     .span = OP_SPAN_SIZE,
     .flags = SPW_SQE_CHAIN | SPW_SQE_ALL,
     .needs_space = true,
+    .is_request = true,
+    .use = POLICY_STORED,
     .waits = true,
     .timeout_status = -ENOSPC,
     .timeout_detail = SPW_LIMIT_POOL_DRAM,
@@ -340,20 +351,37 @@ static const struct op op_acquire = {
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN | SPW_SQE_ALL | SPW_SQE_WRITE | SPW_SQE_NO_WAIT,
     .needs_space = true,
+    .is_request = true,
+    .use = POLICY_USED,
     .waits = true,
     .timeout_status = -ETIMEDOUT,
     .timeout_detail = SPW_LIMIT_POOL_DRAM,
     .step = step_acquire,
     .undo = undo_acquire,
 };
-static const struct op op_release = {.list = OP_LIST_HANDLES, .step = step_release};
+static const struct op op_release = {
+    .list = OP_LIST_HANDLES,
+    .waits = true,
+    .rarely = true,
+    .timeout_status = -ENOSPC,
+    .timeout_detail = SPW_LIMIT_POOL_DRAM,
+    .step = step_release,
+};
 static const struct op op_touch = {
-    .list = OP_LIST_ITEMS, .flags = SPW_SQE_CHAIN, .needs_space = true, .step = step_touch};
+    .list = OP_LIST_ITEMS,
+    .flags = SPW_SQE_CHAIN,
+    .needs_space = true,
+    .is_request = true,
+    .use = POLICY_USED,
+    .step = step_touch,
+};
 static const struct op op_prefetch = {
     .list = OP_LIST_ITEMS,
     .flags = SPW_SQE_CHAIN,
     .n_args = 1,
     .needs_space = true,
+    .is_request = true,
+    .use = POLICY_NAMED,
     .waits = true,
     .timeout_status = -ETIMEDOUT,
     .begin = begin_prefetch,
@@ -403,6 +431,8 @@ static const struct op op_put_range = {
     .flags = SPW_SQE_CHAIN,
     .n_args = 2,
     .needs_space = true,
+    .is_request = true,
+    .use = POLICY_STORED,
     .waits = true,
     .timeout_status = -ENOSPC,
     .timeout_detail = SPW_LIMIT_POOL_DRAM,
@@ -414,6 +444,8 @@ static const struct op op_get_range = {
     .flags = SPW_SQE_CHAIN,
     .n_args = 2,
     .needs_space = true,
+    .is_request = true,
+    .use = POLICY_USED,
     .waits = true,
     .timeout_status = -ETIMEDOUT,
     .step = step_get_range,

@@ -22,6 +22,19 @@ void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session,
     tiering_session_init(rq->tiering, &peer->tiering, session, owner, max_leases);
 }
 
+void requests_set_weights(struct requests *rq, const uint32_t *weights)
+{
+    list_for_each (l, &rq->peers) {
+        struct peer *peer = list_entry(l, struct peer, link);
+        uint32_t largest = 0;
+
+        for (uint32_t i = 0; i < peer->n_spaces; i++)
+            largest = MAX(largest, weights[peer->spaces[i].pool]);
+        if (largest > 0)
+            peer->weight = largest;
+    }
+}
+
 /* A handle is the engine's number, the index in the peer's table, and a generation that tells sessions apart. */
 static uint32_t space_handle(const struct requests *rq, const struct peer *peer, uint32_t index)
 {

@@ -20,6 +20,7 @@
 
 #include "daemon/log.h"
 #include "daemon/sd.h"
+#include "daemon/startup_hugepages.h"
 #include "include/base/cleanup.h"
 #include "include/base/units.h"
 #include "io/grower.h"
@@ -67,12 +68,32 @@ static int machine_read(const struct spillway_config *config, struct machine *re
             m.cxl[m.n_cxl++] = node->id;
         }
     }
-    if (m.n_dram == 0)
-        m.dram[m.n_dram++] = MEMORY_NODE_ANY;
+    if (m.n_dram == 0) {
+        log_error("[tier.dram] nodes: none of them is a node of this machine with CPUs and memory: numactl -H shows "
+                  "what there is");
+        return -ENXIO;
+    }
+    if (config->cxl.size_bytes > 0 && m.n_cxl == 0)
+        log_warning("[tier.cxl] there is no node with memory and no CPU%s: the tier stays empty",
+                    config->cxl.nodes ? " among `nodes`" : "");
     if (!nodes.is_numa)
         m.dram[0] = MEMORY_NODE_ANY;
     *ret_machine = m;
     return 0;
+}
+
+/* Memory is shared alike: the pools of the first engine are those of each. */
+static int check_hugepages(const struct control *control, const struct machine *machine,
+                           const struct tiering_pool_config *pools)
+{
+    struct hugepages need = {0};
+
+    if (control->config->dram.hugepages != CONFIG_HUGEPAGES_REQUIRE)
+        return 0;
+    for (uint32_t e = 0; e < control->n_engines; e++)
+        for (uint32_t i = 0; i < control->config->n_pools; i++)
+            hugepages_add(&need, machine->dram[e % machine->n_dram], pools[i].dram_bytes);
+    return hugepages_check(&need);
 }
 
 void startup_limits(const struct control *control)
@@ -223,12 +244,6 @@ static uint32_t auto_max_objects(const struct spillway_config *config, uint64_t 
 
 static int class_configs(const struct spillway_config *config, struct tiering_class_config *ret_classes)
 {
-    static const uint32_t index_of[TIERING_CLASSES] = {
-        [SPW_CLASS_GENERIC] = CONFIG_CLASS_GENERIC,     [SPW_CLASS_KV] = CONFIG_CLASS_KV,
-        [SPW_CLASS_WEIGHTS] = CONFIG_CLASS_WEIGHTS,     [SPW_CLASS_ACTIVATION] = CONFIG_CLASS_ACTIVATION,
-        [SPW_CLASS_OPTIMIZER] = CONFIG_CLASS_OPTIMIZER,
-    };
-
     /* The bytes of an optimizer's step pass through the CPU; KV blocks, weights and activations only through DMA. */
     static const enum tiering_placement placement_of[TIERING_CLASSES] = {
         [SPW_CLASS_GENERIC] = TIERING_PLACE_ANY,    [SPW_CLASS_KV] = TIERING_PLACE_DMA,
@@ -236,9 +251,8 @@ static int class_configs(const struct spillway_config *config, struct tiering_cl
         [SPW_CLASS_OPTIMIZER] = TIERING_PLACE_DRAM,
     };
 
-    static_assert(SPW_CLASSES == TIERING_CLASSES && (int)CONFIG_CLASSES == TIERING_CLASSES, "the same classes");
     for (uint32_t i = 0; i < TIERING_CLASSES; i++) {
-        const struct config_class *c = &config->classes[index_of[i]];
+        const struct config_class *c = control_class(config, i);
 
         ret_classes[i].policy = policy_by_name(c->policy);
         ret_classes[i].durability = (uint8_t)c->durability;
@@ -255,7 +269,8 @@ static int class_configs(const struct spillway_config *config, struct tiering_cl
     return 0;
 }
 
-static struct memory_chunk_config chunk_config(const struct spillway_config *config, const struct machine *machine)
+static struct memory_chunk_config chunk_config(const struct spillway_config *config, const struct machine *machine,
+                                               uint32_t node)
 {
     static const enum memory_pages pages[] = {
         [CONFIG_HUGEPAGES_TRY] = MEMORY_PAGES_AUTO,
@@ -264,8 +279,9 @@ static struct memory_chunk_config chunk_config(const struct spillway_config *con
     };
 
     return (struct memory_chunk_config){
-        .node = MEMORY_NODE_ANY,
+        .node = node,
         .pages = pages[config->dram.hugepages],
+        .no_fallback = config->dram.hugepages == CONFIG_HUGEPAGES_REQUIRE,
         .lock = true,
         .force_small_pages = config->dram.force_small_pages,
         .threads = MIN(machine->n_cpus, (uint32_t)POPULATE_THREADS_DEFAULT),
@@ -276,6 +292,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
                        const struct tiering_pool_config *pools, uint32_t max_objects)
 {
     const struct spillway_config *config = control->config;
+    uint32_t node = machine->dram[number % machine->n_dram];
     const char *why;
     struct engine_config engine = {
         .number = number,
@@ -283,10 +300,10 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .control = &control->mailbox,
-        .uring = {.workers = control->workers, .grower = control->grower, .chunk = chunk_config(config, machine)},
+        .uring = {.workers = control->workers, .grower = control->grower, .chunk = chunk_config(config, machine, node)},
         .tiering = {.pools = pools,
                     .n_pools = config->n_pools,
-                    .node = machine->dram[number % machine->n_dram],
+                    .node = node,
                     .dram_nodes = machine->dram,
                     .n_dram_nodes = machine->n_dram,
                     .cxl_nodes = machine->cxl,
@@ -296,6 +313,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
                     .max_leases = MIN(max_objects, 4 * config->daemon.session_leases),
                     .clean_percent = config->dram.clean_percent,
                     .chunk_cap_min = CHUNK_CAP_BYTES_MIN,
+                    .memory_on_demand = !config->dram.pretouch,
                     .parts_deadline_ns = PARTS_DEADLINE_NS},
     };
 
@@ -332,17 +350,15 @@ static int engines_list_spaces(struct control *control)
 /* What is on the devices is known only now: each engine gets its share. */
 static void engines_share(struct control *control)
 {
-    struct tiering_pool_config pool;
+    struct engine_tuning tuning; /* the main thread's stack has room for that */
 
     for (uint32_t e = 0; e < control->n_engines; e++) {
         if (control->config->n_devices > 0 && control->engines[e]->n_stores == 0)
             log_warning("engine %u has no partition of any device: its objects stay in memory; format devices with "
                         "--partitions %u, or set engines in [daemon]",
                         e, control->n_engines);
-        for (uint32_t i = 0; i < control->config->n_pools; i++) {
-            control_pool_config(control, e, i, &pool);
-            tiering_pool_update(control->engines[e]->tiering, i, &pool);
-        }
+        control_tuning(control, e, &tuning);
+        engine_tune_now(control->engines[e], &tuning);
     }
 }
 
@@ -388,7 +404,7 @@ int startup_engines(struct control *control)
 {
     const struct spillway_config *config = control->config;
     struct machine machine;
-    struct tiering_pool_config pools[POOLS_MAX]; /* the main thread's stack has room for that */
+    struct tiering_pool_config pools[POOLS_MAX] = {0}; /* the main thread's stack has room for that */
     int r = machine_read(config, &machine);
 
     if (r < 0)
@@ -405,6 +421,7 @@ int startup_engines(struct control *control)
 
     for (uint32_t i = 0; i < config->n_pools; i++)
         control_pool_config(control, 0, i, &pools[i]); /* devices: see engines_share() */
+    r = check_hugepages(control, &machine, pools);
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++)
         r = engine_make(control, i, &machine, pools, max_objects);
     for (uint32_t i = 0; i < config->n_devices && r == 0; i++)

@@ -282,7 +282,8 @@ static const char *pages_unavailable(const struct memory_chunk_config *config, e
     return NULL;
 }
 
-/* The pages must come from somewhere: asking for more than there is ends in the OOM killer, not in ENOMEM. */
+/* The pages must come from somewhere: asking for more than there is ends in the OOM killer, not in ENOMEM. A node that
+ * is bound to runs out by itself, however empty the others are. */
 static int check_size(const struct memory_chunk_config *config, enum memory_pages pages)
 {
     struct memory_limits limits;
@@ -290,7 +291,7 @@ static int check_size(const struct memory_chunk_config *config, enum memory_page
     if (pages == MEMORY_PAGES_HUGE) /* set aside already, and not part of MemAvailable */
         return 0;
     memory_limits_read(&limits);
-    if (config->size_bytes > limits.available_bytes)
+    if (config->size_bytes > MIN(limits.available_bytes, memory_node_available_bytes(config->node)))
         return -ENOMEM;
     if (pages == MEMORY_PAGES_SMALL && config->size_bytes > SMALL_PAGES_BYTES_MAX && !config->force_small_pages)
         return -E2BIG;

@@ -89,7 +89,7 @@ struct memory_chunk {
 };
 
 /*
- * Errors: -ENOMEM (also if size_bytes is above MemAvailable), -E2BIG (small pages above the limit: force_small_pages),
+ * Errors: -ENOMEM (also if size_bytes is above what the machine or the node has available), -E2BIG (small pages above the limit: force_small_pages),
  * -ECANCELED, -EINVAL (no such node, size 0), -ENOSPC (too many chunks), and what memfd_create and fcntl say: a seal
  * that fails is an error.
  */

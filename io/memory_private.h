@@ -15,6 +15,7 @@ int memory_map_zeros(void *mem, uint64_t len_bytes);
 must_check int memory_populate(void *mem, uint64_t size_bytes, uint32_t threads, memory_progress progress, void *ctx);
 
 /* memory_system.c: what files of the kernel say. */
-uint64_t memory_free_huge_bytes(uint32_t node); /* of 2 MiB; node MEMORY_NODE_ANY: of the machine */
-bool memory_thp_allowed(void);                  /* transparent hugepages in memfds */
+uint64_t memory_free_huge_bytes(uint32_t node);      /* of 2 MiB; node MEMORY_NODE_ANY: of the machine */
+uint64_t memory_node_available_bytes(uint32_t node); /* MemAvailable of one node; UINT64_MAX: not known */
+bool memory_thp_allowed(void);                       /* transparent hugepages in memfds */
 uint64_t memory_thp_mapped_bytes(const void *mem, uint64_t size_bytes);

@@ -75,6 +75,49 @@ static uint64_t available_bytes(void)
     return UINT64_MAX;
 }
 
+/* Sums one kind of number over the zones of a node. False: the kernel tells nothing about that node. */
+static bool read_zones(uint32_t node, uint64_t *ret_free_pages, uint64_t *ret_high_pages)
+{
+    cleanup_fclose FILE *f = fopen("/proc/zoneinfo", "re");
+    uint64_t pages, n_free = 0, n_high = 0;
+    bool is_ours = false, found = false;
+    char line[256];
+    uint32_t id;
+
+    while (f && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "Node %" SCNu32 ", zone", &id) == 1) {
+            is_ours = id == node;
+            found |= is_ours;
+        } else if (is_ours && sscanf(line, " pages free %" SCNu64, &pages) == 1) {
+            n_free += pages;
+        } else if (is_ours && sscanf(line, " high %" SCNu64, &pages) == 1) {
+            n_high += pages;
+        }
+    }
+    *ret_free_pages = n_free;
+    *ret_high_pages = n_high;
+    return found;
+}
+
+/* As the kernel counts MemAvailable: what is free above the high watermarks, and file pages that it would give up. */
+uint64_t memory_node_available_bytes(uint32_t node)
+{
+    uint64_t n_free, n_high, kib, file_kib = 0;
+    char path[64], line[256];
+
+    if (node == MEMORY_NODE_ANY || !read_zones(node, &n_free, &n_high))
+        return UINT64_MAX;
+    snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/meminfo", node);
+    cleanup_fclose FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "Node %*u Active(file): %" SCNu64, &kib) == 1 ||
+            sscanf(line, "Node %*u Inactive(file): %" SCNu64, &kib) == 1)
+            file_kib += kib;
+    uint64_t have_bytes = n_free * MEMORY_PAGE_BYTES + file_kib * KIB, high_bytes = n_high * MEMORY_PAGE_BYTES;
+
+    return have_bytes > high_bytes ? have_bytes - high_bytes : 0;
+}
+
 /* libcap would be a library for one bit. */
 static bool has_ipc_lock(void)
 {

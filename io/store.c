@@ -298,3 +298,8 @@ void store_stat(const struct store *s, struct store_stat *ret_stat)
     ret_stat->log_used_bytes = log_used_sectors(&s->log) * SECTOR_BYTES;
     ret_stat->failed = s->failed;
 }
+
+uint64_t store_written_log_bytes(const struct store *s)
+{
+    return s->stat.written_log_bytes;
+}

@@ -259,6 +259,8 @@ struct store_stat {
     int failed; /* 0 or the negative errno that ended it */
 };
 void store_stat(const struct store *s, struct store_stat *ret_stat);
+/* The same number as in store_stat: for a look at each turn. */
+uint64_t store_written_log_bytes(const struct store *s);
 
 /* --- Formatting -------------------------------------------------------------------------------------------------- */
 

@@ -235,6 +235,9 @@ static void grow_start(struct uring *u, struct uring_grow *grow, struct io_chunk
     grow->job.config.size_bytes = chunk->size_bytes;
     grow->job.config.node = chunk->node;
     grow->job.config.read_only_fd = chunk->kind == IO_CHUNK_SHARED;
+    /* What was promised is the tier's memory: not another node's, nor what a session asks for later. */
+    if (chunk->kind == IO_CHUNK_PRIVATE || chunk->node != u->config.chunk.node)
+        grow->job.config.no_fallback = false;
     grower_submit(u->config.grower, &grow->job);
 }
 

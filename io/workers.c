@@ -33,7 +33,7 @@ struct workers {
     uint32_t n_parts_queued; /* atomic for the spinners; written under the lock */
     uint32_t n_sleeping;
     bool stopping;
-    uint32_t spin_us;
+    uint32_t spin_us; /* atomic */
     uint32_t n_threads;
     pthread_t threads[WORKERS_MAX];
 };
@@ -109,9 +109,9 @@ static uint64_t now_ns(void)
 /* Returns early once there is something to take. */
 static void spin(const struct workers *w)
 {
-    if (w->spin_us == 0)
-        return;
-    for (uint64_t until_ns = now_ns() + w->spin_us * UINT64_C(1000); now_ns() < until_ns;)
+    uint32_t spin_us = load_relaxed(&w->spin_us);
+
+    for (uint64_t until_ns = now_ns() + spin_us * UINT64_C(1000); now_ns() < until_ns;)
         for (int i = 0; i < 32; i++) {
             if (load_relaxed(&w->n_parts_queued) > 0)
                 return;
@@ -140,7 +140,7 @@ static struct workers_job *wait_for_part(struct workers *w, uint32_t *ret_part)
 
     pthread_mutex_lock(&w->lock);
     job = take_part(w, ret_part);
-    if (!job && !w->stopping && w->spin_us > 0) {
+    if (!job && !w->stopping && load_relaxed(&w->spin_us) > 0) {
         pthread_mutex_unlock(&w->lock);
         spin(w);
         pthread_mutex_lock(&w->lock);
@@ -230,6 +230,11 @@ int workers_new(const struct workers_config *config, struct workers **ret_worker
     }
     *ret_workers = w;
     return 0;
+}
+
+void workers_set_spin(struct workers *w, uint32_t spin_us)
+{
+    store_relaxed(&w->spin_us, spin_us);
 }
 
 void workers_free(struct workers *w)

@@ -42,6 +42,8 @@ struct workers_job {
 must_check int workers_new(const struct workers_config *config, struct workers **ret_workers);
 /* Does what was submitted, then ends the threads. Takes NULL. */
 void workers_free(struct workers *w);
+/* Any thread. */
+void workers_set_spin(struct workers *w, uint32_t spin_us);
 
 /* Any thread. Takes all jobs of the list, in order. */
 void workers_submit(struct workers *w, struct list *jobs);

@@ -18,6 +18,7 @@
 
 #define LOOKS_MAX 1024            /* extents of closing chunks that one tick looks at */
 #define HELD_SAMPLE 1024          /* extents of a chunk that are looked at before it is chosen */
+#define ON_DEMAND_BYTES_MIN (64 * MIB)
 #define CAP_ALIGN_BYTES (2 * MIB) /* so that a chunk is whole hugepages */
 
 static void chunk_done(struct io_chunk *io);
@@ -57,11 +58,16 @@ int chunk_ask_private(struct tiering *t, struct session_arena *sa, uint64_t size
     return chunk_ask(t, &req, t->config.node, size_bytes);
 }
 
-/* 1 GiB at first, then 8, then 64 at a time; no more than an eighth of the pool where memory is to change hands. */
+/*
+ * 1 GiB at first, then 8, then 64 at a time; no more than an eighth of the pool where memory is to change hands. On demand
+ * somebody waits until all of it is touched: what there is at most doubles.
+ */
 static uint64_t chunk_next_bytes(const struct tiering *t, uint64_t have, uint64_t want)
 {
     uint64_t size = have < GIB ? GIB : have < 9 * GIB ? 8 * GIB : 64 * GIB;
 
+    if (t->config.memory_on_demand)
+        size = MIN(size, MAX(have, ON_DEMAND_BYTES_MIN));
     if (t->config.chunk_bytes_max)
         size = MIN(size, t->config.chunk_bytes_max);
     if (t->config.chunk_cap_min)
@@ -135,6 +141,19 @@ static int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
     return r;
 }
 
+bool chunk_grow_on_demand(struct tiering *t, uint32_t pool)
+{
+    const struct tpool *p = &t->pools[pool];
+
+    if (!t->config.memory_on_demand)
+        return false;
+    /* The slower memory only when the faster is all taken. */
+    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS && !p->asked_chunks[MEM_DRAM] && !p->asked_chunks[MEM_CXL]; tier++)
+        if (chunk_grow(t, pool, tier) < 0)
+            t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", pool, -ENOMEM);
+    return p->asked_chunks[MEM_DRAM] || p->asked_chunks[MEM_CXL];
+}
+
 /* --- Less -------------------------------------------------------------------------------------------------------- */
 
 /* Is there something leased in it, as far as one looks? */
@@ -204,7 +223,7 @@ static int chunk_balance(struct tiering *t, uint32_t pool)
 
     for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++) {
         chunk_fit(t, p, tier);
-        int r = chunk_grow(t, pool, tier);
+        int r = t->config.memory_on_demand ? 0 : chunk_grow(t, pool, tier);
 
         if (r < 0)
             first = r;
@@ -319,10 +338,15 @@ static void chunk_refused(struct tiering *t, struct chunk_request *req, const ch
     /* Go on with what there is, and say so. */
     if (sa) {
         sa->want_bytes = sa->arena.total_sectors * SECTOR_BYTES;
+        t->stat.refused_bytes += req->io.size_bytes;
     } else {
         p->refused_nodes[req->tier] |= UINT64_C(1) << req->node;
-        if ((uint32_t)__builtin_popcountll(p->refused_nodes[req->tier]) == t->n_nodes[req->tier])
-            p->want_chunks[req->tier] = p->arenas[req->tier].total_sectors * SECTOR_BYTES;
+        if ((uint32_t)__builtin_popcountll(p->refused_nodes[req->tier]) == t->n_nodes[req->tier]) {
+            uint64_t have = p->arenas[req->tier].total_sectors * SECTOR_BYTES;
+
+            t->stat.refused_bytes += p->want_chunks[req->tier] - MIN(have, p->want_chunks[req->tier]);
+            p->want_chunks[req->tier] = have;
+        }
     }
     t->config.events->notice(t->config.ctx, text, req->pool, status);
 }

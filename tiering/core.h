@@ -10,8 +10,14 @@
  *   migrate.c   from one memory extent to another: demotion, promotion, evacuation
  *   move.c      transfers: load, spill, copy; one step function
  *   urge.c      transfers that a client has come to wait for
+ *   place.c     which device takes a piece; write budgets
+ *   chain.c     what requests name, for the policies
  *   lease.c     leases and admission; sessions' ends
- *   ops.c       the operations that sessions ask for
+ *   ops.c       the operations that sessions ask for: new blocks, tensors, lookup, deletion
+ *   access.c    the same: leases on what is there
+ *   advice.c    the same: pins, scores, uses that are left
+ *   extent.c    extents that are held for themselves
+ *   publish.c   tensors that are written in shared pools: private copies, and their way back
  *   range.c     blocks to and from a tensor's range
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
@@ -24,6 +30,7 @@
 #include "include/base/list.h"
 #include "io/store.h"
 #include "tiering/arena.h"
+#include "tiering/budget.h"
 #include "tiering/policy.h"
 #include "tiering/record.h"
 #include "tiering/tiering.h"
@@ -53,8 +60,12 @@ struct lease {
     uint32_t next, prev; /* of the session's; `next` also links free ones */
     uint32_t off_bytes, len_bytes;
     struct tiering_session *session;
+    uint32_t sector; /* with `region`: where the extent is that it is on */
+    uint16_t region;
     uint8_t mode;
     uint8_t tier; /* enum mem_tier: where the bytes are */
+    bool is_own : 1; /* the extent is a writer's own, in private memory */
+    bool holds : 1;  /* it holds its extent (extent.c) */
 };
 
 enum move_kind {
@@ -65,6 +76,8 @@ enum move_kind {
     MOVE_GET,      /* from a device or memory into a leased tensor range */
     MOVE_PUT,      /* from a leased tensor range into new memory, then committed */
     MOVE_MIGRATE,  /* from one extent of the pool's memory to another */
+    MOVE_FILL,     /* a tensor's range in a shared pool to its writer's private memory */
+    MOVE_PUBLISH,  /* and back, with the rest of the piece, to new shared memory */
     MOVE_RELOCATE, /* from one segment to another, through the relocation buffer */
 };
 
@@ -88,6 +101,14 @@ struct move {
     struct list syncs;  /* MOVE_SPILL: struct sync_ref */
     uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece */
     struct io_buf from; /* MOVE_PUT: where its bytes are */
+    /* MOVE_FILL, MOVE_PUBLISH: the range in the piece. */
+    uint32_t off_bytes, len_bytes;
+    /* An extent that it holds (extent.c), if `held`. MOVE_GET, MOVE_PUT: the lease's; MOVE_FILL: the piece's;
+     * MOVE_PUBLISH: the writer's. */
+    uint32_t held_sector;
+    uint16_t held_region;
+    bool held;
+    uint8_t step; /* MOVE_PUBLISH: copies done */
     struct tiering_session *session;
     uint8_t kind, phase, store;
     uint8_t io;       /* enum move_io: what is in flight at a store */
@@ -99,11 +120,28 @@ struct move {
     };
 };
 
+/* Where a policy sits: the context of its find(). */
+struct policy_seat {
+    const struct tiering *tiering;
+    uint32_t pool;
+    uint8_t class_id;
+};
+
+/* The list that tiering_chain_begin() began. */
+struct chain_naming {
+    struct policy_ref *refs; /* LIST_ITEMS_MAX */
+    uint32_t n;
+    struct tiering_session *session;
+    struct policy *policy;
+    enum policy_use use;
+};
+
 struct tpool {
     struct tiering_pool_config config;
     struct arena arenas[MEM_TIERS];
     struct policy *policies[TIERING_CLASSES];     /* of what is in DRAM */
     struct policy *cxl_policies[TIERING_CLASSES]; /* of what is in CXL memory; NULL on a machine without */
+    struct policy_seat seats[TIERING_CLASSES];    /* of policies */
     uint64_t class_sectors[MEM_TIERS][TIERING_CLASSES];
     struct list room;       /* moves that wait for memory, first come first served */
     struct list spills;     /* MOVE_SPILL in flight */
@@ -125,6 +163,7 @@ struct tpool {
     uint32_t spilling;
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
+    struct budget writes;
     struct tiering_pool_stat stat;
 };
 
@@ -149,6 +188,10 @@ struct tstore {
     uint32_t evacuating[EVACUATIONS_MAX]; /* segments being emptied */
     uint32_t n_evacuating;
     uint64_t evacuate_ns; /* not before: something there could not be moved */
+    uint32_t weight;
+    int64_t turn; /* what it has earned of new data, less what it took */
+    struct budget writes;
+    uint64_t log_charged_bytes;
     bool failed;
     bool room_wanted;
 };
@@ -191,6 +234,28 @@ struct timed_pin {
 };
 #define TIMED_PINS_MAX 4096
 
+/* An extent that is held for itself; see extent.c. */
+struct extent {
+    uint32_t sector;
+    uint32_t object; /* whose it is, or was; the holders pin it */
+    uint32_t holds;  /* 0: free */
+    uint16_t region;
+    bool orphan;   /* no piece has it any more */
+    bool admitted; /* and it keeps an admission of the piece's size */
+};
+
+/* An object whose uses are counted down; see advice.c. */
+struct uses {
+    uint32_t object; /* number + 1; 0: free */
+    uint32_t left;
+};
+
+/* One search for a victim: how many pieces it has passed over because of their scores. */
+struct victim_search {
+    struct tiering *tiering;
+    uint32_t reprieves;
+};
+
 struct chunk_request {
     struct io_chunk io;
     struct tiering *t;
@@ -227,7 +292,7 @@ struct tiering {
     struct space *spaces;
     uint32_t n_spaces;
     struct tstore stores[DEVICES_MAX];
-    uint32_t n_stores, next_store;
+    uint32_t n_stores;
     struct arena_chunk *chunk_of[CHUNKS_MAX];
     uint32_t next_epoch;
     struct lease *leases;
@@ -239,6 +304,12 @@ struct tiering {
     uint32_t n_groups;
     struct timed_pin *pins;
     uint32_t n_pins;
+    struct extent *extents;
+    uint32_t n_extents;
+    struct list publishing;      /* MOVE_PUBLISH that copy; one a piece */
+    struct list publish_waiting; /* that have room, and wait for one that copies */
+    struct uses *uses;
+    uint32_t n_uses;
     struct shadow *shadows;
     uint32_t n_shadows;
     struct sync_ref *sync_refs;
@@ -252,6 +323,7 @@ struct tiering {
     uint32_t nodes[MEM_TIERS][NODES_MAX]; /* the kernel's numbers */
     uint32_t n_nodes[MEM_TIERS];
     uint64_t cxl_weights[NODES_MAX];
+    struct chain_naming chain;
     uint32_t piece_bytes;
     uint32_t sync_number;
     uint64_t now_ns;
@@ -343,6 +415,8 @@ void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_
 void object_drop_mem(struct tiering *t, uint32_t object);
 /* Its bytes are in this extent now; the old one is free. */
 void object_move_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
+/* Its bytes are in another extent now; what becomes of the old one is the caller's business. */
+void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* It no longer has a device copy; whoever calls this knows what becomes of the bytes there. */
 void object_detach_dev(struct tiering *t, uint32_t object);
@@ -355,9 +429,6 @@ void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
 /* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
 /* After a replay, which does not account for what it does. */
 void object_account_all(struct tiering *t);
-/* Ends the time-limited pin. */
-void timed_pin_drop(struct tiering *t, uint32_t object);
-void timed_pins_expire(struct tiering *t);
 void object_commit_unwritten(struct tiering *t, uint32_t object);
 void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry);
 void policy_enter(struct tiering *t, uint32_t object);
@@ -376,6 +447,8 @@ void room_give(struct tiering *t, uint32_t region, uint32_t sector);
 void room_kick(struct tiering *t, uint32_t pool);
 /* Serves those who wait, in order, until one cannot be served. */
 void room_serve(struct tiering *t, uint32_t pool);
+/* What the tier has when all of its memory is there. */
+uint64_t room_tier_sectors(const struct tpool *p, enum mem_tier tier);
 /* True if more of the tier is free than is kept free ahead of need, and these bytes. */
 bool room_is_ample(const struct tiering *t, const struct tpool *p, enum mem_tier tier, uint64_t sectors);
 int room_take_private(struct tiering *t, struct tiering_session *s, uint32_t pool, uint32_t object, uint32_t sectors,
@@ -387,6 +460,8 @@ void room_orphans(struct tiering *t);
 int chunk_start(struct tiering *t);
 /* The pool's budgets have changed: asks for more memory, or begins to give some back. */
 void chunk_budget(struct tiering *t, uint32_t pool);
+/* The pool needs room: true if memory that it has not taken yet is on its way, so that nothing need go for it. */
+bool chunk_grow_on_demand(struct tiering *t, uint32_t pool);
 /* Bytes that the pool has of a tier, or has asked for; chunks that are closing are among them. */
 uint64_t chunk_held_bytes(const struct tpool *p, enum mem_tier tier);
 /* Empties closing chunks, a few steps, and gives back those that are empty. True while there are any. */
@@ -400,7 +475,7 @@ int room_evict(struct tiering *t, uint32_t object);
 #define CLASSES_ALL ((UINT32_C(1) << TIERING_CLASSES) - 1)
 /* Who goes next from a tier, of these classes (bits): RECORD_NONE if nobody can. `state` says who cannot. */
 uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uint64_t incoming, policy_pin_fn state,
-                     uint32_t classes);
+                     void *ctx, uint32_t classes);
 /* Room for one extent of this size where other sizes are: empties the first run of frames that nobody leases. */
 void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t sectors);
 /* Starts spills of what will be evicted next, and demotions to keep some DRAM free. */
@@ -438,6 +513,8 @@ void move_fail(struct move *m, int status);
 struct move *move_of(struct tiering *t, uint32_t object);
 /* The spill under way (HOT_SPILLING). */
 struct move *move_spill_of(struct tiering *t, uint32_t object);
+/* The spill or migration under way, during which the bytes must not change. */
+struct move *move_that_bars_writers(struct tiering *t, uint32_t object);
 /* The piece is deleted: what is on its way to a device must not come back after a crash, so it is not logged. */
 void move_put_cancel(struct tiering *t, uint32_t object);
 void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait);
@@ -452,19 +529,75 @@ void spills_urge(struct tpool *p, uint64_t sectors);
 void range_put_go(struct move *m);
 void range_put_end(struct move *m, int status);
 
-/* --- ops.c --- */
+/* --- access.c --- */
 /* The bytes of a tensor's piece changed; whole: all of them. */
 void piece_dirtied(struct tiering *t, uint32_t object, bool whole);
+/* It was asked for: the policy hears of it. */
+void object_used(struct tiering *t, uint32_t object);
+/* enum tiering_tier: where its bytes are. */
+uint8_t object_tier(const struct tiering *t, const struct record *r);
+/* The move that brings it to memory: the one under way, or a new one. */
+/* urgent: somebody has asked for it; else only said that he will. */
+int acquire_move(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move);
+void wait_prepare(struct tiering_wait *w, struct tiering_session *s, enum lease_mode mode, uint32_t off_bytes,
+                  uint32_t len_bytes);
+
+/* --- advice.c --- */
+/* Ends the time-limited pin. */
+void timed_pin_drop(struct tiering *t, uint32_t object);
+void timed_pins_expire(struct tiering *t);
+/* One use of it, if they are counted; taken back if it came to nothing. */
+void uses_spend(struct tiering *t, uint32_t object);
+void uses_give_back(struct tiering *t, uint32_t object);
+void uses_forget(struct tiering *t, uint32_t object);
+/* It is used, whatever was said. */
+void rank_used(struct tiering *t, uint32_t object);
+/* As object_pin_state(), for the search for a victim; ctx is a struct victim_search. Uses up credits. */
+enum policy_pin victim_pin_state(void *ctx, uint32_t object);
+/* Nothing holds it any more: does advice say what becomes of it? It may be gone afterwards. */
+void advice_unpinned(struct tiering *t, uint32_t object);
+
+/* --- chain.c --- */
+/* For the policies; ctx is a policy_seat. */
+uint32_t chain_find(void *ctx, uint32_t hash_low);
 
 /* --- lease.c --- */
 struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle);
 int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
                 uint32_t len_bytes, struct tiering_grant *ret_grant);
+/* A write lease on the session's own copy of the range, at this place: the lease frees it. */
+int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t object, uint32_t off_bytes,
+                    uint32_t len_bytes, const struct arena_chunk *chunk, uint32_t sector,
+                    struct tiering_grant *ret_grant);
 void lease_end(struct tiering *t, struct lease *l);
 /* A lease on memory of this tier would leave too little that can go. */
 bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes);
-void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
-                struct tiering_grant *ret_grant);
+/* Where its first byte is. */
+struct io_buf lease_buf(const struct lease *l);
+
+/* --- extent.c --- */
+uint64_t extent_table_bytes(const struct tiering *t);
+/* Recounts: NULL, or what does not agree. */
+const char *extent_check(const struct tiering *t);
+/* Somebody uses the extent, and pins the object. Balanced by extent_release(). */
+void extent_hold(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object);
+void extent_release(struct tiering *t, uint32_t region, uint32_t sector);
+/* No piece has it any more: freed when nobody holds it. With it goes an admission of the piece's size, if `admitted`. */
+void extent_orphan(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object, bool admitted);
+
+/* --- publish.c --- */
+/* Writers have copies of their own: a tensor in a shared pool. */
+bool piece_is_published(const struct tiering *t, const struct record *r);
+/* A write lease on a piece that is in memory, for a prepared wait: TIERING_WAIT, -EBUSY, -ENOSPC, -EAGAIN. */
+int fill_begin(struct tiering *t, uint32_t object, struct tiering_wait *wait, uint32_t *ret_limit);
+void fill_go(struct move *m);
+void fill_end(struct move *m, int status);
+/* Ends the lease, and makes what was written there the piece's. */
+int publish_begin(struct tiering *t, struct lease *l, struct tiering_wait *wait, uint32_t *ret_limit);
+void publish_go(struct move *m);
+void publish_end(struct move *m, int status);
+/* How much room it waits for. */
+uint32_t move_sectors(const struct move *m);
 
 /* --- sync.c --- */
 /* A spill has ended: tells every SYNC that waits for it. */
@@ -491,9 +624,17 @@ int recover_finish(struct tiering *t);
 int recover_adopt(struct tiering *t, uint8_t store);
 /* What is not whole goes. */
 void recover_prune(struct tiering *t);
-/* Where to write a piece, or STORE_NONE. */
-uint8_t store_pick(struct tiering *t, const struct record *r);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
+
+/* --- place.c --- */
+/* Where to write a piece, or STORE_NONE: every device has failed, or (`cache`) a write budget is used up. */
+uint8_t store_pick(struct tiering *t, const struct record *r);
+/* A piece is being written. */
+void place_charge(struct tiering *t, uint32_t pool, uint8_t store, uint32_t size_bytes);
+/* What the stores wrote of their own accord. */
+void place_charge_logs(struct tiering *t);
+/* A `cache` piece is about to be dropped that a device might have taken: counts it if a budget is why it did not. */
+void place_dropped(struct tiering *t, const struct record *r);
 
 /* --- relocate.c --- */
 void evacuate_add(struct tstore *ts, uint32_t segment);

@@ -32,9 +32,21 @@ static void room_evict_clean(struct tiering *t, uint32_t object)
 
     policy_leave(t, object, true);
     object_drop_mem(t, object);
-    hot_at(t, object)->flags &= (uint16_t) ~(HOT_FORGET | HOT_WARM);
+    rank_used(t, object); /* "not again" has had its effect */
+    hot_at(t, object)->is_warm = 0;
     p->stat.evictions++;
     p->look_ahead = true;
+}
+
+/* It may be dropped, and writing it to a device would be in vain. */
+static bool room_is_hopeless(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+
+    if (durability_of(t, r) != STORE_CACHE || !(hot_at(t, object)->flags & HOT_IN_POLICY))
+        return false;
+    const struct policy *policy = policy_in(pool_of(t, r), tier_of_mem(t, r), space_of(t, r)->info.class_id);
+    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object);
 }
 
 int room_evict(struct tiering *t, uint32_t object)
@@ -51,7 +63,7 @@ int room_evict(struct tiering *t, uint32_t object)
         return -ENOSPC;
     if (hot_at(t, object)->flags & HOT_SPILLING)
         return -EAGAIN;
-    if (room_can_spill(t, p)) {
+    if (room_can_spill(t, p) && !room_is_hopeless(t, object)) {
         uint8_t store = store_pick(t, r);
 
         status = move_spill(t, object, true, store, 0, false, NULL);
@@ -62,6 +74,8 @@ int room_evict(struct tiering *t, uint32_t object)
     }
     if (durability_of(t, r) != STORE_CACHE)
         return status == -EAGAIN ? status : -ENOSPC;
+    if (room_can_spill(t, p))
+        place_dropped(t, r);
     policy_leave(t, object, true);
     object_kill_all(t, object);
     p->stat.drops++;
@@ -69,10 +83,10 @@ int room_evict(struct tiering *t, uint32_t object)
 }
 
 /* A search passes over a bounded number of leased pieces, and moves them out of the next one's way. */
-static uint32_t room_victim_of_class(struct tiering *t, struct policy *policy, uint64_t incoming, policy_pin_fn state)
+static uint32_t room_victim_of_class(struct policy *policy, uint64_t incoming, policy_pin_fn state, void *ctx)
 {
     for (int search = 0; search < VICTIM_SEARCHES; search++) {
-        uint32_t victim = policy->ops->victim(policy, incoming, state, t);
+        uint32_t victim = policy->ops->victim(policy, incoming, state, ctx);
 
         if (victim != POLICY_NONE)
             return victim;
@@ -81,7 +95,7 @@ static uint32_t room_victim_of_class(struct tiering *t, struct policy *policy, u
 }
 
 uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uint64_t incoming, policy_pin_fn state,
-                     uint32_t classes)
+                     void *ctx, uint32_t classes)
 {
     bool tried[TIERING_CLASSES] = {false};
 
@@ -101,7 +115,7 @@ uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uin
         if (best < 0)
             break;
         tried[best] = true;
-        uint32_t victim = room_victim_of_class(t, policy_in(p, tier, (uint32_t)best), incoming, state);
+        uint32_t victim = room_victim_of_class(policy_in(p, tier, (uint32_t)best), incoming, state, ctx);
 
         if (victim != POLICY_NONE)
             return victim;
@@ -168,9 +182,12 @@ static void room_spill_ahead(struct tiering *t, struct tpool *p, enum mem_tier t
         for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
             const struct record *r = record_at(&t->records, objects[i]);
 
-            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING))
+            if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING) ||
+                room_is_hopeless(t, objects[i]))
                 continue;
-            if (move_spill(t, objects[i], false, store_pick(t, r), 0, false, NULL) < 0)
+            uint8_t store = store_pick(t, r);
+
+            if (store != STORE_NONE && move_spill(t, objects[i], false, store, 0, false, NULL) < 0)
                 return;
         }
     }
@@ -180,7 +197,8 @@ static void room_spill_ahead(struct tiering *t, struct tpool *p, enum mem_tier t
 static void room_demote_ahead(struct tiering *t, struct tpool *p)
 {
     const struct arena *a = &p->arenas[MEM_DRAM];
-    uint64_t keep = a->total_sectors * t->config.clean_percent / 100, free_sectors = a->total_sectors - a->used_sectors;
+    uint64_t total = room_tier_sectors(p, MEM_DRAM), keep = total * t->config.clean_percent / 100;
+    uint64_t free_sectors = total - MIN(a->used_sectors, total);
 
     if (free_sectors >= keep || p->leaving_sectors >= keep - free_sectors)
         return;

@@ -17,12 +17,12 @@
 /* Of the memory that serves: what is to be given back must not be leased anew. */
 static uint64_t tier_lease_limit(const struct tpool *p, enum mem_tier tier)
 {
-    return p->arenas[tier].total_sectors * SECTOR_BYTES / 100 * p->config.max_leases_percent;
+    return p->want_chunks[tier] / 100 * p->config.max_leases_percent;
 }
 
 static uint64_t pool_lease_limit(const struct tpool *p)
 {
-    uint64_t bytes = (p->arenas[MEM_DRAM].total_sectors + p->arenas[MEM_CXL].total_sectors) * SECTOR_BYTES;
+    uint64_t bytes = p->want_chunks[MEM_DRAM] + p->want_chunks[MEM_CXL]; /* on demand, not all of it is there yet */
 
     return bytes / 100 * p->config.max_leases_percent;
 }
@@ -83,28 +83,36 @@ void tiering_warm_leased(const struct tiering *t, uint64_t lease)
         record_warm(&t->records, object);
 }
 
-void grant_fill(struct tiering *t, uint32_t object, uint32_t off_bytes, uint32_t len_bytes,
-                struct tiering_grant *ret_grant)
+struct io_buf lease_buf(const struct lease *l)
 {
-    const struct record *r = record_at(&t->records, object);
-    const struct arena_chunk *chunk = t->chunk_of[r->mem_region];
-    const struct tpool *p = pool_of(t, r);
+    uint32_t off_bytes = l->is_own ? l->off_bytes % SECTOR_BYTES : l->off_bytes;
 
-    ret_grant->region = r->mem_region;
+    return (struct io_buf){.region = l->region, .off = (uint64_t)l->sector * SECTOR_BYTES + off_bytes};
+}
+
+static void grant_fill(const struct tiering *t, const struct lease *l, struct tiering_grant *ret_grant)
+{
+    const struct record *r = record_at(&t->records, l->object);
+    const struct arena_chunk *chunk = t->chunk_of[l->region];
+    const struct tpool *p = &t->pools[t->spaces[r->space].info.pool];
+
+    ret_grant->lease = lease_handle(t, l);
+    ret_grant->region = l->region;
     ret_grant->epoch = chunk->epoch;
-    ret_grant->offset_bytes = (uint64_t)r->mem_sector * SECTOR_BYTES + off_bytes;
-    ret_grant->length_bytes = len_bytes;
+    ret_grant->offset_bytes = lease_buf(l).off;
+    ret_grant->length_bytes = l->len_bytes;
     ret_grant->limit = TIERING_LIMIT_NONE;
     if (!ret_grant->fetched)
         ret_grant->tier = tier_of_chunk(p, chunk) == MEM_CXL ? TIERING_CXL : TIERING_DRAM;
 }
 
-int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
-                uint32_t len_bytes, struct tiering_grant *ret_grant)
+/* On the extent that the piece has now. */
+static int lease_new(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode,
+                     uint32_t off_bytes, uint32_t len_bytes, struct tiering_grant *ret_grant, struct lease **ret_lease)
 {
     uint32_t index = t->lease_free;
 
-    if (index == RECORD_NONE || s->n_leases >= s->max_leases || hot_at(t, object)->pins > UINT16_MAX - 16) {
+    if (index == RECORD_NONE || s->n_leases >= s->max_leases || hot_at(t, object)->pins > HOT_PINS_MAX - 16) {
         ret_grant->limit = TIERING_LIMIT_SESSION_LEASES;
         return -ENOSPC;
     }
@@ -119,6 +127,7 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
         }
         hot_at(t, object)->flags += HOT_WRITER;
     }
+    const struct record *r = record_at(&t->records, object);
     struct lease *l = &t->leases[index];
     t->lease_free = l->next;
     *l = (struct lease){.generation = l->generation,
@@ -128,20 +137,70 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
                         .off_bytes = off_bytes,
                         .len_bytes = len_bytes,
                         .session = s,
-                        .mode = (uint8_t)mode,
-                        .tier = (uint8_t)tier_of_mem(t, record_at(&t->records, object))};
+                        .region = r->mem_region,
+                        .sector = r->mem_sector,
+                        .mode = (uint8_t)mode};
     if (s->first_lease != RECORD_NONE)
         t->leases[s->first_lease].prev = index;
     s->first_lease = index;
     s->n_leases++;
     t->n_leases++;
     object_pin(t, object);
-    const struct record *r = record_at(&t->records, object);
+    if (mode != LEASE_RESERVE)
+        uses_spend(t, object);
     pool_of(t, r)->stat.leased += r->size_bytes;
+    *ret_lease = l;
+    return 0;
+}
+
+/* It counts where its bytes are, and to the end there: the piece may get another extent meanwhile. */
+static void lease_count(struct tiering *t, struct lease *l)
+{
+    const struct record *r = record_at(&t->records, l->object);
+    struct tpool *p = pool_of(t, r);
+
+    l->tier = (uint8_t)tier_of_chunk(p, t->chunk_of[l->region]);
     if (l->tier != MEM_PRIVATE)
-        pool_of(t, r)->leased_bytes[l->tier] += r->size_bytes;
-    grant_fill(t, object, off_bytes, len_bytes, ret_grant);
-    ret_grant->lease = lease_handle(t, l);
+        p->leased_bytes[l->tier] += r->size_bytes;
+}
+
+static void lease_hold(struct tiering *t, struct lease *l)
+{
+    l->holds = true;
+    extent_hold(t, l->region, l->sector, l->object);
+}
+
+int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
+                uint32_t len_bytes, struct tiering_grant *ret_grant)
+{
+    struct lease *l;
+    int status = lease_new(t, s, object, mode, off_bytes, len_bytes, ret_grant, &l);
+
+    if (status < 0)
+        return status;
+    lease_count(t, l);
+    if (piece_is_published(t, record_at(&t->records, object)))
+        lease_hold(t, l); /* the piece may get another extent meanwhile */
+    grant_fill(t, l, ret_grant);
+    return 0;
+}
+
+int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t object, uint32_t off_bytes,
+                    uint32_t len_bytes, const struct arena_chunk *chunk, uint32_t sector,
+                    struct tiering_grant *ret_grant)
+{
+    struct lease *l;
+    int status = lease_new(t, s, object, LEASE_WRITE, off_bytes, len_bytes, ret_grant, &l);
+
+    if (status < 0)
+        return status;
+    l->is_own = true;
+    l->region = (uint16_t)chunk->region;
+    l->sector = sector;
+    lease_count(t, l);
+    lease_hold(t, l);
+    extent_orphan(t, l->region, l->sector, object, false); /* of no piece: it ends with the lease */
+    grant_fill(t, l, ret_grant);
     return 0;
 }
 
@@ -164,6 +223,8 @@ void lease_end(struct tiering *t, struct lease *l)
         hot_at(t, object)->flags -= HOT_WRITER;
     if (l->tier != MEM_PRIVATE)
         t->pools[pool].leased_bytes[l->tier] -= r->size_bytes;
+    if (l->holds)
+        extent_release(t, l->region, l->sector);
     /* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
     *l = (struct lease){.generation = l->generation == UINT32_MAX ? 1 : l->generation + 1, .next = t->lease_free};
     t->lease_free = index;
@@ -181,8 +242,8 @@ int tiering_lease_info(const struct tiering *t, const struct tiering_session *s,
     if (!l)
         return -EBADF;
     *ret_pool = t->spaces[record_at(&t->records, l->object)->space].info.pool;
-    *ret_grant = (struct tiering_grant){.lease = lease};
-    grant_fill(mutable, l->object, l->off_bytes, l->len_bytes, ret_grant);
+    *ret_grant = (struct tiering_grant){0};
+    grant_fill(t, l, ret_grant);
     return 0;
 }
 

@@ -66,7 +66,7 @@ static void migrate_switch(struct tiering *t, struct move *m)
     }
     policy_leave(t, object, to == MEM_CXL);
     object_move_mem(t, object, m->chunk->region, m->sector);
-    hot_at(t, object)->flags &= (uint16_t)~HOT_WARM;
+    hot_at(t, object)->is_warm = 0;
     if (to == MEM_DRAM) {
         struct policy *policy = p->policies[space_of(t, r)->info.class_id];
 
@@ -173,8 +173,8 @@ static uint32_t demote_victim(struct tiering *t, struct tpool *p)
         if (t->config.classes[c].placement == TIERING_PLACE_DRAM)
             last |= UINT32_C(1) << c;
     }
-    uint32_t victim = room_victim(t, p, MEM_DRAM, 0, migrate_state, CLASSES_ALL & ~last);
-    return victim != RECORD_NONE ? victim : room_victim(t, p, MEM_DRAM, 0, migrate_state, last);
+    uint32_t victim = room_victim(t, p, MEM_DRAM, 0, migrate_state, t, CLASSES_ALL & ~last);
+    return victim != RECORD_NONE ? victim : room_victim(t, p, MEM_DRAM, 0, migrate_state, t, last);
 }
 
 int migrate_demote(struct tiering *t, struct tpool *p, uint64_t sectors)
@@ -200,8 +200,8 @@ void migrate_used(struct tiering *t, uint32_t object)
 
     if (!pool_has_cxl(p))
         return;
-    if (!(hot->flags & HOT_WARM) || tier_of_mem(t, record_at(&t->records, object)) != MEM_CXL) {
-        hot->flags |= HOT_WARM;
+    if (!hot->is_warm || tier_of_mem(t, record_at(&t->records, object)) != MEM_CXL) {
+        hot->is_warm = 1;
         return;
     }
     /* The oldest gives way: it will be hit again if it deserves DRAM. */
@@ -217,10 +217,10 @@ void migrate_used(struct tiering *t, uint32_t object)
 static bool promote_is_wanted(const struct tiering *t, const struct tpool *p, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
-    uint16_t wanted = HOT_IN_POLICY | HOT_WARM;
+    const struct record_hot *hot = &t->records.hot[object];
 
     return r->state == RECORD_COMMITTED && &t->pools[t->spaces[r->space].info.pool] == p &&
-           (t->records.hot[object].flags & wanted) == wanted && tier_of_mem(t, r) == MEM_CXL;
+           (hot->flags & HOT_IN_POLICY) && hot->is_warm && tier_of_mem(t, r) == MEM_CXL;
 }
 
 /* Has DRAM something colder? What is next to go there and was asked for meanwhile is not. */
@@ -230,9 +230,9 @@ static bool promote_is_worth_it(struct tiering *t, struct tpool *p, uint32_t sec
         return true;
     uint32_t victim = demote_victim(t, p);
 
-    if (victim == RECORD_NONE || !(hot_at(t, victim)->flags & HOT_WARM))
+    if (victim == RECORD_NONE || !hot_at(t, victim)->is_warm)
         return victim != RECORD_NONE;
-    hot_at(t, victim)->flags &= (uint16_t)~HOT_WARM;
+    hot_at(t, victim)->is_warm = 0;
     return false;
 }
 

@@ -33,6 +33,7 @@ struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
     m->chunk = NULL;
     m->session = NULL;
     m->io = MOVE_IO_NONE;
+    m->step = 0;
     move_set_phase(m, MOVE_IDLE);
     t->n_moves++;
     return m;
@@ -44,6 +45,7 @@ void move_free(struct move *m)
 
     assert(list_is_empty(&m->waiters) && list_is_empty(&m->syncs));
     list_unlink(&m->link);
+    m->held = false;
     move_set_phase(m, MOVE_IDLE);
     list_push_head(&t->moves_free, &m->link);
     t->n_moves--;
@@ -75,8 +77,13 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
 
         if (status == 0 && (r->flags & RECORD_TORN) && !(w->mode_ == LEASE_WRITE && w->len_ == r->size_bytes))
             status = -EBADMSG; /* found out while it waited */
-        if (status == 0)
+        if (status == 0 && w->mode_ == LEASE_WRITE && piece_is_published(t, r)) {
+            status = fill_begin(t, object, w, &w->grant.limit);
+            if (status == TIERING_WAIT)
+                return;
+        } else if (status == 0) {
             status = lease_grant(t, w->session_, object, (enum lease_mode)w->mode_, w->off_, w->len_, &w->grant);
+        }
         if (status < 0)
             tiering_unadmit(t, w->session_, pool, r->size_bytes);
         if (status < 0 && w->mode_ == LEASE_RESERVE)
@@ -170,14 +177,15 @@ int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret
 {
     const struct record *r = record_at(&t->records, object);
     struct move *m = move_new(t, MOVE_LOAD, object);
-    struct policy *policy;
 
-    (void)urgent;
     if (!m)
         return -EAGAIN;
     struct tpool *p = &t->pools[m->pool];
-    policy = p->policies[space_of(t, r)->info.class_id];
-    policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+    if (urgent) { /* else nobody has asked for it yet */
+        struct policy *policy = p->policies[space_of(t, r)->info.class_id];
+
+        policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+    }
     hot_at(t, object)->flags |= HOT_LOADING;
     t->records.nodes[object].state[0] = (uint32_t)(m - t->moves);
     object_pin(t, object);
@@ -207,7 +215,9 @@ static void move_spill_end(struct move *m, int status)
         object_drop_dev(t, object, true); /* it is moving to another segment */
         object_set_dev(t, object, m->store, &m->put.entry);
     }
-    sync_spilled(m, status == -ECANCELED ? 0 : status);       /* what is deleted needs no writing */
+    if (status < 0)
+        rank_used(t, object);                           /* advice that wants it out of memory must not try for ever */
+    sync_spilled(m, status == -ECANCELED ? 0 : status); /* what is deleted needs no writing */
     move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
     move_free(m);
     object_unpin(t, object);
@@ -230,6 +240,11 @@ struct move *move_spill_of(struct tiering *t, uint32_t object)
     }
     assert(!"HOT_SPILLING says that there is one");
     return NULL;
+}
+
+struct move *move_that_bars_writers(struct tiering *t, uint32_t object)
+{
+    return hot_at(t, object)->flags & HOT_SPILLING ? move_spill_of(t, object) : migrate_of(t, object);
 }
 
 void move_put_cancel(struct tiering *t, uint32_t object)
@@ -285,6 +300,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         move_free(m);
         return status;
     }
+    place_charge(t, space->info.pool, store, r->size_bytes);
     m->io = MOVE_IO_PUT;
     move_set_phase(m, MOVE_BUSY);
     hot_at(t, object)->flags |= HOT_SPILLING;
@@ -304,7 +320,6 @@ static void move_commit_end(struct move *m, int status)
     uint32_t object = m->object;
     const struct record *r = record_at(&t->records, object);
 
-    hot_at(t, object)->flags &= (uint16_t)~HOT_COPYING;
     if (status == 0 && r->state != RECORD_RESERVED)
         status = -ESTALE; /* the rest of its object was dropped meanwhile */
     if (status == 0) {
@@ -347,7 +362,6 @@ int move_commit(struct tiering *t, struct tiering_session *s, uint32_t object, s
     if (!m)
         return -EAGAIN;
     m->session = s;
-    hot_at(t, object)->flags |= HOT_COPYING;
     object_pin(t, object);
     move_queue(m);
     room_kick(t, m->pool);
@@ -392,6 +406,12 @@ void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
     case MOVE_PUT:
         range_put_go(m);
         break;
+    case MOVE_FILL:
+        fill_go(m);
+        break;
+    case MOVE_PUBLISH:
+        publish_go(m);
+        break;
     case MOVE_GET:
     case MOVE_SPILL:
     case MOVE_MIGRATE:
@@ -416,6 +436,12 @@ void move_fail(struct move *m, int status)
         break;
     case MOVE_PUT:
         range_put_end(m, status);
+        break;
+    case MOVE_FILL:
+        fill_end(m, status);
+        break;
+    case MOVE_PUBLISH:
+        publish_end(m, status);
         break;
     case MOVE_GET:
     case MOVE_SPILL:

@@ -392,6 +392,16 @@ void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_
     object_edited(t, object);
 }
 
+void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector)
+{
+    struct record *r = object_edit(t, object);
+
+    assert(r->flags & RECORD_HAS_MEM);
+    r->mem_region = (uint16_t)region;
+    r->mem_sector = sector;
+    object_edited(t, object);
+}
+
 void object_drop_mem(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
@@ -410,12 +420,8 @@ void object_move_mem(struct tiering *t, uint32_t object, uint32_t region, uint32
 {
     const struct record *r = record_at(&t->records, object);
     uint32_t old_region = r->mem_region, old_sector = r->mem_sector;
-    struct record *edit = object_edit(t, object);
 
-    assert(edit->flags & RECORD_HAS_MEM);
-    edit->mem_region = (uint16_t)region;
-    edit->mem_sector = sector;
-    object_edited(t, object);
+    object_swap_mem(t, object, region, sector);
     room_give(t, old_region, old_sector);
 }
 
@@ -515,6 +521,7 @@ void object_kill(struct tiering *t, uint32_t object)
     record_unindex(&t->records, object);
     if (hot_at(t, object)->flags & HOT_UNCOMMITTED)
         hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED; /* its SYNC will find it deleted */
+    uses_forget(t, object);
     move_put_cancel(t, object);
     shadow_drop(t, object);
     object_drop_dev(t, object, true);
@@ -561,6 +568,8 @@ void object_unpin(struct tiering *t, uint32_t object)
         return;
     room_kick(t, t->spaces[r->space].info.pool);
     object_settle(t, object);
+    if (r->state == RECORD_COMMITTED && (hot->flags & (HOT_COUNTED | HOT_RANK_MASK)))
+        advice_unpinned(t, object);
 }
 
 bool object_is_pinned(const struct tiering *t, uint32_t object)

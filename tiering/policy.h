@@ -16,6 +16,9 @@
  *   evict(obj)                      it left for lack of room; may become a ghost
  *   remove(obj)                     it was deleted, or moved to another class: leaves no ghost
  *
+ * A policy that lives on requests also has chain(): a request names its blocks in order, before any of them is asked for.
+ * Whatever is asked for without having been named stands alone.
+ *
  * Nothing depends on the calls coming in lockstep: any number of objects may be between miss() and insert(), evict() may
  * run ahead of need, and occupancy may float on either side of the capacity.
  *
@@ -41,6 +44,38 @@ struct policy_config {
     uint64_t capacity_sectors; /* of the tier's share that this policy orders; may change by resize() */
     /* Bound on remembered identities (ARC: and one more), all allocated by new(). Good: as many as there are objects. */
     uint32_t max_ghosts;
+    /* For chain() alone; may be NULL. A resident object of this policy whose hash has these lower 32 bits, or
+     * POLICY_NONE. */
+    uint32_t (*find)(void *ctx, uint32_t hash_low);
+    void *ctx; /* for find() */
+};
+
+/* A block of a request. */
+struct policy_ref {
+    uint64_t hash;
+    uint32_t obj; /* POLICY_NONE: not resident in this policy */
+};
+
+/* What the list is that names the blocks. */
+enum policy_use {
+    POLICY_NAMED,  /* LOOKUP: the request as a whole; its uses follow */
+    POLICY_USED,   /* ACQUIRE and its like */
+    POLICY_STORED, /* RESERVE and its like: perhaps only what is new */
+};
+
+/*
+ * The request that a session makes: zeroed at first, then the policy's alone. So that the lists that an engine sends for
+ * one request count as one.
+ */
+struct policy_chain {
+    uint32_t clock;   /* when it came; 0: none */
+    uint32_t n;       /* blocks so far */
+    uint32_t n_old;   /* of them, known before, in this conversation */
+    uint32_t head;    /* the first hash's lower half */
+    uint32_t tail[2]; /* the last two, deepest first */
+    uint8_t turn;
+    bool was_end;
+    bool is_prefix; /* all its blocks were known: what is stored next may be its end */
 };
 
 /* Can the object go now? victim() and coldest() pass over it unless it is free. */
@@ -61,13 +96,21 @@ struct policy_stat {
 struct policy;
 
 struct policy_ops {
-    const char *name; /* as written in the config: "lru", "s3-fifo", "arc" */
+    const char *name;    /* as written in the config: "lru", "s3-fifo", "arc", "chain" */
+    uint32_t ghosts_min; /* fewer than that would be false thrift; 0: as many as there are objects are wanted */
     /* 0, -ENOMEM, or -EINVAL for too many ghosts. The config is copied; the nodes are borrowed. */
     int (*new)(const struct policy_config *config, struct policy **ret_policy);
     void (*free)(struct policy *p);
     void (*miss)(struct policy *p, uint64_t hash, uint32_t sectors);
     void (*insert)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
     void (*hit)(struct policy *p, uint32_t obj);
+    /*
+     * A request names n blocks, each of which is the prefix of the next; misses, insertions and hits of these blocks that
+     * follow belong to it. A list that only repeats or continues what `open` has named is no new request. NULL: requests
+     * mean nothing to this policy.
+     */
+    void (*chain)(struct policy *p, struct policy_chain *open, const struct policy_ref *refs, uint32_t n,
+                  enum policy_use use);
     /*
      * The object to evict next, still in the policy, or POLICY_NONE. `incoming` is the hash of the object that needs the
      * room (0 if none). Passes over no more than POLICY_SCAN_MAX pinned objects on each list, so POLICY_NONE is final
@@ -77,6 +120,8 @@ struct policy_ops {
     uint32_t (*victim)(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx);
     void (*evict)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
     void (*remove)(struct policy *p, uint32_t obj, uint32_t sectors);
+    /* An object that another policy looked after was evicted, after so many hits: as if it had been here. NULL: nothing. */
+    void (*remember)(struct policy *p, uint64_t hash, uint32_t sectors, uint32_t hits);
     /*
      * Fills ret_objs with up to n objects in about the order in which victim() would name them, without changing
      * anything: what should be clean soon. Returns how many. Pinned ones are passed over; at most n + POLICY_SCAN_MAX
@@ -84,6 +129,8 @@ struct policy_ops {
      * longer than that.
      */
     uint32_t (*coldest)(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx);
+    /* True if the object will hardly ever be asked for again: it is not worth being written to a device. NULL: never. */
+    bool (*is_hopeless)(const struct policy *p, uint32_t obj);
     void (*resize)(struct policy *p, uint64_t capacity_sectors);
     void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
     /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */
@@ -93,6 +140,8 @@ struct policy_ops {
 extern const struct policy_ops policy_lru;
 extern const struct policy_ops policy_s3fifo;
 extern const struct policy_ops policy_arc;
+extern const struct policy_ops policy_chain_hazard;
+extern const struct policy_ops policy_adaptive;
 
 /* The policy of that name, or NULL. policy_names() is a NULL-terminated list for error messages. */
 const struct policy_ops *policy_by_name(const char *name);

@@ -164,6 +164,14 @@ static void arc_evict(struct policy *p, uint32_t obj, uint64_t hash, uint32_t se
     arc_trim(arc); /* only where occupancy was above the capacity */
 }
 
+static void arc_remember(struct policy *p, uint64_t hash, uint32_t sectors, uint32_t hits)
+{
+    struct arc *arc = arc_of(p);
+
+    ghost_push(&arc->ghosts, hits == 0 ? B1 : B2, hash, sectors);
+    arc_trim(arc);
+}
+
 static void arc_remove(struct policy *p, uint32_t obj, uint32_t sectors)
 {
     struct arc *arc = arc_of(p);
@@ -238,6 +246,7 @@ const struct policy_ops policy_arc = {
     .victim = arc_victim,
     .evict = arc_evict,
     .remove = arc_remove,
+    .remember = arc_remember,
     .coldest = arc_coldest,
     .resize = arc_resize,
     .stat = arc_stat,

@@ -236,6 +236,16 @@ static void s3fifo_evict(struct policy *p, uint32_t obj, uint64_t hash, uint32_t
     s3fifo_remove(p, obj, sectors);
 }
 
+static void s3fifo_remember(struct policy *p, uint64_t hash, uint32_t sectors, uint32_t hits)
+{
+    struct s3fifo *s3 = s3fifo_of(p);
+
+    if (hits >= COUNT_PROMOTED)
+        return; /* it would have been in the main queue */
+    ghost_push(&s3->ghosts, GHOSTS, hash, sectors);
+    s3fifo_trim(s3);
+}
+
 /* One walk of coldest(): the objects of a queue whose counters lie in a range. */
 struct walk {
     bool small;
@@ -327,6 +337,7 @@ const struct policy_ops policy_s3fifo = {
     .victim = s3fifo_victim,
     .evict = s3fifo_evict,
     .remove = s3fifo_remove,
+    .remember = s3fifo_remember,
     .coldest = s3fifo_coldest,
     .resize = s3fifo_resize,
     .stat = s3fifo_stat,

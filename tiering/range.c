@@ -12,9 +12,9 @@
 
 #include "tiering/core.h"
 
-/* The tensor's piece behind the lease, and where [off, off + len) of the lease lies in memory. */
+/* The lease, and where [off, off + len) of it lies in memory. */
 static int range_of_lease(struct tiering *t, const struct tiering_session *s, uint64_t lease, uint64_t off_bytes,
-                          uint32_t len_bytes, bool for_writing, uint32_t *ret_object, struct io_buf *ret_buf)
+                          uint32_t len_bytes, bool for_writing, const struct lease **ret_lease, struct io_buf *ret_buf)
 {
     const struct lease *l = lease_get(t, s, lease);
 
@@ -27,12 +27,31 @@ static int range_of_lease(struct tiering *t, const struct tiering_session *s, ui
         return -EROFS;
     if (!len_bytes || len_bytes > l->len_bytes || off_bytes > l->len_bytes - len_bytes)
         return -ERANGE;
-    uint64_t at = (uint64_t)r->mem_sector * SECTOR_BYTES + l->off_bytes + off_bytes;
-    if (at % SECTOR_BYTES || len_bytes % SECTOR_BYTES)
+    struct io_buf at = lease_buf(l);
+    at.off += off_bytes;
+    if (at.off % SECTOR_BYTES || len_bytes % SECTOR_BYTES)
         return -EINVAL; /* the device writes whole sectors there */
-    *ret_object = l->object;
-    *ret_buf = (struct io_buf){.region = r->mem_region, .off = at};
+    *ret_lease = l;
+    *ret_buf = at;
     return 0;
+}
+
+/* The lease may end before the transfer does: piece and extent stay. */
+static void range_hold(struct tiering *t, struct move *m, const struct lease *l)
+{
+    m->other = l->object;
+    object_pin(t, m->other);
+    m->held = l->holds;
+    m->held_region = l->region;
+    m->held_sector = l->sector;
+    if (m->held)
+        extent_hold(t, l->region, l->sector, l->object);
+}
+
+static void range_let_go(struct tiering *t, const struct move *m)
+{
+    if (m->held)
+        extent_release(t, m->held_region, m->held_sector);
 }
 
 static void range_wait(struct tiering *t, struct move *m, struct tiering_wait *wait)
@@ -52,12 +71,14 @@ static void range_get_end(struct move *m, int status)
     uint32_t block = m->object, tensor = m->other;
 
     hot_at(t, tensor)->flags -= HOT_WRITER;
-    /* The lease may have ended before: then nobody else says that the bytes changed, or that only some of them did. */
-    if (record_at(&t->records, tensor)->state == RECORD_COMMITTED) {
+    /* The lease may have ended before: then nobody else says that the bytes changed, or that only some of them did. In a
+     * shared pool the bytes are the writer's own, until they are published. */
+    if (!m->held && record_at(&t->records, tensor)->state == RECORD_COMMITTED) {
         piece_dirtied(t, tensor, false);
         if (status < 0 && !hot_writers(hot_at(t, tensor)))
             object_set_flags(t, tensor, RECORD_TORN);
     }
+    range_let_go(t, m);
     move_wake(m, status);
     const struct record *r = record_at(&t->records, block);
     if (status == -EBADMSG && r->state == RECORD_COMMITTED && durability_of(t, r) == STORE_CACHE)
@@ -105,16 +126,18 @@ int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct ti
                    uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait, struct tiering_grant *ret_grant)
 {
     int status = 0;
-    uint32_t tensor, block = object_find(t, id, &status);
+    uint32_t block = object_find(t, id, &status);
+    const struct lease *l;
     struct io_buf to;
 
     *ret_grant = (struct tiering_grant){0};
     if (block == RECORD_NONE)
         return status;
-    status = range_of_lease(t, s, lease, off_bytes, len_bytes, true, &tensor, &to);
+    status = range_of_lease(t, s, lease, off_bytes, len_bytes, true, &l, &to);
     if (status < 0)
         return status;
     const struct record *r = record_at(&t->records, block);
+    uint32_t tensor = l->object;
     if (r->size_bytes != len_bytes)
         return -EMSGSIZE;
     if (!(r->flags & (RECORD_HAS_MEM | RECORD_HAS_DEV)) || block == tensor)
@@ -130,10 +153,11 @@ int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct ti
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
         return -EAGAIN;
     }
+    object_used(t, block);
+    uses_spend(t, block);
     object_pin(t, block);
-    object_pin(t, tensor);
+    range_hold(t, m, l);
     hot_at(t, tensor)->flags += HOT_WRITER;
-    m->other = tensor;
     move_set_phase(m, MOVE_BUSY);
     range_wait(t, m, wait);
     range_get_go(m, to);
@@ -155,6 +179,7 @@ void range_put_end(struct move *m, int status)
     }
     if (status < 0)
         object_kill(t, block);
+    range_let_go(t, m);
     move_wake(m, status);
     move_free(m);
     object_unpin(t, tensor);
@@ -184,9 +209,10 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
                      uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait, struct tiering_grant *ret_grant)
 {
     uint64_t hash = record_hash_id(&t->records, id);
-    uint32_t tensor, block;
+    uint32_t block;
+    const struct lease *l;
     struct io_buf from;
-    int status = range_of_lease(t, s, lease, off_bytes, len_bytes, false, &tensor, &from);
+    int status = range_of_lease(t, s, lease, off_bytes, len_bytes, false, &l, &from);
 
     *ret_grant = (struct tiering_grant){0};
     if (status < 0)
@@ -194,7 +220,7 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
     block = record_find(&t->records, id, hash);
     if (block != RECORD_NONE)
         return record_at(&t->records, block)->state == RECORD_COMMITTED ? -EEXIST : -EINPROGRESS;
-    if (t->spaces[id->space].info.pool != t->spaces[record_at(&t->records, tensor)->space].info.pool)
+    if (t->spaces[id->space].info.pool != t->spaces[record_at(&t->records, l->object)->space].info.pool)
         return -EXDEV;
     if (id->n_parts != 1 || id->part || id->piece)
         return -EINVAL;
@@ -210,8 +236,7 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
         return -EAGAIN;
     }
     object_pin(t, block);
-    object_pin(t, tensor);
-    m->other = tensor;
+    range_hold(t, m, l);
     m->from = from;
     range_wait(t, m, wait);
     wait->grant.limit = TIERING_LIMIT_POOL_DRAM;

@@ -152,6 +152,18 @@ void record_warm(const struct record_table *t, uint32_t index)
     __builtin_prefetch(&t->nodes[index], 1);
 }
 
+uint32_t record_find_low(const struct record_table *t, uint32_t hash_low, uint32_t *at)
+{
+    uint32_t mask = t->n_slots - 1, slot;
+
+    while ((slot = t->slots[*at & mask]) != 0) {
+        ++*at;
+        if ((uint32_t)record_hash(t, &t->records[slot - 1]) == hash_low)
+            return slot - 1;
+    }
+    return RECORD_NONE;
+}
+
 static uint32_t record_take_free(struct record_table *t)
 {
     uint32_t index = t->free_head;

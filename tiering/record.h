@@ -64,26 +64,35 @@ enum {
     HOT_IN_POLICY = 1 << 0,
     HOT_LOADING = 1 << 1,  /* a move brings its bytes to memory; its number is in node.state[0] (not in the policy) */
     HOT_SPILLING = 1 << 2, /* a move writes its bytes to a device: no writer is let in */
-    HOT_WARM = 1 << 3,     /* asked for since it came to its tier, or since a promotion has passed over it */
+    HOT_COUNTED = 1 << 3,  /* advised: so many uses are left (advice.c) */
     HOT_TIMED_PIN = 1 << 4,
-    HOT_FORGET = 1 << 5,       /* advised: will not be used again */
-    HOT_RELOCATING = 1 << 6,   /* its copy on the device is on its way to another segment: nothing else is put */
-    HOT_COPYING = 1 << 7,      /* COMMIT copies it to shared memory */
-    HOT_SHADOWED = 1 << 8,     /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
-    HOT_MIGRATING = 1 << 9,    /* it is copied to another extent: no writer is let in, nothing is put */
-    HOT_UNCOMMITTED = 1 << 10, /* written under the transaction of a SYNC that has not ended */
-    HOT_WRITER = 1 << 12,      /* one write lease: the upper four bits count them */
+    HOT_UNCOMMITTED = 1 << 5, /* written under the transaction of a SYNC that has not ended */
+    HOT_RELOCATING = 1 << 6,  /* its copy on the device is on its way to another segment: nothing else is put */
+    HOT_MIGRATING = 1 << 7,   /* it is copied to another extent: no writer is let in, nothing is put */
+    HOT_SHADOWED = 1 << 8,    /* a durable tensor's piece, changed since the last SYNC: its old copy is kept */
+    HOT_RANK = 1 << 9,        /* advised: three bits */
+    HOT_WRITER = 1 << 12,     /* one write lease: the upper four bits count them */
 };
 
 #define HOT_WRITERS_MAX 15
+#define HOT_PINS_MAX 32767
+#define HOT_RANK_MASK (7 * HOT_RANK)
+#define HOT_RANK_CREDITS 6 /* 1 to 6: so often is it passed over when it is the victim */
+#define HOT_RANK_FIRST 7   /* leaves memory as soon as nothing holds it */
 /* A put of it is under way, or waits for its SYNC's commit: another would have a larger generation. */
 #define HOT_PUT (HOT_SPILLING | HOT_RELOCATING | HOT_UNCOMMITTED)
 
 struct record_hot {
     uint32_t seg_prev, seg_next; /* of its device segment; RECORD_NONE at the ends */
-    uint16_t pins;               /* leases and I/O on its memory */
+    uint16_t pins : 15;          /* leases and I/O on its memory */
+    uint16_t is_warm : 1;        /* asked for since it came to its tier, or since a promotion has passed over it */
     uint16_t flags;
 };
+
+static inline uint32_t hot_rank(const struct record_hot *hot)
+{
+    return (hot->flags & HOT_RANK_MASK) / HOT_RANK;
+}
 
 static inline uint32_t hot_writers(const struct record_hot *hot)
 {
@@ -114,6 +123,8 @@ uint64_t record_hash(const struct record_table *t, const struct record *r);
 
 /* RECORD_NONE if it is not in the index. */
 uint32_t record_find(const struct record_table *t, const struct tiering_id *id, uint64_t hash);
+/* The next record whose hash has this lower half, from *at on (hash_low at first), which moves behind it; RECORD_NONE. */
+uint32_t record_find_low(const struct record_table *t, uint32_t hash_low, uint32_t *at);
 /* A fresh RESERVED record in the index (state, key and so on set from id). -ENOSPC. The id is not in the index. */
 must_check int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index);
 /* Out of the index; the record stays until record_free(). */

@@ -408,24 +408,3 @@ const struct store_events recover_events = {
     .room = recover_room,
     .failed = recover_failed,
 };
-
-uint8_t store_pick(struct tiering *t, const struct record *r)
-{
-    struct space *space = space_of(t, r);
-
-    if (!t->n_stores)
-        return STORE_NONE;
-    if (space->info.durability == STORE_DURABLE) {
-        /* A durable set must be atomic: one log, so one store for a space, and the same after every restart. */
-        if (space->home == STORE_NONE)
-            space->home = (uint8_t)(space->info.id % t->n_stores);
-        return t->stores[space->home].failed ? STORE_NONE : space->home;
-    }
-    for (uint32_t i = 0; i < t->n_stores; i++) {
-        uint32_t store = t->next_store++ % t->n_stores;
-
-        if (!t->stores[store].failed)
-            return (uint8_t)store;
-    }
-    return STORE_NONE;
-}

@@ -85,10 +85,12 @@ static void relocate_got(struct store_get *get, int status)
     m->put.buf = t->relocation.buf;
     m->put.done = relocate_put_done;
     status = store_put(t->stores[m->store].store, &m->put);
-    if (status < 0)
+    if (status < 0) {
         relocate_end(m, status);
-    else
-        t->relocation.put = m;
+        return;
+    }
+    t->relocation.put = m;
+    place_charge(t, m->pool, m->store, old->size_bytes);
 }
 
 /* False: the buffer, or all moves, are in use. */

@@ -21,9 +21,14 @@
 
 /* --- Taking ------------------------------------------------------------------------------------------------------ */
 
+uint64_t room_tier_sectors(const struct tpool *p, enum mem_tier tier)
+{
+    return p->want_chunks[tier] / SECTOR_BYTES; /* on demand, what is not taken yet is free */
+}
+
 bool room_is_ample(const struct tiering *t, const struct tpool *p, enum mem_tier tier, uint64_t sectors)
 {
-    uint64_t total = p->arenas[tier].total_sectors, used = p->arenas[tier].used_sectors + sectors;
+    uint64_t total = room_tier_sectors(p, tier), used = p->arenas[tier].used_sectors + sectors;
 
     return used <= total && (total - used) * 100 > total * t->config.clean_percent;
 }
@@ -46,7 +51,8 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
             return -EAGAIN;
         if (cleared)
             break;
-        uint32_t victim = room_victim(t, p, tier, incoming, object_pin_state, CLASSES_ALL);
+        struct victim_search search = {.tiering = t};
+        uint32_t victim = room_victim(t, p, tier, incoming, victim_pin_state, &search, CLASSES_ALL);
         if (victim == RECORD_NONE)
             break;
         const struct record *r = record_at(&t->records, victim);
@@ -102,6 +108,8 @@ int room_take(struct tiering *t, uint32_t pool, uint32_t object, uint32_t sector
 
     if (!dram_is_leased && arena_alloc(&p->arenas[MEM_DRAM], sectors, object, ret_chunk, ret_sector) == 0)
         return 0;
+    if (chunk_grow_on_demand(t, pool))
+        return -EAGAIN;
     p->pressure[MEM_DRAM]++;
     p->look_ahead = true;
     if (!pool_has_cxl(p))
@@ -143,8 +151,8 @@ void room_serve(struct tiering *t, uint32_t pool)
     /* Whoever is woken may cancel any other that waits: only a mark of our own says where we are. */
     for (struct list *l = p->room.next; l != &p->room; l = mark.next) {
         struct move *m = list_entry(l, struct move, link);
-        uint32_t sectors = sectors_of(record_at(&t->records, m->object)->size_bytes);
-        bool private = m->kind == MOVE_RESERVE && !p->config.trusted;
+        uint32_t sectors = move_sectors(m);
+        bool private = m->kind == MOVE_FILL || (m->kind == MOVE_RESERVE && !p->config.trusted);
         struct arena_chunk *chunk;
         uint32_t sector, limit;
         int status = private ? room_take_private(t, m->session, pool, m->object, sectors, &chunk, &sector, &limit)

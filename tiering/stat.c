@@ -22,6 +22,17 @@ static uint64_t pool_nvme_bytes(const struct tiering *t, uint32_t pool)
     return bytes;
 }
 
+static struct tiering_writes writes_of(const struct budget *b)
+{
+    return (struct tiering_writes){
+        .day_bytes = budget_day_bytes(b),
+        .used_bytes = b->used_bytes,
+        .over_bytes = b->over_bytes,
+        .dropped = b->dropped,
+        .dropped_bytes = b->dropped_bytes,
+    };
+}
+
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat)
 {
     const struct tpool *p = &t->pools[pool];
@@ -40,6 +51,7 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
     stat.nvme_budget = p->config.nvme_bytes;
     stat.nvme_used = pool_nvme_bytes(t, pool);
     stat.admitted = p->admitted_bytes;
+    stat.writes = writes_of(&p->writes);
     stat.waiting = 0;
     list_for_each (l, &p->room)
         stat.waiting++;
@@ -104,6 +116,11 @@ void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat)
 void tiering_store_stat(const struct tiering *t, uint32_t store, struct store_stat *ret_stat)
 {
     store_stat(t->stores[store].store, ret_stat);
+}
+
+void tiering_store_writes(const struct tiering *t, uint32_t store, struct tiering_writes *ret_writes)
+{
+    *ret_writes = writes_of(&t->stores[store].writes);
 }
 
 /* --- Self-check ------------------------------------------------------------------------------------------------------- */
@@ -218,6 +235,8 @@ int tiering_check(const struct tiering *t, const char **ret_what)
         what = "the number of records in use";
     for (uint32_t i = 0; i <= t->n_pools && !what; i++)
         what = check_pool(t, i, &by_pool[i]);
+    if (!what)
+        what = extent_check(t);
     free(by_pool);
     if (!what)
         return 0;

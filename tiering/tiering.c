@@ -15,19 +15,48 @@
 #define SLOW_TICK_NS UINT64_C(100000000)
 #define DEFAULT_MAX_MOVES 4096
 #define GHOSTS_PER_POLICY_MAX (UINT32_C(1) << 20)
+#define CHAIN_GHOSTS_MAX (UINT32_C(1) << 24)
 
 /* --- Making --------------------------------------------------------------------------------------------------------- */
 
-static int tiering_policies_new(struct tiering *t, uint64_t size_bytes, struct policy **ret_policies)
+/*
+ * Ghosts: as many as there may be residents. A policy that says how few are enough remembers several times the residents,
+ * and grows as those do; it is given what it takes for blocks of 64 KiB.
+ */
+static uint32_t tiering_ghosts(const struct tiering *t, const struct policy_ops *ops, uint64_t memory_bytes)
 {
-    uint64_t objects = MIN(size_bytes / (4 * KIB), (uint64_t)t->config.max_objects) + 1;
-    struct policy_config config = {.nodes = t->records.nodes,
-                                   .n_nodes = t->config.max_objects,
-                                   .capacity_sectors = size_bytes / SECTOR_BYTES,
-                                   .max_ghosts = (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX)};
+    uint64_t objects = MIN(memory_bytes / (4 * KIB), (uint64_t)t->config.max_objects) + 1;
 
-    for (int c = 0; c < TIERING_CLASSES; c++) {
-        int r = t->config.classes[c].policy->new (&config, &ret_policies[c]);
+    if (!ops->ghosts_min)
+        return (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX);
+    objects = MIN(memory_bytes / (16 * KIB), 4 * (uint64_t)t->config.max_objects);
+    return (uint32_t)MIN(MAX(objects, (uint64_t)ops->ghosts_min), (uint64_t)CHAIN_GHOSTS_MAX);
+}
+
+/* CXL memory takes what DRAM's policy let go, in that order: a policy that lives on chains has said all it can by then. */
+static const struct policy_ops *tiering_policy_ops(const struct tiering *t, enum mem_tier tier, uint8_t class_id)
+{
+    const struct policy_ops *ops = t->config.classes[class_id].policy;
+
+    return tier == MEM_CXL && ops->chain ? &policy_lru : ops;
+}
+
+static int tiering_policies_new(struct tiering *t, uint32_t pool, enum mem_tier tier)
+{
+    struct tpool *p = &t->pools[pool];
+    uint64_t size_bytes = tier == MEM_CXL ? p->config.cxl_bytes : p->config.dram_bytes;
+
+    for (uint8_t c = 0; c < TIERING_CLASSES; c++) {
+        const struct policy_ops *ops = tiering_policy_ops(t, tier, c);
+        struct policy_config config = {.nodes = t->records.nodes,
+                                       .n_nodes = t->config.max_objects,
+                                       .capacity_sectors = size_bytes / SECTOR_BYTES,
+                                       .max_ghosts = tiering_ghosts(t, ops, size_bytes),
+                                       .find = chain_find,
+                                       .ctx = &p->seats[c]};
+
+        p->seats[c] = (struct policy_seat){.tiering = t, .pool = pool, .class_id = c};
+        int r = ops->new (&config, tier == MEM_CXL ? &p->cxl_policies[c] : &p->policies[c]);
 
         if (r < 0)
             return r;
@@ -60,11 +89,12 @@ static int tiering_pools_new(struct tiering *t)
             p->config = t->config.pools[i];
         else /* spaces of pools that are no longer configured: on devices only */
             p->config = (struct tiering_pool_config){.nvme_bytes = UINT64_MAX, .weight = 1};
+        budget_set(&p->writes, p->config.write_budget_bytes, p->config.write_budget_ns, t->now_ns);
         if (arena_init(&p->arenas[MEM_DRAM]) < 0 || arena_init(&p->arenas[MEM_CXL]) < 0)
             return -ENOMEM;
-        int r = tiering_policies_new(t, p->config.dram_bytes, p->policies);
+        int r = tiering_policies_new(t, i, MEM_DRAM);
         if (r == 0 && t->n_nodes[MEM_CXL])
-            r = tiering_policies_new(t, p->config.cxl_bytes, p->cxl_policies);
+            r = tiering_policies_new(t, i, MEM_CXL);
         if (r < 0)
             return r;
     }
@@ -78,9 +108,13 @@ static int tiering_tables_new(struct tiering *t)
     t->moves = calloc(t->config.max_moves, sizeof(*t->moves));
     t->groups = calloc(GROUPS_MAX, sizeof(*t->groups));
     t->pins = calloc(TIMED_PINS_MAX, sizeof(*t->pins));
+    t->extents = calloc(1, extent_table_bytes(t));
+    t->uses = calloc(UINT64_C(2) * COUNTED_OBJECTS_MAX, sizeof(*t->uses));
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
-    if (!t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->shadows || !t->sync_refs)
+    t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
+    if (!t->chain.refs || !t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses ||
+        !t->shadows || !t->sync_refs)
         return -ENOMEM;
     t->lease_free = RECORD_NONE;
     for (uint32_t i = t->config.max_leases; i-- > 0;) {
@@ -131,6 +165,8 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     list_init(&t->moves_free);
     list_init(&t->orphans);
     list_init(&t->chunk_requests);
+    list_init(&t->publishing);
+    list_init(&t->publish_waiting);
     list_init(&t->syncs);
     list_init(&t->sync_waiting);
     list_init(&t->sync_refs_free);
@@ -179,8 +215,11 @@ void tiering_free(struct tiering *t)
     free(t->moves);
     free(t->groups);
     free(t->pins);
+    free(t->extents);
+    free(t->uses);
     free(t->shadows);
     free(t->sync_refs);
+    free(t->chain.refs);
     record_table_deinit(&t->records);
     free(t);
 }
@@ -208,8 +247,10 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     if (r < 0)
         return r;
     /* No partition has more segments than fit on the device. */
-    *ts = (struct tstore){
-        .tiering = t, .number = number, .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
+    *ts = (struct tstore){.tiering = t,
+                          .number = number,
+                          .weight = DEFAULT_WEIGHT,
+                          .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};
     t->was_clean = t->was_clean && identity.clean == identity.format.partitions;
     if (identity.format.segment_bytes < t->piece_bytes) {
         if (t->n_spaces) {
@@ -282,7 +323,7 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
             *ret_want_bytes += t->pools[i].want_chunks[a];
         }
     }
-    return *ret_have_bytes >= *ret_want_bytes;
+    return t->config.memory_on_demand || *ret_have_bytes >= *ret_want_bytes;
 }
 
 /* --- Spaces --------------------------------------------------------------------------------------------------------- */
@@ -352,10 +393,14 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
     p->config.weight = config->weight;
     p->config.max_leases_percent = config->max_leases_percent;
     p->config.session_bytes = config->session_bytes;
+    p->config.write_budget_bytes = config->write_budget_bytes;
+    p->config.write_budget_ns = config->write_budget_ns;
+    budget_set(&p->writes, config->write_budget_bytes, config->write_budget_ns, t->now_ns);
     tiering_pool_budget(t, pool,
                         (uint64_t[TIERING_BUDGETS]){[TIERING_BUDGET_DRAM] = config->dram_bytes,
                                                     [TIERING_BUDGET_CXL] = config->cxl_bytes,
                                                     [TIERING_BUDGET_NVME] = config->nvme_bytes});
+    chunk_budget(t, pool); /* what was refused is asked for again */
 }
 
 void tiering_pool_budget(struct tiering *t, uint32_t pool, const uint64_t bytes[TIERING_BUDGETS])
@@ -372,6 +417,22 @@ void tiering_pool_budget(struct tiering *t, uint32_t pool, const uint64_t bytes[
     p->config.dram_bytes = bytes[TIERING_BUDGET_DRAM];
     p->config.cxl_bytes = bytes[TIERING_BUDGET_CXL];
     chunk_budget(t, pool);
+}
+
+void tiering_store_update(struct tiering *t, uint32_t store, const struct tiering_store_config *config)
+{
+    struct tstore *ts = &t->stores[store];
+
+    assert(store < t->n_stores && config->weight > 0);
+    ts->weight = config->weight;
+    budget_set(&ts->writes, config->write_budget_bytes, config->write_budget_ns, t->now_ns);
+}
+
+void tiering_update(struct tiering *t, uint32_t clean_percent, const uint32_t class_weights[static TIERING_CLASSES])
+{
+    t->config.clean_percent = clean_percent;
+    for (uint32_t i = 0; i < TIERING_CLASSES; i++)
+        t->config.classes[i].weight = class_weights[i];
 }
 
 void tiering_owner_end(struct tiering *t, uint64_t owner)
@@ -416,6 +477,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     }
     for (uint32_t i = 0; i < t->n_stores; i++)
         next = MIN(next, store_tick(t->stores[i].store, now_ns));
+    place_charge_logs(t);
     if (t->kicked)
         return 0;
     return t->n_pins || t->n_groups || t->n_moves || t->closing ? MIN(next, SLOW_TICK_NS) : next;

@@ -50,6 +50,7 @@ enum tiering_limit {
     TIERING_LIMIT_REQUESTS = 7,
     TIERING_LIMIT_OBJECT_BYTES = 13,
     TIERING_LIMIT_DEVICE_FAILED = 16,
+    TIERING_LIMIT_HINTS = 18,
 };
 
 struct tiering_pool_config {
@@ -59,6 +60,15 @@ struct tiering_pool_config {
     uint64_t session_bytes;                     /* that one session may have reserved or leased for writing */
     uint32_t weight;
     uint32_t max_leases_percent; /* of the memory budget */
+    uint64_t write_budget_bytes; /* to devices, in each write_budget_ns; 0: no limit */
+    uint64_t write_budget_ns;
+};
+
+/* What can be said of a store while it is open. */
+struct tiering_store_config {
+    uint32_t weight;             /* at least 1: its share of new data, against the other stores */
+    uint64_t write_budget_bytes; /* in each write_budget_ns; 0: no limit */
+    uint64_t write_budget_ns;
 };
 
 /* Where a class's bytes go when DRAM is short and there is CXL memory. */
@@ -102,6 +112,7 @@ struct tiering_config {
     uint32_t max_leases;
     uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
     uint32_t clean_percent;
+    bool memory_on_demand;    /* chunks are asked for when objects need them, not at start */
     uint64_t chunk_bytes_max; /* 0: no cap but the geometric growth; for tests */
     uint64_t chunk_cap_min;   /* a chunk has at most 1/8 of its pool's memory, or this if it is more; 0: no such cap */
     uint32_t piece_bytes;     /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
@@ -121,7 +132,8 @@ void tiering_free(struct tiering *t);
 /* Opens a partition and brings back what it holds. Before tiering_start(). ret_why as store_open(). */
 must_check int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes,
                                  const char **ret_why);
-/* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out). */
+/* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out),
+ * or at once if memory comes on demand. */
 must_check int tiering_start(struct tiering *t);
 bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes);
 
@@ -137,8 +149,13 @@ bool tiering_idle(const struct tiering *t);
 /* Blocking: closes the stores cleanly; after tiering_stop(), when idle. The first error, but tries all. */
 must_check int tiering_close_clean(struct tiering *t);
 
-/* Live changes of a pool's numbers (name and trust stay). Less memory takes effect as what is in it moves or goes. */
+/* Live changes of a pool's numbers (name and trust stay). Less memory takes effect as what is in it moves or goes; what was
+ * refused is asked for again. */
 void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_pool_config *config);
+/* Stores are numbered in the order of tiering_store_add(). */
+void tiering_store_update(struct tiering *t, uint32_t store, const struct tiering_store_config *config);
+/* class_weights: by SPW_CLASS_…. */
+void tiering_update(struct tiering *t, uint32_t clean_percent, const uint32_t class_weights[static TIERING_CLASSES]);
 
 /* What is budgeted. */
 enum tiering_budget { TIERING_BUDGET_DRAM, TIERING_BUDGET_CXL, TIERING_BUDGET_NVME, TIERING_BUDGETS };
@@ -195,7 +212,9 @@ struct tiering_session {
     uint32_t first_lease; /* list through the lease table */
     uint32_t n_leases, max_leases;
     uint32_t ending;
-    struct list arenas; /* private memory */
+    struct list arenas;                /* private memory */
+    const struct policy *chain_policy; /* which `chain` is of */
+    struct policy_chain chain;         /* the request that it is at */
 };
 
 void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
@@ -282,21 +301,53 @@ int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease,
 int tiering_abort(struct tiering *t, struct tiering_session *s, uint64_t lease);
 
 enum { TIERING_WRITE = 1 << 0, TIERING_NO_FETCH = 1 << 1, TIERING_NOT_ADMITTED = 1 << 2 };
-/* A lease on [off, off + len) of the piece; len 0: all of it. -ENOENT, -EINPROGRESS, -EBADMSG, -EIO, -ENOSPC, -EROFS
- * (a block for writing), -EBUSY (write lease conflicts), -ERANGE. */
+/*
+ * A lease on [off, off + len) of the piece; len 0: all of it. -ENOENT, -EINPROGRESS, -EBADMSG, -EIO, -ENOSPC, -EROFS
+ * (a block for writing), -EBUSY (too many write leases), -ERANGE.
+ *
+ * For writing in a shared pool the lease is on a copy of the range in private memory of the session's, which takes a
+ * while; nobody else sees it before it is released dirty. Whoever reads the piece then goes on reading what it was.
+ */
 int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint32_t off_bytes,
                     uint32_t len_bytes, unsigned flags, struct tiering_wait *wait, struct tiering_grant *ret_grant);
-enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1 };
+/* UNUSED: the lease came to nothing, and is no use of the object. */
+enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1, TIERING_UNUSED = 1 << 2 };
+/*
+ * Ends a lease. DIRTY in a shared pool publishes what was written, and has to wait for room and a copy (-EAGAIN without a
+ * wait): then the lease has ended at once, and if the wait ends with an error (-ENOSPC, -EFAULT) the piece is what it was.
+ * A wait that is cancelled leaves the one or the other.
+ */
 int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags);
+int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
+                         struct tiering_wait *wait, struct tiering_grant *ret_grant);
 /* How many bytes a lease was admitted for; and the pool. -EBADF. */
 int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
                        struct tiering_grant *ret_grant, uint32_t *ret_pool);
+
+/*
+ * A list whose items are each the prefix of the next, before any of them is asked for: policies that live on requests
+ * learn from it. begin() is false if the space's does not; else add each item with as many pieces as are meant, in order,
+ * and end. Nothing else of tiering is called in between. LIST_ITEMS_MAX pieces count.
+ */
+bool tiering_chain_begin(struct tiering *t, struct tiering_session *s, uint32_t space, enum policy_use use);
+void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t n_pieces);
+void tiering_chain_end(struct tiering *t);
 
 int tiering_touch(struct tiering *t, const struct tiering_id *id);
 /* Into memory; takes no lease. */
 int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tiering_wait *wait,
                      struct tiering_grant *ret_grant);
 enum tiering_advice { TIERING_NOT_AGAIN = 1, TIERING_USES_LEFT = 2, TIERING_KEEP_UNTIL = 3, TIERING_SCORE = 4 };
+/*
+ * Hints: a bounded amount of work, and never more than a hint. -ENOSPC: TIMED_PINS_MAX, COUNTED_OBJECTS_MAX.
+ *   NOT_AGAIN   leaves memory now, or as soon as nothing holds it, unless it is used before
+ *   USES_LEFT   each lease and each tiering_get_to() from now on is a use; when value uses were had and nothing holds it,
+ *               a `cache` or `scratch` object is freed, a `durable` one leaves memory. Each piece and part has its own
+ *               count, and the last of them to be spent frees the object. Above UINT32_MAX: no longer counted
+ *   KEEP_UNTIL  as tiering_pin(), for value ns from now on
+ *   SCORE       the larger (by powers of two, up to 32), the more often the piece is passed over when the policy would
+ *               evict it, each time once; 0: not at all
+ */
 int tiering_advise(struct tiering *t, const struct tiering_id *id, enum tiering_advice advice, uint64_t value,
                    uint64_t now_ns);
 int tiering_pin(struct tiering *t, const struct tiering_id *id, uint64_t until_ns);
@@ -342,6 +393,14 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
 
 /* --- Numbers ----------------------------------------------------------------------------------------------------- */
 
+/* A write budget, and what came of it. All of it sums. */
+struct tiering_writes {
+    uint64_t day_bytes; /* allowed in a day; 0: no limit */
+    uint64_t used_bytes;
+    uint64_t over_bytes;             /* of these, written though the budget was used up */
+    uint64_t dropped, dropped_bytes; /* `cache` pieces that were not written because of it */
+};
+
 struct tiering_pool_stat {
     uint64_t dram_budget, dram_chunks, dram_used; /* used: extents in use, rounded to sectors */
     uint64_t dram_slabs, dram_tail_waste;         /* memory given to sizes, and what of it no extent can use */
@@ -357,6 +416,7 @@ struct tiering_pool_stat {
     uint64_t demotions, promotions; /* from DRAM to CXL memory, and back */
     uint64_t evacuations;           /* out of memory that was given back */
     uint64_t waiting;               /* for room */
+    struct tiering_writes writes;
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);
 
@@ -365,13 +425,15 @@ struct tiering_stat {
     uint64_t leases, leases_max;
     uint64_t moves, moves_max;
     uint64_t record_bytes, index_bytes, ghost_bytes, lease_bytes; /* metadata: an object's; in all; in all; in all */
-    uint64_t copied_bytes;                                        /* by workers, COMMIT in shared pools and ranges */
+    uint64_t copied_bytes;                                        /* by workers: what shared pools cost, and ranges */
     uint64_t migrated_bytes;                                      /* by workers, from memory to memory of one pool */
     uint64_t bounced_bytes;                                       /* into bounce segments */
+    uint64_t refused_bytes;                                       /* memory that could not be had */
     uint32_t stores;
 };
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);
 void tiering_store_stat(const struct tiering *t, uint32_t store, struct store_stat *ret_stat);
+void tiering_store_writes(const struct tiering *t, uint32_t store, struct tiering_writes *ret_writes);
 
 /* For tests and the simulator: counts that must agree are recounted from the records. Returns 0, or -EUCLEAN with
  * *ret_what naming the first that does not. */

@@ -12,7 +12,8 @@ int bench_all(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } parts[] = {{"ring", bench_ring}, {"hit", bench_hit}, {"demo", bench_demo}};
+    } parts[] = {{"ring", bench_ring},   {"hit", bench_hit},     {"copy", bench_copy},    {"nvme", bench_nvme},
+                 {"scale", bench_scale}, {"ready", bench_ready}, {"steady", bench_steady}};
     int worst = BENCH_OK;
 
     for (size_t i = 0; i < ARRAY_LEN(parts) && !live_interrupted(); i++) {

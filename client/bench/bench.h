@@ -19,4 +19,10 @@ int bench_replay(int argc, char **argv);
 int bench_mix(int argc, char **argv);
 int bench_ring(int argc, char **argv);
 int bench_hit(int argc, char **argv);
+int bench_copy(int argc, char **argv);
+int bench_nvme(int argc, char **argv);
+int bench_scale(int argc, char **argv);
+int bench_ready(int argc, char **argv);
+int bench_steady(int argc, char **argv);
+
 int bench_all(int argc, char **argv);

@@ -90,7 +90,7 @@ static void figures_make(const struct contest *c, struct samples *s, struct figu
 int contest_run(const struct contest *c, struct figures *figures)
 {
     cleanup_free struct samples *s = calloc(1, sizeof(*s));
-    double ours[METRICS_MAX], theirs[METRICS_MAX];
+    double ours[METRICS_MAX] = {0}, theirs[METRICS_MAX] = {0};
     struct live live;
 
     if (!s)

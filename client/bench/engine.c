@@ -15,6 +15,7 @@
 
 #define TIMEOUT_MS 30000
 #define PRINTED_MAX 20 /* mistakes that are shown one by one */
+#define STORE_MAX 16   /* blocks that are stored at once: a prompt is computed in steps of 8 Ki tokens, say */
 
 int engine_init(struct engine *engine, spw_pool *pool, enum engine_mode mode, uint64_t seed, uint64_t block_bytes,
                 uint64_t dram_bytes, uint32_t longest_chain)
@@ -153,8 +154,8 @@ static uint32_t fill_reserved(struct engine *e, const struct spw_key *keys, uint
     return n_reserved;
 }
 
-/* Computes keys[0..n) and stores them. */
-static int store_list(struct engine *e, const struct spw_key *keys, uint32_t n)
+/* Computes keys[0..n) and stores them, one step's worth. */
+static int store_step(struct engine *e, const struct spw_key *keys, uint32_t n)
 {
     struct engine_stats *s = e->stats;
     uint64_t start_ns = now_ns();
@@ -185,6 +186,16 @@ static int store_list(struct engine *e, const struct spw_key *keys, uint32_t n)
     return 0;
 }
 
+static int store_list(struct engine *e, const struct spw_key *keys, uint32_t n)
+{
+    uint32_t step = MIN(e->list_max, (uint32_t)STORE_MAX);
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < n; i += step)
+        r = store_step(e, keys + i, MIN(n - i, step));
+    return r;
+}
+
 /* In references' order, list by list: what is there is used, what is not there is stored. */
 static int request_each(struct engine *e, uint32_t n)
 {
@@ -209,21 +220,24 @@ static int request_prefix(struct engine *e, uint32_t prefix, uint32_t n)
         r = acquire_list(e, e->keys + i, e->hits + i, MIN(prefix - i, e->list_max), &n_missing);
     for (uint32_t i = prefix; i < n; i++)
         e->missing[n_missing++] = e->keys[i];
-    for (uint32_t i = 0; r == 0 && i < n_missing; i += e->list_max)
-        r = store_list(e, e->missing + i, MIN(n_missing - i, e->list_max));
-    return r;
+    return r == 0 ? store_list(e, e->missing, n_missing) : r;
 }
 
 int engine_request(struct engine *e, const uint64_t *ids, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         payload_key(e->seed, ids[i], &e->keys[i]);
+    e->stats->requests++;
+    e->stats->blocks += n;
+    if (e->mode == ENGINE_BLIND) {
+        for (uint32_t i = 0; i < n; i++)
+            e->hits[i] = (struct spw_hit){.status = -ENOENT};
+        return request_each(e, n);
+    }
     uint64_t start_ns = now_ns();
     long prefix = spw_lookup(e->space, e->keys, n, SPW_CHAIN, e->hits);
     if (prefix < 0)
         return call_failed("lookup", (int)prefix);
     hist_add(&e->stats->lookup, now_ns() - start_ns);
-    e->stats->requests++;
-    e->stats->blocks += n;
     return e->mode == ENGINE_EACH ? request_each(e, n) : request_prefix(e, (uint32_t)prefix, n);
 }

@@ -12,6 +12,7 @@
 enum engine_mode {
     ENGINE_PREFIX, /* acquires the longest prefix, as an engine would: what follows a gap is no use to it */
     ENGINE_EACH,   /* acquires every block that is there: for hit rates per reference */
+    ENGINE_BLIND,  /* the same, without looking them up before */
 };
 
 struct engine_stats {

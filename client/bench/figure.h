@@ -16,8 +16,8 @@
 #include "client/bench/pairs.h"
 #include "include/base/base.h"
 
-#define FIGURES_MAX 192
-#define FIGURE_NAME_BYTES 64
+#define FIGURES_MAX 384
+#define FIGURE_NAME_BYTES 96
 
 enum figure_goal { GOAL_NONE, GOAL_AT_LEAST, GOAL_AT_MOST };
 enum figure_verdict { FIGURE_HOLDS, FIGURE_MISSED, FIGURE_NOISY };

@@ -10,20 +10,20 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "client/bench/bench.h"
+#include "client/bench/child.h"
 #include "client/bench/live.h"
 #include "client/bench/process.h"
 #include "include/base/cleanup.h"
 #include "include/base/units.h"
 
 #define READY_SECONDS 120
-#define READY_POLL_NS 20000000L
+#define READY_POLL_NS 5000000L
 #define STOP_SECONDS 60
 #define STOP_POLL_NS 5000000L
 #define LOG_TAIL_LINES 30
@@ -57,7 +57,7 @@ const char *harness_program(const char *name, char ret_path[static PATH_MAX])
 }
 
 /* A device file in memory would measure nothing, so /var/tmp goes before a /tmp that is a tmpfs. */
-static const char *temporary_folder(void)
+const char *harness_temporary(void)
 {
     const char *chosen = getenv("TMPDIR");
     struct statfs fs;
@@ -71,9 +71,9 @@ int harness_room(uint64_t *ret_bytes)
 {
     struct statfs fs;
 
-    if (statfs(temporary_folder(), &fs) < 0) {
+    if (statfs(harness_temporary(), &fs) < 0) {
         int r = -errno;
-        fprintf(stderr, "spillbench: %s: %s\n", temporary_folder(), strerror(-r));
+        fprintf(stderr, "spillbench: %s: %s\n", harness_temporary(), strerror(-r));
         return r;
     }
     *ret_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
@@ -87,11 +87,11 @@ uint64_t harness_device_bytes(uint64_t blocks_bytes)
 
 static int folder_make(struct harness *h)
 {
-    int len = snprintf(h->folder, sizeof(h->folder), "%s/spillbench-XXXXXX", temporary_folder());
+    int len = snprintf(h->folder, sizeof(h->folder), "%s/spillbench-XXXXXX", harness_temporary());
 
     if (len >= (int)sizeof(h->folder)) {
         h->folder[0] = '\0';
-        fprintf(stderr, "spillbench: TMPDIR is too long a path for a socket: %s\n", temporary_folder());
+        fprintf(stderr, "spillbench: TMPDIR is too long a path for a socket: %s\n", harness_temporary());
         return -ENAMETOOLONG;
     }
     if (!mkdtemp(h->folder)) {
@@ -105,52 +105,6 @@ static int folder_make(struct harness *h)
 }
 
 /* ── the child ──────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* Runs a program; fd is its standard output and error. -1: errors go where ours go, and its output nowhere, since ours
- * may be JSON. Returns its pid or a negative errno. */
-static pid_t spawn(const char *const argv[], int fd)
-{
-    pid_t parent = getpid(), pid = fork();
-
-    if (pid < 0)
-        return -errno;
-    if (pid > 0)
-        return pid;
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent)
-        _exit(1);
-    int null = open("/dev/null", O_RDWR);
-    if (null < 0)
-        _exit(1);
-    dup2(null, STDIN_FILENO);
-    dup2(fd >= 0 ? fd : null, STDOUT_FILENO);
-    if (fd >= 0) {
-        setpgid(0, 0);
-        dup2(fd, STDERR_FILENO);
-    }
-    execvp(argv[0], (char *const *)(uintptr_t)argv);
-    fprintf(stderr, "spillbench: cannot run %s: %s\n", argv[0], strerror(errno));
-    _exit(127);
-}
-
-/* True when it has ended; *ret_status as of waitpid(). */
-static bool child_ended(pid_t pid, int *ret_status)
-{
-    pid_t r = waitpid(pid, ret_status, WNOHANG);
-
-    if (r < 0)
-        *ret_status = 0;
-    return r == pid || (r < 0 && errno == ECHILD);
-}
-
-static const char *status_print(int status, char ret_text[static 64])
-{
-    if (WIFSIGNALED(status))
-        snprintf(ret_text, 64, "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    else
-        snprintf(ret_text, 64, "ended with status %d", WEXITSTATUS(status));
-    return ret_text;
-}
 
 static void log_show(struct harness *h)
 {
@@ -197,15 +151,15 @@ static int device_format(const struct harness *h, const char *path)
     int status;
 
     snprintf(capacity, sizeof(capacity), "%llu", (unsigned long long)h->device_bytes);
-    pid_t pid = spawn(argv, -1);
+    pid_t pid = child_spawn(argv, -1);
     if (pid < 0)
         return pid;
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
             return -errno;
     if (status != 0) {
-        char text[64];
-        fprintf(stderr, "spillbench: spillctl device format %s\n", status_print(status, text));
+        char text[CHILD_STATUS_BYTES];
+        fprintf(stderr, "spillbench: spillctl device format %s\n", child_status_print(status, text));
         return -EIO;
     }
     return 0;
@@ -218,8 +172,7 @@ static int config_write(const struct harness *h, const struct harness_options *o
 
     if (!f)
         return -errno;
-    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\nengines = 1\n%s\n", h->socket_path, h->folder,
-            o->daemon_lines ? o->daemon_lines : "");
+    fprintf(f, "[daemon]\nsocket = %s\nengines = 1\n%s\n", h->socket_path, o->daemon_lines ? o->daemon_lines : "");
     fprintf(f, "[tier.dram]\nsize = %llu B\n\n", (unsigned long long)o->dram_bytes);
     for (uint32_t i = 0; i < h->n_devices; i++)
         fprintf(f, "[device disk%u]\npath = %s\n\n", i, device_path(h, o, i, path));
@@ -243,7 +196,7 @@ static int daemon_start(struct harness *h)
 
     if (fd < 0)
         return -errno;
-    pid_t pid = spawn(argv, fd);
+    pid_t pid = child_spawn(argv, fd);
     if (pid < 0)
         return pid;
     h->pid = pid;
@@ -267,9 +220,9 @@ static int daemon_wait_ready(struct harness *h)
             return 0;
         }
         if (child_ended(h->pid, &status)) {
-            char text[64];
+            char text[CHILD_STATUS_BYTES];
             live_end(&live);
-            fprintf(stderr, "spillbench: spillwayd %s while starting\n", status_print(status, text));
+            fprintf(stderr, "spillbench: spillwayd %s while starting\n", child_status_print(status, text));
             h->pid = 0;
             return -ECHILD;
         }
@@ -357,20 +310,20 @@ static bool daemon_end(struct harness *h, int *ret_status)
 
 int harness_stop(struct harness *harness)
 {
-    char text[64];
+    char text[CHILD_STATUS_BYTES];
     int status = 0;
 
     if (harness->pid == 0)
         return 0;
     if (child_ended(harness->pid, &status)) {
-        fprintf(stderr, "spillbench: spillwayd %s in the middle of the run\n", status_print(status, text));
+        fprintf(stderr, "spillbench: spillwayd %s in the middle of the run\n", child_status_print(status, text));
         harness->pid = 0;
     } else if (!daemon_end(harness, &status)) {
         fprintf(stderr, "spillbench: spillwayd did not stop within %d s of SIGTERM, and was killed\n", STOP_SECONDS);
     } else if (status == 0) {
         return 0;
     } else {
-        fprintf(stderr, "spillbench: spillwayd %s on SIGTERM\n", status_print(status, text));
+        fprintf(stderr, "spillbench: spillwayd %s on SIGTERM\n", child_status_print(status, text));
     }
     log_show(harness);
     return -ECHILD;

@@ -40,6 +40,8 @@ struct harness {
         .pid = 0                                                                                                       \
     }
 
+/* Where temporary files go, on a disk if there is one. */
+const char *harness_temporary(void);
 /* Bytes that a device file may take where harness_start() would put it. */
 must_check int harness_room(uint64_t *ret_bytes);
 /* What blocks need on a device: themselves, the reserve for reclaim, logs, and segments that are being filled. */

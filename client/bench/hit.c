@@ -105,7 +105,7 @@ static int sample_few(void *ctx, double ret_ns[static METRICS_MAX])
 
 static int sample_lists(void *ctx, double ret_keys[static METRICS_MAX])
 {
-    double ns;
+    double ns = 1;
     int r = rounds(ctx, LIST, ROUNDS / LIST, &ns);
 
     if (r == 0)

@@ -21,9 +21,14 @@ static const struct {
      bench_demo},
     {"replay", "a trace, with hit rates counted per reference", bench_replay},
     {"mix", "six clients, two pools, all operations at once; then the books must balance", bench_mix},
-    {"ring", "a round trip through a ring", bench_ring},
-    {"hit", "acquire and release of what is in memory", bench_hit},
-    {"all", "ring, hit and demo", bench_all},
+    {"ring", "round trips through a ring, awake and asleep, beside a raw ring and the kernel's wake-ups", bench_ring},
+    {"hit", "acquire and release of what is in memory, beside a raw ring and redis", bench_hit},
+    {"copy", "PUT and GET beside memcpy and non-temporal copies", bench_copy},
+    {"nvme", "spill and fetch beside fio", bench_nvme},
+    {"scale", "lookup, acquire and commit with ten thousand objects, and with millions", bench_scale},
+    {"steady", "what a full device costs, beside a simulated greedy cleaner", bench_steady},
+    {"ready", "how soon memory is ready, beside touching it", bench_ready},
+    {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},
 };
 
 static void help(FILE *out)

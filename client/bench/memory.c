@@ -8,24 +8,39 @@
 
 #define HUGE_BYTES (2 * MIB)
 
+static void *map(uint64_t size_bytes, int flags)
+{
+    void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
+
+    return mem == MAP_FAILED ? NULL : mem;
+}
+
+/* At a multiple of a hugepage: what lies around goes back. */
+static void *map_aligned(uint64_t size_bytes)
+{
+    char *mem = map(size_bytes + HUGE_BYTES, MAP_PRIVATE);
+
+    if (!mem)
+        return NULL;
+    uint64_t before = -(uint64_t)(uintptr_t)mem & (HUGE_BYTES - 1), after = HUGE_BYTES - before;
+    char *aligned = mem + before;
+    if (before > 0)
+        (void)munmap(mem, before);
+    (void)munmap(aligned + round_up(size_bytes, SECTOR_BYTES), after);
+    return aligned;
+}
+
 void *memory_map(uint64_t size_bytes, enum memory_kind kind)
 {
-    int flags = MAP_ANONYMOUS | (kind == MEMORY_SHARED ? MAP_SHARED : MAP_PRIVATE);
-    uint64_t more = kind == MEMORY_HUGE ? HUGE_BYTES : 0;
-    char *mem = mmap(NULL, size_bytes + more, PROT_READ | PROT_WRITE, flags, -1, 0);
+    void *mem = NULL;
 
-    if (mem == MAP_FAILED)
-        return NULL;
-    if (kind == MEMORY_HUGE) { /* what lies around the aligned part goes back */
-        uint64_t before = -(uint64_t)(uintptr_t)mem & (HUGE_BYTES - 1), after = HUGE_BYTES - before;
-        if (before > 0)
-            (void)munmap(mem, before);
-        mem += before;
-        if (after > 0)
-            (void)munmap(mem + round_up(size_bytes, SECTOR_BYTES), after);
-    }
-    if (kind != MEMORY_SHARED)
-        (void)madvise(mem, size_bytes, kind == MEMORY_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    if (kind == MEMORY_SHARED_HUGE && size_bytes % HUGE_BYTES == 0)
+        mem = map(size_bytes, MAP_SHARED | MAP_HUGETLB);
+    if (mem)
+        return mem;
+    mem = kind == MEMORY_HUGE ? map_aligned(size_bytes) : map(size_bytes, MAP_SHARED);
+    if (mem && kind != MEMORY_SHARED)
+        (void)madvise(mem, size_bytes, MADV_HUGEPAGE);
     return mem;
 }
 

@@ -8,9 +8,9 @@
 #include "include/base/base.h"
 
 enum memory_kind {
-    MEMORY_SHARED, /* with children that are forked later */
-    MEMORY_HUGE,   /* ours; huge if transparent hugepages are allowed */
-    MEMORY_SMALL,  /* ours; pages of 4 KiB */
+    MEMORY_SHARED,      /* with children that are forked later */
+    MEMORY_SHARED_HUGE, /* the same, in the pages that a daemon would get: reserved, transparent, or small ones */
+    MEMORY_HUGE,        /* ours; huge if transparent hugepages are allowed */
 };
 
 void *memory_map(uint64_t size_bytes, enum memory_kind kind);

@@ -150,8 +150,10 @@ int micro_end(const struct options *o, const struct figures *figures, int r)
     return figures_hold(figures) ? BENCH_OK : BENCH_WRONG;
 }
 
-void micro_options(int argc, char **argv, const char *doc, struct options *o)
+void micro_options(int argc, char **argv, const char *doc, struct options *options)
 {
+    struct options *o = options;
+
     *o = (struct options){.block_bytes = 64 * KIB, .dram_bytes = DRAM_DEFAULT, .seed = 1, .pool = "default"};
     options_parse(argc, argv, rows, doc, o);
     if (o->seconds == 0)

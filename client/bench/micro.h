@@ -45,5 +45,5 @@ int micro_end(const struct options *options, const struct figures *figures, int 
 
 /* Parses the options, finds or starts a daemon with memory and no device, measures, prints. */
 int micro_run(int argc, char **argv, const char *doc, micro_fn measure);
-/* Only parses, into options with the defaults of all small benchmarks. */
-void micro_options(int argc, char **argv, const char *doc, struct options *ret_options);
+/* Only parses, into `options` with the defaults of all small benchmarks. */
+void micro_options(int argc, char **argv, const char *doc, struct options *options);

@@ -39,8 +39,8 @@
 #define MEMORY_SLACK_BYTES (4 * MIB)
 #endif
 
-static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED, ROW_SIZES, ROW_DRAM,   ROW_DEVICE,
-                                          ROW_POLICY,  ROW_KEEP, ROW_QUIET, ROW_OUTPUT, {0}};
+static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED,  ROW_SIZES, ROW_DRAM,    ROW_DEVICE, ROW_POLICY,
+                                          ROW_KEEP,    ROW_QUIET, ROW_QUICK, ROW_FIGURES, ROW_OUTPUT, {0}};
 static const char doc[] =
     "Six clients on two pools of a daemon of its own, mixed operations; then the books must balance.";
 
@@ -320,11 +320,15 @@ static int mix_run(struct mix *m)
 
 int bench_mix(int argc, char **argv)
 {
-    struct options o = {.dram_bytes = 256 * MIB, .device_bytes = 2 * GIB, .seed = 1, .seconds = 60, .n_sizes = 8};
+    struct options o = {.dram_bytes = 256 * MIB, .device_bytes = 2 * GIB, .seed = 1, .n_sizes = 8};
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
     struct mix m = {.options = &o, .harness = &h};
 
     options_parse(argc, argv, rows, doc, &o);
+    if (o.seconds == 0)
+        o.seconds = o.figures ? (o.quick ? 0.2 : 20) : 60;
+    if (o.figures)
+        return mix_speed(&o);
     struct harness_options ho = {.pools = geteuid() == 0 ? pools_of_root : pools_of_user,
                                  .any_user = geteuid() == 0,
                                  .policy = o.policy,

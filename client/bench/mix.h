@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "client/bench/options.h"
 #include "client/bench/payload.h"
 #include "include/spillway/spillway.h"
 
@@ -101,3 +102,8 @@ int mix_block_op(struct mix_client *c, enum mix_op op);
 void mix_release_all(struct mix_client *c);
 must_check int mix_tensor_init(struct mix_client *c);
 int mix_tensor_op(struct mix_client *c, enum mix_op op);
+
+/* ── mix_speed.c ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* What load does to others: another benchmark altogether. Returns the process's status. */
+int mix_speed(const struct options *options);

@@ -85,6 +85,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_POOL:
         o->pool = arg;
         return 0;
+    case OPTION_NO_LOOKUP:
+        o->no_lookup = true;
+        return 0;
     case OPTION_LIST:
         o->list_max = (uint32_t)number_of(arg, 1, SPW_LIST_MAX, state);
         return 0;
@@ -93,6 +96,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case OPTION_QUIET:
         o->quiet = true;
+        return 0;
+    case OPTION_FIGURES:
+        o->figures = true;
         return 0;
     case OPTION_QUICK:
         o->quick = true;

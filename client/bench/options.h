@@ -13,7 +13,7 @@ struct options {
     uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
     uint32_t list_max, n_sizes;
-    bool json, keep, private_daemon, quiet, quick;
+    bool json, keep, no_lookup, private_daemon, quiet, quick, figures;
 };
 
 enum {
@@ -31,9 +31,11 @@ enum {
     OPTION_SOCKET,
     OPTION_POOL,
     OPTION_LIST,
+    OPTION_NO_LOOKUP,
     OPTION_SIZES,
     OPTION_QUIET,
     OPTION_QUICK,
+    OPTION_FIGURES,
     OPTION_OUTPUT = 'o',
 };
 
@@ -63,7 +65,7 @@ enum {
     }
 #define ROW_POLICY                                                                                                     \
     {                                                                                                                  \
-        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc", 0                                           \
+        "policy", OPTION_POLICY, "NAME", 0, "eviction: lru, s3-fifo, arc, chain", 0                                    \
     }
 #define ROW_KEEP                                                                                                       \
     {                                                                                                                  \
@@ -93,6 +95,10 @@ enum {
     {                                                                                                                  \
         "list", OPTION_LIST, "N", 0, "blocks of one call at most (the whole chain)", 0                                 \
     }
+#define ROW_NO_LOOKUP                                                                                                  \
+    {                                                                                                                  \
+        "no-lookup", OPTION_NO_LOOKUP, NULL, 0, "acquire at once, without looking up what is there", 0                 \
+    }
 #define ROW_SIZES                                                                                                      \
     {                                                                                                                  \
         "sizes", OPTION_SIZES, "N", 0, "different sizes of blocks (8)", 0                                              \
@@ -104,6 +110,10 @@ enum {
 #define ROW_QUICK                                                                                                      \
     {                                                                                                                  \
         "quick", OPTION_QUICK, NULL, 0, "fewer sizes, short samples: to see that it works", 0                          \
+    }
+#define ROW_FIGURES                                                                                                    \
+    {                                                                                                                  \
+        "figures", OPTION_FIGURES, NULL, 0, "measure speed under load instead", 0                                      \
     }
 #define ROW_OUTPUT                                                                                                     \
     {                                                                                                                  \

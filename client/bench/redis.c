@@ -124,7 +124,7 @@ static int recv_all(int fd, void *to, size_t size_bytes)
 
 int redis_set(struct redis *redis, const char *key, const void *bytes, uint64_t size_bytes)
 {
-    char head[160], reply[5];
+    char head[160], reply[5] = "";
 
     int n = snprintf(head, sizeof(head), "*3\r\n$3\r\nSET\r\n$%zu\r\n%s\r\n$%llu\r\n", strlen(key), key,
                      (unsigned long long)size_bytes);

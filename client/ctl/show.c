@@ -60,6 +60,10 @@ static const struct column pool_columns[] = {
     {"NVME", "hits_nvme", COLUMN_COUNT},
     {"MISSES", "misses", COLUMN_COUNT},
     {"WAITING", "waiting", COLUMN_COUNT},
+    {"WRITTEN", "writes.used_bytes", COLUMN_SIZE},
+    {"DAY'S BUDGET", "writes.budget_day_bytes", COLUMN_SIZE},
+    {"OVER IT", "writes.over_bytes", COLUMN_SIZE},
+    {"DROPPED", "writes.dropped_bytes", COLUMN_SIZE},
 };
 static const struct column share_columns[] = {
     {"ENGINE", "number", COLUMN_COUNT},         {"DRAM", "dram_budget_bytes", COLUMN_SIZE},
@@ -74,6 +78,14 @@ static const struct column tier_columns[] = {
     {"TAKEN", "allocated_bytes", COLUMN_SIZE},
     {"USED", "used_bytes", COLUMN_SIZE},
     {"PAYLOAD", "payload_bytes", COLUMN_SIZE},
+};
+static const struct column node_columns[] = {
+    {"NODE", "node", COLUMN_COUNT},
+    {"TAKEN", "allocated_bytes", COLUMN_SIZE},
+    {"HUGEPAGES", "hugepage_bytes", COLUMN_SIZE},
+    {"LOCKED", "locked_bytes", COLUMN_SIZE},
+    {"LOOKED UP", "pages_sampled", COLUMN_COUNT},
+    {"ON NODE", "pages_on_node", COLUMN_COUNT},
 };
 static const struct column session_columns[] = {
     {"SESSION", "session", COLUMN_COUNT},   {"NAME", "name", COLUMN_TEXT},      {"UID", "uid", COLUMN_COUNT},
@@ -125,7 +137,32 @@ static int print_pools(spw_session *session, struct json_object *reply)
     return CTL_OK;
 }
 
-/* As a file that would give the same, with where each value comes from. */
+static int print_tiers(spw_session *session, struct json_object *reply)
+{
+    struct json_object *tiers = ctl_find(reply, "tiers");
+
+    (void)session;
+    table_print(tiers, tier_columns, ARRAY_LEN(tier_columns), stdout);
+    for (size_t i = 0; json_object_is_type(tiers, json_type_array) && i < json_object_array_length(tiers); i++) {
+        struct json_object *tier = json_object_array_get_idx(tiers, i), *nodes = ctl_find(tier, "nodes");
+
+        if (!json_object_is_type(nodes, json_type_array) || json_object_array_length(nodes) == 0)
+            continue;
+        printf("\n%s\n", ctl_text(tier, "tier"));
+        table_print(nodes, node_columns, ARRAY_LEN(node_columns), stdout);
+    }
+    return CTL_OK;
+}
+
+static void print_sections(struct json_object *reply, const char *member, const char *what)
+{
+    struct json_object *titles = ctl_find(reply, member);
+
+    for (size_t i = 0; json_object_is_type(titles, json_type_array) && i < json_object_array_length(titles); i++)
+        printf("\n; [%s] %s\n", json_object_get_string(json_object_array_get_idx(titles, i)), what);
+}
+
+/* As a file that would give the same, with where each value comes from, and what becomes of it. */
 static int print_config(spw_session *session, struct json_object *reply)
 {
     struct json_object *sections = ctl_find(reply, "sections");
@@ -133,7 +170,8 @@ static int print_config(spw_session *session, struct json_object *reply)
     (void)session;
     if (!json_object_is_type(sections, json_type_object))
         return CTL_FAILED;
-    printf("; %s\n", *ctl_text(reply, "file") ? ctl_text(reply, "file") : "no file: all is default");
+    printf("; %s\n; [R]: a reload changes it; the others need a restart\n",
+           *ctl_text(reply, "file") ? ctl_text(reply, "file") : "no file: all is default");
     json_object_object_foreach(sections, title, keys)
     {
         printf("\n[%s]\n", title);
@@ -142,9 +180,15 @@ static int print_config(spw_session *session, struct json_object *reply)
             char line[320];
 
             snprintf(line, sizeof(line), "%s = %s", key, ctl_text(entry, "value"));
-            printf("%-40s ; %s\n", line, ctl_text(entry, "from"));
+            printf("%-40s ; %s%s", line, ctl_text(entry, "from"),
+                   json_object_get_boolean(ctl_find(entry, "reloads")) ? " [R]" : "");
+            if (*ctl_text(entry, "after_restart"))
+                printf("; after a restart: %s", ctl_text(entry, "after_restart"));
+            putchar('\n');
         }
     }
+    print_sections(reply, "added_after_restart", "comes with a restart");
+    print_sections(reply, "gone_after_restart", "goes with a restart");
     return CTL_OK;
 }
 
@@ -156,7 +200,7 @@ static const struct view {
 } views[] = {
     {"status", NULL, NULL, 0, print_status},
     {"pools", NULL, NULL, 0, print_pools},
-    {"tiers", "tiers", tier_columns, ARRAY_LEN(tier_columns), NULL},
+    {"tiers", NULL, NULL, 0, print_tiers},
     {"sessions", "sessions", session_columns, ARRAY_LEN(session_columns), NULL},
     {"config", NULL, NULL, 0, print_config},
 };

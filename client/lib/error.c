@@ -35,7 +35,9 @@ static const char *const limit_texts[] = {
     [SPW_LIMIT_DESCRIPTORS] = "the daemon has no descriptors left (raise LimitNOFILE of its service)",
     [SPW_LIMIT_MEMLOCK] = "the daemon may lock no more memory (raise LimitMEMLOCK of its service)",
     [SPW_LIMIT_DEVICE_FAILED] = "a device has failed (see `spillctl device`)",
-    [SPW_LIMIT_PIECES] = "one request touches too many pieces (ask for smaller ranges)",
+    [SPW_LIMIT_PIECES] =
+        "one request touches too many pieces (ask for smaller ranges; SYNC a whole space, not by keys)",
+    [SPW_LIMIT_HINTS] = "too many objects are pinned, or have their uses counted, at once",
 };
 
 const char *spw_limit_text(unsigned limit)

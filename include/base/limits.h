@@ -91,11 +91,14 @@
 /* Pools, spaces, owners. */
 #define POOLS_MAX 256
 #define SPACES_MAX 65536
+#define WRITE_BUDGET_BYTES_MAX (UINT64_C(1) << 60) /* of one budget; more is as good as none */
 #define OWNERS_MAX 16384
 
 /* Policies. */
 #define POLICY_SCAN_MAX 64             /* pinned objects that one search for a victim passes over */
 #define POLICY_TURNS_MAX 4096          /* second chances that one search for a victim gives */
+#define VICTIM_REPRIEVES_MAX 64        /* pieces that one search for a victim passes over because of their scores */
+#define COUNTED_OBJECTS_MAX 65536      /* pieces of one engine whose uses are counted down (ADVISE) */
 #define GHOSTS_MAX (UINT32_C(1) << 30) /* of one policy */
 
 /* The client library. */

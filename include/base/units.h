@@ -45,6 +45,12 @@ static const struct unit units_duration[] = {
     {"ns", 1},
 };
 
+/* What a rate may be told in: `50 MiB/s`, `4 TiB/day`. The first name of each is the one that is printed. */
+static const struct unit units_rate[] = {
+    {"day", UINT64_C(86400000000000)}, {"d", UINT64_C(86400000000000)}, {"h", UINT64_C(3600000000000)},
+    {"min", UINT64_C(60000000000)},    {"s", UINT64_C(1000000000)},
+};
+
 static inline bool units_is_digit(char c)
 {
     return c >= '0' && c <= '9';

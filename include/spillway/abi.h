@@ -292,6 +292,7 @@ enum spw_limit {
     SPW_LIMIT_MEMLOCK = 15,       /* LimitMEMLOCK */
     SPW_LIMIT_DEVICE_FAILED = 16, /* a device failed: spillctl device */
     SPW_LIMIT_PIECES = 17,        /* extents that one request may hold */
+    SPW_LIMIT_HINTS = 18,         /* objects of one engine that are pinned, or whose uses are counted */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */
@@ -414,6 +415,16 @@ SPW_ASSERT_OFFSET(spw_item, n_parts, 40);
 SPW_ASSERT_OFFSET(spw_item, offset_bytes, 48);
 SPW_ASSERT_OFFSET(spw_item, length_bytes, 56);
 
+/*
+ * Write leases. In a trusted pool they are on the tensor's own bytes. In a shared pool they are on a copy of the range in
+ * a chunk that only this session maps (its size counts against session_bytes, as for RESERVE), filled before the grant, so
+ * that ACQUIRE with WRITE and NO_WAIT is -EAGAIN. RELEASE with DIRTY copies the range back, and is answered when others
+ * can see it; readers that have a lease then go on seeing the old bytes until they release it. Nothing else changes the
+ * tensor: not a RELEASE without DIRTY, not the end of the session. Of two leases on the same range the last RELEASE wins,
+ * as a whole. A RELEASE that fails (-ENOSPC: no room for the copy in time; -EFAULT: the copy could not be read) has ended
+ * the lease and changed nothing; one that was cancelled or timed out may still take effect. PUT_RANGE and GET_RANGE work
+ * on the copy.
+ */
 enum {
     SPW_RELEASE_DIRTY = 1 << 0,   /* write lease: the bytes changed */
     SPW_RELEASE_DISCARD = 1 << 1, /* write lease: the range goes back to what it was, as far as that is known */
@@ -458,11 +469,24 @@ SPW_ASSERT_OFFSET(spw_result, chunk, 16);
 SPW_ASSERT_OFFSET(spw_result, offset_bytes, 24);
 SPW_ASSERT_OFFSET(spw_result, length_bytes, 32);
 
+/*
+ * Hints, and never more than that: leases, limits and durability hold whatever they say.
+ *   NOT_AGAIN   it leaves memory now or, if it is leased or must be written first, as soon as nothing holds it; a use
+ *               before that takes the advice back
+ *   USES_LEFT   value: uses to come. Each lease that ACQUIRE grants and each GET_RANGE is one. When none is left and the
+ *               last lease has ended, a `cache` or `scratch` object is freed, and a `durable` one leaves memory. Where an
+ *               object has parts, each has its own count, and the object goes when all of them are spent. A value of 2^32
+ *               or more: no longer counted
+ *   KEEP_UNTIL  value: ms from now, as PIN
+ *   SCORE       value: the caller's score. It counts by powers of two (0, 1, 2 to 3, 4 to 7, 8 to 15, 16 to 31, 32 and
+ *               above), and says how often the object is passed over when the policy would evict it; each time uses up one
+ *               step, so a score fades unless it is given again
+ */
 enum spw_advice {
-    SPW_ADVICE_NOT_AGAIN = 1,  /* will not be used again: evict first */
-    SPW_ADVICE_USES_LEFT = 2,  /* value: uses to come; freed at zero */
-    SPW_ADVICE_KEEP_UNTIL = 3, /* value: ms from now */
-    SPW_ADVICE_SCORE = 4,      /* value: the caller's score, larger stays longer */
+    SPW_ADVICE_NOT_AGAIN = 1,
+    SPW_ADVICE_USES_LEFT = 2,
+    SPW_ADVICE_KEEP_UNTIL = 3,
+    SPW_ADVICE_SCORE = 4,
 };
 
 /* STAT: of the space's pool. All sizes in bytes. */

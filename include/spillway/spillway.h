@@ -180,7 +180,8 @@ int spw_acquire(spw_space *space, const struct spw_key *keys, size_t n, unsigned
 long spw_acquire_range(spw_space *space, const struct spw_key *key, uint64_t offset_bytes, uint64_t length_bytes,
                        unsigned flags, uint32_t timeout_ms, struct spw_view *ret_views, size_t max_views);
 /* Gives leases back. flags: SPW_DIRTY or SPW_DISCARD for write leases. As with spw_commit(), views without a lease are
- * passed over. */
+ * passed over. In a shared pool a dirty view is copied first, and its status says whether that went well; if not
+ * (-ENOSPC, -EFAULT), the view has ended all the same, and the tensor is what it was. */
 int spw_release(spw_space *space, struct spw_view *views, size_t n, unsigned flags);
 
 /* From and to the caller's own memory, copied by the calling thread and the session's copy threads. ret_status (may be
@@ -219,6 +220,8 @@ int spw_touch(spw_space *space, const struct spw_key *keys, size_t n, unsigned f
 /* Into memory, by the deadline if possible; returns when they are there, or the deadline has passed. */
 int spw_prefetch(spw_space *space, const struct spw_key *keys, size_t n, unsigned flags, uint32_t deadline_ms,
                  int32_t *ret_status);
+/* Hints: enum spw_advice says what each means, and what `value` is. The daemon counts or pins a bounded number of objects
+ * (SPW_LIMIT_HINTS): advice beyond that has no effect. -ERANGE: KEEP_UNTIL for more than a day. */
 int spw_advise(spw_space *space, const struct spw_key *keys, size_t n, enum spw_advice advice, uint64_t value);
 /* Not evicted for so long; 0 unpins. */
 int spw_pin(spw_space *space, const struct spw_key *keys, size_t n, uint32_t duration_ms, int32_t *ret_status);

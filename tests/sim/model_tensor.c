@@ -91,6 +91,56 @@ static uint32_t cell_at(const struct tensor_piece *p, uint32_t cell, uint32_t n)
     return is_zeros(&p->history[n]) ? 0 : n;
 }
 
+/* --- Shared: what a reader sees is one version, and stays that --------------------------------------------------------- */
+
+static uint32_t cell_seen(const uint8_t *bytes)
+{
+    struct stamp seen = {0};
+
+    if (!payload_is_zero(bytes, SECTOR_BYTES))
+        memcpy(&seen, bytes, sizeof(seen));
+    return seen.version;
+}
+
+/* Is that what the piece was at version n? n + 1 is the one that is being published. */
+static bool looks_like(const struct tensor_piece *p, uint32_t from, uint32_t to, uint32_t n, const uint32_t *cell)
+{
+    for (uint32_t i = from; i < to; i++) {
+        bool is_new = n > p->n && p->publication.from <= i && i < p->publication.to;
+
+        if (cell[i] != (is_new ? n : cell_at(p, i, MIN(n, p->n))))
+            return false;
+    }
+    return true;
+}
+
+void tensor_look_again(struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to,
+                       const uint32_t *cell, const uint8_t *bytes)
+{
+    sim->counts->bytes_verified += (uint64_t)(to - from) * SECTOR_BYTES;
+    for (uint32_t i = from; i < to; i++) {
+        if (!cell_is(sim, o, piece, i, cell[i], bytes + (size_t)(i - from) * SECTOR_BYTES))
+            sim_fail(sim, "tensor %u piece %u cell %u changed under a reader", (uint32_t)(o - sim->objects), piece, i);
+    }
+}
+
+uint32_t tensor_look(struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to, uint32_t n,
+                     const uint8_t *bytes, uint32_t *ret_cell)
+{
+    const struct tensor_piece *p = &o->pieces[piece];
+    uint32_t last = p->n + p->publishing;
+
+    for (uint32_t i = from; i < to; i++)
+        ret_cell[i] = cell_seen(bytes + (size_t)(i - from) * SECTOR_BYTES);
+    tensor_look_again(sim, o, piece, from, to, ret_cell, bytes); /* each cell is whole */
+    for (uint32_t k = n; k <= last; k++) {
+        if (looks_like(p, from, to, k, ret_cell))
+            return k;
+    }
+    sim_fail(sim, "tensor %u piece %u cells %u-%u: cell %u is of version %u, and the whole of none from %u to %u",
+             (uint32_t)(o - sim->objects), piece, from, to, from, ret_cell[from], n, last);
+}
+
 static void piece_is_now(struct tensor_piece *p, uint32_t version)
 {
     /* Numbers are never used twice: what was lost is remembered as writes of nothing. */
@@ -124,7 +174,7 @@ void tensor_reset(struct object *o)
         memset(p->cell, 0, sizeof(p->cell));
         p->busy = 0;
         p->n_writers = 0;
-        p->torn = p->maybe_torn = p->weak = false;
+        p->torn = p->maybe_torn = p->weak = p->publishing = false;
     }
 }
 
@@ -179,7 +229,7 @@ void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
 
 void tensor_restarted(struct sim *sim, struct object *o, bool clean)
 {
-    bool ends = o->space == SPACE_TENSOR_SCRATCH || o->space == SPACE_ARENA;
+    bool ends = object_durability(o) == STORE_SCRATCH;
 
     (void)sim;
     (void)clean;
@@ -188,7 +238,7 @@ void tensor_restarted(struct sim *sim, struct object *o, bool clean)
 
         p->busy = 0;
         p->n_writers = 0;
-        p->torn = p->maybe_torn = false;
+        p->torn = p->maybe_torn = p->publishing = false;
         if (ends)
             piece_is_now(p, 0);
         p->weak = o->space == SPACE_TENSOR_CACHE;
@@ -436,7 +486,7 @@ void tensors_check_restart(struct sim *sim)
         struct tiering_id id = object_piece_id(sim, o, 0, 0);
         struct tiering_found f;
 
-        if (o->space == SPACE_TENSOR_SCRATCH) {
+        if (object_durability(o) == STORE_SCRATCH) {
             if (tiering_lookup(sim->tiering, &id, &f) != -ENOENT)
                 sim_fail(sim, "scratch tensor %u outlived the engine", i);
             continue;

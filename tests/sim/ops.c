@@ -164,7 +164,9 @@ void lease_read_verify(struct sim *sim, const struct sim_lease *l)
     struct object *o = &sim->objects[l->object];
 
     if (object_is_tensor(o)) {
-        if (o->space != SPACE_ARENA && l->version == o->last)
+        if (object_is_published(o))
+            tensor_look_again(sim, o, l->piece, l->from, l->to, l->cell, world_memory(sim, &l->grant));
+        else if (o->space != SPACE_ARENA && l->version == o->last)
             tensor_verify(sim, o, l->piece, l->from, l->to, world_memory(sim, &l->grant));
         return;
     }
@@ -302,7 +304,7 @@ static void op_hint(struct sim *sim, uint32_t session)
     struct sim_wait *w;
     int r;
 
-    switch (sim_below(sim, 6)) {
+    switch (sim_below(sim, 7)) {
     case 0:
         r = tiering_touch(sim->tiering, &id);
         break;
@@ -310,7 +312,14 @@ static void op_hint(struct sim *sim, uint32_t session)
         r = tiering_advise(sim->tiering, &id, TIERING_NOT_AGAIN, 0, sim->now_ns);
         break;
     case 2:
-        r = tiering_advise(sim->tiering, &id, TIERING_USES_LEFT, 0, sim->now_ns);
+        if (object_durability(o) == STORE_SCRATCH && sim_percent(sim, 70))
+            return;
+        r = tiering_advise(sim->tiering, &id, TIERING_USES_LEFT, sim_below(sim, 4), sim->now_ns);
+        o->counted = o->counted || (r == 0 && object_durability(o) != STORE_DURABLE);
+        sim->counts->counted += r == 0;
+        break;
+    case 4:
+        r = tiering_advise(sim->tiering, &id, TIERING_SCORE, sim_below(sim, 64), sim->now_ns);
         break;
     case 3:
         if (sim_percent(sim, 70))

@@ -51,6 +51,8 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how)
     if (l->version != o->last)
         return; /* the tensor was deleted meanwhile */
     p->n_writers--;
+    if (object_is_published(o) && how == 2)
+        how = 0; /* nobody has seen anything of it */
     for (uint32_t cell = l->from; cell < l->to && !l->passive; cell++)
         p->busy &= ~(UINT32_C(1) << cell);
     if (how == 1) {
@@ -67,6 +69,72 @@ void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how)
                 other->version = UINT32_MAX; /* what the writer left there is what it sees */
         }
     }
+}
+
+/* --- Dirty releases in the shared pool ----------------------------------------------------------------------------------- */
+
+void tensor_release_begun(struct object *o, const struct sim_lease *l)
+{
+    struct tensor_piece *p = &o->pieces[l->piece];
+
+    if (l->version != o->last)
+        return;
+    p->publishing = true;
+    p->publication = (struct write){.from = l->from, .to = l->to};
+}
+
+static struct sim_lease lease_of_release(const struct sim_wait *w)
+{
+    return (struct sim_lease){.session = w->session,
+                              .object = w->object,
+                              .piece = w->piece,
+                              .from = w->from,
+                              .to = w->to,
+                              .version = w->version};
+}
+
+void tensor_release_ended(struct sim *sim, const struct sim_wait *w, int status)
+{
+    struct object *o = &sim->objects[w->object];
+    struct sim_lease lease = lease_of_release(w);
+
+    if (status < 0 && status != -ECANCELED)
+        sim_fail(sim, "a release of tensor %u failed: %s", w->object, strerror(-status));
+    if (w->version == o->last)
+        o->pieces[w->piece].publishing = false;
+    sim->counts->published += status == 0;
+    tensor_writer_gone(sim, &lease, status == 0 ? 1 : 0);
+}
+
+/* It waited for room, and is undone; or it was being copied, and that goes on: waits until the copy is over. Which it was
+ * is known to whoever reads it next. Until then nobody else writes it. */
+void tensor_release_cancelled(struct sim *sim, const struct sim_wait *w)
+{
+    struct sim_lease lease = lease_of_release(w);
+
+    for (int turn = 0; turn < 1000 && simdisk_pending(sim->disk) > 0; turn++)
+        world_run(sim, 64, 1000);
+    tensor_writer_gone(sim, &lease, 0); /* still `publishing`, if it was not deleted */
+}
+
+/* What has become of a release that was cancelled? */
+static void publication_settle(struct sim *sim, struct object *o, uint32_t session, uint32_t piece)
+{
+    struct tensor_piece *p = &o->pieces[piece];
+    struct tiering_session *s = &sim->sessions[session].s;
+    struct tiering_id id = object_piece_id(sim, o, 0, piece);
+    uint32_t to = (uint32_t)div_round_up(object_piece_bytes(o, piece), SECTOR_BYTES), cell[SIM_CELLS];
+    struct tiering_grant grant;
+
+    if (!p->publishing || p->n_writers || tiering_acquire(sim->tiering, s, &id, 0, 0, 0, NULL, &grant) < 0)
+        return;
+    if (tensor_look(sim, o, piece, 0, to, p->n, world_memory(sim, &grant), cell) > p->n) {
+        tensor_written(p, p->publication.from, p->publication.to);
+        sim->counts->published++;
+    }
+    p->publishing = false;
+    if (tiering_release(sim->tiering, s, grant.lease, 0) < 0)
+        sim_fail(sim, "a read lease cannot be released");
 }
 
 static void tensor_unreadable(struct sim *sim, struct object *o, uint32_t piece, int status)
@@ -119,7 +187,8 @@ void tensor_writer_forgotten(struct object *o, uint32_t piece, uint32_t version,
 }
 
 void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write,
-                           uint32_t version, uint32_t from, uint32_t to, int status, const struct tiering_grant *grant)
+                           uint32_t version, uint32_t from, uint32_t to, uint32_t n, int status,
+                           const struct tiering_grant *grant)
 {
     struct tensor_piece *p = &o->pieces[piece];
     uint32_t cells = (uint32_t)div_round_up(object_piece_bytes(o, piece), SECTOR_BYTES);
@@ -152,11 +221,14 @@ void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, ui
     l->from = (uint8_t)from;
     l->to = (uint8_t)to;
     l->version = o->last;
+    if (object_is_published(o))
+        (void)tensor_look(sim, o, piece, from, to, n, world_memory(sim, grant), l->cell);
     if (!write) {
         lease_read_verify(sim, l);
         if (sim_percent(sim, 50))
             lease_finish(sim, l);
-    } else if (!p->torn && !p->maybe_torn && o->space != SPACE_ARENA && !(whole && object_may_be_bad(sim, o))) {
+    } else if (!object_is_published(o) && !p->torn && !p->maybe_torn && o->space != SPACE_ARENA &&
+               !(whole && object_may_be_bad(sim, o))) {
         uint32_t busy = p->busy;
 
         p->busy = 0; /* nobody has written yet */
@@ -173,7 +245,8 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
     struct tiering_id id = object_piece_id(sim, o, 0, piece);
     struct tiering_grant grant;
 
-    if (write && (p->n_writers || p->n + 2 >= SIM_HISTORY))
+    publication_settle(sim, o, session, piece);
+    if (write && (p->n_writers || p->publishing || p->n + 2 >= SIM_HISTORY))
         return;
     if (sim_percent(sim, 40) && cells > 1 && o->space != SPACE_ARENA) {
         from = (uint32_t)sim_below(sim, cells);
@@ -185,6 +258,7 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
     w->from = (uint8_t)from;
     w->to = (uint8_t)to;
     w->version = o->last;
+    w->n = p->n;
     int r = tiering_acquire(sim->tiering, &sim->sessions[session].s, &id, from * SECTOR_BYTES,
                             (to - from) * SECTOR_BYTES, write ? TIERING_WRITE : 0, &w->wait, &grant);
     sim_event(sim, 41, (uint64_t)(int64_t)r);
@@ -195,7 +269,7 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
     if (r == TIERING_WAIT)
         return;
     wait_free(w);
-    tensor_acquire_result(sim, o, piece, session, write, o->last, from, to, r, &grant);
+    tensor_acquire_result(sim, o, piece, session, write, o->last, from, to, p->n, r, &grant);
 }
 
 static void tensor_delete(struct sim *sim, struct object *o)

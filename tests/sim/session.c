@@ -105,6 +105,9 @@ static void wait_cancelled(struct sim *sim, struct sim_wait *w)
     case WAIT_WRITE:
         tensor_writer_forgotten(o, w->piece, w->version, w->from, w->to);
         break;
+    case WAIT_RELEASE:
+        tensor_release_cancelled(sim, w);
+        break;
     case WAIT_ACQUIRE:
     case WAIT_PREFETCH:
     case WAIT_GET:
@@ -150,7 +153,8 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
         break;
     case WAIT_ACQUIRE:
         if (object_is_tensor(o))
-            tensor_acquire_result(sim, o, w.piece, w.session, false, w.version, w.from, w.to, w.status, &w.wait.grant);
+            tensor_acquire_result(sim, o, w.piece, w.session, false, w.version, w.from, w.to, w.n, w.status,
+                                  &w.wait.grant);
         else if (w.deaths == o->deaths)
             block_acquire_result(sim, o, w.part, w.piece, w.session, w.status, &w.wait.grant);
         else if (w.status == 0) {
@@ -162,7 +166,10 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
         }
         break;
     case WAIT_WRITE:
-        tensor_acquire_result(sim, o, w.piece, w.session, true, w.version, w.from, w.to, w.status, &w.wait.grant);
+        tensor_acquire_result(sim, o, w.piece, w.session, true, w.version, w.from, w.to, w.n, w.status, &w.wait.grant);
+        break;
+    case WAIT_RELEASE:
+        tensor_release_ended(sim, &w, w.status);
         break;
     case WAIT_PREFETCH:
         break;
@@ -272,6 +279,34 @@ static void reservation_finish(struct sim *sim, struct sim_lease *l)
         block_commit_result(sim, o, l->part, l->piece, l->version, r);
 }
 
+/* A dirty release in the shared pool: it takes a while. */
+static void release_begin(struct sim *sim, struct sim_lease *l)
+{
+    struct object *o = &sim->objects[l->object];
+    struct sim_wait *w = wait_new(sim, WAIT_RELEASE, l->session, o, 0, l->piece);
+    struct tiering_grant grant;
+
+    if (!w)
+        return;
+    w->from = l->from;
+    w->to = l->to;
+    w->version = l->version;
+    int r =
+        tiering_release_wait(sim->tiering, &sim->sessions[l->session].s, l->handle, TIERING_DIRTY, &w->wait, &grant);
+    sim_event(sim, 22, (uint64_t)(int64_t)r);
+    if (r != TIERING_WAIT)
+        wait_free(w);
+    if (r == -EAGAIN)
+        return; /* no move is free: later */
+    if (r < 0)
+        sim_fail(sim, "a write lease cannot be released: %s", strerror(-r));
+    l->used = false;
+    if (r == TIERING_WAIT)
+        tensor_release_begun(o, l);
+    else
+        tensor_writer_gone(sim, l, 0); /* it was deleted */
+}
+
 static void write_finish(struct sim *sim, struct sim_lease *l)
 {
     struct object *o = &sim->objects[l->object];
@@ -294,6 +329,10 @@ static void write_finish(struct sim *sim, struct sim_lease *l)
         tensor_fill(sim, o, l->piece, l->from, l->to, o->pieces[l->piece].n + 1, world_memory(sim, &l->grant));
     if (o->space == SPACE_ARENA)
         how = (int)sim_below(sim, 2);
+    if (how == 1 && object_is_published(o)) {
+        release_begin(sim, l);
+        return;
+    }
     int r = tiering_release(sim->tiering, s, l->handle, flags[how]);
     sim_event(sim, 21, (uint64_t)(int64_t)r);
     if (r < 0)

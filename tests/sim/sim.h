@@ -28,7 +28,7 @@
 #define SIM_WAITS 96
 #define SIM_LEASES 192
 #define SIM_SYNCS 6
-#define SIM_TENSORS_MAX 24 /* the first objects */
+#define SIM_TENSORS_MAX 28 /* the first objects */
 #define SIM_HISTORY 512
 #define SIM_STORES_MAX 3
 
@@ -36,8 +36,9 @@ enum sim_space {
     SPACE_TENSOR_DURABLE,
     SPACE_TENSOR_SCRATCH,
     SPACE_TENSOR_CACHE,
-    SPACE_ARENA, /* scratch tensors that blocks are put from and got to */
-    SPACE_CACHE, /* blocks in the trusted pool */
+    SPACE_TENSOR_SHARED, /* scratch, in the shared pool */
+    SPACE_ARENA,         /* scratch tensors that blocks are put from and got to */
+    SPACE_CACHE,         /* blocks in the trusted pool */
     SPACE_DURABLE,
     SPACE_SCRATCH,
     SPACE_SHARED_CACHE, /* blocks in the shared pool */
@@ -65,6 +66,8 @@ struct tensor_piece {
     uint32_t busy;                   /* bit set: cells that a writer holds */
     uint32_t durable_lo, durable_hi; /* the acknowledged SYNC wrote a version in this range */
     uint8_t n_writers;
+    bool publishing; /* shared: a write becomes version n + 1, or (without a writer) may have become it */
+    struct write publication;
     bool maybe_torn, torn; /* EBADMSG may be the answer; has been the answer */
     bool weak;             /* any released version of each cell will do (an unsynced one, after a restart) */
 };
@@ -81,6 +84,7 @@ struct object {
     uint32_t published; /* the highest that was ever visible */
     uint32_t min;       /* older ones never come back */
     uint32_t deaths;    /* counts deletions: who waited before one waits for something else */
+    bool counted;       /* its uses are counted: it may go by itself */
     bool must;          /* an acknowledged SYNC says that it is there */
     /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer; it stays. */
     uint32_t reserved, committed, damaged;
@@ -90,7 +94,7 @@ struct object {
     struct tensor_piece pieces[SIM_PIECES_MAX];
 };
 
-enum wait_kind { WAIT_RESERVE, WAIT_COMMIT, WAIT_ACQUIRE, WAIT_WRITE, WAIT_PREFETCH, WAIT_GET, WAIT_PUT };
+enum wait_kind { WAIT_RESERVE, WAIT_COMMIT, WAIT_ACQUIRE, WAIT_WRITE, WAIT_PREFETCH, WAIT_GET, WAIT_PUT, WAIT_RELEASE };
 
 struct sim;
 
@@ -106,6 +110,7 @@ struct sim_wait {
     uint16_t lease; /* GET, PUT: the arena's */
     uint8_t from, to;
     uint32_t version, deaths;
+    uint32_t n; /* shared tensors: the piece's version when the wait began */
     uint64_t deadline_ns;
 };
 
@@ -117,10 +122,11 @@ struct sim_lease {
     uint8_t session;
     uint16_t object;
     uint8_t part, piece;
-    uint8_t from, to;  /* tensors: cells */
-    uint8_t transfers; /* GETs and PUTs in flight on it */
-    bool passive;      /* a writer that writes nothing */
-    uint32_t version;  /* blocks */
+    uint8_t from, to;         /* tensors: cells */
+    uint8_t transfers;        /* GETs and PUTs in flight on it */
+    bool passive;             /* a writer that writes nothing */
+    uint32_t version;         /* blocks */
+    uint32_t cell[SIM_CELLS]; /* shared tensors: what the reader saw, and must go on seeing */
     struct tiering_grant grant;
     uint64_t handle;
 };
@@ -153,7 +159,7 @@ struct sim_counts {
         torn;
     uint64_t cache_found, durable_found, tensors_checked, half_syncs_new, half_syncs_old, store_failures, io_errors,
         short_counts, io_failures;
-    uint64_t arena_gets, arena_puts, pins, copied, bounced, relocated, vanished, restless;
+    uint64_t arena_gets, arena_puts, pins, counted, published, copied, bounced, relocated, vanished, restless;
     uint64_t demotions, promotions, evacuations, migrated, budgets, given_back;
 };
 
@@ -244,6 +250,10 @@ bool payload_is_zero(const void *bytes, uint32_t size_bytes);
 /* model.c */
 void model_make(struct sim *sim);
 bool object_is_tensor(const struct object *o);
+static inline bool object_is_published(const struct object *o)
+{
+    return o->space == SPACE_TENSOR_SHARED;
+}
 uint8_t object_durability(const struct object *o);
 uint32_t object_piece_bytes(const struct object *o, uint32_t piece);
 struct tiering_id object_piece_id(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece);
@@ -277,6 +287,12 @@ void model_look_all(struct sim *sim);
 void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t from, uint32_t to, const uint8_t *bytes);
 void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to,
                  uint32_t version, uint8_t *bytes);
+/* A reader of a shared tensor: what it sees is the piece at one version, n or later; which. *ret_cell: each cell's. */
+uint32_t tensor_look(struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to, uint32_t n,
+                     const uint8_t *bytes, uint32_t *ret_cell);
+/* The same bytes as when it looked. */
+void tensor_look_again(struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to,
+                       const uint32_t *cell, const uint8_t *bytes);
 void tensor_written(struct tensor_piece *p, uint32_t from, uint32_t to);
 /* It was deleted: it begins anew. */
 void tensor_reset(struct object *o);
@@ -314,9 +330,14 @@ void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint
                           int status, const struct tiering_grant *grant);
 void lease_read_verify(struct sim *sim, const struct sim_lease *l);
 void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write,
-                           uint32_t version, uint32_t from, uint32_t to, int status, const struct tiering_grant *grant);
+                           uint32_t version, uint32_t from, uint32_t to, uint32_t n, int status,
+                           const struct tiering_grant *grant);
 void tensor_writer_forgotten(struct object *o, uint32_t piece, uint32_t version, uint32_t from, uint32_t to);
 void tensor_writer_gone(struct sim *sim, struct sim_lease *l, int how); /* 0 clean, 1 dirty, 2 discarded */
+/* A dirty release in the shared pool has begun; has ended; was cancelled, and took effect or not. */
+void tensor_release_begun(struct object *o, const struct sim_lease *l);
+void tensor_release_ended(struct sim *sim, const struct sim_wait *w, int status);
+void tensor_release_cancelled(struct sim *sim, const struct sim_wait *w);
 void ops_tensor(struct sim *sim, uint32_t session);
 void ops_arena(struct sim *sim, uint32_t session);
 void ops_sync(struct sim *sim);

@@ -224,6 +224,8 @@ static const struct {
     COUNT(arena_gets, MANY),
     COUNT(arena_puts, MANY),
     COUNT(pins, MANY),
+    COUNT(counted, MANY),
+    COUNT(published, MANY),
     COUNT(copied, MANY),
     COUNT(bounced, MANY),
     COUNT(demotions, MANY),

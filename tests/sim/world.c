@@ -132,7 +132,8 @@ static void world_pools(struct sim *sim)
 
 void world_make(struct sim *sim)
 {
-    static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc};
+    static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc, &policy_chain_hazard,
+                                                        &policy_adaptive};
     static const uint32_t cxl_nodes[] = {1, 2};
     static const uint64_t cxl_weights[] = {MIB, 2 * MIB};
 
@@ -175,7 +176,7 @@ void world_make(struct sim *sim)
                                           .events = &events,
                                           .ctx = sim};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, 3)],
+        sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, ARRAY_LEN(policies))],
                                                                .durability = STORE_CACHE,
                                                                .placement = (uint8_t)sim_below(sim, 3),
                                                                .weight = 1 + (uint32_t)sim_below(sim, 4)};
@@ -227,11 +228,11 @@ void world_change_budget(struct sim *sim)
 
 static void world_spaces(struct sim *sim)
 {
-    static const uint8_t class_of[SIM_SPACES] = {3, 2, 4, 2, 0, 1, 4, 0, 1};
+    static const uint8_t class_of[SIM_SPACES] = {3, 2, 4, 4, 2, 0, 1, 4, 0, 1};
 
     for (uint32_t i = 0; i < SIM_SPACES; i++) {
         struct object o = {.space = (uint8_t)i};
-        struct tiering_space_spec spec = {.pool = i >= SPACE_SHARED_CACHE,
+        struct tiering_space_spec spec = {.pool = i >= SPACE_SHARED_CACHE || i == SPACE_TENSOR_SHARED,
                                           .class_id = class_of[i],
                                           .durability = (uint8_t)(object_durability(&o) + 1)};
 

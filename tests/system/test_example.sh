@@ -36,7 +36,7 @@ cat >"$dir/conf" <<CONF
 [tier.dram]
 size = 64 MiB
 CONF
-"$bin/spillwayd" --user --config "$dir/conf" --socket "$dir/socket" --state-dir "$dir" 2>"$dir/log" &
+"$bin/spillwayd" --user --config "$dir/conf" --socket "$dir/socket" 2>"$dir/log" &
 daemon=$!
 for _ in $(seq 100); do
     grep -q 'ready:' "$dir/log" && break

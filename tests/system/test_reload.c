@@ -88,7 +88,7 @@ START_TEST(test_bad_file)
 
     daemon_configure(&d, "uid_sessions = 5\nuid_sesions = 6", SECTIONS);
     reload("not reloaded: the old configuration stays in force");
-    snprintf(where, sizeof(where), "%s:7: ", d.config);
+    snprintf(where, sizeof(where), "%s:6: ", d.config);
     ck_assert_msg(daemon_logged(&d, where), "no '%s': %s", where, daemon_log(&d));
     ck_assert_uint_eq(sessions_max(&status, &limit), 2);
     ck_assert_int_eq(remove(d.config), 0);

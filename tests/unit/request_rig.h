@@ -31,7 +31,8 @@ struct tiering {
     uint64_t next_lease;
     struct list waits;
     uint32_t n_waits, cancelled;
-    bool full; /* admission */
+    bool full;   /* admission */
+    bool shared; /* a dirty release has to wait */
     uint32_t q_left;
     struct tiering_sync *sync;
     uint32_t syncs, sync_adds;
@@ -40,6 +41,11 @@ struct tiering {
     uint32_t n_arena;
     uint32_t last_len, last_off, last_piece;
     uint64_t last_object_bytes;
+    uint64_t advised; /* the value of the last advice */
+    bool chain_unwanted;
+    char chain[64]; /* what the last list named */
+    uint32_t n_chain, n_chains;
+    enum policy_use chain_use;
 };
 static struct tiering stub;
 
@@ -139,6 +145,23 @@ bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait)
     t->cancelled++;
     return true;
 }
+bool tiering_chain_begin(struct tiering *t, struct tiering_session *s, uint32_t space, enum policy_use use)
+{
+    (void)s;
+    (void)space;
+    t->chain_use = use;
+    t->n_chain = 0;
+    return !t->chain_unwanted;
+}
+void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t n_pieces)
+{
+    for (uint32_t i = 0; i < n_pieces; i++)
+        t->chain[t->n_chain++ % sizeof(t->chain)] = (char)id->key[0];
+}
+void tiering_chain_end(struct tiering *t)
+{
+    t->n_chains++;
+}
 int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes, uint32_t *ret_limit)
 {
     (void)s;
@@ -209,6 +232,18 @@ int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease
     (void)flags;
     return give(t, lease);
 }
+int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
+                         struct tiering_wait *wait, struct tiering_grant *ret_grant)
+{
+    (void)ret_grant;
+    if (!t->shared || !(flags & TIERING_DIRTY))
+        return tiering_release(t, s, lease, flags);
+    if (!wait)
+        return -EAGAIN;
+    list_push_tail(&t->waits, &wait->link);
+    t->n_waits++;
+    return TIERING_WAIT;
+}
 int tiering_lease_info(const struct tiering *t, const struct tiering_session *s, uint64_t lease,
                        struct tiering_grant *ret_grant, uint32_t *ret_pool)
 {
@@ -238,9 +273,9 @@ int tiering_advise(struct tiering *t, const struct tiering_id *id, enum tiering_
                    uint64_t now_ns)
 {
     (void)advice;
-    (void)value;
     (void)now_ns;
-    return tiering_touch(t, id);
+    t->advised = value;
+    return id->key[0] == 'f' ? -ENOSPC : tiering_touch(t, id);
 }
 int tiering_pin(struct tiering *t, const struct tiering_id *id, uint64_t until_ns)
 {
@@ -267,9 +302,8 @@ void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t s
 int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct tiering_id *id)
 {
     (void)sync;
-    (void)id;
     t->sync_adds++;
-    return 0;
+    return id->key[0] == 'f' ? -EAGAIN : 0;
 }
 int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync)
 {

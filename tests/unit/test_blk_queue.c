@@ -43,7 +43,7 @@ static void submit(struct io_blk *blk, uint16_t lane, uint8_t urgent, uint32_t l
 static void saturate(const struct load *loads, uint32_t n_loads, uint32_t n)
 {
     struct io_blk *in_flight[DEPTH];
-    uint32_t n_in_flight = 0;
+    uint32_t n_in_flight = 0, first = 0;
 
     for (uint32_t i = 0; i < n_loads * REQUESTS; i++) {
         const struct load *l = &loads[i / REQUESTS];
@@ -55,12 +55,12 @@ static void saturate(const struct load *loads, uint32_t n_loads, uint32_t n)
 
         while (n_in_flight < DEPTH && (blk = blk_queue_next(&q)) != NULL) {
             blk_queue_take(&q, blk, weights);
-            in_flight[n_in_flight++] = blk;
+            in_flight[(first + n_in_flight++) % DEPTH] = blk;
         }
         if (n_in_flight == 0)
             ck_abort_msg("the queue gives nothing, and nothing is in flight");
-        blk = in_flight[0];
-        memmove(in_flight, in_flight + 1, --n_in_flight * sizeof(in_flight[0]));
+        blk = in_flight[first++ % DEPTH];
+        n_in_flight--;
         blk_queue_done(&q, blk);
         served[blk->lane] += blk->len_bytes;
         blk_queue_push(&q, blk);

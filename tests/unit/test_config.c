@@ -15,7 +15,7 @@
 #define SPILLWAY_SOURCE_DIR "."
 #endif
 
-static const char *const policies[] = {"lru", "s3-fifo", "arc", NULL};
+static const char *const policies[] = {"lru", "s3-fifo", "arc", "chain", "adaptive", NULL};
 
 /* A machine of our own: three users, one group. */
 static int fake_user_find(const char *name, uint32_t *ret_uid)
@@ -53,10 +53,11 @@ static char conf_path[] = "/tmp/spillway-test-config-XXXXXX";
 
 static void conf_write(const char *text, size_t bytes)
 {
-    cleanup_close int fd = open(conf_path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    cleanup_close int fd = open(conf_path, O_WRONLY | O_CLOEXEC); /* O_TRUNC would make ext4 write it out each time */
 
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(write(fd, text, bytes), (ssize_t)bytes);
+    ck_assert_int_eq(ftruncate(fd, (off_t)bytes), 0);
 }
 
 static int load_bytes(const char *text, size_t bytes, struct spillway_config **ret_config)
@@ -155,7 +156,7 @@ static const struct {
     {2, "[daemon]\nlog_level = inof\n", "did you mean 'info'?"},
     {2, "[daemon]\nsocket = run/x\n", "not an absolute path"},
     {3, "[daemon]\nmax_sessions = 10\nuid_sessions = 20\n", "max_sessions is 10"},
-    {2, "[class kv]\npolicy = s3fifo\n", "not one of lru, s3-fifo, arc; did you mean 's3-fifo'?"},
+    {2, "[class kv]\npolicy = s3fifo\n", "not one of lru, s3-fifo, arc, chain, adaptive; did you mean 's3-fifo'?"},
     {2, "[class kv]\ndurability = cached\n", "did you mean 'cache'?"},
     {2, "[class kv]\nweight = 0\n", "not within 1 and 1000"},
     /* pools */
@@ -176,6 +177,20 @@ static const struct {
     {3, POOL "gpu = 1 GiB\n", "not supported yet"},
     {3, POOL "cxl = 10 %\n", "there is no cxl tier"},
     {3, POOL "nvme = 10 %\n", "there is no device"},
+    {3, POOL "weight = 0\n", "not within 1 and 1000"},
+    {3, POOL "write_budget = 1 GiB\n", "not a rate such as '50 MiB/s' or '4 TiB/day'"},
+    {3, POOL "write_budget = 1 GB/s\n", "did you mean 'GiB'?"},
+    {3, POOL "write_budget = GiB/s\n", "is not a size"},
+    {3, POOL "write_budget = 1 GiB/dya\n",
+     "'dya' is not a time that a rate has (those are s, min, h, day); did you mean 'day'?"},
+    {3, POOL "write_budget = 1 GiB/\n", "is not a time that a rate has"},
+    {3, POOL "write_budget = 1 GiB/s/s\n", "is not a time that a rate has"},
+    {3, POOL "write_budget = 0/s\n", "'none' is without a limit"},
+    {3, POOL "write_budget = 1 GiB/s\n", "there is no device"},
+    {3, POOL "session_bytes = 17 GiB\n", "17 GiB for one connection, but [pool p] has only 16 GiB of memory"},
+    {4, POOL "dram = 1 GiB\nsession_bytes = 2 GiB\n", "[pool p] has only 1 GiB"},
+    {4, "[tier.dram]\nsize = 40 GiB\n[tier.cxl]\nsize = 30 GiB\n", "together have more than this machine's 64 GiB"},
+    {2, "[daemon]\nstate_dir = /var/lib/spillway\n", "unknown key 'state_dir'"},
     {3, POOL "dram = 0\n", "less than 16 MiB"},
     {3, POOL "dram = 17 GiB\n", "the tier has 16 GiB"},
     {6, POOL "dram = 60 %\n[pool q]\nusers = bob\ndram = 50 %\n", "have 110 % of the tier"},
@@ -188,7 +203,11 @@ static const struct {
     {4, "[device a]\npath = /no/x\n[device b]\npath = /no/x\n", "already used by [device a] on line 1"},
     {4, "[device a]\npath = /dev/null\n[device b]\npath = /dev/../dev/null\n", "already used by [device a]"},
     {3, "[device a]\npath = /no/x\ncapacity = 1 MiB\n", "smaller than 64 MiB"},
-    {3, "[device a]\npath = /no/x\nwrite_budget = 1001\n", "not within 0 and 1000"},
+    {3, "[device a]\npath = /no/x\nwrite_budget = 1001\n", "not within 0.001 and 1000"},
+    {3, "[device a]\npath = /no/x\nwrite_budget = 0\n", "not within 0.001 and 1000"}, /* none: no limit */
+    {3, "[device a]\npath = /no/x\nwrite_budget = lots\n", "not a number or 'none'"},
+    {3, "[device a]\npath = /no/x\nwrite_bugdet = 1\n", "did you mean 'write_budget'?"},
+    {3, "[device a]\npath = /no/x\nweight = 1001\n", "not within 1 and 1000"},
     {6, "[device a]\npath = /no/x\ncapacity = 1 GiB\n" POOL "nvme = 2 GiB\n", "the tier has 1 GiB"},
 };
 
@@ -207,10 +226,10 @@ START_TEST(long_lines)
 
     /* a value of 255 characters is kept whole; 256 and 300 are refused, not cut */
     for (int len = 254; len <= 300; len += len < 256 ? 1 : 44) {
-        n = (size_t)snprintf(text, sizeof(text), "[daemon]\nstate_dir = /%0*d\nspin_us = 7\n", len - 1, 0);
+        n = (size_t)snprintf(text, sizeof(text), "[device d]\npath = /%0*d\n[daemon]\nspin_us = 7\n", len - 1, 0);
         if (len <= 255) {
             c = load_ok(text);
-            ck_assert_uint_eq(strlen(c->daemon.state_dir), len);
+            ck_assert_uint_eq(strlen(c->devices[0].path), len);
             ck_assert_uint_eq(c->daemon.spin_us, 7);
             config_free(c);
         } else {
@@ -294,7 +313,6 @@ START_TEST(defaults)
 
     ck_assert_int_eq(config_load(NULL, &env, &c, &errors), 0);
     ck_assert_str_eq(c->daemon.socket, "/run/spillway/spillwayd.sock");
-    ck_assert_str_eq(c->daemon.state_dir, "/var/lib/spillway");
     ck_assert_uint_eq(c->dram.size_bytes, 16 * GIB);
     ck_assert_uint_eq(c->cxl.size_bytes, 0);
     ck_assert_uint_eq(c->n_pools, 1);
@@ -303,7 +321,8 @@ START_TEST(defaults)
     ck_assert_uint_eq(c->pools[0].users.ids[0], 990);
     ck_assert_uint_eq(config_pool_budget_bytes(c, 0, CONFIG_TIER_DRAM, c->dram.size_bytes), 16 * GIB);
     ck_assert_uint_eq(config_pool_budget_bytes(c, 0, CONFIG_TIER_NVME, TIB), TIB);
-    ck_assert_str_eq(c->classes[CONFIG_CLASS_KV].policy, "s3-fifo");
+    ck_assert_str_eq(c->classes[CONFIG_CLASS_KV].policy, "chain");
+    ck_assert_str_eq(c->classes[CONFIG_CLASS_GENERIC].policy, "adaptive");
     ck_assert_uint_eq(c->classes[CONFIG_CLASS_OPTIMIZER].durability, CONFIG_DURABILITY_SCRATCH);
     config_free(c);
 
@@ -312,12 +331,7 @@ START_TEST(defaults)
     user.runtime_dir = "/run/user/1001";
     ck_assert_int_eq(config_load(NULL, &user, &c, &errors), 0);
     ck_assert_str_eq(c->daemon.socket, "/run/user/1001/spillway/spillwayd.sock");
-    ck_assert_str_eq(c->daemon.state_dir, "/run/user/1001/spillway/state");
     ck_assert_uint_eq(c->dram.size_bytes, 256 * MIB);
-    config_free(c);
-    user.home = "/home/alice";
-    ck_assert_int_eq(config_load(NULL, &user, &c, &errors), 0);
-    ck_assert_str_eq(c->daemon.state_dir, "/home/alice/.local/state/spillway");
     config_free(c);
 
     conf_write("[pool mine]\n", 12); /* with --user, a pool is the user's own */
@@ -335,17 +349,25 @@ END_TEST
 START_TEST(values)
 {
     struct spillway_config *c = load_ok("[tier.dram]\nsize = 8G\nnodes = 0-1\nhugepages = require\npretouch = no\n"
-                                        "[device d]\npath = /no/d\ncapacity = 1.5 TiB\nwrite_budget = 0.8\n"
+                                        "[device d]\npath = /no/d\ncapacity = 1.5 TiB\nwrite_budget = 0.8\nweight = 7\n"
                                         "[pool a]\nusers = alice, 1001 alice\ndram = 12.5 %\nlinger = 250ms\n"
                                         "[pool b]\nusers = alice, bob\ngroups = users\ndram = 1 GiB\n"
-                                        "[pool c]\nusers = any\nlinger = 0\n[pool d]\nusers = bob\ntrusted = no\n"
-                                        "[pool e]\nusers = bob\ntrusted = yes\n");
+                                        "[pool c]\nusers = any\nlinger = 0\nwrite_budget = 1.5 TiB/d\n"
+                                        "[pool d]\nusers = bob\ntrusted = no\nwrite_budget = 50 MiB / s\n"
+                                        "[pool e]\nusers = bob\ntrusted = yes\nwrite_budget = none\n");
 
     ck_assert_uint_eq(c->dram.nodes, 3);
     ck_assert_uint_eq(c->dram.hugepages, CONFIG_HUGEPAGES_REQUIRE);
     ck_assert(!c->dram.pretouch);
     ck_assert_uint_eq(c->devices[0].capacity_bytes, 1536 * GIB);
     ck_assert_uint_eq(c->devices[0].write_budget_milli, 800);
+    ck_assert_uint_eq(c->devices[0].weight, 7);
+    ck_assert_uint_eq(c->pools[0].write_budget.bytes, 0);
+    ck_assert_uint_eq(c->pools[2].write_budget.bytes, 1536 * GIB);
+    ck_assert_uint_eq(c->pools[2].write_budget.period_ns, UINT64_C(86400000000000));
+    ck_assert_uint_eq(c->pools[3].write_budget.bytes, 50 * MIB);
+    ck_assert_uint_eq(c->pools[3].write_budget.period_ns, 1000000000);
+    ck_assert_uint_eq(c->pools[4].write_budget.bytes, 0);
     ck_assert_uint_eq(c->pools[0].users.n, 1); /* one person, named three times */
     ck_assert(c->pools[0].is_trusted);
     ck_assert_uint_eq(c->pools[0].linger_ns, 250000000);
@@ -391,7 +413,7 @@ START_TEST(example)
     ck_assert_uint_eq(c->pools[0].linger_ns, 600000000000);
     ck_assert_uint_eq(config_pool_budget_bytes(c, 0, CONFIG_TIER_DRAM, 100 * GIB), 70 * GIB);
     ck_assert_uint_eq(config_pool_budget_bytes(c, 1, CONFIG_TIER_DRAM, 100 * GIB), 30 * GIB);
-    ck_assert_uint_eq(c->pools[1].session_bytes, 4 * GIB);
+    ck_assert_uint_eq(c->pools[1].session_bytes, 64 * MIB);
     ck_assert_uint_eq(c->pools[1].weight, 50);
 
     /* every key that is commented out shows its default: with all of them set, nothing changes */
@@ -457,7 +479,7 @@ START_TEST(diff_and_merge)
     ck_assert_uint_eq(run->pools[1].users.ids[1], 7);
     ck_assert_uint_eq(config_pool_budget_bytes(run, 0, CONFIG_TIER_DRAM, GIB), 256 * MIB);
     ck_assert_uint_eq(run->n_pools, 2);
-    ck_assert_str_eq(run->classes[CONFIG_CLASS_KV].policy, "s3-fifo");
+    ck_assert_str_eq(run->classes[CONFIG_CLASS_KV].policy, "chain");
     ck_assert_uint_eq(run->classes[CONFIG_CLASS_KV].weight, 3);
     config_diff(run, wanted, &changes); /* what is left is what needs a restart */
     ck_assert_uint_eq(changes.n, 4);
@@ -472,38 +494,137 @@ START_TEST(diff_and_merge)
 }
 END_TEST
 
+/* What the engines are told on a reload, and what waits for a restart. */
+START_TEST(live_numbers)
+{
+    static struct config_changes changes;
+    cleanup_config struct spillway_config *old = load_ok("[device d]\npath = /no/d\n[pool a]\nusers = alice\n");
+    cleanup_config struct spillway_config *wanted =
+        load_ok("[tier.dram]\nhugepages = require\npretouch = no\nclean_percent = 5\n"
+                "[device d]\npath = /no/d\nweight = 7\nwrite_budget = 0.5\n"
+                "[pool a]\nusers = alice\nweight = 300\nwrite_budget = 4 TiB/day\nsession_bytes = 1 GiB\n"
+                "[class kv]\nweight = 3\n[class weights]\ndurability = scratch\n");
+    cleanup_config struct spillway_config *run = NULL;
+
+    config_diff(old, wanted, &changes);
+    ck_assert_uint_eq(changes.n, 10);
+    ck_assert(changed(&changes, "tier.dram", "hugepages", true));
+    ck_assert(changed(&changes, "tier.dram", "pretouch", true));
+    ck_assert(changed(&changes, "tier.dram", "clean_percent", false));
+    ck_assert(changed(&changes, "device d", "weight", false));
+    ck_assert(changed(&changes, "device d", "write_budget", false));
+    ck_assert(changed(&changes, "pool a", "weight", false));
+    ck_assert(changed(&changes, "pool a", "write_budget", false));
+    ck_assert(changed(&changes, "pool a", "session_bytes", false));
+    ck_assert(changed(&changes, "class weights", "durability", true));
+    for (uint32_t i = 0; i < changes.n; i++)
+        if (strcmp(changes.at[i].section, "pool a") == 0 && strcmp(changes.at[i].key, "write_budget") == 0)
+            ck_assert_str_eq(changes.at[i].new_value, "4 TiB/day");
+
+    ck_assert_int_eq(config_merge(old, wanted, &env, &run, &errors), 0);
+    ck_assert_uint_eq(run->dram.hugepages, CONFIG_HUGEPAGES_TRY);
+    ck_assert(run->dram.pretouch);
+    ck_assert_uint_eq(run->dram.clean_percent, 5);
+    ck_assert_uint_eq(run->devices[0].weight, 7);
+    ck_assert_uint_eq(run->devices[0].write_budget_milli, 500);
+    ck_assert_uint_eq(run->pools[0].weight, 300);
+    ck_assert_uint_eq(run->pools[0].write_budget.bytes, 4 * TIB);
+    ck_assert_uint_eq(run->pools[0].session_bytes, GIB);
+    ck_assert_uint_eq(run->classes[CONFIG_CLASS_KV].weight, 3);
+    ck_assert_uint_eq(run->classes[CONFIG_CLASS_WEIGHTS].durability, CONFIG_DURABILITY_CACHE);
+}
+END_TEST
+
+/* The config file that says what a printed config shows. */
+static char *text_of_json(struct json_object *root)
+{
+    struct json_object *sections = NULL;
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+
+    ck_assert(json_object_object_get_ex(root, "sections", &sections));
+    json_object_object_foreach(sections, title, keys)
+    {
+        fprintf(out, "[%s]\n", title);
+        json_object_object_foreach(keys, key, entry)
+        {
+            const char *value = json_object_get_string(json_object_object_get(entry, "value"));
+
+            if (*value)
+                fprintf(out, "%s = %s\n", key, value);
+        }
+    }
+    fclose(out);
+    return text;
+}
+
+static struct json_object *print(const struct spillway_config *c, const struct config_changes *pending)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+
+    ck_assert_int_eq(config_print_json(c, pending, out), 0);
+    fclose(out);
+    struct json_object *root = json_tokener_parse(text);
+    ck_assert_ptr_nonnull(root);
+    free(text);
+    return root;
+}
+
+static const char *shown(struct json_object *root, const char *section, const char *key, const char *member)
+{
+    const char *const road[] = {"sections", section, key, member};
+    struct json_object *o = root;
+
+    for (size_t i = 0; i < ARRAY_LEN(road); i++)
+        if (!json_object_object_get_ex(o, road[i], &o))
+            return NULL;
+    return json_object_get_string(o);
+}
+
 START_TEST(printed)
 {
     cleanup_config struct spillway_config *c = load_ok("[tier.dram]\nsize = 1.5 GiB\n[device d]\npath = /no/d\n"
-                                                       "[pool a]\nusers = alice\n");
+                                                       "[pool a]\nusers = alice\nwrite_budget = 10 GiB/h\n");
     cleanup_config struct spillway_config *again = NULL;
+    struct json_object *root = print(c, NULL);
     static struct config_changes changes;
-    char *text = NULL;
-    size_t bytes = 0;
 
-    /* the text is a config that means the same */
-    FILE *out = open_memstream(&text, &bytes);
-    ck_assert_int_eq(config_print_text(c, out), 0);
-    fclose(out);
-    ck_assert_ptr_nonnull(strstr(text, "; line 2\n"));
+    ck_assert_str_eq(shown(root, "tier.dram", "size", "value"), "1536 MiB");
+    ck_assert_ptr_nonnull(strstr(shown(root, "tier.dram", "size", "from"), ":2"));
+    ck_assert_str_eq(shown(root, "tier.dram", "size", "reloads"), "false");
+    ck_assert_str_eq(shown(root, "tier.dram", "nodes", "from"), "default");
+    ck_assert_str_eq(shown(root, "pool a", "write_budget", "value"), "10 GiB/h");
+    ck_assert_str_eq(shown(root, "pool a", "write_budget", "reloads"), "true");
+    ck_assert_ptr_null(shown(root, "tier.dram", "size", "after_restart"));
+    /* what it shows is a config that means the same */
+    cleanup_free char *text = text_of_json(root);
     again = load_ok(text);
     config_diff(c, again, &changes);
     ck_assert_msg(changes.n == 0, "[%s] %s", changes.at[0].section, changes.at[0].key);
-    free(text);
-
-    out = open_memstream(&text, &bytes);
-    ck_assert_int_eq(config_print_json(c, out), 0);
-    fclose(out);
-    struct json_object *root = json_tokener_parse(text), *o = NULL;
-    static const char *const road[] = {"sections", "tier.dram", "size", "value"};
-    ck_assert_ptr_nonnull(root);
-    o = root;
-    for (size_t i = 0; i < ARRAY_LEN(road); i++)
-        ck_assert(json_object_object_get_ex(o, road[i], &o));
-    ck_assert_str_eq(json_object_get_string(o), "1536 MiB");
-    ck_assert_ptr_nonnull(strstr(text, "\"from\": \"default\""));
     json_object_put(root);
-    free(text);
+}
+END_TEST
+
+START_TEST(what_waits_for_a_restart_is_shown)
+{
+    cleanup_config struct spillway_config *old = load_ok("[pool a]\nusers = alice\n[pool b]\nusers = bob\n");
+    cleanup_config struct spillway_config *wanted =
+        load_ok("[daemon]\nworkers = 3\nspin_us = 5\n[pool a]\nusers = alice\n[pool new]\nusers = bob\n");
+    static struct config_changes changes;
+
+    config_diff(old, wanted, &changes);
+    struct json_object *root = print(old, &changes), *added = NULL, *gone = NULL;
+    ck_assert_str_eq(shown(root, "daemon", "workers", "value"), "auto");
+    ck_assert_str_eq(shown(root, "daemon", "workers", "after_restart"), "3");
+    ck_assert_ptr_null(shown(root, "daemon", "spin_us", "after_restart")); /* it came with the reload */
+    ck_assert(json_object_object_get_ex(root, "added_after_restart", &added));
+    ck_assert(json_object_object_get_ex(root, "gone_after_restart", &gone));
+    ck_assert_str_eq(json_object_to_json_string_ext(added, JSON_C_TO_STRING_PLAIN), "[\"pool new\"]");
+    ck_assert_str_eq(json_object_to_json_string_ext(gone, JSON_C_TO_STRING_PLAIN), "[\"pool b\"]");
+    json_object_put(root);
 }
 END_TEST
 
@@ -593,7 +714,9 @@ int main(void)
     tcase_add_test(tc, values);
     tcase_add_test(tc, example);
     tcase_add_test(tc, diff_and_merge);
+    tcase_add_test(tc, live_numbers);
     tcase_add_test(tc, printed);
+    tcase_add_test(tc, what_waits_for_a_restart_is_shown);
     tcase_add_test(tc, mutations);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

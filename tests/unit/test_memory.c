@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Nodes, chunks, seals, read-only descriptors, cancellation, and the SIGBUS guard. */
-#include "io/memory.h"
+#include "io/memory_private.h"
 
 #include <check.h>
 #include <errno.h>
@@ -189,6 +189,29 @@ START_TEST(test_too_much_is_refused_before_it_hurts)
 }
 END_TEST
 
+/* Bound to a node, pages come from there alone: what the others have does not count. */
+START_TEST(test_a_node_runs_out_by_itself)
+{
+    struct memory_chunk *c = NULL;
+    struct memory_nodes nodes;
+
+    ck_assert_int_eq(memory_nodes_read(&nodes), 0);
+    ck_assert_uint_eq(memory_node_available_bytes(MEMORY_NODE_ANY), UINT64_MAX);
+    ck_assert_uint_eq(memory_node_available_bytes(1U << 20), UINT64_MAX);
+    for (uint32_t i = 0; i < nodes.n && nodes.is_numa; i++) {
+        struct memory_chunk_config config = {.node = nodes.node[i].id, .pages = MEMORY_PAGES_SMALL};
+
+        config.size_bytes = memory_node_available_bytes(config.node);
+        ck_assert_uint_gt(config.size_bytes, 0);
+        ck_assert_uint_lt(config.size_bytes, nodes.node[i].total_bytes);
+        config.size_bytes = nodes.node[i].total_bytes;
+        config.force_small_pages = true;
+        ck_assert_int_eq(memory_chunk_create(&config, &c), -ENOMEM);
+    }
+    ck_assert_ptr_null(c);
+}
+END_TEST
+
 START_TEST(test_refs_keep_it_alive)
 {
     uint32_t before = count_fds();
@@ -364,6 +387,7 @@ int main(void)
     tcase_add_test(t, test_populate_in_parallel_with_progress);
     tcase_add_test(t, test_populate_can_be_cancelled);
     tcase_add_test(t, test_too_much_is_refused_before_it_hurts);
+    tcase_add_test(t, test_a_node_runs_out_by_itself);
     tcase_add_test(t, test_refs_keep_it_alive);
     tcase_add_test(t, test_hugepages_and_their_fallback);
     tcase_add_test(t, test_guard_survives_a_truncated_chunk);

@@ -29,6 +29,41 @@ START_TEST(test_lookup_counts_prefix)
 }
 END_TEST
 
+/* A list that says CHAIN is named as a whole before it is served, once; others are not. */
+START_TEST(test_chains_are_named)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_LOOKUP, 5);
+
+    put_items(&a, "hhmhm");
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 0);
+    sqe.flags = SPW_SQE_CHAIN;
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 1);
+    ck_assert_int_eq(stub.chain_use, POLICY_NAMED);
+    ck_assert_uint_eq(stub.n_chain, 5);
+    ck_assert_mem_eq(stub.chain, "hhmhm", 5);
+
+    sqe = sqe_of(&a, SPW_OP_ACQUIRE, 3);
+    sqe.flags = SPW_SQE_CHAIN;
+    put_items(&a, "hwh");
+    struct spw_cqe cqe;
+    submit(&a, &sqe);
+    turns(3);
+    stub_finish(0);
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_uint_eq(stub.n_chains, 2);
+    ck_assert_int_eq(stub.chain_use, POLICY_USED);
+
+    stub.chain_unwanted = true; /* this policy does not care */
+    sqe = sqe_of(&a, SPW_OP_LOOKUP, 1);
+    sqe.flags = SPW_SQE_CHAIN;
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 2);
+}
+END_TEST
+
 START_TEST(test_acquire_partial)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 6);
@@ -197,7 +232,63 @@ START_TEST(test_each_operation_once)
 }
 END_TEST
 
+START_TEST(test_advice)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ADVISE, 1);
+
+    put_items(&a, "h");
+    sqe.arg[0] = SPW_ADVICE_SCORE;
+    sqe.arg[1] = 77;
+    ck_assert_uint_eq(call(&a, &sqe).value, 1);
+    ck_assert_uint_eq(stub.advised, 77);
+    sqe.arg[0] = SPW_ADVICE_KEEP_UNTIL; /* milliseconds on the wire */
+    ck_assert_uint_eq(call(&a, &sqe).value, 1);
+    ck_assert_uint_eq(stub.advised, 77 * MS);
+    sqe.arg[1] = PIN_MS_MAX + 1;
+    ck_assert_int_eq(status_of(&a, &sqe), -ERANGE);
+    sqe.arg[0] = SPW_ADVICE_SCORE + 1;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL);
+    sqe.arg[0] = SPW_ADVICE_USES_LEFT;
+    put_items(&a, "f"); /* no more hints are taken: the limit has a name */
+    ck_assert_int_eq(status_of(&a, &sqe), 0);
+    ck_assert_int_eq(a.results[0].status, -ENOSPC);
+    ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_HINTS);
+}
+END_TEST
+
 /* --- Waiting ----------------------------------------------------------------------------------------------------- */
+
+/* A dirty release in a shared pool waits for its copy; what needs none is not held up, even without a wait to be had. */
+START_TEST(test_release_that_waits)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 3);
+    struct spw_cqe cqe;
+    uint64_t lease[3];
+
+    put_items(&a, "hhh");
+    ck_assert_uint_eq(call(&a, &sqe).value, 3);
+    for (int i = 0; i < 3; i++)
+        lease[i] = a.results[i].lease;
+    stub.shared = true;
+    sqe = sqe_of(&a, SPW_OP_RELEASE, 3);
+    sqe.space = 0;
+    for (int i = 0; i < 3; i++)
+        a.handles[i] = (struct spw_handle){.lease = lease[i], .flags = i == 1 ? SPW_RELEASE_DIRTY : 0};
+    submit(&a, &sqe);
+    turns(2);
+    ck_assert(!consume(&a, &cqe));
+    ck_assert_int_eq(stub.leases, 1); /* the others have ended */
+    ck_assert_uint_eq(stub.n_waits, 1);
+    stub_finish(-EFAULT); /* its own memory was punched */
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_uint_eq(cqe.value, 2);
+    ck_assert_int_eq(a.results[0].status, 0);
+    ck_assert_int_eq(a.results[1].status, -EFAULT);
+    ck_assert_int_eq(a.results[2].status, 0);
+}
+END_TEST
 
 START_TEST(test_timeout)
 {
@@ -397,6 +488,27 @@ START_TEST(test_weights)
 }
 END_TEST
 
+/* A reload: sessions that are there get it too. */
+START_TEST(test_weights_change)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_TOUCH, 500);
+    uint32_t weights[POOLS_MAX] = {250};
+    int served = 0;
+
+    for (int i = 0; i < 500; i++)
+        a.items[i] = item_of('h', (uint8_t)i);
+    requests_set_weights(rq, weights);
+    for (int i = 0; i < 500; i++)
+        a.results[i].status = 1;
+    submit(&a, &sqe);
+    turns(2);
+    for (int i = 0; i < 500; i++)
+        served += a.results[i].status == 0;
+    ck_assert_int_ge(served, 5 * QUANTUM_ITEMS - 2);
+    ck_assert_int_le(served, 5 * QUANTUM_ITEMS);
+}
+END_TEST
+
 START_TEST(test_sleep)
 {
     struct spw_sqe nop = {.opcode = SPW_OP_NOP};
@@ -423,6 +535,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, test_nop);
     tcase_add_test(tc, test_lookup_counts_prefix);
+    tcase_add_test(tc, test_chains_are_named);
     tcase_add_test(tc, test_acquire_partial);
     tcase_add_test(tc, test_handles);
     tcase_add_test(tc, test_pieces);
@@ -430,6 +543,8 @@ int main(void)
     tcase_add_test(tc, test_reserve_without_waiting);
     tcase_add_test(tc, test_arena_offsets);
     tcase_add_test(tc, test_each_operation_once);
+    tcase_add_test(tc, test_advice);
+    tcase_add_test(tc, test_release_that_waits);
     tcase_add_test(tc, test_timeout);
     tcase_add_test(tc, test_cancel);
     tcase_add_test(tc, test_waits_run_out);
@@ -438,6 +553,7 @@ int main(void)
     tcase_add_test(tc, test_cq_is_never_overrun);
     tcase_add_test(tc, test_peer_removed_while_waiting);
     tcase_add_test(tc, test_weights);
+    tcase_add_test(tc, test_weights_change);
     tcase_add_test(tc, test_sleep);
     suite_add_tcase(suite, tc);
     return run_suite(suite);

@@ -133,6 +133,18 @@ START_TEST(test_sync)
     ck_assert_uint_eq(cqe.value, 2);
     ck_assert_int_eq(a.results[1].status, 0);
 
+    /* More pieces than the engine's SYNCs may name: the limit has a name. */
+    put_items(&a, "hf");
+    submit(&a, &sqe);
+    turns(2);
+    stub.sync->done(stub.sync, 0);
+    turns(1);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_int_eq(cqe.status, -EAGAIN);
+    ck_assert_uint_eq(cqe.detail, SPW_LIMIT_PIECES);
+    ck_assert_int_eq(a.results[0].status, -EAGAIN);
+    stub.sync_adds = 2;
+
     /* The whole space; the client's patience ends first, then its session, then the sync. */
     sqe.n_items = 0;
     sqe.timeout_ms = 10;

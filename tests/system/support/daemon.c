@@ -78,7 +78,7 @@ void daemon_configure(const struct daemon *d, const char *daemon_keys, const cha
     FILE *f = fopen(d->config, "w");
 
     ck_assert_ptr_nonnull(f);
-    fprintf(f, "[daemon]\nsocket = %s\nstate_dir = %s\n%slog_level = debug\n%s\n", d->socket, d->dir,
+    fprintf(f, "[daemon]\nsocket = %s\n%slog_level = debug\n%s\n", d->socket,
             strstr(daemon_keys, "engines") ? "" : "engines = 1\n", daemon_keys);
     if (d->disk_bytes)
         fprintf(f, "[device disk]\npath = %s\n", d->disk);

@@ -291,8 +291,8 @@ static void work_complete(struct simdisk *d, struct io_work *work)
 
 static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
 {
-    if (d->refuse_chunks > 0) {
-        d->refuse_chunks--;
+    if (d->refuse_chunks > 0 || chance(d, d->faults.no_chunk)) {
+        d->refuse_chunks -= d->refuse_chunks > 0;
         chunk->result = -ENOMEM;
     } else {
         chunk->region = simdisk_region_add(d, chunk->size_bytes);

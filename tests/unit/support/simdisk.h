@@ -22,6 +22,7 @@ struct simdisk_faults {
     uint32_t bit_flip;    /* one bit of what a write stored */
     uint32_t misdirect;   /* a write goes elsewhere on the device, aligned to a sector */
     uint32_t work_fault;  /* -EFAULT from a worker */
+    uint32_t no_chunk;    /* memory is refused */
     uint64_t first_byte;  /* misdirected writes and bit flips stay at or above this place */
 };
 

@@ -10,6 +10,8 @@
 #define MAX_OBJECTS 4096
 #define TURNS_MAX 3000
 
+const struct policy_ops *rig_policy = &policy_lru;
+
 static void chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
                       uint64_t session)
 {
@@ -42,20 +44,24 @@ static void notice(void *ctx, const char *text, uint32_t pool, int status)
 
 static const struct tiering_events events = {.chunk_new = chunk_new, .chunk_gone = chunk_gone, .notice = notice};
 
-static void rig_start(struct rig *rig)
+void rig_start(struct rig *rig)
 {
-    static const uint8_t durability[RIG_SPACES] = {STORE_CACHE, STORE_SCRATCH, STORE_DURABLE, STORE_CACHE};
+    static const uint8_t durability[RIG_SPACES] = {STORE_CACHE, STORE_SCRATCH, STORE_DURABLE, STORE_CACHE,
+                                                   STORE_DURABLE};
     const char *why = "";
 
     memset(rig->records, 0, TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
     memset(rig->chunk_kind, 0, sizeof(rig->chunk_kind));
     rig->failed = false;
     ck_assert_int_eq(tiering_new(&rig->config, &rig->t), 0);
-    if (rig->device_bytes)
-        ck_assert_msg(tiering_store_add(rig->t, 0, 0, rig->device_bytes, &why) == 0, "%s", why);
+    for (uint16_t i = 0; i < rig->n_devices; i++) {
+        ck_assert_msg(tiering_store_add(rig->t, i, 0, rig->device_bytes, &why) == 0, "%s", why);
+        if (rig->stores[i].weight)
+            tiering_store_update(rig->t, i, &rig->stores[i]);
+    }
     ck_assert_int_eq(tiering_start(rig->t), 0);
     for (uint32_t i = 0; i < RIG_SPACES; i++) {
-        struct tiering_space_spec spec = {.pool = i == RIG_SHARED, .durability = (uint8_t)(durability[i] + 1)};
+        struct tiering_space_spec spec = {.pool = i >= RIG_SHARED, .durability = (uint8_t)(durability[i] + 1)};
 
         spec.digest[0] = (uint8_t)(i + 1);
         ck_assert_int_eq(tiering_space_open(rig->t, &spec, &rig->spaces[i]), 0);
@@ -73,20 +79,26 @@ void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
 
 void rig_open_memory(struct rig *rig, const struct rig_memory *memory)
 {
+    rig_prepare(rig, memory, memory->device_bytes ? 1 : 0);
+    rig_start(rig);
+}
+
+void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_devices)
+{
     static const uint32_t cxl_nodes[] = {RIG_CXL_NODE, RIG_CXL_NODE + 1};
     static const uint64_t cxl_weights[] = {1, 3};
     uint64_t device_bytes = memory->device_bytes;
 
-    *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes};
+    *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes, .n_devices = n_devices};
     rig->disk = simdisk_new(1);
     rig->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
     ck_assert_ptr_nonnull(rig->records);
-    if (device_bytes) {
+    for (uint16_t i = 0; i < n_devices; i++) {
         struct store_format format = {
-            .device_bytes = device_bytes, .segment_bytes = MIB, .partitions = 1, .uuid = {1, 2}};
+            .device_bytes = device_bytes, .segment_bytes = MIB, .partitions = 1, .uuid = {1, i + 2}};
 
         (void)simdisk_device_add(rig->disk, device_bytes);
-        ck_assert_int_eq(store_format_write(simdisk_backend(rig->disk), 0, &format), 0);
+        ck_assert_int_eq(store_format_write(simdisk_backend(rig->disk), i, &format), 0);
     }
     for (uint32_t i = 0; i < 2; i++)
         rig->pools[i] = (struct tiering_pool_config){.name = {(char)('a' + i)},
@@ -116,8 +128,7 @@ void rig_open_memory(struct rig *rig, const struct rig_memory *memory)
                                           .ctx = rig};
     for (int c = 0; c < TIERING_CLASSES; c++)
         rig->config.classes[c] =
-            (struct tiering_class_config){.policy = &policy_lru, .placement = memory->placement, .weight = 1};
-    rig_start(rig);
+            (struct tiering_class_config){.policy = rig_policy, .placement = memory->placement, .weight = 1};
 }
 
 static void rig_stop(struct rig *rig)
@@ -290,6 +301,15 @@ int rig_acquire(struct rig *rig, struct tiering_session *s, const struct tiering
     return ended(rig, &w, tiering_acquire(rig->t, s, id, 0, 0, flags, &w.wait, ret_grant), ret_grant);
 }
 
+int rig_release(struct rig *rig, struct tiering_session *s, uint64_t lease, unsigned flags)
+{
+    struct tiering_grant grant;
+    struct rig_wait w;
+
+    rig_wait_init(&w);
+    return ended(rig, &w, tiering_release_wait(rig->t, s, lease, flags, &w.wait, &grant), &grant);
+}
+
 int rig_put(struct rig *rig, const struct tiering_id *id, uint32_t size_bytes, uint32_t seed)
 {
     struct tiering_grant grant;
@@ -321,7 +341,7 @@ int rig_write(struct rig *rig, const struct tiering_id *id, uint32_t seed)
     if (r < 0)
         return r;
     rig_fill(rig_memory(rig, &grant), grant.length_bytes, seed);
-    return tiering_release(rig->t, &rig->s, grant.lease, TIERING_DIRTY);
+    return rig_release(rig, &rig->s, grant.lease, TIERING_DIRTY);
 }
 
 struct rig_sync {

@@ -11,12 +11,14 @@
 #include "tiering/tiering.h"
 
 #define RIG_PIECE ((uint32_t)(256 * KIB))
+#define RIG_DEVICES_MAX 4
 
 enum rig_space {
     RIG_CACHE,   /* pool 0 */
     RIG_SCRATCH, /* pool 0 */
     RIG_DURABLE, /* pool 0 */
     RIG_SHARED,  /* pool 1, cache */
+    RIG_SHARED_DURABLE,
     RIG_SPACES,
 };
 
@@ -29,9 +31,11 @@ struct rig {
     struct tiering_session s, other; /* two sessions, of owners 1 and 2 */
     void *records;
     uint64_t now_ns;
-    uint32_t n_gone; /* chunks */
-    uint64_t device_bytes;
-    uint32_t chunk_kind[64]; /* by region: enum io_chunk_kind + 1; 0: none */
+    uint32_t n_gone;       /* chunks */
+    uint64_t device_bytes; /* of each */
+    uint32_t n_devices;
+    struct tiering_store_config stores[RIG_DEVICES_MAX]; /* weight 0: as they come */
+    uint32_t chunk_kind[64];                             /* by region: enum io_chunk_kind + 1; 0: none */
     uint64_t chunk_session[64];
     bool failed; /* a store */
 };
@@ -43,6 +47,8 @@ struct rig_memory {
     uint8_t placement;    /* of all classes */
 };
 #define RIG_CXL_NODE 4 /* and the next one; DRAM is on node 0 */
+/* Of all classes, from the next rig_open() on; LRU if nobody sets it. */
+extern const struct policy_ops *rig_policy;
 
 struct rig_wait {
     struct tiering_wait wait;
@@ -52,6 +58,9 @@ struct rig_wait {
 /* A device of device_bytes (0: none) with segments of 1 MiB, and pools of dram_bytes each. */
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes);
 void rig_open_memory(struct rig *rig, const struct rig_memory *memory);
+/* In two steps: between them the config, the pools and the stores can be changed. */
+void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_devices);
+void rig_start(struct rig *rig);
 /* Everything in memory is lost; what was not flushed too, if `power`. Opened again. */
 void rig_crash(struct rig *rig, bool power);
 /* Written back, closed in order, opened again. */
@@ -80,6 +89,7 @@ int rig_reserve(struct rig *rig, struct tiering_session *s, const struct tiering
 int rig_commit(struct rig *rig, struct tiering_session *s, uint64_t lease);
 int rig_acquire(struct rig *rig, struct tiering_session *s, const struct tiering_id *id, unsigned flags,
                 struct tiering_grant *ret_grant);
+int rig_release(struct rig *rig, struct tiering_session *s, uint64_t lease, unsigned flags);
 /* The whole way: a block of one piece, filled with a pattern that `seed` chooses. */
 int rig_put(struct rig *rig, const struct tiering_id *id, uint32_t size_bytes, uint32_t seed);
 /* Reads it, and compares. -EILSEQ: other bytes. */

@@ -13,6 +13,7 @@
 struct trace {
     uint32_t *refs; /* block ids, request after request */
     size_t n_refs;
+    size_t *ends; /* of each request: where in refs the next one begins */
     uint32_t n_requests;
     uint32_t n_ids; /* all ids are below */
     uint32_t n_distinct;
@@ -37,6 +38,14 @@ struct replay {
     uint32_t n_in_flight; /* insertions that follow this many misses later, as if bytes were on their way */
     uint32_t low_percent; /* evict ahead of need down to this occupancy; 0: only when an insertion needs the room */
     uint32_t check_every; /* references between two calls of check(); 0: at the end alone */
+    /*
+     * Requests come as lists, as an engine sends them: what is there of at most list_max blocks is used; then those of the
+     * rest get room, store_max at a time, are written, and inserted. 0: one block at a time.
+     */
+    uint32_t list_max, store_max;
+    size_t count_from; /* hits of references before this one do not count: what had to be learned is known */
+    bool unnamed;      /* no LOOKUP: each list speaks for itself */
+    bool prefix_only;  /* nor that: of each request the resident prefix is used, then the rest is stored */
 };
 
 /* Hits, a reference to an insertion in flight being one. -errno of the policy's new() or check(). */

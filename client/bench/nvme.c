@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Spilling to a device and fetching from it, beside fio on a device of the same kind: a file, a loop device (as root), and
+ * two of either, striped. For each block size there is a daemon of its own whose memory holds a quarter of the blocks.
+ * A spill's sample first fills the memory with what must go, and is over when the time is; what it stored is deleted
+ * before the next. Blocks are `scratch`, which is never dropped, as `cache` may be. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured apart:
+ * fio checks nothing. One thread.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/bench/admin.h"
+#include "client/bench/bench.h"
+#include "client/bench/ceiling_copy.h"
+#include "client/bench/compare.h"
+#include "client/bench/cpus.h"
+#include "client/bench/devices.h"
+#include "client/bench/disk_load.h"
+#include "client/bench/fio.h"
+#include "client/bench/micro.h"
+#include "client/bench/process.h"
+#include "include/base/cleanup.h"
+#include "include/base/units.h"
+
+#define DATA_BYTES (1 * GIB) /* that can be fetched */
+#define DATA_BYTES_QUICK (256 * MIB)
+#define DRAM_SHARE 4
+#define SAMPLE_SECONDS 1.0
+#define SAMPLE_SECONDS_QUICK 0.2
+#define GROUPED_BYTES (1 * MIB) /* what small objects are written in */
+#define SMALL_LIST 16
+#define FETCHED_PERCENT 80
+
+static const char doc[] = "Measures spilling and fetching beside fio, on files and loop devices.";
+
+struct setup {
+    const char *name;
+    bool is_loop;
+    uint32_t n_devices;
+};
+static const struct setup setups[] = {
+    {"file", false, 1}, {"loop", true, 1}, {"two files", false, 2}, {"two loops", true, 2}};
+
+struct bench {
+    const struct options *options;
+    const struct setup *setup;
+    struct devices devices; /* ours first, then fio's */
+    pid_t daemon_pid;
+    spw_session *session;
+    uint64_t data_bytes, dram_bytes;
+    double sample_seconds, xxh3_ms_a_gb;
+    uint64_t block_bytes_min, block_bytes;
+    struct disk_load load;
+    struct fio_job fio;
+};
+
+/* ── samples ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+enum { SPEED, P99, CPU, CPU_ALL, N_METRICS };
+
+static void sample_make(const struct bench *b, uint64_t bytes, double seconds, double cpu_ns,
+                        double ret[static METRICS_MAX])
+{
+    double gb = (double)bytes * 1e-9;
+
+    ret[SPEED] = gb / seconds;
+    ret[P99] = (double)hist_quantile(b->load.hist, 990) / 1e3;
+    ret[CPU_ALL] = cpu_ns / 1e6 / gb;
+    ret[CPU] = ret[CPU_ALL] - b->xxh3_ms_a_gb;
+}
+
+static double cpu_now_ns(const struct bench *b)
+{
+    return cpus_used_ns(0) + (b->daemon_pid ? cpus_used_ns(b->daemon_pid) : 0);
+}
+
+static int sample_fetch(void *ctx, double ret[static METRICS_MAX])
+{
+    struct bench *b = ctx;
+    double cpu_ns = cpu_now_ns(b);
+    uint64_t start_ns = now_ns();
+
+    int r = disk_load_fetch(&b->load, 0, b->sample_seconds);
+    if (r < 0)
+        return r;
+    /* Only what came from the device counts; if much did not, the latencies mean nothing either. */
+    sample_make(b, b->load.n_fetched, seconds_since(start_ns), cpu_now_ns(b) - cpu_ns, ret);
+    if (b->load.n_fetched >= b->load.bytes / 100 * FETCHED_PERCENT)
+        return 0;
+    fprintf(stderr, "spillbench: only %llu of %llu bytes came from the device: nothing is measured\n",
+            (unsigned long long)b->load.n_fetched, (unsigned long long)b->load.bytes);
+    return -EIO;
+}
+
+static int written(const struct bench *b, double *ret_bytes)
+{
+    cleanup_json struct json_object *reply = NULL;
+    int r = admin_get(b->session, "iostat", &reply);
+
+    if (r == 0)
+        *ret_bytes = admin_number(reply, "engines.written_bytes");
+    return r;
+}
+
+/* What was committed counts only as far as it was written. No more than the device has room for: a fast one is done
+ * before the time is up. */
+static int sample_spill(void *ctx, double ret[static METRICS_MAX])
+{
+    struct bench *b = ctx;
+    uint64_t first = b->load.next;
+    double before = 0, after = 0;
+
+    int r = disk_load_spill(&b->load, b->dram_bytes, 0);
+    if (r == 0)
+        r = written(b, &before);
+    if (r < 0)
+        return r;
+    double cpu_ns = cpu_now_ns(b);
+    uint64_t start_ns = now_ns();
+    r = disk_load_spill(&b->load, b->data_bytes, b->sample_seconds);
+    double seconds = seconds_since(start_ns);
+    cpu_ns = cpu_now_ns(b) - cpu_ns;
+    if (r == 0)
+        r = written(b, &after);
+    if (r < 0)
+        return r;
+    sample_make(b, MIN(b->load.bytes, (uint64_t)(after - before)), seconds, cpu_ns, ret);
+    return disk_load_delete(&b->load, first, b->load.next);
+}
+
+static int sample_fio(void *ctx, double ret[static METRICS_MAX])
+{
+    const struct bench *b = ctx;
+    struct fio_result result;
+    int r = fio_run(&b->fio, &result);
+
+    if (r < 0)
+        return r;
+    ret[SPEED] = result.bytes_a_s * 1e-9;
+    ret[P99] = result.p99_us;
+    ret[CPU] = ret[CPU_ALL] = result.cpu_ms_a_gb;
+    return 0;
+}
+
+/* ── contests ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int contest(struct bench *b, bool is_spill, double speed_goal, struct figures *figures)
+{
+    bool is_small = b->block_bytes_min < b->block_bytes;
+    char size[UNITS_TEXT_BYTES], what[56];
+    struct contest c = {
+        .metrics = {[SPEED] = {"", "GB/s", speed_goal > 0 ? GOAL_AT_LEAST : GOAL_NONE, false, speed_goal},
+                    [P99] = {"", "us", is_small ? GOAL_NONE : GOAL_AT_MOST, false, 1.2},
+                    [CPU] = {"", "ms/GB", is_small ? GOAL_NONE : GOAL_AT_MOST, false, 1.2},
+                    [CPU_ALL] = {"", "ms/GB", GOAL_NONE, false, 0}},
+        .n_metrics = N_METRICS,
+        .neighbour = "fio",
+        .ours = is_spill ? sample_spill : sample_fetch,
+        .theirs = sample_fio,
+        .ctx = b,
+        .seconds = b->options->quick ? 0 : b->options->seconds,
+        .quiet = b->options->quiet,
+    };
+    static const char *const suffixes[N_METRICS] = {
+        [SPEED] = "", [P99] = ", p99", [CPU] = ", CPU less XXH3", [CPU_ALL] = ", CPU"};
+
+    snprintf(what, sizeof(what), "%s %s%s", is_spill ? "spill" : "fetch", is_small ? "4 to " : "",
+             size_print(b->block_bytes, size));
+    for (unsigned i = 0; i < N_METRICS; i++)
+        snprintf(c.metrics[i].name, FIGURE_NAME_BYTES, "%s, %s, depth %u%s", what, b->setup->name, b->load.depth,
+                 suffixes[i]);
+    b->fio.is_write = is_spill;
+    b->fio.is_random = !is_spill; /* we write segment after segment, and so does fio then */
+    b->fio.depth = b->load.depth;
+    b->fio.seconds = b->sample_seconds;
+    b->fio.block_bytes = is_small && is_spill ? GROUPED_BYTES : b->block_bytes;
+    return contest_run(&c, figures);
+}
+
+/* Stores what will be fetched, and goes through it once: from then on each next one is on the device. */
+static int fill(struct bench *b)
+{
+    struct disk_load *l = &b->load;
+    int r = disk_load_spill(l, b->data_bytes, 0);
+
+    if (r < 0)
+        return r;
+    disk_load_stored(l, l->next);
+    return disk_load_fetch(l, l->bytes, 0);
+}
+
+static int measure_depths(struct bench *b, struct figures *figures)
+{
+    static const unsigned depths[] = {1, 8, 32};
+    bool is_small = b->block_bytes_min < b->block_bytes;
+    struct disk_load *l = &b->load;
+    int r;
+
+    l->depth = 8;
+    r = fill(b);
+    uint64_t end = l->n_stored, after_last = 0;
+    for (unsigned way = 0; r == 0 && way < 2; way++) {
+        for (size_t i = 0; r == 0 && i < ARRAY_LEN(depths); i++) {
+            double goal = depths[i] == 1 ? 0 : is_small ? 0.9 : 0.97;
+            if ((is_small || b->setup->n_devices > 1) && depths[i] != 32)
+                continue;
+            if (b->options->quick && depths[i] != 8 && !is_small)
+                continue;
+            l->depth = depths[i];
+            if (way == 1)
+                l->next = MAX(end, after_last);
+            r = contest(b, way == 1, goal, figures);
+            after_last = way == 1 ? l->next : 0;
+        }
+        if (r == 0 && way == 0)
+            r = disk_load_delete(l, 0, end);
+    }
+    return r;
+}
+
+static int measure(struct micro *m)
+{
+    struct spw_space_options so = {.class_id = SPW_CLASS_KV, .durability = SPW_SCRATCH, .digest = "nvme"};
+    cleanup_free struct hist *hist = calloc(1, sizeof(*hist));
+    struct bench *b = m->ctx;
+    struct disk_load *l = &b->load;
+
+    if (!hist)
+        return -ENOMEM;
+    *l = (struct disk_load){.seed = m->options->seed,
+                            .block_bytes = b->block_bytes,
+                            .block_bytes_min = b->block_bytes_min,
+                            .list = b->block_bytes_min < b->block_bytes ? SMALL_LIST : 1,
+                            .hist = hist};
+    b->daemon_pid = m->daemon_pid;
+    b->session = m->session;
+    int r = spw_space_open(m->pool, &so, &l->space);
+    if (r == 0)
+        r = spw_queue_new(m->session, l->space, 2 * DISK_DEPTH_MAX, &l->queue);
+    if (r < 0)
+        return micro_say("space and queue", r);
+    r = measure_depths(b, m->figures);
+    spw_queue_free(l->queue);
+    return r;
+}
+
+static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t block_bytes, struct figures *figures)
+{
+    const struct options *o = b->options;
+    struct harness_options ho = {.dram_bytes = b->dram_bytes,
+                                 .device_bytes = harness_device_bytes(2 * b->data_bytes) / b->setup->n_devices,
+                                 .n_devices = b->setup->n_devices,
+                                 .policy = "lru",
+                                 .keep = o->keep,
+                                 .quiet = o->quiet};
+
+    b->block_bytes_min = block_bytes_min;
+    b->block_bytes = block_bytes;
+    for (uint32_t i = 0; b->setup->is_loop && i < b->setup->n_devices; i++)
+        ho.device_paths[i] = b->devices.paths[i];
+    return micro_daemon(o, &ho, measure, b, figures);
+}
+
+static int measure_sizes(struct bench *b, struct figures *figures)
+{
+    static const uint64_t sizes[] = {64 * KIB, 256 * KIB, 2 * MIB};
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < ARRAY_LEN(sizes); i++)
+        if (!b->options->quick || i == 0)
+            r = measure_size(b, sizes[i], sizes[i], figures);
+    return r == 0 && b->setup == &setups[0] ? measure_size(b, 4 * KIB, 32 * KIB, figures) : r;
+}
+
+/* With the devices made. */
+static int measure_devices(struct bench *b, struct figures *figures)
+{
+    b->fio = (struct fio_job){.file_bytes = b->data_bytes / b->setup->n_devices};
+    for (uint32_t i = 0; i < b->setup->n_devices; i++)
+        b->fio.files[i] = b->devices.paths[b->setup->n_devices + i];
+    int r = fio_fill(&b->fio);
+    if (r == -ENOENT) {
+        fprintf(stderr, "SKIP: nvme: fio is not installed\n");
+        return 0;
+    }
+    return r < 0 ? r : measure_sizes(b, figures);
+}
+
+static int measure_setup(struct bench *b, const struct setup *setup, struct figures *figures)
+{
+    uint64_t size_bytes = harness_device_bytes(2 * b->data_bytes) / setup->n_devices;
+    int r = devices_init(&b->devices, setup->is_loop, 2 * setup->n_devices, size_bytes);
+
+    b->setup = setup;
+    if (r == 0) {
+        r = measure_devices(b, figures);
+    } else if (r == -ENOTSUP) {
+        fprintf(stderr, "SKIP: %s: loop devices need root and a kernel that has them\n", setup->name);
+        r = 0;
+    } else {
+        fprintf(stderr, "spillbench: %s: %s\n", b->devices.folder, strerrordesc_np(-r));
+    }
+    devices_deinit(&b->devices);
+    return r;
+}
+
+int bench_nvme(int argc, char **argv)
+{
+    static struct figures figures;
+    cleanup_free struct bench *b = calloc(1, sizeof(*b));
+    struct options o;
+    int r = 0;
+
+    micro_options(argc, argv, doc, &o);
+    if (!b)
+        return BENCH_BROKEN;
+    b->options = &o;
+    b->data_bytes = o.quick ? DATA_BYTES_QUICK : DATA_BYTES;
+    b->dram_bytes = b->data_bytes / DRAM_SHARE;
+    b->sample_seconds = o.quick ? SAMPLE_SECONDS_QUICK : SAMPLE_SECONDS;
+    b->xxh3_ms_a_gb = ceiling_hash_ms_a_gb();
+    (void)figure_add(&figures, "ms/GB", b->xxh3_ms_a_gb, "XXH3 of granules, one thread");
+    for (size_t i = 0; r == 0 && i < (o.quick ? 2 : ARRAY_LEN(setups)); i++)
+        r = measure_setup(b, &setups[i], &figures);
+    return micro_end(&o, &figures, r);
+}

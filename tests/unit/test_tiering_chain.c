@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests that name chains, all the way through tiering: one conversation goes on between many that are never continued,
+ * and the memory holds less than what comes in between two of its turns.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "tests/unit/support/tiering_rig.h"
+
+#define BLOCK ((uint32_t)(64 * KIB))
+#define ROUNDS 60
+#define OLD 20  /* blocks of the conversation */
+#define ONCE 60 /* of another */
+#define OTHERS 3
+
+static struct rig rig;
+
+static void name(const struct tiering_id *ids, uint32_t n)
+{
+    if (!tiering_chain_begin(rig.t, &rig.s, ids[0].space, POLICY_NAMED))
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        tiering_chain_add(rig.t, &ids[i], 1);
+    tiering_chain_end(rig.t);
+}
+
+/* As an engine does it: what is there is used, what is not is stored. How many were there. */
+static uint32_t ask(uint32_t first, uint32_t n)
+{
+    struct tiering_id ids[ONCE];
+    uint32_t hits = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] = rig_id(&rig, RIG_CACHE, first + i);
+    name(ids, n);
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_grant grant;
+        int r = rig_acquire(&rig, &rig.s, &ids[i], 0, &grant);
+
+        if (r == 0) {
+            hits++;
+            ck_assert_int_eq(tiering_release(rig.t, &rig.s, grant.lease, 0), 0);
+            continue;
+        }
+        ck_assert_int_eq(r, -ENOENT);
+        ck_assert_int_eq(rig_put(&rig, &ids[i], BLOCK, first + i), 0);
+    }
+    return hits;
+}
+
+static uint32_t hits_of_conversation(const struct policy_ops *policy)
+{
+    uint32_t hits = 0, next = 1000;
+
+    rig_policy = policy;
+    rig_open(&rig, 8 * MIB, 0);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        uint32_t n = ask(1, OLD);
+
+        hits += round >= ROUNDS / 2 ? n : 0;
+        for (uint32_t i = 0; i < OTHERS; i++, next += ONCE)
+            (void)ask(next, ONCE);
+    }
+    rig_check(&rig);
+    rig_close(&rig);
+    return hits;
+}
+
+START_TEST(a_conversation_outlives_what_is_asked_once)
+{
+    ck_assert_uint_eq(hits_of_conversation(&policy_lru), 0);
+    ck_assert_uint_ge(hits_of_conversation(&policy_chain_hazard), ROUNDS / 2 * OLD * 9 / 10);
+}
+END_TEST
+
+/* Blocks of several pieces, deletions and a policy that wants no chains. */
+START_TEST(what_is_named_need_not_be_there)
+{
+    rig_policy = &policy_chain_hazard;
+    rig_open(&rig, 8 * MIB, 0);
+    struct tiering_id ids[3] = {rig_id(&rig, RIG_CACHE, 1), rig_id(&rig, RIG_CACHE, 2), rig_id(&rig, RIG_CACHE, 1)};
+
+    ck_assert_int_eq(rig_put(&rig, &ids[0], BLOCK, 1), 0);
+    ck_assert(tiering_chain_begin(rig.t, &rig.s, ids[0].space, POLICY_STORED));
+    for (uint32_t i = 0; i < ARRAY_LEN(ids); i++)
+        tiering_chain_add(rig.t, &ids[i], 2); /* one of them twice, none of two pieces */
+    tiering_chain_end(rig.t);
+    rig_check(&rig);
+    ck_assert_int_eq(tiering_delete(rig.t, &ids[0]), 0);
+    ck_assert(tiering_chain_begin(rig.t, &rig.s, ids[0].space, POLICY_NAMED));
+    tiering_chain_end(rig.t);
+    name(ids, 3);
+    rig_check(&rig);
+    rig_close(&rig);
+
+    rig_policy = &policy_adaptive;
+    rig_open(&rig, 8 * MIB, 0);
+    ck_assert(!tiering_chain_begin(rig.t, &rig.s, ids[0].space, POLICY_NAMED));
+    rig_close(&rig);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("tiering_chain");
+    TCase *tc = tcase_create("chains");
+
+    tcase_set_timeout(tc, 100);
+    tcase_add_test(tc, a_conversation_outlives_what_is_asked_once);
+    tcase_add_test(tc, what_is_named_need_not_be_there);
+    suite_add_tcase(s, tc);
+
+    SRunner *sr = srunner_create(s);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
