@@ -12,9 +12,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "daemon/balance.h"
 #include "daemon/control.h"
 #include "daemon/log.h"
-#include "daemon/balance.h"
 #include "include/base/units.h"
 
 #define NS_PER_S UINT64_C(1000000000)
@@ -52,10 +52,10 @@ static void view_of(const struct budgets *b, uint32_t engine, uint32_t pool, uin
     const struct tiering_pool_memory *m = &b->calls[engine].memory[pool];
 
     *ret_view = (struct balance_view){.held = m->held[tier],
-                                     .used = m->used[tier],
-                                     .pressure = m->pressure[tier],
-                                     .uses = m->uses,
-                                     .is_waiting = tier == TIERING_BUDGET_DRAM && m->waiting > 0};
+                                      .used = m->used[tier],
+                                      .pressure = m->pressure[tier],
+                                      .uses = m->uses,
+                                      .is_waiting = tier == TIERING_BUDGET_DRAM && m->waiting > 0};
 }
 
 /* --- What a reload has begun ------------------------------------------------------------------------------------- */

@@ -61,8 +61,7 @@ uint32_t chain_find(void *ctx, uint32_t hash_low)
     while ((object = record_find_low(&t->records, hash_low, &at)) != RECORD_NONE) {
         const struct tiering_space_info *info = &t->spaces[record_at(&t->records, object)->space].info;
 
-        if (chain_orders(t, object) && info->pool == seat->pool &&
-            info->class_id == seat->class_id)
+        if (chain_orders(t, object) && info->pool == seat->pool && info->class_id == seat->class_id)
             return object;
     }
     return POLICY_NONE;

@@ -16,8 +16,8 @@
 
 #include "tiering/core.h"
 
-#define LOOKS_MAX 1024            /* extents of closing chunks that one tick looks at */
-#define HELD_SAMPLE 1024          /* extents of a chunk that are looked at before it is chosen */
+#define LOOKS_MAX 1024   /* extents of closing chunks that one tick looks at */
+#define HELD_SAMPLE 1024 /* extents of a chunk that are looked at before it is chosen */
 #define ON_DEMAND_BYTES_MIN (64 * MIB)
 #define CAP_ALIGN_BYTES (2 * MIB) /* so that a chunk is whole hugepages */
 
@@ -148,7 +148,8 @@ bool chunk_grow_on_demand(struct tiering *t, uint32_t pool)
     if (!t->config.memory_on_demand)
         return false;
     /* The slower memory only when the faster is all taken. */
-    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS && !p->asked_chunks[MEM_DRAM] && !p->asked_chunks[MEM_CXL]; tier++)
+    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS && !p->asked_chunks[MEM_DRAM] && !p->asked_chunks[MEM_CXL];
+         tier++)
         if (chunk_grow(t, pool, tier) < 0)
             t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", pool, -ENOMEM);
     return p->asked_chunks[MEM_DRAM] || p->asked_chunks[MEM_CXL];

@@ -63,7 +63,7 @@ struct lease {
     uint32_t sector; /* with `region`: where the extent is that it is on */
     uint16_t region;
     uint8_t mode;
-    uint8_t tier; /* enum mem_tier: where the bytes are */
+    uint8_t tier;    /* enum mem_tier: where the bytes are */
     bool is_own : 1; /* the extent is a writer's own, in private memory */
     bool holds : 1;  /* it holds its extent (extent.c) */
 };

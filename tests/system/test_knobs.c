@@ -96,7 +96,7 @@ START_TEST(test_memory_on_demand)
     ck_assert_int_eq(daemon_admin_number(session, "status", "engines/0/memory_wanted_bytes"),
                      160 * (int64_t)DAEMON_MIB);
     put_blocks(space, 0, 1);
-    ck_assert_int_eq(daemon_admin_number(session, "status", "engines/0/memory_bytes"), 64 * (int64_t)DAEMON_MIB);
+    ck_assert_int_eq(daemon_admin_number(session, "status", "engines/0/memory_bytes"), 32 * (int64_t)DAEMON_MIB);
     put_blocks(space, 1, 149);
     ck_assert_int_eq(daemon_admin_number(session, "status", "engines/0/memory_bytes"), 160 * (int64_t)DAEMON_MIB);
     for (uint64_t i = 0; i < 150; i++)

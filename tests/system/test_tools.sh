@@ -62,15 +62,14 @@ expect 0 "$bin/spillctl" device format "$folder/foreign" --force
 [[ -z $(find "$folder" -name disk -not -perm 600) ]]
 
 # ── memory that is not there
-printf '[daemon]\nsocket = %s/socket\nstate_dir = %s\n[tier.dram]\nsize = 64 MiB\nnodes = 63\n' "$folder" "$folder" \
-    >"$folder/config"
+printf '[daemon]\nsocket = %s/socket\n[tier.dram]\nsize = 64 MiB\nnodes = 63\n' "$folder" >"$folder/config"
 expect 1 "$bin/spillwayd" --user --config "$folder/config"
 says '[tier.dram] nodes'
 huge=$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages 2>/dev/null || echo 0)
 if ((huge < 32)); then
     sed -i 's/^nodes.*/hugepages = require/' "$folder/config"
     expect 1 "$bin/spillwayd" --user --config "$folder/config"
-    says '2 MiB pages are required'
+    says 'pages of 2 MiB are needed'
 fi
 
 # ── with one

@@ -40,7 +40,6 @@ configure() {
     cat >"$config" <<CONFIG
 [daemon]
 socket = $socket
-state_dir = /run
 max_sessions = 64
 [tier.dram]
 size = 64 MiB
