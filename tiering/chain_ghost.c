@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "include/base/limits.h"
+#include "include/base/touched.h"
 
 #define STEPS_MAX 64 /* buckets that one call of chain_ghosts_limit() splits or joins */
 
@@ -69,7 +70,7 @@ int chain_ghosts_init(struct chain_ghosts *g, uint32_t n, uint32_t n_first)
     *g = (struct chain_ghosts){.n_buckets = MIN(n_buckets, first), .max_buckets = n_buckets};
     if (n_buckets == 0)
         return 0;
-    g->buckets = calloc(n_buckets, sizeof(*g->buckets));
+    g->buckets = calloc_touched(n_buckets, sizeof(*g->buckets));
     return g->buckets ? 0 : -ENOMEM;
 }
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "include/base/limits.h"
+#include "include/base/touched.h"
 
 #define NONE UINT32_MAX
 
@@ -98,8 +99,8 @@ int ghost_init(struct ghost *g, uint32_t n_entries)
     for (uint32_t i = 0; i < GHOST_QUEUES; i++)
         new.queues[i] = (struct ghost_queue){.oldest = NONE, .newest = NONE};
 
-    new.entries = calloc((size_t)n_entries + 1, sizeof(*new.entries)); /* + 1: calloc(0) may be NULL */
-    new.slots = calloc((size_t)1 << new.slot_bits, sizeof(*new.slots));
+    new.entries = calloc_touched((size_t)n_entries + 1, sizeof(*new.entries)); /* + 1: calloc(0) may be NULL */
+    new.slots = calloc_touched((size_t)1 << new.slot_bits, sizeof(*new.slots));
     if (!new.entries || !new.slots) {
         ghost_deinit(&new);
         return -ENOMEM;

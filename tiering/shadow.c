@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "include/base/touched.h"
 #define SHIFT_MAX 30
 #define LOOK_REFS 512 /* references between two looks at who is best */
 #define FADE 0.998F   /* of the hits at each look: about 250,000 references count */
@@ -70,15 +71,15 @@ int shadow_init(struct shadow *s, const struct policy_ops *const ops[SHADOWS], u
     int r = 0;
 
     *s = (struct shadow){.capacity = capacity_sectors, .free = none, .n_entries = n, .n_slots = 2 * n};
-    s->entries = calloc(s->n_entries, sizeof(*s->entries));
-    s->slots = calloc(s->n_slots, sizeof(*s->slots));
+    s->entries = calloc_touched(s->n_entries, sizeof(*s->entries));
+    s->slots = calloc_touched(s->n_slots, sizeof(*s->slots));
     if (!s->entries || !s->slots)
         r = -ENOMEM;
     for (uint32_t k = 0; k < SHADOWS && r == 0; k++) {
         struct shadow_cache *c = &s->caches[k];
 
         c->ops = ops[k];
-        c->nodes = calloc(s->n_entries, sizeof(*c->nodes));
+        c->nodes = calloc_touched(s->n_entries, sizeof(*c->nodes));
         struct policy_config config = {.nodes = c->nodes,
                                        .n_nodes = s->n_entries,
                                        .capacity_sectors = capacity_sectors,

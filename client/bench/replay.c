@@ -53,12 +53,13 @@ static double published_percent(const struct options *o, const struct trace *t)
 
 static void growth_figure(const struct run *run, struct figures *figures)
 {
-    double before = (double)run->quarters[1].rss_bytes, after = (double)run->quarters[3].rss_bytes;
+    double before = (double)run->quarters[1].anonymous_bytes, after = (double)run->quarters[3].anonymous_bytes;
     double n_objects = run->after.objects - run->before.objects;
 
     if (before == 0 || after == 0)
         return;
-    struct figure *f = figure_add(figures, "MiB", (after - before) / (double)MIB, "growth from 50 to 100 %%");
+    struct figure *f =
+        figure_add(figures, "MiB", (after - before) / (double)MIB, "growth beside the pools, 50 to 100 %%");
     if (!isnan(n_objects))
         figure_goal(f, GOAL_AT_MOST, (n_objects / 2 * OBJECT_GROWTH_BYTES + (double)SLACK_BYTES) / (double)MIB);
 }

@@ -207,7 +207,7 @@ stop TERM 0
 
 step "hugepages that are required and not there"
 echo 8 >/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages
-refuses 'node 1 has 16 MiB of them free where 32 MiB are needed'
+refuses 'hugepages = require: 16 pages of 2 MiB are needed, 8 are free, 8 are missing: raise /sys/devices/system/node/node1'
 for node in 0 1; do
     echo 0 >"/sys/devices/system/node/node$node/hugepages/hugepages-2048kB/nr_hugepages"
 done
@@ -216,10 +216,11 @@ step "more than a node has is refused, and does not wake the OOM killer"
 configure '' '1 GiB'
 start
 logged 'memory chunk was refused'
-equal "the daemon's nodes" "$(tier_nodes)" "dram 0 $((32 * mib)) 0
+equal "the daemon's DRAM" "$(tier_nodes | grep dram)" "dram 0 $((32 * mib)) 0
 dram 1 $((32 * mib)) 0"
+above "what the node has given" "$(tier_nodes | awk '/cxl 2/ { print $3 }')" $((64 * mib))
 expect 1 ctl doctor
-says 'engine 0 has 32 MiB of 544 MiB'
+says 'of 544 MiB'
 replay 0
 stop TERM 0
 ! dmesg | grep -i 'out of memory' || fail "the OOM killer was there"
