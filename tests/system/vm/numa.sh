@@ -149,6 +149,7 @@ expect 0 ctl doctor
 
 step "a working set that neither DRAM nor CXL holds, of a client on node 1"
 replay 1
+replay 1 --block 160KiB
 replay 1
 equal "who was asked" "$(members status items | sed 's/[1-9][0-9]*/some/')" "0
 some"
