@@ -31,6 +31,7 @@
 static const char doc[] = "Measures round trips through a ring: both sides awake, both asleep, and a thousand idle.";
 
 DEFINE_CLEANUP(struct ceiling_ring *, ceiling_ring_free)
+DEFINE_CLEANUP(spw_session *, spw_close)
 
 struct trips {
     spw_space *space;
@@ -62,10 +63,10 @@ static int sample_raw(void *ctx, double ret_ns[static METRICS_MAX])
     return ceiling_ring_trip_ns(t->raw, t->wake, t->n, &ret_ns[0]);
 }
 
-static int space_open(struct micro *m, spw_space **ret_space)
+static int space_open(spw_pool *pool, spw_space **ret_space)
 {
     struct spw_space_options so = {.item_bytes = 64 * KIB, .class_id = SPW_CLASS_KV, .digest = "ring"};
-    int r = spw_space_open(m->pool, &so, ret_space);
+    int r = spw_space_open(pool, &so, ret_space);
 
     return r < 0 ? micro_say("space", r) : 0;
 }
@@ -112,7 +113,7 @@ static int measure_awake(struct micro *m)
         .quiet = m->options->quiet,
     };
 
-    int r = space_open(m, &t.space);
+    int r = space_open(m->pool, &t.space);
     if (r < 0)
         return r;
     pin_both(m);
@@ -121,6 +122,19 @@ static int measure_awake(struct micro *m)
 }
 
 /* ── both asleep ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A client that polls a little would have most answers before it sleeps, and nothing to compare with. */
+static int session_sleepy(struct micro *m, spw_session **ret_session, spw_space **ret_space)
+{
+    const struct spw_connect_options options = {
+        .socket_path = m->socket_path, .name = "spillbench", .spin_us = SPW_SPIN_NEVER};
+    spw_pool *pool = NULL;
+
+    int r = spw_connect(&options, ret_session);
+    if (r == 0)
+        r = spw_pool_open(*ret_session, "bench", &pool);
+    return r < 0 ? micro_say("session", r) : space_open(pool, ret_space);
+}
 
 /* That the client did sleep: its voluntary switches. */
 static int switches_of_nops(struct trips *t, struct figures *figures)
@@ -143,8 +157,9 @@ static int measure_asleep(struct micro *m)
         const char *name, *beside;
     } ways[] = {{CEILING_FUTEX, "nop, both sides asleep, beside futex", "futex there and back"},
                 {CEILING_EVENTFD, "nop, both sides asleep, beside eventfd", "eventfd there and back"}};
+    cleanup_(spw_closep) spw_session *session = NULL;
     struct trips t = {.raw = m->ctx, .n = TRIPS_ASLEEP};
-    int r = space_open(m, &t.space);
+    int r = session_sleepy(m, &session, &t.space);
 
     if (r < 0)
         return r;

@@ -11,6 +11,10 @@
 
 #include "client/lib/client.h"
 
+#include "include/base/cache.h"
+
+#define WARM_BYTES 4096 /* that are asked for at once: as many lines as are worth it */
+
 /* A lease that is to be given back; the others are passed over. COMMIT takes whole reservations only. */
 static bool handle_is_sent(const struct client_call *call, size_t i)
 {
@@ -115,6 +119,8 @@ void client_call_marshal(const struct client_call *call, const struct client_sli
     struct spw_handle *handle = (struct spw_handle *)(void *)scratch;
     struct spw_item *item = (struct spw_item *)(void *)scratch;
 
+    cache_warm_to_write(scratch,
+                        MIN(slice->items_bytes, (uint64_t)WARM_BYTES)); /* the daemon has read the last list there */
     for (size_t i = slice->first; i < slice->first + slice->n; i++) {
         if (call->handles) {
             if (handle_is_sent(call, i))
@@ -202,6 +208,7 @@ int client_call_unmarshal(struct client_call *call, const struct client_slice *s
     const struct spw_result *results = (const struct spw_result *)(const void *)(scratch + slice->items_bytes);
     size_t view = slice->first_result;
 
+    cache_warm_to_read(results, MIN(slice->n_results * sizeof(*results), (uint64_t)WARM_BYTES));
     if (call->stat)
         copy_once(call->stat, results, sizeof(*call->stat));
     for (size_t i = slice->first; slice->n_results > 0 && i < slice->first + slice->n; i++) {

@@ -105,6 +105,7 @@ struct spw_session {
     pthread_mutex_t control_lock; /* one request at a time */
 
     uint32_t engines, ring_entries, list_max;
+    uint32_t spin_ns_max; /* 0: never */
     uint64_t scratch_bytes;
     uint8_t owner_token[SPW_TOKEN_BYTES];
 
@@ -262,7 +263,7 @@ struct client_ring {
     uint32_t *free_slots;
     struct client_slot *slots;
     struct list waiting; /* calls with something left to send, oldest first */
-    uint32_t spin_ns;
+    uint32_t spin_ns, n_waits;
 };
 
 int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring) must_check;

@@ -20,12 +20,15 @@
 
 #include "client/lib/client.h"
 
+#include "include/base/cache.h"
 #include "include/base/ring.h"
 
 #define SLEEP_SLICE_MS 100
 #define SPIN_NS_MIN 1000
-#define SPIN_NS_MAX 20000
-#define SPIN_TURNS 8 /* pauses between two looks at the clock */
+#define SPIN_TURNS_FIRST 32 /* pauses before the first look at the clock: up to a microsecond */
+#define SPIN_TURNS 16       /* pauses between two looks at the clock */
+#define SPIN_LONG_EACH 32   /* waits for one that looks twice as long as any other */
+#define SLEEP_COST_NS 10000 /* to fall asleep and be woken */
 
 /* --- Submission ----------------------------------------------------------------------------------------------------- */
 
@@ -68,6 +71,9 @@ static void ring_flush(struct client_ring *ring)
     if (ring->sq_published == ring->sq_tail)
         return;
     ring->sq_published = ring->sq_tail;
+    /* Only here, in the line that is written anyway: the engine spins on it. It is never short of CQEs for want of a newer
+     * head, because SQEs that it has not taken yet were published after this. */
+    store_release(&ring->shared->client.cq_head, ring->cq_head); /* the entries may be written again */
     uint32_t flags = ring_publish(&ring->shared->client.sq_tail, ring->sq_tail, &ring->shared->daemon.sq_flags);
     if (!(flags & SPW_RING_NEED_WAKEUP))
         return;
@@ -282,7 +288,7 @@ int client_ring_turn(struct client_ring *ring)
     }
     if (r < 0)
         return ring_fail(ring, r);
-    store_release(&ring->shared->client.cq_head, ring->cq_head); /* the entries may be written again */
+    cache_warm_line_to_write(&ring->sqes[ring->sq_tail & (ring->sq_entries - 1)]); /* the engine read it last */
     ring_send(ring);
     return 0;
 }
@@ -297,22 +303,62 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-/* Looks for a completion for a while. A while that was enough grows, one that was not shrinks. */
-static bool ring_spin(struct client_ring *ring)
+static bool ring_look(const struct client_ring *ring, unsigned times)
 {
-    uint64_t until_ns = now_ns() + ring->spin_ns;
-
-    do {
-        for (unsigned i = 0; i < SPIN_TURNS; i++) {
-            if (client_ring_has_completions(ring)) {
-                ring->spin_ns = MIN(ring->spin_ns * 2, (uint32_t)SPIN_NS_MAX);
-                return true;
-            }
-            cpu_relax();
-        }
-    } while (now_ns() < until_ns);
-    ring->spin_ns = MAX(ring->spin_ns / 2, (uint32_t)SPIN_NS_MIN);
+    for (unsigned i = 0; i < times; i++) {
+        if (client_ring_has_completions(ring))
+            return true;
+        cpu_relax();
+    }
     return false;
+}
+
+/* Looks for a completion for up to that long. Reading the clock takes a good part of what a hit takes, so it comes later. */
+static bool ring_spin(const struct client_ring *ring, uint64_t spin_ns, uint64_t *ret_start_ns)
+{
+    if (ring_look(ring, SPIN_TURNS_FIRST))
+        return true;
+    uint64_t start_ns = now_ns();
+    do {
+        if (ring_look(ring, SPIN_TURNS))
+            return true;
+    } while (now_ns() - start_ns < spin_ns);
+    *ret_start_ns = start_ns;
+    return false;
+}
+
+static void ring_sleep(struct client_ring *ring)
+{
+    ring_sleep_prepare(&ring->shared->client.cq_flags, SPW_RING_WAKE_FUTEX); /* S1, S2 */
+    client_ring_sleep(ring, ring->cq_head, UINT32_MAX);                      /* S3 */
+    ring_sleep_cancel(&ring->shared->client.cq_flags);
+}
+
+/*
+ * Spins for a while, then sleeps. The while grows if this answer could have been had by spinning, or nearly so, and
+ * shrinks if not. What a sleep took counts, not that there was one: else a while that is too short for an answer would
+ * stay so for ever. And where both sides sleep, each because the other one takes so long to wake, a long look now and
+ * then finds out how fast answers are when neither does.
+ */
+static void ring_wait_once(struct client_ring *ring)
+{
+    uint32_t max_ns = ring->session->spin_ns_max;
+    bool is_long = ++ring->n_waits % SPIN_LONG_EACH == 0;
+    uint64_t start_ns = 0, spin_ns = is_long ? UINT64_C(2) * max_ns : ring->spin_ns;
+
+    if (max_ns == 0) {
+        ring_sleep(ring);
+        return;
+    }
+    if (ring_spin(ring, spin_ns, &start_ns)) {
+        ring->spin_ns = is_long ? max_ns : MIN(ring->spin_ns * 2, max_ns);
+        return;
+    }
+    ring_sleep(ring);
+    if (now_ns() - start_ns <= (uint64_t)max_ns + SLEEP_COST_NS)
+        ring->spin_ns = MIN(ring->spin_ns * 2, max_ns);
+    else
+        ring->spin_ns = MAX(ring->spin_ns / 2, (uint32_t)SPIN_NS_MIN);
 }
 
 void client_ring_sleep(struct client_ring *ring, uint32_t head, uint32_t timeout_ms)
@@ -333,10 +379,6 @@ void client_ring_wait(struct client_ring *ring, const struct client_call *call)
     while (!call->ended) {
         if (client_ring_turn(ring) < 0 || call->ended)
             return;
-        if (ring_spin(ring))
-            continue;
-        ring_sleep_prepare(&ring->shared->client.cq_flags, SPW_RING_WAKE_FUTEX); /* S1, S2 */
-        client_ring_sleep(ring, ring->cq_head, UINT32_MAX);                      /* S3 */
-        ring_sleep_cancel(&ring->shared->client.cq_flags);
+        ring_wait_once(ring);
     }
 }

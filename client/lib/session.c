@@ -68,6 +68,9 @@ static spw_session *session_alloc(const struct spw_connect_options *options)
     session->refs = 1;
     session->ring_entries = options->ring_entries ? options->ring_entries : RING_ENTRIES_DEFAULT;
     session->scratch_bytes = options->scratch_bytes ? options->scratch_bytes : SCRATCH_BYTES_DEFAULT;
+    session->spin_ns_max = options->spin_us ? options->spin_us * 1000 : CLIENT_SPIN_US_DEFAULT * 1000;
+    if (options->spin_us == SPW_SPIN_NEVER)
+        session->spin_ns_max = 0;
     pthread_mutex_init(&session->control_lock, NULL);
     pthread_mutex_init(&session->lock, NULL);
     pthread_mutex_init(&session->chunk_lock, NULL);
@@ -101,8 +104,8 @@ DEFINE_CLEANUP(spw_session *, client_session_destroy)
 
 static int options_check(const struct spw_connect_options *options)
 {
-    if (options->reserved != 0)
-        return client_error(-EINVAL, 0, "spw_connect: `reserved` must be 0");
+    if (options->spin_us > CLIENT_SPIN_US_MAX && options->spin_us != SPW_SPIN_NEVER)
+        return client_error(-EINVAL, 0, "spw_connect: spin_us is at most %d, or SPW_SPIN_NEVER", CLIENT_SPIN_US_MAX);
     if (options->copy_threads > WORKERS_MAX)
         return client_error(-EINVAL, 0, "spw_connect: at most %d copy threads", WORKERS_MAX);
     if (options->ring_entries != 0 && (!is_pow2(options->ring_entries) || options->ring_entries < RING_ENTRIES_MIN ||

@@ -104,6 +104,8 @@
 /* The client library. */
 #define CLIENT_RINGS_MAX 64 /* of one thread, over all its sessions and engines */
 #define CLIENT_SCRATCH_BYTES_MIN (64 * KIB)
+#define CLIENT_SPIN_US_MAX 1000000 /* that a blocking call polls for its answer before it sleeps */
+#define CLIENT_SPIN_US_DEFAULT 50
 #define CLIENT_COPY_SHARE_BYTES (512 * KIB) /* smaller copies are not worth waking a thread */
 #define CLIENT_COPY_SLICE_BYTES (1 * MIB)   /* what one copy thread takes at a time */
 #define CLIENT_STREAM_BYTES (256 * KIB)     /* larger copies go past the caches */

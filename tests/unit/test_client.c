@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -211,6 +212,7 @@ START_TEST(test_wrong_arguments)
     ck_assert_int_eq(spw_connect(NULL, NULL), -EINVAL);
     ck_assert_int_eq(spw_connect(&(struct spw_connect_options){.ring_entries = 7}, &session), -EINVAL);
     ck_assert_int_eq(spw_connect(&(struct spw_connect_options){.scratch_bytes = 1}, &session), -EINVAL);
+    ck_assert_int_eq(spw_connect(&(struct spw_connect_options){.spin_us = 1000001}, &session), -EINVAL);
     ck_assert_int_eq(spw_pool_open(session, "", &pool), -EINVAL);
     ck_assert_int_eq(spw_lookup(NULL, &key, 1, 0, NULL), -EINVAL);
     ck_assert_int_eq(spw_lookup(space, NULL, 1, 0, NULL), -EINVAL);
@@ -528,6 +530,28 @@ START_TEST(test_both_sides_sleep)
     }
     ck_assert_uint_ge(fake_sleeps(fake), 50);
     spw_queue_free(queue);
+}
+END_TEST
+
+/* A blocking call that must not poll goes to sleep each time, and is woken. */
+START_TEST(test_calls_without_spinning)
+{
+    struct spw_connect_options options = {.socket_path = fake_path(fake), .spin_us = SPW_SPIN_NEVER};
+    struct rusage before, after;
+    spw_session *s;
+    spw_space *sp;
+    spw_pool *p;
+
+    ck_assert_int_eq(spw_connect(&options, &s), 0);
+    ck_assert_int_eq(spw_pool_open(s, "default", &p), 0);
+    ck_assert_int_eq(spw_space_open(p, &(struct spw_space_options){.item_bytes = BLOCK_BYTES}, &sp), 0);
+    ck_assert_int_eq(spw_nop(sp), 0);
+    getrusage(RUSAGE_THREAD, &before);
+    for (unsigned i = 0; i < 200; i++)
+        ck_assert_int_eq(spw_nop(sp), 0);
+    getrusage(RUSAGE_THREAD, &after);
+    ck_assert_int_gt(after.ru_nvcsw - before.ru_nvcsw, 0); /* some answers come before it is asleep */
+    spw_close(s);
 }
 END_TEST
 
@@ -916,7 +940,7 @@ static Suite *suite(void)
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
         {"threads",
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,
-          test_fork}},
+          test_calls_without_spinning, test_fork}},
         {"jobs", {test_jobs_by_poll, test_jobs_of_every_kind, test_cancel, test_waiters}},
         {"faults",
          {test_no_daemon, test_handshake_refusals, test_late_replies_are_thrown_away, test_death_in_a_call,

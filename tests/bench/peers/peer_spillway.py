@@ -43,7 +43,7 @@ class ConnectOptions(ctypes.Structure):
         ("copy_threads", ctypes.c_uint32),
         ("timeout_ms", ctypes.c_uint32),
         ("ring_entries", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("spin_us", ctypes.c_uint32),
         ("scratch_bytes", ctypes.c_uint64),
     ]
 
