@@ -119,21 +119,32 @@ static void control_say_progress(struct control *control)
         say_draining(dirty, control->n_sessions);
 }
 
+/* Once it is ready, only the watchdog wants to know: without one an idle daemon sleeps until somebody comes. */
+static uint64_t watch_period_ns(const struct control *control)
+{
+    uint64_t period_ns = control->state == CONTROL_STARTING ? PING_STARTING_NS : PING_NS;
+
+    if (control->state == CONTROL_READY)
+        period_ns = UINT64_MAX;
+    return control->watchdog_ns > 0 ? MIN(period_ns, control->watchdog_ns / 3) : period_ns;
+}
+
 static void control_watch(struct loop_timer *timer)
 {
     struct control *control = container_of(timer, struct control, watch_timer);
-    uint64_t period_ns = control->state == CONTROL_STARTING ? PING_STARTING_NS : PING_NS;
 
     control_ping(control);
     control_say_progress(control);
     if (control->watchdog_ns > 0) {
-        period_ns = MIN(period_ns, control->watchdog_ns / 3);
         if (engines_are_alive(control))
             sd_alive();
         else
             log_error("an engine does not answer: the watchdog will end this process");
     }
-    loop_timer_set(&control->loop, timer, loop_now_ns() + period_ns);
+    uint64_t period_ns = watch_period_ns(control);
+
+    if (period_ns != UINT64_MAX)
+        loop_timer_set(&control->loop, timer, loop_now_ns() + period_ns);
 }
 
 /* --- Up and down ------------------------------------------------------------------------------------------------- */
@@ -211,6 +222,7 @@ void control_stop(struct control *control, const char *why)
     log_notice("stopping: %s", why);
     sd_stopping();
     control_set_state(control, CONTROL_DRAINING);
+    loop_timer_set(&control->loop, &control->watch_timer, loop_now_ns() + PING_NS);
     listener_close(&control->listener);
     sessions_end(control, "the daemon stops");
     control_step(control);

@@ -5,6 +5,7 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <glob.h>
 #include <grp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -96,6 +97,30 @@ static void idle_work(void)
         pause();
 }
 
+/* How often its threads went to sleep so far. */
+static uint64_t daemon_sleeps(void)
+{
+    char pattern[64];
+    uint64_t n = 0;
+    glob_t tasks;
+
+    snprintf(pattern, sizeof(pattern), "/proc/%d/task/*/status", (int)d.pid);
+    ck_assert_int_eq(glob(pattern, 0, NULL, &tasks), 0);
+    for (size_t i = 0; i < tasks.gl_pathc; i++) {
+        FILE *f = fopen(tasks.gl_pathv[i], "re");
+        unsigned long long count;
+        char line[256];
+
+        while (f && fgets(line, sizeof(line), f))
+            if (sscanf(line, "voluntary_ctxt_switches: %llu", &count) == 1)
+                n += count;
+        if (f)
+            (void)fclose(f);
+    }
+    globfree(&tasks);
+    return n;
+}
+
 START_TEST(test_idle)
 {
     pid_t clients[IDLE_CLIENTS];
@@ -110,13 +135,14 @@ START_TEST(test_idle)
     spw_session *session = daemon_connect(&d);
 
     ck_assert_int_eq(daemon_admin_number(session, "status", "sessions"), IDLE_CLIENTS * IDLE_SESSIONS + 1);
-    sleep_ms(500);
-    uint64_t before = daemon_cpu_ticks(&d);
+    sleep_ms(2500); /* rings go cold, and the engine has its last look at the chunks */
+    uint64_t before = daemon_cpu_ticks(&d), sleeps_before = daemon_sleeps();
 
-    sleep_ms(2000);
-    uint64_t ticks = daemon_cpu_ticks(&d) - before;
+    sleep_ms(3000);
+    uint64_t ticks = daemon_cpu_ticks(&d) - before, sleeps = daemon_sleeps() - sleeps_before;
 
-    ck_assert_msg(ticks <= 10, "%llu ticks in 2 s, without any work", (unsigned long long)ticks);
+    ck_assert_msg(ticks <= 10, "%llu ticks in 3 s, without any work", (unsigned long long)ticks);
+    ck_assert_msg(sleeps <= 2, "it woke %llu times in 3 s, without any work", (unsigned long long)sleeps);
     for (int i = 0; i < IDLE_CLIENTS; i++)
         client_kill(clients[i]);
     for (int i = 0; i < 250 && daemon_admin_number(session, "status", "sessions") > 1; i++)
