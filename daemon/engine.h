@@ -218,6 +218,7 @@ struct engine {
     uint64_t now_ns;
     uint64_t heartbeat;
     uint64_t chunks_seen_ns; /* the last look for poisoned ones */
+    bool chunks_due;         /* something was done since then: only what we do can find a hole */
     uint32_t n_chunks;       /* the largest region ever + 1 */
     struct stop_call *draining, *stopping;
     bool stopped;

@@ -173,8 +173,7 @@ void request_end(struct request *req, int status, uint32_t detail, uint64_t valu
     request_set_state(req, req->sync_running ? REQUEST_DETACHED : REQUEST_FREE);
     rq->stat.cqes++;
     ring_complete(ring, &cqe);
-    if (list_is_empty(&ring->dirty_link))
-        list_push_tail(&rq->dirty, &ring->dirty_link);
+    ring_set_dirty(rq, ring);
 }
 
 void request_arm_deadline(struct request *req)
@@ -206,9 +205,9 @@ bool request_stop(struct request *req, int status, uint32_t detail)
 }
 
 /* Reserved bits end the session, and so does an operation that does not exist. */
-static const char *sqe_violation(const struct spw_sqe *sqe)
+static const char *sqe_violation(const struct spw_sqe *sqe, const struct op *op)
 {
-    if (!op_find(sqe->opcode))
+    if (!op)
         return "unknown opcode";
     if ((sqe->flags & ~SPW_SQE_FLAGS) != 0 || sqe->reserved0 != 0 || sqe->reserved[0] != 0 || sqe->reserved[1] != 0)
         return "a reserved field of an SQE is not zero";
@@ -256,7 +255,8 @@ static int request_check(struct request *req)
     return r < 0 || !op->begin ? r : op->begin(req);
 }
 
-static struct request *request_new(struct requests *rq, struct ring *ring, const struct spw_sqe *sqe)
+static struct request *request_new(struct requests *rq, struct ring *ring, const struct spw_sqe *sqe,
+                                   const struct op *op)
 {
     struct request *req = list_entry(list_pop(&rq->free_requests), struct request, link);
     uint64_t timeout_ms = sqe->timeout_ms;
@@ -267,7 +267,7 @@ static struct request *request_new(struct requests *rq, struct ring *ring, const
     req->ring = ring;
     req->peer = ring->peer;
     req->sqe = *sqe;
-    req->op = op_find(sqe->opcode);
+    req->op = op;
     req->deadline.place = DEADLINE_UNSET;
     if (timeout_ms == 0 || timeout_ms > REQUEST_TIMEOUT_MS_MAX)
         timeout_ms = REQUEST_TIMEOUT_MS_MAX;
@@ -284,13 +284,14 @@ static struct request *request_new(struct requests *rq, struct ring *ring, const
 
 uint32_t request_begin(struct requests *rq, struct ring *ring, const struct spw_sqe *sqe)
 {
-    const char *violation = sqe_violation(sqe);
+    const struct op *op = op_find(sqe->opcode);
+    const char *violation = sqe_violation(sqe, op);
 
     if (violation) {
         peer_break(rq, ring->peer, violation);
         return 1;
     }
-    struct request *req = request_new(rq, ring, sqe);
+    struct request *req = request_new(rq, ring, sqe, op);
 
     request_set_state(req, REQUEST_LISTING);
     int r = request_check(req);

@@ -85,6 +85,9 @@ void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns);
 
 /* One turn: what has ended, what expired, and up to a quantum for each session. How much was done. */
 uint32_t requests_run(struct requests *rq, uint64_t now_ns);
+/* Looks whether requests_run() would find something in a hot ring: a load a ring, no clock. A hint. */
+bool requests_peek(const struct requests *rq);
+uint32_t requests_hot_rings(const struct requests *rq);
 /* Rings that are polled though the last turn found nothing in them: the engine spins rather than sleeps. */
 bool requests_wants_spin(const struct requests *rq);
 /* When requests_run() must be called again even if nothing happens; UINT64_MAX: need not. */

@@ -122,7 +122,7 @@ struct requests {
     struct list peers, active;
     struct list ended; /* pieces whose waits are over, for the next turn */
     struct list ended_syncs;
-    struct list dirty; /* rings with CQEs to publish */
+    struct list dirty; /* rings with indices to publish */
     struct deadlines deadlines;
     struct spw_item *staged; /* LIST_ITEMS_MAX: an all-or-nothing list, copied once, for one turn */
     struct target *targets;  /* the same, checked */
@@ -192,6 +192,8 @@ void peer_break(struct requests *rq, struct peer *peer, const char *why);
 int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t handle, struct peer_space *ret_space);
 void peer_update_active(struct requests *rq, struct peer *peer);
 void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
+/* The turn's end publishes what was taken from it and completed. */
+void ring_set_dirty(struct requests *rq, struct ring *ring);
 
 /* request_list.c */
 /* NULL: the engine's or the session's share is used up. */

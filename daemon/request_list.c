@@ -18,6 +18,7 @@
 
 #include "daemon/request_core.h"
 #include "include/base/atomic.h"
+#include "include/base/cache.h"
 #include "include/base/checked.h"
 #include "include/base/cleanup.h"
 
@@ -336,6 +337,19 @@ static bool list_copy_ahead(struct request *req, uint32_t index, struct ahead *r
     return true;
 }
 
+/* Lines of scratch that the client wrote last: the elements of this look and the next one, and where the results go. */
+static void list_warm_scratch(const struct request *req, uint32_t n)
+{
+    const char *scratch = req->ring->scratch;
+    uint64_t element_bytes = req->op->list == OP_LIST_HANDLES ? sizeof(struct spw_handle) : sizeof(struct spw_item);
+    uint32_t n_items = MIN(n + LIST_WARM_ITEMS, req->sqe.n_items - req->next_item);
+    uint32_t n_results = MIN(n, req->max_results - req->next_result);
+
+    cache_warm_to_read(scratch + req->sqe.items + req->next_item * element_bytes, n_items * element_bytes);
+    cache_warm_to_write(scratch + req->sqe.results + req->next_result * sizeof(struct spw_result),
+                        n_results * sizeof(struct spw_result));
+}
+
 /* The next elements of the list, copied, checked and warmed. False: the peer was broken. */
 static bool list_look_ahead(struct request *req, uint32_t max)
 {
@@ -344,6 +358,7 @@ static bool list_look_ahead(struct request *req, uint32_t max)
 
     n = MIN(n, left);
     rq->n_ahead = rq->next_ahead = 0;
+    list_warm_scratch(req, n);
     for (uint32_t i = 0; i < n; i++)
         if (!list_copy_ahead(req, req->next_item + i, &rq->ahead[i]))
             return false;

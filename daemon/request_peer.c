@@ -105,6 +105,12 @@ void ring_set_hot(struct requests *rq, struct ring *ring, bool hot)
     peer_update_active(rq, ring->peer);
 }
 
+void ring_set_dirty(struct requests *rq, struct ring *ring)
+{
+    if (list_is_empty(&ring->dirty_link))
+        list_push_tail(&rq->dirty, &ring->dirty_link);
+}
+
 void requests_ring_add(struct requests *rq, struct peer *peer, struct ring *ring)
 {
     ring->peer = peer;
@@ -120,6 +126,7 @@ void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns)
     if (ring->peer->broken)
         return;
     ring_wake(ring);
+    ring->rang = true;
     ring->last_work_ns = now_ns;
     ring_set_hot(rq, ring, true);
 }

@@ -26,7 +26,16 @@ static uint32_t ring_serve(struct requests *rq, struct ring *ring, uint32_t budg
 
     if (r < 0)
         peer_break(rq, peer, "an index of a ring is out of its bounds");
-    return r > 0 ? request_begin(rq, ring, &sqe) : 0;
+    if (r <= 0)
+        return 0;
+    ring_set_dirty(rq, ring);
+    return request_begin(rq, ring, &sqe);
+}
+
+static void ring_publish_turn(struct ring *ring)
+{
+    list_unlink(&ring->dirty_link);
+    ring_flush(ring);
 }
 
 static uint32_t peer_serve_parked(struct requests *rq, struct peer *peer)
@@ -59,6 +68,7 @@ static void ring_idle(struct requests *rq, struct ring *ring)
         return;
     }
     ring->last_work_ns = rq->now_ns;
+    ring_doorbell_empty(ring);
     if (!ring_sleep(ring)) {
         rq->n_idle_hot++;
         return;
@@ -80,6 +90,8 @@ static uint32_t peer_serve_rings(struct requests *rq, struct peer *peer)
 
         if (peer->broken)
             return used + n;
+        if (!list_is_empty(&ring->dirty_link) && !ring->current && ring->sq_head == ring->sq_tail)
+            ring_publish_turn(ring); /* now, not when the others were served: nothing more is known of this one */
         list_unlink(&ring->hot_link);
         list_push_tail(&peer->hot, &ring->hot_link);
         idle = n > 0 ? 0 : idle + 1;
@@ -139,17 +151,33 @@ static uint32_t requests_expire(struct requests *rq)
 
 uint32_t requests_run(struct requests *rq, uint64_t now_ns)
 {
-    struct list *l;
-
     rq->now_ns = now_ns;
     rq->n_idle_hot = rq->n_blocked = 0;
     uint32_t n = requests_collect(rq) + requests_expire(rq);
 
     list_for_each_safe (a, &rq->active)
         n += peer_turn(rq, list_entry(a, struct peer, active_link));
-    while ((l = list_pop(&rq->dirty)) != NULL)
-        ring_flush(list_entry(l, struct ring, dirty_link));
+    while (!list_is_empty(&rq->dirty))
+        ring_publish_turn(list_entry(rq->dirty.next, struct ring, dirty_link));
     return n;
+}
+
+bool requests_peek(const struct requests *rq)
+{
+    if (!list_is_empty(&rq->ended) || !list_is_empty(&rq->ended_syncs))
+        return true;
+    list_for_each (a, &rq->active) {
+        list_for_each (l, &list_entry(a, struct peer, active_link)->hot) {
+            if (ring_has_news(list_entry(l, struct ring, hot_link)))
+                return true;
+        }
+    }
+    return false;
+}
+
+uint32_t requests_hot_rings(const struct requests *rq)
+{
+    return rq->n_hot;
 }
 
 bool requests_wants_spin(const struct requests *rq)

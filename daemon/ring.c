@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "include/base/cache.h"
 #include "include/base/checked.h"
 #include "include/base/limits.h"
 #include "include/base/ring.h"
@@ -92,8 +93,7 @@ int ring_take(struct ring *ring, struct spw_sqe *ret_sqe)
         return r;
     copy_once(ret_sqe, &ring->sqes[ring->sq_head & (ring->sq_entries - 1)], sizeof(*ret_sqe));
     ring->sq_head++;
-    /* The copy comes before the client may use the entry again. */
-    store_release(&ring->shared->daemon.sq_head, ring->sq_head);
+    cache_warm_line_to_write(&ring->cqes[ring->cq_tail & (ring->cq_entries - 1)]); /* the client read it last */
     return 1;
 }
 
@@ -110,8 +110,14 @@ void ring_complete(struct ring *ring, const struct spw_cqe *cqe)
     ring->cq_tail++;
 }
 
+/* Both in one go: the client spins on this very line, and each store to it takes the line away from the client. */
 void ring_flush(struct ring *ring)
 {
+    if (ring->sq_published != ring->sq_head) {
+        ring->sq_published = ring->sq_head;
+        /* The copies come before the client may use the entries again. */
+        store_release(&ring->shared->daemon.sq_head, ring->sq_head);
+    }
     if (ring->cq_published == ring->cq_tail)
         return;
     ring->cq_published = ring->cq_tail;
@@ -138,7 +144,8 @@ void ring_wake(struct ring *ring)
     ring_sleep_cancel(&ring->shared->daemon.sq_flags);
 }
 
-bool ring_doorbell_drain(struct ring *ring)
+/* False: the client has shut it down. */
+static bool doorbell_drain(const struct ring *ring)
 {
     char bytes[16];
 
@@ -151,4 +158,11 @@ bool ring_doorbell_drain(struct ring *ring)
             return false;
     }
     return true;
+}
+
+void ring_doorbell_empty(struct ring *ring)
+{
+    if (ring->rang && ring->doorbell_fd >= 0 && !doorbell_drain(ring))
+        ring->doorbell_gone = true;
+    ring->rang = false;
 }

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "include/base/atomic.h"
 #include "include/base/base.h"
 #include "include/base/list.h"
 #include "include/spillway/abi.h"
@@ -23,7 +24,7 @@ struct ring_geometry {
 struct ring {
     struct list link;       /* peer's */
     struct list hot_link;   /* peer's rings that are polled; unlinked: cold */
-    struct list dirty_link; /* CQEs are to be published */
+    struct list dirty_link; /* indices are to be published */
     struct peer *peer;
     uint32_t number;
 
@@ -35,6 +36,7 @@ struct ring {
     uint32_t sq_entries, cq_entries;
 
     uint32_t sq_head;      /* ours: what was taken */
+    uint32_t sq_published; /* of sq_head */
     uint32_t sq_tail;      /* the client's, as last believed */
     uint32_t cq_tail;      /* ours: what was written */
     uint32_t cq_published; /* of cq_tail */
@@ -45,6 +47,7 @@ struct ring {
     struct request *current; /* whose list is being worked on */
     uint64_t last_work_ns;
     int doorbell_fd;
+    bool rang;          /* since it was emptied */
     bool doorbell_gone; /* the client shut it down: it cannot wake us any more */
     uint64_t poll;      /* the engine's: armed poll, or 0 */
 };
@@ -63,11 +66,18 @@ bool ring_is_choked(const struct ring *ring);
 
 /* There is always room: ring_take() saw to it. */
 void ring_complete(struct ring *ring, const struct spw_cqe *cqe);
-/* Publishes what was completed, and wakes the client if it sleeps. */
+/* Publishes what was taken and completed, and wakes the client if it sleeps and something was completed. */
 void ring_flush(struct ring *ring);
+
+/* A hint, for the price of one load: the client's tail is another one than ring_take() last saw. */
+static inline bool ring_has_news(const struct ring *ring)
+{
+    return load_relaxed(&ring->shared->client.sq_tail) != ring->sq_tail;
+}
 
 /* Cold: from now on the client rings the doorbell. False if it submitted something meanwhile: the ring stays hot. */
 bool ring_sleep(struct ring *ring);
 void ring_wake(struct ring *ring);
-/* Empties the doorbell. False: the client has shut it down. */
-bool ring_doorbell_drain(struct ring *ring);
+/* Empties the doorbell if it rang; before ring_sleep(), for what rings after that must be heard. Notes whether the client
+ * has shut it down: no end of the session, the control thread sees to that. */
+void ring_doorbell_empty(struct ring *ring);

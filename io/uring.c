@@ -252,11 +252,20 @@ int uring_kernel_sleep(struct uring_kernel *k, uint64_t timeout_ns)
         io_uring_submit_and_wait_timeout(&k->ring, &cqe, 1, timeout_ns == URING_SLEEP_FOR_EVER ? NULL : &ts, NULL));
 }
 
+static bool wants_entering(const struct uring_kernel *k)
+{
+    return (load_relaxed(k->ring.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
+}
+
+bool uring_kernel_is_due(const struct uring_kernel *k)
+{
+    return io_uring_cq_ready(&k->ring) > 0 || wants_entering(k);
+}
+
 uint32_t uring_kernel_reap(struct uring_kernel *k, struct uring_event *events, uint32_t n_max, bool *ret_entered)
 {
     struct io_uring_cqe *cqes[64];
-    bool must_enter = io_uring_cq_ready(&k->ring) == 0 &&
-                      (load_relaxed(k->ring.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
+    bool must_enter = io_uring_cq_ready(&k->ring) == 0 && wants_entering(k);
     uint32_t n = io_uring_peek_batch_cqe(&k->ring, cqes, MIN(n_max, (uint32_t)ARRAY_LEN(cqes)));
 
     /* Copied out before any callback runs, so callbacks may submit, and the kernel has its room back. */

@@ -112,6 +112,8 @@ void *uring_address(const struct uring *u, struct io_buf buf, uint64_t len_bytes
  * (0: not at all). Returns the number of events handled, or a negative errno if the ring is broken for good.
  */
 int uring_run(struct uring *u, uint64_t timeout_ns);
+/* Looks whether uring_run() would find a completion or a message: three loads. A hint, for an engine that spins. */
+bool uring_peek(const struct uring *u);
 
 /*
  * One on_poll() when fd becomes readable. The handle is never 0 and is used up by on_poll() or uring_poll_cancel();

@@ -296,6 +296,8 @@ static uint32_t reap(struct uring *u)
     uint32_t n, n_total = 0;
     bool entered;
 
+    if (!uring_kernel_is_due(u->kernel))
+        return 0;
     do {
         n = uring_kernel_reap(u->kernel, events, EVENTS_A_REAP, &entered);
         u->stat.enters += entered;
@@ -311,7 +313,18 @@ static uint32_t collect(struct uring *u)
     uint32_t n = reap(u), n_messages = engine_queue_run(&u->queue);
 
     u->stat.messages += n_messages;
-    return n + n_messages + uring_block_fail(u) + uring_work_fail(u) + uring_chunk_fail(u);
+    if (!list_is_empty(&u->failed_blks))
+        n += uring_block_fail(u);
+    if (!list_is_empty(&u->failed_works))
+        n += uring_work_fail(u);
+    if (!list_is_empty(&u->failed_chunks))
+        n += uring_chunk_fail(u);
+    return n + n_messages;
+}
+
+bool uring_peek(const struct uring *u)
+{
+    return !engine_queue_is_empty(&u->queue) || uring_kernel_is_due(u->kernel);
 }
 
 static int sleep_once(struct uring *u, uint64_t timeout_ns)
@@ -331,18 +344,18 @@ static int sleep_once(struct uring *u, uint64_t timeout_ns)
 int uring_run(struct uring *u, uint64_t timeout_ns)
 {
     int r = fill(u);
+    uint32_t n = 0;
 
+    if (r == 0 && timeout_ns > 0) {
+        n = collect(u);
+        if (n == 0)
+            r = sleep_once(u, timeout_ns); /* submits, too: one system call for both */
+    }
     if (r == 0 && uring_kernel_unsubmitted(u->kernel) > 0)
         r = submit(u);
     if (r < 0)
         return r;
-    uint32_t n = collect(u);
-    if (n == 0 && timeout_ns > 0) {
-        r = sleep_once(u, timeout_ns);
-        if (r < 0)
-            return r;
-        n = collect(u);
-    }
+    n += collect(u);
     uring_work_flush(u);
     return (int)n;
 }

@@ -47,6 +47,8 @@ uint32_t uring_kernel_unsubmitted(const struct uring_kernel *k);
 int uring_kernel_submit(struct uring_kernel *k);
 /* The same, and sleeps until a completion or the timeout. 0 in either case. */
 int uring_kernel_sleep(struct uring_kernel *k, uint64_t timeout_ns);
+/* A completion is there, or is to be had by entering the kernel: what uring_kernel_reap() would look for. */
+bool uring_kernel_is_due(const struct uring_kernel *k);
 /* Enters the kernel only if it has asked for it. */
 uint32_t uring_kernel_reap(struct uring_kernel *k, struct uring_event *events, uint32_t n_max, bool *ret_entered);
 

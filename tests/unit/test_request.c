@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The request path and clients with manners: each operation, waiting, running out, taking turns. */
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "tests/unit/request_rig.h"
 
 static struct client b; /* somebody else */
@@ -443,6 +447,86 @@ START_TEST(test_cq_is_never_overrun)
 }
 END_TEST
 
+/* What was taken is published although none of it is over. */
+START_TEST(test_entries_of_waiting_requests_are_free)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 1);
+
+    put_items(&a, "w");
+    submit(&a, &sqe);
+    turns(1);
+    ck_assert_uint_eq(a.shared->daemon.sq_head, 1);
+    ck_assert_uint_eq(a.shared->daemon.cq_tail, 0);
+}
+END_TEST
+
+START_TEST(test_peek)
+{
+    struct spw_sqe nop = {.opcode = SPW_OP_NOP};
+
+    ck_assert_uint_eq(requests_hot_rings(rq), 1);
+    ck_assert(!requests_peek(rq));
+    submit(&a, &nop);
+    ck_assert(requests_peek(rq));
+    turns(2);
+    ck_assert(!requests_peek(rq));
+
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 1);
+
+    put_items(&a, "w");
+    submit(&a, &sqe);
+    turns(1);
+    ck_assert(!requests_peek(rq));
+    stub_finish(0);
+    ck_assert(requests_peek(rq)); /* no ring has anything, but a wait has ended */
+    turns(1);
+    ck_assert(!requests_peek(rq));
+    now_ns += 1001;
+    turns(1);
+    ck_assert_uint_eq(requests_hot_rings(rq), 0);
+    nop.user_data = 1;
+    store_release(&a.shared->client.sq_tail, a.sq_tail + 1); /* without its doorbell: a cold ring is not looked at */
+    ck_assert(!requests_peek(rq));
+}
+END_TEST
+
+static bool doorbell_rings(int fd)
+{
+    return poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0) > 0;
+}
+
+static void ring_goes_cold(void)
+{
+    now_ns += 1001;
+    turns(1);
+    ck_assert_uint_eq(a.shared->daemon.sq_flags, SPW_RING_NEED_WAKEUP);
+}
+
+/* The poll of a ring that goes cold must not find what rang before. */
+START_TEST(test_doorbell_is_emptied_before_the_ring_sleeps)
+{
+    int fds[2];
+
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+    a.ring.doorbell_fd = fds[0];
+    ring_goes_cold();
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(send(fds[1], "", 1, 0), 1);
+    requests_ring_hot(rq, &a.ring, now_ns);
+    turns(1);
+    ck_assert(doorbell_rings(fds[0])); /* nobody waits for this */
+    ring_goes_cold();
+    ck_assert(!doorbell_rings(fds[0]));
+    ck_assert(!a.ring.doorbell_gone);
+    close(fds[1]);
+    requests_ring_hot(rq, &a.ring, now_ns);
+    ring_goes_cold();
+    ck_assert(a.ring.doorbell_gone);
+    a.ring.doorbell_fd = -1;
+    close(fds[0]);
+}
+END_TEST
+
 START_TEST(test_peer_removed_while_waiting)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 4);
@@ -555,6 +639,9 @@ int main(void)
     tcase_add_test(tc, test_weights);
     tcase_add_test(tc, test_weights_change);
     tcase_add_test(tc, test_sleep);
+    tcase_add_test(tc, test_entries_of_waiting_requests_are_free);
+    tcase_add_test(tc, test_peek);
+    tcase_add_test(tc, test_doorbell_is_emptied_before_the_ring_sleeps);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }

@@ -176,8 +176,11 @@ START_TEST(test_polls)
     ck_assert_uint_ne(poll, 0);
     ck_assert_int_eq(uring_run(u, 0), 0);
     ck_assert_uint_eq(rig_polled, 0);
+    ck_assert(!uring_peek(u));
     ck_assert_int_eq(send(pair[1], "x", 1, 0), 1);
+    ck_assert(uring_peek(u));
     rig_run_until(u, &rig_polled, 1);
+    ck_assert(!uring_peek(u));
     ck_assert_uint_eq(rig_token, 0x1234);
     ck_assert_uint_eq(rig_revents & POLLIN, POLLIN);
     uring_poll_cancel(u, poll); /* used up: nothing happens */
