@@ -5,6 +5,7 @@
  *   request.c       memory; beginning and end of a request
  *   request_peer.c  sessions' seats: spaces, rings, hot and cold
  *   request_turn.c  who is served when: turns, deadlines
+ *   request_item.c  an element of a list, copied and checked
  *   request_list.c  lists of items and handles: one piece at a time, each outcome written where the client expects it
  *   request_chain.c what a list says of the request that it is part of, for the policies
  *   request_all.c   all or nothing, and SYNC: the list as a whole
@@ -195,6 +196,15 @@ void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
 /* The turn's end publishes what was taken from it and completed. */
 void ring_set_dirty(struct requests *rq, struct ring *ring);
 
+/* request_item.c */
+/* The index-th item, copied once. False: the peer was broken. */
+bool list_copy_item(struct request *req, uint32_t index, struct spw_item *ret_item);
+bool list_copy_handle(struct request *req, uint32_t index, struct spw_handle *ret_handle);
+/* 0 or the negative errno that is the item's status; *ret_target is set in both cases. */
+int list_target(const struct request *req, const struct spw_item *item, struct target *ret_target,
+                uint32_t *ret_detail);
+void target_step(const struct request *req, const struct target *target, uint32_t piece, struct step *ret_step);
+
 /* request_list.c */
 /* NULL: the engine's or the session's share is used up. */
 struct piece *piece_new(struct request *req);
@@ -206,12 +216,6 @@ void piece_done(struct tiering_wait *wait, int status);
 void piece_ended(struct piece *piece);
 /* Takes up to `budget` pieces. Returns what was used of it; 0: nothing can be done now. */
 uint32_t list_run(struct request *req, uint32_t budget);
-/* The index-th item, copied once. False: the peer was broken. */
-bool list_copy_item(struct request *req, uint32_t index, struct spw_item *ret_item);
-/* 0 or the negative errno that is the item's status; *ret_target is set in both cases. */
-int list_target(const struct request *req, const struct spw_item *item, struct target *ret_target,
-                uint32_t *ret_detail);
-void target_step(const struct request *req, const struct target *target, uint32_t piece, struct step *ret_step);
 void list_put_result(struct request *req, uint32_t index, int status, const struct spw_result *result);
 void list_grant_result(const struct tiering_grant *grant, struct spw_result *ret_result);
 
