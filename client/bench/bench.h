@@ -24,5 +24,6 @@ int bench_nvme(int argc, char **argv);
 int bench_scale(int argc, char **argv);
 int bench_ready(int argc, char **argv);
 int bench_steady(int argc, char **argv);
+int bench_policy(int argc, char **argv);
 
 int bench_all(int argc, char **argv);

@@ -28,6 +28,7 @@ static const struct {
     {"scale", "lookup, acquire and commit with ten thousand objects, and with millions", bench_scale},
     {"steady", "what a full device costs, beside a simulated greedy cleaner", bench_steady},
     {"ready", "how soon memory is ready, beside touching it", bench_ready},
+    {"policy", "hit rates and cost of the eviction policies, simulated, beside the optimum", bench_policy},
     {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},
 };
 

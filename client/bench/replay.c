@@ -12,6 +12,7 @@
 #include "client/bench/bench.h"
 #include "client/bench/harness.h"
 #include "client/bench/options.h"
+#include "client/bench/published.h"
 #include "client/bench/report.h"
 #include "include/base/cleanup.h"
 #include "include/base/limits.h"
@@ -25,31 +26,6 @@ static const struct argp_option rows[] = {ROW_TRACE,  ROW_BLOCK, ROW_DRAM,      
                                           ROW_POOL,   ROW_KEEP,  ROW_SECONDS,   ROW_SEED,         ROW_QUIET,
                                           ROW_OUTPUT, {0}};
 static const char doc[] = "Replays a trace, against the running daemon or, with --private, one of its own.";
-
-/* Shares of references, in percent, found for single-tier caches on Mooncake's conversation trace. */
-static const struct {
-    uint64_t n_ids, n_distinct;
-    double dram_percent;
-    const char *policy;
-    double hit_percent;
-} published[] = {
-    {288500, 182790, 0.5, "lru", 4.4},     {288500, 182790, 2, "lru", 7.9},      {288500, 182790, 5, "lru", 19.5},
-    {288500, 182790, 10, "lru", 27.8},     {288500, 182790, 30, "lru", 35.8},    {288500, 182790, 0.5, "s3-fifo", 5.5},
-    {288500, 182790, 2, "s3-fifo", 10.7},  {288500, 182790, 5, "s3-fifo", 18.8}, {288500, 182790, 10, "s3-fifo", 24.6},
-    {288500, 182790, 30, "s3-fifo", 35.4}, {288500, 182790, 0.5, "arc", 4.9},    {288500, 182790, 2, "arc", 9.3},
-    {288500, 182790, 5, "arc", 21.2},      {288500, 182790, 10, "arc", 28.4},    {288500, 182790, 30, "arc", 34.9},
-    {288500, 182790, 0.5, "chain", 8.0},   {288500, 182790, 2, "chain", 15.1},   {288500, 182790, 5, "chain", 23.4},
-    {288500, 182790, 10, "chain", 30.0},   {288500, 182790, 30, "chain", 35.9},
-};
-
-static double published_percent(const struct options *o, const struct trace *t)
-{
-    for (size_t i = 0; o->policy && i < ARRAY_LEN(published); i++)
-        if (published[i].n_ids == t->n_ids && published[i].n_distinct == t->n_distinct &&
-            published[i].dram_percent == o->dram_percent && strcmp(published[i].policy, o->policy) == 0)
-            return published[i].hit_percent;
-    return NAN;
-}
 
 static void growth_figure(const struct run *run, struct figures *figures)
 {
@@ -68,7 +44,8 @@ static int print_results(const struct options *o, const struct run *run, const s
 {
     const struct engine_stats *s = run->engine.stats;
     struct figures figures = {0};
-    double known = published_percent(o, t), percent = s->blocks ? 100.0 * (double)s->hits_dram / (double)s->blocks : 0;
+    double known = published_percent(t, o->dram_percent, o->policy);
+    double percent = s->blocks ? 100.0 * (double)s->hits_dram / (double)s->blocks : 0;
 
     report_figures(run, &figures);
     growth_figure(run, &figures);
