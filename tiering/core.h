@@ -21,7 +21,8 @@
  *   range.c     blocks to and from a tensor's range
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
- *   relocate.c  the emptying of segments
+ *   evacuate.c  the emptying of segments
+ *   relocate.c  from one segment to another, through a buffer
  *   stat.c      numbers and the self-check
  */
 #pragma once
@@ -78,7 +79,7 @@ enum move_kind {
     MOVE_MIGRATE,  /* from one extent of the pool's memory to another */
     MOVE_FILL,     /* a tensor's range in a shared pool to its writer's private memory */
     MOVE_PUBLISH,  /* and back, with the rest of the piece, to new shared memory */
-    MOVE_RELOCATE, /* from one segment to another, through the relocation buffer */
+    MOVE_RELOCATE, /* from one segment to another, through the relocations' buffer */
 };
 
 /*
@@ -99,7 +100,7 @@ struct move {
     struct arena_chunk *chunk; /* where the bytes go (MOVE_COMMIT, MOVE_LOAD, MOVE_MIGRATE) */
     uint32_t sector;
     struct list syncs;  /* MOVE_SPILL: struct sync_ref */
-    uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece */
+    uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece; MOVE_RELOCATE: its slot in the ring */
     struct io_buf from; /* MOVE_PUT: where its bytes are */
     /* MOVE_FILL, MOVE_PUBLISH: the range in the piece. */
     uint32_t off_bytes, len_bytes;
@@ -176,6 +177,16 @@ struct space {
     bool known_to_store[DEVICES_MAX];
 };
 
+/*
+ * What lies in a segment: a ring of records and one of shadows. While it is being emptied, those that were not looked at
+ * come first; see evacuate.c.
+ */
+struct tsegment {
+    uint32_t head;    /* record, or RECORD_NONE */
+    uint32_t seen;    /* the first that is on its way out, or busy: it and all that follow are. RECORD_NONE: none */
+    uint32_t shadows; /* slot of the first shadow whose entry lies in it, SHADOW_NONE: none */
+};
+
 /* The store empties a few segments of each pool, and of the whole, at once; more wait in the store. */
 #define EVACUATIONS_MAX (STORE_EVACUATIONS_MAX * (POOLS_MAX + 1))
 
@@ -183,9 +194,9 @@ struct tstore {
     struct store *store;
     struct tiering *tiering;
     uint8_t number;
-    uint32_t *segment_head; /* record lists */
+    struct tsegment *segments;
     uint32_t n_segments;
-    uint32_t evacuating[EVACUATIONS_MAX]; /* segments being emptied */
+    uint32_t evacuating[EVACUATIONS_MAX]; /* segments being emptied, first come first served */
     uint32_t n_evacuating;
     uint64_t evacuate_ns; /* not before: something there could not be moved */
     uint32_t weight;
@@ -212,12 +223,15 @@ struct group {
  */
 struct shadow {
     struct store_entry entry, pending;
-    uint32_t object; /* number + 1; 0: free */
+    uint32_t object;     /* number + 1; 0: free */
+    uint32_t prev, next; /* has_entry: the ring of its segment; slots */
     uint8_t store;
     bool has_entry, has_pending;
     bool changed; /* a writer has released it dirty: the newest copy is older than what was released */
+    bool seen;    /* by what empties its segment */
 };
 #define SHADOWS_MAX 16384
+#define SHADOW_NONE UINT32_MAX
 
 /* One piece of one SYNC: waits for room, then in its spill's list, then (tensors) in the SYNC's until the end. It pins
  * the piece. */
@@ -275,13 +289,26 @@ struct session_arena {
     struct arena arena;
 };
 
-/* One piece at a time leaves its segment through memory of our own: so that this needs no room in any pool. */
+/*
+ *   FREE ──▶ READ ──▶ PUT ──▶ FREE
+ *              └▶ WAIT ─▲              for room in the store
+ */
+enum relocation_phase { RELOCATION_FREE, RELOCATION_READ, RELOCATION_WAIT, RELOCATION_PUT };
+
+/* A piece that leaves its segment, and its place in the buffer. */
 struct relocation {
-    struct io_buf buf; /* piece_bytes */
     struct store_entry old;
-    struct move *put; /* its second half is under way, or NULL */
-    bool busy;
-    bool damaged; /* its bytes are not what was put: the new copy says so */
+    uint32_t move;
+    uint32_t sector;
+    uint8_t phase;
+};
+
+/* A ring of bytes and of slots: what was begun first gives its room back first. */
+struct relocations {
+    struct io_buf buf;
+    uint32_t n_sectors, next_sector;
+    uint32_t first, n; /* slots, free ones behind the first included */
+    struct relocation slots[RELOCATIONS_MAX];
 };
 
 struct tiering {
@@ -319,7 +346,7 @@ struct tiering {
     struct list syncs;          /* running */
     struct list sync_waiting;   /* struct sync_ref that found no room or no free move */
     struct io_buf zeros;        /* piece_bytes of zeros */
-    struct relocation relocation;
+    struct relocations relocations;
     uint32_t nodes[MEM_TIERS][NODES_MAX]; /* the kernel's numbers */
     uint32_t n_nodes[MEM_TIERS];
     uint64_t cxl_weights[NODES_MAX];
@@ -611,8 +638,12 @@ struct shadow *shadow_of(const struct tiering *t, uint32_t object);
 void shadow_drop(struct tiering *t, uint32_t object);
 /* What was written to memory since is not wanted: true if the old copy is the current one again. */
 bool shadow_restore(struct tiering *t, uint32_t object);
-/* A shadow whose entry lies in this segment and could be moved, or NULL. */
-struct shadow *shadow_in_segment(struct tiering *t, uint8_t store, uint32_t segment);
+/* Its entry lies elsewhere now, and the old one is dropped. */
+void shadow_moved(struct tiering *t, struct shadow *shadow, const struct store_entry *entry);
+/* The first shadow of the segment that was not seen, or NULL; it was; it is to be looked at again. */
+const struct shadow *shadow_unseen(const struct tiering *t, const struct tsegment *seg);
+void shadow_saw(struct tiering *t, struct tsegment *seg);
+void shadow_again(struct tiering *t, uint32_t object);
 /* The engine stops: what waits for room or for a free transfer has waited in vain. */
 void sync_stop(struct tiering *t);
 
@@ -636,6 +667,22 @@ void place_charge_logs(struct tiering *t);
 /* A `cache` piece is about to be dropped that a device might have taken: counts it if a budget is why it did not. */
 void place_dropped(struct tiering *t, const struct record *r);
 
-/* --- relocate.c --- */
+/* --- evacuate.c --- */
+/* Of the record's device copy, in the ring of its segment. */
+void segment_link(struct tiering *t, uint32_t object);
+void segment_unlink(struct tiering *t, uint32_t object);
 void evacuate_add(struct tstore *ts, uint32_t segment);
 void evacuate_step(struct tiering *t, struct tstore *ts);
+/* What kept it from leaving its segment has ended: HOT_PUT, HOT_LOADING. */
+void evacuate_again(struct tiering *t, uint32_t object);
+/* Something failed: not at once again. */
+void evacuate_later(struct tstore *ts);
+const char *evacuate_check(const struct tiering *t);
+
+/* --- relocate.c --- */
+/* Begins to move this copy (the current one, or a shadow's). False: not now, the buffer or all moves are in use. */
+bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
+/* Those that found no room in the store. */
+void relocate_step(struct tiering *t);
+/* The piece is deleted: see move_put_cancel(). */
+void relocate_cancel(struct tiering *t, uint32_t object);

@@ -135,6 +135,7 @@ static void move_load_end(struct move *m, int status)
     if (status == -EBADMSG && r->state == RECORD_COMMITTED && durability_of(t, r) == STORE_CACHE)
         object_kill_all(t, object);
     move_free(m);
+    evacuate_again(t, object);
     object_unpin(t, object);
 }
 
@@ -220,6 +221,7 @@ static void move_spill_end(struct move *m, int status)
     sync_spilled(m, status == -ECANCELED ? 0 : status); /* what is deleted needs no writing */
     move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
     move_free(m);
+    evacuate_again(t, object);
     object_unpin(t, object);
     p->look_ahead = true;
     room_kick(t, (uint32_t)(p - t->pools));
@@ -251,8 +253,8 @@ void move_put_cancel(struct tiering *t, uint32_t object)
 {
     if (hot_at(t, object)->flags & HOT_SPILLING)
         move_spill_of(t, object)->put.cancel = 1;
-    if ((hot_at(t, object)->flags & HOT_RELOCATING) && t->relocation.put)
-        t->relocation.put->put.cancel = 1;
+    if (hot_at(t, object)->flags & HOT_RELOCATING)
+        relocate_cancel(t, object);
 }
 
 int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,

@@ -447,8 +447,6 @@ void object_to_entry(const struct tiering *t, uint32_t object, struct store_entr
 
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
 {
-    struct tstore *ts = &t->stores[store];
-    struct record_hot *hot = hot_at(t, object);
     struct record *r = object_edit(t, object);
 
     r->generation = entry->generation;
@@ -460,33 +458,15 @@ void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const str
     r->flags &= (uint8_t)~RECORD_ZERO;
     object_edited(t, object);
 
-    assert(entry->loc.segment < ts->n_segments);
+    assert(entry->loc.segment < t->stores[store].n_segments);
     if (entry->kind & STORE_KIND_DAMAGED)
         object_set_flags(t, object, RECORD_TORN);
-    hot->seg_prev = RECORD_NONE;
-    hot->seg_next = ts->segment_head[entry->loc.segment];
-    if (hot->seg_next != RECORD_NONE)
-        hot_at(t, hot->seg_next)->seg_prev = object;
-    ts->segment_head[entry->loc.segment] = object;
-}
-
-static void object_segment_unlink(struct tiering *t, uint32_t object)
-{
-    const struct record *r = record_at(&t->records, object);
-    struct record_hot *hot = hot_at(t, object);
-
-    if (hot->seg_prev != RECORD_NONE)
-        hot_at(t, hot->seg_prev)->seg_next = hot->seg_next;
-    else
-        t->stores[r->dev_store].segment_head[r->dev_segment] = hot->seg_next;
-    if (hot->seg_next != RECORD_NONE)
-        hot_at(t, hot->seg_next)->seg_prev = hot->seg_prev;
-    hot->seg_prev = hot->seg_next = RECORD_NONE;
+    segment_link(t, object);
 }
 
 void object_detach_dev(struct tiering *t, uint32_t object)
 {
-    object_segment_unlink(t, object);
+    segment_unlink(t, object);
     object_edit(t, object)->flags &= (uint8_t)~RECORD_HAS_DEV;
     object_edited(t, object);
 }

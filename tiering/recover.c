@@ -227,12 +227,13 @@ static int recover_segment_freed(void *ctx, uint32_t segment, uint64_t generatio
 {
     uint8_t store;
     struct tiering *t = replay_tiering(ctx, &store);
-    uint32_t next;
 
     if (segment >= t->stores[store].n_segments)
         return -EUCLEAN;
-    for (uint32_t o = t->stores[store].segment_head[segment]; o != RECORD_NONE; o = next) {
-        next = hot_at(t, o)->seg_next;
+    uint32_t head = t->stores[store].segments[segment].head, next;
+    uint32_t last = head != RECORD_NONE ? hot_at(t, head)->seg_prev : RECORD_NONE;
+    for (uint32_t o = head; o != RECORD_NONE; o = next) {
+        next = o != last ? hot_at(t, o)->seg_next : RECORD_NONE;
         if (record_at(&t->records, o)->generation < generation)
             replay_kill(t, o);
     }

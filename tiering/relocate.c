@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The emptying of segments: a store names one, and every piece in it must leave. Engine thread only.
+ * From one segment of a store to another, for pieces that are not in memory. Engine thread only.
  *
- * `cache` pieces are forgotten (the segment's end in the log is their end: so this goes on until all is idle), others are put elsewhere in the same store:
- * from memory if they are there, else through a buffer of our own, one at a time. So reclaim needs no room in any pool,
- * and works for spaces whose pool is no longer configured. A changed durable tensor's last copy (its shadow) moves the
- * same way.
+ * The bytes go through a buffer of our own: so the emptying of segments needs no room in any pool, and works for spaces
+ * whose pool is no longer configured. The buffer is a ring: what was begun first gives its room back first. Each
+ * relocation is read, waits (if it must) for room in the store without being read again, and is put.
  *
  * A newer put must have a larger generation than an older one of the same piece, else a replay would prefer the wrong
  * one. So at most one put of a piece is under way: what is being spilled, or waits for its SYNC's commit, is not moved,
@@ -19,38 +18,83 @@
 
 #include "tiering/core.h"
 
-#define EVACUATE_AT_ONCE 32
-#define RETRY_NS UINT64_C(100000000)
+/* --- The ring -------------------------------------------------------------------------------------------------------- */
 
-/* --- Through the buffer ------------------------------------------------------------------------------------------------ */
+static struct relocation *ring_at(struct relocations *ring, uint32_t i)
+{
+    return &ring->slots[(ring->first + i) % RELOCATIONS_MAX];
+}
+
+/* NULL: no room. One sector at least stays free between the newest and the oldest, so that full is not empty. */
+static struct relocation *ring_take(struct relocations *ring, uint32_t sectors)
+{
+    uint32_t oldest = ring->n ? ring_at(ring, 0)->sector : UINT32_MAX, at = ring->n ? ring->next_sector : 0;
+    bool wrapped = ring->n && at < oldest;
+
+    if (ring->n == RELOCATIONS_MAX)
+        return NULL;
+    if (!wrapped && at + sectors > ring->n_sectors) {
+        wrapped = true;
+        at = 0;
+    }
+    if (wrapped && at + sectors >= oldest)
+        return NULL;
+    struct relocation *x = ring_at(ring, ring->n++);
+    *x = (struct relocation){.phase = RELOCATION_READ, .sector = at};
+    ring->next_sector = at + sectors;
+    return x;
+}
+
+static void ring_give(struct relocations *ring, struct relocation *x)
+{
+    x->phase = RELOCATION_FREE;
+    while (ring->n && ring_at(ring, 0)->phase == RELOCATION_FREE) {
+        ring->first = (ring->first + 1) % RELOCATIONS_MAX;
+        ring->n--;
+    }
+}
+
+static struct relocation *relocation_of(const struct move *m)
+{
+    return &m->t->relocations.slots[m->other];
+}
+
+static struct io_buf relocation_buf(const struct move *m)
+{
+    struct io_buf buf = m->t->relocations.buf;
+
+    buf.off += (uint64_t)relocation_of(m)->sector * SECTOR_BYTES;
+    return buf;
+}
+
+/* --- One relocation ---------------------------------------------------------------------------------------------------- */
 
 static void relocate_end(struct move *m, int status)
 {
     struct tiering *t = m->t;
     uint32_t object = m->object;
+    struct relocation *x = relocation_of(m);
     const struct record *r = record_at(&t->records, object);
-    const struct store_entry *old = &t->relocation.old;
-    struct store *store = t->stores[m->store].store;
+    const struct store_entry *old = &x->old;
     struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
 
     hot_at(t, object)->flags &= (uint16_t)~HOT_RELOCATING;
     if (status == -ECANCELED) {
         assert(r->state != RECORD_COMMITTED); /* deleted, and the old copy with it */
     } else if (status < 0) {
-        t->stores[m->store].evacuate_ns = t->now_ns + RETRY_NS;
+        evacuate_later(&t->stores[m->store]);
     } else if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV) && r->dev_store == m->store &&
                r->generation == old->generation) {
         object_drop_dev(t, object, true);
         object_set_dev(t, object, m->store, &m->put.entry);
     } else if (shadow && shadow->has_entry && shadow->entry.generation == old->generation) {
-        store_drop(store, old);
-        shadow->entry = m->put.entry;
+        shadow_moved(t, shadow, &m->put.entry);
     } else {
-        store_drop(store, &m->put.entry); /* the old one is gone: so is this */
+        store_drop(t->stores[m->store].store, &m->put.entry); /* the old one is gone: so is this */
     }
-    t->relocation.busy = false;
-    t->relocation.put = NULL;
+    ring_give(&t->relocations, x);
     move_free(m);
+    evacuate_again(t, object);
     object_unpin(t, object);
 }
 
@@ -59,49 +103,85 @@ static void relocate_put_done(struct store_put *put, int status)
     relocate_end(container_of(put, struct move, put), status);
 }
 
+static void relocate_put_fill(struct move *m, bool damaged)
+{
+    const struct store_entry *old = &relocation_of(m)->old;
+
+    m->put = (struct store_put){
+        .id = old->id,
+        .buf = relocation_buf(m),
+        .object_bytes = old->object_bytes,
+        .size_bytes = old->size_bytes,
+        .pool = m->pool,
+        .n_parts = old->n_parts,
+        .class_id = old->class_id,
+        .durability = old->durability,
+        .kind = (uint8_t)(old->kind | (damaged ? STORE_KIND_DAMAGED : 0)),
+        .evacuating = 1,
+        .done = relocate_put_done,
+    };
+}
+
+/* False: the store has no room yet. */
+static bool relocate_put(struct move *m)
+{
+    struct tiering *t = m->t;
+    struct relocation *x = relocation_of(m);
+    int status = -ECANCELED;
+
+    if (record_at(&t->records, m->object)->state == RECORD_COMMITTED)
+        status = store_put(t->stores[m->store].store, &m->put);
+    bool waits = status == -EAGAIN && !t->stopping;
+    x->phase = waits ? RELOCATION_WAIT : RELOCATION_PUT;
+    if (waits)
+        return false;
+    if (status < 0)
+        relocate_end(m, status);
+    else
+        place_charge(t, m->pool, m->store, x->old.size_bytes);
+    return true;
+}
+
 static void relocate_got(struct store_get *get, int status)
 {
     struct move *m = container_of(get, struct move, get);
-    struct tiering *t = m->t;
-    const struct store_entry *old = &t->relocation.old;
-    bool damaged = status == -EBADMSG;
 
-    if (record_at(&t->records, m->object)->state != RECORD_COMMITTED)
-        status = -ECANCELED;
     if (status < 0 && status != -EBADMSG) {
-        relocate_end(m, status);
+        relocate_end(m, record_at(&m->t->records, m->object)->state == RECORD_COMMITTED ? status : -ECANCELED);
         return;
     }
-    memset(&m->put, 0, sizeof(m->put));
-    m->put.id = old->id;
-    m->put.object_bytes = old->object_bytes;
-    m->put.size_bytes = old->size_bytes;
-    m->put.n_parts = old->n_parts;
-    m->put.class_id = old->class_id;
-    m->put.durability = old->durability;
-    m->put.kind = (uint8_t)(old->kind | (damaged ? STORE_KIND_DAMAGED : 0));
-    m->put.pool = m->pool;
-    m->put.evacuating = 1;
-    m->put.buf = t->relocation.buf;
-    m->put.done = relocate_put_done;
-    status = store_put(t->stores[m->store].store, &m->put);
-    if (status < 0) {
-        relocate_end(m, status);
-        return;
-    }
-    t->relocation.put = m;
-    place_charge(t, m->pool, m->store, old->size_bytes);
+    relocate_put_fill(m, status == -EBADMSG);
+    (void)relocate_put(m);
 }
 
-/* False: the buffer, or all moves, are in use. */
-static bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
+/* Those that wait for room, in their order: one that finds none speaks for the others of its store. */
+void relocate_step(struct tiering *t)
 {
-    struct move *m = t->relocation.busy ? NULL : move_new(t, MOVE_RELOCATE, object);
+    struct relocations *ring = &t->relocations;
+    uint32_t full = 0;
 
+    static_assert(DEVICES_MAX <= 32, "a bit each");
+    for (uint32_t left = ring->n, at = ring->first; left > 0; left--, at = (at + 1) % RELOCATIONS_MAX) {
+        const struct relocation *x = &ring->slots[at];
+        uint8_t store = x->phase == RELOCATION_WAIT ? t->moves[x->move].store : 0;
+
+        if (x->phase == RELOCATION_WAIT && !(full >> store & 1) && !relocate_put(&t->moves[x->move]))
+            full |= UINT32_C(1) << store;
+    }
+}
+
+bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
+{
+    struct relocation *x = ring_take(&t->relocations, sectors_of(entry->size_bytes));
+    struct move *m = x ? move_new(t, MOVE_RELOCATE, object) : NULL;
+
+    if (x && !m)
+        ring_give(&t->relocations, x);
     if (!m)
         return false;
-    t->relocation.busy = true;
-    t->relocation.old = *entry;
+    x->move = (uint32_t)(m - t->moves);
+    x->old = *entry;
+    m->other = (uint32_t)(x - t->relocations.slots);
     m->store = store;
     move_set_phase(m, MOVE_BUSY);
     hot_at(t, object)->flags |= HOT_RELOCATING;
@@ -109,93 +189,21 @@ static bool relocate(struct tiering *t, uint32_t object, uint8_t store, const st
     memset(&m->get, 0, offsetof(struct store_get, store_));
     m->get.entry = *entry;
     m->get.len_bytes = entry->size_bytes;
-    m->get.buf = t->relocation.buf;
+    m->get.buf = relocation_buf(m);
     m->get.evacuating = 1;
     m->get.done = relocate_got;
     store_get(t->stores[store].store, &m->get);
     return true;
 }
 
-/* --- Segments ---------------------------------------------------------------------------------------------------------- */
-
-enum evacuated { EVACUATE_LATER, EVACUATE_BEGUN, EVACUATE_GONE };
-
-static enum evacuated evacuate_one(struct tiering *t, uint32_t object)
+void relocate_cancel(struct tiering *t, uint32_t object)
 {
-    const struct record *r = record_at(&t->records, object);
-    struct record_hot *hot = hot_at(t, object);
-    bool resident = r->flags & RECORD_HAS_MEM;
-    struct store_entry entry;
+    struct relocations *ring = &t->relocations;
 
-    if (hot->flags & HOT_PUT)
-        return EVACUATE_LATER;
-    if (durability_of(t, r) == STORE_CACHE) {
-        if (hot->flags & HOT_LOADING)
-            return EVACUATE_LATER;
-        object_drop_dev(t, object, false);
-        if (!resident)
-            object_kill_all(t, object);
-        return EVACUATE_GONE;
+    for (uint32_t i = 0; i < ring->n; i++) {
+        const struct relocation *x = ring_at(ring, i);
+
+        if (x->phase == RELOCATION_PUT && t->moves[x->move].object == object)
+            t->moves[x->move].put.cancel = 1;
     }
-    if (t->stopping)
-        return EVACUATE_LATER;
-    if (resident && !hot_writers(hot) && !(r->flags & RECORD_TORN))
-        return move_spill(t, object, false, r->dev_store, 0, true, NULL) == 0 ? EVACUATE_BEGUN : EVACUATE_LATER;
-    object_to_entry(t, object, &entry);
-    return relocate(t, object, r->dev_store, &entry) ? EVACUATE_BEGUN : EVACUATE_LATER;
-}
-
-static void evacuate_segment(struct tiering *t, struct tstore *ts, uint32_t segment)
-{
-    uint32_t begun = 0, o = ts->segment_head[segment];
-
-    while (o != RECORD_NONE && begun < EVACUATE_AT_ONCE) {
-        uint32_t next = hot_at(t, o)->seg_next;
-
-        switch (evacuate_one(t, o)) {
-        case EVACUATE_GONE: /* and perhaps its neighbours, which were of the same object */
-            next = ts->segment_head[segment];
-            break;
-        case EVACUATE_BEGUN:
-            begun++;
-            break;
-        case EVACUATE_LATER:
-            break;
-        }
-        o = next;
-    }
-    if (t->relocation.busy || t->stopping)
-        return;
-    const struct shadow *shadow = shadow_in_segment(t, ts->number, segment);
-    if (shadow) {
-        struct store_entry entry = shadow->entry;
-
-        (void)relocate(t, shadow->object - 1, ts->number, &entry);
-    }
-}
-
-void evacuate_step(struct tiering *t, struct tstore *ts)
-{
-    if (t->now_ns < ts->evacuate_ns && !t->stopping)
-        return;
-    for (uint32_t i = 0; i < ts->n_evacuating;) {
-        /* A put that was on its way into it may arrive there later: the store says when it is over. */
-        if (store_is_evacuating(ts->store, ts->evacuating[i])) {
-            evacuate_segment(t, ts, ts->evacuating[i]);
-            i++;
-        } else {
-            ts->evacuating[i] = ts->evacuating[--ts->n_evacuating];
-        }
-    }
-}
-
-void evacuate_add(struct tstore *ts, uint32_t segment)
-{
-    ts->tiering->kicked = true;
-    for (uint32_t i = 0; i < ts->n_evacuating; i++) {
-        if (ts->evacuating[i] == segment)
-            return; /* it was emptied, used, and is to be emptied again */
-    }
-    assert(ts->n_evacuating < EVACUATIONS_MAX);
-    ts->evacuating[ts->n_evacuating++] = segment;
 }

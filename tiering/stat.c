@@ -237,6 +237,8 @@ int tiering_check(const struct tiering *t, const char **ret_what)
         what = check_pool(t, i, &by_pool[i]);
     if (!what)
         what = extent_check(t);
+    if (!what)
+        what = evacuate_check(t);
     free(by_pool);
     if (!what)
         return 0;

@@ -31,16 +31,115 @@ struct shadow *shadow_of(const struct tiering *t, uint32_t object)
     return NULL;
 }
 
+/* --- Those in a segment: a ring of slots, the ones that were not seen first --- */
+
+static struct tsegment *shadow_segment(struct tiering *t, const struct shadow *shadow)
+{
+    return &t->stores[shadow->store].segments[shadow->entry.loc.segment];
+}
+
+static void shadow_link(struct tiering *t, struct shadow *shadow)
+{
+    uint32_t slot = (uint32_t)(shadow - t->shadows);
+    struct tsegment *seg = shadow_segment(t, shadow);
+
+    shadow->seen = false;
+    shadow->prev = shadow->next = slot;
+    if (seg->shadows != SHADOW_NONE) {
+        shadow->next = seg->shadows;
+        shadow->prev = t->shadows[seg->shadows].prev;
+        t->shadows[shadow->prev].next = slot;
+        t->shadows[shadow->next].prev = slot;
+    }
+    seg->shadows = slot;
+}
+
+static void shadow_unlink(struct tiering *t, struct shadow *shadow)
+{
+    uint32_t slot = (uint32_t)(shadow - t->shadows);
+    struct tsegment *seg = shadow_segment(t, shadow);
+
+    if (seg->shadows == slot)
+        seg->shadows = shadow->next == slot ? SHADOW_NONE : shadow->next;
+    t->shadows[shadow->prev].next = shadow->next;
+    t->shadows[shadow->next].prev = shadow->prev;
+}
+
+static void shadow_entry_set(struct tiering *t, struct shadow *shadow, const struct store_entry *entry)
+{
+    shadow->entry = *entry;
+    shadow->has_entry = true;
+    shadow_link(t, shadow);
+}
+
+static void shadow_entry_drop(struct tiering *t, struct shadow *shadow)
+{
+    if (!shadow->has_entry)
+        return;
+    shadow_unlink(t, shadow);
+    shadow->has_entry = false;
+    store_drop(t->stores[shadow->store].store, &shadow->entry);
+}
+
+void shadow_moved(struct tiering *t, struct shadow *shadow, const struct store_entry *entry)
+{
+    shadow_entry_drop(t, shadow);
+    shadow_entry_set(t, shadow, entry);
+}
+
+const struct shadow *shadow_unseen(const struct tiering *t, const struct tsegment *seg)
+{
+    return seg->shadows == SHADOW_NONE || t->shadows[seg->shadows].seen ? NULL : &t->shadows[seg->shadows];
+}
+
+void shadow_saw(struct tiering *t, struct tsegment *seg)
+{
+    struct shadow *shadow = &t->shadows[seg->shadows];
+
+    shadow->seen = true;
+    seg->shadows = shadow->next;
+}
+
+void shadow_again(struct tiering *t, uint32_t object)
+{
+    struct shadow *shadow = shadow_of(t, object);
+
+    if (!shadow->has_entry || !shadow->seen)
+        return;
+    shadow_unlink(t, shadow);
+    shadow_link(t, shadow);
+    t->kicked = true;
+}
+
+/* It lies in another slot now. */
+static void shadow_slot_changed(struct tiering *t, uint32_t from, uint32_t to)
+{
+    struct shadow *shadow = &t->shadows[to];
+
+    if (!shadow->has_entry)
+        return;
+    shadow->prev = shadow->prev == from ? to : shadow->prev;
+    shadow->next = shadow->next == from ? to : shadow->next;
+    t->shadows[shadow->prev].next = to;
+    t->shadows[shadow->next].prev = to;
+    if (shadow_segment(t, shadow)->shadows == from)
+        shadow_segment(t, shadow)->shadows = to;
+}
+
+/* --- Beginning and end --- */
+
 static void shadow_remove(struct tiering *t, struct shadow *shadow)
 {
     uint32_t hole = (uint32_t)(shadow - t->shadows);
 
+    assert(!shadow->has_entry);
     hot_at(t, shadow->object - 1)->flags &= (uint16_t)~HOT_SHADOWED;
     for (uint32_t at = (hole + 1) % SHADOW_SLOTS; t->shadows[at].object; at = (at + 1) % SHADOW_SLOTS) {
         uint32_t home = shadow_home(t->shadows[at].object - 1);
 
         if ((at + SHADOW_SLOTS - home) % SHADOW_SLOTS >= (at + SHADOW_SLOTS - hole) % SHADOW_SLOTS) {
             t->shadows[hole] = t->shadows[at];
+            shadow_slot_changed(t, at, hole);
             hole = at;
         }
     }
@@ -74,9 +173,15 @@ int shadow_keep(struct tiering *t, uint32_t object)
     if (!shadow)
         return -ENOSPC;
     assert(uncommitted ? !shadow->has_pending : !shadow->has_entry);
-    object_to_entry(t, object, uncommitted ? &shadow->pending : &shadow->entry);
-    shadow->has_pending |= uncommitted;
-    shadow->has_entry |= !uncommitted;
+    if (uncommitted) {
+        object_to_entry(t, object, &shadow->pending);
+        shadow->has_pending = true;
+    } else {
+        struct store_entry entry;
+
+        object_to_entry(t, object, &entry);
+        shadow_entry_set(t, shadow, &entry);
+    }
     shadow->changed = false;
     object_detach_dev(t, object);
     return 0;
@@ -93,8 +198,7 @@ void shadow_drop(struct tiering *t, uint32_t object)
 
     if (!shadow)
         return;
-    if (shadow->has_entry)
-        store_drop(t->stores[shadow->store].store, &shadow->entry);
+    shadow_entry_drop(t, shadow);
     if (shadow->has_pending)
         store_drop(t->stores[shadow->store].store, &shadow->pending);
     shadow_remove(t, shadow);
@@ -111,24 +215,16 @@ bool shadow_restore(struct tiering *t, uint32_t object)
     bool last = !shadow->has_pending || !shadow->has_entry;
 
     shadow->has_pending = false;
-    if (last)
+    if (last) {
+        if (shadow->has_entry)
+            shadow_unlink(t, shadow); /* it is the current copy again */
+        shadow->has_entry = false;
         shadow_remove(t, shadow);
-    else
+    } else {
         shadow->changed = true; /* what is left is older than the current copy */
+    }
     object_set_dev(t, object, store, &entry);
     return true;
-}
-
-struct shadow *shadow_in_segment(struct tiering *t, uint8_t store, uint32_t segment)
-{
-    for (uint32_t i = 0; t->n_shadows && i < SHADOW_SLOTS; i++) {
-        struct shadow *shadow = &t->shadows[i];
-
-        if (shadow->object && shadow->store == store && shadow->has_entry && shadow->entry.loc.segment == segment &&
-            !(hot_at(t, shadow->object - 1)->flags & HOT_PUT))
-            return shadow;
-    }
-    return NULL;
 }
 
 /* The SYNC that wrote the piece takes effect: its copy takes the old one's place. */
@@ -139,14 +235,12 @@ static void shadow_commit(struct tiering *t, uint32_t object)
     hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED;
     if (!shadow)
         return;
-    if (shadow->has_entry)
-        store_drop(t->stores[shadow->store].store, &shadow->entry);
+    shadow_entry_drop(t, shadow);
     if (!shadow->has_pending) {
         shadow_remove(t, shadow);
         return;
     }
-    shadow->entry = shadow->pending;
-    shadow->has_entry = true;
+    shadow_entry_set(t, shadow, &shadow->pending);
     shadow->has_pending = false;
 }
 
@@ -204,6 +298,7 @@ static void sync_close_txn(struct tiering_sync *sync)
             shadow_commit(t, ref->object);
         else
             shadow_abort(t, ref->object);
+        evacuate_again(t, ref->object);
         sync_ref_free(t, ref);
     }
     sync->txn_ = 0;

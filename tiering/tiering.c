@@ -162,6 +162,7 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     t->piece_bytes = config->piece_bytes ? config->piece_bytes : PIECE_BYTES_MAX;
     if (!t->config.max_moves)
         t->config.max_moves = DEFAULT_MAX_MOVES;
+    t->relocations.n_sectors = RELOCATION_BYTES / SECTOR_BYTES;
     list_init(&t->moves_free);
     list_init(&t->orphans);
     list_init(&t->chunk_requests);
@@ -178,7 +179,7 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     if (r == 0)
         r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->zeros, &mem);
     if (r == 0)
-        r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->relocation.buf, &mem);
+        r = config->backend->ops->bounce_alloc(config->backend, RELOCATION_BYTES, &t->relocations.buf, &mem);
     if (r < 0) {
         tiering_free(t);
         return r;
@@ -193,7 +194,7 @@ void tiering_free(struct tiering *t)
         return;
     for (uint32_t i = 0; i < t->n_stores; i++) {
         store_free(t->stores[i].store);
-        free(t->stores[i].segment_head);
+        free(t->stores[i].segments);
     }
     for (uint32_t i = 0; t->pools && i <= t->n_pools; i++) {
         tiering_policies_free(t->pools[i].policies);
@@ -259,19 +260,19 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
         }
         t->piece_bytes = identity.format.segment_bytes;
     }
-    ts->segment_head = malloc(ts->n_segments * sizeof(*ts->segment_head));
-    if (!ts->segment_head) {
+    ts->segments = malloc(ts->n_segments * sizeof(*ts->segments));
+    if (!ts->segments) {
         *ret_why = "out of memory";
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < ts->n_segments; i++)
-        ts->segment_head[i] = RECORD_NONE;
+        ts->segments[i] = (struct tsegment){RECORD_NONE, RECORD_NONE, SHADOW_NONE};
     t->n_stores++;
     r = store_open(&config, &ts->store, ret_why);
     if (r < 0) {
         t->n_stores--;
-        free(ts->segment_head);
-        ts->segment_head = NULL;
+        free(ts->segments);
+        ts->segments = NULL;
     }
     return r;
 }
@@ -462,6 +463,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
             migrate_promote(t, i);
         }
         sync_step(t);
+        relocate_step(t);
         for (uint32_t i = 0; i < t->n_stores; i++)
             evacuate_step(t, &t->stores[i]);
         room_orphans(t);
