@@ -131,10 +131,14 @@ static void count_by(struct segment_table *t, const struct segment *s, uint32_t 
     if (s->state == SEGMENT_FREE)
         return;
     p->n_segments += by;
+    if (s->durability != STORE_CACHE)
+        p->n_kept += by;
     if (is_reclaiming(s->state))
         p->n_reclaiming += by;
-    if (s->state == SEGMENT_EVACUATING)
+    if (s->state == SEGMENT_EVACUATING) {
         p->n_evacuating += by;
+        p->n_copying += s->durability != STORE_CACHE ? by : 0;
+    }
     if (s->state == SEGMENT_CLOSING)
         p->n_closing += by;
     if (s->state != SEGMENT_SEALED)
@@ -193,6 +197,36 @@ void segment_live_sub(struct segment_table *t, uint32_t segment, uint32_t sector
 
 /* --- Choosing --- */
 
+static uint32_t budget_segments(const struct segment_table *t, const struct segment_pool *p)
+{
+    return (uint32_t)MIN(p->budget_bytes / t->segment_bytes, (uint64_t)UINT32_MAX);
+}
+
+/* One segment ahead of need; for a large budget 2 % of it. */
+static uint32_t ahead_of(uint64_t n)
+{
+    return (uint32_t)(n / 50 + 1);
+}
+
+/* Of the pool's budget, what only copies may take: one for each segment that is being copied. */
+static uint32_t kept_for_copies(const struct segment_table *t, const struct segment_pool *p)
+{
+    uint32_t budget = budget_segments(t, p);
+
+    return p->n_kept > 0 && budget > 1 ? (uint32_t)MIN(ahead_of(budget), (uint32_t)STORE_EVACUATIONS_MAX) : 0;
+}
+
+/*
+ * Copying live pieces together frees something only if a whole segment's worth of them is dead. Each segment that is
+ * copied fills at most one other before it is free, so with that its pool must stay in its budget. Only where nothing
+ * is coming may that be exceeded: after a crash in the middle of copying, or under a budget that was lowered.
+ */
+static bool may_copy(const struct segment_table *t, const struct segment_pool *p)
+{
+    return p->dead_sectors >= t->segment_sectors &&
+           (p->n_reclaiming == 0 || p->n_segments + p->n_copying < budget_segments(t, p));
+}
+
 static uint32_t bucket_victim(const struct segment_pool *p, int kind, uint32_t *ret_bucket)
 {
     /* Copying a segment of which 15/16 live frees almost nothing; dropping a cache's always frees all. */
@@ -206,51 +240,60 @@ static uint32_t bucket_victim(const struct segment_pool *p, int kind, uint32_t *
     return NONE;
 }
 
-/* Copying live pieces together frees something only if a whole segment's worth of them is dead. */
-static bool is_worth_copying(const struct segment_table *t, const struct segment_pool *p)
+/*
+ * What a free segment costs, in 256ths of a segment's bytes. Dropping: the cache that is lost; if it were wanted, it
+ * would be written again. Copying: what lives is written for what is dead. So half-dead segments are copied before
+ * cache goes that is whole; with less to gain, writing would soon cost many times what it keeps.
+ */
+static uint32_t drop_cost(uint32_t bucket)
 {
-    return p->dead_sectors >= t->segment_sectors;
+    return 256 * bucket / (SEGMENT_BUCKETS - 1);
 }
 
-static uint32_t pool_victim(const struct segment_table *t, const struct segment_pool *p, uint32_t *ret_bucket)
+static uint32_t copy_cost(uint32_t bucket)
 {
-    uint32_t cache_bucket = SEGMENT_BUCKETS, copy_bucket = SEGMENT_BUCKETS;
-    uint32_t cache = bucket_victim(p, 0, &cache_bucket);
-    uint32_t copy = is_worth_copying(t, p) ? bucket_victim(p, 1, &copy_bucket) : NONE;
+    return 256 * bucket / (SEGMENT_BUCKETS - 1 - bucket);
+}
 
-    bool take_copy = copy != NONE && copy_bucket < cache_bucket;
-    *ret_bucket = take_copy ? copy_bucket : cache_bucket;
-    return take_copy ? copy : cache;
+static uint32_t pool_victim(const struct segment_table *t, const struct segment_pool *p, uint32_t *ret_cost)
+{
+    uint32_t bucket = 0, cost = UINT32_MAX;
+    uint32_t victim = bucket_victim(p, 0, &bucket);
+
+    if (victim != NONE)
+        cost = drop_cost(bucket);
+    uint32_t copy = may_copy(t, p) ? bucket_victim(p, 1, &bucket) : NONE;
+    if (copy != NONE && copy_cost(bucket) < cost) {
+        victim = copy;
+        cost = copy_cost(bucket);
+    }
+    *ret_cost = cost;
+    return victim;
 }
 
 uint32_t segment_victim(const struct segment_table *t, uint32_t pool)
 {
-    uint32_t best = NONE, best_bucket = SEGMENT_BUCKETS, bucket = 0;
+    uint32_t best = NONE, best_cost = UINT32_MAX, cost = 0;
 
     if (pool != SEGMENT_POOL_ANY)
-        return pool_victim(t, &t->pools[pool], &bucket);
+        return pool_victim(t, &t->pools[pool], &cost);
     for (uint32_t p = 0; p < t->n_pools; p++) {
-        uint32_t victim = pool_victim(t, &t->pools[p], &bucket);
-        if (victim != NONE && bucket < best_bucket) {
+        uint32_t victim = pool_victim(t, &t->pools[p], &cost);
+        if (victim != NONE && cost < best_cost) {
             best = victim;
-            best_bucket = bucket;
+            best_cost = cost;
         }
     }
     return best;
 }
 
-/* One segment ahead of need; for a large budget 2 % of it. */
-static uint32_t ahead_of(uint64_t n)
-{
-    return (uint32_t)(n / 50 + 1);
-}
-
 bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool)
 {
     const struct segment_pool *p = &t->pools[pool];
-    uint64_t budget = p->budget_bytes / t->segment_bytes;
+    uint32_t budget = budget_segments(t, p);
 
-    return p->n_evacuating < STORE_EVACUATIONS_MAX && p->n_segments - p->n_reclaiming + ahead_of(budget) > budget;
+    return p->n_evacuating < STORE_EVACUATIONS_MAX &&
+           p->n_segments - p->n_reclaiming + ahead_of(budget) + kept_for_copies(t, p) > budget;
 }
 
 bool segment_table_wants_reclaim(const struct segment_table *t)
@@ -266,7 +309,7 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
     struct segment_pool *p = &t->pools[pool];
     uint32_t segment = t->list[SEGMENT_FREE].first;
 
-    if (!evacuating && (p->n_segments + UINT64_C(1)) * t->segment_bytes > p->budget_bytes)
+    if (!evacuating && p->n_segments + kept_for_copies(t, p) >= budget_segments(t, p))
         return p->n_reclaiming + p->n_closing > 0 || segment_victim(t, pool) != NONE ? -EAGAIN : -ENOSPC;
     if (t->count[SEGMENT_FREE] <= (evacuating ? 0 : t->reserve)) {
         uint32_t coming = t->count[SEGMENT_CLOSING] + t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] +

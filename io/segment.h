@@ -63,6 +63,8 @@ struct segment_pool {
     uint32_t n_segments;   /* that it pays for: all but FREE */
     uint32_t n_reclaiming; /* of these EVACUATING, EMPTY or FREEING */
     uint32_t n_evacuating;
+    uint32_t n_copying; /* of these not of `cache`: what lives in them is copied */
+    uint32_t n_kept;    /* not of `cache` */
     uint32_t n_closing;
     uint64_t dead_sectors;   /* in SEALED segments that are not of `cache`: what copying could free */
     uint32_t n_sealed_cache; /* SEALED, of durability STORE_CACHE */
@@ -92,13 +94,14 @@ void segment_live_add(struct segment_table *t, uint32_t segment, uint32_t sector
 void segment_live_sub(struct segment_table *t, uint32_t segment, uint32_t sectors);
 
 /*
- * A free segment for this pool, now OPEN. -EAGAIN: none now, but something of the pool (or of all pools, if the
+ * A free segment for this pool, now OPEN. For what is not `cache` to be copied out of full segments, a pool needs
+ * segments to copy to: these are kept from its own puts, and count as use. -EAGAIN: none now, but something of the pool (or of all pools, if the
  * partition is full) is being reclaimed or could be; -ENOSPC: nothing could.
  */
 must_check int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating,
                             uint32_t *ret_segment);
 
-/* The segment whose emptying costs the least, STORE_SEGMENT_NONE if none is worth it. pool: or POOL_ANY. */
+/* The segment whose emptying costs the least, STORE_SEGMENT_NONE if none is worth it now. pool: or POOL_ANY. */
 #define SEGMENT_POOL_ANY UINT32_MAX
 uint32_t segment_victim(const struct segment_table *t, uint32_t pool);
 /* How many segments more this pool, or the partition, should be emptying now. */
