@@ -202,10 +202,13 @@ static uint32_t budget_segments(const struct segment_table *t, const struct segm
     return (uint32_t)MIN(p->budget_bytes / t->segment_bytes, (uint64_t)UINT32_MAX);
 }
 
-/* One segment ahead of need; for a large budget 2 % of it. */
-static uint32_t ahead_of(uint64_t n)
+/*
+ * Segments ahead of need. They become free together, with one flush of the log: with too few, every write would wait for
+ * a flush of its own.
+ */
+static uint32_t ahead_of(uint32_t n)
 {
-    return (uint32_t)(n / 50 + 1);
+    return MIN(n / 16 + 1, (uint32_t)STORE_AHEAD_MAX);
 }
 
 /* Of the pool's budget, what only copies may take: one for each segment that is being copied. */
@@ -213,7 +216,7 @@ static uint32_t kept_for_copies(const struct segment_table *t, const struct segm
 {
     uint32_t budget = budget_segments(t, p);
 
-    return p->n_kept > 0 && budget > 1 ? (uint32_t)MIN(ahead_of(budget), (uint32_t)STORE_EVACUATIONS_MAX) : 0;
+    return p->n_kept > 0 && budget > 1 ? MIN(budget / 50 + 1, (uint32_t)STORE_EVACUATIONS_MAX) : 0;
 }
 
 /*

@@ -204,7 +204,8 @@ struct tstore {
     struct budget writes;
     uint64_t log_charged_bytes;
     bool failed;
-    bool room_wanted;
+    bool room_wanted;               /* a put found no room; until the store says that there may be some */
+    bool pool_waits[POOLS_MAX + 1]; /* whose */
 };
 
 /* Pieces and parts of an object whose reservation has begun and that is not complete. */

@@ -271,6 +271,8 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         return -EBUSY; /* the bytes may change under the checksum */
     if (hot_at(t, object)->flags & (HOT_RELOCATING | HOT_MIGRATING))
         return -EBUSY; /* what is newer must be put later; and what is moving is not where it will be */
+    if (!evacuating && t->stores[store].pool_waits[space->info.pool])
+        return -EAGAIN;
     struct move *m = move_new(t, MOVE_SPILL, object);
     if (!m)
         return -EAGAIN;
@@ -298,7 +300,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     status = store_put(t->stores[store].store, &m->put);
     if (status < 0) {
         if (status == -EAGAIN)
-            t->stores[store].room_wanted = true;
+            t->stores[store].room_wanted = t->stores[store].pool_waits[space->info.pool] = true;
         move_free(m);
         return status;
     }

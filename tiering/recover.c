@@ -382,6 +382,7 @@ static void recover_room(void *ctx)
     struct tstore *ts = ctx;
 
     ts->room_wanted = false;
+    memset(ts->pool_waits, 0, sizeof(ts->pool_waits));
     for (uint32_t i = 0; i <= ts->tiering->n_pools; i++) {
         ts->tiering->pools[i].look_ahead = true;
         room_kick(ts->tiering, i);

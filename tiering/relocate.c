@@ -117,6 +117,7 @@ static void relocate_put_fill(struct move *m, bool damaged)
         .class_id = old->class_id,
         .durability = old->durability,
         .kind = (uint8_t)(old->kind | (damaged ? STORE_KIND_DAMAGED : 0)),
+        .urgent = m->t->stores[m->store].room_wanted,
         .evacuating = 1,
         .done = relocate_put_done,
     };
@@ -190,6 +191,7 @@ bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct st
     m->get.entry = *entry;
     m->get.len_bytes = entry->size_bytes;
     m->get.buf = relocation_buf(m);
+    m->get.urgent = t->stores[store].room_wanted;
     m->get.evacuating = 1;
     m->get.done = relocate_got;
     store_get(t->stores[store].store, &m->get);
