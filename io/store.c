@@ -88,7 +88,7 @@ void store_stop(struct store *s)
 
 bool store_is_idle(const struct store *s)
 {
-    return list_is_empty(&s->puts) && s->n_gets == 0 && list_is_empty(&s->syncs_puts) && list_is_empty(&s->syncs_log) &&
+    return list_is_empty(&s->puts) && list_is_empty(&s->copies) && s->n_gets == 0 && list_is_empty(&s->syncs_puts) && list_is_empty(&s->syncs_log) &&
            s->commit.n_in_flight == 0 && !s->commit.pending && (s->failed || s->commit.state == COMMIT_IDLE);
 }
 

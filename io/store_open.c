@@ -169,6 +169,7 @@ int store_open(const struct store_config *config, struct store **ret_store, cons
     list_init(&s->sums_waiting);
     list_init(&s->batches_free);
     list_init(&s->puts);
+    list_init(&s->copies);
     list_init(&s->syncs_puts);
     list_init(&s->syncs_log);
     if (config->n_pools == 0 || config->n_pools > POOLS_MAX) {

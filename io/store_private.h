@@ -142,6 +142,7 @@ struct store {
     uint32_t n_dirty;
 
     struct list puts;          /* in flight, in the order of their generation */
+    struct list copies;        /* the same for what evacuation puts: a SYNC has the old copies */
     uint64_t urged_generation; /* puts before it are urgent: a SYNC waits for them */
     uint32_t n_gets;
     struct list syncs_puts, syncs_log; /* waiting for puts; for the log */

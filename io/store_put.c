@@ -447,7 +447,7 @@ int store_put(struct store *s, struct store_put *put)
     put->moved_ = 0;
     put->blk_.queued = 0;
     list_init(&put->batch_link_);
-    list_push_tail(&s->puts, &put->link_);
+    list_push_tail(put->evacuating ? &s->copies : &s->puts, &put->link_);
     segment_live_add(&s->table, loc.segment, sectors_of(put->size_bytes));
     store_segment(s, loc.segment)->writers++;
     if (batch)

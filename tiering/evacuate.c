@@ -87,6 +87,7 @@ static enum evacuated evacuate_cache(struct tiering *t, uint32_t object)
 {
     if (hot_at(t, object)->flags & HOT_LOADING)
         return EVACUATE_SEEN;
+    t->stat.evacuated++;
     object_drop_dev(t, object, false);
     if (!(record_at(&t->records, object)->flags & RECORD_HAS_MEM))
         object_kill_all(t, object);
@@ -112,6 +113,7 @@ static enum evacuated evacuate_one(struct tiering *t, uint32_t object)
 
         if (status < 0 && status != -EAGAIN && status != -EBUSY)
             evacuate_later(&t->stores[r->dev_store]);
+        t->stat.evacuated += status == 0;
         if (status != -EBUSY) /* else it must not be read from memory now */
             return status == 0 ? EVACUATE_SEEN : EVACUATE_FULL;
     }
@@ -127,6 +129,7 @@ static bool evacuate_pieces(struct tiering *t, struct tsegment *seg)
             t->kicked = true;
             return false;
         }
+        t->stat.evacuated_looks++;
         switch (evacuate_one(t, seg->head)) {
         case EVACUATE_FULL:
             return false;

@@ -180,6 +180,7 @@ bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct st
         ring_give(&t->relocations, x);
     if (!m)
         return false;
+    t->stat.evacuated++;
     x->move = (uint32_t)(m - t->moves);
     x->old = *entry;
     m->other = (uint32_t)(x - t->relocations.slots);
