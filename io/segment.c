@@ -290,6 +290,16 @@ uint32_t segment_victim(const struct segment_table *t, uint32_t pool)
     return best;
 }
 
+uint32_t segment_cache_victim(const struct segment_table *t)
+{
+    uint32_t most = 0, bucket = 0;
+
+    for (uint32_t p = 1; p < t->n_pools; p++)
+        if (t->pools[p].n_sealed_cache > t->pools[most].n_sealed_cache)
+            most = p;
+    return bucket_victim(&t->pools[most], 0, &bucket);
+}
+
 bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool)
 {
     const struct segment_pool *p = &t->pools[pool];

@@ -104,6 +104,8 @@ must_check int segment_take(struct segment_table *t, uint32_t pool, uint8_t dura
 /* The segment whose emptying costs the least, STORE_SEGMENT_NONE if none is worth it now. pool: or POOL_ANY. */
 #define SEGMENT_POOL_ANY UINT32_MAX
 uint32_t segment_victim(const struct segment_table *t, uint32_t pool);
+/* The segment of `cache` to drop for the sake of its entries in the log, from the pool that has most; NONE: none. */
+uint32_t segment_cache_victim(const struct segment_table *t);
 /* How many segments more this pool, or the partition, should be emptying now. */
 bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool);
 bool segment_table_wants_reclaim(const struct segment_table *t);

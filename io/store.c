@@ -88,8 +88,9 @@ void store_stop(struct store *s)
 
 bool store_is_idle(const struct store *s)
 {
-    return list_is_empty(&s->puts) && list_is_empty(&s->copies) && s->n_gets == 0 && list_is_empty(&s->syncs_puts) && list_is_empty(&s->syncs_log) &&
-           s->commit.n_in_flight == 0 && !s->commit.pending && (s->failed || s->commit.state == COMMIT_IDLE);
+    return list_is_empty(&s->puts) && list_is_empty(&s->copies) && s->n_gets == 0 && list_is_empty(&s->syncs_puts) &&
+           list_is_empty(&s->syncs_log) && s->commit.n_in_flight == 0 && !s->commit.pending &&
+           (s->failed || s->commit.state == COMMIT_IDLE);
 }
 
 void store_free(struct store *s)
@@ -229,6 +230,11 @@ static void tick_reclaim(struct store *s)
     while (segment_table_wants_reclaim(&s->table) &&
            (victim = segment_victim(&s->table, SEGMENT_POOL_ANY)) != STORE_SEGMENT_NONE)
         tick_evacuate(s, victim);
+    /* The oldest `cache` makes way in the log too, not the newest. */
+    if (s->want_entries && s->table.count[SEGMENT_EVACUATING] == 0 &&
+        (victim = segment_cache_victim(&s->table)) != STORE_SEGMENT_NONE)
+        tick_evacuate(s, victim);
+    s->want_entries = false;
 }
 
 static void tick_empties(struct store *s)

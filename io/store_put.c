@@ -403,8 +403,13 @@ static int put_check(struct store *s, const struct store_put *put)
         if (txn->has_mark && s->log.head.lsn - txn->mark.lsn > s->log.ring_sectors / 4)
             return -ENOSPC;
     }
-    if (!log_live_room(&s->log, log_put_bytes(put->id.key_len), put->evacuating))
-        return -ENOSPC;
+    if (!log_live_room(&s->log, log_put_bytes(put->id.key_len), put->evacuating)) {
+        bool coming = s->table.count[SEGMENT_CLOSING] + s->table.count[SEGMENT_EVACUATING] > 0;
+        if (put->evacuating || (!coming && segment_cache_victim(&s->table) == STORE_SEGMENT_NONE))
+            return -ENOSPC;
+        s->want_entries = true;
+        return -EAGAIN;
+    }
     /* What a sweep must make durable may come back after a crash: until then nothing may take its room. */
     return s->stopping || (log_has_unlogged(&s->log) && !put->evacuating) ? -EAGAIN : 0;
 }

@@ -107,9 +107,8 @@ static enum evacuated evacuate_one(struct tiering *t, uint32_t object)
     if (t->stopping)
         return EVACUATE_FULL;
     if ((r->flags & RECORD_HAS_MEM) && !hot_writers(hot) && !(r->flags & RECORD_TORN)) {
-        int status = pool_of(t, r)->spilling < SPILLS_MAX
-                         ? move_spill(t, object, false, r->dev_store, 0, true, NULL)
-                         : -EAGAIN;
+        int status =
+            pool_of(t, r)->spilling < SPILLS_MAX ? move_spill(t, object, false, r->dev_store, 0, true, NULL) : -EAGAIN;
 
         if (status < 0 && status != -EAGAIN && status != -EBUSY)
             evacuate_later(&t->stores[r->dev_store]);

@@ -429,7 +429,7 @@ struct tiering_stat {
     uint64_t migrated_bytes;                                      /* by workers, from memory to memory of one pool */
     uint64_t bounced_bytes;                                       /* into bounce segments */
     uint64_t evacuated, evacuated_looks; /* pieces that left segments that are emptied; how often one was looked at */
-    uint64_t refused_bytes;                                       /* memory that could not be had */
+    uint64_t refused_bytes;              /* memory that could not be had */
     uint32_t stores;
 };
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);

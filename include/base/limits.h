@@ -87,9 +87,9 @@
 #define STORE_AHEAD_MAX 16          /* segments of one pool, and of all, that are emptied ahead of need */
 #define RELOCATIONS_MAX 64          /* pieces of one engine on their way from one segment to another */
 #define RELOCATION_BYTES (2 * PIECE_BYTES_MAX) /* of one engine's buffer for them */
-#define DEFAULT_DEVICE_DEPTH 128    /* requests in flight on one device, of one engine */
-#define DEVICE_FILL_BYTES (4 * MIB) /* of one write, when a file is filled */
-#define DEVICE_LOCK_WAIT_MS 5000    /* for the last requests of a daemon that has ended */
+#define DEFAULT_DEVICE_DEPTH 128               /* requests in flight on one device, of one engine */
+#define DEVICE_FILL_BYTES (4 * MIB)            /* of one write, when a file is filled */
+#define DEVICE_LOCK_WAIT_MS 5000               /* for the last requests of a daemon that has ended */
 
 /* Pools, spaces, owners. */
 #define POOLS_MAX 256

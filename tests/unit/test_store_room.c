@@ -195,6 +195,29 @@ START_TEST(a_log_full_of_live_entries_refuses)
 }
 END_TEST
 
+/* Small pieces fill the log before the segments: even then it is the oldest cache that goes, not the newest. */
+START_TEST(a_log_full_of_cache_evicts)
+{
+    struct store_stat st;
+
+    start(26, DEVICE_BYTES, MIB, OWNER_IDS_MAX);
+    o->cache_only = true;
+    o->size_max_bytes = 4096;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    for (uint32_t id = 0; id < OWNER_IDS_MAX; id++)
+        put_wait(id);
+    owner_settle(o);
+    store_stat(o->store, &st);
+    ck_assert_uint_gt(st.segments_free, 5); /* it was not the segments */
+    ck_assert_uint_le(st.log_live_bytes, st.log_bytes);
+    for (uint32_t id = OWNER_IDS_MAX - 1000; id < OWNER_IDS_MAX; id++)
+        ck_assert_uint_ne(o->objects[id].version, 0);
+    owner_check_all(o, false);
+    ck_assert_uint_eq(o->n_wrong + o->n_lost + o->n_enospc, 0);
+    end();
+}
+END_TEST
+
 /* More deletions at once than the log's queue holds: they take effect, and the sync means it. */
 /* So few that no checkpoint is due by itself. */
 static void flood(uint64_t seed)
@@ -230,10 +253,10 @@ END_TEST
 int main(void)
 {
     const struct test_case tests[] = {
-        {"room", reclaim_goes_round_and_round},       {"room", a_cache_pool_evicts_instead_of_refusing},
-        {"room", no_pool_passes_its_budget},          {"room", a_full_durable_pool_refuses},
-        {"room", the_log_goes_round_and_round},
-        {"room", a_log_full_of_live_entries_refuses}, {"room", a_flood_of_deletions_is_durable_after_sync},
+        {"room", reclaim_goes_round_and_round}, {"room", a_cache_pool_evicts_instead_of_refusing},
+        {"room", no_pool_passes_its_budget},    {"room", a_full_durable_pool_refuses},
+        {"room", the_log_goes_round_and_round}, {"room", a_log_full_of_live_entries_refuses},
+        {"room", a_log_full_of_cache_evicts},   {"room", a_flood_of_deletions_is_durable_after_sync},
     };
 
     return run_suite("store_room", tests, ARRAY_LEN(tests));

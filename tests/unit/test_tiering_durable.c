@@ -580,6 +580,11 @@ START_TEST(durable_pieces_move)
     rig_settle(&rig);
     tiering_store_stat(rig.t, 0, &after);
     ck_assert_uint_gt(after.reclaimed_segments, before.reclaimed_segments + 10);
+    struct tiering_stat stat;
+    tiering_stat(rig.t, &stat);
+    ck_assert_uint_gt(stat.evacuated, 100);
+    ck_assert_uint_le(stat.evacuated_looks, 2 * stat.evacuated); /* each once, not at every turn */
+    rig_check(&rig);
     rig_crash(&rig, true);
     for (uint32_t i = 0; i < 30; i += 3) {
         struct tiering_id id = key(RIG_DURABLE, i);
