@@ -14,7 +14,8 @@
  *   store_get()    read a range in whole granules, verify each by a worker. -EBADMSG if a byte is not what was put.
  *   store_drop()   append DELETE to the log; the bytes are dead. Their segment can be reused only after the log up to
  *                  here is durable.
- *   store_sync()   everything put and dropped before is durable when done() comes.
+ *   store_sync()   everything put and dropped before is durable when done() comes; of what is `evacuating`, the old copy
+ *                  or the new one.
  *
  * Order of flushes: data, flush, log, flush, acknowledge. A flush or a log write that failed is never trusted again:
  * the store turns `failed`, refuses puts and syncs with -EIO, and goes on serving reads. A write of data that failed
