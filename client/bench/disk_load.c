@@ -2,8 +2,8 @@
 /*
  * One loop for both directions: wait for the queue, take what ended, check it, ask for the next. A fetch goes through the
  * blocks in a fixed pseudo-random order, all of them before any again: with LRU and a memory that is smaller, each one is
- * then on the device when its turn comes. Leases are given back before the next request, so that at most depth lists are
- * leased. One thread.
+ * then on the device when its turn comes. Leases are given back right before the next request, but nobody waits for it:
+ * a slot asks again once its leases are back, and meanwhile another one does. One thread.
  */
 #include "client/bench/disk_load.h"
 
@@ -21,10 +21,10 @@
 #define STUCK_MS 40000
 #define DELETE_LIST 1024
 
-/* A loop's way to ask, and what it does with an answer; false from `more` ends the slot. */
+/* A loop's way to ask, and what it does with an answer. *ret_ended: the request is over, and may be followed by one. */
 struct direction {
     int (*ask)(struct disk_load *load, struct disk_slot *slot);
-    int (*take)(struct disk_load *load, struct disk_slot *slot, bool *ret_again);
+    int (*take)(struct disk_load *load, struct disk_slot *slot, bool *ret_ended);
 };
 
 static uint64_t size_of(const struct disk_load *l, uint64_t id)
@@ -89,9 +89,22 @@ static int fetch_ask(struct disk_load *l, struct disk_slot *slot)
     return r < 0 ? micro_say("acquire", r) : 0;
 }
 
-static int fetch_take(struct disk_load *l, struct disk_slot *slot, bool *ret_again)
+static void slot_free(struct disk_load *l, struct disk_slot *slot)
 {
-    *ret_again = true;
+    l->free[l->n_free++] = slot;
+}
+
+static int fetch_take(struct disk_load *l, struct disk_slot *slot, bool *ret_ended)
+{
+    spw_job *job;
+
+    *ret_ended = !slot->is_releasing;
+    if (slot->is_releasing) {
+        slot->is_releasing = false;
+        l->n_releasing--;
+        slot_free(l, slot);
+        return 0;
+    }
     hist_add(l->hist, now_ns() - slot->start_ns);
     for (unsigned i = 0; i < l->list; i++) {
         const struct spw_view *v = &slot->views[i];
@@ -105,7 +118,9 @@ static int fetch_take(struct disk_load *l, struct disk_slot *slot, bool *ret_aga
     }
     l->bytes += slot->bytes;
     store_relaxed(&l->total, l->total + slot->bytes);
-    int r = spw_release(l->space, slot->views, l->list, 0);
+    slot->is_releasing = true;
+    l->n_releasing++;
+    int r = spw_submit_release(l->queue, l->space, slot->views, l->list, 0, slot, &job);
     return r < 0 ? micro_say("release", r) : 0;
 }
 
@@ -125,11 +140,11 @@ static int spill_ask(struct disk_load *l, struct disk_slot *slot)
     return r < 0 ? micro_say("reserve", r) : 0;
 }
 
-static int spill_take(struct disk_load *l, struct disk_slot *slot, bool *ret_again)
+static int spill_take(struct disk_load *l, struct disk_slot *slot, bool *ret_ended)
 {
     spw_job *job;
 
-    *ret_again = slot->is_reserved;
+    *ret_ended = slot->is_reserved;
     for (unsigned i = 0; i < l->list; i++) {
         const struct spw_view *v = &slot->views[i];
         if (v->status == 0) {
@@ -149,6 +164,7 @@ static int spill_take(struct disk_load *l, struct disk_slot *slot, bool *ret_aga
     hist_add(l->hist, now_ns() - slot->start_ns);
     l->bytes += slot->bytes;
     store_relaxed(&l->total, l->total + slot->bytes);
+    slot_free(l, slot);
     return 0;
 }
 
@@ -166,10 +182,10 @@ static int queue_wait(spw_queue *queue)
     return r < 0 ? micro_say("queue", r) : 0;
 }
 
-static int job_take(struct disk_load *l, const struct direction *way, spw_job *job, bool go_on, unsigned *n_running)
+static int job_take(struct disk_load *l, const struct direction *way, spw_job *job)
 {
     struct disk_slot *slot = spw_job_user(job);
-    bool again = true;
+    bool ended = true;
     int r = spw_job_status(job);
 
     spw_job_free(job);
@@ -177,34 +193,44 @@ static int job_take(struct disk_load *l, const struct direction *way, spw_job *j
         fprintf(stderr, "spillbench: a job ended with: %s\n", strerrordesc_np(-r));
         return r;
     }
-    r = way->take(l, slot, &again);
-    if (r < 0 || !again)
-        return r;
-    if (go_on)
-        return way->ask(l, slot);
-    (*n_running)--;
-    return 0;
+    r = way->take(l, slot, &ended);
+    l->n_asked -= ended;
+    return r;
+}
+
+/* As many requests as the depth asks for and slots are free for. */
+static int ask(struct disk_load *l, const struct direction *way)
+{
+    int r = 0;
+
+    while (r == 0 && l->n_asked < l->depth && l->n_free > 0) {
+        l->n_asked++;
+        r = way->ask(l, l->free[--l->n_free]);
+    }
+    return r;
 }
 
 static int loop(struct disk_load *l, const struct direction *way, uint64_t bytes, double seconds)
 {
     uint64_t start_ns = now_ns();
-    unsigned n_running = 0;
     spw_job *job;
-    int r = 0;
 
     memset(l->hist, 0, sizeof(*l->hist));
     l->bytes = l->n_fetched = 0;
-    for (; r == 0 && n_running < l->depth; n_running++)
-        r = way->ask(l, &l->slots[n_running]);
-    while (r == 0 && n_running > 0) {
+    l->n_free = l->n_asked = l->n_releasing = 0;
+    for (unsigned i = 0; i < DISK_SLOTS; i++)
+        slot_free(l, &l->slots[i]);
+    int r = ask(l, way);
+    while (r == 0 && l->n_asked + l->n_releasing > 0) {
         bool go_on = (bytes == 0 || l->bytes < bytes) && (seconds == 0 || seconds_since(start_ns) < seconds) &&
                      !live_interrupted();
         r = spw_queue_next(l->queue, &job);
         if (r == -EAGAIN)
             r = queue_wait(l->queue);
         else if (r == 0)
-            r = job_take(l, way, job, go_on, &n_running);
+            r = job_take(l, way, job);
+        if (r == 0 && go_on)
+            r = ask(l, way);
     }
     return r < 0 ? r : live_interrupted() ? -EINTR : 0;
 }

@@ -133,9 +133,9 @@ static const char *device_path(const struct harness *h, const struct harness_opt
     return o->device_paths[i] ? o->device_paths[i] : path_in(h, i == 0 ? "disk0.spill" : "disk1.spill", ret_path);
 }
 
-static int device_format(const struct harness *h, const char *path)
+static int device_format(const struct harness *h, const char *path, uint64_t object_bytes)
 {
-    char program[PATH_MAX], capacity[32];
+    char program[PATH_MAX], capacity[32], object[32];
     const char *argv[] = {harness_program("spillctl", program),
                           "device",
                           "format",
@@ -147,9 +147,12 @@ static int device_format(const struct harness *h, const char *path)
                           "1",
                           "--label",
                           "spillbench",
+                          object_bytes ? "--object-size" : NULL,
+                          object,
                           NULL};
     int status;
 
+    snprintf(object, sizeof(object), "%llu", (unsigned long long)object_bytes);
     snprintf(capacity, sizeof(capacity), "%llu", (unsigned long long)h->device_bytes);
     pid_t pid = child_spawn(argv, -1);
     if (pid < 0)
@@ -254,7 +257,7 @@ int harness_start(const struct harness_options *options, struct harness *ret_har
     if (r < 0)
         return r;
     for (uint32_t i = 0; r == 0 && i < h.n_devices; i++)
-        r = device_format(&h, device_path(&h, options, i, path));
+        r = device_format(&h, device_path(&h, options, i, path), options->object_bytes);
     if (r == 0)
         r = config_write(&h, options);
     if (r == 0)

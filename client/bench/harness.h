@@ -19,6 +19,7 @@ struct harness_options {
     const char *daemon_lines; /* more of section [daemon]; may be NULL */
     uint64_t dram_bytes;
     uint64_t device_bytes;                         /* of each; 0: no device */
+    uint64_t object_bytes;                         /* mean size, for the log; 0: spillctl's default */
     uint32_t n_devices;                            /* 0: one, if device_bytes says so */
     const char *device_paths[HARNESS_DEVICES_MAX]; /* block devices to be formatted; NULL: a file */
     bool keep;                                     /* leave everything where it is */

@@ -75,7 +75,7 @@ static int load_open(spw_session *session, const char *pool_name, struct disk_lo
     if (r == 0)
         r = spw_space_open(pool, &so, &l->space);
     if (r == 0)
-        r = spw_queue_new(session, l->space, 2 * DISK_DEPTH_MAX, &l->queue);
+        r = spw_queue_new(session, l->space, DISK_SLOTS, &l->queue);
     return r < 0 ? micro_say("space and queue", r) : 0;
 }
 

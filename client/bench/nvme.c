@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Spilling to a device and fetching from it, beside fio on a device of the same kind: a file, a loop device (as root), and
- * two of either, striped. For each block size there is a daemon of its own whose memory holds a quarter of the blocks.
- * A spill's sample first fills the memory with what must go, and is over when the time is; what it stored is deleted
- * before the next. Blocks are `scratch`, which is never dropped, as `cache` may be. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured apart:
- * fio checks nothing. One thread.
+ * two of either, striped. Fetches are compared with fio's reads from our own device, where our blocks lie: two files of
+ * one disk can differ by half in speed. Spills are compared with fio's writes to another one. For each block size there
+ * is a daemon of its own whose memory holds a quarter of the blocks. A spill's sample first fills the memory with what
+ * must go, and is over when the time is; what it stored is deleted before the next. Blocks are `scratch`, which is never
+ * dropped, as `cache` may be. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured
+ * apart: fio checks nothing. One thread.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -170,6 +172,9 @@ static int contest(struct bench *b, bool is_spill, double speed_goal, struct fig
     for (unsigned i = 0; i < N_METRICS; i++)
         snprintf(c.metrics[i].name, FIGURE_NAME_BYTES, "%s, %s, depth %u%s", what, b->setup->name, b->load.depth,
                  suffixes[i]);
+    /* What is read is read from the same place: one file may be twice as fast as another of the same disk. */
+    for (uint32_t i = 0; i < b->setup->n_devices; i++)
+        b->fio.files[i] = b->devices.paths[is_spill ? b->setup->n_devices + i : i];
     b->fio.is_write = is_spill;
     b->fio.is_random = !is_spill; /* we write segment after segment, and so does fio then */
     b->fio.depth = b->load.depth;
@@ -237,7 +242,7 @@ static int measure(struct micro *m)
     b->session = m->session;
     int r = spw_space_open(m->pool, &so, &l->space);
     if (r == 0)
-        r = spw_queue_new(m->session, l->space, 2 * DISK_DEPTH_MAX, &l->queue);
+        r = spw_queue_new(m->session, l->space, DISK_SLOTS, &l->queue);
     if (r < 0)
         return micro_say("space and queue", r);
     r = measure_depths(b, m->figures);
@@ -250,6 +255,7 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
     const struct options *o = b->options;
     struct harness_options ho = {.dram_bytes = b->dram_bytes,
                                  .device_bytes = harness_device_bytes(2 * b->data_bytes) / b->setup->n_devices,
+                                 .object_bytes = block_bytes_min / 2 + block_bytes / 2,
                                  .n_devices = b->setup->n_devices,
                                  .policy = "lru",
                                  .keep = o->keep,
@@ -257,7 +263,7 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
 
     b->block_bytes_min = block_bytes_min;
     b->block_bytes = block_bytes;
-    for (uint32_t i = 0; b->setup->is_loop && i < b->setup->n_devices; i++)
+    for (uint32_t i = 0; i < b->setup->n_devices; i++)
         ho.device_paths[i] = b->devices.paths[i];
     return micro_daemon(o, &ho, measure, b, figures);
 }
