@@ -66,7 +66,8 @@ struct uring_stat {
     uint64_t unregistered;            /* transfers outside registered memory */
     uint64_t batches, enters, sleeps; /* submits with something in them; system calls; of these, asleep */
     uint64_t works, messages, polls;
-    uint64_t bogus; /* completions for nobody: a bug, ours or the kernel's */
+    uint64_t works_here; /* of the works, those that the engine did itself */
+    uint64_t bogus;      /* completions for nobody: a bug, ours or the kernel's */
     uint32_t blks_in_flight, blks_queued, works_in_flight, works_queued, windows_used, regions;
 };
 

@@ -113,6 +113,7 @@ void uring_free(struct uring *u)
     free(u->devices);
     free(u->polls);
     free(u->jobs);
+    free(u->granule);
     free(u);
 }
 
@@ -313,6 +314,8 @@ static uint32_t collect(struct uring *u)
     uint32_t n = reap(u), n_messages = engine_queue_run(&u->queue);
 
     u->stat.messages += n_messages;
+    if (!list_is_empty(&u->works_here))
+        n += uring_work_here(u);
     if (!list_is_empty(&u->failed_blks))
         n += uring_block_fail(u);
     if (!list_is_empty(&u->failed_works))
@@ -324,7 +327,7 @@ static uint32_t collect(struct uring *u)
 
 bool uring_peek(const struct uring *u)
 {
-    return !engine_queue_is_empty(&u->queue) || uring_kernel_is_due(u->kernel);
+    return !engine_queue_is_empty(&u->queue) || !list_is_empty(&u->works_here) || uring_kernel_is_due(u->kernel);
 }
 
 static int sleep_once(struct uring *u, uint64_t timeout_ns)

@@ -141,6 +141,9 @@ struct uring {
     struct list jobs_ready;   /* workers_job: resolved, handed to the pool once a turn */
     struct list works_queued; /* io_work: no job was free */
     struct list failed_works;
+    struct list works_here; /* io_work: the engine does them, some in each turn */
+    uint64_t works_here_bytes;
+    char *granule;
 
     struct uring_grow grows[GROW_REQUESTS_MAX];
     struct list grows_free;
@@ -183,5 +186,6 @@ void *uring_region_resolve(const struct uring *u, struct io_buf buf, uint64_t le
 /* uring_work.c */
 int uring_work_init(struct uring *u);
 void uring_work_submit(struct io_backend *be, struct io_work *work);
-void uring_work_flush(struct uring *u); /* hands the batch of this turn to the pool */
+void uring_work_flush(struct uring *u);    /* hands the batch of this turn to the pool */
+uint32_t uring_work_here(struct uring *u); /* does this turn's share; how many */
 uint32_t uring_work_fail(struct uring *u);

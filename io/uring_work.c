@@ -3,6 +3,10 @@
  * Copies and checksums on their way to the workers and back. Regions become addresses here, on the engine's thread,
  * which alone may change the table of regions. Jobs of one turn go to the pool in one batch. When all jobs are out,
  * works wait in their order.
+ *
+ * Small ones the engine does itself, a little in each turn: to wake a worker and be woken by it takes ten times as long
+ * as the checksum of 64 KiB. Only when they come faster than that do workers get them, too. The bounds keep what a hit
+ * may have to wait for in the size of a wake-up.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -81,14 +85,48 @@ static void job_finished(struct engine_msg *msg)
     work->done(work);
 }
 
+static bool work_is_for_here(const struct uring *u, const struct io_work *work)
+{
+    return work->len_bytes <= WORK_HERE_BYTES_MAX && u->works_here_bytes + work->len_bytes <= WORK_HERE_QUEUE_BYTES;
+}
+
+static void work_do_here(struct uring *u, struct io_work *work)
+{
+    struct workers_job job;
+
+    int r = resolve(u, work, &job);
+    work->result = r < 0 ? r : workers_do_here(&job, u->granule);
+    u->works_here_bytes -= work->len_bytes;
+    u->stat.works_in_flight--;
+    u->stat.works++;
+    u->stat.works_here++;
+    work->done(work);
+}
+
+uint32_t uring_work_here(struct uring *u)
+{
+    uint64_t done_bytes = 0;
+    uint32_t n = 0;
+
+    for (struct list *l; done_bytes < WORK_HERE_TURN_BYTES && (l = list_pop(&u->works_here)); n++) {
+        struct io_work *work = list_entry(l, struct io_work, link);
+
+        done_bytes += work->len_bytes;
+        work_do_here(u, work);
+    }
+    return n;
+}
+
 int uring_work_init(struct uring *u)
 {
     list_init(&u->jobs_free);
     list_init(&u->jobs_ready);
     list_init(&u->works_queued);
     list_init(&u->failed_works);
+    list_init(&u->works_here);
+    u->granule = aligned_alloc(64, GRANULE_BYTES);
     u->jobs = calloc(u->config.works_max, sizeof(*u->jobs));
-    if (!u->jobs)
+    if (!u->jobs || !u->granule)
         return -ENOMEM;
     for (uint32_t i = 0; i < u->config.works_max; i++) {
         u->jobs[i].uring = u;
@@ -103,6 +141,10 @@ void uring_work_submit(struct io_backend *be, struct io_work *work)
 
     if (!u->config.workers) {
         work_refuse(u, work, -ENOSYS);
+    } else if (work_is_for_here(u, work)) {
+        list_push_tail(&u->works_here, &work->link);
+        u->works_here_bytes += work->len_bytes;
+        u->stat.works_in_flight++;
     } else if (list_is_empty(&u->jobs_free) || !list_is_empty(&u->works_queued)) {
         list_push_tail(&u->works_queued, &work->link);
         u->stat.works_queued++;

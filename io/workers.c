@@ -7,7 +7,7 @@
  * What is copied and hashed is hashed as it was copied: each granule goes to a buffer of the worker, is hashed there,
  * and goes on to its destination. A client that changes the source meanwhile cannot make bytes and sum disagree.
  *
- * Idle workers look at n_parts_queued for spin_us, then sleep on the condition variable. A submitter signals as many
+ * Idle workers look at n_parts_queued for up to spin_us, then sleep on the condition variable. A submitter signals as many
  * sleepers as there are parts; both happen under the lock, so no wake-up is lost.
  */
 #include "io/workers.h"
@@ -23,6 +23,8 @@
 #include "include/base/limits.h"
 #include "io/checksum.h"
 #include "io/copy.h"
+
+#define SPIN_NS_MIN 1000
 
 static_assert(WORK_PART_BYTES % GRANULE_BYTES == 0, "parts are whole granules");
 
@@ -87,12 +89,24 @@ static bool is_poisoned(const uint32_t *poisoned)
     return poisoned && load_acquire(poisoned);
 }
 
+static int32_t job_result(const struct workers_job *job)
+{
+    return is_poisoned(job->src_poisoned) || is_poisoned(job->dst_poisoned) ? -EFAULT : 0;
+}
+
+int32_t workers_do_here(struct workers_job *job, char *granule)
+{
+    assert(job->len_bytes <= WORK_PART_BYTES);
+    do_part(job, 0, granule);
+    return job_result(job);
+}
+
 /* The one who finishes the last part owns the job from then on; the release and acquire carry the others' stores. */
 static void finish_part(struct workers_job *job)
 {
     if (__atomic_sub_fetch(&job->parts_left_, 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    job->result = is_poisoned(job->src_poisoned) || is_poisoned(job->dst_poisoned) ? -EFAULT : 0;
+    job->result = job_result(job);
     engine_queue_post(job->home, &job->msg);
 }
 
@@ -106,17 +120,24 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
 }
 
-/* Returns early once there is something to take. */
-static void spin(const struct workers *w)
+/*
+ * Returns early once there is something to take. A spin that was for nothing halves the thread's next one, one that was
+ * not doubles it: jobs that come seldom, as from a device, must not cost spin_us each on top.
+ */
+static void spin(const struct workers *w, uint32_t *spin_ns)
 {
-    uint32_t spin_us = load_relaxed(&w->spin_us);
+    uint32_t most_ns = load_relaxed(&w->spin_us) * 1000;
 
-    for (uint64_t until_ns = now_ns() + spin_us * UINT64_C(1000); now_ns() < until_ns;)
+    *spin_ns = MIN(*spin_ns, most_ns);
+    for (uint64_t until_ns = now_ns() + *spin_ns; now_ns() < until_ns;)
         for (int i = 0; i < 32; i++) {
-            if (load_relaxed(&w->n_parts_queued) > 0)
+            if (load_relaxed(&w->n_parts_queued) > 0) {
+                *spin_ns = MIN(2 * *spin_ns, most_ns);
                 return;
+            }
             cpu_relax();
         }
+    *spin_ns = MAX(*spin_ns / 2, MIN(most_ns, (uint32_t)SPIN_NS_MIN));
 }
 
 /* Under the lock. NULL if there is nothing. */
@@ -134,7 +155,7 @@ static struct workers_job *take_part(struct workers *w, uint32_t *ret_part)
 }
 
 /* Blocks; NULL when the pool stops and the queue is empty. */
-static struct workers_job *wait_for_part(struct workers *w, uint32_t *ret_part)
+static struct workers_job *wait_for_part(struct workers *w, uint32_t *spin_ns, uint32_t *ret_part)
 {
     struct workers_job *job;
 
@@ -142,7 +163,7 @@ static struct workers_job *wait_for_part(struct workers *w, uint32_t *ret_part)
     job = take_part(w, ret_part);
     if (!job && !w->stopping && load_relaxed(&w->spin_us) > 0) {
         pthread_mutex_unlock(&w->lock);
-        spin(w);
+        spin(w, spin_ns);
         pthread_mutex_lock(&w->lock);
     }
     while (!job && !(job = take_part(w, ret_part)) && !w->stopping) {
@@ -158,10 +179,10 @@ static void *worker_main(void *arg)
 {
     struct workers *w = arg;
     struct workers_job *job;
-    uint32_t part;
+    uint32_t part, spin_ns = SPIN_NS_MIN;
     _Alignas(64) char granule[GRANULE_BYTES];
 
-    while ((job = wait_for_part(w, &part))) {
+    while ((job = wait_for_part(w, &spin_ns, &part))) {
         do_part(job, part, granule);
         finish_part(job);
     }

@@ -45,5 +45,11 @@ void workers_free(struct workers *w);
 /* Any thread. */
 void workers_set_spin(struct workers *w, uint32_t spin_us);
 
+/*
+ * The calling thread does a job of at most WORK_PART_BYTES itself, and nothing is posted; `granule` is its buffer of
+ * GRANULE_BYTES. Returns the result.
+ */
+int32_t workers_do_here(struct workers_job *job, char *granule);
+
 /* Any thread. Takes all jobs of the list, in order. */
 void workers_submit(struct workers *w, struct list *jobs);

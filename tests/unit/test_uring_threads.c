@@ -149,6 +149,37 @@ START_TEST(test_work)
 }
 END_TEST
 
+/* The engine does small ones itself, some in a turn; when more come than it may have, workers get the rest. */
+START_TEST(test_small_works_are_done_here)
+{
+    enum { N_HERE = WORK_HERE_QUEUE_BYTES / GRANULE_BYTES, N = N_HERE + 5 };
+    struct uring *u = rig_make();
+    static struct io_work works[N];
+    static uint64_t sums[N][16];
+    struct io_buf b;
+    char *mem;
+
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), MIB, &b, (void **)&mem), 0);
+    memset(mem, 7, MIB);
+    for (uint32_t i = 0; i < N; i++) {
+        works[i] =
+            (struct io_work){.op = IO_WORK_HASH, .len_bytes = GRANULE_BYTES, .seed = i, .src = b, .sums = sums[i]};
+        works[i].len_bytes = i == 0 ? WORK_HERE_BYTES_MAX + SECTOR_BYTES : GRANULE_BYTES;
+        rig_submit_work(u, &works[i]);
+    }
+    ck_assert_uint_eq(rig_done, 0);
+    ck_assert_int_ge(uring_run(u, 0), 1);
+    ck_assert_uint_eq(rig_stat(u).works_here, WORK_HERE_TURN_BYTES / GRANULE_BYTES);
+    rig_run_until(u, &rig_done, N);
+    ck_assert_uint_eq(rig_stat(u).works_here, N_HERE);
+    ck_assert_uint_eq(rig_stat(u).works, N);
+    for (uint32_t i = 1; i < N; i++)
+        ck_assert_uint_eq(sums[i][0], checksum_granule(i, 0, mem, GRANULE_BYTES));
+    ck_assert(uring_is_idle(u));
+    uring_free(u);
+}
+END_TEST
+
 START_TEST(test_chunks_come_and_go)
 {
     struct uring *u = rig_make();
@@ -221,6 +252,7 @@ int main(void)
     tcase_add_test(t, test_no_system_call_when_there_is_nothing_to_do);
     tcase_add_test(t, test_messages_wake_the_engine);
     tcase_add_test(t, test_work);
+    tcase_add_test(t, test_small_works_are_done_here);
     tcase_add_test(t, test_chunks_come_and_go);
     tcase_add_test(t, test_poisoned_chunk_is_efault);
     suite_add_tcase(s, t);

@@ -286,6 +286,12 @@ START_TEST(test_poisoned_memory_is_efault)
     ck_assert_int_eq(a.result, -EFAULT);
     ck_assert_int_eq(b.result, -EFAULT);
     ck_assert_int_eq(c.result, 0);
+    /* The same without a worker. */
+    memset(dst, 0, sizeof(dst));
+    ck_assert_int_eq(workers_do_here(&a, NULL), -EFAULT);
+    ck_assert_int_eq(workers_do_here(&b, NULL), -EFAULT);
+    ck_assert_int_eq(workers_do_here(&c, NULL), 0);
+    ck_assert_mem_eq(dst, src, sizeof(dst));
     rig_deinit(&rig);
 }
 END_TEST
