@@ -17,13 +17,14 @@
 
 #define STORE_BATCH_BYTES (256 * KIB)
 #define STORE_BATCHES 16
+#define STORE_BATCHES_BUSY 4 /* so many on their way, and one that is not full waits even if it is urgent */
 #define STORE_SUMS_BUFFERS 16
 #define STORE_BATCH_WAIT_NS UINT64_C(1000000)
-#define STORE_SMALL_BYTES (32 * KIB) /* smaller pieces are copied into batches */
+#define STORE_SMALL_BYTES (48 * KIB) /* smaller pieces are copied into batches: a copy costs less than a request */
 
 /*
  * FREE -> FILLING   pieces join: each reserves consecutive sectors and is copied by a worker
- * FILLING -> CLOSED full, waited long enough, or a sync wants it; copies may still run
+ * FILLING -> CLOSED full, waited long enough, urgent, or a sync wants it; copies may still run
  * CLOSED -> WRITING the last copy is done
  * WRITING -> FREE
  */

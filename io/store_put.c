@@ -7,7 +7,8 @@
  * what has survived long will survive longer, so old and new do not share a segment.
  *
  * Large pieces are written from where they lie. Small ones are copied and hashed in one pass into a batch, a piece of
- * bounce memory that mirrors consecutive sectors of the segment and is written as one I/O. A batch's sectors come from
+ * bounce memory that mirrors consecutive sectors of the segment and is written as one I/O: when it is full, when it has
+ * waited long enough, or when a client waits and the device has not much else to write. A batch's sectors come from
  * a region that the stream has set aside, so small pieces stay contiguous although large ones are placed between them;
  * what a batch leaves of its region, the next one takes.
  *
@@ -140,12 +141,24 @@ static void batch_close(struct batch *b)
         batch_write(b);
 }
 
+/* Somebody waits for it, and the device has little to do meanwhile: what comes later goes into the next one. */
+static bool batch_is_due(const struct store *s, const struct batch *b, uint32_t n_closed)
+{
+    return b->deadline_ns <= s->now_ns || (b->urgent && n_closed < STORE_BATCHES_BUSY);
+}
+
 void put_batches_close(struct store *s, bool all)
 {
+    uint32_t n_closed = 0;
+
+    for (uint32_t i = 0; i < STORE_BATCHES; i++)
+        n_closed += s->batches[i].state == BATCH_CLOSED || s->batches[i].state == BATCH_WRITING;
     for (uint32_t i = 0; i < STORE_BATCHES; i++) {
         struct batch *b = &s->batches[i];
-        if (b->state == BATCH_FILLING && (all || b->deadline_ns <= s->now_ns))
+        if (b->state == BATCH_FILLING && (all || batch_is_due(s, b, n_closed))) {
             batch_close(b);
+            n_closed++;
+        }
     }
 }
 

@@ -68,6 +68,49 @@ START_TEST(small_pieces_share_one_write)
 }
 END_TEST
 
+static uint32_t writes_pending(bool urgent)
+{
+    return simdisk_pending_blks(disk, IO_BLK_WRITE, urgent, io_lane_of(0));
+}
+
+static void ignore_put(struct store_put *put, int status)
+{
+    (void)put;
+    ck_assert_int_eq(status, 0);
+}
+
+/* A small piece of its own, copied; then a tick at the same time: nothing has waited for long. */
+static void put_and_tick(uint32_t i, bool urgent)
+{
+    struct owner_slot *slot = &o->slots[i];
+
+    slot->put = (struct store_put){.id = {.space = 1, .key = {(uint8_t)i}, .key_len = 1},
+                                   .buf = slot->buf,
+                                   .object_bytes = 5000,
+                                   .size_bytes = 5000,
+                                   .n_parts = 1,
+                                   .durability = STORE_SCRATCH,
+                                   .urgent = urgent,
+                                   .done = ignore_put};
+    ck_assert_int_eq(store_put(o->store, &slot->put), 0);
+    while (simdisk_pending(disk) > writes_pending(true) + writes_pending(false))
+        ck_assert(simdisk_step(disk));
+    (void)store_tick(o->store, o->now_ns);
+}
+
+START_TEST(a_batch_waits_unless_a_client_does)
+{
+    start_open(19, 8);
+    (void)store_tick(o->store, o->now_ns);
+    put_and_tick(0, false);
+    ck_assert_uint_eq(writes_pending(false) + writes_pending(true), 0);
+    put_and_tick(1, true); /* takes the first along */
+    ck_assert_uint_eq(writes_pending(true), 1);
+    owner_settle(o);
+    end();
+}
+END_TEST
+
 /* The rest of a small piece's last sector must not hold what another pool left in bounce memory. */
 START_TEST(no_residue_behind_a_small_piece)
 {
@@ -492,6 +535,7 @@ int main(void)
     const struct test_case tests[] = {
         {"bytes", every_size_comes_back},
         {"bytes", small_pieces_share_one_write},
+        {"bytes", a_batch_waits_unless_a_client_does},
         {"bytes", no_residue_behind_a_small_piece},
         {"bytes", flipped_bits_are_found},
         {"bytes", swapped_pieces_are_found},
