@@ -41,9 +41,14 @@
 
 #define MOVE_NONE UINT32_MAX
 #define STORE_NONE UINT8_MAX
-/* Writes ahead of need: how many spills may be in flight, and how far ahead of the next victim to look. */
-#define SPILLS_MAX 64
+/* Writes ahead of need: how many spills may be in flight (SPILLS_FEW of any size; more while they are small, and half of
+ * the moves are free), how far ahead of the next victim to look, and after how many loads it is worth looking again: it
+ * takes hundreds of records. */
+#define SPILLS_FEW 64
+#define SPILLS_MAX 256
+#define SPILLS_BYTES_MAX (16 * MIB)
 #define CLEAN_AHEAD 256
+#define LOOK_EVERY 16
 /* Steps of background work in one tick. */
 #define TICK_STEPS 64
 /* Of one pool: pieces on their way from one extent to another, and those in CXL memory that wait for their promotion. */
@@ -162,6 +167,8 @@ struct tpool {
     uint64_t evictions_seen; /* at the last look for what to clean */
     uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
     uint32_t spilling;
+    uint64_t spilling_bytes;
+    uint32_t n_unlooked; /* loads since look_ahead was last set by one */
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct budget writes;
@@ -373,6 +380,12 @@ static inline struct record_hot *hot_at(struct tiering *t, uint32_t object)
 static inline struct space *space_of(struct tiering *t, const struct record *r)
 {
     return &t->spaces[r->space];
+}
+
+static inline bool spills_are_enough(const struct tiering *t, const struct tpool *p)
+{
+    return p->spilling >= SPILLS_FEW &&
+           (p->spilling >= SPILLS_MAX || p->spilling_bytes >= SPILLS_BYTES_MAX || t->n_moves > t->config.max_moves / 2);
 }
 
 static inline struct tpool *pool_of(struct tiering *t, const struct record *r)

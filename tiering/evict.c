@@ -173,13 +173,13 @@ static void room_spill_ahead(struct tiering *t, struct tpool *p, enum mem_tier t
 {
     uint32_t objects[CLEAN_AHEAD];
 
-    if (!room_can_spill(t, p) || p->spilling >= SPILLS_MAX)
+    if (!room_can_spill(t, p) || spills_are_enough(t, p))
         return;
     for (uint32_t c = 0; c < TIERING_CLASSES; c++) {
         const struct policy *policy = policy_in(p, tier, c);
         uint32_t n = policy->ops->coldest(policy, objects, CLEAN_AHEAD, object_pin_state, t);
 
-        for (uint32_t i = 0; i < n && p->spilling < SPILLS_MAX; i++) {
+        for (uint32_t i = 0; i < n && !spills_are_enough(t, p); i++) {
             const struct record *r = record_at(&t->records, objects[i]);
 
             if (!record_is_dirty(r) || record_waits_for_sync(t, r) || (hot_at(t, objects[i])->flags & HOT_RELOCATING) ||

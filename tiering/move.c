@@ -127,7 +127,10 @@ static void move_load_end(struct move *m, int status)
         policy_enter(t, object);
         p->stat.loads++;
         p->stat.load_bytes += r->size_bytes;
-        p->look_ahead = true;
+        if (++p->n_unlooked >= LOOK_EVERY) {
+            p->n_unlooked = 0;
+            p->look_ahead = true;
+        }
     } else if (m->chunk) {
         room_give(t, m->chunk->region, m->sector);
     }
@@ -209,6 +212,7 @@ static void move_spill_end(struct move *m, int status)
     assert(!hot_writers(hot_at(t, object)));
     hot_at(t, object)->flags &= (uint16_t)~HOT_SPILLING;
     p->spilling--;
+    p->spilling_bytes -= m->put.size_bytes;
     if (status == 0) {
         assert(r->state == RECORD_COMMITTED); /* else the put was cancelled */
         p->stat.spills++;
@@ -257,6 +261,15 @@ void move_put_cancel(struct tiering *t, uint32_t object)
         relocate_cancel(t, object);
 }
 
+/* Nothing came of it. Nobody is told that a move ended: nothing has changed, and to try again at once would spin. */
+static void move_unused(struct move *m)
+{
+    bool kicked = m->t->kicked;
+
+    move_free(m);
+    m->t->kicked = kicked;
+}
+
 int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,
                struct move **ret_move)
 {
@@ -278,7 +291,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         return -EAGAIN;
     int status = store_know_space(t, store, r->space);
     if (status < 0) {
-        move_free(m);
+        move_unused(m);
         return status;
     }
     object_to_entry(t, object, &entry);
@@ -301,7 +314,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     if (status < 0) {
         if (status == -EAGAIN)
             t->stores[store].room_wanted = t->stores[store].pool_waits[space->info.pool] = true;
-        move_free(m);
+        move_unused(m);
         return status;
     }
     place_charge(t, space->info.pool, store, r->size_bytes);
@@ -310,6 +323,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     hot_at(t, object)->flags |= HOT_SPILLING;
     list_push_tail(&t->pools[m->pool].spills, &m->link);
     t->pools[m->pool].spilling++;
+    t->pools[m->pool].spilling_bytes += m->put.size_bytes;
     object_pin(t, object);
     if (ret_move)
         *ret_move = m;

@@ -77,7 +77,7 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
             policy_leave(t, victim, false);
             policy_enter(t, victim);
         }
-        if (p->spilling >= SPILLS_MAX)
+        if (spills_are_enough(t, p))
             break;
     }
     spills_urge(p, sectors);

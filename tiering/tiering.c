@@ -500,7 +500,7 @@ bool tiering_drain(struct tiering *t)
             done = false;
             continue;
         }
-        if (t->pools[space->info.pool].spilling >= SPILLS_MAX)
+        if (spills_are_enough(t, &t->pools[space->info.pool]))
             return false;
         int status = move_spill(t, i, false, store_pick(t, r), 0, false, NULL);
         if (status == 0 || status == -EAGAIN)

@@ -560,6 +560,75 @@ START_TEST(sizes_take_turns)
 }
 END_TEST
 
+/* Fills the memory with what only a device can take; pieces of one size. */
+static void fill_with_scratch(uint32_t size_bytes)
+{
+    struct tiering_grant g;
+
+    for (uint32_t i = 0; i < rig.pools[0].dram_bytes / size_bytes; i++) {
+        struct tiering_id id = key(RIG_SCRATCH, i);
+
+        ck_assert_int_eq(tiering_reserve(rig.t, &rig.s, &id, size_bytes, size_bytes, NULL, &g), 0);
+        ck_assert_int_eq(tiering_commit(rig.t, &rig.s, g.lease, NULL, &g), 0);
+    }
+}
+
+/* Of large pieces a few are enough to keep a device busy, of small ones it takes many. */
+START_TEST(small_spills_are_many_at_once)
+{
+    static const uint32_t sizes[] = {RIG_PIECE, 4096}, dram_mib[] = {32, 8};
+    uint32_t n[ARRAY_LEN(sizes)];
+
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        rig_prepare(&rig, &(struct rig_memory){.dram_bytes = dram_mib[i] * MIB, .device_bytes = 128 * MIB}, 1);
+        rig.config.max_moves = 2048;
+        rig_start(&rig);
+        fill_with_scratch(sizes[i]);
+        rig_turn(&rig, 0, 1000000);
+        n[i] = simdisk_pending(rig.disk);
+        rig_close(&rig);
+    }
+    ck_assert_uint_le(n[0], 64 + 2); /* and the log */
+    ck_assert_uint_gt(n[1], 200);
+}
+END_TEST
+
+/* When the device takes no more, whoever waits for room is looked at now and then, not in every turn: here its log is
+ * full, which is made for larger pieces. */
+START_TEST(a_full_device_is_not_asked_in_a_loop)
+{
+    struct tiering_grant g;
+    struct rig_wait w;
+    uint32_t n_busy = 0;
+    int r = 0;
+
+    rig_open(&rig, 4 * MIB, 16 * MIB);
+    for (uint32_t i = 0; r == 0; i++) {
+        struct tiering_id id = key(RIG_SCRATCH, i);
+
+        ck_assert_uint_lt(i, 20000);
+        rig_wait_init(&w);
+        r = tiering_reserve(rig.t, &rig.s, &id, 4096, 4096, &w.wait, &g);
+        for (uint32_t k = 0; r == TIERING_WAIT && w.status == 1 && k < 200; k++)
+            rig_turn(&rig, 100, 1000000);
+        if (r == TIERING_WAIT && w.status == 0) {
+            g = w.wait.grant;
+            r = 0;
+        }
+        if (r == 0)
+            ck_assert_int_eq(tiering_commit(rig.t, &rig.s, g.lease, NULL, &g), 0);
+    }
+    ck_assert_int_eq(r, TIERING_WAIT);
+    for (uint32_t k = 0; k < 200; k++) {
+        rig.now_ns += 1000;
+        n_busy += tiering_tick(rig.t, rig.now_ns) == 0;
+    }
+    ck_assert_uint_lt(n_busy, 10);
+    tiering_wait_cancel(rig.t, &w.wait);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tiering");
@@ -588,6 +657,8 @@ int main(void)
     tcase_add_test(tc, the_least_recently_used_goes);
     tcase_add_test(tc, a_pin_ends);
     tcase_add_test(tc, sizes_take_turns);
+    tcase_add_test(tc, small_spills_are_many_at_once);
+    tcase_add_test(tc, a_full_device_is_not_asked_in_a_loop);
     suite_add_tcase(suite, tc);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);
