@@ -54,6 +54,8 @@ static void args_make(const struct fio_job *job, bool fill, struct args *a)
         add(a, "--iodepth=16");
         return;
     }
+    if (!job->is_write)
+        add(a, "--readonly"); /* the files may be somebody's */
     add(a, "--rw=%s%s", job->is_random ? "rand" : "", job->is_write ? "write" : "read");
     add(a, "--bs=%llu", (unsigned long long)job->block_bytes);
     add(a, "--iodepth=%u", job->depth);
