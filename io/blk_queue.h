@@ -15,19 +15,22 @@ struct blk_lane {
     struct list blks;
     uint64_t tag;   /* where on its class's scale of service its next request begins */
     uint32_t place; /* in the heap; BLK_LANE_IDLE: nothing waits */
+    uint32_t in_flight;
 };
 
 struct blk_class {
-    uint64_t served; /* the tag of what went last: where a lane that was idle joins */
+    uint64_t served;    /* the tag of what went last: where a lane that was idle joins */
+    uint32_t n_busy;    /* pools' lanes in which something waits or is in flight */
+    uint32_t in_flight; /* requests that the device has, of all lanes */
+    uint64_t in_flight_bytes;
     uint32_t n_heap;
     uint16_t heap[IO_LANES]; /* lanes in which something waits, the smallest tag first */
     struct blk_lane lanes[IO_LANES];
 };
 
 struct blk_queue {
-    uint32_t n;                /* requests that wait */
-    uint64_t owed;             /* sectors that urgent requests took while background ones waited */
-    uint64_t background_bytes; /* that the device has of background requests */
+    uint32_t n;    /* requests that wait */
+    uint64_t owed; /* sectors that urgent requests took while background ones waited */
     struct blk_class urgent, background;
 };
 

@@ -168,7 +168,7 @@ struct tpool {
     uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
     uint32_t spilling;
     uint64_t spilling_bytes;
-    uint32_t n_unlooked; /* loads since look_ahead was last set by one */
+    uint32_t n_unlooked;              /* loads since look_ahead was last set by one */
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct budget writes;

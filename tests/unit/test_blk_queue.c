@@ -190,6 +190,77 @@ START_TEST(test_a_device_has_few_background_bytes)
 }
 END_TEST
 
+/* Takes all that the device gets; how many. */
+static uint32_t take_all(struct list *in_flight)
+{
+    struct io_blk *blk;
+    uint32_t n = 0;
+
+    for (; (blk = blk_queue_next(&q)) != NULL; n++) {
+        blk_queue_take(&q, blk, weights);
+        list_push_tail(in_flight, &blk->link);
+    }
+    return n;
+}
+
+/* Fewer requests outstanding than a device takes at once: weights must count all the same. */
+START_TEST(test_closed_loops_share_by_weight)
+{
+    enum { N = 32 };
+    struct list in_flight;
+
+    for (uint8_t urgent = 0; urgent < 2; urgent++) {
+        setup();
+        list_init(&in_flight);
+        weights[io_lane_of(0)] = 300;
+        for (uint32_t i = 0; i < 2 * N; i++)
+            submit(&blks[i], io_lane_of(i / N), urgent, 64 * KIB);
+        ck_assert_uint_eq(take_all(&in_flight), SHARED_BYTES / (64 * KIB));
+        for (uint32_t i = 0; i < 10000; i++) {
+            struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+
+            blk_queue_done(&q, blk);
+            served[blk->lane] += blk->len_bytes;
+            blk_queue_push(&q, blk);
+            (void)take_all(&in_flight);
+        }
+        expect_ratio(io_lane_of(0), io_lane_of(1), 3);
+    }
+}
+END_TEST
+
+START_TEST(test_one_pool_alone_is_not_held_up)
+{
+    struct list in_flight;
+
+    list_init(&in_flight);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        submit(&blks[i], io_lane_of(0), 1, MIB);
+    submit(&blks[REQUESTS], IO_LANE_OWN, 1, MIB); /* the log is nobody's rival */
+    ck_assert_uint_eq(take_all(&in_flight), REQUESTS + 1);
+    /* Large ones of two: a few at once. */
+    setup();
+    list_init(&in_flight);
+    for (uint32_t i = 0; i < 8; i++)
+        submit(&blks[i], io_lane_of(i % 2), 1, 8 * MIB);
+    ck_assert_uint_eq(take_all(&in_flight), SHARED_REQUESTS);
+}
+END_TEST
+
+START_TEST(test_background_keeps_small_beside_urgent)
+{
+    struct list in_flight;
+
+    list_init(&in_flight);
+    submit(&blks[0], io_lane_of(1), 1, 64 * KIB);
+    for (uint32_t i = 1; i <= 32; i++)
+        submit(&blks[i], io_lane_of(0), 0, MIB);
+    ck_assert_uint_eq(take_all(&in_flight), 1 + BACKGROUND_BESIDE_BYTES / MIB);
+    blk_queue_done(&q, &blks[0]);
+    ck_assert_uint_eq(take_all(&in_flight), (BACKGROUND_BYTES_MAX - BACKGROUND_BESIDE_BYTES) / MIB);
+}
+END_TEST
+
 START_TEST(test_what_is_waited_for_overtakes)
 {
     for (uint32_t i = 0; i < 10; i++)
@@ -205,7 +276,7 @@ START_TEST(test_what_is_waited_for_overtakes)
     blk_queue_take(&q, &blks[7], weights);
     blk_queue_done(&q, &blks[7]);
     blk_queue_done(&q, &blks[0]);
-    ck_assert_uint_eq(q.background_bytes, 0);
+    ck_assert_uint_eq(q.background.in_flight_bytes, 0);
     for (uint32_t i = 0; i < 8; i++) {
         struct io_blk *blk = blk_queue_next(&q);
 
@@ -268,6 +339,9 @@ int main(void)
     tcase_add_test(tc, test_within_a_lane_first_come_first_served);
     tcase_add_test(tc, test_urgent_first_but_background_is_never_starved);
     tcase_add_test(tc, test_a_device_has_few_background_bytes);
+    tcase_add_test(tc, test_closed_loops_share_by_weight);
+    tcase_add_test(tc, test_one_pool_alone_is_not_held_up);
+    tcase_add_test(tc, test_background_keeps_small_beside_urgent);
     tcase_add_test(tc, test_what_is_waited_for_overtakes);
     tcase_add_test(tc, test_at_random);
     suite_add_tcase(suite, tc);
