@@ -60,7 +60,7 @@
 #define STREAM_COPY_BYTES_MIN (256 * KIB) /* from here on copies go around the cache */
 #define URGENT_RUN_MAX 16                 /* urgent bytes that go before a background one that waits */
 #define BACKGROUND_BYTES_MAX (16 * MIB)   /* of background requests that one device has at a time */
-#define BACKGROUND_BESIDE_BYTES (4 * MIB) /* the same while a client waits for it */
+#define BACKGROUND_BESIDE_BYTES (1 * MIB) /* the same while a client waits for it */
 #define SHARED_BYTES (2 * MIB)            /* of the requests of several pools that one device has at a time */
 #define SHARED_REQUESTS 4                 /* or so many, if they are large */
 
