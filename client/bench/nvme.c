@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/bench/admin.h"
 #include "client/bench/bench.h"
@@ -263,8 +264,12 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
 
     b->block_bytes_min = block_bytes_min;
     b->block_bytes = block_bytes;
-    for (uint32_t i = 0; i < b->setup->n_devices; i++)
+    for (uint32_t i = 0; i < b->setup->n_devices; i++) {
         ho.device_paths[i] = b->devices.paths[i];
+        /* A new file each time: the kernel may not be through with what the last daemon had in flight on the old one. */
+        if (!b->setup->is_loop)
+            (void)unlink(b->devices.paths[i]);
+    }
     return micro_daemon(o, &ho, measure, b, figures);
 }
 
