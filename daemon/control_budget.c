@@ -19,6 +19,7 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 #define LOOK_NS (NS_PER_S / 4)
+#define LOOK_IDLE_NS (4 * NS_PER_S) /* at most, when nothing has been used since the last look */
 #define SAY_FIRST_NS (5 * NS_PER_S)
 #define SAY_NEXT_NS (30 * NS_PER_S)
 
@@ -33,6 +34,7 @@ struct budgets {
     struct loop_timer timer;
     uint32_t n_pools, n_answers;
     bool is_looking;
+    uint64_t seen, period_ns;              /* the sum of what the last look counted; until the next one */
     struct balance (*of)[TIERING_BUDGETS]; /* by pool */
     struct shrink (*shrinks)[TIERING_BUDGETS];
     struct balance_engine *engines;
@@ -85,18 +87,36 @@ static void shrink_watch(struct budgets *b, uint32_t pool, uint32_t tier, const 
     }
 }
 
-static bool budgets_are_busy(const struct budgets *b)
+static bool is_shrinking(const struct budgets *b)
 {
     for (uint32_t pool = 0; pool < b->n_pools; pool++)
         for (uint32_t tier = 0; tier < TIERING_BUDGETS; tier++)
             if (b->shrinks[pool][tier].is_on)
                 return true;
-    return b->control->n_engines > 1;
+    return false;
+}
+
+static bool budgets_are_busy(const struct budgets *b)
+{
+    return b->control->n_engines > 1 || is_shrinking(b);
 }
 
 /* --- Looks ------------------------------------------------------------------------------------------------------- */
 
 static void budgets_look(struct budgets *b);
+
+/* Where nobody uses anything there is nothing to trade: looks become rare, so that an idle daemon is idle. */
+static uint64_t look_period_ns(struct budgets *b)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t e = 0; e < b->control->n_engines; e++)
+        for (uint32_t pool = 0; pool < b->n_pools; pool++)
+            sum += b->calls[e].memory[pool].uses + b->calls[e].memory[pool].waiting;
+    b->period_ns = sum == b->seen && !is_shrinking(b) ? MIN(2 * b->period_ns, LOOK_IDLE_NS) : LOOK_NS;
+    b->seen = sum;
+    return b->period_ns;
+}
 
 static void look_ended(struct budgets *b)
 {
@@ -116,7 +136,7 @@ static void look_ended(struct budgets *b)
     if (changed)
         budgets_look(b);
     else if (budgets_are_busy(b))
-        loop_timer_set(&b->control->loop, &b->timer, loop_now_ns() + LOOK_NS);
+        loop_timer_set(&b->control->loop, &b->timer, loop_now_ns() + look_period_ns(b));
 }
 
 static void look_answered(struct call *call)

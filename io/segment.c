@@ -309,6 +309,15 @@ bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool)
            p->n_segments - p->n_reclaiming + ahead_of(budget) + kept_for_copies(t, p) > budget;
 }
 
+bool segment_pool_is_full(const struct segment_table *t, uint32_t pool)
+{
+    const struct segment_pool *p = &t->pools[pool];
+    uint32_t budget = budget_segments(t, p);
+
+    return p->n_reclaiming > 0 || p->n_segments + ahead_of(budget) + kept_for_copies(t, p) >= budget ||
+           t->count[SEGMENT_FREE] <= t->reserve + ahead_of(t->n);
+}
+
 bool segment_table_wants_reclaim(const struct segment_table *t)
 {
     uint32_t coming = t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] + t->count[SEGMENT_FREEING];

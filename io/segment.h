@@ -107,6 +107,8 @@ uint32_t segment_victim(const struct segment_table *t, uint32_t pool);
 /* The segment of `cache` to drop for the sake of its entries in the log, from the pool that has most; NONE: none. */
 uint32_t segment_cache_victim(const struct segment_table *t);
 /* How many segments more this pool, or the partition, should be emptying now. */
+/* What is put for the pool next costs something else its place, now or soon. */
+bool segment_pool_is_full(const struct segment_table *t, uint32_t pool);
 bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool);
 bool segment_table_wants_reclaim(const struct segment_table *t);
 

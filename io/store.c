@@ -291,6 +291,11 @@ uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool)
     return (uint64_t)s->table.pools[pool].n_segments * s->g.segment_bytes;
 }
 
+bool store_pool_is_full(const struct store *s, uint32_t pool)
+{
+    return segment_pool_is_full(&s->table, pool);
+}
+
 void store_stat(const struct store *s, struct store_stat *ret_stat)
 {
     *ret_stat = s->stat;

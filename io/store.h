@@ -244,6 +244,8 @@ uint64_t store_tick(struct store *s, uint64_t now_ns);
 /* A pool's budget here, in bytes; it pays for whole segments. Lowering it starts reclaim. */
 void store_pool_budget(struct store *s, uint32_t pool, uint64_t budget_bytes);
 uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool);
+/* What is put for the pool next costs something else its place, now or soon. */
+bool store_pool_is_full(const struct store *s, uint32_t pool);
 
 struct store_stat {
     uint64_t segments, segments_free, segments_open, segments_pending_free;

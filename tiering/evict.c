@@ -38,15 +38,29 @@ static void room_evict_clean(struct tiering *t, uint32_t object)
     p->look_ahead = true;
 }
 
-/* It may be dropped, and writing it to a device would be in vain. */
+/* True if some device takes the pool's pieces without anything having to go for them. */
+static bool room_is_on_devices(const struct tiering *t, uint32_t pool)
+{
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        if (!t->stores[i].failed && !store_pool_is_full(t->stores[i].store, pool))
+            return true;
+    }
+    return false;
+}
+
+/*
+ * It may be dropped, and writing it to a device would be in vain: little of its kind is asked for again, and on the device
+ * it would push out something else. A policy sees no further than its ghosts, so as long as a device has room it is kept.
+ */
 static bool room_is_hopeless(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
+    uint32_t pool = space_of(t, r)->info.pool;
 
     if (durability_of(t, r) != STORE_CACHE || !(hot_at(t, object)->flags & HOT_IN_POLICY))
         return false;
-    const struct policy *policy = policy_in(pool_of(t, r), tier_of_mem(t, r), space_of(t, r)->info.class_id);
-    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object);
+    const struct policy *policy = policy_in(&t->pools[pool], tier_of_mem(t, r), space_of(t, r)->info.class_id);
+    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object) && !room_is_on_devices(t, pool);
 }
 
 int room_evict(struct tiering *t, uint32_t object)

@@ -11,7 +11,7 @@
 #define SHADOWS 3
 /* Identities that all of them hold together; when there are more, the sample shrinks. */
 #define SHADOW_ENTRIES_MIN 1024
-#define SHADOW_ENTRIES_MAX 32768
+#define SHADOW_ENTRIES_MAX 8192
 
 struct shadow_entry {
     uint64_t hash;

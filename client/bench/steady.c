@@ -232,7 +232,7 @@ static void figure_written(const struct steady *s, const char *name, unsigned fi
 static int spaces_open(struct steady *s)
 {
     struct spw_space_options so = {
-        .item_bytes = BLOCK_BYTES, .class_id = SPW_CLASS_KV, .durability = SPW_CACHE, .digest = "steady cache"};
+        .item_bytes = BLOCK_BYTES, .class_id = SPW_CLASS_GENERIC, .durability = SPW_CACHE, .digest = "steady cache"};
 
     int r = spw_space_open(s->micro->pool, &so, &s->cache);
     so = (struct spw_space_options){.item_bytes = BLOCK_BYTES,
