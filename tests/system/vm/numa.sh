@@ -231,5 +231,5 @@ configure 'nodes = 2' '64 MiB'
 refuses '[tier.dram] nodes'
 
 step "everything at once, on a daemon of its own"
-TMPDIR=/tmp expect 0 "$bin/spillbench" mix --seconds 3 --dram 64MiB --device 256MiB --quiet
+TMPDIR=/scratch expect 0 "$bin/spillbench" mix --seconds 3 --dram 64MiB --device 256MiB --quiet
 grep -F 'wrong bytes' <<<"$output"

@@ -59,7 +59,7 @@ vm_kernel() {
 }
 
 vm_root_new() {
-    mkdir -p "$1"/{bin,dev,etc,proc,root,run,sys,tmp}
+    mkdir -p "$1"/{bin,dev,etc,proc,root,run,scratch,sys,tmp}
     cp "$(command -v busybox)" "$1/bin/busybox"
     echo 'root:x:0:0:root:/root:/bin/bash' >"$1/etc/passwd"
     echo 'root:x:0:' >"$1/etc/group"
@@ -85,7 +85,7 @@ vm_write_init() {
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /scratch # not over /tmp: the checkout may lie there
 mount -t tmpfs tmpfs /run
 export PATH=/bin HOME=/root
 export SPILLWAY_BIN='$SPILLWAY_BIN' SPILLWAY_SOURCE='$SPILLWAY_SOURCE'
