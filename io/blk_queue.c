@@ -70,9 +70,13 @@ static void heap_up(struct blk_class *c, uint32_t place)
 {
     uint16_t lane = c->heap[place];
 
-    while (place > 0 && lane_before(c, lane, c->heap[(place - 1) / 2])) {
-        heap_set(c, place, c->heap[(place - 1) / 2]);
-        place = (place - 1) / 2;
+    while (place > 0) {
+        uint32_t parent = (place - 1) / 2;
+
+        if (!lane_before(c, lane, c->heap[parent]))
+            break;
+        heap_set(c, place, c->heap[parent]);
+        place = parent;
     }
     heap_set(c, place, lane);
 }

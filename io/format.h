@@ -32,7 +32,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structs are written as
 #define FORMAT_HEADER_SECTORS 16
 #define FORMAT_LOG_BYTES_MIN MIB
 /* Sizing a log: live entries may take a fifth of it, and a PUT with the longest key is the largest of them. */
-#define FORMAT_LOG_BYTES_PER_OBJECT (5 * (72 + KEY_BYTES_MAX))
+#define FORMAT_LOG_BYTES_PER_OBJECT (UINT64_C(5) * (72 + KEY_BYTES_MAX))
 #define FORMAT_OBJECT_BYTES_DEFAULT (64 * KIB)
 #define FORMAT_SEGMENTS_MIN 8
 

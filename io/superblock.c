@@ -16,8 +16,11 @@
 #include "include/base/cleanup.h"
 #include "io/checksum.h"
 
+/* 0: no room for anything. */
 static uint64_t stride_of(const struct store_format *format)
 {
+    if (format->segment_bytes == 0 || format->partitions == 0)
+        return 0;
     uint64_t end = format->device_bytes / format->segment_bytes * format->segment_bytes;
 
     if (end < FORMAT_FIRST_BYTES + format->segment_bytes)
