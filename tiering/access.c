@@ -113,27 +113,21 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
         status = -ENOSPC;
         goto unadmit;
     }
-    if (resident && mode == LEASE_WRITE && piece_is_published(t, r)) {
-        if (!wait) {
-            status = -EAGAIN; /* its copy takes a while */
-            goto unadmit;
-        }
-        wait_prepare(wait, s, mode, off_bytes, len_bytes);
-        status = fill_begin(t, object, wait, &ret_grant->limit);
-        if (status < 0)
-            goto unadmit;
-        object_used(t, object);
-        count_found(t, object, object_tier(t, r));
-        return TIERING_WAIT;
-    }
-    if (resident && mode == LEASE_WRITE && (hot_at(t, object)->flags & (HOT_SPILLING | HOT_MIGRATING))) {
-        /* What is written to a device, or moved, must not change meanwhile. */
+    bool is_published = piece_is_published(t, r);
+    if (resident && mode == LEASE_WRITE &&
+        (is_published || (hot_at(t, object)->flags & (HOT_SPILLING | HOT_MIGRATING)))) {
+        /* The writer's own copy takes a while; and what is written to a device, or moved, must not change meanwhile. */
         if (!wait) {
             status = -EAGAIN;
             goto unadmit;
         }
         wait_prepare(wait, s, mode, off_bytes, len_bytes);
-        move_attach(t, move_that_bars_writers(t, object), wait);
+        if (is_published)
+            status = fill_begin(t, object, wait, &ret_grant->limit);
+        else
+            move_attach(t, move_that_bars_writers(t, object), wait);
+        if (status < 0)
+            goto unadmit;
         object_used(t, object);
         count_found(t, object, object_tier(t, r));
         return TIERING_WAIT;
@@ -176,7 +170,7 @@ void piece_dirtied(struct tiering *t, uint32_t object, bool whole)
     pool_of(t, r)->look_ahead = true;
 }
 
-/* --- Release --- */
+/* --- Release ---------------------------------------------------------------------------------------------- */
 
 /* What a writer left behind is not to be kept: back to the copy on the device, or torn. */
 static void piece_reverted(struct tiering *t, uint32_t object)
