@@ -387,6 +387,23 @@ bool tiering_space_at(const struct tiering *t, uint32_t index, struct tiering_sp
     return true;
 }
 
+/* True if the budgets of memory have changed. */
+static bool pool_set_budgets(struct tiering *t, uint32_t pool, const uint64_t bytes[TIERING_BUDGETS])
+{
+    struct tiering_pool_config *config = &t->pools[pool].config;
+
+    if (config->nvme_bytes != bytes[TIERING_BUDGET_NVME]) {
+        config->nvme_bytes = bytes[TIERING_BUDGET_NVME];
+        if (t->n_stores)
+            tiering_store_budgets(t, pool);
+    }
+    if (config->dram_bytes == bytes[TIERING_BUDGET_DRAM] && config->cxl_bytes == bytes[TIERING_BUDGET_CXL])
+        return false;
+    config->dram_bytes = bytes[TIERING_BUDGET_DRAM];
+    config->cxl_bytes = bytes[TIERING_BUDGET_CXL];
+    return true;
+}
+
 void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_pool_config *config)
 {
     struct tpool *p = &t->pools[pool];
@@ -397,27 +414,17 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
     p->config.write_budget_bytes = config->write_budget_bytes;
     p->config.write_budget_ns = config->write_budget_ns;
     budget_set(&p->writes, config->write_budget_bytes, config->write_budget_ns, t->now_ns);
-    tiering_pool_budget(t, pool,
-                        (uint64_t[TIERING_BUDGETS]){[TIERING_BUDGET_DRAM] = config->dram_bytes,
-                                                    [TIERING_BUDGET_CXL] = config->cxl_bytes,
-                                                    [TIERING_BUDGET_NVME] = config->nvme_bytes});
-    chunk_budget(t, pool); /* what was refused is asked for again */
+    (void)pool_set_budgets(t, pool,
+                           (uint64_t[TIERING_BUDGETS]){[TIERING_BUDGET_DRAM] = config->dram_bytes,
+                                                       [TIERING_BUDGET_CXL] = config->cxl_bytes,
+                                                       [TIERING_BUDGET_NVME] = config->nvme_bytes});
+    chunk_budget(t, pool); /* whether it has changed or not: what was refused is asked for again */
 }
 
 void tiering_pool_budget(struct tiering *t, uint32_t pool, const uint64_t bytes[TIERING_BUDGETS])
 {
-    struct tpool *p = &t->pools[pool];
-
-    if (p->config.nvme_bytes != bytes[TIERING_BUDGET_NVME]) {
-        p->config.nvme_bytes = bytes[TIERING_BUDGET_NVME];
-        if (t->n_stores)
-            tiering_store_budgets(t, pool);
-    }
-    if (p->config.dram_bytes == bytes[TIERING_BUDGET_DRAM] && p->config.cxl_bytes == bytes[TIERING_BUDGET_CXL])
-        return;
-    p->config.dram_bytes = bytes[TIERING_BUDGET_DRAM];
-    p->config.cxl_bytes = bytes[TIERING_BUDGET_CXL];
-    chunk_budget(t, pool);
+    if (pool_set_budgets(t, pool, bytes))
+        chunk_budget(t, pool);
 }
 
 void tiering_store_update(struct tiering *t, uint32_t store, const struct tiering_store_config *config)
