@@ -33,6 +33,10 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 #define SAMPLES_MAX 256
 
 /* --- Nodes ------------------------------------------------------------------------------------------------------- */
@@ -136,6 +140,25 @@ int memory_touch(void *mem, uint64_t len_bytes)
     return errno == EINVAL ? -EOPNOTSUPP : -errno;
 }
 
+/*
+ * `never` in shmem_enabled speaks of page faults; who asks gets hugepages nevertheless. A range needs one page to be
+ * collapsed, and collapsing fills the rest with zeros at the same speed as touching does. What fails, because memory is
+ * fragmented for instance, is touched in small pages.
+ */
+int memory_touch_huge(void *mem, uint64_t len_bytes)
+{
+    char *bytes = mem;
+
+    for (uint64_t off = 0; off + MEMORY_HUGE_BYTES <= len_bytes; off += MEMORY_HUGE_BYTES) {
+        int r = memory_touch(bytes + off, MEMORY_PAGE_BYTES);
+        if (r < 0)
+            return r;
+        if (madvise(bytes + off, MEMORY_HUGE_BYTES, MADV_COLLAPSE) < 0 && errno == EINVAL)
+            return -EOPNOTSUPP;
+    }
+    return memory_touch(mem, len_bytes);
+}
+
 int memory_map_zeros(void *mem, uint64_t len_bytes)
 {
     void *p = mmap(mem, len_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -234,6 +257,7 @@ static int chunk_map(struct memory_chunk *c, const struct memory_chunk_config *c
 /* One attempt with one kind of pages. */
 static int chunk_try(const struct memory_chunk_config *config, enum memory_pages pages, struct memory_chunk **ret_chunk)
 {
+    bool by_collapse = pages == MEMORY_PAGES_THP && memory_thp_read() == MEMORY_THP_ASKED;
     uint64_t page_bytes = page_bytes_of(pages);
     cleanup_(memory_chunk_unrefp) struct memory_chunk *c = calloc(1, sizeof(*c));
 
@@ -258,7 +282,8 @@ static int chunk_try(const struct memory_chunk_config *config, enum memory_pages
     r = memory_guard_add(c->mem, c->size_bytes, page_bytes, &c->poisoned, &c->guard);
     if (r < 0)
         return r;
-    r = memory_populate(c->mem, c->size_bytes, config->threads, config->progress, config->progress_ctx);
+    r = memory_populate(c->mem, c->size_bytes, by_collapse ? memory_touch_huge : memory_touch, config->threads,
+                        config->progress, config->progress_ctx);
     if (r < 0)
         return r == -EFAULT ? -ENOMEM : r; /* EFAULT: the page could not be had, for instance no hugepage is left */
     if (config->lock)
@@ -276,9 +301,10 @@ static const char *pages_unavailable(const struct memory_chunk_config *config, e
     if (pages == MEMORY_PAGES_HUGE &&
         memory_free_huge_bytes(config->node) < round_up(config->size_bytes, MEMORY_HUGE_BYTES))
         return "not enough free 2 MiB hugepages on the node (nr_hugepages)";
-    if (pages == MEMORY_PAGES_THP && !memory_thp_allowed())
-        return "no transparent hugepages in memfds (/sys/kernel/mm/transparent_hugepage/shmem_enabled is not "
-               "`advise`)";
+    if (pages == MEMORY_PAGES_THP && memory_thp_read() == MEMORY_THP_DENIED)
+        return "no transparent hugepages in memfds (/sys/kernel/mm/transparent_hugepage/shmem_enabled is `deny`)";
+    if (pages == MEMORY_PAGES_THP && config->size_bytes < MEMORY_HUGE_BYTES)
+        return "less than a hugepage is asked for";
     return NULL;
 }
 
@@ -300,7 +326,7 @@ static int check_size(const struct memory_chunk_config *config, enum memory_page
 
 static bool is_shortage(int r)
 {
-    return r == -ENOMEM || r == -ENOSYS || r == -EINVAL || r == -ENOSPC;
+    return r == -ENOMEM || r == -ENOSYS || r == -EINVAL || r == -ENOSPC || r == -EOPNOTSUPP;
 }
 
 int memory_chunk_create(const struct memory_chunk_config *config, struct memory_chunk **ret_chunk)
@@ -389,7 +415,7 @@ int memory_shared_create(const char *name, uint64_t size_bytes, uint32_t flags, 
     s.size_bytes = size_bytes;
     (void)madvise(s.mem, size_bytes, MADV_DONTFORK);
     if (flags & MEMORY_SHARED_POPULATE)
-        r = memory_populate(s.mem, size_bytes, 1, NULL, NULL);
+        r = memory_populate(s.mem, size_bytes, memory_touch, 1, NULL, NULL);
     if (r < 0)
         return r;
     *ret_shared = (struct memory_shared){.fd = steal_fd(&s.fd), .mem = steal_ptr(s.mem), .size_bytes = s.size_bytes};
@@ -417,7 +443,7 @@ int memory_private_create(uint64_t size_bytes, uint32_t node, void **ret_mem)
     (void)bind_to_node(mem, size_bytes, node); /* nearer is faster, nothing more */
     (void)madvise(mem, size_bytes, MADV_HUGEPAGE);
     (void)madvise(mem, size_bytes, MADV_DONTDUMP);
-    r = memory_populate(mem, size_bytes, 1, NULL, NULL);
+    r = memory_populate(mem, size_bytes, memory_touch, 1, NULL, NULL);
     if (r < 0) {
         munmap(mem, size_bytes);
         return r;

@@ -14,6 +14,7 @@
 struct populate {
     char *mem;
     uint64_t size_bytes;
+    memory_touch_fn touch;
     uint64_t next_bytes; /* atomic: start of the next slice */
     uint64_t done_bytes; /* atomic */
     int error;           /* atomic: the first one, else 0 */
@@ -42,9 +43,9 @@ static bool populate_slice(struct populate *p)
         return false;
     uint64_t len_bytes = MIN(p->size_bytes - off, POPULATE_SLICE_BYTES);
     do
-        r = memory_touch(p->mem + off, len_bytes);
+        r = p->touch(p->mem + off, len_bytes);
     while (r == -EINTR || r == -EAGAIN);
-    if (r == -EOPNOTSUPP) {
+    if (r == -EOPNOTSUPP && p->touch == memory_touch) {
         touch_by_hand(p->mem + off, len_bytes);
         r = 0;
     }
@@ -78,9 +79,10 @@ static uint32_t threads_start(struct populate *p, pthread_t *threads, uint32_t n
     return started;
 }
 
-int memory_populate(void *mem, uint64_t size_bytes, uint32_t n_threads, memory_progress progress, void *ctx)
+int memory_populate(void *mem, uint64_t size_bytes, memory_touch_fn touch, uint32_t n_threads, memory_progress progress,
+                    void *ctx)
 {
-    struct populate p = {.mem = mem, .size_bytes = size_bytes};
+    struct populate p = {.mem = mem, .size_bytes = size_bytes, .touch = touch};
     pthread_t threads[POPULATE_THREADS_MAX];
     uint64_t n = MIN(div_round_up(size_bytes, POPULATE_SLICE_BYTES), (uint64_t)n_threads);
 

@@ -36,14 +36,16 @@ uint64_t memory_free_huge_bytes(uint32_t node)
     return read_number(path) * MEMORY_HUGE_BYTES;
 }
 
-bool memory_thp_allowed(void)
+enum memory_thp memory_thp_read(void)
 {
     cleanup_fclose FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re");
     char line[128];
 
     bool is_read = f && fgets(line, sizeof(line), f);
     // cppcheck-suppress resourceLeak; cleanup_fclose
-    return is_read && !strstr(line, "[never]") && !strstr(line, "[deny]");
+    if (!is_read || strstr(line, "[deny]"))
+        return MEMORY_THP_DENIED;
+    return strstr(line, "[never]") ? MEMORY_THP_ASKED : MEMORY_THP_TOUCHED;
 }
 
 /* Adds up the ShmemPmdMapped lines of the mappings that start within the range. */

@@ -17,10 +17,33 @@
 
 #include "client/lib/client.h"
 
-#define FORK_PAGE_BYTES 4096
+#define PAGE_BYTES 4096
+#define HUGE_BYTES (2 * MIB)
 
 static uint32_t *fork_page; /* set once, never unmapped */
 static uint32_t fork_marks; /* given out; a child goes on counting where its parent was */
+
+/* Large mappings begin at a multiple of 2 MiB: hugepages are then mapped as such, with one fault each. */
+static void *map_aligned(int fd, uint64_t size_bytes, int protection)
+{
+    if (size_bytes < HUGE_BYTES)
+        return mmap(NULL, size_bytes, protection, MAP_SHARED, fd, 0);
+    char *space = mmap(NULL, size_bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (space == MAP_FAILED)
+        return MAP_FAILED;
+    uint64_t before_bytes = round_up((uintptr_t)space, HUGE_BYTES) - (uintptr_t)space;
+    void *base = mmap(space + before_bytes, size_bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+    if (base == MAP_FAILED) {
+        int error = errno;
+        munmap(space, size_bytes + HUGE_BYTES);
+        errno = error;
+        return MAP_FAILED;
+    }
+    if (before_bytes > 0)
+        munmap(space, before_bytes);
+    munmap(space + before_bytes + round_up(size_bytes, PAGE_BYTES), HUGE_BYTES - before_bytes);
+    return base;
+}
 
 int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_map *ret_map)
 {
@@ -34,7 +57,7 @@ int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_ma
     if (size_bytes == 0 || st.st_size < 0 || (uint64_t)st.st_size != size_bytes)
         return client_error(-EPROTO, 0, "the daemon sent memory of another size than it announced");
 
-    void *base = mmap(NULL, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+    void *base = map_aligned(fd, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0));
     if (base == MAP_FAILED) {
         int r = -errno;
         return client_error(r, 0, "cannot map %llu bytes of the daemon's memory: %s", (unsigned long long)size_bytes,
@@ -59,12 +82,12 @@ void client_map_close(struct client_map *map)
 int client_fork_mark(uint32_t *ret_mark)
 {
     if (!fork_page) {
-        void *page = mmap(NULL, FORK_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (page == MAP_FAILED)
             return -errno;
-        if (madvise(page, FORK_PAGE_BYTES, MADV_WIPEONFORK) < 0) {
+        if (madvise(page, PAGE_BYTES, MADV_WIPEONFORK) < 0) {
             int r = -errno;
-            munmap(page, FORK_PAGE_BYTES);
+            munmap(page, PAGE_BYTES);
             return r;
         }
         store_release(&fork_page, page);

@@ -287,6 +287,35 @@ START_TEST(test_hugepages_and_their_fallback)
 }
 END_TEST
 
+/* `never` is about page faults: who asks gets hugepages. */
+START_TEST(test_hugepages_that_must_be_asked_for)
+{
+    struct memory_chunk *c;
+
+    if (memory_thp_read() != MEMORY_THP_ASKED) {
+        skip("hugepages by asking (shmem_enabled is not `never`)");
+        return;
+    }
+    c = make((struct memory_chunk_config){
+        .size_bytes = 9 * MIB + 4096, .node = MEMORY_NODE_ANY, .pages = MEMORY_PAGES_THP, .threads = 2});
+    if (c->report.pages == MEMORY_PAGES_SMALL || c->report.thp_bytes == 0) {
+        skip("hugepages by asking (none came: Linux before 6.1, or memory in pieces)");
+    } else {
+        ck_assert_uint_le(c->report.thp_bytes, 8 * MIB); /* the rest is less than one */
+        ck_assert_uint_eq((uintptr_t)c->mem % MEMORY_HUGE_BYTES, 0);
+    }
+    ck_assert_uint_eq(c->size_bytes, 9 * MIB + 4096);
+    for (uint64_t i = 0; i < c->size_bytes; i++)
+        ck_assert_int_eq(((const char *)c->mem)[i], 0);
+    memset(c->mem, 7, c->size_bytes);
+    const char *other = mmap(NULL, c->size_bytes, PROT_READ, MAP_SHARED, c->fd, 0);
+    ck_assert_ptr_ne(other, MAP_FAILED);
+    ck_assert_int_eq(memcmp(other, c->mem, c->size_bytes), 0);
+    munmap((void *)(uintptr_t)other, c->size_bytes);
+    memory_chunk_unref(c);
+}
+END_TEST
+
 START_TEST(test_guard_survives_a_truncated_chunk)
 {
     struct memory_chunk *c = make((struct memory_chunk_config){
@@ -390,6 +419,7 @@ int main(void)
     tcase_add_test(t, test_a_node_runs_out_by_itself);
     tcase_add_test(t, test_refs_keep_it_alive);
     tcase_add_test(t, test_hugepages_and_their_fallback);
+    tcase_add_test(t, test_hugepages_that_must_be_asked_for);
     tcase_add_test(t, test_guard_survives_a_truncated_chunk);
     tcase_add_test(t, test_guard_leaves_other_faults_fatal);
     tcase_add_test(t, test_shared_memory);
