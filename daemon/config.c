@@ -92,7 +92,7 @@ static void daemon_init(struct config_daemon *d, const struct config_env *env)
     const char *runtime_dir = env->runtime_dir ? env->runtime_dir : "/tmp";
 
     *d = (struct config_daemon){
-        .spin_us = 20,
+        .spin_us = 100,
         .max_sessions = DEFAULT_MAX_SESSIONS,
         .uid_sessions = DEFAULT_UID_SESSIONS,
         .session_leases = DEFAULT_SESSION_LEASES,

@@ -9,6 +9,8 @@
 
 #include "daemon/request_core.h"
 
+#define SPIN_NS_MIN 2000 /* unless spin_us says less */
+
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases)
 {
     list_push_tail(&rq->peers, &peer->link);
@@ -115,16 +117,29 @@ void requests_ring_add(struct requests *rq, struct peer *peer, struct ring *ring
 {
     ring->peer = peer;
     ring->last_work_ns = rq->now_ns;
+    ring->spin_ns = rq->config.spin_ns;
     list_push_tail(&peer->rings, &ring->link);
     rq->n_rings++;
     if (!peer->broken)
         ring_set_hot(rq, ring, true);
 }
 
+/* A ring that had no work for so long has some. It stays hot long enough to see the next such gap to its end, or if that would
+ * be too long, ever less: a client that waits for a device is not to be waited for. */
+void ring_learn(const struct requests *rq, struct ring *ring, uint64_t gap_ns)
+{
+    if (gap_ns > rq->config.spin_ns)
+        ring->spin_ns = MAX(ring->spin_ns / 2, (uint64_t)SPIN_NS_MIN);
+    else
+        ring->spin_ns = MIN(MAX(ring->spin_ns, 2 * gap_ns), rq->config.spin_ns);
+}
+
 void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns)
 {
     if (ring->peer->broken)
         return;
+    if (list_is_empty(&ring->hot_link)) /* it was cold */
+        ring_learn(rq, ring, now_ns - ring->idle_since_ns);
     ring_wake(ring);
     ring->rang = true;
     ring->last_work_ns = now_ns;

@@ -46,6 +46,8 @@ struct ring {
     struct list requests;    /* these */
     struct request *current; /* whose list is being worked on */
     uint64_t last_work_ns;
+    uint64_t idle_since_ns; /* cold: of its last work */
+    uint64_t spin_ns;       /* how long it stays hot without work */
     int doorbell_fd;
     bool rang;          /* since it was emptied */
     bool doorbell_gone; /* the client shut it down: it cannot wake us any more */
@@ -73,6 +75,12 @@ void ring_flush(struct ring *ring);
 static inline bool ring_has_news(const struct ring *ring)
 {
     return load_relaxed(&ring->shared->client.sq_tail) != ring->sq_tail;
+}
+
+/* A hint: has the client asked to be woken? */
+static inline bool ring_peer_sleeps(const struct ring *ring)
+{
+    return load_relaxed(&ring->shared->client.cq_flags) != 0;
 }
 
 /* Cold: from now on the client rings the doorbell. False if it submitted something meanwhile: the ring stays hot. */

@@ -502,6 +502,45 @@ static void ring_goes_cold(void)
     ck_assert_uint_eq(a.shared->daemon.sq_flags, SPW_RING_NEED_WAKEUP);
 }
 
+static bool is_cold_after(uint64_t ns)
+{
+    now_ns += ns;
+    turns(1);
+    return requests_hot_rings(rq) == 0;
+}
+
+/* It stays hot for twice the last gap between two requests, but not for a client that would be too late anyway. */
+START_TEST(test_a_ring_learns_how_long_to_spin)
+{
+    struct spw_sqe nop = {.opcode = SPW_OP_NOP};
+
+    requests_set_spin(rq, 100000);
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    now_ns += 30000;
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    ck_assert(!is_cold_after(59000));
+    ck_assert(is_cold_after(2000));
+
+    now_ns += 1000000; /* too long to wait for: half as long the next time */
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    ck_assert(!is_cold_after(29000));
+    ck_assert(is_cold_after(2000));
+    now_ns += 10000; /* since it went cold: 41000 since the last request */
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    ck_assert(!is_cold_after(81000));
+    ck_assert(is_cold_after(2000));
+
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    store_relaxed(&a.shared->client.cq_flags, SPW_RING_WAKE_FUTEX);
+    ck_assert(!is_cold_after(19000));
+    ck_assert(is_cold_after(2000));
+    store_relaxed(&a.shared->client.cq_flags, 0);
+    requests_set_spin(rq, 0);
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    ck_assert(is_cold_after(0));
+}
+END_TEST
+
 /* The poll of a ring that goes cold must not find what rang before. */
 START_TEST(test_doorbell_is_emptied_before_the_ring_sleeps)
 {
@@ -642,6 +681,7 @@ int main(void)
     tcase_add_test(tc, test_entries_of_waiting_requests_are_free);
     tcase_add_test(tc, test_peek);
     tcase_add_test(tc, test_doorbell_is_emptied_before_the_ring_sleeps);
+    tcase_add_test(tc, test_a_ring_learns_how_long_to_spin);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }
