@@ -59,13 +59,27 @@ bool client_fork_is(uint32_t mark);
 
 /* --- stream.c, copy.c --------------------------------------------------------------------------------------------- */
 
-/* memcpy; beyond CLIENT_STREAM_BYTES with stores that go past the caches. */
+/* memcpy; beyond CLIENT_STREAM_BYTES with stores that go past the caches, and past a store_release too. */
 void client_stream_copy(void *to, const void *from, size_t size_bytes);
+/* What was copied so far comes before what is stored from now on. It waits for memory: once for many copies. */
+void client_stream_fence(void);
 
 struct client_copy_op {
     void *to;
     const void *from;
     size_t size_bytes;
+};
+
+/* Copies that belong together, none of them empty. The owner sets `ops` and `n_ops`, and keeps both in place until the
+ * batch is finished. */
+struct client_copy_batch {
+    const struct client_copy_op *ops;
+    size_t n_ops;
+    struct list link; /* of client_copy.batches, while there is something to be taken */
+    size_t at_op, at_bytes;
+    uint64_t left_bytes;   /* to be taken */
+    uint32_t n_unfinished; /* atomic: slices that somebody copies */
+    bool is_posted;
 };
 
 /* Something for a copy thread to run: a put or get job. */
@@ -78,8 +92,14 @@ struct client_copy;
 int client_copy_new(uint32_t threads, struct client_copy **ret_copy) must_check;
 /* Ends the threads; tasks that have not begun are run first. */
 void client_copy_free(struct client_copy *copy);
-/* Copies them all, with the help of the threads if it is much. */
-void client_copy_run(struct client_copy *copy, const struct client_copy_op *ops, size_t n_ops);
+/* A transfer of so much begins. Returns whether it is large enough for another thread to help, which is then woken. */
+bool client_copy_wake(struct client_copy *copy, uint64_t total_bytes);
+/* Sets the batch up. If it is shared, others may begin. */
+void client_copy_begin(struct client_copy *copy, struct client_copy_batch *batch, bool is_shared);
+/* Copies until no more than keep_bytes are left to be taken. */
+void client_copy_work(struct client_copy *copy, struct client_copy_batch *batch, uint64_t keep_bytes);
+/* Copies what is left, and waits for what others took. */
+void client_copy_finish(struct client_copy *copy, struct client_copy_batch *batch);
 /* A negative errno if there is no thread to run it. */
 int client_copy_post(struct client_copy *copy, struct client_task *task) must_check;
 
@@ -267,13 +287,24 @@ struct client_ring {
 };
 
 int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring) must_check;
-/* Unmaps it, and tells the daemon if the session lives. Nothing is in flight, or the session is over. */
+/* Unmaps it, and tells the daemon if the session lives. Nobody waits for what is in flight, or the session is over. */
 void client_ring_free(struct client_ring *ring);
 /* Unmaps only. */
 void client_ring_destroy(struct client_ring *ring);
 
 /* Starts a call that was checked. */
 int client_ring_start(struct client_ring *ring, struct client_call *call) must_check;
+/* Gives leases back with the next flush, and does not wait for the answer, which tells nothing of use. Returns false if
+ * there is no room to do it at once, or the session is over. The views keep their leases' numbers. */
+bool client_ring_post_release(struct client_ring *ring, const struct spw_space *space, struct spw_view *views,
+                              size_t n) must_check;
+/* Publishes what was written, and wakes the engine if it sleeps. */
+void client_ring_flush(struct client_ring *ring);
+/* Wakes the engine if it sleeps, because something will be published in a moment: a sleeper takes as long to wake as a few
+ * hundred KiB take to copy. Publishes what was written so far. */
+void client_ring_wake_ahead(struct client_ring *ring);
+/* Waits for what was posted, or for the session's end. */
+void client_ring_drain(struct client_ring *ring);
 /* Takes what has completed and sends what can be sent. A negative errno says that the session is over: every call of
  * the ring has then ended. */
 int client_ring_turn(struct client_ring *ring);

@@ -65,8 +65,14 @@ static void sqe_write(struct client_ring *ring, const struct spw_sqe *sqe)
     ring->sqes[ring->sq_tail++ & (ring->sq_entries - 1)] = *sqe;
 }
 
-/* Publishes what was written, and wakes the engine if it sleeps. */
-static void ring_flush(struct client_ring *ring)
+static void ring_wake(struct client_ring *ring)
+{
+    /* EAGAIN: the socket is full of wake-ups already. Other errors mean a hang-up, which the waiting side looks for. */
+    if (send(ring->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN && errno != EINTR)
+        (void)client_session_probe(ring->session);
+}
+
+void client_ring_flush(struct client_ring *ring)
 {
     if (ring->sq_published == ring->sq_tail)
         return;
@@ -75,15 +81,20 @@ static void ring_flush(struct client_ring *ring)
      * head, because SQEs that it has not taken yet were published after this. */
     store_release(&ring->shared->client.cq_head, ring->cq_head); /* the entries may be written again */
     uint32_t flags = ring_publish(&ring->shared->client.sq_tail, ring->sq_tail, &ring->shared->daemon.sq_flags);
-    if (!(flags & SPW_RING_NEED_WAKEUP))
-        return;
-    /* EAGAIN: the socket is full of wake-ups already. Other errors mean a hang-up, which the waiting side looks for. */
-    if (send(ring->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN && errno != EINTR)
-        (void)client_session_probe(ring->session);
+    if (flags & SPW_RING_NEED_WAKEUP)
+        ring_wake(ring);
 }
 
-static void slice_submit(struct client_ring *ring, struct client_call *call, const struct client_slice *slice,
-                         uint32_t cell, uint32_t n_cells)
+void client_ring_wake_ahead(struct client_ring *ring)
+{
+    if (ring->sq_published != ring->sq_tail)
+        client_ring_flush(ring);
+    else if (load_relaxed(&ring->shared->daemon.sq_flags) & SPW_RING_NEED_WAKEUP)
+        ring_wake(ring);
+}
+
+static struct client_slot *slice_submit(struct client_ring *ring, struct client_call *call,
+                                        const struct client_slice *slice, uint32_t cell, uint32_t n_cells)
 {
     struct client_slot *slot = slot_take(ring, call, CLIENT_SLOT_CALL);
     uint32_t offset = cell * CLIENT_CELL_BYTES;
@@ -104,6 +115,7 @@ static void slice_submit(struct client_ring *ring, struct client_call *call, con
                         .arg = {call->arg[0], call->arg[1]},
                     });
     call->in_flight++;
+    return slot;
 }
 
 static void call_sent(struct client_call *call)
@@ -135,7 +147,7 @@ static bool call_advance(struct client_ring *ring, struct client_call *call)
     } else if (slice.n_items > 0 || call->n == 0) {
         if (ring->n_free == 0 || !client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
             return false;
-        slice_submit(ring, call, &slice, cell, n_cells);
+        (void)slice_submit(ring, call, &slice, cell, n_cells);
     }
     call->n_sent += slice.n;
     call->n_results_sent += slice.n_results;
@@ -165,7 +177,7 @@ static void ring_send(struct client_ring *ring)
             break;
         call_end_if_done(call);
     }
-    ring_flush(ring);
+    client_ring_flush(ring);
 }
 
 int client_ring_start(struct client_ring *ring, struct client_call *call)
@@ -184,6 +196,25 @@ int client_ring_start(struct client_ring *ring, struct client_call *call)
     list_push_tail(&ring->waiting, &call->link);
     ring_send(ring);
     return 0;
+}
+
+bool client_ring_post_release(struct client_ring *ring, const struct spw_space *space, struct spw_view *views, size_t n)
+{
+    struct client_call call = {.space = space, .handles = views, .n = n, .opcode = SPW_OP_RELEASE};
+    struct client_slice slice;
+    uint32_t cell, n_cells;
+
+    if (load_relaxed(&ring->session->dead) != 0 || ring->n_free == 0 || !list_is_empty(&ring->waiting))
+        return false;
+    client_call_slice(&call, ring->session->list_max, ring->scratch_memory.size_bytes / 4, &slice);
+    if (slice.n < n)
+        return false;
+    if (slice.n_items > 0) {
+        if (!client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
+            return false;
+        slice_submit(ring, &call, &slice, cell, n_cells)->call = NULL; /* nobody waits for it */
+    }
+    return true;
 }
 
 void client_ring_cancel(struct client_ring *ring, struct client_call *call)
@@ -208,7 +239,7 @@ void client_ring_cancel(struct client_ring *ring, struct client_call *call)
         if (slot->state == CLIENT_SLOT_CALL && slot->call == call && !slot->cancel_sent && !slot_cancel(ring, slot))
             break; /* no room: it was a request, and ends by itself */
     }
-    ring_flush(ring);
+    client_ring_flush(ring);
     call_end_if_done(call);
 }
 
@@ -372,6 +403,12 @@ void client_ring_sleep(struct client_ring *ring, uint32_t head, uint32_t timeout
     /* The kernel compares once more, so a wake-up between S3 and here is not lost either. */
     if (syscall(SYS_futex, cq_tail, FUTEX_WAIT, head, &slice, NULL, 0) < 0 && errno == ETIMEDOUT)
         (void)client_session_probe(ring->session);
+}
+
+void client_ring_drain(struct client_ring *ring)
+{
+    while (ring->in_flight > 0 && client_ring_turn(ring) == 0 && ring->in_flight > 0)
+        ring_wait_once(ring);
 }
 
 void client_ring_wait(struct client_ring *ring, const struct client_call *call)

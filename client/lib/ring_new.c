@@ -104,6 +104,7 @@ void client_ring_free(struct client_ring *ring)
     struct spw_msg_ring_free ask = {.ring = ring->number};
     struct spw_msg reply;
 
+    client_ring_drain(ring); /* leases that are on their way back */
     pthread_mutex_lock(&session->lock);
     list_unlink(&ring->link);
     pthread_mutex_unlock(&session->lock);

@@ -2,14 +2,16 @@
 /*
  * PUT and GET: between leased bytes and the caller's own memory.
  *
- * A transfer goes through its elements in batches, three at a time, so that copying overlaps with the ring:
+ * A transfer goes through its elements in batches, four at a time, so that copying overlaps with the ring, and two
+ * threads with each other:
  *
- *   IDLE ── ask: RESERVE or ACQUIRE ──▶ ASKED ── copy, give: COMMIT or RELEASE ──▶ GIVEN ── settle ──▶ IDLE
+ *   IDLE ─ ask: RESERVE or ACQUIRE ─▶ ASKED ─ begin to copy ─▶ COPIED ─ finish, give: COMMIT or RELEASE ─▶ GIVEN ─ settle ─▶ IDLE
  *
  * While batch i is copied, i + 1 has been asked for and i − 1 is being given back. A batch is a run of elements of one
  * piece each, or one large element: all of it for a put (a block is reserved whole), a window of it otherwise, so that
- * a transfer never leases more than three windows. It never waits for leases that it holds itself: batches are asked
- * for in order, and given back before the third next is asked for.
+ * a transfer never leases more than four windows. It never waits for leases that it holds itself: batches are asked
+ * for in order, and it waits for an answer only when the batch before has been given back. A GET gives back without waiting
+ * for the answer, which could not change what was copied.
  *
  * Runs on the calling thread, or on a copy thread for a job; the batches lie on its stack. Large puts alone allocate.
  */
@@ -92,26 +94,24 @@ static bool view_plan(struct transfer_state *s, struct transfer_batch *b, size_t
     return true;
 }
 
-/* Copies what was leased, some views at a time. */
-static void batch_copy(struct transfer_state *s, struct transfer_batch *b)
+/* Begins to copy what was leased. */
+static void batch_copy_begin(struct transfer_state *s, struct transfer_batch *b)
 {
-    struct client_copy_op ops[CLIENT_BATCH_VIEWS];
     size_t n_ops = 0;
 
-    memset(b->statuses, 0, sizeof(b->statuses));
+    memset(b->statuses, 0, b->n * sizeof(b->statuses[0]));
     if (b->large) { /* a large element is copied whole or not at all, as far as this window goes */
         b->statuses[0] = b->large->status;
         for (size_t i = 0; i < b->n_views && b->statuses[0] == 0; i++)
             b->statuses[0] = b->views[i].status;
     }
-    for (size_t i = 0; i < b->n_views; i++) {
-        if (view_plan(s, b, i, &ops[n_ops]))
+    for (size_t i = 0; i < b->n_views; i++)
+        if (view_plan(s, b, i, &b->ops[n_ops]))
             n_ops++;
-        if (n_ops == CLIENT_BATCH_VIEWS || i + 1 == b->n_views) {
-            client_copy_run(s->t->space->session->copy, ops, n_ops);
-            n_ops = 0;
-        }
-    }
+    b->copies.ops = b->ops;
+    b->copies.n_ops = n_ops;
+    client_copy_begin(s->t->space->session->copy, &b->copies, s->is_shared);
+    b->state = BATCH_COPIED;
 }
 
 static int batch_give(struct transfer_state *s, struct transfer_batch *b)
@@ -119,6 +119,9 @@ static int batch_give(struct transfer_state *s, struct transfer_batch *b)
     const struct client_transfer *t = s->t;
     bool failed = b->large && b->statuses[0] < 0;
 
+    b->state = BATCH_IDLE;
+    if (!transfer_is_put(t) && client_ring_post_release(s->ring, t->space, b->views, b->n_views))
+        return 0;
     b->call = (struct client_call){.space = t->space, .handles = b->views, .n = b->n_views};
     if (t->kind == CLIENT_PUT) {
         b->call.opcode = failed ? SPW_OP_ABORT : SPW_OP_COMMIT;
@@ -129,7 +132,8 @@ static int batch_give(struct transfer_state *s, struct transfer_batch *b)
             b->call.handle_flags = failed ? SPW_RELEASE_DISCARD : SPW_RELEASE_DIRTY;
     }
     int r = client_ring_start(s->ring, &b->call);
-    b->state = r < 0 ? BATCH_IDLE : BATCH_GIVEN;
+    if (r == 0)
+        b->state = BATCH_GIVEN;
     return r;
 }
 
@@ -144,12 +148,24 @@ static void request_ended(struct transfer_state *s, const struct client_call *ca
     }
 }
 
-/* Waits for the answer, copies, gives back. */
-static void batch_work(struct transfer_state *s, struct transfer_batch *b)
+/* Takes the answer, and begins to copy. */
+static void batch_answered(struct transfer_state *s, struct transfer_batch *b)
 {
     client_ring_wait(s->ring, &b->call);
     request_ended(s, &b->call);
-    batch_copy(s, b);
+    batch_copy_begin(s, b);
+}
+
+/* Ends the copying, and gives the leases back. The answer to the last one is waited for soon. */
+static void batch_finish(struct transfer_state *s, struct transfer_batch *b, bool is_last)
+{
+    struct client_copy *copy = s->t->space->session->copy;
+
+    if (is_last) {
+        client_copy_work(copy, &b->copies, CLIENT_WAKE_AHEAD_BYTES);
+        client_ring_wake_ahead(s->ring);
+    }
+    client_copy_finish(copy, &b->copies);
     int r = batch_give(s, b);
     for (size_t i = 0; r < 0 && i < b->n; i++)
         if (b->statuses[i] == 0)
@@ -172,8 +188,7 @@ static void batch_abort_rest(struct transfer_state *s, struct transfer_batch *b)
         client_ring_wait(s->ring, &call);
 }
 
-/* Waits for the leases to be given back. A commit, or a dirty release, tells whether the bytes are there; others cannot
- * change what was copied. */
+/* Waits for the leases to be given back. A commit, or a dirty release, tells whether the bytes are there. */
 static void batch_wait_given(struct transfer_state *s, struct transfer_batch *b)
 {
     client_ring_wait(s->ring, &b->call);
@@ -201,17 +216,27 @@ static void batch_settle(struct transfer_state *s, struct transfer_batch *b)
         b->large->status = b->statuses[0];
     if (b->large && b->last)
         client_transfer_element_end(s, b->first, b->large->status);
-    if (b->views != b->few)
-        free(b->views);
-    b->views = b->few;
-    b->n = 0;
+    client_transfer_batch_reset(b);
 }
 
 /* --- The transfer ----------------------------------------------------------------------------------------------------- */
 
+/* Moves `asked` on to being copied and `copied` to being given; either may be NULL. The next copies begin before the last
+ * ones end, if it can be done without waiting: a pool may have no room until those leases are back. */
+static void transfer_advance(struct transfer_state *s, struct transfer_batch *asked, struct transfer_batch *copied)
+{
+    if (copied) {
+        if (asked && client_ring_turn(s->ring) == 0 && asked->call.ended)
+            batch_answered(s, asked);
+        batch_finish(s, copied, asked == NULL);
+    }
+    if (asked && asked->state == BATCH_ASKED)
+        batch_answered(s, asked);
+}
+
 static int transfer_loop(struct transfer_state *s)
 {
-    struct transfer_batch *asked = NULL;
+    struct transfer_batch *asked = NULL, *copied = NULL;
     unsigned i;
     int r = 0;
 
@@ -227,12 +252,12 @@ static int transfer_loop(struct transfer_state *s)
         r = batch_ask(s, b);
         for (size_t k = 0; r < 0 && k < b->n; k++)
             b->statuses[k] = r;
-        if (asked)
-            batch_work(s, asked);
+        transfer_advance(s, asked, copied);
+        copied = asked;
         asked = r == 0 ? b : NULL;
     }
-    if (asked)
-        batch_work(s, asked);
+    transfer_advance(s, asked, copied);
+    transfer_advance(s, NULL, asked);
     for (unsigned k = 0; k < BATCHES; k++) /* from the oldest */
         batch_settle(s, &s->batches[(i + k) % BATCHES]);
     while (r < 0 && s->element < s->t->n) /* never asked for, or not all of it */
@@ -240,9 +265,33 @@ static int transfer_loop(struct transfer_state *s)
     return r;
 }
 
+/* Field by field: to clear all of it would take as long as a hit. */
+static void transfer_init(struct transfer_state *s, struct client_transfer *transfer)
+{
+    uint64_t total_bytes = 0;
+
+    s->t = transfer;
+    s->element = 0;
+    s->at_bytes = s->large_bytes = 0;
+    s->large = NULL;
+    s->n_larges = 0;
+    s->error = 0;
+    s->detail = 0;
+    s->served = false;
+    for (unsigned i = 0; i < BATCHES; i++) {
+        s->batches[i].views = s->batches[i].few_views;
+        s->batches[i].ops = s->batches[i].few_ops;
+        client_transfer_batch_reset(&s->batches[i]);
+    }
+    for (size_t i = 0; i < transfer->n; i++)
+        total_bytes += transfer->memory[i].size_bytes;
+    s->left_bytes = total_bytes;
+    s->is_shared = client_copy_wake(transfer->space->session->copy, total_bytes);
+}
+
 int client_transfer_run(const char *name, struct client_transfer *transfer)
 {
-    struct transfer_state s = {.t = transfer};
+    struct transfer_state s;
     spw_session *session = transfer->space->session;
     int r = client_session_check(session);
 
@@ -251,7 +300,9 @@ int client_transfer_run(const char *name, struct client_transfer *transfer)
         r = client_thread_ring(session, transfer->space->engine, &s.ring);
     if (r < 0)
         return r;
+    transfer_init(&s, transfer);
     r = transfer_loop(&s);
+    client_ring_flush(s.ring); /* leases given back */
     if (r == 0)
         r = client_session_check(session);
     else if (r == -ECANCELED)

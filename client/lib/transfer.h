@@ -6,9 +6,9 @@
 
 #include "client/lib/client.h"
 
-#define BATCHES 3
+#define BATCHES 4
 
-enum transfer_batch_state { BATCH_IDLE, BATCH_ASKED, BATCH_GIVEN };
+enum transfer_batch_state { BATCH_IDLE, BATCH_ASKED, BATCH_COPIED, BATCH_GIVEN };
 
 /* A large element on its way; several batches may be windows of it. */
 struct transfer_large {
@@ -24,16 +24,20 @@ struct transfer_batch {
     uint64_t at_bytes;            /* where in its memory the window begins */
     uint64_t length_bytes;
     struct spw_view *views; /* few, or allocated */
+    struct client_copy_op *ops;
     size_t n_views;
+    struct client_copy_batch copies; /* ops */
     int32_t statuses[CLIENT_BATCH_VIEWS];
     uint64_t sizes[CLIENT_BATCH_VIEWS];
-    struct spw_view few[CLIENT_BATCH_VIEWS];
+    struct spw_view few_views[CLIENT_BATCH_VIEWS];
+    struct client_copy_op few_ops[CLIENT_BATCH_VIEWS];
 };
 
 struct transfer_state {
     struct client_transfer *t;
     struct client_ring *ring;
     size_t element;               /* the next one */
+    uint64_t left_bytes;          /* of it and those after it that are small */
     uint64_t at_bytes;            /* windows: done of it */
     uint64_t large_bytes;         /* windows: its size, 0: not known yet */
     struct transfer_large *large; /* windows: one of `larges` */
@@ -41,6 +45,7 @@ struct transfer_state {
     int error;                    /* the first of a request as a whole */
     unsigned detail;
     bool served;                               /* some request was */
+    bool is_shared;                            /* with a copy thread */
     struct transfer_large larges[BATCHES + 1]; /* in turn: each batch may be of another one */
     struct transfer_batch batches[BATCHES];
 };
@@ -59,5 +64,7 @@ static inline bool transfer_is_range(const struct client_transfer *t)
 void client_transfer_element_end(struct transfer_state *s, size_t element, int status);
 /* Asks for the size of an object, in a call of its own. */
 int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret_size_bytes) must_check;
+/* Frees what it allocated. It is idle, and of no elements. */
+void client_transfer_batch_reset(struct transfer_batch *b);
 /* Takes the next elements, or the next window. Returns false if there are none. */
 bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b) must_check;

@@ -77,21 +77,49 @@ static int large_begin(struct transfer_state *s)
 
 /* --- Filling a batch ------------------------------------------------------------------------------------------------ */
 
+/* While the first batch is asked for and the last one is given back, nothing is copied: so those are small. */
+static uint64_t batch_bytes(const struct transfer_state *s)
+{
+    if (s->element == 0)
+        return CLIENT_BATCH_END_BYTES;
+    if (s->left_bytes > 2 * (uint64_t)CLIENT_BATCH_END_BYTES)
+        return MIN(s->left_bytes - CLIENT_BATCH_END_BYTES, (uint64_t)CLIENT_BATCH_BYTES);
+    return CLIENT_BATCH_BYTES;
+}
+
 static void batch_fill_small(struct transfer_state *s, struct transfer_batch *b)
 {
     const struct client_transfer *t = s->t;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, bytes_max = batch_bytes(s);
 
     b->first = s->element;
     while (s->element < t->n && b->n < CLIENT_BATCH_VIEWS && !element_is_large(t, s->element)) {
         uint64_t size_bytes = t->memory[s->element].size_bytes;
-        if (b->n > 0 && bytes + size_bytes > CLIENT_BATCH_BYTES)
+        if (b->n > 0 && bytes + size_bytes > bytes_max)
             break;
         bytes += size_bytes;
+        s->left_bytes -= size_bytes;
         b->sizes[b->n++] = size_bytes;
         s->element++;
     }
     b->n_views = b->n;
+}
+
+void client_transfer_batch_reset(struct transfer_batch *b)
+{
+    if (b->views != b->few_views)
+        free(b->views);
+    if (b->ops != b->few_ops)
+        free(b->ops);
+    b->views = b->few_views;
+    b->ops = b->few_ops;
+    b->state = BATCH_IDLE;
+    b->n = 0;
+    b->n_views = 0;
+    b->large = NULL;
+    b->last = false;
+    b->at_bytes = 0;
+    b->length_bytes = 0;
 }
 
 /* The next window of a large element; all of it for a put. */
@@ -111,8 +139,11 @@ static int batch_fill_large(struct transfer_state *s, struct transfer_batch *b)
     b->n_views = (offset + b->length_bytes - 1) / piece - offset / piece + 1;
     if (b->n_views > CLIENT_BATCH_VIEWS) {
         b->views = calloc(b->n_views, sizeof(*b->views));
-        if (!b->views)
+        b->ops = calloc(b->n_views, sizeof(*b->ops));
+        if (!b->views || !b->ops) {
+            client_transfer_batch_reset(b);
             return client_error(-ENOMEM, 0, "out of memory");
+        }
     }
     s->at_bytes += b->length_bytes;
     b->last = s->at_bytes == s->large_bytes;
@@ -126,10 +157,7 @@ static int batch_fill_large(struct transfer_state *s, struct transfer_batch *b)
 bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b)
 {
     while (s->element < s->t->n) {
-        b->state = BATCH_IDLE;
-        b->n = 0;
-        b->large = NULL;
-        b->views = b->few;
+        client_transfer_batch_reset(b);
         if (!element_is_large(s->t, s->element)) {
             batch_fill_small(s, b);
             return true;

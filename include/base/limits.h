@@ -57,7 +57,7 @@
 #define WORK_HERE_BYTES_MAX (256 * KIB)   /* of a copy or checksum that the engine makes itself */
 #define WORK_HERE_TURN_BYTES (64 * KIB)   /* once a turn has made that many, the rest waits for the next */
 #define WORK_HERE_QUEUE_BYTES (512 * KIB) /* that wait for the engine; what goes beyond is for the workers */
-#define STREAM_COPY_BYTES_MIN (256 * KIB) /* from here on copies go around the cache */
+#define STREAM_COPY_BYTES_MIN (32 * KIB)  /* from here on copies go around the cache */
 #define URGENT_RUN_MAX 16                 /* urgent bytes that go before a background one that waits */
 #define BACKGROUND_BYTES_MAX (16 * MIB)   /* of background requests that one device has at a time */
 #define BACKGROUND_BESIDE_BYTES (1 * MIB) /* the same while a client waits for it */
@@ -115,10 +115,14 @@
 #define CLIENT_SCRATCH_BYTES_MIN (64 * KIB)
 #define CLIENT_SPIN_US_MAX 1000000 /* that a blocking call polls for its answer before it sleeps */
 #define CLIENT_SPIN_US_DEFAULT 50
-#define CLIENT_COPY_SHARE_BYTES (512 * KIB) /* smaller copies are not worth waking a thread */
-#define CLIENT_COPY_SLICE_BYTES (1 * MIB)   /* what one copy thread takes at a time */
-#define CLIENT_STREAM_BYTES (256 * KIB)     /* larger copies go past the caches */
-#define CLIENT_BATCH_BYTES (16 * MIB)       /* of PUT and GET: leased at a time, three times over */
-#define CLIENT_BATCH_VIEWS 128
+#define CLIENT_COPY_SHARE_BYTES (2 * MIB)     /* smaller transfers are not worth waking a thread */
+#define CLIENT_COPY_SHARE_FEW_BYTES (8 * MIB) /* the same where there are two CPUs */
+#define CLIENT_WAKE_AHEAD_BYTES (384 * KIB)   /* copied while the engine wakes: 16 us of a fast machine */
+#define CLIENT_COPY_SLICE_BYTES (128 * KIB)   /* what one copy thread takes at a time */
+#define CLIENT_STREAM_BYTES (32 * KIB)        /* copies from here on go past the caches */
+#define CLIENT_BATCH_BYTES (1 * MIB)          /* of PUT and GET: leased at a time, four times over */
+#define CLIENT_BATCH_END_BYTES                                                                                         \
+    (512 * KIB) /* the same for the first and the last batch: nothing overlaps with their requests */
+#define CLIENT_BATCH_VIEWS 64
 #define CLIENT_ADMIN_BYTES_MAX (64 * MIB) /* of one reply to spillctl */
 #define CLIENT_QUEUE_JOBS_MAX 65536       /* of one queue */
