@@ -9,16 +9,23 @@
  * if that is larger), and while there are urgent ones as well no more than BACKGROUND_BESIDE_BYTES: little for a read to
  * stand behind.
  *
+ * Between reads and writes: who waits for a read waits for all of it, and a device that has many writes serves it late.
+ * So from the moment that an urgent read comes, the device has at most WRITE_BESIDE_BYTES of writes at a time, urgent
+ * ones too, and large ones go in parts of DEVICE_PART_BYTES; reads pass those that wait. Reads come in quick succession, with
+ * nothing in between: the limit goes away gradually, by a part of each write that ends while no such read is about.
+ * Writes that fall behind what their weights say go all the same.
+ *
  * Between the lanes of a class: start-time fair queueing. A lane's tag grows by the sectors that it was served, divided
  * by its weight; the lane with the smallest tag is next. So lanes that always have something waiting share by weight to
  * within one request each, without the bursts that whole quanta of a round robin make when weights are 1 to 1000. A
+ * read counts as a part of its bytes, so beside writers of the same weight a reader gets READ_FAVOUR times as much. A
  * lane that was idle joins at the tag of what is being served: it neither saves up a claim nor loses its place. Who has
  * a fixed number of requests outstanding has nothing waiting as long as the device takes them all, and then weights mean
  * nothing: so when several pools are at it, the device gets SHARED_BYTES of their class at a time, which keeps it busy,
  * and the rest waits here. One pool alone is not held up.
  *
- * Invariants: a lane is in its class's heap exactly if it has requests; a request's `queued` is set exactly while it is
- * in a lane.
+ * Invariants: a lane is in a heap of its class exactly if it has requests of that way; a request's `queued` is set
+ * exactly while it is in a lane.
  */
 #include "io/blk_queue.h"
 
@@ -28,10 +35,11 @@ static void class_init(struct blk_class *c)
     c->n_busy = 0;
     c->in_flight = 0;
     c->in_flight_bytes = 0;
-    c->n_heap = 0;
+    c->heaps[BLK_READS].n = c->heaps[BLK_WRITES].n = 0;
     for (uint32_t i = 0; i < IO_LANES; i++) {
-        c->lanes[i] = (struct blk_lane){.place = BLK_LANE_IDLE};
-        list_init(&c->lanes[i].blks);
+        c->lanes[i] = (struct blk_lane){.places = {BLK_LANE_IDLE, BLK_LANE_IDLE}};
+        list_init(&c->lanes[i].blks[BLK_READS]);
+        list_init(&c->lanes[i].blks[BLK_WRITES]);
     }
 }
 
@@ -39,13 +47,17 @@ void blk_queue_init(struct blk_queue *q)
 {
     q->n = 0;
     q->owed = 0;
+    q->n_awaited = 0;
+    q->n_writes = 0;
+    q->write_bytes = 0;
+    q->write_bytes_max = WRITE_BYTES_MAX;
     class_init(&q->urgent);
     class_init(&q->background);
 }
 
-static uint64_t blk_sectors(const struct io_blk *blk)
+static uint64_t sectors_of_bytes(uint32_t bytes)
 {
-    return MAX(blk->len_bytes / (uint32_t)SECTOR_BYTES, 1U); /* a flush moves nothing, and is not free */
+    return MAX(bytes / (uint32_t)SECTOR_BYTES, 1U); /* a flush moves nothing, and is not free */
 }
 
 static struct blk_class *class_of(struct blk_queue *q, const struct io_blk *blk)
@@ -53,92 +65,123 @@ static struct blk_class *class_of(struct blk_queue *q, const struct io_blk *blk)
     return blk->urgent ? &q->urgent : &q->background;
 }
 
-/* --- The heap of lanes ------------------------------------------------------------------------------------------- */
+static enum blk_way way_of(const struct io_blk *blk)
+{
+    return blk->op == IO_BLK_READ ? BLK_READS : BLK_WRITES;
+}
+
+static bool is_awaited(const struct io_blk *blk)
+{
+    return blk->urgent && blk->op == IO_BLK_READ;
+}
+
+/* --- The heaps of lanes ------------------------------------------------------------------------------------------ */
 
 static bool lane_before(const struct blk_class *c, uint16_t a, uint16_t b)
 {
     return c->lanes[a].tag != c->lanes[b].tag ? c->lanes[a].tag < c->lanes[b].tag : a < b;
 }
 
-static void heap_set(struct blk_class *c, uint32_t place, uint16_t lane)
+static void heap_set(struct blk_class *c, enum blk_way way, uint32_t place, uint16_t lane)
 {
-    c->heap[place] = lane;
-    c->lanes[lane].place = place;
+    c->heaps[way].lanes[place] = lane;
+    c->lanes[lane].places[way] = place;
 }
 
-static void heap_up(struct blk_class *c, uint32_t place)
+static void heap_up(struct blk_class *c, enum blk_way way, uint32_t place)
 {
-    uint16_t lane = c->heap[place];
+    const uint16_t *lanes = c->heaps[way].lanes;
+    uint16_t lane = lanes[place];
 
     while (place > 0) {
         uint32_t parent = (place - 1) / 2;
 
-        if (!lane_before(c, lane, c->heap[parent]))
+        if (!lane_before(c, lane, lanes[parent]))
             break;
-        heap_set(c, place, c->heap[parent]);
+        heap_set(c, way, place, lanes[parent]);
         place = parent;
     }
-    heap_set(c, place, lane);
+    heap_set(c, way, place, lane);
 }
 
-static void heap_down(struct blk_class *c, uint32_t place)
+static void heap_down(struct blk_class *c, enum blk_way way, uint32_t place)
 {
-    uint16_t lane = c->heap[place];
+    const struct blk_heap *h = &c->heaps[way];
+    uint16_t lane = h->lanes[place];
 
-    for (uint32_t child; (child = 2 * place + 1) < c->n_heap; place = child) {
-        if (child + 1 < c->n_heap && lane_before(c, c->heap[child + 1], c->heap[child]))
+    for (uint32_t child; (child = 2 * place + 1) < h->n; place = child) {
+        if (child + 1 < h->n && lane_before(c, h->lanes[child + 1], h->lanes[child]))
             child++;
-        if (!lane_before(c, c->heap[child], lane))
+        if (!lane_before(c, h->lanes[child], lane))
             break;
-        heap_set(c, place, c->heap[child]);
+        heap_set(c, way, place, h->lanes[child]);
     }
-    heap_set(c, place, lane);
+    heap_set(c, way, place, lane);
 }
 
-static void heap_add(struct blk_class *c, uint16_t lane)
+static void heap_add(struct blk_class *c, enum blk_way way, uint16_t lane)
 {
-    heap_set(c, c->n_heap++, lane);
-    heap_up(c, c->lanes[lane].place);
+    heap_set(c, way, c->heaps[way].n++, lane);
+    heap_up(c, way, c->lanes[lane].places[way]);
 }
 
-static void heap_remove(struct blk_class *c, uint16_t lane)
+static void heap_remove(struct blk_class *c, enum blk_way way, uint16_t lane)
 {
-    uint32_t place = c->lanes[lane].place;
-    uint16_t last = c->heap[--c->n_heap];
+    struct blk_heap *h = &c->heaps[way];
+    uint32_t place = c->lanes[lane].places[way];
+    uint16_t last = h->lanes[--h->n];
 
-    c->lanes[lane].place = BLK_LANE_IDLE;
+    c->lanes[lane].places[way] = BLK_LANE_IDLE;
     if (last == lane)
         return;
-    heap_set(c, place, last);
-    heap_up(c, place);
-    heap_down(c, c->lanes[last].place);
+    heap_set(c, way, place, last);
+    heap_up(c, way, place);
+    heap_down(c, way, c->lanes[last].places[way]);
 }
 
 /* --- One class --------------------------------------------------------------------------------------------------- */
+
+static bool lane_waits(const struct blk_lane *lane)
+{
+    return lane->places[BLK_READS] != BLK_LANE_IDLE || lane->places[BLK_WRITES] != BLK_LANE_IDLE;
+}
 
 /* Before and after a change to a lane: keeps count of those that have something to do. The daemon's own does not count:
  * it is small, and always there. */
 static bool lane_is_busy(const struct blk_class *c, uint16_t lane)
 {
-    return lane != IO_LANE_OWN && (c->lanes[lane].place != BLK_LANE_IDLE || c->lanes[lane].in_flight > 0);
+    return lane != IO_LANE_OWN && (lane_waits(&c->lanes[lane]) || c->lanes[lane].in_flight > 0);
 }
 
 static void class_push(struct blk_class *c, struct io_blk *blk)
 {
     struct blk_lane *lane = &c->lanes[blk->lane];
     bool was_busy = lane_is_busy(c, blk->lane);
+    enum blk_way way = way_of(blk);
 
-    list_push_tail(&lane->blks, &blk->link);
-    if (lane->place != BLK_LANE_IDLE)
+    list_push_tail(&lane->blks[way], &blk->link);
+    if (lane->places[way] != BLK_LANE_IDLE)
         return;
-    lane->tag = MAX(lane->tag, c->served);
-    heap_add(c, blk->lane);
+    if (!lane_waits(lane))
+        lane->tag = MAX(lane->tag, c->served);
+    heap_add(c, way, blk->lane);
     c->n_busy += !was_busy && blk->lane != IO_LANE_OWN;
 }
 
-static struct io_blk *class_first(const struct blk_class *c)
+static struct io_blk *class_first(const struct blk_class *c, enum blk_way way)
 {
-    return c->n_heap ? list_first_entry(&c->lanes[c->heap[0]].blks, struct io_blk, link) : NULL;
+    const struct blk_heap *h = &c->heaps[way];
+
+    return h->n ? list_first_entry(&c->lanes[h->lanes[0]].blks[way], struct io_blk, link) : NULL;
+}
+
+static void lane_unlink(struct blk_class *c, struct io_blk *blk)
+{
+    enum blk_way way = way_of(blk);
+
+    list_unlink(&blk->link);
+    if (list_is_empty(&c->lanes[blk->lane].blks[way]))
+        heap_remove(c, way, blk->lane);
 }
 
 /* Out of its lane, unserved. */
@@ -146,79 +189,131 @@ static void class_remove(struct blk_class *c, struct io_blk *blk)
 {
     bool was_busy = lane_is_busy(c, blk->lane);
 
-    list_unlink(&blk->link);
-    if (list_is_empty(&c->lanes[blk->lane].blks))
-        heap_remove(c, blk->lane);
+    lane_unlink(c, blk);
     c->n_busy -= was_busy && !lane_is_busy(c, blk->lane);
 }
 
-static void class_take(struct blk_class *c, struct io_blk *blk, uint32_t weight)
+static void class_take(struct blk_class *c, struct io_blk *blk, uint32_t part_bytes, uint32_t weight)
 {
     struct blk_lane *lane = &c->lanes[blk->lane];
+    uint64_t sectors = sectors_of_bytes(part_bytes);
 
-    c->served = lane->tag;
+    c->served = MAX(c->served, lane->tag);
     lane->in_flight++;
     c->in_flight++;
-    c->in_flight_bytes += blk->len_bytes;
-    lane->tag += blk_sectors(blk) * WEIGHT_MAX / weight;
-    list_unlink(&blk->link);
-    if (list_is_empty(&lane->blks))
-        heap_remove(c, blk->lane);
-    else
-        heap_down(c, lane->place);
+    c->in_flight_bytes += part_bytes;
+    lane->tag += sectors * WEIGHT_MAX / weight / (blk->op == IO_BLK_READ ? READ_FAVOUR : 1);
+    lane_unlink(c, blk);
+    for (enum blk_way way = BLK_READS; way < BLK_WAYS; way++)
+        if (lane->places[way] != BLK_LANE_IDLE)
+            heap_down(c, way, lane->places[way]);
 }
 
-static void class_done(struct blk_class *c, const struct io_blk *blk)
+static void class_done(struct blk_class *c, const struct io_blk *blk, uint32_t part_bytes)
 {
     bool was_busy = lane_is_busy(c, blk->lane);
 
     c->lanes[blk->lane].in_flight--;
     c->in_flight--;
-    c->in_flight_bytes -= blk->len_bytes;
+    c->in_flight_bytes -= part_bytes;
     c->n_busy -= was_busy && !lane_is_busy(c, blk->lane);
 }
 
-static bool class_has_room(const struct blk_class *c, const struct io_blk *blk, uint64_t bytes_max)
+static bool class_has_room(const struct blk_class *c, uint32_t part_bytes, uint64_t bytes_max)
 {
-    if (c->n_busy > 1 && c->in_flight >= SHARED_REQUESTS && c->in_flight_bytes + blk->len_bytes > SHARED_BYTES)
+    if (c->n_busy > 1 && c->in_flight >= SHARED_REQUESTS && c->in_flight_bytes + part_bytes > SHARED_BYTES)
         return false;
-    return c->in_flight == 0 || c->in_flight_bytes + blk->len_bytes <= bytes_max;
+    return c->in_flight == 0 || c->in_flight_bytes + part_bytes <= bytes_max;
 }
 
 /* --- Both -------------------------------------------------------------------------------------------------------- */
+
+static bool reads_are_about(const struct blk_queue *q)
+{
+    return q->write_bytes_max < WRITE_BYTES_MAX;
+}
+
+uint32_t blk_queue_part(const struct blk_queue *q, const struct io_blk *blk)
+{
+    return reads_are_about(q) && !is_awaited(blk) ? MIN(blk->len_bytes, (uint32_t)DEVICE_PART_BYTES) : blk->len_bytes;
+}
+
+/* The limit on writes, or they are so far behind that weights come first. */
+static bool write_may_go(const struct blk_queue *q, const struct blk_class *c, const struct io_blk *blk, uint32_t part)
+{
+    if (!reads_are_about(q) || q->n_writes == 0 || q->write_bytes + part <= q->write_bytes_max)
+        return true;
+    return q->write_bytes + part <= SHARED_BYTES && c->served > c->lanes[blk->lane].tag + LAG_SECTORS;
+}
+
+/* What is next in a class, of what may go now. */
+static struct io_blk *class_next(const struct blk_queue *q, const struct blk_class *c, uint64_t bytes_max)
+{
+    struct io_blk *read = class_first(c, BLK_READS), *write = class_first(c, BLK_WRITES);
+
+    if (read && !class_has_room(c, blk_queue_part(q, read), bytes_max))
+        read = NULL;
+    if (write) {
+        uint32_t part = blk_queue_part(q, write);
+
+        if (!class_has_room(c, part, bytes_max) || !write_may_go(q, c, write, part))
+            write = NULL;
+    }
+    if (!read || !write)
+        return read ? read : write;
+    return lane_before(c, write->lane, read->lane) ? write : read;
+}
 
 void blk_queue_push(struct blk_queue *q, struct io_blk *blk)
 {
     class_push(class_of(q, blk), blk);
     blk->queued = 1;
     q->n++;
+    if (is_awaited(blk)) {
+        q->n_awaited++;
+        q->write_bytes_max = WRITE_BESIDE_BYTES;
+    }
 }
 
 struct io_blk *blk_queue_next(const struct blk_queue *q)
 {
-    struct io_blk *urgent = class_first(&q->urgent), *background = class_first(&q->background);
-
     uint64_t bytes_max = q->urgent.n_busy > 0 ? BACKGROUND_BESIDE_BYTES : BACKGROUND_BYTES_MAX;
-    if (urgent && !class_has_room(&q->urgent, urgent, UINT64_MAX))
-        urgent = NULL;
-    if (background && !class_has_room(&q->background, background, bytes_max))
-        background = NULL;
+    struct io_blk *urgent = class_next(q, &q->urgent, UINT64_MAX);
+    struct io_blk *background = class_next(q, &q->background, bytes_max);
+
     if (!urgent || !background)
         return urgent ? urgent : background;
-    return q->owed >= URGENT_RUN_MAX * blk_sectors(background) ? background : urgent;
+    return q->owed >= URGENT_RUN_MAX * sectors_of_bytes(blk_queue_part(q, background)) ? background : urgent;
 }
 
-void blk_queue_take(struct blk_queue *q, struct io_blk *blk, const uint32_t *weights)
+static bool class_waits(const struct blk_class *c)
 {
-    class_take(class_of(q, blk), blk, weights[blk->lane]);
+    return c->heaps[BLK_READS].n + c->heaps[BLK_WRITES].n > 0;
+}
+
+void blk_queue_take(struct blk_queue *q, struct io_blk *blk, uint32_t part_bytes, const uint32_t *weights)
+{
+    class_take(class_of(q, blk), blk, part_bytes, weights[blk->lane]);
     blk->queued = 0;
     q->n--;
-    q->owed = blk->urgent && q->background.n_heap > 0 ? q->owed + blk_sectors(blk) : 0;
+    q->owed = blk->urgent && class_waits(&q->background) ? q->owed + sectors_of_bytes(part_bytes) : 0;
+    if (blk->op != IO_BLK_READ) {
+        q->n_writes++;
+        q->write_bytes += part_bytes;
+    }
 }
 
-void blk_queue_done(struct blk_queue *q, const struct io_blk *blk)
+void blk_queue_done(struct blk_queue *q, const struct io_blk *blk, uint32_t part_bytes)
 {
-    class_done(blk->urgent ? &q->urgent : &q->background, blk);
+    class_done(class_of(q, blk), blk, part_bytes);
+    if (is_awaited(blk))
+        q->n_awaited--;
+    if (blk->op == IO_BLK_READ)
+        return;
+    q->n_writes--;
+    q->write_bytes -= part_bytes;
+    if (q->n_awaited == 0)
+        q->write_bytes_max = MIN(q->write_bytes_max + part_bytes / WRITE_GROWTH, (uint64_t)WRITE_BYTES_MAX);
 }
 
 void blk_queue_urge(struct blk_queue *q, struct io_blk *blk)
@@ -226,6 +321,7 @@ void blk_queue_urge(struct blk_queue *q, struct io_blk *blk)
     if (!blk->queued || blk->urgent)
         return;
     class_remove(&q->background, blk);
+    q->n--;
     blk->urgent = 1;
-    class_push(&q->urgent, blk);
+    blk_queue_push(q, blk);
 }

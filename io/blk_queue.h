@@ -11,11 +11,19 @@
 
 #define BLK_LANE_IDLE UINT32_MAX
 
+/* A flush goes with the writes. */
+enum blk_way { BLK_READS, BLK_WRITES, BLK_WAYS };
+
 struct blk_lane {
-    struct list blks;
-    uint64_t tag;   /* where on its class's scale of service its next request begins */
-    uint32_t place; /* in the heap; BLK_LANE_IDLE: nothing waits */
+    struct list blks[BLK_WAYS];
+    uint32_t places[BLK_WAYS]; /* in the heaps; BLK_LANE_IDLE: nothing waits */
+    uint64_t tag;              /* where on its class's scale of service its next request begins */
     uint32_t in_flight;
+};
+
+struct blk_heap {
+    uint32_t n;
+    uint16_t lanes[IO_LANES]; /* lanes in which something waits, the smallest tag first */
 };
 
 struct blk_class {
@@ -23,14 +31,16 @@ struct blk_class {
     uint32_t n_busy;    /* pools' lanes in which something waits or is in flight */
     uint32_t in_flight; /* requests that the device has, of all lanes */
     uint64_t in_flight_bytes;
-    uint32_t n_heap;
-    uint16_t heap[IO_LANES]; /* lanes in which something waits, the smallest tag first */
+    struct blk_heap heaps[BLK_WAYS];
     struct blk_lane lanes[IO_LANES];
 };
 
 struct blk_queue {
-    uint32_t n;    /* requests that wait */
-    uint64_t owed; /* sectors that urgent requests took while background ones waited */
+    uint32_t n;         /* requests that wait */
+    uint64_t owed;      /* sectors that urgent requests took while background ones waited */
+    uint32_t n_awaited; /* urgent reads that wait or are in flight */
+    uint32_t n_writes;  /* in flight, of both classes */
+    uint64_t write_bytes, write_bytes_max;
     struct blk_class urgent, background;
 };
 
@@ -39,9 +49,11 @@ void blk_queue_init(struct blk_queue *q);
 void blk_queue_push(struct blk_queue *q, struct io_blk *blk);
 /* Whose turn it is; NULL if nothing may go now. It stays in the queue. */
 struct io_blk *blk_queue_next(const struct blk_queue *q);
-/* That request goes to the device. weights: of each lane, 1 to WEIGHT_MAX. */
-void blk_queue_take(struct blk_queue *q, struct io_blk *blk, const uint32_t *weights);
-/* The device is through with one that blk_queue_take() gave it. */
-void blk_queue_done(struct blk_queue *q, const struct io_blk *blk);
+/* How many of its bytes may go at once: all, or a part, after which it is pushed again with the rest. */
+uint32_t blk_queue_part(const struct blk_queue *q, const struct io_blk *blk);
+/* That part of it goes to the device. weights: of each lane, 1 to WEIGHT_MAX. */
+void blk_queue_take(struct blk_queue *q, struct io_blk *blk, uint32_t part_bytes, const uint32_t *weights);
+/* The device is through with what blk_queue_take() gave it. */
+void blk_queue_done(struct blk_queue *q, const struct io_blk *blk, uint32_t part_bytes);
 /* A client waits for it from now on. Nothing happens if it does not wait in a queue, or is urgent already. */
 void blk_queue_urge(struct blk_queue *q, struct io_blk *blk);

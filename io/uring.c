@@ -159,8 +159,8 @@ int uring_kernel_start(struct uring_kernel *k, struct uring_caps *caps)
 
 /* --- Preparing --------------------------------------------------------------------------------------------------- */
 
-bool uring_kernel_prep_blk(struct uring_kernel *k, const struct io_blk *blk, void *mem, uint32_t window,
-                           uint64_t user_data)
+bool uring_kernel_prep_blk(struct uring_kernel *k, const struct io_blk *blk, void *mem, uint32_t part_bytes,
+                           uint32_t window, uint64_t user_data)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&k->ring);
     bool is_fixed = window != URING_WINDOW_NONE;
@@ -170,15 +170,15 @@ bool uring_kernel_prep_blk(struct uring_kernel *k, const struct io_blk *blk, voi
     switch ((enum io_blk_op)blk->op) {
     case IO_BLK_READ:
         if (is_fixed)
-            io_uring_prep_read_fixed(sqe, blk->dev, mem, blk->len_bytes, blk->off_bytes, (int)window);
+            io_uring_prep_read_fixed(sqe, blk->dev, mem, part_bytes, blk->off_bytes, (int)window);
         else
-            io_uring_prep_read(sqe, blk->dev, mem, blk->len_bytes, blk->off_bytes);
+            io_uring_prep_read(sqe, blk->dev, mem, part_bytes, blk->off_bytes);
         break;
     case IO_BLK_WRITE:
         if (is_fixed)
-            io_uring_prep_write_fixed(sqe, blk->dev, mem, blk->len_bytes, blk->off_bytes, (int)window);
+            io_uring_prep_write_fixed(sqe, blk->dev, mem, part_bytes, blk->off_bytes, (int)window);
         else
-            io_uring_prep_write(sqe, blk->dev, mem, blk->len_bytes, blk->off_bytes);
+            io_uring_prep_write(sqe, blk->dev, mem, part_bytes, blk->off_bytes);
         break;
     case IO_BLK_FLUSH:
         io_uring_prep_fsync(sqe, blk->dev, IORING_FSYNC_DATASYNC);

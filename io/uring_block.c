@@ -133,17 +133,20 @@ static void count_submitted(struct uring *u, const struct io_blk *blk, uint32_t 
 static bool blk_prepare(struct uring *u, struct uring_device *d, struct io_blk *blk)
 {
     uint32_t index = u->first_free_slot, window = URING_WINDOW_NONE;
+    uint32_t part_bytes = blk_queue_part(&d->queue, blk);
     struct uring_slot *slot = &u->slots[index];
     void *mem = NULL;
 
     if (blk->op != IO_BLK_FLUSH)
-        mem = uring_region_resolve(u, blk->buf, blk->len_bytes, &window);
-    if (!uring_kernel_prep_blk(u->kernel, blk, mem, window, uring_user_data(URING_KIND_BLK, slot->generation, index)))
+        mem = uring_region_resolve(u, blk->buf, part_bytes, &window);
+    if (!uring_kernel_prep_blk(u->kernel, blk, mem, part_bytes, window,
+                               uring_user_data(URING_KIND_BLK, slot->generation, index)))
         return false;
-    blk_queue_take(&d->queue, blk, u->weights);
+    blk_queue_take(&d->queue, blk, part_bytes, u->weights);
     d->in_flight++;
     u->first_free_slot = slot->next_free;
     slot->blk = blk;
+    slot->part_bytes = part_bytes;
     count_submitted(u, blk, window);
     return true;
 }
@@ -169,7 +172,7 @@ bool uring_block_fill(struct uring *u)
 
 /* --- Completing -------------------------------------------------------------------------------------------------- */
 
-static void count_completed(struct uring *u, const struct io_blk *blk)
+static void count_completed(struct uring *u, const struct io_blk *blk, uint32_t part_bytes)
 {
     struct uring_lane_stat *lane = &u->lanes[blk->lane];
     struct uring_stat *s = &u->stat;
@@ -177,7 +180,7 @@ static void count_completed(struct uring *u, const struct io_blk *blk)
 
     s->blks_in_flight--;
     s->errors += blk->result < 0;
-    s->shorts += blk->op != IO_BLK_FLUSH && blk->result >= 0 && moved_bytes < blk->len_bytes;
+    s->shorts += blk->op != IO_BLK_FLUSH && blk->result >= 0 && moved_bytes < part_bytes;
     s->reads_done += blk->op == IO_BLK_READ;
     s->writes_done += blk->op == IO_BLK_WRITE;
     s->flushes_done += blk->op == IO_BLK_FLUSH;
@@ -209,11 +212,11 @@ bool uring_block_complete(struct uring *u, uint32_t generation, uint32_t index, 
     slot->next_free = u->first_free_slot;
     u->first_free_slot = index;
     u->devices[blk->dev].in_flight--;
-    blk_queue_done(&u->devices[blk->dev].queue, blk);
+    blk_queue_done(&u->devices[blk->dev].queue, blk, slot->part_bytes);
     blk->result = result;
     if (result == -EFAULT)
         poison(u, blk);
-    count_completed(u, blk);
+    count_completed(u, blk, slot->part_bytes);
     blk->done(blk);
     return true;
 }

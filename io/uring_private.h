@@ -35,9 +35,9 @@ void uring_kernel_free(struct uring_kernel *k);
 /* On the engine's thread: from here on the restrictions hold. */
 int uring_kernel_start(struct uring_kernel *k, struct uring_caps *caps);
 
-/* False: the submission queue is full, submit first. */
-bool uring_kernel_prep_blk(struct uring_kernel *k, const struct io_blk *blk, void *mem, uint32_t window,
-                           uint64_t user_data);
+/* False: the submission queue is full, submit first. part_bytes: the first so many of its bytes. */
+bool uring_kernel_prep_blk(struct uring_kernel *k, const struct io_blk *blk, void *mem, uint32_t part_bytes,
+                           uint32_t window, uint64_t user_data);
 bool uring_kernel_prep_read(struct uring_kernel *k, int fd, void *mem, uint32_t len_bytes, uint64_t user_data);
 bool uring_kernel_prep_poll(struct uring_kernel *k, int fd, uint64_t user_data);
 bool uring_kernel_prep_poll_remove(struct uring_kernel *k, uint64_t target, uint64_t user_data);
@@ -66,6 +66,7 @@ struct uring_slot {
     struct io_blk *blk; /* NULL: free */
     uint32_t generation;
     uint32_t next_free;
+    uint32_t part_bytes; /* of the request, that this slot's are */
 };
 
 /*

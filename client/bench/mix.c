@@ -39,8 +39,19 @@
 #define MEMORY_SLACK_BYTES (4 * MIB)
 #endif
 
-static const struct argp_option rows[] = {ROW_SECONDS, ROW_SEED,  ROW_SIZES, ROW_DRAM,    ROW_DEVICE, ROW_POLICY,
-                                          ROW_KEEP,    ROW_QUIET, ROW_QUICK, ROW_FIGURES, ROW_OUTPUT, {0}};
+static const struct argp_option rows[] = {ROW_SECONDS,
+                                          ROW_SEED,
+                                          ROW_SIZES,
+                                          ROW_DRAM,
+                                          ROW_DEVICE,
+                                          ROW_POLICY,
+                                          ROW_KEEP,
+                                          ROW_QUIET,
+                                          ROW_QUICK,
+                                          ROW_FIGURES,
+                                          ROW_ONLY("fetch, shares, budget (with --figures)"),
+                                          ROW_OUTPUT,
+                                          {0}};
 static const char doc[] =
     "Six clients on two pools of a daemon of its own, mixed operations; then the books must balance.";
 

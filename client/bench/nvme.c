@@ -7,10 +7,14 @@
  * must go, and is over when the time is; what it stored is deleted before the next. Blocks are `scratch`, which is never
  * dropped, as `cache` may be. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured
  * apart: fio checks nothing. One thread.
+ *
+ * Options choose rows; all of them together are bounded by TOTAL_SECONDS: when that is over, what is left is said to be
+ * skipped.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "client/bench/admin.h"
@@ -29,21 +33,40 @@
 #define DATA_BYTES (1 * GIB) /* that can be fetched */
 #define DATA_BYTES_QUICK (256 * MIB)
 #define DRAM_SHARE 4
-#define SAMPLE_SECONDS 1.0
+#define SAMPLE_SECONDS 0.5
 #define SAMPLE_SECONDS_QUICK 0.2
+#define CONTEST_SECONDS 3
+#define CONTEST_SECONDS_QUICK 0.2
+#define TOTAL_SECONDS 900 /* a contest that has begun is finished */
+#define DEPTH_FILL 8
+#define DEPTH_SMALL 32
 #define GROUPED_BYTES (1 * MIB) /* what small objects are written in */
 #define SMALL_LIST 16
 #define FETCHED_PERCENT 80
 
 static const char doc[] = "Measures spilling and fetching beside fio, on files and loop devices.";
 
+static const struct argp_option rows[] = {
+    ROW_BLOCK,  ROW_DEPTH, ROW_ONLY("fetch, spill"), ROW_DEVICES, ROW_SECONDS, ROW_SEED, ROW_KEEP, ROW_QUIET, ROW_QUICK,
+    ROW_OUTPUT, {0}};
+
 struct setup {
-    const char *name;
+    const char *name, *word;
     bool is_loop;
     uint32_t n_devices;
 };
 static const struct setup setups[] = {
-    {"file", false, 1}, {"loop", true, 1}, {"two files", false, 2}, {"two loops", true, 2}};
+    {"file", "file", false, 1},
+    {"loop", "loop", true, 1},
+    {"two files", "files", false, 2},
+    {"two loops", "loops", true, 2},
+};
+static const char *const setup_words[] = {"file", "loop", "files", "loops", NULL};
+static const char *const way_words[] = {"fetch", "spill", NULL};
+static const unsigned depths[] = {1, 8, 32};
+static const uint64_t sizes[] = {64 * KIB, 256 * KIB, 2 * MIB};
+#define SMALL_BYTES_MIN (4 * KIB) /* of many objects of different sizes, which are a row of their own */
+#define SMALL_BYTES_MAX (32 * KIB)
 
 struct bench {
     const struct options *options;
@@ -51,7 +74,7 @@ struct bench {
     struct devices devices; /* ours first, then fio's */
     pid_t daemon_pid;
     spw_session *session;
-    uint64_t data_bytes, dram_bytes;
+    uint64_t data_bytes, dram_bytes, start_ns;
     double sample_seconds, xxh3_ms_a_gb;
     uint64_t block_bytes_min, block_bytes;
     struct disk_load load;
@@ -148,6 +171,14 @@ static int sample_fio(void *ctx, double ret[static METRICS_MAX])
 
 /* ── contests ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static bool is_late(const struct bench *b, const char *what)
+{
+    if (seconds_since(b->start_ns) < TOTAL_SECONDS)
+        return false;
+    fprintf(stderr, "SKIP: nvme: %s: the time is up\n", what);
+    return true;
+}
+
 static int contest(struct bench *b, bool is_spill, double speed_goal, struct figures *figures)
 {
     bool is_small = b->block_bytes_min < b->block_bytes;
@@ -162,7 +193,7 @@ static int contest(struct bench *b, bool is_spill, double speed_goal, struct fig
         .ours = is_spill ? sample_spill : sample_fetch,
         .theirs = sample_fio,
         .ctx = b,
-        .seconds = b->options->quick ? 0 : b->options->seconds,
+        .seconds = b->options->seconds,
         .quiet = b->options->quiet,
     };
     static const char *const suffixes[N_METRICS] = {
@@ -173,6 +204,8 @@ static int contest(struct bench *b, bool is_spill, double speed_goal, struct fig
     for (unsigned i = 0; i < N_METRICS; i++)
         snprintf(c.metrics[i].name, FIGURE_NAME_BYTES, "%s, %s, depth %u%s", what, b->setup->name, b->load.depth,
                  suffixes[i]);
+    if (is_late(b, c.metrics[SPEED].name))
+        return 0;
     /* What is read is read from the same place: one file may be twice as fast as another of the same disk. */
     for (uint32_t i = 0; i < b->setup->n_devices; i++)
         b->fio.files[i] = b->devices.paths[is_spill ? b->setup->n_devices + i : i];
@@ -196,33 +229,61 @@ static int fill(struct bench *b)
     return disk_load_fetch(l, l->bytes, 0);
 }
 
-static int measure_depths(struct bench *b, struct figures *figures)
+/* One of two or more, as the options and the kind of row allow. */
+static bool depth_is_wanted(const struct bench *b, unsigned depth)
 {
-    static const unsigned depths[] = {1, 8, 32};
     bool is_small = b->block_bytes_min < b->block_bytes;
-    struct disk_load *l = &b->load;
-    int r;
 
-    l->depth = 8;
-    r = fill(b);
-    uint64_t end = l->n_stored, after_last = 0;
-    for (unsigned way = 0; r == 0 && way < 2; way++) {
-        for (size_t i = 0; r == 0 && i < ARRAY_LEN(depths); i++) {
-            double goal = depths[i] == 1 ? 0 : is_small ? 0.9 : 0.97;
-            if ((is_small || b->setup->n_devices > 1) && depths[i] != 32)
-                continue;
-            if (b->options->quick && depths[i] != 8 && !is_small)
-                continue;
-            l->depth = depths[i];
-            if (way == 1)
-                l->next = MAX(end, after_last);
-            r = contest(b, way == 1, goal, figures);
-            after_last = way == 1 ? l->next : 0;
-        }
-        if (r == 0 && way == 0)
-            r = disk_load_delete(l, 0, end);
+    if (b->options->depth)
+        return true; /* it is the only one */
+    if (is_small || b->setup->n_devices > 1)
+        return depth == DEPTH_SMALL;
+    return !b->options->quick || depth == DEPTH_FILL;
+}
+
+static double speed_goal(const struct bench *b, unsigned depth)
+{
+    if (depth == 1)
+        return 0;
+    return b->block_bytes_min < b->block_bytes ? 0.9 : 0.97;
+}
+
+/* Fetches, or after them spills, whose blocks go behind those of the fetches. */
+static int measure_way(struct bench *b, bool is_spill, struct figures *figures)
+{
+    const unsigned *all = b->options->depth ? &b->options->depth : depths;
+    size_t n = b->options->depth ? 1 : ARRAY_LEN(depths);
+    struct disk_load *l = &b->load;
+    uint64_t next = l->n_stored;
+    int r = 0;
+
+    if (!options_choose(b->options->only, way_words[is_spill]))
+        return 0;
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        if (!depth_is_wanted(b, all[i]))
+            continue;
+        l->depth = all[i];
+        if (is_spill)
+            l->next = next;
+        r = contest(b, is_spill, speed_goal(b, all[i]), figures);
+        if (is_spill)
+            next = l->next;
     }
     return r;
+}
+
+static int measure_ways(struct bench *b, struct figures *figures)
+{
+    int r;
+
+    b->load.depth = DEPTH_FILL;
+    r = fill(b);
+    uint64_t end = b->load.n_stored;
+    if (r == 0)
+        r = measure_way(b, false, figures);
+    if (r == 0)
+        r = disk_load_delete(&b->load, 0, end);
+    return r < 0 ? r : measure_way(b, true, figures);
 }
 
 static int measure(struct micro *m)
@@ -246,7 +307,7 @@ static int measure(struct micro *m)
         r = spw_queue_new(m->session, l->space, DISK_SLOTS, &l->queue);
     if (r < 0)
         return micro_say("space and queue", r);
-    r = measure_depths(b, m->figures);
+    r = measure_ways(b, m->figures);
     spw_queue_free(l->queue);
     return r;
 }
@@ -275,13 +336,15 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
 
 static int measure_sizes(struct bench *b, struct figures *figures)
 {
-    static const uint64_t sizes[] = {64 * KIB, 256 * KIB, 2 * MIB};
+    uint64_t only = b->options->block_bytes;
     int r = 0;
 
+    if (only)
+        return measure_size(b, only < sizes[0] ? SMALL_BYTES_MIN : only, only, figures);
     for (size_t i = 0; r == 0 && i < ARRAY_LEN(sizes); i++)
         if (!b->options->quick || i == 0)
             r = measure_size(b, sizes[i], sizes[i], figures);
-    return r == 0 && b->setup == &setups[0] ? measure_size(b, 4 * KIB, 32 * KIB, figures) : r;
+    return r == 0 && b->setup == &setups[0] ? measure_size(b, SMALL_BYTES_MIN, SMALL_BYTES_MAX, figures) : r;
 }
 
 /* With the devices made. */
@@ -316,23 +379,40 @@ static int measure_setup(struct bench *b, const struct setup *setup, struct figu
     return r;
 }
 
+static int measure_setups(struct bench *b, struct figures *figures)
+{
+    const struct options *o = b->options;
+    size_t n = o->quick && !o->devices ? 2 : ARRAY_LEN(setups);
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < n; i++)
+        if (options_choose(o->devices, setups[i].word) && !is_late(b, setups[i].name))
+            r = measure_setup(b, &setups[i], figures);
+    return r;
+}
+
 int bench_nvme(int argc, char **argv)
 {
     static struct figures figures;
     cleanup_free struct bench *b = calloc(1, sizeof(*b));
-    struct options o;
-    int r = 0;
+    struct options o = {.seed = 1};
 
-    micro_options(argc, argv, doc, &o);
+    options_parse(argc, argv, rows, doc, &o);
+    options_check_choice("only", o.only, way_words);
+    options_check_choice("devices", o.devices, setup_words);
+    if (o.block_bytes % SMALL_BYTES_MIN != 0) {
+        fprintf(stderr, "spillbench: --block: a multiple of 4 KiB; below 64 KiB: of 4 KiB to that\n");
+        return EX_USAGE;
+    }
     if (!b)
         return BENCH_BROKEN;
+    o.seconds = o.seconds > 0 ? o.seconds : o.quick ? CONTEST_SECONDS_QUICK : CONTEST_SECONDS;
     b->options = &o;
+    b->start_ns = now_ns();
     b->data_bytes = o.quick ? DATA_BYTES_QUICK : DATA_BYTES;
     b->dram_bytes = b->data_bytes / DRAM_SHARE;
     b->sample_seconds = o.quick ? SAMPLE_SECONDS_QUICK : SAMPLE_SECONDS;
     b->xxh3_ms_a_gb = ceiling_hash_ms_a_gb();
     (void)figure_add(&figures, "ms/GB", b->xxh3_ms_a_gb, "XXH3 of granules, one thread");
-    for (size_t i = 0; r == 0 && i < (o.quick ? 2 : ARRAY_LEN(setups)); i++)
-        r = measure_setup(b, &setups[i], &figures);
-    return micro_end(&o, &figures, r);
+    return micro_end(&o, &figures, measure_setups(b, &figures));
 }

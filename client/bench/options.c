@@ -5,10 +5,13 @@
 #include "client/bench/options.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sysexits.h>
 
 #include "client/bench/bench.h"
+#include "client/bench/disk_load.h"
 #include "include/base/units.h"
 #include "include/spillway/abi.h"
 
@@ -103,6 +106,15 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_QUICK:
         o->quick = true;
         return 0;
+    case OPTION_ONLY:
+        o->only = arg;
+        return 0;
+    case OPTION_DEVICES:
+        o->devices = arg;
+        return 0;
+    case OPTION_DEPTH:
+        o->depth = (uint32_t)number_of(arg, 1, DISK_DEPTH_MAX, state);
+        return 0;
     case OPTION_OUTPUT:
         if (strcmp(arg, "json") != 0)
             argp_error(state, "-o takes 'json'");
@@ -122,4 +134,21 @@ void options_parse(int argc, char **argv, const struct argp_option *rows, const 
 
     argp_err_exit_status = EX_USAGE;
     (void)argp_parse(&argp, argc, argv, 0, NULL, options);
+}
+
+bool options_choose(const char *chosen, const char *word)
+{
+    return !chosen || strcmp(chosen, word) == 0;
+}
+
+void options_check_choice(const char *option, const char *chosen, const char *const *words)
+{
+    for (size_t i = 0; words[i]; i++)
+        if (options_choose(chosen, words[i]))
+            return;
+    fprintf(stderr, "spillbench: --%s takes", option);
+    for (size_t i = 0; words[i]; i++)
+        fprintf(stderr, "%s '%s'", i == 0 ? "" : words[i + 1] ? "," : " or", words[i]);
+    fprintf(stderr, ", not '%s'\n", chosen);
+    exit(EX_USAGE);
 }

@@ -9,10 +9,10 @@
 #include "include/base/base.h"
 
 struct options {
-    const char *trace_path, *policy, *socket_path, *pool;
+    const char *trace_path, *policy, *socket_path, *pool, *only, *devices;
     uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
-    uint32_t list_max, n_sizes;
+    uint32_t list_max, n_sizes, depth;
     bool json, keep, no_lookup, private_daemon, quiet, quick, figures;
 };
 
@@ -36,6 +36,9 @@ enum {
     OPTION_QUIET,
     OPTION_QUICK,
     OPTION_FIGURES,
+    OPTION_ONLY,
+    OPTION_DEVICES,
+    OPTION_DEPTH,
     OPTION_OUTPUT = 'o',
 };
 
@@ -115,6 +118,18 @@ enum {
     {                                                                                                                  \
         "figures", OPTION_FIGURES, NULL, 0, "measure speed under load instead", 0                                      \
     }
+#define ROW_ONLY(words)                                                                                                \
+    {                                                                                                                  \
+        "only", OPTION_ONLY, "WORD", 0, "only these rows: " words, 0                                                   \
+    }
+#define ROW_DEVICES                                                                                                    \
+    {                                                                                                                  \
+        "devices", OPTION_DEVICES, "WORD", 0, "only on these: file, loop, files, loops (two of a kind)", 0             \
+    }
+#define ROW_DEPTH                                                                                                      \
+    {                                                                                                                  \
+        "depth", OPTION_DEPTH, "N", 0, "only with so many requests outstanding, 1 to 32", 0                            \
+    }
 #define ROW_OUTPUT                                                                                                     \
     {                                                                                                                  \
         "output", OPTION_OUTPUT, "json", 0, "print figures as JSON", 0                                                 \
@@ -122,3 +137,8 @@ enum {
 
 /* Fills `options`, which hold the defaults. Ends the process on a mistake (status 64) and after --help. */
 void options_parse(int argc, char **argv, const struct argp_option *rows, const char *doc, struct options *options);
+
+/* Whether what was chosen (NULL: everything) leaves this in. */
+bool options_choose(const char *chosen, const char *word);
+/* Ends the process (status 64) unless all or one of the words was chosen; the last of them is NULL. */
+void options_check_choice(const char *option, const char *chosen, const char *const *words);

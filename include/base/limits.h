@@ -61,6 +61,12 @@
 #define URGENT_RUN_MAX 16                 /* urgent bytes that go before a background one that waits */
 #define BACKGROUND_BYTES_MAX (16 * MIB)   /* of background requests that one device has at a time */
 #define BACKGROUND_BESIDE_BYTES (1 * MIB) /* the same while a client waits for it */
+#define WRITE_BESIDE_BYTES (256 * KIB)    /* of writes that one device has while clients wait for reads */
+#define WRITE_BYTES_MAX (16 * MIB)        /* from there on they are not limited any more */
+#define WRITE_GROWTH 4                    /* a write that ends adds this part of its bytes to the limit */
+#define DEVICE_PART_BYTES (128 * KIB)     /* of a larger request, that go at once while clients wait for reads */
+#define READ_FAVOUR 4                     /* reads count so much less than writes between pools */
+#define LAG_SECTORS (UINT64_C(131072))    /* that a pool's writes may be behind its share because of reads */
 #define SHARED_BYTES (2 * MIB)            /* of the requests of several pools that one device has at a time */
 #define SHARED_REQUESTS 4                 /* or so many, if they are large */
 

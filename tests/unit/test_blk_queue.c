@@ -16,11 +16,13 @@ struct load {
     uint16_t lane;
     uint8_t urgent;
     uint32_t len_bytes;
+    bool reads;
 };
 
 static struct blk_queue q;
 static uint32_t weights[IO_LANES];
 static struct io_blk blks[REQUESTS * 4];
+static uint32_t parts[ARRAY_LEN(blks)]; /* bytes of each that the device has */
 static uint64_t served[IO_LANES];
 
 static void setup(void)
@@ -39,6 +41,24 @@ static void submit(struct io_blk *blk, uint16_t lane, uint8_t urgent, uint32_t l
     blk_queue_push(&q, blk);
 }
 
+static void submit_read(struct io_blk *blk, uint16_t lane, uint32_t len_bytes)
+{
+    *blk = (struct io_blk){.op = IO_BLK_READ, .lane = lane, .urgent = 1, .len_bytes = len_bytes};
+    list_init(&blk->link);
+    blk_queue_push(&q, blk);
+}
+
+static void take(struct io_blk *blk)
+{
+    parts[blk - blks] = blk_queue_part(&q, blk);
+    blk_queue_take(&q, blk, parts[blk - blks], weights);
+}
+
+static void done(struct io_blk *blk)
+{
+    blk_queue_done(&q, blk, parts[blk - blks]);
+}
+
 /* Serves n requests at once or one after the other; each load has REQUESTS outstanding. */
 static void saturate(const struct load *loads, uint32_t n_loads, uint32_t n)
 {
@@ -48,21 +68,24 @@ static void saturate(const struct load *loads, uint32_t n_loads, uint32_t n)
     for (uint32_t i = 0; i < n_loads * REQUESTS; i++) {
         const struct load *l = &loads[i / REQUESTS];
 
-        submit(&blks[i], l->lane, l->urgent, l->len_bytes);
+        if (l->reads)
+            submit_read(&blks[i], l->lane, l->len_bytes);
+        else
+            submit(&blks[i], l->lane, l->urgent, l->len_bytes);
     }
     for (uint32_t i = 0; i < n; i++) {
         struct io_blk *blk;
 
         while (n_in_flight < DEPTH && (blk = blk_queue_next(&q)) != NULL) {
-            blk_queue_take(&q, blk, weights);
+            take(blk);
             in_flight[(first + n_in_flight++) % DEPTH] = blk;
         }
         if (n_in_flight == 0)
             ck_abort_msg("the queue gives nothing, and nothing is in flight");
         blk = in_flight[first++ % DEPTH];
         n_in_flight--;
-        blk_queue_done(&q, blk);
-        served[blk->lane] += blk->len_bytes;
+        done(blk);
+        served[blk->lane] += parts[blk - blks];
         blk_queue_push(&q, blk);
     }
 }
@@ -78,7 +101,8 @@ START_TEST(test_pools_share_by_weight)
 {
     /* The sizes are against the weights: what counts is bytes. */
     for (uint8_t urgent = 0; urgent < 2; urgent++) {
-        const struct load loads[] = {{io_lane_of(0), urgent, 256 * KIB}, {io_lane_of(1), urgent, 2 * MIB}};
+        const struct load loads[] = {{io_lane_of(0), urgent, 256 * KIB, false},
+                                     {io_lane_of(1), urgent, 2 * MIB, false}};
 
         setup();
         weights[io_lane_of(0)] = 300;
@@ -90,7 +114,7 @@ END_TEST
 
 START_TEST(test_extreme_weights)
 {
-    const struct load loads[] = {{io_lane_of(3), 0, 1 * MIB}, {io_lane_of(9), 0, 1 * MIB}};
+    const struct load loads[] = {{io_lane_of(3), 0, 1 * MIB, false}, {io_lane_of(9), 0, 1 * MIB, false}};
 
     weights[io_lane_of(3)] = WEIGHT_MAX;
     weights[io_lane_of(9)] = 1;
@@ -101,7 +125,7 @@ END_TEST
 
 START_TEST(test_weights_change_while_running)
 {
-    const struct load loads[] = {{io_lane_of(0), 1, 64 * KIB}, {io_lane_of(1), 1, 64 * KIB}};
+    const struct load loads[] = {{io_lane_of(0), 1, 64 * KIB, false}, {io_lane_of(1), 1, 64 * KIB, false}};
 
     saturate(loads, ARRAY_LEN(loads), 4000);
     expect_ratio(io_lane_of(0), io_lane_of(1), 1);
@@ -122,15 +146,15 @@ START_TEST(test_a_pool_that_was_idle_neither_saves_nor_loses)
         submit(&blks[0], busy, 0, MIB);
         blk = blk_queue_next(&q);
         ck_assert_ptr_eq(blk, &blks[0]);
-        blk_queue_take(&q, blk, weights);
-        blk_queue_done(&q, blk);
+        take(blk);
+        done(blk);
     }
     for (uint32_t i = 0; i < 32; i++)
         submit(&blks[i], i % 2 ? busy : idle, 0, MIB);
     for (uint32_t i = 0; i < 16; i++) {
         blk = blk_queue_next(&q);
-        blk_queue_take(&q, blk, weights);
-        blk_queue_done(&q, blk);
+        take(blk);
+        done(blk);
         n_idle += blk->lane == idle;
     }
     ck_assert_uint_ge(n_idle, 7);
@@ -144,7 +168,7 @@ START_TEST(test_within_a_lane_first_come_first_served)
         submit(&blks[i], io_lane_of(5), 0, (i + 1) * SECTOR_BYTES);
     for (uint32_t i = 0; i < 8; i++) {
         ck_assert_ptr_eq(blk_queue_next(&q), &blks[i]);
-        blk_queue_take(&q, &blks[i], weights);
+        take(&blks[i]);
     }
     ck_assert_ptr_null(blk_queue_next(&q));
     ck_assert_uint_eq(q.n, 0);
@@ -155,9 +179,9 @@ START_TEST(test_urgent_first_but_background_is_never_starved)
 {
     /* Whatever the sizes: the rest gets a sixteenth of what urgent requests take, and not much more. */
     const struct load mixes[][2] = {
-        {{io_lane_of(0), 1, 64 * KIB}, {io_lane_of(1), 0, 64 * KIB}},
-        {{io_lane_of(0), 1, 64 * KIB}, {io_lane_of(1), 0, 8 * MIB}},
-        {{io_lane_of(0), 1, 8 * MIB}, {io_lane_of(1), 0, 8 * MIB}},
+        {{io_lane_of(0), 1, 64 * KIB, false}, {io_lane_of(1), 0, 64 * KIB, false}},
+        {{io_lane_of(0), 1, 64 * KIB, false}, {io_lane_of(1), 0, 8 * MIB, false}},
+        {{io_lane_of(0), 1, 8 * MIB, false}, {io_lane_of(1), 0, 8 * MIB, false}},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(mixes); i++) {
@@ -174,14 +198,14 @@ START_TEST(test_a_device_has_few_background_bytes)
     for (uint32_t i = 0; i < 4; i++)
         submit(&blks[i], io_lane_of(0), 0, 8 * MIB);
     for (uint32_t i = 0; i < 2; i++)
-        blk_queue_take(&q, blk_queue_next(&q), weights);
+        take(blk_queue_next(&q));
     ck_assert_ptr_null(blk_queue_next(&q)); /* 16 MiB are there */
     submit(&blks[4], io_lane_of(1), 1, 8 * MIB);
     ck_assert_ptr_eq(blk_queue_next(&q), &blks[4]);
-    blk_queue_take(&q, &blks[4], weights);
-    blk_queue_done(&q, &blks[4]); /* an urgent one makes no room for them */
+    take(&blks[4]);
+    done(&blks[4]); /* an urgent one makes no room for them */
     ck_assert_ptr_null(blk_queue_next(&q));
-    blk_queue_done(&q, &blks[0]);
+    done(&blks[0]);
     ck_assert_ptr_eq(blk_queue_next(&q), &blks[2]);
     /* One may go however large it is. */
     setup();
@@ -197,7 +221,7 @@ static uint32_t take_all(struct list *in_flight)
     uint32_t n = 0;
 
     for (; (blk = blk_queue_next(&q)) != NULL; n++) {
-        blk_queue_take(&q, blk, weights);
+        take(blk);
         list_push_tail(in_flight, &blk->link);
     }
     return n;
@@ -219,7 +243,7 @@ START_TEST(test_closed_loops_share_by_weight)
         for (uint32_t i = 0; i < 10000; i++) {
             struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
 
-            blk_queue_done(&q, blk);
+            done(blk);
             served[blk->lane] += blk->len_bytes;
             blk_queue_push(&q, blk);
             (void)take_all(&in_flight);
@@ -256,8 +280,108 @@ START_TEST(test_background_keeps_small_beside_urgent)
     for (uint32_t i = 1; i <= 32; i++)
         submit(&blks[i], io_lane_of(0), 0, MIB);
     ck_assert_uint_eq(take_all(&in_flight), 1 + BACKGROUND_BESIDE_BYTES / MIB);
-    blk_queue_done(&q, &blks[0]);
+    done(&blks[0]);
     ck_assert_uint_eq(take_all(&in_flight), (BACKGROUND_BYTES_MAX - BACKGROUND_BESIDE_BYTES) / MIB);
+}
+END_TEST
+
+START_TEST(test_few_writes_beside_an_awaited_read)
+{
+    struct list in_flight;
+
+    list_init(&in_flight);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        submit(&blks[i], io_lane_of(1), i % 2 == 0, 64 * KIB);
+    submit_read(&blks[REQUESTS], io_lane_of(0), 64 * KIB);
+    ck_assert_uint_eq(take_all(&in_flight), 1 + WRITE_BESIDE_BYTES / (64 * KIB));
+    ck_assert_uint_eq(parts[REQUESTS], 64 * KIB); /* it was not held up */
+    /* In front of what waits in the very same lane, too. */
+    submit_read(&blks[REQUESTS + 1], io_lane_of(1), 64 * KIB);
+    ck_assert_ptr_eq(blk_queue_next(&q), &blks[REQUESTS + 1]);
+}
+END_TEST
+
+START_TEST(test_a_read_in_the_background_is_none_to_wait_for)
+{
+    struct list in_flight;
+
+    list_init(&in_flight);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        submit(&blks[i], io_lane_of(1), 1, 64 * KIB);
+    blks[REQUESTS] = (struct io_blk){.op = IO_BLK_READ, .lane = io_lane_of(0), .len_bytes = 8 * MIB};
+    blk_queue_push(&q, &blks[REQUESTS]);
+    ck_assert_uint_eq(blk_queue_part(&q, &blks[REQUESTS]), 8 * MIB);
+    ck_assert_uint_eq(take_all(&in_flight), REQUESTS + 1);
+    setup();
+    blks[REQUESTS] = (struct io_blk){.op = IO_BLK_READ, .lane = io_lane_of(0), .len_bytes = 64 * KIB};
+    blk_queue_push(&q, &blks[REQUESTS]);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        submit(&blks[i], io_lane_of(1), 1, 64 * KIB);
+    blk_queue_urge(&q, &blks[REQUESTS]); /* now it is */
+    list_init(&in_flight);
+    ck_assert_uint_eq(take_all(&in_flight), 1 + WRITE_BESIDE_BYTES / (64 * KIB));
+}
+END_TEST
+
+START_TEST(test_large_ones_go_in_parts_beside_an_awaited_read)
+{
+    submit(&blks[0], io_lane_of(1), 1, 8 * MIB);
+    ck_assert_uint_eq(blk_queue_part(&q, &blks[0]), 8 * MIB);
+    submit_read(&blks[1], io_lane_of(0), 2 * MIB);
+    ck_assert_uint_eq(blk_queue_part(&q, &blks[1]), 2 * MIB);
+    ck_assert_uint_eq(blk_queue_part(&q, &blks[0]), DEVICE_PART_BYTES);
+    take(&blks[0]);
+    take(&blks[1]);
+    done(&blks[1]);
+    done(&blks[0]);
+    blks[0].len_bytes -= DEVICE_PART_BYTES;
+    blk_queue_push(&q, &blks[0]);
+    ck_assert_uint_eq(blk_queue_part(&q, &blks[0]), DEVICE_PART_BYTES); /* the next read is not far */
+    ck_assert_uint_eq(q.urgent.in_flight_bytes + q.write_bytes + q.n_writes + q.n_awaited, 0);
+}
+END_TEST
+
+/* The limit goes away by and by when no more reads come, and is back with the first. */
+START_TEST(test_after_the_last_read_writes_get_the_device_back)
+{
+    struct list in_flight;
+    uint64_t bytes = 0;
+
+    list_init(&in_flight);
+    submit_read(&blks[REQUESTS], io_lane_of(0), 64 * KIB);
+    take(&blks[REQUESTS]);
+    done(&blks[REQUESTS]);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        submit(&blks[i], io_lane_of(1), 1, MIB);
+    ck_assert_uint_eq(take_all(&in_flight), WRITE_BESIDE_BYTES / DEVICE_PART_BYTES);
+    while (blk_queue_part(&q, &blks[0]) < MIB && bytes < 1 * GIB) {
+        struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+
+        done(blk);
+        bytes += parts[blk - blks];
+        blk_queue_push(&q, blk);
+        (void)take_all(&in_flight);
+        ck_assert_uint_gt(q.n_writes, 0);
+    }
+    ck_assert_uint_ge(bytes, (WRITE_BYTES_MAX - WRITE_BESIDE_BYTES) * WRITE_GROWTH);
+    ck_assert_uint_le(bytes, WRITE_BYTES_MAX * WRITE_GROWTH);
+    ck_assert_ptr_null(blk_queue_next(&q)); /* all that there is is at the device */
+    submit_read(&blks[REQUESTS], io_lane_of(0), 64 * KIB);
+    ck_assert_uint_eq(q.write_bytes_max, WRITE_BESIDE_BYTES);
+}
+END_TEST
+
+/* Reads count as a part of their bytes; then weights hold between who reads and who writes, limit or not. */
+START_TEST(test_writes_get_what_weights_say_beside_reads)
+{
+    const struct load loads[] = {{io_lane_of(0), 1, 64 * KIB, true}, {io_lane_of(1), 1, 64 * KIB, false}};
+
+    saturate(loads, ARRAY_LEN(loads), 200000);
+    expect_ratio(io_lane_of(0), io_lane_of(1), READ_FAVOUR);
+    setup();
+    weights[io_lane_of(1)] = 10 * DEFAULT_WEIGHT;
+    saturate(loads, ARRAY_LEN(loads), 200000);
+    expect_ratio(io_lane_of(1), io_lane_of(0), 10.0 / READ_FAVOUR);
 }
 END_TEST
 
@@ -265,7 +389,7 @@ START_TEST(test_what_is_waited_for_overtakes)
 {
     for (uint32_t i = 0; i < 10; i++)
         submit(&blks[i], io_lane_of(i % 3), 0, MIB);
-    blk_queue_take(&q, &blks[0], weights);
+    take(&blks[0]);
     blk_queue_urge(&q, &blks[0]); /* the device has it: nothing to do, and its bytes are still counted as background */
     ck_assert_uint_eq(blks[0].urgent, 0);
     blk_queue_urge(&q, &blks[7]);
@@ -273,17 +397,17 @@ START_TEST(test_what_is_waited_for_overtakes)
     ck_assert_uint_eq(blks[7].urgent, 1);
     ck_assert_uint_eq(q.n, 9);
     ck_assert_ptr_eq(blk_queue_next(&q), &blks[7]);
-    blk_queue_take(&q, &blks[7], weights);
-    blk_queue_done(&q, &blks[7]);
-    blk_queue_done(&q, &blks[0]);
+    take(&blks[7]);
+    done(&blks[7]);
+    done(&blks[0]);
     ck_assert_uint_eq(q.background.in_flight_bytes, 0);
     for (uint32_t i = 0; i < 8; i++) {
         struct io_blk *blk = blk_queue_next(&q);
 
         ck_assert_ptr_nonnull(blk);
         ck_assert_ptr_ne(blk, &blks[7]);
-        blk_queue_take(&q, blk, weights);
-        blk_queue_done(&q, blk);
+        take(blk);
+        done(blk);
     }
     ck_assert_ptr_null(blk_queue_next(&q));
 }
@@ -309,13 +433,16 @@ START_TEST(test_at_random)
         } else if ((blk = blk_queue_next(&q)) != NULL) {
             const struct blk_class *c = blk->urgent ? &q.urgent : &q.background;
 
-            for (uint32_t i = 0; i < c->n_heap; i++) {
-                const struct blk_lane *lane = &c->lanes[c->heap[i]];
+            const struct blk_heap *h = &c->heaps[BLK_WRITES];
 
-                n_wrong += lane->tag < c->lanes[blk->lane].tag || lane->place != i || list_is_empty(&lane->blks);
+            for (uint32_t i = 0; i < h->n; i++) {
+                const struct blk_lane *lane = &c->lanes[h->lanes[i]];
+
+                n_wrong += lane->tag < c->lanes[blk->lane].tag || lane->places[BLK_WRITES] != i ||
+                           list_is_empty(&lane->blks[BLK_WRITES]);
             }
-            blk_queue_take(&q, blk, weights);
-            blk_queue_done(&q, blk);
+            take(blk);
+            done(blk);
             n_out++;
         }
         n_wrong += q.n != n_in - n_out;
@@ -342,6 +469,11 @@ int main(void)
     tcase_add_test(tc, test_closed_loops_share_by_weight);
     tcase_add_test(tc, test_one_pool_alone_is_not_held_up);
     tcase_add_test(tc, test_background_keeps_small_beside_urgent);
+    tcase_add_test(tc, test_few_writes_beside_an_awaited_read);
+    tcase_add_test(tc, test_a_read_in_the_background_is_none_to_wait_for);
+    tcase_add_test(tc, test_large_ones_go_in_parts_beside_an_awaited_read);
+    tcase_add_test(tc, test_after_the_last_read_writes_get_the_device_back);
+    tcase_add_test(tc, test_writes_get_what_weights_say_beside_reads);
     tcase_add_test(tc, test_what_is_waited_for_overtakes);
     tcase_add_test(tc, test_at_random);
     suite_add_tcase(suite, tc);

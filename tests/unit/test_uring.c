@@ -133,6 +133,39 @@ START_TEST(test_depth_and_urgency)
 }
 END_TEST
 
+/* A write beside a read that a client waits for: a part of it is done, which is no failure of the device. */
+START_TEST(test_a_large_write_goes_in_parts_beside_a_read)
+{
+    struct uring *u = rig_make();
+    struct io_blk blks[2];
+    struct io_buf b;
+    uint16_t dev;
+    void *mem;
+
+    ck_assert_int_eq(uring_device_add(u, &rig_disk, 0, &dev), 0);
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), MIB, &b, &mem), 0);
+    memset(mem, 7, MIB);
+    blks[0] = (struct io_blk){.op = IO_BLK_WRITE, .dev = dev, .buf = b, .len_bytes = MIB};
+    rig_submit(u, &blks[0]);
+    rig_run_until(u, &rig_done, 1);
+    ck_assert_int_eq(blks[0].result, (int32_t)MIB); /* nobody reads */
+    blks[1] = (struct io_blk){.op = IO_BLK_READ, .urgent = 1, .dev = dev, .buf = b, .len_bytes = 512 * KIB};
+    blks[1].buf.off += 512 * KIB;
+    memset(mem, 9, MIB);
+    rig_submit(u, &blks[0]);
+    rig_submit(u, &blks[1]);
+    rig_run_until(u, &rig_done, 3);
+    ck_assert_int_eq(blks[0].result, (int32_t)DEVICE_PART_BYTES);
+    ck_assert_int_eq(blks[1].result, 512 * (int32_t)KIB);
+    ck_assert_uint_eq(rig_stat(u).shorts, 0);
+    ck_assert_int_eq(uring_backend(u)->ops->blk_now(uring_backend(u), IO_BLK_READ, dev, 0, mem, MIB), 0);
+    for (uint64_t i = 0; i < MIB; i += 4096)
+        ck_assert_int_eq(((uint8_t *)mem)[i], i < DEVICE_PART_BYTES ? 9 : 7);
+    ck_assert(uring_is_idle(u));
+    uring_free(u);
+}
+END_TEST
+
 /* More than the ring, the slots and the depth can hold at once. */
 START_TEST(test_more_than_fits)
 {
@@ -365,6 +398,7 @@ int main(void)
     tcase_add_test(t, test_reads_and_writes_in_every_mode);
     tcase_add_test(t, test_bad_requests_fail_later_and_alone);
     tcase_add_test(t, test_depth_and_urgency);
+    tcase_add_test(t, test_a_large_write_goes_in_parts_beside_a_read);
     tcase_add_test(t, test_more_than_fits);
     tcase_add_test(t, test_polls);
     tcase_add_test(t, test_polls_are_bounded);
