@@ -121,7 +121,8 @@ void ring_flush(struct ring *ring)
     if (ring->cq_published == ring->cq_tail)
         return;
     ring->cq_published = ring->cq_tail;
-    uint32_t flags = ring_publish(&ring->shared->daemon.cq_tail, ring->cq_tail, &ring->shared->client.cq_flags);
+    uint32_t word = ring_publish(&ring->shared->daemon.cq_tail, ring->cq_tail, &ring->shared->client.cq_flags);
+    uint32_t flags = ring_must_wake(word, SPW_RING_WAKE_DOORBELL, &ring->rung);
 
     /* What goes wrong here is the client's loss: it asked to be woken at memory and through a socket of its own. */
     if (flags & SPW_RING_WAKE_FUTEX)
@@ -132,7 +133,7 @@ void ring_flush(struct ring *ring)
 
 bool ring_sleep(struct ring *ring)
 {
-    ring_sleep_prepare(&ring->shared->daemon.sq_flags, SPW_RING_NEED_WAKEUP);
+    ring_sleep_prepare(&ring->shared->daemon.sq_flags, ring_sleep_word(SPW_RING_NEED_WAKEUP, &ring->n_sleeps));
     if (load_acquire(&ring->shared->client.sq_tail) == ring->sq_head) /* S3, pairs with the client's W1 */
         return true;
     ring_wake(ring);

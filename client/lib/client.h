@@ -284,6 +284,8 @@ struct client_ring {
     struct client_slot *slots;
     struct list waiting; /* calls with something left to send, oldest first */
     uint32_t spin_ns, n_waits;
+    uint32_t n_sleeps; /* of ours */
+    uint32_t rung;     /* the engine's sleep that it was last woken from */
 };
 
 int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring) must_check;

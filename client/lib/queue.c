@@ -171,10 +171,9 @@ static void queue_disarm_locked(spw_queue *queue)
     if (queue->signaled)
         (void)!eventfd_read(queue->event_fd, &value);
     queue->signaled = false;
-    do
-        n = recv(queue->ring->doorbell, &byte, 1, MSG_DONTWAIT);
-    while (n > 0);
-    if (n == 0 || (errno != EAGAIN && errno != EINTR)) /* the other end was closed */
+    /* One, since it rings once for a sleep; more would be heard again, for nothing, but not lost. */
+    n = recv(queue->ring->doorbell, &byte, 1, MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) /* the other end was closed */
         (void)client_session_end(queue->session, NULL);
 }
 
@@ -187,7 +186,8 @@ int spw_queue_arm(spw_queue *queue)
     pthread_mutex_lock(&queue->lock);
     queue->armed = true;
     uint32_t flags = SPW_RING_WAKE_DOORBELL | (queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
-    ring_sleep_prepare(&queue->ring->shared->client.cq_flags, flags);                       /* S1, S2 */
+    ring_sleep_prepare(&queue->ring->shared->client.cq_flags,
+                       ring_sleep_word(flags, &queue->ring->n_sleeps));                     /* S1, S2 */
     bool ready = client_ring_has_completions(queue->ring) || !list_is_empty(&queue->ended); /* S3 */
     int r = ready ? 1 : client_session_check(queue->session);
     if (r < 0 && queue->n_running > 0)
@@ -234,7 +234,8 @@ static void queue_wait_locked(spw_queue *queue, bool on_ring, uint64_t left_ms)
     if (on_ring && !queue->sleeper) {
         uint32_t head = queue->ring->cq_head;
         queue->sleeper = true;
-        ring_sleep_prepare(cq_flags, SPW_RING_WAKE_FUTEX | (queue->armed ? SPW_RING_WAKE_DOORBELL : 0)); /* S1, S2 */
+        uint32_t flags = SPW_RING_WAKE_FUTEX | (queue->armed ? SPW_RING_WAKE_DOORBELL : 0);
+        ring_sleep_prepare(cq_flags, ring_sleep_word(flags, &queue->ring->n_sleeps)); /* S1, S2 */
         pthread_mutex_unlock(&queue->lock);
         client_ring_sleep(queue->ring, head, (uint32_t)ms); /* S3 */
         pthread_mutex_lock(&queue->lock);

@@ -80,8 +80,8 @@ void client_ring_flush(struct client_ring *ring)
     /* Only here, in the line that is written anyway: the engine spins on it. It is never short of CQEs for want of a newer
      * head, because SQEs that it has not taken yet were published after this. */
     store_release(&ring->shared->client.cq_head, ring->cq_head); /* the entries may be written again */
-    uint32_t flags = ring_publish(&ring->shared->client.sq_tail, ring->sq_tail, &ring->shared->daemon.sq_flags);
-    if (flags & SPW_RING_NEED_WAKEUP)
+    uint32_t word = ring_publish(&ring->shared->client.sq_tail, ring->sq_tail, &ring->shared->daemon.sq_flags);
+    if (ring_must_wake(word, SPW_RING_NEED_WAKEUP, &ring->rung))
         ring_wake(ring);
 }
 
@@ -89,7 +89,7 @@ void client_ring_wake_ahead(struct client_ring *ring)
 {
     if (ring->sq_published != ring->sq_tail)
         client_ring_flush(ring);
-    else if (load_relaxed(&ring->shared->daemon.sq_flags) & SPW_RING_NEED_WAKEUP)
+    else if (ring_must_wake(load_relaxed(&ring->shared->daemon.sq_flags), SPW_RING_NEED_WAKEUP, &ring->rung))
         ring_wake(ring);
 }
 

@@ -36,6 +36,8 @@
  *   daemon wakes the client by FUTEX_WAKE on cq.tail (cq.flags & SPW_RING_WAKE_FUTEX) or by one byte on the doorbell
  *   (cq.flags & SPW_RING_WAKE_DOORBELL), which a client can poll; either is one-shot: the daemon does not clear the
  *   flag, but a client that is awake clears it.
+ *   Flags are the lowest 4 bits. Above them is a number, which the sleeper changes each time it sets its flags, or 0. Who
+ *   has sent a byte need not send another as long as the same number, not 0, stands there.
  */
 #pragma once
 

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "include/base/ring.h"
 #include "tests/unit/request_rig.h"
 
 static struct client b; /* somebody else */
@@ -499,7 +500,7 @@ static void ring_goes_cold(void)
 {
     now_ns += 1001;
     turns(1);
-    ck_assert_uint_eq(a.shared->daemon.sq_flags, SPW_RING_NEED_WAKEUP);
+    ck_assert_uint_eq(a.shared->daemon.sq_flags & 15, SPW_RING_NEED_WAKEUP);
 }
 
 static bool is_cold_after(uint64_t ns)
@@ -563,6 +564,44 @@ START_TEST(test_doorbell_is_emptied_before_the_ring_sleeps)
     ck_assert(a.ring.doorbell_gone);
     a.ring.doorbell_fd = -1;
     close(fds[0]);
+}
+END_TEST
+
+static uint32_t bytes_on(int fd)
+{
+    uint32_t n = 0;
+    char byte;
+
+    while (recv(fd, &byte, 1, MSG_DONTWAIT) == 1)
+        n++;
+    return n;
+}
+
+/* It takes a client long to wake, and many answers may come meanwhile. */
+START_TEST(test_a_sleeping_client_is_rung_for_once)
+{
+    uint32_t *flags = &a.shared->client.cq_flags, n_sleeps = 0;
+    struct spw_sqe nop = {.opcode = SPW_OP_NOP};
+    int fds[2];
+
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+    a.ring.doorbell_fd = fds[0];
+    for (int i = 0; i < 2; i++) {
+        *flags = ring_sleep_word(SPW_RING_WAKE_DOORBELL, &n_sleeps);
+        for (int k = 0; k < 3; k++)
+            ck_assert_int_eq(status_of(&a, &nop), 0);
+        ck_assert_uint_eq(bytes_on(fds[1]), 1);
+    }
+    *flags = SPW_RING_WAKE_DOORBELL; /* a client that does not count its sleeps */
+    for (int k = 0; k < 3; k++)
+        ck_assert_int_eq(status_of(&a, &nop), 0);
+    ck_assert_uint_eq(bytes_on(fds[1]), 3);
+    *flags = 0;
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    ck_assert_uint_eq(bytes_on(fds[1]), 0);
+    a.ring.doorbell_fd = -1;
+    close(fds[0]);
+    close(fds[1]);
 }
 END_TEST
 
@@ -644,7 +683,7 @@ START_TEST(test_sleep)
     turns(1);
     ck_assert_uint_eq(n_cold, 1);
     ck_assert(!requests_wants_spin(rq));
-    ck_assert_uint_eq(a.shared->daemon.sq_flags, SPW_RING_NEED_WAKEUP);
+    ck_assert_uint_eq(a.shared->daemon.sq_flags & 15, SPW_RING_NEED_WAKEUP);
     ck_assert_int_eq(status_of(&a, &nop), 0);
     ck_assert_uint_eq(a.shared->daemon.sq_flags, 0);
 }
@@ -682,6 +721,7 @@ int main(void)
     tcase_add_test(tc, test_peek);
     tcase_add_test(tc, test_doorbell_is_emptied_before_the_ring_sleeps);
     tcase_add_test(tc, test_a_ring_learns_how_long_to_spin);
+    tcase_add_test(tc, test_a_sleeping_client_is_rung_for_once);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }

@@ -72,7 +72,13 @@ static uint32_t record_load(const uint32_t *p)
 #define fence_full() record(FENCE, NULL, 0)
 #include "include/base/ring.h"
 
-enum mutation { AS_IT_IS, WITHOUT_SLEEPERS_FENCE, WITHOUT_WAKERS_FENCE };
+enum mutation {
+    AS_IT_IS,
+    WITHOUT_SLEEPERS_FENCE,
+    WITHOUT_WAKERS_FENCE,
+    SLEEPS_HAVE_ONE_NUMBER,
+    FUTEX_WAKES_ONCE,
+};
 
 static struct trace without_fences(struct trace from)
 {
@@ -92,11 +98,12 @@ static struct trace without_fences(struct trace from)
 
 enum sleep { BY_DOORBELL, BY_DOORBELL_DRAINED_LATE, BY_FUTEX, SLEEPS };
 
-/* Waker: publish[0..n), then maybe WAKE; again for each entry. Sleeper: LOOK, DRAIN, prepare[0..n), LOOK_AGAIN,
+/* Waker: publish[0..n), then maybe WAKE, once for each sleep; again for each entry. Sleeper: LOOK, DRAIN, prepare[0..n), LOOK_AGAIN,
  * SLEEP, ASLEEP, cancel[0..n). */
 struct model {
     enum sleep sleep;
     struct trace prepare, cancel, publish;
+    bool one_number, wakes_once; /* wrongly */
 };
 
 struct side {
@@ -110,7 +117,9 @@ struct state {
     uint8_t memory[PLACES];
     uint8_t bytes;     /* on the doorbell */
     uint8_t published; /* waker: entries so far */
-    uint8_t seen_flag; /* waker: what W3 read */
+    uint8_t seen_flag; /* waker: what W3 read: the number of a sleep, or 0 */
+    uint8_t rung;      /* waker: the sleep that it was woken from last */
+    uint8_t n_sleeps;  /* sleeper */
     uint8_t head;      /* sleeper: entries taken */
     uint8_t woken;     /* sleeper: the futex woke it */
     uint8_t rang;      /* sleeper: the doorbell did, and was not drained */
@@ -193,6 +202,15 @@ static unsigned asleep_pc(const struct model *m)
     return 4 + m->prepare.n;
 }
 
+/* The real decision; in the model a flag is the number alone. */
+static bool must_wake(const struct model *m, uint8_t number, uint8_t rung_number)
+{
+    uint32_t word = number ? (uint32_t)number << RING_FLAG_BITS | 1 : 0;
+    uint32_t rung = rung_number ? (uint32_t)rung_number << RING_FLAG_BITS | 1 : 0;
+
+    return ring_must_wake(word, m->sleep != BY_FUTEX || m->wakes_once, &rung) != 0;
+}
+
 static bool waker_step(const struct model *m, struct state *state)
 {
     struct side *w = &state->waker;
@@ -203,7 +221,7 @@ static bool waker_step(const struct model *m, struct state *state)
         uint8_t value = m->publish.ops[w->pc].place == TAIL ? state->published + 1 : m->publish.ops[w->pc].value;
         return side_step(state, w, &m->publish.ops[w->pc], value, &state->seen_flag);
     }
-    if (state->seen_flag != 0) { /* a system call: its locks are fences */
+    if (must_wake(m, state->seen_flag, state->rung)) { /* a system call: its locks are fences */
         if (w->n_buffered > 0)
             return false;
         if (m->sleep != BY_FUTEX && state->bytes < BYTES_MAX)
@@ -211,6 +229,7 @@ static bool waker_step(const struct model *m, struct state *state)
         if (m->sleep == BY_FUTEX) /* of those who sleep now */
             state->woken = state->sleeper.pc == asleep_pc(m);
     }
+    state->rung = state->seen_flag;
     state->seen_flag = 0;
     state->published++;
     w->pc = 0;
@@ -239,8 +258,14 @@ static bool sleeper_step(const struct model *m, struct state *state)
         s->pc = prepare;
         return true;
     }
-    if (s->pc < again)
-        return side_step(state, s, &m->prepare.ops[s->pc - prepare], m->prepare.ops[s->pc - prepare].value, &none);
+    if (s->pc < again) {
+        const struct op *op = &m->prepare.ops[s->pc - prepare];
+        uint8_t number = m->one_number ? 1 : state->n_sleeps + 1;
+        bool stepped = side_step(state, s, op, number, &none);
+
+        state->n_sleeps += stepped && op->kind == STORE && !m->one_number;
+        return stepped;
+    }
     if (s->pc == again) {
         s->pc = (uint8_t)(tail == state->head ? sleep : cancel);
         return true;
@@ -312,7 +337,8 @@ static struct search explore(struct model model)
 
 static struct model model_of_ring(enum sleep sleep, enum mutation mutation)
 {
-    struct model m = {.sleep = sleep};
+    struct model m = {
+        .sleep = sleep, .one_number = mutation == SLEEPS_HAVE_ONE_NUMBER, .wakes_once = mutation == FUTEX_WAKES_ONCE};
 
     recording = &m.prepare;
     ring_sleep_prepare(&cells[FLAG], 1);
@@ -355,6 +381,29 @@ START_TEST(test_the_sleepers_fence_is_needed)
 }
 END_TEST
 
+START_TEST(test_each_sleep_needs_its_number)
+{
+    ck_assert_uint_gt(explore(model_of_ring((enum sleep)_i, SLEEPS_HAVE_ONE_NUMBER)).lost, 0);
+    ck_assert_uint_gt(explore(model_of_ring(BY_FUTEX, FUTEX_WAKES_ONCE)).lost, 0);
+}
+END_TEST
+
+START_TEST(test_a_sleep_is_ended_once)
+{
+    uint32_t n_sleeps = 0, rung = 0, word = ring_sleep_word(3, &n_sleeps);
+
+    ck_assert_uint_eq(ring_must_wake(word, 2, &rung), 3);
+    ck_assert_uint_eq(ring_must_wake(word, 2, &rung), 1); /* what lasts is on its way */
+    ck_assert_uint_eq(ring_must_wake(ring_sleep_word(3, &n_sleeps), 2, &rung), 3);
+    ck_assert_uint_eq(ring_must_wake(0, 2, &rung), 0);
+    ck_assert_uint_eq(ring_must_wake(word, 2, &rung), 3); /* it was awake in between */
+    for (unsigned i = 0; i < 2; i++)
+        ck_assert_uint_eq(ring_must_wake(2, 2, &rung), 2); /* a sleeper that does not count */
+    n_sleeps = UINT32_MAX >> RING_FLAG_BITS;
+    ck_assert_uint_eq(ring_sleep_word(1, &n_sleeps), 1U << RING_FLAG_BITS | 1); /* never number 0 */
+}
+END_TEST
+
 /* The order of the steps matters as well: look at the flag before the tail is published, and wake-ups are lost. */
 START_TEST(test_the_order_is_needed)
 {
@@ -378,6 +427,8 @@ int main(void)
     tcase_add_loop_test(tc, test_no_wakeup_is_lost, BY_DOORBELL, SLEEPS);
     tcase_add_loop_test(tc, test_the_wakers_fence_is_needed, BY_DOORBELL, SLEEPS);
     tcase_add_test(tc, test_the_sleepers_fence_is_needed);
+    tcase_add_loop_test(tc, test_each_sleep_needs_its_number, BY_DOORBELL, BY_FUTEX);
+    tcase_add_test(tc, test_a_sleep_is_ended_once);
     tcase_add_test(tc, test_the_order_is_needed);
     suite_add_tcase(s, tc);
     SRunner *runner = srunner_create(s);
