@@ -142,8 +142,9 @@ struct uring {
     struct list jobs_ready;   /* workers_job: resolved, handed to the pool once a turn */
     struct list works_queued; /* io_work: no job was free */
     struct list failed_works;
-    struct list works_here; /* io_work: the engine does them, some in each turn */
-    uint64_t works_here_bytes;
+    struct list works_here;    /* io_work: the engine does them, some in each turn */
+    uint64_t works_here_bytes; /* that are left of them */
+    uint32_t work_here_at;     /* of the first: what is done */
     char *granule;
 
     struct uring_grow grows[GROW_REQUESTS_MAX];

@@ -6,12 +6,15 @@
  *
  * Small ones the engine does itself, a little in each turn: to wake a worker and be woken by it takes ten times as long
  * as the checksum of 64 KiB. Only when they come faster than that do workers get them, too. The bounds keep what a hit
- * may have to wait for in the size of a wake-up.
+ * may have to wait for in the size of a wake-up. A large one is hashed here in as small steps, if nothing else is: two
+ * workers would be through with it sooner, but not by more than it takes to wake them, and at twice the CPU time.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "io/uring_private.h"
+
+static_assert(WORK_HERE_TURN_BYTES % GRANULE_BYTES == 0, "steps are whole granules");
 
 static void job_finished(struct engine_msg *msg);
 
@@ -87,16 +90,32 @@ static void job_finished(struct engine_msg *msg)
 
 static bool work_is_for_here(const struct uring *u, const struct io_work *work)
 {
+    if (work->op == IO_WORK_HASH && u->works_here_bytes == 0)
+        return true;
     return work->len_bytes <= WORK_HERE_BYTES_MAX && u->works_here_bytes + work->len_bytes <= WORK_HERE_QUEUE_BYTES;
 }
 
-static void work_do_here(struct uring *u, struct io_work *work)
+/* A step of it: whole granules. */
+static int32_t work_do_part(struct uring *u, const struct io_work *work, uint32_t off_bytes, uint32_t len_bytes)
 {
+    struct io_work part = *work;
     struct workers_job job;
 
-    int r = resolve(u, work, &job);
-    work->result = r < 0 ? r : workers_do_here(&job, u->granule);
-    u->works_here_bytes -= work->len_bytes;
+    part.len_bytes = len_bytes;
+    part.src.off += off_bytes;
+    part.dst.off += off_bytes;
+    part.first_granule += off_bytes / (uint32_t)GRANULE_BYTES;
+    if (part.sums)
+        part.sums += off_bytes / GRANULE_BYTES;
+    int r = resolve(u, &part, &job);
+    return r < 0 ? r : workers_do_here(&job, u->granule);
+}
+
+static void work_end_here(struct uring *u, struct io_work *work)
+{
+    list_unlink(&work->link);
+    u->works_here_bytes -= work->len_bytes - u->work_here_at;
+    u->work_here_at = 0;
     u->stat.works_in_flight--;
     u->stat.works++;
     u->stat.works_here++;
@@ -105,14 +124,19 @@ static void work_do_here(struct uring *u, struct io_work *work)
 
 uint32_t uring_work_here(struct uring *u)
 {
-    uint64_t done_bytes = 0;
     uint32_t n = 0;
 
-    for (struct list *l; done_bytes < WORK_HERE_TURN_BYTES && (l = list_pop(&u->works_here)); n++) {
-        struct io_work *work = list_entry(l, struct io_work, link);
+    for (uint64_t done_bytes = 0; done_bytes < WORK_HERE_TURN_BYTES && !list_is_empty(&u->works_here); n++) {
+        struct io_work *work = list_entry(u->works_here.next, struct io_work, link);
+        uint32_t left = work->len_bytes - u->work_here_at;
+        uint32_t len = work->len_bytes <= WORK_HERE_BYTES_MAX ? left : MIN(left, (uint32_t)WORK_HERE_TURN_BYTES);
 
-        done_bytes += work->len_bytes;
-        work_do_here(u, work);
+        work->result = work_do_part(u, work, u->work_here_at, len);
+        u->work_here_at += len;
+        u->works_here_bytes -= len;
+        done_bytes += len;
+        if (work->result < 0 || u->work_here_at == work->len_bytes)
+            work_end_here(u, work);
     }
     return n;
 }

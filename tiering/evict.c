@@ -231,6 +231,6 @@ void room_clean_ahead(struct tiering *t, uint32_t pool)
     p->look_ahead = false;
     if (last == MEM_CXL)
         room_demote_ahead(t, p);
-    if (!room_is_ample(t, p, last, 0)) /* else nobody will be evicted soon */
+    if (p->stat.dirty && !room_is_ample(t, p, last, 0)) /* else nobody will be evicted soon */
         room_spill_ahead(t, p, last);
 }

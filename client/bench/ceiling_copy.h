@@ -19,6 +19,7 @@ double ceiling_copy_run(enum ceiling_copy how, char *to, const char *from, uint6
 #define CEILING_THREADS_MAX 64
 double ceiling_touch_s(char *mem, uint64_t size_bytes, unsigned n_threads);
 
-/* Milliseconds of CPU time for XXH3 of a GB in granules, from memory that is not in the caches: the least of a few, since
- * it is taken off from what we need, and noise must not be. 0: no memory. */
-double ceiling_hash_ms_a_gb(void);
+/* Milliseconds of CPU time for XXH3 of a GB in granules, of blocks here and there in memory that is in no cache, as blocks
+ * are that a device has just filled: the least of a few, since it is taken off from what we need, and noise must not be.
+ * 0: no memory. */
+double ceiling_hash_ms_a_gb(uint64_t block_bytes);

@@ -314,6 +314,7 @@ static int measure(struct micro *m)
 
 static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t block_bytes, struct figures *figures)
 {
+    char size[UNITS_TEXT_BYTES];
     const struct options *o = b->options;
     struct harness_options ho = {.dram_bytes = b->dram_bytes,
                                  .device_bytes = harness_device_bytes(2 * b->data_bytes) / b->setup->n_devices,
@@ -325,6 +326,9 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
 
     b->block_bytes_min = block_bytes_min;
     b->block_bytes = block_bytes;
+    b->xxh3_ms_a_gb = ceiling_hash_ms_a_gb(ho.object_bytes / SMALL_BYTES_MIN * SMALL_BYTES_MIN);
+    (void)figure_add(figures, "ms/GB", b->xxh3_ms_a_gb, "XXH3, %s%s, %s", block_bytes_min < block_bytes ? "4 to " : "",
+                     size_print(block_bytes, size), b->setup->name);
     for (uint32_t i = 0; i < b->setup->n_devices; i++) {
         ho.device_paths[i] = b->devices.paths[i];
         /* A new file each time: the kernel may not be through with what the last daemon had in flight on the old one. */
@@ -412,7 +416,5 @@ int bench_nvme(int argc, char **argv)
     b->data_bytes = o.quick ? DATA_BYTES_QUICK : DATA_BYTES;
     b->dram_bytes = b->data_bytes / DRAM_SHARE;
     b->sample_seconds = o.quick ? SAMPLE_SECONDS_QUICK : SAMPLE_SECONDS;
-    b->xxh3_ms_a_gb = ceiling_hash_ms_a_gb();
-    (void)figure_add(&figures, "ms/GB", b->xxh3_ms_a_gb, "XXH3 of granules, one thread");
     return micro_end(&o, &figures, measure_setups(b, &figures));
 }

@@ -164,7 +164,11 @@ START_TEST(test_small_works_are_done_here)
     for (uint32_t i = 0; i < N; i++) {
         works[i] =
             (struct io_work){.op = IO_WORK_HASH, .len_bytes = GRANULE_BYTES, .seed = i, .src = b, .sums = sums[i]};
-        works[i].len_bytes = i == 0 ? WORK_HERE_BYTES_MAX + SECTOR_BYTES : GRANULE_BYTES;
+        if (i == 0) /* a large copy is never for the engine */
+            works[i] = (struct io_work){.op = IO_WORK_COPY,
+                                        .len_bytes = WORK_HERE_BYTES_MAX + SECTOR_BYTES,
+                                        .src = b,
+                                        .dst = {.region = b.region, .off = b.off + MIB / 2}};
         rig_submit_work(u, &works[i]);
     }
     ck_assert_uint_eq(rig_done, 0);
@@ -176,6 +180,52 @@ START_TEST(test_small_works_are_done_here)
     for (uint32_t i = 1; i < N; i++)
         ck_assert_uint_eq(sums[i][0], checksum_granule(i, 0, mem, GRANULE_BYTES));
     ck_assert(uring_is_idle(u));
+    uring_free(u);
+}
+END_TEST
+
+/* A large one it hashes in steps, if it has nothing else; a second one is the workers'. */
+START_TEST(test_a_large_hash_is_done_here_in_steps)
+{
+    enum { LEN = 2 * MIB + 5000, STEPS = (LEN + WORK_HERE_TURN_BYTES - 1) / WORK_HERE_TURN_BYTES };
+    struct uring *u = rig_make();
+    uint64_t sums[3][4 * MIB / GRANULE_BYTES], expected[STEPS];
+    struct io_work works[3];
+    uint32_t n_turns = 0;
+    struct io_buf b;
+    char *mem;
+
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), 4 * MIB, &b, (void **)&mem), 0);
+    for (uint32_t i = 0; i < 4 * MIB; i++)
+        mem[i] = (char)(i * 7 + i / 4096);
+    b.off += 4096;
+    for (uint32_t i = 0; i < 3; i++) {
+        works[i] = (struct io_work){
+            .op = IO_WORK_HASH, .len_bytes = LEN, .seed = i, .first_granule = i, .src = b, .sums = sums[i]};
+        if (i == 2)
+            works[i].len_bytes = GRANULE_BYTES;
+        rig_submit_work(u, &works[i]);
+    }
+    for (; rig_stat(u).works_here == 0; n_turns++)
+        ck_assert_int_ge(uring_run(u, 0), 0);
+    ck_assert_uint_eq(n_turns, STEPS);
+    rig_run_until(u, &rig_done, 3);
+    ck_assert_uint_eq(rig_stat(u).works_here, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        ck_assert_int_eq(works[i].result, 0);
+        checksum_granules(i, i, mem + 4096, works[i].len_bytes, expected);
+        ck_assert_mem_eq(sums[i], expected, checksum_granule_count(works[i].len_bytes) * sizeof(uint64_t));
+    }
+    ck_assert(uring_is_idle(u));
+    works[2].len_bytes = 64 * MIB; /* more than there is: it fails at its last step, and the next one is served */
+    rig_submit_work(u, &works[2]);
+    rig_run_until(u, &rig_done, 4);
+    ck_assert_int_eq(works[2].result, -EINVAL);
+    works[1].len_bytes = GRANULE_BYTES;
+    rig_submit_work(u, &works[1]);
+    rig_run_until(u, &rig_done, 5);
+    ck_assert_int_eq(works[1].result, 0);
+    ck_assert_uint_eq(rig_stat(u).works_here, 3);
     uring_free(u);
 }
 END_TEST
@@ -253,6 +303,7 @@ int main(void)
     tcase_add_test(t, test_messages_wake_the_engine);
     tcase_add_test(t, test_work);
     tcase_add_test(t, test_small_works_are_done_here);
+    tcase_add_test(t, test_a_large_hash_is_done_here_in_steps);
     tcase_add_test(t, test_chunks_come_and_go);
     tcase_add_test(t, test_poisoned_chunk_is_efault);
     suite_add_tcase(s, t);

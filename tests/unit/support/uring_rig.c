@@ -149,7 +149,6 @@ void rig_round_trip(struct uring *u, uint16_t dev, uint32_t region)
                                                    .dev = dev,
                                                    .len_bytes = MIB,
                                                    .off_bytes = 3 * MIB,
-                                                   .urgent = 1,
                                                    .buf = {.region = region, .off = MIB}}),
                      MIB);
     ck_assert_mem_eq(mem + MIB, mem, MIB);
