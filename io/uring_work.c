@@ -44,6 +44,7 @@ static int resolve(const struct uring *u, struct io_work *work, struct workers_j
         .src_poisoned = poisoned_mark(u, work->src),
         .dst_poisoned = copies ? poisoned_mark(u, work->dst) : NULL,
     };
+    job->dst_is_ours = copies && !uring_region_chunk(u, work->dst.region); /* bounce memory */
     return job->src && (job->dst || !copies) ? 0 : -EINVAL;
 }
 

@@ -5,7 +5,8 @@
  * the last of its parts posts it home. Bytes are touched outside the lock only.
  *
  * What is copied and hashed is hashed as it was copied: each granule goes to a buffer of the worker, is hashed there,
- * and goes on to its destination. A client that changes the source meanwhile cannot make bytes and sum disagree.
+ * and goes on to its destination; or at once to a destination that no client reaches, and is hashed there. A client that
+ * changes the source meanwhile cannot make bytes and sum disagree.
  *
  * Idle workers look at n_parts_queued for up to spin_us, then sleep on the condition variable. A submitter signals as many
  * sleepers as there are parts; both happen under the lock, so no wake-up is lost.
@@ -58,9 +59,12 @@ static void copy_hash_part(const struct workers_job *job, size_t off, size_t len
         size_t len = MIN(len_bytes - done, (size_t)GRANULE_BYTES), at = off + done;
         size_t index = at / GRANULE_BYTES;
 
-        memcpy(granule, (const char *)job->src + at, len);
-        job->sums[index] = checksum_granule(job->seed, job->first_granule + index, granule, len);
-        copy_part((char *)job->dst + at, granule, len, stream);
+        char *copy = job->dst_is_ours ? (char *)job->dst + at : granule;
+
+        memcpy(copy, (const char *)job->src + at, len);
+        job->sums[index] = checksum_granule(job->seed, job->first_granule + index, copy, len);
+        if (copy == granule)
+            copy_part((char *)job->dst + at, granule, len, stream);
     }
 }
 

@@ -321,6 +321,7 @@ START_TEST(test_sums_are_of_what_was_copied)
                                   .src = src,
                                   .dst = dst,
                                   .len_bytes = i % 2 ? 128u << 10 : 2u << 20,
+                                  .dst_is_ours = i % 4 < 2,
                                   .sums = sums,
                                   .seed = i};
 
