@@ -34,7 +34,7 @@ struct workers_job {
     uint32_t first_granule;
     enum io_work_op op;
     bool dst_is_ours; /* no client reaches it */
-    int32_t result; /* valid when msg is run */
+    int32_t result;   /* valid when msg is run */
 
     /* The pool's own. */
     uint32_t n_parts_, next_part_, parts_left_;

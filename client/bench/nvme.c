@@ -1,30 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Spilling to a device and fetching from it, beside fio on a device of the same kind: a file, a loop device (as root), and
- * two of either, striped. Fetches are compared with fio's reads from our own device, where our blocks lie: two files of
- * one disk can differ by half in speed. Spills are compared with fio's writes to another one. For each block size there
- * is a daemon of its own whose memory holds a quarter of the blocks. A spill's sample first fills the memory with what
- * must go, and is over when the time is; what it stored is deleted before the next. Blocks are `scratch`, which is never
- * dropped, as `cache` may be. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured
- * apart: fio checks nothing. One thread.
- *
- * Options choose rows; all of them together are bounded by TOTAL_SECONDS: when that is over, what is left is said to be
- * skipped.
+ * two of either, striped. For each block size there is a daemon of its own whose memory holds a quarter of the blocks;
+ * they are `scratch`, which is never dropped, as `cache` may be. Options choose rows; all of them together have a quarter
+ * of an hour. One thread. nvme_contest.c tells how a row is measured.
  */
+#include "client/bench/nvme.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "client/bench/admin.h"
 #include "client/bench/bench.h"
 #include "client/bench/ceiling_copy.h"
-#include "client/bench/compare.h"
-#include "client/bench/cpus.h"
-#include "client/bench/devices.h"
-#include "client/bench/disk_load.h"
-#include "client/bench/fio.h"
 #include "client/bench/micro.h"
 #include "client/bench/process.h"
 #include "include/base/cleanup.h"
@@ -37,12 +27,9 @@
 #define SAMPLE_SECONDS_QUICK 0.2
 #define CONTEST_SECONDS 3
 #define CONTEST_SECONDS_QUICK 0.2
-#define TOTAL_SECONDS 900 /* a contest that has begun is finished */
 #define DEPTH_FILL 8
 #define DEPTH_SMALL 32
-#define GROUPED_BYTES (1 * MIB) /* what small objects are written in */
 #define SMALL_LIST 16
-#define FETCHED_PERCENT 80
 
 static const char doc[] = "Measures spilling and fetching beside fio, on files and loop devices.";
 
@@ -50,12 +37,7 @@ static const struct argp_option rows[] = {
     ROW_BLOCK,  ROW_DEPTH, ROW_ONLY("fetch, spill"), ROW_DEVICES, ROW_SECONDS, ROW_SEED, ROW_KEEP, ROW_QUIET, ROW_QUICK,
     ROW_OUTPUT, {0}};
 
-struct setup {
-    const char *name, *word;
-    bool is_loop;
-    uint32_t n_devices;
-};
-static const struct setup setups[] = {
+static const struct nvme_setup setups[] = {
     {"file", "file", false, 1},
     {"loop", "loop", true, 1},
     {"two files", "files", false, 2},
@@ -68,157 +50,8 @@ static const uint64_t sizes[] = {64 * KIB, 256 * KIB, 2 * MIB};
 #define SMALL_BYTES_MIN (4 * KIB) /* of many objects of different sizes, which are a row of their own */
 #define SMALL_BYTES_MAX (32 * KIB)
 
-struct bench {
-    const struct options *options;
-    const struct setup *setup;
-    struct devices devices; /* ours first, then fio's */
-    pid_t daemon_pid;
-    spw_session *session;
-    uint64_t data_bytes, dram_bytes, start_ns;
-    double sample_seconds, xxh3_ms_a_gb;
-    uint64_t block_bytes_min, block_bytes;
-    struct disk_load load;
-    struct fio_job fio;
-};
-
-/* ── samples ────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-enum { SPEED, P99, CPU, CPU_ALL, N_METRICS };
-
-static void sample_make(const struct bench *b, uint64_t bytes, double seconds, double cpu_ns,
-                        double ret[static METRICS_MAX])
-{
-    double gb = (double)bytes * 1e-9;
-
-    ret[SPEED] = gb / seconds;
-    ret[P99] = (double)hist_quantile(b->load.hist, 990) / 1e3;
-    ret[CPU_ALL] = cpu_ns / 1e6 / gb;
-    ret[CPU] = ret[CPU_ALL] - b->xxh3_ms_a_gb;
-}
-
-static double cpu_now_ns(const struct bench *b)
-{
-    return cpus_used_ns(0) + (b->daemon_pid ? cpus_used_ns(b->daemon_pid) : 0);
-}
-
-static int sample_fetch(void *ctx, double ret[static METRICS_MAX])
-{
-    struct bench *b = ctx;
-    double cpu_ns = cpu_now_ns(b);
-    uint64_t start_ns = now_ns();
-
-    int r = disk_load_fetch(&b->load, 0, b->sample_seconds);
-    if (r < 0)
-        return r;
-    /* Only what came from the device counts; if much did not, the latencies mean nothing either. */
-    sample_make(b, b->load.n_fetched, seconds_since(start_ns), cpu_now_ns(b) - cpu_ns, ret);
-    if (b->load.n_fetched >= b->load.bytes / 100 * FETCHED_PERCENT)
-        return 0;
-    fprintf(stderr, "spillbench: only %llu of %llu bytes came from the device: nothing is measured\n",
-            (unsigned long long)b->load.n_fetched, (unsigned long long)b->load.bytes);
-    return -EIO;
-}
-
-static int written(const struct bench *b, double *ret_bytes)
-{
-    cleanup_json struct json_object *reply = NULL;
-    int r = admin_get(b->session, "iostat", &reply);
-
-    if (r == 0)
-        *ret_bytes = admin_number(reply, "engines.written_bytes");
-    return r;
-}
-
-/* What was committed counts only as far as it was written. No more than the device has room for: a fast one is done
- * before the time is up. */
-static int sample_spill(void *ctx, double ret[static METRICS_MAX])
-{
-    struct bench *b = ctx;
-    uint64_t first = b->load.next;
-    double before = 0, after = 0;
-
-    int r = disk_load_spill(&b->load, b->dram_bytes, 0);
-    if (r == 0)
-        r = written(b, &before);
-    if (r < 0)
-        return r;
-    double cpu_ns = cpu_now_ns(b);
-    uint64_t start_ns = now_ns();
-    r = disk_load_spill(&b->load, b->data_bytes, b->sample_seconds);
-    double seconds = seconds_since(start_ns);
-    cpu_ns = cpu_now_ns(b) - cpu_ns;
-    if (r == 0)
-        r = written(b, &after);
-    if (r < 0)
-        return r;
-    sample_make(b, MIN(b->load.bytes, (uint64_t)(after - before)), seconds, cpu_ns, ret);
-    return disk_load_delete(&b->load, first, b->load.next);
-}
-
-static int sample_fio(void *ctx, double ret[static METRICS_MAX])
-{
-    const struct bench *b = ctx;
-    struct fio_result result;
-    int r = fio_run(&b->fio, &result);
-
-    if (r < 0)
-        return r;
-    ret[SPEED] = result.bytes_a_s * 1e-9;
-    ret[P99] = result.p99_us;
-    ret[CPU] = ret[CPU_ALL] = result.cpu_ms_a_gb;
-    return 0;
-}
-
-/* ── contests ───────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static bool is_late(const struct bench *b, const char *what)
-{
-    if (seconds_since(b->start_ns) < TOTAL_SECONDS)
-        return false;
-    fprintf(stderr, "SKIP: nvme: %s: the time is up\n", what);
-    return true;
-}
-
-static int contest(struct bench *b, bool is_spill, double speed_goal, struct figures *figures)
-{
-    bool is_small = b->block_bytes_min < b->block_bytes;
-    char size[UNITS_TEXT_BYTES], what[56];
-    struct contest c = {
-        .metrics = {[SPEED] = {"", "GB/s", speed_goal > 0 ? GOAL_AT_LEAST : GOAL_NONE, false, speed_goal},
-                    [P99] = {"", "us", is_small ? GOAL_NONE : GOAL_AT_MOST, false, 1.2},
-                    [CPU] = {"", "ms/GB", is_small ? GOAL_NONE : GOAL_AT_MOST, false, 1.2},
-                    [CPU_ALL] = {"", "ms/GB", GOAL_NONE, false, 0}},
-        .n_metrics = N_METRICS,
-        .neighbour = "fio",
-        .ours = is_spill ? sample_spill : sample_fetch,
-        .theirs = sample_fio,
-        .ctx = b,
-        .seconds = b->options->seconds,
-        .quiet = b->options->quiet,
-    };
-    static const char *const suffixes[N_METRICS] = {
-        [SPEED] = "", [P99] = ", p99", [CPU] = ", CPU less XXH3", [CPU_ALL] = ", CPU"};
-
-    snprintf(what, sizeof(what), "%s %s%s", is_spill ? "spill" : "fetch", is_small ? "4 to " : "",
-             size_print(b->block_bytes, size));
-    for (unsigned i = 0; i < N_METRICS; i++)
-        snprintf(c.metrics[i].name, FIGURE_NAME_BYTES, "%s, %s, depth %u%s", what, b->setup->name, b->load.depth,
-                 suffixes[i]);
-    if (is_late(b, c.metrics[SPEED].name))
-        return 0;
-    /* What is read is read from the same place: one file may be twice as fast as another of the same disk. */
-    for (uint32_t i = 0; i < b->setup->n_devices; i++)
-        b->fio.files[i] = b->devices.paths[is_spill ? b->setup->n_devices + i : i];
-    b->fio.is_write = is_spill;
-    b->fio.is_random = !is_spill; /* we write segment after segment, and so does fio then */
-    b->fio.depth = b->load.depth;
-    b->fio.seconds = b->sample_seconds;
-    b->fio.block_bytes = is_small && is_spill ? GROUPED_BYTES : b->block_bytes;
-    return contest_run(&c, figures);
-}
-
 /* Stores what will be fetched, and goes through it once: from then on each next one is on the device. */
-static int fill(struct bench *b)
+static int fill(struct nvme *b)
 {
     struct disk_load *l = &b->load;
     int r = disk_load_spill(l, b->data_bytes, 0);
@@ -230,7 +63,7 @@ static int fill(struct bench *b)
 }
 
 /* One of two or more, as the options and the kind of row allow. */
-static bool depth_is_wanted(const struct bench *b, unsigned depth)
+static bool depth_is_wanted(const struct nvme *b, unsigned depth)
 {
     bool is_small = b->block_bytes_min < b->block_bytes;
 
@@ -241,7 +74,7 @@ static bool depth_is_wanted(const struct bench *b, unsigned depth)
     return !b->options->quick || depth == DEPTH_FILL;
 }
 
-static double speed_goal(const struct bench *b, unsigned depth)
+static double speed_goal(const struct nvme *b, unsigned depth)
 {
     if (depth == 1)
         return 0;
@@ -249,7 +82,7 @@ static double speed_goal(const struct bench *b, unsigned depth)
 }
 
 /* Fetches, or after them spills, whose blocks go behind those of the fetches. */
-static int measure_way(struct bench *b, bool is_spill, struct figures *figures)
+static int measure_way(struct nvme *b, bool is_spill, struct figures *figures)
 {
     const unsigned *all = b->options->depth ? &b->options->depth : depths;
     size_t n = b->options->depth ? 1 : ARRAY_LEN(depths);
@@ -265,14 +98,14 @@ static int measure_way(struct bench *b, bool is_spill, struct figures *figures)
         l->depth = all[i];
         if (is_spill)
             l->next = next;
-        r = contest(b, is_spill, speed_goal(b, all[i]), figures);
+        r = nvme_contest(b, is_spill, speed_goal(b, all[i]), figures);
         if (is_spill)
             next = l->next;
     }
     return r;
 }
 
-static int measure_ways(struct bench *b, struct figures *figures)
+static int measure_ways(struct nvme *b, struct figures *figures)
 {
     int r;
 
@@ -290,7 +123,7 @@ static int measure(struct micro *m)
 {
     struct spw_space_options so = {.class_id = SPW_CLASS_KV, .durability = SPW_SCRATCH, .digest = "nvme"};
     cleanup_free struct hist *hist = calloc(1, sizeof(*hist));
-    struct bench *b = m->ctx;
+    struct nvme *b = m->ctx;
     struct disk_load *l = &b->load;
 
     if (!hist)
@@ -312,7 +145,7 @@ static int measure(struct micro *m)
     return r;
 }
 
-static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t block_bytes, struct figures *figures)
+static int measure_size(struct nvme *b, uint64_t block_bytes_min, uint64_t block_bytes, struct figures *figures)
 {
     char size[UNITS_TEXT_BYTES];
     const struct options *o = b->options;
@@ -324,6 +157,8 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
                                  .keep = o->keep,
                                  .quiet = o->quiet};
 
+    if (nvme_is_late(b, size_print(block_bytes, size)))
+        return 0;
     b->block_bytes_min = block_bytes_min;
     b->block_bytes = block_bytes;
     b->xxh3_ms_a_gb = ceiling_hash_ms_a_gb(ho.object_bytes / SMALL_BYTES_MIN * SMALL_BYTES_MIN);
@@ -338,7 +173,7 @@ static int measure_size(struct bench *b, uint64_t block_bytes_min, uint64_t bloc
     return micro_daemon(o, &ho, measure, b, figures);
 }
 
-static int measure_sizes(struct bench *b, struct figures *figures)
+static int measure_sizes(struct nvme *b, struct figures *figures)
 {
     uint64_t only = b->options->block_bytes;
     int r = 0;
@@ -352,7 +187,7 @@ static int measure_sizes(struct bench *b, struct figures *figures)
 }
 
 /* With the devices made. */
-static int measure_devices(struct bench *b, struct figures *figures)
+static int measure_devices(struct nvme *b, struct figures *figures)
 {
     b->fio = (struct fio_job){.file_bytes = b->data_bytes / b->setup->n_devices};
     for (uint32_t i = 0; i < b->setup->n_devices; i++)
@@ -365,7 +200,7 @@ static int measure_devices(struct bench *b, struct figures *figures)
     return r < 0 ? r : measure_sizes(b, figures);
 }
 
-static int measure_setup(struct bench *b, const struct setup *setup, struct figures *figures)
+static int measure_setup(struct nvme *b, const struct nvme_setup *setup, struct figures *figures)
 {
     uint64_t size_bytes = harness_device_bytes(2 * b->data_bytes) / setup->n_devices;
     int r = devices_init(&b->devices, setup->is_loop, 2 * setup->n_devices, size_bytes);
@@ -383,14 +218,14 @@ static int measure_setup(struct bench *b, const struct setup *setup, struct figu
     return r;
 }
 
-static int measure_setups(struct bench *b, struct figures *figures)
+static int measure_setups(struct nvme *b, struct figures *figures)
 {
     const struct options *o = b->options;
     size_t n = o->quick && !o->devices ? 2 : ARRAY_LEN(setups);
     int r = 0;
 
     for (size_t i = 0; r == 0 && i < n; i++)
-        if (options_choose(o->devices, setups[i].word) && !is_late(b, setups[i].name))
+        if (options_choose(o->devices, setups[i].word) && !nvme_is_late(b, setups[i].name))
             r = measure_setup(b, &setups[i], figures);
     return r;
 }
@@ -398,7 +233,7 @@ static int measure_setups(struct bench *b, struct figures *figures)
 int bench_nvme(int argc, char **argv)
 {
     static struct figures figures;
-    cleanup_free struct bench *b = calloc(1, sizeof(*b));
+    cleanup_free struct nvme *b = calloc(1, sizeof(*b));
     struct options o = {.seed = 1};
 
     options_parse(argc, argv, rows, doc, &o);
