@@ -14,7 +14,7 @@
 
 #include "io/uring_private.h"
 
-static_assert(WORK_HERE_TURN_BYTES % GRANULE_BYTES == 0, "steps are whole granules");
+static_assert((WORK_HERE_TURN_BYTES & (GRANULE_BYTES - 1)) == 0, "steps are whole granules");
 
 static void job_finished(struct engine_msg *msg);
 
