@@ -48,8 +48,8 @@ struct ring {
     uint64_t last_work_ns;
     uint64_t idle_since_ns; /* cold: of its last work */
     uint64_t spin_ns;       /* how long it stays hot without work */
-    uint32_t n_sleeps; /* of ours */
-    uint32_t rung;     /* the client's sleep that it was last woken from */
+    uint32_t n_sleeps;      /* of ours */
+    uint32_t rung;          /* the client's sleep that it was last woken from */
     int doorbell_fd;
     bool rang;          /* since it was emptied */
     bool doorbell_gone; /* the client shut it down: it cannot wake us any more */
