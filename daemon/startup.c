@@ -367,7 +367,9 @@ static int threads_make(struct control *control, const struct machine *machine)
     uint32_t n = control->config->daemon.workers;
     struct workers_config workers = {.spin_us = control->config->daemon.spin_us};
 
-    workers.threads = (n ? n : MIN(machine->n_cpus, (uint32_t)WORKERS_DEFAULT)) * control->n_engines;
+    if (n == 0) /* the engine and a client need a CPU each */
+        n = machine->n_cpus <= 2 ? 1 : MIN(machine->n_cpus, (uint32_t)WORKERS_DEFAULT);
+    workers.threads = n * control->n_engines;
     workers.threads = MIN(workers.threads, (uint32_t)WORKERS_MAX);
     int r = workers_new(&workers, &control->workers);
 

@@ -91,7 +91,7 @@ static void job_finished(struct engine_msg *msg)
 
 static bool work_is_for_here(const struct uring *u, const struct io_work *work)
 {
-    if (work->op == IO_WORK_HASH && u->works_here_bytes == 0)
+    if (u->works_here_bytes == 0 && (work->op == IO_WORK_HASH || work->len_bytes <= WORK_HERE_COPY_BYTES_MAX))
         return true;
     return work->len_bytes <= WORK_HERE_BYTES_MAX && u->works_here_bytes + work->len_bytes <= WORK_HERE_QUEUE_BYTES;
 }
@@ -130,7 +130,8 @@ uint32_t uring_work_here(struct uring *u)
     for (uint64_t done_bytes = 0; done_bytes < WORK_HERE_TURN_BYTES && !list_is_empty(&u->works_here); n++) {
         struct io_work *work = list_entry(u->works_here.next, struct io_work, link);
         uint32_t left = work->len_bytes - u->work_here_at;
-        uint32_t len = work->len_bytes <= WORK_HERE_BYTES_MAX ? left : MIN(left, (uint32_t)WORK_HERE_TURN_BYTES);
+        bool at_once = work->op != IO_WORK_COPY && work->len_bytes <= WORK_HERE_BYTES_MAX;
+        uint32_t len = at_once ? left : MIN(left, (uint32_t)WORK_HERE_TURN_BYTES);
 
         work->result = work_do_part(u, work, u->work_here_at, len);
         u->work_here_at += len;

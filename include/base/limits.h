@@ -55,8 +55,9 @@
 #define DEFAULT_WORKS 1024                /* copies and checksums of one engine that workers have; more wait */
 #define WORK_PART_BYTES (1 * MIB)         /* of a larger job, taken by one worker at a time */
 #define WORK_HERE_BYTES_MAX (256 * KIB)   /* of a copy or checksum that the engine makes itself */
+#define WORK_HERE_COPY_BYTES_MAX (1 * MIB) /* of a larger copy that it makes itself, if it has nothing else to make */
 #define WORK_HERE_TURN_BYTES (64 * KIB)   /* once a turn has made that many, the rest waits for the next */
-#define WORK_HERE_QUEUE_BYTES (512 * KIB) /* that wait for the engine; what goes beyond is for the workers */
+#define WORK_HERE_QUEUE_BYTES (1 * MIB)   /* that wait for the engine; what goes beyond is for the workers */
 #define STREAM_COPY_BYTES_MIN (32 * KIB)  /* from here on copies go around the cache */
 #define URGENT_RUN_MAX 16                 /* urgent bytes that go before a background one that waits */
 #define BACKGROUND_BYTES_MAX (16 * MIB)   /* of background requests that one device has at a time */
@@ -120,7 +121,7 @@
 #define CLIENT_RINGS_MAX 64 /* of one thread, over all its sessions and engines */
 #define CLIENT_SCRATCH_BYTES_MIN (64 * KIB)
 #define CLIENT_SPIN_US_MAX 1000000 /* that a blocking call polls for its answer before it sleeps */
-#define CLIENT_SPIN_US_DEFAULT 50
+#define CLIENT_SPIN_US_DEFAULT 100
 #define CLIENT_COPY_SHARE_BYTES (2 * MIB)     /* smaller transfers are not worth waking a thread */
 #define CLIENT_COPY_SHARE_FEW_BYTES (8 * MIB) /* the same where there are two CPUs */
 #define CLIENT_WAKE_AHEAD_BYTES (384 * KIB)   /* copied while the engine wakes: 16 us of a fast machine */

@@ -66,7 +66,7 @@ struct spw_connect_options {
     uint32_t copy_threads;      /* for spw_put and spw_get; 0: 2 */
     uint32_t timeout_ms;        /* for the connection; 0: 5000 */
     uint32_t ring_entries;      /* of each thread's ring; 0: 256 */
-    uint32_t spin_us;           /* how long a blocking call polls for its answer at most; 0: 50; SPW_SPIN_NEVER */
+    uint32_t spin_us;           /* how long a blocking call polls for its answer at most; 0: 100; SPW_SPIN_NEVER */
     uint64_t scratch_bytes;     /* of each ring; 0: 2 MiB */
 };
 

@@ -159,16 +159,16 @@ START_TEST(test_small_works_are_done_here)
     struct io_buf b;
     char *mem;
 
-    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), MIB, &b, (void **)&mem), 0);
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), 4 * MIB, &b, (void **)&mem), 0);
     memset(mem, 7, MIB);
     for (uint32_t i = 0; i < N; i++) {
         works[i] =
             (struct io_work){.op = IO_WORK_HASH, .len_bytes = GRANULE_BYTES, .seed = i, .src = b, .sums = sums[i]};
-        if (i == 0) /* a large copy is never for the engine */
+        if (i == 0) /* a very large copy is never for the engine */
             works[i] = (struct io_work){.op = IO_WORK_COPY,
-                                        .len_bytes = WORK_HERE_BYTES_MAX + SECTOR_BYTES,
+                                        .len_bytes = WORK_HERE_COPY_BYTES_MAX + SECTOR_BYTES,
                                         .src = b,
-                                        .dst = {.region = b.region, .off = b.off + MIB / 2}};
+                                        .dst = {.region = b.region, .off = b.off + 2 * MIB}};
         rig_submit_work(u, &works[i]);
     }
     ck_assert_uint_eq(rig_done, 0);
@@ -226,6 +226,41 @@ START_TEST(test_a_large_hash_is_done_here_in_steps)
     rig_run_until(u, &rig_done, 5);
     ck_assert_int_eq(works[1].result, 0);
     ck_assert_uint_eq(rig_stat(u).works_here, 3);
+    uring_free(u);
+}
+END_TEST
+
+/* A copy that is not small, too. */
+START_TEST(test_a_copy_is_done_here_in_steps)
+{
+    enum { LEN = 500000, STEPS = (LEN + WORK_HERE_TURN_BYTES - 1) / WORK_HERE_TURN_BYTES };
+    struct uring *u = rig_make();
+    struct io_work works[2];
+    uint32_t n_turns = 0;
+    struct io_buf b;
+    char *mem;
+
+    ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), 3 * MIB, &b, (void **)&mem), 0);
+    for (uint32_t i = 0; i < MIB; i++)
+        mem[i] = (char)(i * 7 + i / 4096);
+    for (uint32_t i = 0; i < 2; i++) { /* the second one is the workers': something waits already */
+        works[i] = (struct io_work){.op = IO_WORK_COPY,
+                                    .len_bytes = LEN,
+                                    .src = b,
+                                    .dst = {.region = b.region, .off = b.off + (1 + i) * MIB}};
+        rig_submit_work(u, &works[i]);
+    }
+    for (; rig_stat(u).works_here == 0; n_turns++)
+        ck_assert_int_ge(uring_run(u, 0), 0);
+    ck_assert_uint_eq(n_turns, STEPS);
+    rig_run_until(u, &rig_done, 2);
+    ck_assert_uint_eq(rig_stat(u).works_here, 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        ck_assert_int_eq(works[i].result, 0);
+        ck_assert_mem_eq(mem + (1 + i) * MIB, mem, LEN);
+        ck_assert_int_eq(mem[(1 + i) * MIB + LEN], 0);
+    }
+    ck_assert(uring_is_idle(u));
     uring_free(u);
 }
 END_TEST
@@ -304,6 +339,7 @@ int main(void)
     tcase_add_test(t, test_work);
     tcase_add_test(t, test_small_works_are_done_here);
     tcase_add_test(t, test_a_large_hash_is_done_here_in_steps);
+    tcase_add_test(t, test_a_copy_is_done_here_in_steps);
     tcase_add_test(t, test_chunks_come_and_go);
     tcase_add_test(t, test_poisoned_chunk_is_efault);
     suite_add_tcase(s, t);
