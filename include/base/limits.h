@@ -52,24 +52,24 @@
 #define URING_ENTRIES_MAX 8192
 #define DEFAULT_POLLS 4096 /* descriptors that one engine waits for */
 #define POLLS_MAX (UINT32_C(1) << 20)
-#define DEFAULT_WORKS 1024                /* copies and checksums of one engine that workers have; more wait */
-#define WORK_PART_BYTES (1 * MIB)         /* of a larger job, taken by one worker at a time */
-#define WORK_HERE_BYTES_MAX (256 * KIB)   /* of a copy or checksum that the engine makes itself */
+#define DEFAULT_WORKS 1024                 /* copies and checksums of one engine that workers have; more wait */
+#define WORK_PART_BYTES (1 * MIB)          /* of a larger job, taken by one worker at a time */
+#define WORK_HERE_BYTES_MAX (256 * KIB)    /* of a copy or checksum that the engine makes itself */
 #define WORK_HERE_COPY_BYTES_MAX (1 * MIB) /* of a larger copy that it makes itself, if it has nothing else to make */
-#define WORK_HERE_TURN_BYTES (64 * KIB)   /* once a turn has made that many, the rest waits for the next */
-#define WORK_HERE_QUEUE_BYTES (1 * MIB)   /* that wait for the engine; what goes beyond is for the workers */
-#define STREAM_COPY_BYTES_MIN (32 * KIB)  /* from here on copies go around the cache */
-#define URGENT_RUN_MAX 16                 /* urgent bytes that go before a background one that waits */
-#define BACKGROUND_BYTES_MAX (16 * MIB)   /* of background requests that one device has at a time */
-#define BACKGROUND_BESIDE_BYTES (1 * MIB) /* the same while a client waits for it */
-#define WRITE_BESIDE_BYTES (256 * KIB)    /* of writes that one device has while clients wait for reads */
-#define WRITE_BYTES_MAX (16 * MIB)        /* from there on they are not limited any more */
-#define WRITE_GROWTH 4                    /* a write that ends adds this part of its bytes to the limit */
-#define DEVICE_PART_BYTES (128 * KIB)     /* of a larger request, that go at once while clients wait for reads */
-#define READ_FAVOUR 4                     /* reads count so much less than writes between pools */
-#define LAG_SECTORS (UINT64_C(131072))    /* that a pool's writes may be behind its share because of reads */
-#define SHARED_BYTES (2 * MIB)            /* of the requests of several pools that one device has at a time */
-#define SHARED_REQUESTS 4                 /* or so many, if they are large */
+#define WORK_HERE_TURN_BYTES (64 * KIB)    /* once a turn has made that many, the rest waits for the next */
+#define WORK_HERE_QUEUE_BYTES (1 * MIB)    /* that wait for the engine; what goes beyond is for the workers */
+#define STREAM_COPY_BYTES_MIN (32 * KIB)   /* from here on copies go around the cache */
+#define URGENT_RUN_MAX 16                  /* urgent bytes that go before a background one that waits */
+#define BACKGROUND_BYTES_MAX (16 * MIB)    /* of background requests that one device has at a time */
+#define BACKGROUND_BESIDE_BYTES (1 * MIB)  /* the same while a client waits for it */
+#define WRITE_BESIDE_BYTES (256 * KIB)     /* of writes that one device has while clients wait for reads */
+#define WRITE_BYTES_MAX (16 * MIB)         /* from there on they are not limited any more */
+#define WRITE_GROWTH 4                     /* a write that ends adds this part of its bytes to the limit */
+#define DEVICE_PART_BYTES (128 * KIB)      /* of a larger request, that go at once while clients wait for reads */
+#define READ_FAVOUR 4                      /* reads count so much less than writes between pools */
+#define LAG_SECTORS (UINT64_C(131072))     /* that a pool's writes may be behind its share because of reads */
+#define SHARED_BYTES (2 * MIB)             /* of the requests of several pools that one device has at a time */
+#define SHARED_REQUESTS 4                  /* or so many, if they are large */
 
 /* Memory. */
 #define CHUNKS_MAX 4096 /* of one engine */

@@ -244,10 +244,8 @@ START_TEST(test_a_copy_is_done_here_in_steps)
     for (uint32_t i = 0; i < MIB; i++)
         mem[i] = (char)(i * 7 + i / 4096);
     for (uint32_t i = 0; i < 2; i++) { /* the second one is the workers': something waits already */
-        works[i] = (struct io_work){.op = IO_WORK_COPY,
-                                    .len_bytes = LEN,
-                                    .src = b,
-                                    .dst = {.region = b.region, .off = b.off + (1 + i) * MIB}};
+        works[i] = (struct io_work){
+            .op = IO_WORK_COPY, .len_bytes = LEN, .src = b, .dst = {.region = b.region, .off = b.off + (1 + i) * MIB}};
         rig_submit_work(u, &works[i]);
     }
     for (; rig_stat(u).works_here == 0; n_turns++)
