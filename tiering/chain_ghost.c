@@ -38,9 +38,21 @@ static uint32_t bucket_len(const struct chain_ghost_bucket *b)
 {
     uint32_t n = 0;
 
-    while (n < CHAIN_GHOST_WAYS && !is_free(b, n))
+    if (!is_free(b, CHAIN_GHOST_WAYS - 1))
+        return CHAIN_GHOST_WAYS;
+    while (!is_free(b, n))
         n++;
     return n;
+}
+
+/* Without a branch for each, and so several in one step: most hashes that are looked for are not there. */
+static bool has_tag(const struct chain_ghost_bucket *b, uint32_t tag)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < CHAIN_GHOST_WAYS; i++)
+        n += b->tags[i] == tag;
+    return n > 0;
 }
 
 static uint32_t index_of(const struct chain_ghost_bucket *b, const uint32_t *state)
@@ -135,6 +147,8 @@ uint32_t *chain_ghosts_find(const struct chain_ghosts *g, uint64_t hash)
         return NULL;
     struct chain_ghost_bucket *b = bucket_of(g, (uint32_t)hash);
 
+    if (!has_tag(b, (uint32_t)hash))
+        return NULL;
     for (uint32_t i = 0; i < CHAIN_GHOST_WAYS; i++) {
         if (b->tags[i] == (uint32_t)hash && !is_free(b, i))
             return b->states[i];

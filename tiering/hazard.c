@@ -3,13 +3,14 @@
  * Owns the tables of one chain policy. One engine's thread, no memory of its own.
  *
  * For each class and bin of age the chance of a use there is `used / reached`, drawn towards a prior as long as little
- * was seen: for cold classes what all of them have in common, scaled to the class; for hot ones that their uses come at
- * random, once every gap. What is worth keeping is then a known problem with a known answer (Gittins, 1979): at age a,
+ * was seen: for cold and long classes what the cold have in common, scaled to the class; for hot ones that their uses come
+ * at random, once every gap, for ever. What is worth keeping is then a known problem with a known answer (Gittins, 1979): at age a,
  * with S the chance of having to wait until bin b,
  *
  *   index(a) = max over j of   sum S·q  /  sum S·(1 - q/2)·width    from a to j
  *
- * the uses that holding the block until j gains, over the time that it takes. The block with the least index goes.
+ * the uses that holding the block until j gains, over the time that it takes. The block with the least index goes. The
+ * best j is where the path of (time, uses) from a on leaves its concave hull first: one pass from the oldest bin back.
  *
  * Weights stand for blocks: those of one request live and die together, so a long request counts for less than its length
  * (who calls says how much). Every class has its turn once in HAZARD_PERIOD requests; what waits there moves on to the
@@ -25,20 +26,14 @@
 #define MEAN_USED 0.3F
 #define SCALE_WEIGHT 20.0F /* a class is like the mean */
 #define COLD_WEIGHT 500.0F
+#define LONG_WEIGHT 100.0F /* they are gaps too, so what all have in common says less about when */
 #define HOT_WEIGHT 20.0F
 #define LEFT_MIN 1e-6F /* what comes after that changes nothing, and denormal numbers are slow */
 
-/* The youngest age of a bin: 1, 1.5, 2, 3, 4, 6, ... */
-static float bin_start(uint32_t bin)
-{
-    float octave = (float)(UINT64_C(1) << (bin / 2));
-
-    return bin % 2 ? octave * 1.5F : octave;
-}
-
+/* 1, 1.5, 2, 3, 4, 6, ... are the youngest ages of bins; so two in a row are equally wide. */
 static float bin_width(uint32_t bin)
 {
-    return bin_start(bin + 1) - bin_start(bin);
+    return 0.5F * (float)(UINT64_C(1) << (bin / 2));
 }
 
 /* What came back cannot be more than what was there, though the first is known at once and the second when it is due. */
@@ -47,16 +42,14 @@ static float reached(const struct hazard_class *c, uint32_t bin)
     return MAX(c->reached[bin], c->used[bin]);
 }
 
-static void class_age(struct hazard_class *c)
+static void class_age(struct hazard_class *c, const float moves[HAZARD_BINS])
 {
     float moved = 0;
 
     for (uint32_t b = 0; b < HAZARD_BINS; b++) {
-        float share = b == HAZARD_BINS - 1 ? 0 : MIN((float)HAZARD_PERIOD / bin_width(b), 1.0F);
-
         c->waiting[b] += moved;
         c->reached[b] += moved;
-        moved = c->waiting[b] * share;
+        moved = c->waiting[b] * moves[b];
         c->waiting[b] -= moved;
         c->used[b] *= FADE;
         c->reached[b] *= FADE;
@@ -68,7 +61,7 @@ static void mean_update(struct hazard *h)
     for (uint32_t b = 0; b < HAZARD_BINS; b++) {
         float used = MEAN_WEIGHT * MEAN_USED / HAZARD_BINS, seen = MEAN_WEIGHT;
 
-        for (uint32_t c = 0; c < HAZARD_HOT; c++) {
+        for (uint32_t c = 0; c < HAZARD_LONG; c++) {
             used += h->classes[c].used[b];
             seen += reached(&h->classes[c], b);
         }
@@ -81,7 +74,8 @@ static void class_chances(const struct hazard *h, uint32_t class, float ret_chan
 {
     const struct hazard_class *c = &h->classes[class];
     bool hot = class >= HAZARD_HOT;
-    float used = SCALE_WEIGHT, expected = SCALE_WEIGHT, weight = hot ? HOT_WEIGHT : COLD_WEIGHT;
+    float used = SCALE_WEIGHT, expected = SCALE_WEIGHT;
+    float weight = hot ? HOT_WEIGHT : class >= HAZARD_LONG ? LONG_WEIGHT : COLD_WEIGHT;
 
     for (uint32_t b = 0; b < HAZARD_BINS; b++) {
         used += c->used[b];
@@ -95,37 +89,52 @@ static void class_chances(const struct hazard *h, uint32_t class, float ret_chan
     }
 }
 
+/* A stretch of the path, from one bin to another. */
+struct stretch {
+    float uses, time, left; /* of what reaches its beginning; the share that reaches its end */
+};
+
+static bool is_steeper(const struct stretch *a, const struct stretch *b)
+{
+    return a->uses * b->time > b->uses * a->time; /* a quotient is larger, without dividing */
+}
+
 static void class_index(struct hazard *h, uint32_t class)
 {
-    float q[HAZARD_BINS], cost[HAZARD_BINS];
+    struct hazard_class *c = &h->classes[class];
+    struct stretch hull[HAZARD_BINS]; /* of all older bins; the last is the youngest, and the steepest */
+    float q[HAZARD_BINS], left = 1;
+    uint32_t n = 0;
 
     class_chances(h, class, q);
-    for (uint32_t b = 0; b < HAZARD_BINS; b++)
-        cost[b] = (1 - q[b] / 2) * bin_width(b);
-    for (uint32_t a = 0; a < HAZARD_BINS; a++) {
-        float left = 1, uses = 0, time = 0, best_uses = 0, best_time = 1;
+    for (uint32_t a = HAZARD_BINS; a-- > 0;) {
+        struct stretch s = {.uses = q[a], .time = (1 - q[a] / 2) * h->width[a], .left = 1 - q[a]};
 
-        for (uint32_t b = a; b < HAZARD_BINS && left > LEFT_MIN; b++) {
-            uses += left * q[b];
-            time += left * cost[b];
-            left *= 1 - q[b];
-            if (uses * best_time > best_uses * time) { /* a quotient is larger, without dividing */
-                best_uses = uses;
-                best_time = time;
-            }
+        while (n > 0 && s.left > LEFT_MIN && is_steeper(&hull[n - 1], &s)) {
+            const struct stretch *next = &hull[--n];
+
+            s.uses += s.left * next->uses;
+            s.time += s.left * next->time;
+            s.left *= next->left;
         }
-        h->classes[class].index[a] = best_uses / best_time;
-        if (a == 0)
-            h->classes[class].ever = 1 - left;
+        c->index[a] = s.uses / s.time;
+        hull[n++] = s;
     }
+    for (uint32_t b = 0; b < HAZARD_BINS && left > LEFT_MIN; b++)
+        left *= 1 - q[b];
+    c->ever = 1 - left;
 }
 
 void hazard_init(struct hazard *h)
 {
     memset(h, 0, sizeof(*h));
+    for (uint32_t b = 0; b < HAZARD_BINS; b++) {
+        h->width[b] = bin_width(b);
+        h->moves[b] = b == HAZARD_BINS - 1 ? 0 : MIN((float)HAZARD_PERIOD / h->width[b], 1.0F);
+    }
     for (uint32_t k = 0; k < HAZARD_CLASSES - HAZARD_HOT; k++) {
         for (uint32_t b = 0; b < HAZARD_BINS; b++)
-            h->poisson[k][b] = 1 - expf(-bin_width(b) / exp2f((float)k + 0.5F));
+            h->poisson[k][b] = 1 - expf(-h->width[b] / exp2f((float)k + 0.5F));
     }
     mean_update(h);
     for (uint32_t c = 0; c < HAZARD_CLASSES; c++)
@@ -162,7 +171,7 @@ void hazard_tick(struct hazard *h, uint32_t clock)
     if (clock % HAZARD_PERIOD == 0)
         mean_update(h);
     for (uint32_t c = clock % HAZARD_PERIOD; c < HAZARD_CLASSES; c += HAZARD_PERIOD) {
-        class_age(&h->classes[c]);
+        class_age(&h->classes[c], h->moves);
         class_index(h, c);
     }
 }

@@ -8,7 +8,8 @@
 #include "include/base/base.h"
 
 #define HAZARD_CLASSES 40
-#define HAZARD_HOT 24 /* from here on classes are gaps: class HAZARD_HOT + k is used about every 2^k requests */
+#define HAZARD_LONG 17 /* from here on: of long conversations, which do not go on for ever */
+#define HAZARD_HOT 24  /* from here on classes are gaps: class HAZARD_HOT + k is used about every 2^k requests */
 #define HAZARD_BINS 34
 #define HAZARD_PERIOD 32 /* requests between two looks at one class */
 
@@ -22,7 +23,9 @@ struct hazard_class {
 
 struct hazard {
     struct hazard_class classes[HAZARD_CLASSES];
-    float mean[HAZARD_BINS]; /* chance of being used in this bin, of all that is not hot */
+    float mean[HAZARD_BINS];  /* chance of being used in this bin, of all that is neither long nor hot */
+    float width[HAZARD_BINS]; /* in requests */
+    float moves[HAZARD_BINS]; /* share that leaves it in HAZARD_PERIOD requests */
     float poisson[HAZARD_CLASSES - HAZARD_HOT][HAZARD_BINS];
 };
 

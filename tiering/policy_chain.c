@@ -46,6 +46,9 @@ static void list_insert(struct chain *c, struct chain_list *l, uint32_t obj, uin
     *(colder == POLICY_NONE ? &l->cold : &c->nodes[colder].next) = obj;
     *(warmer == POLICY_NONE ? &l->warm : &c->nodes[warmer].prev) = obj;
     l->len++;
+    if (colder == POLICY_NONE)
+        l->index_clock = 0;
+    c->lists_used |= UINT64_C(1) << (l - c->lists);
 }
 
 void chain_link(struct chain *c, uint32_t obj)
@@ -74,6 +77,10 @@ void chain_unlink(struct chain *c, uint32_t obj)
     *(node->prev == POLICY_NONE ? &l->cold : &c->nodes[node->prev].next) = node->next;
     *(node->next == POLICY_NONE ? &l->warm : &c->nodes[node->next].prev) = node->prev;
     l->len--;
+    if (node->prev == POLICY_NONE)
+        l->index_clock = 0;
+    if (l->len == 0)
+        c->lists_used &= ~(UINT64_C(1) << (l - c->lists));
 }
 
 uint32_t *chain_state(struct chain *c, uint64_t hash, uint32_t obj)
@@ -130,7 +137,69 @@ static void chain_resize(struct policy *p, uint64_t capacity_sectors)
 
 /* --- Who goes ---------------------------------------------------------------------------------------------------- */
 
-/* A cursor in each list, from its cold end on. */
+/* What a list gives is worth that much; the bypassed are worth less than anything. */
+static float index_of(const struct chain *c, uint32_t list, uint32_t obj)
+{
+    if (list == CHAIN_LIST_BYPASSED)
+        return -1;
+    return hazard_index(&c->hazard, list, c->clock - c->nodes[obj].state[STATE_CLOCK]);
+}
+
+/* Of two in different lists; of equals, the one that was named longer ago. */
+static bool is_less(const struct chain *c, float index, uint32_t obj, float other_index, uint32_t other)
+{
+    if (index != other_index)
+        return index < other_index;
+    return c->clock - c->nodes[obj].state[STATE_CLOCK] > c->clock - c->nodes[other].state[STATE_CLOCK];
+}
+
+/*
+ * Of these lists the one whose cold end is least. CHAIN_LISTS: none. What a cold end is worth changes with the clock and
+ * when another becomes it, which is seldom beside the evictions of one request.
+ */
+static uint32_t least_end(struct chain *c, uint64_t lists)
+{
+    uint32_t best = CHAIN_LISTS;
+
+    for (lists &= c->lists_used; lists; lists &= lists - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(lists);
+        struct chain_list *l = &c->lists[i];
+
+        if (l->index_clock != c->clock) {
+            l->index = index_of(c, i, l->cold);
+            l->index_clock = c->clock;
+        }
+        if (best == CHAIN_LISTS || is_less(c, l->index, l->cold, c->lists[best].index, c->lists[best].cold))
+            best = i;
+    }
+    return best;
+}
+
+bool chain_is_worth_more(struct chain *c, const uint32_t *state)
+{
+    uint32_t least = least_end(c, ~(UINT64_C(1) << CHAIN_LIST_BYPASSED));
+
+    return least == CHAIN_LISTS || c->lists[least].index < hazard_index(&c->hazard, state_class(state), 0);
+}
+
+/* Room is wanted for a ghost: should it be let in? Once; deeper blocks of its request follow the first that is not. */
+static void admit(struct chain *c, uint32_t *state)
+{
+    uint32_t *stop = &c->stops[state[STATE_CLOCK] % CHAIN_STOPS];
+    bool chained = state_get(state, FIELD_CHAINED);
+
+    if (state_get(state, FIELD_ADMITTED) || state_get(state, FIELD_BYPASSED))
+        return;
+    if ((chained && *stop == state[STATE_CLOCK]) || !chain_is_worth_more(c, state)) {
+        state_set(state, FIELD_BYPASSED, 1);
+        if (chained)
+            *stop = state[STATE_CLOCK];
+    } else {
+        state_set(state, FIELD_ADMITTED, 1);
+    }
+}
+
+/* A cursor in each list, from its cold end on: for who looks further than that. */
 struct search {
     uint32_t objs[CHAIN_LISTS];
     uint32_t left[CHAIN_LISTS]; /* not yet passed over */
@@ -139,14 +208,9 @@ struct search {
 
 static void search_set(const struct chain *c, struct search *s, uint32_t list, uint32_t obj)
 {
-    s->objs[list] = obj;
-    if (obj == POLICY_NONE || s->left[list] == 0) {
-        s->objs[list] = POLICY_NONE;
-        return;
-    }
-    const uint32_t *state = c->nodes[obj].state;
-    /* The bypassed are worth less than anything. */
-    s->index[list] = list == CHAIN_LIST_BYPASSED ? -1 : hazard_index(&c->hazard, list, c->clock - state[STATE_CLOCK]);
+    s->objs[list] = s->left[list] > 0 ? obj : POLICY_NONE;
+    if (s->objs[list] != POLICY_NONE)
+        s->index[list] = index_of(c, list, obj);
 }
 
 static void search_begin(const struct chain *c, struct search *s)
@@ -157,68 +221,32 @@ static void search_begin(const struct chain *c, struct search *s)
     }
 }
 
-/* The list whose cursor is at the least; of equals, at what was named longest ago. CHAIN_LISTS: none. */
-static uint32_t search_least(const struct chain *c, const struct search *s, uint32_t n_lists)
+/* The list whose cursor is at the least. CHAIN_LISTS: none. */
+static uint32_t search_least(const struct chain *c, const struct search *s)
 {
     uint32_t best = CHAIN_LISTS;
 
-    for (uint32_t i = 0; i < n_lists; i++) {
+    for (uint32_t i = 0; i < CHAIN_LISTS; i++) {
         if (s->objs[i] == POLICY_NONE)
             continue;
-        if (best == CHAIN_LISTS || s->index[i] < s->index[best] ||
-            (s->index[i] == s->index[best] && c->clock - c->nodes[s->objs[i]].state[STATE_CLOCK] >
-                                                  c->clock - c->nodes[s->objs[best]].state[STATE_CLOCK]))
+        if (best == CHAIN_LISTS || is_less(c, s->index[i], s->objs[i], s->index[best], s->objs[best]))
             best = i;
     }
     return best;
 }
 
-static bool search_worth_more(const struct chain *c, const struct search *s, const uint32_t *state)
+/* The least of all cannot go, for this reason: the least that can. */
+static uint32_t victim_beyond(struct chain *c, enum policy_pin state, policy_pin_fn pin, void *ctx)
 {
-    uint32_t least = search_least(c, s, CHAIN_LIST_BYPASSED);
-
-    return least == CHAIN_LISTS || s->index[least] < hazard_index(&c->hazard, state_class(state), 0);
-}
-
-bool chain_is_worth_more(const struct chain *c, const uint32_t *state)
-{
-    struct search s;
-
-    search_begin(c, &s);
-    return search_worth_more(c, &s, state);
-}
-
-/* Room is wanted for a ghost: should it be let in? Once; deeper blocks of its request follow the first that is not. */
-static void admit(struct chain *c, const struct search *s, uint32_t *state)
-{
-    uint32_t *stop = &c->stops[state[STATE_CLOCK] % CHAIN_STOPS];
-    bool chained = state_get(state, FIELD_CHAINED);
-
-    if (state_get(state, FIELD_ADMITTED) || state_get(state, FIELD_BYPASSED))
-        return;
-    if ((chained && *stop == state[STATE_CLOCK]) || !search_worth_more(c, s, state)) {
-        state_set(state, FIELD_BYPASSED, 1);
-        if (chained)
-            *stop = state[STATE_CLOCK];
-    } else {
-        state_set(state, FIELD_ADMITTED, 1);
-    }
-}
-
-static uint32_t chain_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
-{
-    struct chain *c = chain_of(p);
-    uint32_t *ghost = incoming ? chain_ghosts_find(&c->ghosts, incoming) : NULL;
     struct search s;
     uint32_t list;
 
     search_begin(c, &s);
-    if (ghost)
-        admit(c, &s, ghost);
-    for (uint32_t i = 0; i <= POLICY_SCAN_MAX && (list = search_least(c, &s, CHAIN_LISTS)) < CHAIN_LISTS; i++) {
+    for (uint32_t i = 0; i <= POLICY_SCAN_MAX && (list = search_least(c, &s)) < CHAIN_LISTS; i++) {
         uint32_t obj = s.objs[list], next = c->nodes[obj].next;
-        enum policy_pin state = pin(ctx, obj);
 
+        if (i > 0)
+            state = pin(ctx, obj); /* the first was asked: it may count how often */
         if (state == POLICY_FREE)
             return obj;
         s.left[list]--;
@@ -231,6 +259,21 @@ static uint32_t chain_victim(struct policy *p, uint64_t incoming, policy_pin_fn 
     return POLICY_NONE;
 }
 
+static uint32_t chain_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
+{
+    struct chain *c = chain_of(p);
+    uint32_t *ghost = incoming ? chain_ghosts_find(&c->ghosts, incoming) : NULL;
+
+    if (ghost)
+        admit(c, ghost);
+    uint32_t list = least_end(c, UINT64_MAX);
+    if (list == CHAIN_LISTS)
+        return POLICY_NONE;
+    uint32_t obj = c->lists[list].cold;
+    enum policy_pin state = pin(ctx, obj);
+    return state == POLICY_FREE ? obj : victim_beyond(c, state, pin, ctx);
+}
+
 static uint32_t chain_coldest(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx)
 {
     const struct chain *c = chain_of_const(p);
@@ -239,7 +282,7 @@ static uint32_t chain_coldest(const struct policy *p, uint32_t *ret_objs, uint32
     struct search s;
 
     search_begin(c, &s);
-    for (; found < n && left > 0 && (list = search_least(c, &s, CHAIN_LISTS)) < CHAIN_LISTS; left--) {
+    for (; found < n && left > 0 && (list = search_least(c, &s)) < CHAIN_LISTS; left--) {
         uint32_t obj = s.objs[list];
 
         if (pin(ctx, obj) == POLICY_FREE)
@@ -361,7 +404,9 @@ static bool list_check(const struct chain *c, uint32_t list)
         if (len++ == l->len || node->prev != prev || !state_is_known(node->state) || list_of(node->state) != list)
             return false;
     }
-    return len == l->len && prev == l->warm;
+    if (l->index_clock == c->clock && l->len > 0 && l->index != index_of(c, list, l->cold))
+        return false;
+    return len == l->len && prev == l->warm && (len > 0) == (c->lists_used >> list & 1);
 }
 
 static int chain_check(const struct policy *p)

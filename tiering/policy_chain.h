@@ -69,10 +69,13 @@ static inline float state_weight(const uint32_t *s)
 /* One list for each class, and one for those that are there although they were not admitted: they go first. */
 #define CHAIN_LISTS (HAZARD_CLASSES + 1)
 #define CHAIN_LIST_BYPASSED HAZARD_CLASSES
+static_assert(CHAIN_LISTS <= 64, "lists_used has a bit for each");
 
 struct chain_list {
     uint32_t cold, warm; /* ends; `next` of a node is towards the warm one */
     uint32_t len;
+    uint32_t index_clock; /* when `index` was found; 0: the cold end is another one since */
+    float index;          /* of the cold end */
 };
 
 #define CHAIN_STOPS 256
@@ -95,6 +98,7 @@ struct chain {
     uint32_t n_resident;
     uint64_t resident_sectors;
     struct chain_list lists[CHAIN_LISTS];
+    uint64_t lists_used; /* bit set: the list is not empty */
     struct chain_ghosts ghosts;
     struct hazard hazard;
 };
@@ -108,7 +112,7 @@ void chain_link_below(struct chain *c, uint32_t obj, uint32_t above);
 /* What is known of a block, resident or ghost; NULL: nothing. */
 uint32_t *chain_state(struct chain *c, uint64_t hash, uint32_t obj);
 /* Is a block that has just been named worth more than the least of the residents? */
-bool chain_is_worth_more(const struct chain *c, const uint32_t *state);
+bool chain_is_worth_more(struct chain *c, const uint32_t *state);
 /* A block that nothing is known of becomes a ghost. NULL: there are none. */
 uint32_t *chain_remember(struct chain *c, uint64_t hash);
 

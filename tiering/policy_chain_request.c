@@ -23,10 +23,11 @@
 #define SMALL_NEW 7      /* blocks that a normal turn adds at most */
 #define WEIGHT_BLOCKS 16 /* of one request count each for one; more share that */
 #define OPEN_AGE 1024    /* requests for which a named block waits for its use */
+#define LONG_GAP_MIN 4   /* octaves: long conversations that go on within 32 requests are alike */
 #define ALONE_PER_TICK 16
 #define ABANDONED_MAX 4096
 
-/* What the tables tell apart. Three to ten have one for each range of turns; from HAZARD_HOT on: gaps. */
+/* What the tables tell apart. Three to ten have one for each range of turns; from HAZARD_LONG and HAZARD_HOT on: gaps. */
 enum {
     CLASS_FIRST = 0,         /* first turn: 0 of less than 16 blocks, 1 of less than 128, 2 longer */
     CLASS_OLD = 3,           /* 3 also: used before, but in another conversation, or alone */
@@ -36,6 +37,7 @@ enum {
     CLASS_ABANDONED = 14, /* 15: under a block that several share */
     CLASS_TAIL = 16,
 };
+static_assert(CLASS_TAIL + 1 == HAZARD_LONG, "every class has a meaning");
 
 struct request {
     uint32_t clock, n, n_old; /* n_old: blocks of its conversation that were there before */
@@ -76,9 +78,15 @@ static uint32_t turn_class(uint32_t turn)
     return turn >= 6 ? 3 : turn >= 3 ? 2 : turn >= 2 ? 1 : 0;
 }
 
+/* Used USES_HOT times or more. */
 static uint32_t hot_class(const uint32_t *s)
 {
-    return HAZARD_HOT + MIN(state_get(s, FIELD_GAP) / 4, (uint32_t)(HAZARD_CLASSES - HAZARD_HOT - 1));
+    uint32_t octave = state_get(s, FIELD_GAP) / 4;
+
+    if (state_get(s, FIELD_USES) > state_get(s, FIELD_TURN) + 1)
+        return HAZARD_HOT + MIN(octave, (uint32_t)(HAZARD_CLASSES - HAZARD_HOT - 1));
+    octave = MAX(octave, (uint32_t)LONG_GAP_MIN) - LONG_GAP_MIN;
+    return HAZARD_LONG + MIN(octave, (uint32_t)(HAZARD_HOT - HAZARD_LONG - 1));
 }
 
 static uint32_t classify(const struct request *q, const uint32_t *s, uint32_t i)

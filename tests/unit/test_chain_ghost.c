@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The chain policy's ghosts, against plain lists; and its tables of hazards. */
+/* The chain policy's ghosts, against plain lists. */
 #include <check.h>
 #include <errno.h>
 #include <stdlib.h>
 
 #include "include/base/limits.h"
 #include "tiering/chain_ghost.h"
-#include "tiering/hazard.h"
 
 static uint64_t hash_of(uint64_t i)
 {
@@ -86,41 +85,6 @@ START_TEST(without_room_nothing_is_remembered)
 }
 END_TEST
 
-START_TEST(bins_are_two_an_octave)
-{
-    static const uint32_t starts[] = {1, 2, 3, 4, 6, 8, 12, 16};
-
-    ck_assert_uint_eq(hazard_bin(0), 0);
-    ck_assert_uint_eq(hazard_bin(1), 0);
-    for (uint32_t i = 1; i < ARRAY_LEN(starts); i++) {
-        ck_assert_uint_eq(hazard_bin(starts[i]), i + 1);
-        ck_assert_uint_eq(hazard_bin(starts[i] - 1), i == 1 ? 0 : i);
-    }
-    ck_assert_uint_eq(hazard_bin(UINT32_MAX), HAZARD_BINS - 1);
-}
-END_TEST
-
-/* One class comes back after ten requests, another never: the first is worth more, until it is too late for it. */
-START_TEST(it_learns_what_comes_back)
-{
-    static struct hazard h;
-
-    hazard_init(&h);
-    for (uint32_t clock = 1; clock <= 4000; clock++) {
-        hazard_tick(&h, clock);
-        hazard_enter(&h, 0, 1);
-        hazard_enter(&h, 1, 1);
-        if (clock > 10)
-            hazard_use(&h, 0, 10, 1);
-    }
-    ck_assert_float_gt(hazard_index(&h, 0, 1), 5 * hazard_index(&h, 1, 1));
-    ck_assert_float_gt(hazard_index(&h, 0, 8), hazard_index(&h, 0, 1));
-    ck_assert_float_lt(hazard_index(&h, 0, 200), hazard_index(&h, 0, 1));
-    ck_assert_float_gt(hazard_ever(&h, 0), 0.7F);
-    ck_assert_float_lt(hazard_ever(&h, 1), 0.2F);
-}
-END_TEST
-
 int main(void)
 {
     Suite *s = suite_create("chain_ghost");
@@ -129,8 +93,6 @@ int main(void)
     tcase_add_test(tc, one_bucket_forgets_in_order);
     tcase_add_test(tc, it_grows_and_shrinks_without_losing_what_fits);
     tcase_add_test(tc, without_room_nothing_is_remembered);
-    tcase_add_test(tc, bins_are_two_an_octave);
-    tcase_add_test(tc, it_learns_what_comes_back);
     suite_add_tcase(s, tc);
 
     SRunner *sr = srunner_create(s);
