@@ -16,6 +16,10 @@
  *
  * Conversations arrive at random, five a second.
  *
+ * That is GENERATOR_CHATS. The other shapes differ in these shares and times (struct shape): agents are chats of ten turns
+ * on average that follow each other within seconds; documents are what four in five ask about, most of them from a larger
+ * library.
+ *
  * One thread, no state outside the call. A heap orders the conversations by the time of their next turn.
  */
 #include "client/bench/generator.h"
@@ -28,14 +32,26 @@
 #include "include/base/cleanup.h"
 
 #define HUBS 12
-#define LIBRARY 64
+#define LIBRARY_MAX 512
 #define ARRIVAL_MS 200.0
-#define THINK_MEDIAN_MS 45000.0
-#define DOCUMENTS 0.15 /* shares of conversations; the rest are single shots */
-#define CHATS 0.35
 #define TURNS_MAX 40
 #define CHAIN_MAX 4096 /* blocks: 2 Mi tokens, the end of every conversation */
 #define LIVE_MAX 65536 /* conversations at once */
+
+struct shape {
+    const char *name;
+    double documents, chats; /* shares of conversations; the rest are single shots */
+    double one_more;         /* chance of a further turn of a chat */
+    double own_document;     /* chance that nobody else asks about it */
+    double think_median_ms;
+    uint32_t n_library;
+};
+
+static const struct shape shapes[GENERATOR_SHAPES] = {
+    [GENERATOR_CHATS] = {"chats", 0.15, 0.35, 0.45, 0.75, 45000, 64},
+    [GENERATOR_AGENTS] = {"agents", 0.05, 0.85, 0.9, 0.75, 6000, 64},
+    [GENERATOR_DOCUMENTS] = {"documents", 0.8, 0.1, 0.45, 0.3, 45000, 512},
+};
 
 struct conversation {
     double due_ms;
@@ -47,12 +63,13 @@ struct conversation {
 };
 
 struct generator {
+    const struct shape *shape;
     struct trace *trace;
     uint64_t state; /* of the random numbers */
     uint64_t next_id;
     uint64_t hubs[HUBS], hub_blocks[HUBS];
-    uint64_t library[LIBRARY], library_blocks[LIBRARY]; /* first id (0: not read yet), length */
-    struct conversation *heap;                          /* earliest first */
+    uint64_t library[LIBRARY_MAX], library_blocks[LIBRARY_MAX]; /* first id (0: not read yet), length */
+    struct conversation *heap;                                  /* earliest first */
     uint32_t n_live;
     uint8_t *asked; /* by id: was part of a request */
     uint64_t asked_room, n_asked;
@@ -138,9 +155,9 @@ static int append_new(struct generator *g, struct conversation *c, uint32_t n)
 
 static int append_document(struct generator *g, struct conversation *c)
 {
-    uint32_t n = blocks_between(log_normal(g, 40, 0.8), 16, 180), k = zipf(g, LIBRARY);
+    uint32_t n = blocks_between(log_normal(g, 40, 0.8), 16, 180), k = zipf(g, g->shape->n_library);
 
-    if (chance(g, 0.75))
+    if (chance(g, g->shape->own_document))
         return append_new(g, c, n);
     if (g->library_blocks[k] == 0) {
         g->library[k] = g->next_id;
@@ -157,23 +174,23 @@ static uint32_t question_blocks(struct generator *g)
 
 static int conversation_begin(struct generator *g, double now_ms, struct conversation *c)
 {
-    double kind = uniform(g);
+    double kind = uniform(g), documents = g->shape->documents, chats = g->shape->chats;
     uint32_t hub = zipf(g, HUBS);
 
     *c = (struct conversation){.due_ms = now_ms, .turns_left = 1};
     int r = append(c, g->hubs[hub], (uint32_t)g->hub_blocks[hub]);
-    if (r == 0 && kind < DOCUMENTS) {
+    if (r == 0 && kind < documents) {
         c->is_document = true;
         c->turns_left += (uint32_t)(uniform(g) * 2);
         r = append_document(g, c);
-    } else if (kind < DOCUMENTS + CHATS) {
-        while (c->turns_left < TURNS_MAX && chance(g, 0.45))
+    } else if (kind < documents + chats) {
+        while (c->turns_left < TURNS_MAX && chance(g, g->shape->one_more))
             c->turns_left++;
     }
     if (r < 0)
         return r;
     c->last_turn = c->n;
-    uint32_t first = blocks_between(log_normal(g, kind < DOCUMENTS + CHATS ? 8 : 10, 1.0), 1, 160);
+    uint32_t first = blocks_between(log_normal(g, kind < documents + chats ? 8 : 10, 1.0), 1, 160);
     return append_new(g, c, c->is_document ? 1 : first);
 }
 
@@ -184,7 +201,7 @@ static int conversation_continue(struct generator *g, struct conversation *c)
         c->n = c->last_turn; /* asked again in other words */
     else
         c->last_turn = c->n;
-    c->due_ms += log_normal(g, THINK_MEDIAN_MS, 1.0);
+    c->due_ms += log_normal(g, g->shape->think_median_ms, 1.0);
     return append_new(g, c, c->is_document ? 2 : question_blocks(g));
 }
 
@@ -287,11 +304,16 @@ static bool enough(const struct generator_options *o, const struct generator *g)
     return o->n_requests ? g->trace->n_requests >= o->n_requests : g->n_asked >= o->n_distinct;
 }
 
+const char *generator_shape_name(enum generator_shape shape)
+{
+    return shapes[shape].name;
+}
+
 int generator_run(const struct generator_options *options, struct trace *ret_trace)
 {
     cleanup_(trace_deinit) struct trace t = {0};
     cleanup_(generator_deinit) struct generator g = {
-        .trace = &t, .state = payload_mix(options->seed, 0x6368), .next_id = 1};
+        .shape = &shapes[options->shape], .trace = &t, .state = payload_mix(options->seed, 0x6368), .next_id = 1};
     double arrival_ms = 0;
     int r = 0;
 

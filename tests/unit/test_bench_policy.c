@@ -194,6 +194,41 @@ START_TEST(test_generated_chats)
 }
 END_TEST
 
+/* Old blocks of a conversation that has ended are worth nothing, however often it used them. */
+START_TEST(test_long_conversations_end)
+{
+    int64_t gain = 0, n = 0;
+
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        struct generator_options o = {.seed = seed, .shape = GENERATOR_AGENTS, .n_distinct = 50000};
+        cleanup_(trace_deinit) struct trace t = {0};
+
+        ck_assert_int_eq(generator_run(&o, &t), 0);
+        gain += (int64_t)run(&t, "chain", 15000).hits - (int64_t)run(&t, "lru", 15000).hits;
+        n += (int64_t)t.n_ids;
+    }
+    printf("chain less lru: %.3f points\n", 100.0 * (double)gain / (double)n);
+    ck_assert_int_ge(gain * 1000, -n); /* a tie */
+}
+END_TEST
+
+START_TEST(test_shapes_are_different)
+{
+    double last = 0;
+
+    for (enum generator_shape shape = 0; shape < GENERATOR_SHAPES; shape++) {
+        struct generator_options o = {.seed = 1, .shape = shape, .n_distinct = 5000};
+        cleanup_(trace_deinit) struct trace t = {0};
+
+        ck_assert_int_eq(generator_run(&o, &t), 0);
+        double uses = (double)t.n_ids / (double)t.n_distinct;
+        ck_assert_double_gt(fabs(uses - last), 0.2);
+        ck_assert_str_ne(generator_shape_name(shape), "");
+        last = uses;
+    }
+}
+END_TEST
+
 /* Short requests come twice, 21 requests apart; long ones, of which there are more, never again. */
 static void make_short_and_long(bool torn, struct trace *t)
 {
@@ -269,6 +304,8 @@ int main(void)
     tcase_add_test(tc, test_by_hand);
     tcase_add_test(tc, test_optimum_is_the_best_of_all);
     tcase_add_test(tc, test_generated_chats);
+    tcase_add_test(tc, test_long_conversations_end);
+    tcase_add_test(tc, test_shapes_are_different);
     tcase_add_test(tc, test_requests_are_named);
     tcase_add_test(tc, test_what_cannot_be);
     tcase_add_test(tc, test_published_is_known_again);
