@@ -10,7 +10,7 @@
 
 struct options {
     const char *trace_path, *policy, *socket_path, *pool, *only, *devices;
-    uint64_t n_requests, block_bytes, dram_bytes, device_bytes, seed;
+    uint64_t n_requests, n_objects, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
     uint32_t list_max, n_sizes, depth;
     bool json, keep, no_lookup, private_daemon, quiet, quick, figures;
@@ -33,6 +33,7 @@ enum {
     OPTION_LIST,
     OPTION_NO_LOOKUP,
     OPTION_SIZES,
+    OPTION_OBJECTS,
     OPTION_QUIET,
     OPTION_QUICK,
     OPTION_FIGURES,
@@ -105,6 +106,10 @@ enum {
 #define ROW_SIZES                                                                                                      \
     {                                                                                                                  \
         "sizes", OPTION_SIZES, "N", 0, "different sizes of blocks (8)", 0                                              \
+    }
+#define ROW_OBJECTS                                                                                                    \
+    {                                                                                                                  \
+        "objects", OPTION_OBJECTS, "N", 0, "with so many alone (1,000,000, then 10,000,000)", 0                        \
     }
 #define ROW_QUIET                                                                                                      \
     {                                                                                                                  \

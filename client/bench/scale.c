@@ -24,12 +24,17 @@
 #define LIST 64
 #define FILL_LIST 1024
 #define LISTS 64               /* of a sample */
-#define DRAM_BYTES (4 * GIB)   /* of the larger daemon */
+#define DRAM_BYTES (5 * GIB)   /* of the larger daemon: a million fit, ten millions do not */
 #define YOUNGEST 500000        /* fit into it with room to spare */
 #define ROOM_BYTES (256 * MIB) /* of a daemon above its objects */
 #define TIMEOUT_MS 60000
 #define GOAL 1.3
 
+#define SECONDS_DEFAULT 3
+#define SECONDS_QUICK 0.2
+
+static const struct argp_option rows[] = {ROW_OBJECTS, ROW_SECONDS, ROW_SEED,   ROW_KEEP,
+                                          ROW_QUIET,   ROW_QUICK,   ROW_OUTPUT, {0}};
 static const char doc[] = "Measures lookup, acquire and commit with few objects and with millions.";
 
 enum op { OP_LOOKUP, OP_ACQUIRE, OP_COMMIT, OPS };
@@ -270,18 +275,20 @@ int bench_scale(int argc, char **argv)
     static const uint64_t counts[] = {1000000, 10000000};
     static struct figures figures;
     cleanup_free struct scale *s = calloc(1, sizeof(*s));
-    struct options o;
+    struct options o = {.seed = 1};
     int r = s ? 0 : -ENOMEM;
 
-    micro_options(argc, argv, doc, &o);
+    options_parse(argc, argv, rows, doc, &o);
+    if (o.seconds == 0)
+        o.seconds = o.quick ? SECONDS_QUICK : SECONDS_DEFAULT;
     if (r == 0) {
         s->options = &o;
         s->few.harness = s->many.harness = HARNESS_NONE;
         cpus_pin(cpus_nth(0));
         r = side_open(s, &s->few, o.quick ? FEW / 10 : FEW, ROOM_BYTES, 0);
     }
-    for (size_t i = 0; r == 0 && i < (o.quick ? 1 : ARRAY_LEN(counts)); i++)
-        r = measure(s, o.quick ? FEW * 10 : counts[i], &figures);
+    for (size_t i = 0; r == 0 && i < (o.quick || o.n_objects ? 1 : ARRAY_LEN(counts)); i++)
+        r = measure(s, o.n_objects ? o.n_objects : o.quick ? FEW * 10 : counts[i], &figures);
     if (s)
         side_close(&s->few);
     return micro_end(&o, &figures, r);
