@@ -203,6 +203,9 @@ static bool list_look_ahead(struct request *req, uint32_t max)
         else if (rq->ahead[i].status == 0)
             tiering_warm_record(rq->tiering, &rq->ahead[i].target.id);
     }
+    for (uint32_t i = 0; i < n && n > 1 && req->op->list != OP_LIST_HANDLES && !req->op->counts_prefix; i++)
+        if (rq->ahead[i].status == 0)
+            tiering_warm_neighbours(rq->tiering, &rq->ahead[i].target.id);
     rq->n_ahead = n;
     return true;
 }

@@ -26,13 +26,8 @@ int shm_client_new(const char *name, uint64_t size_bytes, struct memory_shared *
 
 int shm_records_new(uint64_t size_bytes, void **ret_mem)
 {
-    cleanup_close int fd = memfd_create("spillway-records", MFD_CLOEXEC);
-
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size_bytes) < 0)
-        return -errno;
-    void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    /* Not a memfd: few systems give hugepages to shared memory, but all to who asks for his own. */
+    void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (mem == MAP_FAILED)
         return -errno;

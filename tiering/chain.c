@@ -11,7 +11,8 @@
 /* DRAM's policy knows it: what lies in CXL memory is no more than a memory to it. */
 static bool chain_orders(const struct tiering *t, uint32_t object)
 {
-    return (t->records.hot[object].flags & HOT_IN_POLICY) && tier_of_mem(t, record_at(&t->records, object)) == MEM_DRAM;
+    return (t->records.objects[object].hot.flags & HOT_IN_POLICY) &&
+           tier_of_mem(t, record_at(&t->records, object)) == MEM_DRAM;
 }
 
 bool tiering_chain_begin(struct tiering *t, struct tiering_session *s, uint32_t space, enum policy_use use)
@@ -34,7 +35,7 @@ void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t 
     struct chain_naming *naming = &t->chain;
     struct tiering_id piece = *id;
 
-    for (uint32_t i = 0; i < n_pieces && naming->n < LIST_ITEMS_MAX; i++, piece.piece++) {
+    for (uint32_t i = 0; i < n_pieces && naming->n < LIST_ITEMS_MAX; i++, piece.piece++, piece.hash = 0) {
         uint64_t hash = record_hash_id(&t->records, &piece);
         uint32_t object = record_find(&t->records, &piece, hash);
         bool in_policy = object != RECORD_NONE && chain_orders(t, object);

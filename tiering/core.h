@@ -374,7 +374,7 @@ struct tiering {
 
 static inline struct record_hot *hot_at(struct tiering *t, uint32_t object)
 {
-    return &t->records.hot[object];
+    return &t->records.objects[object].hot;
 }
 
 static inline struct space *space_of(struct tiering *t, const struct record *r)

@@ -205,16 +205,16 @@ const char *evacuate_check(const struct tiering *t)
                 saw |= o == seg->seen;
                 if (!(r->flags & RECORD_HAS_DEV) || r->dev_store != s || r->dev_segment != i)
                     return "a segment's ring has what does not lie there";
-                if (saw && !(t->records.hot[o].flags & (HOT_PUT | HOT_LOADING)))
+                if (saw && !(t->records.objects[o].hot.flags & (HOT_PUT | HOT_LOADING)))
                     return "a piece that is idle waits to leave its segment";
                 n++;
-                o = t->records.hot[o].seg_next == seg->head ? RECORD_NONE : t->records.hot[o].seg_next;
+                o = t->records.objects[o].hot.seg_next == seg->head ? RECORD_NONE : t->records.objects[o].hot.seg_next;
             }
             if (saw != (seg->seen != RECORD_NONE))
                 return "a segment's ring lacks what was seen";
         }
     }
     for (uint32_t i = 0; i < t->records.high; i++)
-        n -= t->records.records[i].state != RECORD_FREE && (t->records.records[i].flags & RECORD_HAS_DEV);
+        n -= t->records.objects[i].record.state != RECORD_FREE && (t->records.objects[i].record.flags & RECORD_HAS_DEV);
     return n ? "the pieces of all segments" : NULL;
 }

@@ -32,7 +32,7 @@ static uint32_t migrate_pins(const struct record_hot *hot)
 static enum policy_pin migrate_state(void *ctx, uint32_t object)
 {
     const struct tiering *t = ctx;
-    const struct record_hot *hot = &t->records.hot[object];
+    const struct record_hot *hot = &t->records.objects[object].hot;
 
     if (hot->pins == migrate_pins(hot))
         return POLICY_FREE;
@@ -217,7 +217,7 @@ void migrate_used(struct tiering *t, uint32_t object)
 static bool promote_is_wanted(const struct tiering *t, const struct tpool *p, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
-    const struct record_hot *hot = &t->records.hot[object];
+    const struct record_hot *hot = &t->records.objects[object].hot;
 
     return r->state == RECORD_COMMITTED && &t->pools[t->spaces[r->space].info.pool] == p &&
            (hot->flags & HOT_IN_POLICY) && hot->is_warm && tier_of_mem(t, r) == MEM_CXL;

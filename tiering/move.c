@@ -54,7 +54,7 @@ void move_free(struct move *m)
 
 struct move *move_of(struct tiering *t, uint32_t object)
 {
-    return &t->moves[t->records.nodes[object].state[0]];
+    return &t->moves[t->records.objects[object].node.state[0]];
 }
 
 void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait)
@@ -191,7 +191,7 @@ int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret
         policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
     }
     hot_at(t, object)->flags |= HOT_LOADING;
-    t->records.nodes[object].state[0] = (uint32_t)(m - t->moves);
+    t->records.objects[object].node.state[0] = (uint32_t)(m - t->moves);
     object_pin(t, object);
     move_queue(m);
     room_kick(t, m->pool);

@@ -76,6 +76,11 @@ void tiering_warm_record(const struct tiering *t, const struct tiering_id *id)
     record_warm_found(&t->records, record_hash_id(&t->records, id));
 }
 
+void tiering_warm_neighbours(const struct tiering *t, const struct tiering_id *id)
+{
+    record_warm_neighbours(&t->records, record_hash_id(&t->records, id));
+}
+
 uint32_t object_find(const struct tiering *t, const struct tiering_id *id, int *ret_status)
 {
     uint32_t object = record_find(&t->records, id, record_hash_id(&t->records, id));
@@ -274,7 +279,7 @@ void policy_enter(struct tiering *t, uint32_t object)
     uint32_t sectors = sectors_of(r->size_bytes);
 
     assert(!(hot_at(t, object)->flags & HOT_IN_POLICY));
-    t->records.nodes[object] = (struct policy_node){0};
+    t->records.objects[object].node = (struct policy_node){0};
     p->ops->insert(p, object, record_hash(&t->records, r), sectors);
     pool->class_sectors[tier][space->info.class_id] += sectors;
     hot_at(t, object)->flags |= HOT_IN_POLICY;
@@ -554,7 +559,7 @@ void object_unpin(struct tiering *t, uint32_t object)
 
 bool object_is_pinned(const struct tiering *t, uint32_t object)
 {
-    const struct record_hot *hot = &t->records.hot[object];
+    const struct record_hot *hot = &t->records.objects[object].hot;
 
     return hot->pins > 0 || (hot->flags & HOT_TIMED_PIN);
 }
@@ -562,7 +567,7 @@ bool object_is_pinned(const struct tiering *t, uint32_t object)
 enum policy_pin object_pin_state(void *ctx, uint32_t object)
 {
     const struct tiering *t = ctx;
-    const struct record_hot *hot = &t->records.hot[object];
+    const struct record_hot *hot = &t->records.objects[object].hot;
 
     if (record_waits_for_sync(t, record_at(&t->records, object)))
         return POLICY_HELD;

@@ -23,7 +23,7 @@ int tiering_lookup(const struct tiering *t, const struct tiering_id *id, struct 
                                         .size_bytes = r->size_bytes,
                                         .tier = object_tier(t, r),
                                         .kind = r->flags & RECORD_TENSOR ? TIERING_TENSOR : TIERING_BLOCK,
-                                        .pending = t->records.hot[object].flags & HOT_LOADING};
+                                        .pending = t->records.objects[object].hot.flags & HOT_LOADING};
     return 0;
 }
 

@@ -22,8 +22,8 @@
  * Nothing depends on the calls coming in lockstep: any number of objects may be between miss() and insert(), evict() may
  * run ahead of need, and occupancy may float on either side of the capacity.
  *
- * Links and per-object state live in an array of policy_node that the caller owns (one for each object index), so that
- * a policy allocates nothing after policy_new(). Sizes are bytes in units of sectors, so objects of any size mix.
+ * Links and per-object state live in policy_nodes that the caller owns, one for each object index, where it likes (beside
+ * what else it knows of the object: asking for one line is cheaper than for two), so a policy allocates nothing after new(). Sizes are bytes in units of sectors, so objects of any size mix.
  */
 #pragma once
 
@@ -38,9 +38,21 @@ struct policy_node {
 };
 static_assert(sizeof(struct policy_node) == 20, "counted in the metadata of an object");
 
+/* Of all objects: an array, or a member of the elements of one. */
+struct policy_nodes {
+    void *first;
+    uint32_t stride_bytes;
+};
+#define POLICY_NODES(array) ((struct policy_nodes){.first = (array), .stride_bytes = sizeof(*(array))})
+
+static inline struct policy_node *policy_node_at(struct policy_nodes nodes, uint32_t obj)
+{
+    return (struct policy_node *)(void *)((char *)nodes.first + (uint64_t)obj * nodes.stride_bytes);
+}
+
 struct policy_config {
-    struct policy_node *nodes; /* borrowed; indexed by object */
-    uint32_t n_nodes;          /* length of nodes */
+    struct policy_nodes nodes; /* borrowed; indexed by object */
+    uint32_t n_nodes;
     uint64_t capacity_sectors; /* of the tier's share that this policy orders; may change by resize() */
     /* Bound on remembered identities (ARC: and one more), all allocated by new(). Good: as many as there are objects. */
     uint32_t max_ghosts;

@@ -28,7 +28,7 @@ static const struct policy_ops *const member_ops[MEMBERS] = {&policy_lru, &polic
 
 struct adaptive {
     struct policy policy;
-    struct policy_node *nodes; /* borrowed */
+    struct policy_nodes nodes; /* borrowed */
     struct policy *members[MEMBERS];
     uint64_t n[MEMBERS]; /* objects of each */
     uint64_t resident_sectors;
@@ -49,7 +49,7 @@ static const struct adaptive *adaptive_of_const(const struct policy *p)
 
 static uint32_t member_of(const struct adaptive *a, uint32_t obj)
 {
-    uint32_t member = a->nodes[obj].state[2] & ((1U << MEMBER_BITS) - 1);
+    uint32_t member = policy_node_at(a->nodes, obj)->state[2] & ((1U << MEMBER_BITS) - 1);
 
     assert(member < MEMBERS);
     return member;
@@ -57,17 +57,17 @@ static uint32_t member_of(const struct adaptive *a, uint32_t obj)
 
 static uint32_t heat_of(const struct adaptive *a, uint32_t obj)
 {
-    return a->nodes[obj].state[2] >> MEMBER_BITS & HEAT_MAX;
+    return policy_node_at(a->nodes, obj)->state[2] >> MEMBER_BITS & HEAT_MAX;
 }
 
 static uint32_t bound_of(const struct adaptive *a, uint32_t obj)
 {
-    return a->nodes[obj].state[2] >> (MEMBER_BITS + HEAT_BITS);
+    return policy_node_at(a->nodes, obj)->state[2] >> (MEMBER_BITS + HEAT_BITS);
 }
 
 static void set_own(struct adaptive *a, uint32_t obj, uint32_t member, uint32_t heat, uint32_t bound)
 {
-    a->nodes[obj].state[2] = member | heat << MEMBER_BITS | bound << (MEMBER_BITS + HEAT_BITS);
+    policy_node_at(a->nodes, obj)->state[2] = member | heat << MEMBER_BITS | bound << (MEMBER_BITS + HEAT_BITS);
 }
 
 static void adaptive_free(struct policy *p)
@@ -121,7 +121,8 @@ static void hand_over(struct adaptive *a)
     uint32_t objs[HAND_OVER], n = from->coldest(a->members[a->leaving], objs, HAND_OVER, never_pinned, NULL);
 
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t obj = objs[i], heat = heat_of(a, obj), bound = bound_of(a, obj), sectors = a->nodes[obj].state[0];
+        uint32_t obj = objs[i], heat = heat_of(a, obj), bound = bound_of(a, obj),
+                 sectors = policy_node_at(a->nodes, obj)->state[0];
 
         from->remove(a->members[a->leaving], obj, sectors);
         to->insert(a->members[a->active], obj, 0, sectors);

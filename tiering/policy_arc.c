@@ -50,7 +50,7 @@ static const struct arc *arc_of_const(const struct policy *p)
 
 static struct policy_queue *queue_of(struct arc *arc, uint32_t obj)
 {
-    uint32_t id = policy_node_queue(&arc->once.nodes[obj]);
+    uint32_t id = policy_node_queue(policy_node_at(arc->once.nodes, obj));
 
     assert(id != 0);
     return id == arc->once.id ? &arc->once : &arc->often;
@@ -183,7 +183,7 @@ static void arc_remove(struct policy *p, uint32_t obj, uint32_t sectors)
 static uint32_t arc_coldest(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx)
 {
     const struct arc *arc = arc_of_const(p);
-    const struct policy_node *nodes = arc->once.nodes;
+    struct policy_nodes nodes = arc->once.nodes;
     uint32_t once = arc->once.head, often = arc->often.head, found = 0;
     uint64_t once_sectors = arc->once.sectors, left = (uint64_t)n + POLICY_SCAN_MAX;
 
@@ -192,11 +192,11 @@ static uint32_t arc_coldest(const struct policy *p, uint32_t *ret_objs, uint32_t
         uint32_t *cursor = from_once ? &once : &often;
         uint32_t obj = *cursor;
 
-        *cursor = nodes[obj].next;
+        *cursor = policy_node_at(nodes, obj)->next;
         if (pin(ctx, obj) != POLICY_FREE)
             continue;
         if (from_once)
-            once_sectors -= policy_node_sectors(&nodes[obj]);
+            once_sectors -= policy_node_sectors(policy_node_at(nodes, obj));
         ret_objs[found++] = obj;
     }
     return found;

@@ -41,10 +41,10 @@ static uint32_t list_of(const uint32_t *s)
 /* Between two neighbours, POLICY_NONE being an end. */
 static void list_insert(struct chain *c, struct chain_list *l, uint32_t obj, uint32_t colder, uint32_t warmer)
 {
-    c->nodes[obj].prev = colder;
-    c->nodes[obj].next = warmer;
-    *(colder == POLICY_NONE ? &l->cold : &c->nodes[colder].next) = obj;
-    *(warmer == POLICY_NONE ? &l->warm : &c->nodes[warmer].prev) = obj;
+    policy_node_at(c->nodes, obj)->prev = colder;
+    policy_node_at(c->nodes, obj)->next = warmer;
+    *(colder == POLICY_NONE ? &l->cold : &policy_node_at(c->nodes, colder)->next) = obj;
+    *(warmer == POLICY_NONE ? &l->warm : &policy_node_at(c->nodes, warmer)->prev) = obj;
     l->len++;
     if (colder == POLICY_NONE)
         l->index_clock = 0;
@@ -53,29 +53,29 @@ static void list_insert(struct chain *c, struct chain_list *l, uint32_t obj, uin
 
 void chain_link(struct chain *c, uint32_t obj)
 {
-    struct chain_list *l = &c->lists[list_of(c->nodes[obj].state)];
+    struct chain_list *l = &c->lists[list_of(policy_node_at(c->nodes, obj)->state)];
 
     list_insert(c, l, obj, l->warm, POLICY_NONE);
 }
 
 void chain_link_below(struct chain *c, uint32_t obj, uint32_t above)
 {
-    uint32_t list = list_of(c->nodes[obj].state);
+    uint32_t list = list_of(policy_node_at(c->nodes, obj)->state);
 
-    if (above == POLICY_NONE || list_of(c->nodes[above].state) != list)
+    if (above == POLICY_NONE || list_of(policy_node_at(c->nodes, above)->state) != list)
         chain_link(c, obj);
     else
-        list_insert(c, &c->lists[list], obj, c->nodes[above].prev, above);
+        list_insert(c, &c->lists[list], obj, policy_node_at(c->nodes, above)->prev, above);
 }
 
 void chain_unlink(struct chain *c, uint32_t obj)
 {
-    const struct policy_node *node = &c->nodes[obj];
+    const struct policy_node *node = policy_node_at(c->nodes, obj);
     struct chain_list *l = &c->lists[list_of(node->state)];
 
     assert(state_is_known(node->state));
-    *(node->prev == POLICY_NONE ? &l->cold : &c->nodes[node->prev].next) = node->next;
-    *(node->next == POLICY_NONE ? &l->warm : &c->nodes[node->next].prev) = node->prev;
+    *(node->prev == POLICY_NONE ? &l->cold : &policy_node_at(c->nodes, node->prev)->next) = node->next;
+    *(node->next == POLICY_NONE ? &l->warm : &policy_node_at(c->nodes, node->next)->prev) = node->prev;
     l->len--;
     if (node->prev == POLICY_NONE)
         l->index_clock = 0;
@@ -86,7 +86,7 @@ void chain_unlink(struct chain *c, uint32_t obj)
 uint32_t *chain_state(struct chain *c, uint64_t hash, uint32_t obj)
 {
     if (obj != POLICY_NONE)
-        return c->nodes[obj].state;
+        return policy_node_at(c->nodes, obj)->state;
     return chain_ghosts_find(&c->ghosts, hash);
 }
 
@@ -142,7 +142,7 @@ static float index_of(const struct chain *c, uint32_t list, uint32_t obj)
 {
     if (list == CHAIN_LIST_BYPASSED)
         return -1;
-    return hazard_index(&c->hazard, list, c->clock - c->nodes[obj].state[STATE_CLOCK]);
+    return hazard_index(&c->hazard, list, c->clock - policy_node_at(c->nodes, obj)->state[STATE_CLOCK]);
 }
 
 /* Of two in different lists; of equals, the one that was named longer ago. */
@@ -150,7 +150,8 @@ static bool is_less(const struct chain *c, float index, uint32_t obj, float othe
 {
     if (index != other_index)
         return index < other_index;
-    return c->clock - c->nodes[obj].state[STATE_CLOCK] > c->clock - c->nodes[other].state[STATE_CLOCK];
+    return c->clock - policy_node_at(c->nodes, obj)->state[STATE_CLOCK] >
+           c->clock - policy_node_at(c->nodes, other)->state[STATE_CLOCK];
 }
 
 /*
@@ -243,7 +244,7 @@ static uint32_t victim_beyond(struct chain *c, enum policy_pin state, policy_pin
 
     search_begin(c, &s);
     for (uint32_t i = 0; i <= POLICY_SCAN_MAX && (list = search_least(c, &s)) < CHAIN_LISTS; i++) {
-        uint32_t obj = s.objs[list], next = c->nodes[obj].next;
+        uint32_t obj = s.objs[list], next = policy_node_at(c->nodes, obj)->next;
 
         if (i > 0)
             state = pin(ctx, obj); /* the first was asked: it may count how often */
@@ -288,7 +289,7 @@ static uint32_t chain_coldest(const struct policy *p, uint32_t *ret_objs, uint32
         if (pin(ctx, obj) == POLICY_FREE)
             ret_objs[found++] = obj;
         s.left[list]--;
-        search_set(c, &s, list, c->nodes[obj].next);
+        search_set(c, &s, list, policy_node_at(c->nodes, obj)->next);
     }
     return found;
 }
@@ -298,7 +299,7 @@ static bool chain_is_hopeless(const struct policy *p, uint32_t obj)
 {
     const struct chain *c = chain_of_const(p);
 
-    return hazard_ever(&c->hazard, state_class(c->nodes[obj].state)) < HOPELESS;
+    return hazard_ever(&c->hazard, state_class(policy_node_at(c->nodes, obj)->state)) < HOPELESS;
 }
 
 /* --- Comings and goings ------------------------------------------------------------------------------------------ */
@@ -319,7 +320,7 @@ static void chain_insert(struct policy *p, uint32_t obj, uint64_t hash, uint32_t
 {
     struct chain *c = chain_of(p);
     const uint32_t *ghost = chain_ghosts_find(&c->ghosts, hash);
-    uint32_t *s = c->nodes[obj].state, above = c->placed;
+    uint32_t *s = policy_node_at(c->nodes, obj)->state, above = c->placed;
 
     assert(!state_is_known(s));
     if (ghost) {
@@ -333,14 +334,15 @@ static void chain_insert(struct policy *p, uint32_t obj, uint64_t hash, uint32_t
     c->n_resident++;
     c->placed = obj;
     /* Blocks of a request arrive shallow first, but the deepest should be the coldest. */
-    if (above != POLICY_NONE && (!state_get(s, FIELD_CHAINED) || c->nodes[above].state[STATE_CLOCK] != s[STATE_CLOCK]))
+    if (above != POLICY_NONE &&
+        (!state_get(s, FIELD_CHAINED) || policy_node_at(c->nodes, above)->state[STATE_CLOCK] != s[STATE_CLOCK]))
         above = POLICY_NONE;
     chain_link_below(c, obj, above);
 }
 
 static void chain_hit(struct policy *p, uint32_t obj)
 {
-    chain_used(chain_of(p), chain_of(p)->nodes[obj].state, obj);
+    chain_used(chain_of(p), policy_node_at(chain_of(p)->nodes, obj)->state, obj);
 }
 
 static void chain_leave(struct chain *c, uint32_t obj, uint32_t sectors)
@@ -348,7 +350,7 @@ static void chain_leave(struct chain *c, uint32_t obj, uint32_t sectors)
     chain_unlink(c, obj);
     if (c->placed == obj)
         c->placed = POLICY_NONE;
-    c->nodes[obj] = (struct policy_node){0};
+    *policy_node_at(c->nodes, obj) = (struct policy_node){0};
     c->resident_sectors -= sectors;
     c->n_resident--;
 }
@@ -356,7 +358,7 @@ static void chain_leave(struct chain *c, uint32_t obj, uint32_t sectors)
 static void chain_remove(struct policy *p, uint32_t obj, uint32_t sectors)
 {
     struct chain *c = chain_of(p);
-    const uint32_t *s = c->nodes[obj].state;
+    const uint32_t *s = policy_node_at(c->nodes, obj)->state;
 
     hazard_leave(&c->hazard, state_class(s), c->clock - s[STATE_CLOCK], state_weight(s));
     chain_leave(c, obj, sectors);
@@ -365,7 +367,7 @@ static void chain_remove(struct policy *p, uint32_t obj, uint32_t sectors)
 static void chain_evict(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors)
 {
     struct chain *c = chain_of(p);
-    const uint32_t *from = c->nodes[obj].state;
+    const uint32_t *from = policy_node_at(c->nodes, obj)->state;
     uint32_t *to = chain_state(c, hash, POLICY_NONE);
 
     if (!to)
@@ -398,8 +400,8 @@ static bool list_check(const struct chain *c, uint32_t list)
     const struct chain_list *l = &c->lists[list];
     uint32_t prev = POLICY_NONE, len = 0;
 
-    for (uint32_t obj = l->cold; obj != POLICY_NONE; prev = obj, obj = c->nodes[obj].next) {
-        const struct policy_node *node = &c->nodes[obj];
+    for (uint32_t obj = l->cold; obj != POLICY_NONE; prev = obj, obj = policy_node_at(c->nodes, obj)->next) {
+        const struct policy_node *node = policy_node_at(c->nodes, obj);
 
         if (len++ == l->len || node->prev != prev || !state_is_known(node->state) || list_of(node->state) != list)
             return false;

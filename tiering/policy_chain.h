@@ -88,7 +88,7 @@ struct chain_list {
 
 struct chain {
     struct policy policy;
-    struct policy_node *nodes;                      /* borrowed */
+    struct policy_nodes nodes;                      /* borrowed */
     uint32_t (*find)(void *ctx, uint32_t hash_low); /* or NULL */
     void *ctx;
     uint32_t clock;              /* requests; never 0 */

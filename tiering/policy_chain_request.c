@@ -195,7 +195,7 @@ static void abandon(struct chain *c, const struct request *q, const uint32_t *d,
 
     for (uint32_t n = 0; n < ABANDONED_MAX && c->find && child != 0 && child != next_named; n++) {
         uint32_t obj = c->find(c->ctx, child);
-        uint32_t *s = obj != POLICY_NONE ? c->nodes[obj].state : NULL;
+        uint32_t *s = obj != POLICY_NONE ? policy_node_at(c->nodes, obj)->state : NULL;
 
         if (!s || s[STATE_CLOCK] != clock)
             break;
@@ -250,7 +250,7 @@ static void name_block(struct chain *c, const struct request *q, const struct po
         return; /* named twice in one request */
     if (s && ref->obj != POLICY_NONE) {
         chain_unlink(c, ref->obj);
-        c->nodes[ref->obj].prev = LOOSE;
+        policy_node_at(c->nodes, ref->obj)->prev = LOOSE;
     }
     if (s && ref->obj == POLICY_NONE)
         s = chain_ghosts_renew(&c->ghosts, ref->hash, s);
@@ -283,9 +283,9 @@ static void name_blocks(struct chain *c, const struct request *q, const struct p
     for (uint32_t i = n; i-- > 0;) {
         uint32_t obj = refs[i].obj;
 
-        if (obj == POLICY_NONE || c->nodes[obj].prev != LOOSE)
+        if (obj == POLICY_NONE || policy_node_at(c->nodes, obj)->prev != LOOSE)
             continue;
-        uint32_t *s = c->nodes[obj].state;
+        uint32_t *s = policy_node_at(c->nodes, obj)->state;
         if (state_get(s, FIELD_BYPASSED) && chain_is_worth_more(c, s))
             state_set(s, FIELD_BYPASSED, 0);
         chain_link(c, obj);
@@ -299,7 +299,7 @@ static void reclass_prefix(struct chain *c, const struct request *q, const struc
 
     for (uint32_t n = 0; n < open->n && child != 0; n++) {
         uint32_t obj = c->find(c->ctx, child);
-        uint32_t *s = obj != POLICY_NONE ? c->nodes[obj].state : NULL;
+        uint32_t *s = obj != POLICY_NONE ? policy_node_at(c->nodes, obj)->state : NULL;
 
         if (!s || s[STATE_CLOCK] != q->clock)
             break;
@@ -319,7 +319,7 @@ static void join_prefix(struct chain *c, struct request *q, const struct policy_
 {
     for (uint32_t i = 0; i < ARRAY_LEN(open->tail) && i < open->n; i++) {
         uint32_t obj = c->find(c->ctx, open->tail[i]);
-        uint32_t *s = obj != POLICY_NONE ? c->nodes[obj].state : NULL;
+        uint32_t *s = obj != POLICY_NONE ? policy_node_at(c->nodes, obj)->state : NULL;
 
         if (!s || s[STATE_CLOCK] != open->clock)
             continue;

@@ -87,7 +87,8 @@ static uint32_t lru_coldest(const struct policy *p, uint32_t *ret_objs, uint32_t
     uint64_t left = (uint64_t)n + POLICY_SCAN_MAX;
     uint32_t found = 0;
 
-    for (uint32_t obj = q->head; obj != POLICY_NONE && found < n && left > 0; obj = q->nodes[obj].next, left--) {
+    for (uint32_t obj = q->head; obj != POLICY_NONE && found < n && left > 0;
+         obj = policy_node_at(q->nodes, obj)->next, left--) {
         if (pin(ctx, obj) == POLICY_FREE)
             ret_objs[found++] = obj;
     }

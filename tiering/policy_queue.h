@@ -11,13 +11,13 @@
 #include "tiering/policy.h"
 
 struct policy_queue {
-    struct policy_node *nodes; /* borrowed */
+    struct policy_nodes nodes; /* borrowed */
     uint32_t head, tail, len;
     uint32_t id; /* 1 to 255: 0 marks a node that is in no queue */
     uint64_t sectors;
 };
 
-static inline struct policy_queue policy_queue_make(struct policy_node *nodes, uint32_t id)
+static inline struct policy_queue policy_queue_make(struct policy_nodes nodes, uint32_t id)
 {
     return (struct policy_queue){.nodes = nodes, .head = POLICY_NONE, .tail = POLICY_NONE, .id = id};
 }
@@ -35,7 +35,7 @@ static inline uint32_t policy_node_sectors(const struct policy_node *node)
 /* Links an object that is in no queue at the warm end. Its sectors are set; its own counters start at 0. */
 static inline void policy_queue_push(struct policy_queue *q, uint32_t obj)
 {
-    struct policy_node *node = &q->nodes[obj];
+    struct policy_node *node = policy_node_at(q->nodes, obj);
 
     node->state[1] = q->id;
     node->prev = q->tail;
@@ -43,7 +43,7 @@ static inline void policy_queue_push(struct policy_queue *q, uint32_t obj)
     if (q->tail == POLICY_NONE)
         q->head = obj;
     else
-        q->nodes[q->tail].next = obj;
+        policy_node_at(q->nodes, q->tail)->next = obj;
     q->tail = obj;
     q->len++;
     q->sectors += policy_node_sectors(node);
@@ -51,17 +51,17 @@ static inline void policy_queue_push(struct policy_queue *q, uint32_t obj)
 
 static inline void policy_queue_unlink(struct policy_queue *q, uint32_t obj)
 {
-    struct policy_node *node = &q->nodes[obj];
+    struct policy_node *node = policy_node_at(q->nodes, obj);
 
     assert(policy_node_queue(node) == q->id);
     if (node->prev == POLICY_NONE)
         q->head = node->next;
     else
-        q->nodes[node->prev].next = node->next;
+        policy_node_at(q->nodes, node->prev)->next = node->next;
     if (node->next == POLICY_NONE)
         q->tail = node->prev;
     else
-        q->nodes[node->next].prev = node->prev;
+        policy_node_at(q->nodes, node->next)->prev = node->prev;
     q->len--;
     q->sectors -= policy_node_sectors(node);
     node->state[1] = 0;
@@ -70,18 +70,18 @@ static inline void policy_queue_unlink(struct policy_queue *q, uint32_t obj)
 /* An object enters the policy: its node must be in no queue. */
 static inline void policy_queue_insert(struct policy_queue *q, uint32_t obj, uint32_t sectors)
 {
-    assert(policy_node_queue(&q->nodes[obj]) == 0);
-    q->nodes[obj].state[0] = sectors;
+    assert(policy_node_queue(policy_node_at(q->nodes, obj)) == 0);
+    policy_node_at(q->nodes, obj)->state[0] = sectors;
     policy_queue_push(q, obj);
 }
 
 /* An object leaves the policy: its node is as before insert(). */
 static inline void policy_queue_drop(struct policy_queue *q, uint32_t obj, uint32_t sectors)
 {
-    assert(policy_node_sectors(&q->nodes[obj]) == sectors);
+    assert(policy_node_sectors(policy_node_at(q->nodes, obj)) == sectors);
     (void)sectors; /* used by the assertion alone */
     policy_queue_unlink(q, obj);
-    q->nodes[obj] = (struct policy_node){0};
+    *policy_node_at(q->nodes, obj) = (struct policy_node){0};
 }
 
 /* Moves an object to the warm end of a queue, this one or another. */
@@ -97,7 +97,7 @@ static inline uint32_t policy_queue_victim(struct policy_queue *q, policy_pin_fn
     uint32_t left = MIN(q->len, (uint32_t)POLICY_SCAN_MAX + 1);
 
     for (uint32_t obj = q->head; left > 0; left--) {
-        uint32_t next = q->nodes[obj].next;
+        uint32_t next = policy_node_at(q->nodes, obj)->next;
         enum policy_pin state = pin(ctx, obj);
 
         if (state == POLICY_FREE)
@@ -115,8 +115,8 @@ static inline bool policy_queue_check(const struct policy_queue *q)
     uint32_t prev = POLICY_NONE, len = 0;
     uint64_t sectors = 0;
 
-    for (uint32_t obj = q->head; obj != POLICY_NONE; prev = obj, obj = q->nodes[obj].next) {
-        const struct policy_node *node = &q->nodes[obj];
+    for (uint32_t obj = q->head; obj != POLICY_NONE; prev = obj, obj = policy_node_at(q->nodes, obj)->next) {
+        const struct policy_node *node = policy_node_at(q->nodes, obj);
 
         if (len++ == q->len || node->prev != prev || policy_node_queue(node) != q->id)
             return false;

@@ -51,7 +51,7 @@ static const struct s3fifo *s3fifo_of_const(const struct policy *p)
 
 static struct policy_queue *queue_of(struct s3fifo *s3, uint32_t obj)
 {
-    uint32_t id = policy_node_queue(&s3->small.nodes[obj]);
+    uint32_t id = policy_node_queue(policy_node_at(s3->small.nodes, obj));
 
     assert(id != 0);
     return id == s3->small.id ? &s3->small : &s3->main_queue;
@@ -60,12 +60,12 @@ static struct policy_queue *queue_of(struct s3fifo *s3, uint32_t obj)
 /* The counter lies above the queue's name in state[1]; a move to another place in a queue resets it. */
 static uint32_t count_get(const struct policy_queue *q, uint32_t obj)
 {
-    return q->nodes[obj].state[1] >> 8;
+    return policy_node_at(q->nodes, obj)->state[1] >> 8;
 }
 
 static void count_set(const struct policy_queue *q, uint32_t obj, uint32_t count)
 {
-    q->nodes[obj].state[1] = q->id | count << 8;
+    policy_node_at(q->nodes, obj)->state[1] = q->id | count << 8;
 }
 
 static void requeue(struct policy_queue *q, uint32_t obj, uint32_t count)
@@ -148,7 +148,7 @@ static uint32_t main_victim(struct s3fifo *s3, struct search *s)
     for (uint32_t obj = q->head; obj != POLICY_NONE; obj = next) {
         uint32_t count = count_get(q, obj);
 
-        next = q->nodes[obj].next;
+        next = policy_node_at(q->nodes, obj)->next;
         if (count > 0 && s->turns > 0) {
             s->turns--;
             requeue(q, obj, count - 1);
@@ -178,7 +178,7 @@ static uint32_t small_victim(struct s3fifo *s3, struct search *s)
     for (uint32_t obj = q->head; obj != POLICY_NONE; obj = next) {
         uint32_t count = count_get(q, obj);
 
-        next = q->nodes[obj].next;
+        next = policy_node_at(q->nodes, obj)->next;
         if (count >= COUNT_PROMOTED && s->turns > 0) {
             s->turns--;
             policy_queue_move(q, &s3->main_queue, obj);
@@ -275,10 +275,10 @@ static const struct walk *walks_of(const struct s3fifo *s3, uint64_t bound)
 
     if (q->sectors < s3->small_share)
         return walks_main;
-    for (uint32_t obj = q->head; obj != POLICY_NONE && bound > 0; obj = q->nodes[obj].next, bound--) {
+    for (uint32_t obj = q->head; obj != POLICY_NONE && bound > 0; obj = policy_node_at(q->nodes, obj)->next, bound--) {
         if (count_get(q, obj) < COUNT_PROMOTED)
             return walks_small;
-        main_sectors += policy_node_sectors(&q->nodes[obj]);
+        main_sectors += policy_node_sectors(policy_node_at(q->nodes, obj));
         if (main_sectors > s3->main_share)
             break;
     }
@@ -296,7 +296,8 @@ static uint32_t s3fifo_coldest(const struct policy *p, uint32_t *ret_objs, uint3
         const struct policy_queue *q = walks[i].small ? &s3->small : &s3->main_queue;
         uint64_t left = bound;
 
-        for (uint32_t obj = q->head; obj != POLICY_NONE && found < n && left > 0; obj = q->nodes[obj].next, left--) {
+        for (uint32_t obj = q->head; obj != POLICY_NONE && found < n && left > 0;
+             obj = policy_node_at(q->nodes, obj)->next, left--) {
             uint32_t count = count_get(q, obj);
 
             if (count >= walks[i].count_min && count <= walks[i].count_max && pin(ctx, obj) == POLICY_FREE)

@@ -8,10 +8,10 @@
 #include "tiering/record.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "include/base/atomic.h"
+#include "include/base/cache.h"
 #include "io/checksum.h"
 
 #define RECORD_MAGIC UINT64_C(0x31434552574c5053) /* "SPLWREC1" */
@@ -75,41 +75,44 @@ static void record_table_recover(struct record_table *t)
     struct record_header *h = t->header;
 
     if (h->redo_valid && h->redo_index < t->max)
-        t->records[h->redo_index] = h->redo;
+        t->objects[h->redo_index].record = h->redo;
     fence_compiler();
     h->redo_valid = 0;
 }
 
-int record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed)
+static uint32_t slots_for(uint32_t max)
 {
     uint64_t n_slots = 64;
 
-    assert(max > 0 && max < RECORD_NONE / 2);
     while (n_slots * 2 < (uint64_t)max * 3)
         n_slots *= 2;
+    return (uint32_t)n_slots;
+}
+
+uint64_t tiering_records_bytes(uint32_t max_objects)
+{
+    return TIERING_RECORD_HEADER_BYTES + (uint64_t)max_objects * sizeof(struct record_object) +
+           slots_for(max_objects) * sizeof(uint32_t);
+}
+
+void record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed)
+{
+    assert(max > 0 && max < RECORD_NONE / 2);
     *t = (struct record_table){
-        .header = memory, .max = max, .free_head = RECORD_NONE, .n_slots = (uint32_t)n_slots, .hash_seed = hash_seed};
-    t->records = (struct record *)(void *)((char *)memory + TIERING_RECORD_HEADER_BYTES);
-    t->hot = calloc(max, sizeof(*t->hot));
-    t->nodes = calloc(max, sizeof(*t->nodes));
-    t->slots = calloc(n_slots, sizeof(*t->slots));
-    if (!t->hot || !t->nodes || !t->slots) {
-        record_table_deinit(t);
-        return -ENOMEM;
+        .header = memory, .max = max, .free_head = RECORD_NONE, .n_slots = slots_for(max), .hash_seed = hash_seed};
+    t->objects = (struct record_object *)(void *)((char *)memory + TIERING_RECORD_HEADER_BYTES);
+    t->slots = (uint32_t *)(void *)(t->objects + max);
+    if (t->header->magic == RECORD_MAGIC) {
+        for (uint32_t i = 0; i < max; i++) {
+            t->objects[i].hot = (struct record_hot){0};
+            t->objects[i].node = (struct policy_node){0};
+        }
+        memset(t->slots, 0, t->n_slots * sizeof(*t->slots));
     }
     t->header->magic = RECORD_MAGIC;
     t->header->max = max;
-    t->header->record_bytes = sizeof(struct record);
+    t->header->record_bytes = sizeof(struct record_object);
     record_table_recover(t);
-    return 0;
-}
-
-void record_table_deinit(struct record_table *t)
-{
-    free(t->hot);
-    free(t->nodes);
-    free(t->slots);
-    *t = (struct record_table){0};
 }
 
 static bool record_is(const struct record *r, const struct tiering_id *id)
@@ -118,14 +121,36 @@ static bool record_is(const struct record *r, const struct tiering_id *id)
            r->key_len == id->key_len && memcmp(r->key, id->key, sizeof(r->key)) == 0;
 }
 
+/* So most records that are not the right one are passed over without being read: that would be a miss in every cache. */
+static bool slot_may_be(const struct record_table *t, uint32_t slot, uint32_t hash_low)
+{
+    return ((slot ^ hash_low) & ~(t->n_slots - 1)) == 0;
+}
+
+static uint32_t slot_index(const struct record_table *t, uint32_t slot)
+{
+    return (slot & (t->n_slots - 1)) - 1;
+}
+
+/* The first record that may have this hash; most are the right one. */
+static uint32_t record_guess(const struct record_table *t, uint32_t hash_low)
+{
+    uint32_t mask = t->n_slots - 1;
+
+    for (uint32_t at = hash_low & mask; t->slots[at]; at = (at + 1) & mask)
+        if (slot_may_be(t, t->slots[at], hash_low))
+            return slot_index(t, t->slots[at]);
+    return RECORD_NONE;
+}
+
 uint32_t record_find(const struct record_table *t, const struct tiering_id *id, uint64_t hash)
 {
     uint32_t mask = t->n_slots - 1;
 
     for (uint32_t at = (uint32_t)hash & mask; t->slots[at]; at = (at + 1) & mask) {
-        uint32_t index = t->slots[at] - 1;
+        uint32_t index = slot_index(t, t->slots[at]);
 
-        if (record_is(&t->records[index], id))
+        if (slot_may_be(t, t->slots[at], (uint32_t)hash) && record_is(&t->objects[index].record, id))
             return index;
     }
     return RECORD_NONE;
@@ -138,18 +163,31 @@ void record_warm_slot(const struct record_table *t, uint64_t hash)
 
 void record_warm_found(const struct record_table *t, uint64_t hash)
 {
-    uint32_t slot = t->slots[(uint32_t)hash & (t->n_slots - 1)]; /* most are found where they belong */
+    uint32_t index = record_guess(t, (uint32_t)hash);
 
-    if (slot)
-        record_warm(t, slot - 1);
+    if (index != RECORD_NONE)
+        record_warm(t, index);
 }
 
 void record_warm(const struct record_table *t, uint32_t index)
 {
-    __builtin_prefetch(&t->records[index]);
-    __builtin_prefetch((const char *)&t->records[index] + sizeof(struct record) - 1);
-    __builtin_prefetch(&t->hot[index], 1);
-    __builtin_prefetch(&t->nodes[index], 1);
+    cache_warm_to_write(&t->objects[index], sizeof(t->objects[index]));
+}
+
+static void record_warm_node(const struct record_table *t, uint32_t index)
+{
+    if (index < t->max) /* the node's link may be none, or no link at all */
+        cache_warm_line_to_write(&t->objects[index].node.next);
+}
+
+void record_warm_neighbours(const struct record_table *t, uint64_t hash)
+{
+    uint32_t index = record_guess(t, (uint32_t)hash);
+
+    if (index == RECORD_NONE || !(t->objects[index].hot.flags & HOT_IN_POLICY))
+        return;
+    record_warm_node(t, t->objects[index].node.prev);
+    record_warm_node(t, t->objects[index].node.next);
 }
 
 uint32_t record_find_low(const struct record_table *t, uint32_t hash_low, uint32_t *at)
@@ -158,8 +196,9 @@ uint32_t record_find_low(const struct record_table *t, uint32_t hash_low, uint32
 
     while ((slot = t->slots[*at & mask]) != 0) {
         ++*at;
-        if ((uint32_t)record_hash(t, &t->records[slot - 1]) == hash_low)
-            return slot - 1;
+        uint32_t index = slot_index(t, slot);
+        if (slot_may_be(t, slot, hash_low) && (uint32_t)record_hash(t, &t->objects[index].record) == hash_low)
+            return index;
     }
     return RECORD_NONE;
 }
@@ -169,7 +208,7 @@ static uint32_t record_take_free(struct record_table *t)
     uint32_t index = t->free_head;
 
     if (index != RECORD_NONE)
-        t->free_head = t->hot[index].seg_next;
+        t->free_head = t->objects[index].hot.seg_next;
     else if (t->high < t->max)
         index = t->high++;
     return index;
@@ -182,8 +221,8 @@ int record_new(struct record_table *t, const struct tiering_id *id, uint64_t has
 
     if (index == RECORD_NONE)
         return -ENOSPC;
-    t->hot[index] = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = RECORD_NONE};
-    t->nodes[index] = (struct policy_node){0};
+    t->objects[index].hot = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = RECORD_NONE};
+    t->objects[index].node = (struct policy_node){0};
     struct record *r = record_begin(t, index);
     *r = (struct record){.group = id->group,
                          .piece = id->piece,
@@ -199,7 +238,7 @@ int record_new(struct record_table *t, const struct tiering_id *id, uint64_t has
     uint32_t at = (uint32_t)hash & mask;
     while (t->slots[at])
         at = (at + 1) & mask;
-    t->slots[at] = index + 1;
+    t->slots[at] = ((uint32_t)hash & ~mask) | (index + 1);
     t->n_used++;
     *ret_index = index;
     return 0;
@@ -208,16 +247,16 @@ int record_new(struct record_table *t, const struct tiering_id *id, uint64_t has
 void record_unindex(struct record_table *t, uint32_t index)
 {
     uint32_t mask = t->n_slots - 1;
-    uint32_t hole = (uint32_t)record_hash(t, &t->records[index]) & mask;
+    uint32_t hole = (uint32_t)record_hash(t, &t->objects[index].record) & mask;
 
-    while (t->slots[hole] != index + 1) {
+    while ((t->slots[hole] & mask) != index + 1) {
         if (!t->slots[hole])
             return; /* it was taken out before */
         hole = (hole + 1) & mask;
     }
     /* Pull every later entry of the run back that may move to the hole without passing its home slot. */
     for (uint32_t at = (hole + 1) & mask; t->slots[at]; at = (at + 1) & mask) {
-        uint32_t home = (uint32_t)record_hash(t, &t->records[t->slots[at] - 1]) & mask;
+        uint32_t home = (uint32_t)record_hash(t, &t->objects[slot_index(t, t->slots[at])].record) & mask;
 
         if (((at - home) & mask) >= ((at - hole) & mask)) {
             t->slots[hole] = t->slots[at];
@@ -231,7 +270,7 @@ void record_free(struct record_table *t, uint32_t index)
 {
     record_begin(t, index)->state = RECORD_FREE;
     record_end(t);
-    t->hot[index] = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = t->free_head};
+    t->objects[index].hot = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = t->free_head};
     t->free_head = index;
     t->n_used--;
 }
@@ -242,7 +281,7 @@ struct record *record_begin(struct record_table *t, uint32_t index)
 
     assert(!h->redo_valid);
     h->redo_index = index;
-    h->redo = t->records[index];
+    h->redo = t->objects[index].record;
     return &h->redo;
 }
 
@@ -253,7 +292,7 @@ void record_end(struct record_table *t)
     fence_compiler(); /* the redo slot is whole before it is valid */
     store_relaxed(&h->redo_valid, 1);
     fence_compiler(); /* and stays valid until the record is */
-    t->records[h->redo_index] = h->redo;
+    t->objects[h->redo_index].record = h->redo;
     fence_compiler();
     store_relaxed(&h->redo_valid, 0);
 }

@@ -8,8 +8,9 @@
  * stores therefore leaves the old record or the new one: record_table_recover() finishes a marked copy. Only the order
  * of one thread's stores matters for that, since the memory itself survives; so compiler fences are enough.
  *
- * Beside each record, derived: the policy's node (20 bytes) and struct record_hot (12 bytes). 96 + 32 = 128 bytes a
- * piece. The hash index is open addressing over 32-bit slots, at most 2/3 full.
+ * Behind each record, derived: the policy's node (20 bytes) and struct record_hot (12 bytes). 96 + 32 = 128 bytes a
+ * piece. With millions of them neither caches nor TLBs hold much of it, so each further line or page that an operation
+ * touches is a wait of its own. The hash index is open addressing over 32-bit slots, at most 2/3 full.
  */
 #pragma once
 
@@ -98,14 +99,20 @@ static inline uint32_t hot_writers(const struct record_hot *hot)
 {
     return hot->flags / HOT_WRITER;
 }
-static_assert(sizeof(struct record_hot) + sizeof(struct policy_node) + sizeof(struct record) == 128, "per object");
+
+/* What serving an object touches lies together: two cache lines, one page. */
+struct record_object {
+    struct record record;
+    struct record_hot hot;   /* derived */
+    struct policy_node node; /* derived */
+};
+static_assert(sizeof(struct record_object) == TIERING_OBJECT_BYTES, "whole cache lines");
 
 struct record_table {
-    struct record_header *header; /* borrowed memory: header, then the records */
-    struct record *records;
-    struct record_hot *hot;
-    struct policy_node *nodes;
-    uint32_t *slots; /* record number + 1, 0: empty */
+    struct record_header *header; /* borrowed memory: header, objects, slots */
+    struct record_object *objects;
+    /* Derived. 0: empty. Else record number + 1; in the bits above those that n_slots needs, what the hash has there. */
+    uint32_t *slots;
     uint32_t n_slots;
     uint32_t max;
     uint32_t high;      /* records at and above were never used */
@@ -114,8 +121,8 @@ struct record_table {
     uint64_t hash_seed; /* secret: clients choose the keys */
 };
 
-must_check int record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed);
-void record_table_deinit(struct record_table *t);
+/* The memory is zeroed, or that of an earlier table of the same size, and begins a cache line. */
+void record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed);
 
 /* What an identity hashes to: index, ghosts and checks share it. Taken from id->hash if that is known. */
 uint64_t record_hash_id(const struct record_table *t, const struct tiering_id *id);
@@ -135,6 +142,8 @@ void record_free(struct record_table *t, uint32_t index);
 void record_warm_slot(const struct record_table *t, uint64_t hash);
 void record_warm_found(const struct record_table *t, uint64_t hash);
 void record_warm(const struct record_table *t, uint32_t index);
+/* What is linked to it in its policy's list, where it moves when it is used: to be called when it has come itself. */
+void record_warm_neighbours(const struct record_table *t, uint64_t hash);
 
 /* Change a record: edit what begin returns, then end. One at a time. */
 struct record *record_begin(struct record_table *t, uint32_t index);
@@ -142,7 +151,12 @@ void record_end(struct record_table *t);
 
 static inline const struct record *record_at(const struct record_table *t, uint32_t index)
 {
-    return &t->records[index];
+    return &t->objects[index].record;
+}
+
+static inline struct policy_nodes record_nodes(const struct record_table *t)
+{
+    return (struct policy_nodes){.first = &t->objects[0].node, .stride_bytes = sizeof(t->objects[0])};
 }
 
 void record_to_id(const struct record *r, struct tiering_id *ret_id);

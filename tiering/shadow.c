@@ -80,7 +80,7 @@ int shadow_init(struct shadow *s, const struct policy_ops *const ops[SHADOWS], u
 
         c->ops = ops[k];
         c->nodes = calloc_touched(s->n_entries, sizeof(*c->nodes));
-        struct policy_config config = {.nodes = c->nodes,
+        struct policy_config config = {.nodes = POLICY_NODES(c->nodes),
                                        .n_nodes = s->n_entries,
                                        .capacity_sectors = capacity_sectors,
                                        .max_ghosts = s->n_entries};

@@ -90,7 +90,7 @@ void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat)
     stat.leases_max = t->config.max_leases;
     stat.moves = t->n_moves;
     stat.moves_max = t->config.max_moves;
-    stat.record_bytes = sizeof(struct record) + sizeof(struct record_hot) + sizeof(struct policy_node);
+    stat.record_bytes = sizeof(struct record_object);
     stat.index_bytes = record_index_bytes(&t->records);
     stat.lease_bytes = (uint64_t)t->config.max_leases * sizeof(struct lease);
     stat.ghost_bytes = 0;
@@ -134,7 +134,7 @@ struct recount {
 static const char *check_record(const struct tiering *t, uint32_t i, struct recount *by_pool)
 {
     const struct record *r = record_at(&t->records, i);
-    const struct record_hot *hot = &t->records.hot[i];
+    const struct record_hot *hot = &t->records.objects[i].hot;
     struct recount *count = &by_pool[t->spaces[r->space].info.pool];
 
     if (r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED)

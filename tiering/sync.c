@@ -189,7 +189,7 @@ int shadow_keep(struct tiering *t, uint32_t object)
 
 static struct shadow *shadow_if_any(const struct tiering *t, uint32_t object)
 {
-    return t->records.hot[object].flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
+    return t->records.objects[object].hot.flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
 }
 
 void shadow_drop(struct tiering *t, uint32_t object)

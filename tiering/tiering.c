@@ -48,7 +48,7 @@ static int tiering_policies_new(struct tiering *t, uint32_t pool, enum mem_tier 
 
     for (uint8_t c = 0; c < TIERING_CLASSES; c++) {
         const struct policy_ops *ops = tiering_policy_ops(t, tier, c);
-        struct policy_config config = {.nodes = t->records.nodes,
+        struct policy_config config = {.nodes = record_nodes(&t->records),
                                        .n_nodes = t->config.max_objects,
                                        .capacity_sectors = size_bytes / SECTOR_BYTES,
                                        .max_ghosts = tiering_ghosts(t, ops, size_bytes),
@@ -171,9 +171,8 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     list_init(&t->syncs);
     list_init(&t->sync_waiting);
     list_init(&t->sync_refs_free);
-    int r = record_table_init(&t->records, config->records, config->max_objects, config->hash_seed);
-    if (r == 0)
-        r = tiering_tables_new(t);
+    record_table_init(&t->records, config->records, config->max_objects, config->hash_seed);
+    int r = tiering_tables_new(t);
     if (r == 0)
         r = tiering_pools_new(t);
     if (r == 0)
@@ -221,7 +220,6 @@ void tiering_free(struct tiering *t)
     free(t->shadows);
     free(t->sync_refs);
     free(t->chain.refs);
-    record_table_deinit(&t->records);
     free(t);
 }
 

@@ -107,7 +107,7 @@ struct tiering_config {
     const uint32_t *cxl_nodes;
     const uint64_t *cxl_weights; /* of cxl_nodes: their sizes, say; NULL: all alike */
     uint32_t n_cxl_nodes;
-    void *records; /* borrowed: max_objects * TIERING_RECORD_BYTES + TIERING_RECORD_HEADER_BYTES, zeroed */
+    void *records; /* borrowed: tiering_records_bytes(max_objects), zeroed, at a page's beginning */
     uint32_t max_objects;
     uint32_t max_leases;
     uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
@@ -123,8 +123,10 @@ struct tiering_config {
 };
 
 #define TIERING_RECORD_BYTES 96
+#define TIERING_OBJECT_BYTES 128 /* the record, and what is derived beside it */
 #define TIERING_RECORD_HEADER_BYTES 4096
 
+uint64_t tiering_records_bytes(uint32_t max_objects);
 must_check int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering);
 /* The owner has ended all sessions and waited for all I/O (tiering_idle()). NULL is fine. */
 void tiering_free(struct tiering *t);
@@ -246,6 +248,7 @@ struct tiering_id {
  */
 void tiering_warm_index(const struct tiering *t, struct tiering_id *id);
 void tiering_warm_record(const struct tiering *t, const struct tiering_id *id);
+void tiering_warm_neighbours(const struct tiering *t, const struct tiering_id *id);
 /* The same for a lease's handle: the lease, then the record that it names. */
 void tiering_warm_lease(const struct tiering *t, uint64_t lease);
 void tiering_warm_leased(const struct tiering *t, uint64_t lease);

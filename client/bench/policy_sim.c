@@ -234,7 +234,7 @@ int policy_sim_run(struct policy_sim *s, const char *policy, uint32_t capacity, 
     memset(s->nodes, 0, ((size_t)s->n + 1) * sizeof(*s->nodes));
     memset(s->resident, 0, ((size_t)s->n + 1) * sizeof(*s->resident));
     struct policy_config config = {
-        .nodes = s->nodes,
+        .nodes = POLICY_NODES(s->nodes),
         .n_nodes = s->n,
         .capacity_sectors = (uint64_t)capacity * SECTORS,
         .max_ghosts = rp.ops->ghosts_min ? MAX(capacity * GHOSTS_PER_RESIDENT, rp.ops->ghosts_min) : capacity,

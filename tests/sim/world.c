@@ -156,7 +156,7 @@ void world_make(struct sim *sim)
     sim->budgets_on = sim_percent(sim, 50);
     world_pools(sim);
     sim->max_objects = 4096;
-    sim->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)sim->max_objects * TIERING_RECORD_BYTES);
+    sim->records = aligned_alloc(64, round_up(tiering_records_bytes(sim->max_objects), 64));
     sim->config = (struct tiering_config){.backend = &sim->wire,
                                           .pools = sim->pools,
                                           .n_pools = 2,
@@ -254,7 +254,7 @@ static int world_try_open(struct sim *sim)
 {
     const char *why = "";
 
-    memset(sim->records, 0, TIERING_RECORD_HEADER_BYTES + (size_t)sim->max_objects * TIERING_RECORD_BYTES);
+    memset(sim->records, 0, tiering_records_bytes(sim->max_objects));
     sim->n_stores = 0;
     world_forget_budgets(sim);
     int r = tiering_new(&sim->config, &sim->tiering);

@@ -114,6 +114,12 @@ void tiering_warm_record(const struct tiering *t, const struct tiering_id *id)
     ck_assert_uint_eq(id->hash, 1);
 }
 
+void tiering_warm_neighbours(const struct tiering *t, const struct tiering_id *id)
+{
+    (void)t;
+    ck_assert_uint_eq(id->hash, 1);
+}
+
 void tiering_warm_lease(const struct tiering *t, uint64_t lease)
 {
     (void)t;

@@ -34,7 +34,7 @@ static void world_open(const struct policy_ops *ops, uint64_t capacity_sectors, 
 {
     world = (struct world){.ops = ops};
     struct policy_config config = {
-        .nodes = world.nodes,
+        .nodes = POLICY_NODES(world.nodes),
         .n_nodes = OBJECTS,
         .capacity_sectors = capacity_sectors,
         .max_ghosts = max_ghosts,
@@ -363,7 +363,7 @@ START_TEST(each_bounds_its_ghosts)
     ck_assert_uint_eq(ghosts(), 0);
     world_close();
 
-    struct policy_config config = {.nodes = world.nodes, .n_nodes = OBJECTS, .max_ghosts = UINT32_MAX};
+    struct policy_config config = {.nodes = POLICY_NODES(world.nodes), .n_nodes = OBJECTS, .max_ghosts = UINT32_MAX};
     struct policy *policy = NULL;
     int r = policies[_i]->new (&config, &policy);
 

@@ -12,15 +12,14 @@ static uint8_t *memory;
 
 static void open_table(uint32_t max)
 {
-    memory = aligned_alloc(64, TIERING_RECORD_HEADER_BYTES + round_up((uint64_t)max * TIERING_RECORD_BYTES, 64));
+    memory = aligned_alloc(64, round_up(tiering_records_bytes(max), 64));
     ck_assert_ptr_nonnull(memory);
-    memset(memory, 0, TIERING_RECORD_HEADER_BYTES + (size_t)max * TIERING_RECORD_BYTES);
-    ck_assert_int_eq(record_table_init(&table, memory, max, 42), 0);
+    memset(memory, 0, tiering_records_bytes(max));
+    record_table_init(&table, memory, max, 42);
 }
 
 static void close_table(void)
 {
-    record_table_deinit(&table);
     free(memory);
 }
 
@@ -90,7 +89,7 @@ START_TEST(a_kill_leaves_old_or_new)
 {
     struct tiering_id id = id_of(1);
     uint32_t index;
-    size_t bytes = TIERING_RECORD_HEADER_BYTES + (size_t)16 * TIERING_RECORD_BYTES;
+    size_t bytes = tiering_records_bytes(16);
     uint8_t *before = malloc(bytes), *begun = malloc(bytes), *after = malloc(bytes);
     struct record old, new;
 
@@ -108,16 +107,14 @@ START_TEST(a_kill_leaves_old_or_new)
     memcpy(after, memory, bytes);
     new = *record_at(&table, index);
     ck_assert_int_ne(memcmp(&old, &new, sizeof(old)), 0);
-    record_table_deinit(&table);
 
-    size_t at = TIERING_RECORD_HEADER_BYTES + (size_t)index * TIERING_RECORD_BYTES;
+    size_t at = TIERING_RECORD_HEADER_BYTES + (size_t)index * TIERING_OBJECT_BYTES;
     /* Within (a): the first k bytes that record_begin() and the caller changed are there. */
     for (size_t k = 0; k <= TIERING_RECORD_HEADER_BYTES; k++) {
         memcpy(memory, before, bytes);
         memcpy(memory, begun, k);
-        ck_assert_int_eq(record_table_init(&table, memory, 16, 42), 0);
+        record_table_init(&table, memory, 16, 42);
         ck_assert_int_eq(memcmp(record_at(&table, index), &old, sizeof(old)), 0);
-        record_table_deinit(&table);
     }
     /* Within (c), with the mark of (b): the first k bytes of the record are new. */
     size_t mark = 0;
@@ -127,22 +124,19 @@ START_TEST(a_kill_leaves_old_or_new)
         /* The mark is found by what it does: with it set, the redo slot is put over the record. */
         memcpy(memory, begun, bytes);
         memory[i] = 1;
-        ck_assert_int_eq(record_table_init(&table, memory, 16, 42), 0);
+        record_table_init(&table, memory, 16, 42);
         if (saved == 0 && memcmp(record_at(&table, index), &new, sizeof(new)) == 0) {
             mark = i;
-            record_table_deinit(&table);
             break;
         }
-        record_table_deinit(&table);
     }
     ck_assert_uint_gt(mark, 0);
     for (size_t k = 0; k <= sizeof(new); k++) {
         memcpy(memory, begun, bytes);
         memory[mark] = 1;
         memcpy(memory + at, after + at, k);
-        ck_assert_int_eq(record_table_init(&table, memory, 16, 42), 0);
+        record_table_init(&table, memory, 16, 42);
         ck_assert_int_eq(memcmp(record_at(&table, index), &new, sizeof(new)), 0);
-        record_table_deinit(&table);
     }
     free(before);
     free(begun);
@@ -151,9 +145,54 @@ START_TEST(a_kill_leaves_old_or_new)
 }
 END_TEST
 
+/* The records survive a daemon, what is derived from them does not. */
+START_TEST(what_is_derived_starts_afresh)
+{
+    struct tiering_id id = id_of(1);
+    uint32_t index;
+
+    open_table(1000);
+    ck_assert_int_eq(record_new(&table, &id, record_hash_id(&table, &id), &index), 0);
+    table.objects[index].hot.pins = 3;
+    table.objects[index].node.state[1] = 1;
+    record_table_init(&table, memory, 1000, 42);
+    ck_assert_uint_eq(record_at(&table, index)->state, RECORD_RESERVED);
+    ck_assert_uint_eq(table.objects[index].hot.pins, 0);
+    ck_assert_uint_eq(table.objects[index].node.state[1], 0);
+    ck_assert_uint_eq(record_find(&table, &id, record_hash_id(&table, &id)), RECORD_NONE);
+    close_table();
+}
+END_TEST
+
+/* Every number fits below the bits that a slot has from the hash, up to the last record of a full table. */
+START_TEST(full_tables_of_all_sizes)
+{
+    static const uint32_t sizes[] = {1, 2, 3, 63, 64, 65, 1023, 1024, 1365, 1366, 4095, 4096, 5461, 5462, 8191, 8193};
+
+    for (size_t k = 0; k < ARRAY_LEN(sizes); k++) {
+        open_table(sizes[k]);
+        for (uint32_t i = 0; i < sizes[k]; i++) {
+            struct tiering_id id = id_of(i);
+            uint32_t index;
+
+            ck_assert_int_eq(record_new(&table, &id, record_hash_id(&table, &id), &index), 0);
+        }
+        for (uint32_t i = 0; i < sizes[k]; i++) {
+            struct tiering_id id = id_of(i);
+            uint32_t index = record_find(&table, &id, record_hash_id(&table, &id));
+            uint32_t at = (uint32_t)record_hash_id(&table, &id);
+
+            ck_assert_uint_lt(index, sizes[k]);
+            ck_assert_uint_eq(record_find_low(&table, at, &at), index);
+        }
+        close_table();
+    }
+}
+END_TEST
+
 START_TEST(metadata_is_128_bytes)
 {
-    ck_assert_uint_eq(sizeof(struct record) + sizeof(struct record_hot) + sizeof(struct policy_node), 128);
+    ck_assert_uint_eq(sizeof(struct record_object), 128);
     open_table(1 << 20);
     ck_assert_uint_le(record_index_bytes(&table), (uint64_t)12 << 20);
     close_table();
@@ -170,6 +209,8 @@ int main(void)
     tcase_add_test(tc, index_against_a_model);
     tcase_add_test(tc, key_length_is_part_of_the_identity);
     tcase_add_test(tc, a_kill_leaves_old_or_new);
+    tcase_add_test(tc, what_is_derived_starts_afresh);
+    tcase_add_test(tc, full_tables_of_all_sizes);
     tcase_add_test(tc, metadata_is_128_bytes);
     suite_add_tcase(suite, tc);
     srunner_run_all(runner, CK_NORMAL);

@@ -50,7 +50,7 @@ void rig_start(struct rig *rig)
                                                    STORE_DURABLE};
     const char *why = "";
 
-    memset(rig->records, 0, TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
+    memset(rig->records, 0, tiering_records_bytes(MAX_OBJECTS));
     memset(rig->chunk_kind, 0, sizeof(rig->chunk_kind));
     rig->failed = false;
     ck_assert_int_eq(tiering_new(&rig->config, &rig->t), 0);
@@ -91,7 +91,7 @@ void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_de
 
     *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes, .n_devices = n_devices};
     rig->disk = simdisk_new(1);
-    rig->records = malloc(TIERING_RECORD_HEADER_BYTES + (size_t)MAX_OBJECTS * TIERING_RECORD_BYTES);
+    rig->records = aligned_alloc(64, round_up(tiering_records_bytes(MAX_OBJECTS), 64));
     ck_assert_ptr_nonnull(rig->records);
     for (uint16_t i = 0; i < n_devices; i++) {
         struct store_format format = {

@@ -415,7 +415,7 @@ int64_t trace_replay(const struct trace *t, const struct policy_ops *ops, const 
     if (r < 0)
         return r;
     struct policy_config config = {
-        .nodes = pl.nodes,
+        .nodes = POLICY_NODES(pl.nodes),
         .n_nodes = t->n_ids,
         .capacity_sectors = capacity,
         .max_ghosts = ops->ghosts_min ? MAX((uint32_t)how->capacity * 4, ops->ghosts_min) : (uint32_t)how->capacity,
