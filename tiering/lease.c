@@ -80,7 +80,7 @@ void tiering_warm_leased(const struct tiering *t, uint64_t lease)
     uint32_t object = (uint32_t)lease < t->config.max_leases ? t->leases[(uint32_t)lease].object : RECORD_NONE;
 
     if (object < t->config.max_objects)
-        record_warm(&t->records, object);
+        record_warm_leased(&t->records, object);
 }
 
 struct io_buf lease_buf(const struct lease *l)

@@ -166,12 +166,13 @@ void record_warm_found(const struct record_table *t, uint64_t hash)
     uint32_t index = record_guess(t, (uint32_t)hash);
 
     if (index != RECORD_NONE)
-        record_warm(t, index);
+        cache_warm_to_write(&t->objects[index], sizeof(t->objects[index]));
 }
 
-void record_warm(const struct record_table *t, uint32_t index)
+void record_warm_leased(const struct record_table *t, uint32_t index)
 {
-    cache_warm_to_write(&t->objects[index], sizeof(t->objects[index]));
+    static_assert(offsetof(struct record_object, record.size_bytes) >= CACHE_LINE_BYTES, "the second line is enough");
+    cache_warm_line_to_write(&t->objects[index].hot);
 }
 
 static void record_warm_node(const struct record_table *t, uint32_t index)

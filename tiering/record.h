@@ -138,10 +138,11 @@ must_check int record_new(struct record_table *t, const struct tiering_id *id, u
 void record_unindex(struct record_table *t, uint32_t index);
 void record_free(struct record_table *t, uint32_t index);
 
-/* Towards the cache: the index slot of a hash; the record behind the slot, and what lies beside it. */
+/* Towards the cache: the index slot of a hash; the object behind the slot. */
 void record_warm_slot(const struct record_table *t, uint64_t hash);
 void record_warm_found(const struct record_table *t, uint64_t hash);
-void record_warm(const struct record_table *t, uint32_t index);
+/* The half of it without the key: what the end of a lease needs. */
+void record_warm_leased(const struct record_table *t, uint32_t index);
 /* What is linked to it in its policy's list, where it moves when it is used: to be called when it has come itself. */
 void record_warm_neighbours(const struct record_table *t, uint64_t hash);
 
