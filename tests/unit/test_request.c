@@ -61,11 +61,22 @@ START_TEST(test_chains_are_named)
     ck_assert_uint_eq(stub.n_chains, 2);
     ck_assert_int_eq(stub.chain_use, POLICY_USED);
 
+    /* More than are warmed at a time, in their order. */
+    static const char many[] = "hmhhmmhhhmmmhhhhmhmhmhmhhhhmmmhhmmh";
+    static_assert(sizeof(many) > 2 * LIST_WARM_ITEMS && sizeof(many) % LIST_WARM_ITEMS != 1, "and a rest");
+    sqe = sqe_of(&a, SPW_OP_LOOKUP, sizeof(many) - 1);
+    sqe.flags = SPW_SQE_CHAIN;
+    put_items(&a, many);
+    (void)call(&a, &sqe);
+    ck_assert_uint_eq(stub.n_chains, 3);
+    ck_assert_uint_eq(stub.n_chain, sizeof(many) - 1);
+    ck_assert_mem_eq(stub.chain, many, sizeof(many) - 1);
+
     stub.chain_unwanted = true; /* this policy does not care */
     sqe = sqe_of(&a, SPW_OP_LOOKUP, 1);
     sqe.flags = SPW_SQE_CHAIN;
     (void)call(&a, &sqe);
-    ck_assert_uint_eq(stub.n_chains, 2);
+    ck_assert_uint_eq(stub.n_chains, 3);
 }
 END_TEST
 

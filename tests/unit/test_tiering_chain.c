@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "tests/unit/support/tiering_rig.h"
+#include "tiering/core.h"
 
 #define BLOCK ((uint32_t)(64 * KIB))
 #define ROUNDS 60
@@ -75,6 +76,25 @@ START_TEST(a_conversation_outlives_what_is_asked_once)
 }
 END_TEST
 
+/* Each is another block to the policy, also if the hash of the first was found ahead. */
+START_TEST(pieces_have_names_of_their_own)
+{
+    rig_policy = &policy_chain_hazard;
+    rig_open(&rig, 8 * MIB, 0);
+    struct tiering_id id = rig_id(&rig, RIG_CACHE, 1);
+
+    tiering_warm_index(rig.t, &id);
+    ck_assert(tiering_chain_begin(rig.t, &rig.s, id.space, POLICY_STORED));
+    tiering_chain_add(rig.t, &id, 3);
+    ck_assert_uint_eq(rig.t->chain.n, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        ck_assert_uint_ne(rig.t->chain.refs[i].hash, rig.t->chain.refs[(i + 1) % 3].hash);
+    tiering_chain_end(rig.t);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Blocks of several pieces, deletions and a policy that wants no chains. */
 START_TEST(what_is_named_need_not_be_there)
 {
@@ -109,6 +129,7 @@ int main(void)
 
     tcase_set_timeout(tc, 100);
     tcase_add_test(tc, a_conversation_outlives_what_is_asked_once);
+    tcase_add_test(tc, pieces_have_names_of_their_own);
     tcase_add_test(tc, what_is_named_need_not_be_there);
     suite_add_tcase(s, tc);
 
