@@ -199,16 +199,16 @@ START_TEST(test_long_conversations_end)
 {
     int64_t gain = 0, n = 0;
 
-    for (uint64_t seed = 1; seed <= 4; seed++) {
-        struct generator_options o = {.seed = seed, .shape = GENERATOR_AGENTS, .n_distinct = 50000};
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        struct generator_options o = {.seed = seed, .shape = GENERATOR_AGENTS, .n_distinct = 100000};
         cleanup_(trace_deinit) struct trace t = {0};
 
         ck_assert_int_eq(generator_run(&o, &t), 0);
-        gain += (int64_t)run(&t, "chain", 15000).hits - (int64_t)run(&t, "lru", 15000).hits;
+        gain += (int64_t)run(&t, "chain", 30000).hits - (int64_t)run(&t, "lru", 30000).hits;
         n += (int64_t)t.n_ids;
     }
     printf("chain less lru: %.3f points\n", 100.0 * (double)gain / (double)n);
-    ck_assert_int_ge(gain * 1000, -n); /* a tie */
+    ck_assert_int_ge(gain * 2000, -n); /* a tie: less than 0.05 points */
 }
 END_TEST
 
