@@ -3,7 +3,8 @@
  * Private to tiering/: the state of one engine's tiering, and the functions that its files share.
  *
  *   tiering.c   start, stop, tick, configuration of pools
- *   object.c    births and deaths of records; what is dirty; groups of parts and pieces
+ *   object.c    births and deaths of records; groups of parts and pieces
+ *   dirty.c     what a SYNC of a whole space must look at
  *   room.c      memory for a piece: extents, the queue of those who wait for room; private memory of sessions
  *   chunk.c     the pools' memory: asking for it, and giving it back
  *   evict.c     who has to go: eviction, and writing ahead of need
@@ -175,10 +176,22 @@ struct tpool {
     struct tiering_pool_stat stat;
 };
 
+/* What a SYNC of a whole space must look at, and how far one has come; see dirty.c. */
+struct dirty {
+    uint32_t head;               /* record, or RECORD_NONE */
+    uint32_t n;                  /* in the ring */
+    uint32_t n_torn;             /* COMMITTED and RECORD_TORN, in the ring or not */
+    uint32_t next;               /* the walk's: the first that it has not seen, or RECORD_NONE */
+    uint32_t n_left;             /* of those, so many may have been there when it began */
+    struct tiering_sync *walker; /* NULL: no walk */
+};
+#define DIRTY_INIT ((struct dirty){.head = RECORD_NONE, .next = RECORD_NONE})
+
 struct space {
     struct tiering_space_info info;
     char pool_name[NAME_BYTES_MAX + 1]; /* also of a pool that is no longer configured */
     uint64_t n_objects;
+    struct dirty dirty;            /* of a durable space */
     struct tiering_sync *txn_sync; /* the one SYNC that writes tensors of this space now */
     uint8_t home;                  /* durable: the one store that has its pieces, or STORE_NONE */
     bool known_to_store[DEVICES_MAX];
@@ -476,6 +489,24 @@ void policy_enter(struct tiering *t, uint32_t object);
 void policy_leave(struct tiering *t, uint32_t object, bool evicted);
 uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes);
 void groups_expire(struct tiering *t);
+
+/* --- dirty.c --- */
+/* Is the piece to be in its space's ring? What a record says; the caller compares before and after. */
+struct dirty_place {
+    bool listed, torn;
+};
+struct dirty_place dirty_place(const struct tiering *t, uint32_t object);
+/* The record says something else now. */
+void dirty_moved(struct tiering *t, uint32_t object, struct dirty_place before);
+/* The SYNC's walk through its space begins, if no other SYNC's is under way: else false. True also if it has begun. */
+bool dirty_walk_begin(struct dirty *d, struct tiering_sync *sync);
+/* What comes next in the walk, or RECORD_NONE at its end; the walk goes past it. */
+uint32_t dirty_walk_peek(const struct dirty *d);
+void dirty_walk_step(struct tiering *t, struct dirty *d);
+void dirty_walk_end(struct dirty *d, const struct tiering_sync *sync);
+/* Pieces that had left the ring are back, and no more durable than before: the walk goes on to what is there now. */
+void dirty_walk_farther(struct dirty *d);
+const char *dirty_check(const struct tiering *t);
 
 /* --- room.c --- */
 /* An extent for the piece in its pool: 0, -EAGAIN (soon: something is under way), -ENOSPC (nothing can go). */

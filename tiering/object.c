@@ -6,7 +6,7 @@
  * Invariants
  * - A piece is in its class's policy of the tier where it is exactly while it is COMMITTED, HAS_MEM and not being loaded.
  * - The pool's counts (objects, resident, dirty) are changed by object_account() alone, before and after every change
- *   of a record's state or flags.
+ *   of a record's state or flags; and its place among what SYNCs look at by dirty_moved(), after it.
  * - A record is freed when it is DEAD and nothing pins it.
  */
 #include <errno.h>
@@ -41,8 +41,10 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
 void object_account_all(struct tiering *t)
 {
     for (uint32_t i = 0; i < t->records.high; i++) {
-        if (record_at(&t->records, i)->state != RECORD_FREE)
-            object_account(t, i, +1);
+        if (record_at(&t->records, i)->state == RECORD_FREE)
+            continue;
+        object_account(t, i, +1);
+        dirty_moved(t, i, (struct dirty_place){0});
     }
 }
 
@@ -55,8 +57,11 @@ static struct record *object_edit(struct tiering *t, uint32_t object)
 
 static void object_edited(struct tiering *t, uint32_t object)
 {
+    struct dirty_place before = dirty_place(t, object);
+
     record_end(&t->records);
     object_account(t, object, +1);
+    dirty_moved(t, object, before);
 }
 
 uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes)

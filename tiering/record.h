@@ -84,7 +84,7 @@ enum {
 #define HOT_PUT (HOT_SPILLING | HOT_RELOCATING | HOT_UNCOMMITTED)
 
 struct record_hot {
-    uint32_t seg_prev, seg_next; /* the ring of its device segment */
+    uint32_t seg_prev, seg_next; /* the ring of its device segment; of what is on none, of its space (dirty.c) */
     uint16_t pins : 15;          /* leases and I/O on its memory */
     uint16_t is_warm : 1;        /* asked for since it came to its tier, or since a promotion has passed over it */
     uint16_t flags;

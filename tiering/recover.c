@@ -57,6 +57,7 @@ static int space_new(struct tiering *t, uint64_t id, uint8_t class_id, uint8_t d
                                                      .piece_bytes = t->piece_bytes,
                                                      .class_id = class_id,
                                                      .durability = durability},
+                                            .dirty = DIRTY_INIT,
                                             .home = STORE_NONE};
     *ret_index = t->n_spaces++;
     return 0;

@@ -239,6 +239,8 @@ int tiering_check(const struct tiering *t, const char **ret_what)
         what = extent_check(t);
     if (!what)
         what = evacuate_check(t);
+    if (!what)
+        what = dirty_check(t);
     free(by_pool);
     if (!what)
         return 0;

@@ -301,6 +301,8 @@ static void sync_close_txn(struct tiering_sync *sync)
         evacuate_again(t, ref->object);
         sync_ref_free(t, ref);
     }
+    if (sync->status_ < 0)
+        dirty_walk_farther(&t->spaces[sync->space_].dirty);
     sync->txn_ = 0;
     t->spaces[sync->space_].txn_sync = NULL;
     t->kicked = true; /* others of this space can go on */
@@ -325,7 +327,7 @@ static void sync_maybe_written(struct tiering_sync *sync)
 {
     struct tiering *t = sync->t_;
 
-    if (!sync->running_ || sync->pending_ || sync->cursor_ != UINT32_MAX)
+    if (!sync->running_ || sync->pending_ || sync->walks_)
         return;
     sync->running_ = false; /* only once */
     sync_close_txn(sync);
@@ -449,25 +451,34 @@ static int sync_add(struct tiering_sync *sync, uint32_t object)
     return 0;
 }
 
-static void sync_scan(struct tiering *t, struct tiering_sync *sync)
+/* Of what is torn nobody knows what to write. */
+static void sync_refuse_torn(struct tiering_sync *sync)
+{
+    if (sync->status_ == 0 && sync->t_->spaces[sync->space_].dirty.n_torn > 0)
+        sync->status_ = -EBADMSG;
+}
+
+/* As far as there are moves and refs. A SYNC that has failed looks no further. */
+static void sync_walk(struct tiering *t, struct tiering_sync *sync)
 {
     const struct tiering_sync *other = t->spaces[sync->space_].txn_sync;
+    struct dirty *d = &t->spaces[sync->space_].dirty;
+    uint32_t object;
 
-    if (other && other != sync)
+    if (sync->status_ == 0 && ((other && other != sync) || !dirty_walk_begin(d, sync)))
         return;
-    for (int steps = 0; steps < 65536 && sync->cursor_ < t->records.high; sync->cursor_++, steps++) {
-        const struct record *r = record_at(&t->records, sync->cursor_);
-
-        if (r->state != RECORD_COMMITTED || r->space != sync->space_ ||
-            !(record_is_dirty(r) || (r->flags & RECORD_TORN)))
-            continue;
-        if (t->n_moves + TICK_STEPS > t->config.max_moves || sync_add(sync, sync->cursor_) < 0)
+    sync_refuse_torn(sync);
+    while (sync->status_ == 0 && (object = dirty_walk_peek(d)) != RECORD_NONE) {
+        if (t->n_moves + TICK_STEPS > t->config.max_moves || list_is_empty(&t->sync_refs_free))
             return;
+        dirty_walk_step(t, d);
+        t->stat.sync_looks++;
+        (void)sync_add(sync, object);
     }
-    if (sync->cursor_ >= t->records.high) {
-        sync->cursor_ = UINT32_MAX;
-        sync_maybe_written(sync);
-    }
+    sync_refuse_torn(sync);
+    dirty_walk_end(d, sync);
+    sync->walks_ = false;
+    sync_maybe_written(sync);
 }
 
 void sync_step(struct tiering *t)
@@ -492,10 +503,10 @@ void sync_step(struct tiering *t)
         list_for_each (s, &t->syncs) {
             struct tiering_sync *sync = list_entry(s, struct tiering_sync, link_);
 
-            if (!sync->running_ || sync->cursor_ == UINT32_MAX)
+            if (!sync->running_ || !sync->walks_)
                 continue;
-            sync_scan(t, sync);
-            if (sync->cursor_ == UINT32_MAX) {
+            sync_walk(t, sync);
+            if (!sync->walks_) {
                 again = true; /* it may have ended, and another begun */
                 break;
             }
@@ -508,10 +519,8 @@ void sync_stop(struct tiering *t)
     list_for_each (l, &t->syncs) {
         struct tiering_sync *sync = list_entry(l, struct tiering_sync, link_);
 
-        if (sync->running_ && (sync->pending_ || sync->cursor_ != UINT32_MAX) && sync->status_ == 0)
+        if (sync->running_ && (sync->pending_ || sync->walks_) && sync->status_ == 0)
             sync->status_ = -ECANCELED;
-        if (sync->running_ && sync->cursor_ != UINT32_MAX)
-            sync->cursor_ = t->records.high;
     }
     sync_step(t);
 }
@@ -520,7 +529,7 @@ void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t s
 {
     void (*done)(struct tiering_sync *, int) = sync->done;
 
-    *sync = (struct tiering_sync){.done = done, .t_ = t, .space_ = space, .cursor_ = UINT32_MAX};
+    *sync = (struct tiering_sync){.done = done, .t_ = t, .space_ = space};
     list_init(&sync->refs_);
     list_push_tail(&t->syncs, &sync->link_);
 }
@@ -545,7 +554,7 @@ int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync)
         return -EINVAL;
     if (!t->n_stores)
         return -ENODEV;
-    sync->cursor_ = 0;
+    sync->walks_ = true;
     return 0;
 }
 

@@ -369,6 +369,7 @@ int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
                                      .piece_bytes = t->piece_bytes,
                                      .class_id = spec->class_id,
                                      .durability = durability},
+                            .dirty = DIRTY_INIT,
                             .home = STORE_NONE};
     memcpy(space->info.digest, spec->digest, sizeof(space->info.digest));
     memcpy(space->pool_name, pool, strlen(pool) + 1);

@@ -374,10 +374,10 @@ struct tiering_sync {
     struct store_sync store_sync_;
     uint32_t pending_;
     uint32_t space_;
-    uint32_t cursor_; /* next record to look at, for a whole space; UINT32_MAX: all seen */
     uint32_t txn_;
     int status_;
     bool running_;
+    bool walks_; /* it is for a whole space, and has not seen all of it */
 };
 void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t space);
 int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct tiering_id *id);
@@ -432,6 +432,7 @@ struct tiering_stat {
     uint64_t migrated_bytes;                                      /* by workers, from memory to memory of one pool */
     uint64_t bounced_bytes;                                       /* into bounce segments */
     uint64_t evacuated, evacuated_looks; /* pieces that left segments that are emptied; how often one was looked at */
+    uint64_t sync_looks;                 /* how often a SYNC of a whole space looked at a piece */
     uint64_t refused_bytes;              /* memory that could not be had */
     uint32_t stores;
 };
