@@ -4,7 +4,9 @@
  * only, whose oldest may be dropped; once with half of the pool durable and overwritten at random, the other half cache.
  * Beside it a greedy cleaner is simulated on the same stream of writes, where as much cache stays alive as fits. Bytes
  * written for a byte committed, and speed, are taken window by window once the device is full; the speed is set beside the
- * first windows, when it was empty. The daemon's account of its space is checked after each window. One thread.
+ * first windows, when it was empty, and so is all that the device read and wrote: whether that or the program is the limit.
+ * At the end is counted how much of the cache that fits is still there: what is not copied was dropped. The daemon's
+ * account of its space is checked after each window. One thread.
  */
 #include <errno.h>
 #include <math.h>
@@ -40,7 +42,7 @@
 static const char doc[] = "Measures what a full device costs: cache only, and half of it durable.";
 
 struct window {
-    double seconds, device_bytes, committed_bytes, cleaner_bytes;
+    double seconds, device_bytes, read_bytes, committed_bytes, cleaner_bytes;
 };
 
 struct steady {
@@ -59,7 +61,7 @@ struct steady {
 /* ── what the daemon says ───────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Space that adds up to more than there is, or use above the budget by a whole segment, is a lie. */
-static int account_check(struct steady *s, double *ret_written)
+static int account_check(struct steady *s, double *ret_written, double *ret_read)
 {
     cleanup_json struct json_object *devices = NULL, *pools = NULL;
 
@@ -87,8 +89,8 @@ static int account_check(struct steady *s, double *ret_written)
             stderr,
             "spillbench: of %.0f segments %.0f are free, %.0f open, %.0f pending; live %.0f B, used %.0f of %.0f B\n",
             n, n_free, n_open, n_pending, live_bytes, used_bytes, budget_bytes);
-    *ret_written = admin_number(devices, "devices.partitions.written_bytes") +
-                   admin_number(devices, "devices.partitions.written_log_bytes");
+    *ret_written = admin_number(devices, "devices.partitions.written_bytes"); /* the log is part of it */
+    *ret_read = admin_number(devices, "devices.partitions.got_bytes");
     return 0;
 }
 
@@ -159,9 +161,10 @@ static int sync_durable(struct steady *s)
 static int window_run(struct steady *s, uint64_t bytes, struct window *w)
 {
     uint64_t done = 0, start_ns = now_ns();
-    double before = 0, after = 0, cleaner_before = s->cleaner ? (double)cleaner_written(s->cleaner) : 0;
+    double before = 0, after = 0, read_before = 0, read_after = 0;
+    double cleaner_before = s->cleaner ? (double)cleaner_written(s->cleaner) : 0;
 
-    int r = account_check(s, &before);
+    int r = account_check(s, &before, &read_before);
     for (unsigned i = 1; r == 0 && done < bytes; i++, done += LIST * BLOCK_BYTES) {
         bool is_durable = s->n_durable > 0 && i % 2 == 0;
         r = is_durable ? durable_write(s, UINT32_MAX) : cache_write(s);
@@ -172,9 +175,10 @@ static int window_run(struct steady *s, uint64_t bytes, struct window *w)
     }
     double seconds = seconds_since(start_ns);
     if (r == 0)
-        r = account_check(s, &after);
+        r = account_check(s, &after, &read_after);
     *w = (struct window){.seconds = seconds,
                          .device_bytes = after - before,
+                         .read_bytes = read_after - read_before,
                          .committed_bytes = (double)done,
                          .cleaner_bytes =
                              s->cleaner ? ((double)cleaner_written(s->cleaner) - cleaner_before) * BLOCK_BYTES : 0};
@@ -186,6 +190,28 @@ static int window_run(struct steady *s, uint64_t bytes, struct window *w)
 static double speed(const struct window *w)
 {
     return w->committed_bytes / w->seconds * 1e-9;
+}
+
+static double device_speed(const struct window *w)
+{
+    return (w->device_bytes + w->read_bytes) / w->seconds * 1e-9;
+}
+
+/* No goal: it says what limits the speed that has one. */
+static void figure_device(const struct steady *s, const char *name, unsigned first, struct figures *figures)
+{
+    double empty[EMPTY_WINDOWS], full[ALL_WINDOWS];
+    unsigned n = s->n_windows - first;
+
+    for (unsigned i = 0; i < EMPTY_WINDOWS; i++)
+        empty[i] = device_speed(&s->windows[i]);
+    for (unsigned i = 0; i < n; i++)
+        full[i] = device_speed(&s->windows[first + i]);
+    double reference = pairs_estimate(empty, EMPTY_WINDOWS).median;
+    struct estimate e = pairs_estimate(full, n);
+    struct figure *f = figure_add(figures, "GB/s", e.median, "%s, read and written by the full device", name);
+    figure_beside(f, "the empty device", reference);
+    figure_measured(f, &(struct estimate){e.median / reference, e.low / reference, e.high / reference, e.n});
 }
 
 static void figure_speed(const struct steady *s, const char *name, unsigned first, struct figures *figures)
@@ -246,8 +272,8 @@ static int spaces_open(struct steady *s)
 
 static int cleaner_make(struct steady *s, bool with_durable)
 {
-    double written;
-    int r = account_check(s, &written);
+    double written, read;
+    int r = account_check(s, &written, &read);
 
     if (r < 0)
         return r;
@@ -286,6 +312,25 @@ static int run_windows(struct steady *s, const char *name)
     return r;
 }
 
+/* Of as many of the newest blocks as the cleaner keeps. */
+static int cache_count(struct steady *s, double *ret_share)
+{
+    uint64_t n = MIN(s->next_cache, (uint64_t)s->n_cache) / LIST * LIST, first = s->next_cache - n, n_there = 0;
+    struct spw_hit hits[LIST];
+
+    for (uint64_t at = first; at < s->next_cache; at += LIST) {
+        for (unsigned i = 0; i < LIST; i++)
+            payload_key(s->micro->options->seed, at + i, &s->keys[i]);
+        long r = spw_lookup(s->cache, s->keys, LIST, 0, hits);
+        if (r < 0)
+            return micro_say("lookup", (int)r);
+        for (unsigned i = 0; i < LIST; i++)
+            n_there += hits[i].status == 0;
+    }
+    *ret_share = (double)n_there / (double)n;
+    return 0;
+}
+
 static int measure(struct micro *m)
 {
     bool with_durable = m->ctx != NULL;
@@ -300,12 +345,18 @@ static int measure(struct micro *m)
     int r = spaces_open(s);
     if (r == 0)
         r = cleaner_make(s, with_durable);
+    double cache_share = 0;
     if (r == 0)
         r = run_windows(s, name);
+    if (r == 0)
+        r = cache_count(s, &cache_share);
     if (r == 0) {
         unsigned first = MAX(s->n_windows / 2, (unsigned)FULL_WINDOWS);
         figure_written(s, name, first, m->figures);
         figure_speed(s, name, first, m->figures);
+        figure_device(s, name, first, m->figures);
+        figure_beside(figure_add(m->figures, "%", 100 * cache_share, "%s, of the cache that fits, still there", name),
+                      "a greedy cleaner", 100);
         (void)figure_add(m->figures, "", (double)s->n_windows / WINDOWS_A_FILL, "%s, times the device was written",
                          name);
         figure_goal(
