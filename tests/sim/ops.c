@@ -39,6 +39,24 @@ static void count_refusal(struct sim *sim, int status, const struct tiering_gran
 
 /* --- Reserve, commit -------------------------------------------------------------------------------------------------- */
 
+/* Under pressure a cache block goes with all that was reserved of it, before it is whole, and nobody is told: what is
+ * reserved from then on belongs to another build. */
+static bool build_was_dropped(const struct sim *sim, const struct object *o, uint32_t but_bit)
+{
+    struct tiering_found found;
+
+    for (uint32_t part = 0; part < o->n_parts && object_durability(o) == STORE_CACHE; part++) {
+        for (uint32_t piece = 0; piece < o->n_pieces; piece++) {
+            struct tiering_id id = object_piece_id(sim, o, part, piece);
+            uint32_t bit = object_bit(part, piece);
+
+            if (bit != but_bit && (o->reserved & bit) && tiering_lookup(sim->tiering, &id, &found) == -ENOENT)
+                return true;
+        }
+    }
+    return false;
+}
+
 void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
                           int status, const struct tiering_grant *grant)
 {
@@ -65,7 +83,7 @@ void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint
     }
     if (o->state == BLOCK_PRESENT || o->state == BLOCK_UNKNOWN)
         block_gone(sim, o, "it can be reserved again");
-    if (o->state == BLOCK_BUILDING && (o->reserved & bit)) {
+    if (o->state == BLOCK_BUILDING && ((o->reserved & bit) || build_was_dropped(sim, o, bit))) {
         if (object_durability(o) != STORE_CACHE)
             sim_fail(sim, "block %u part %u piece %u was reserved twice", number, part, piece);
         o->state = BLOCK_ABSENT; /* all of it was dropped */
