@@ -204,11 +204,11 @@ static uint32_t budget_segments(const struct segment_table *t, const struct segm
 
 /*
  * Segments ahead of need. They become free together, with one flush of the log: with too few, every write would wait for
- * a flush of its own.
+ * a flush of its own. With too many, a small device has less to keep things in.
  */
 static uint32_t ahead_of(uint32_t n)
 {
-    return MIN(n / 16 + 1, (uint32_t)STORE_AHEAD_MAX);
+    return MIN(n / 32 + 2, (uint32_t)STORE_AHEAD_MAX);
 }
 
 /* Of the pool's budget, what only copies may take: one for each segment that is being copied. */
@@ -245,8 +245,9 @@ static uint32_t bucket_victim(const struct segment_pool *p, int kind, uint32_t *
 
 /*
  * What a free segment costs, in 256ths of a segment's bytes. Dropping: the cache that is lost; if it were wanted, it
- * would be written again. Copying: what lives is written for what is dead. So half-dead segments are copied before
- * cache goes that is whole; with less to gain, writing would soon cost many times what it keeps.
+ * would be written again. Copying: what lives is read and written for what is dead, and a read keeps a device busy for
+ * about half as long as a write. So segments of which 3/5 are dead are copied before cache goes that is whole; with less
+ * to gain, copying would soon cost many times what it keeps.
  */
 static uint32_t drop_cost(uint32_t bucket)
 {
@@ -255,7 +256,7 @@ static uint32_t drop_cost(uint32_t bucket)
 
 static uint32_t copy_cost(uint32_t bucket)
 {
-    return 256 * bucket / (SEGMENT_BUCKETS - 1 - bucket);
+    return (256 + 256 / 2) * bucket / (SEGMENT_BUCKETS - 1 - bucket);
 }
 
 static uint32_t pool_victim(const struct segment_table *t, const struct segment_pool *p, uint32_t *ret_cost)

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which segment is emptied next, and when: the table alone. */
+#include <check.h>
+#include <stdlib.h>
+
+#include "io/segment.h"
+
+#define N_SEGMENTS 96
+#define SECTORS 256
+
+static struct segment_table table;
+
+static void setup(void)
+{
+    const struct geometry g = {.n_segments = N_SEGMENTS,
+                               .segment_sectors = SECTORS,
+                               .segment_bytes = SECTORS * SECTOR_BYTES,
+                               .slots = SECTORS / FORMAT_SLOT_SECTORS};
+
+    ck_assert_int_eq(segment_table_init(&table, &g, 1), 0);
+    table.pools[0].budget_bytes = (uint64_t)N_SEGMENTS * g.segment_bytes;
+}
+
+static void teardown(void)
+{
+    segment_table_deinit(&table);
+}
+
+/* A full segment, of which so many sixteenths live. */
+static uint32_t fill(enum store_durability durability, uint32_t live)
+{
+    uint32_t segment;
+
+    ck_assert_int_eq(segment_take(&table, 0, (uint8_t)durability, true, &segment), 0);
+    segment_live_add(&table, segment, SECTORS);
+    segment_set_state(&table, segment, SEGMENT_CLOSING);
+    segment_set_state(&table, segment, SEGMENT_SEALED);
+    segment_live_sub(&table, segment, SECTORS - SECTORS * live / 16);
+    return segment;
+}
+
+/* _i sixteenths of each durable segment live. Beside cache that is whole, a copy must free more than it costs. */
+START_TEST(copies_cost_less_than_whole_cache)
+{
+    uint32_t cache = fill(STORE_CACHE, 16), durable = fill(STORE_DURABLE, (uint32_t)_i);
+
+    for (int i = 0; i < 8; i++) /* else there is not a segment's worth of dead */
+        (void)fill(STORE_DURABLE, 14);
+    ck_assert_uint_eq(segment_victim(&table, 0), _i <= 6 ? durable : cache);
+}
+END_TEST
+
+START_TEST(half_dead_cache_costs_half)
+{
+    uint32_t cache = fill(STORE_CACHE, 8), durable = fill(STORE_DURABLE, (uint32_t)_i);
+
+    for (int i = 0; i < 8; i++)
+        (void)fill(STORE_DURABLE, 14);
+    ck_assert_uint_eq(segment_victim(&table, 0), _i <= 3 ? durable : cache);
+}
+END_TEST
+
+START_TEST(without_cache_the_emptiest_is_copied)
+{
+    uint32_t a = fill(STORE_DURABLE, 13), b;
+
+    ck_assert_uint_eq(segment_victim(&table, 0), STORE_SEGMENT_NONE); /* all copied together would free nothing */
+    for (int i = 0; i < 6; i++)
+        (void)fill(STORE_DURABLE, 14);
+    b = fill(STORE_DURABLE, 15);
+    ck_assert_uint_eq(segment_victim(&table, 0), a);
+    segment_live_sub(&table, b, SECTORS / 4);
+    ck_assert_uint_eq(segment_victim(&table, 0), b);
+}
+END_TEST
+
+/* A 32nd of the budget and two more. */
+START_TEST(segments_are_emptied_ahead_of_need)
+{
+    uint32_t ahead = N_SEGMENTS / 32 + 2;
+
+    for (uint32_t i = 0; i < N_SEGMENTS - ahead; i++)
+        (void)fill(STORE_CACHE, 16);
+    ck_assert(!segment_pool_wants_reclaim(&table, 0));
+    (void)fill(STORE_CACHE, 16);
+    ck_assert(segment_pool_wants_reclaim(&table, 0));
+    segment_set_state(&table, segment_victim(&table, 0), SEGMENT_EVACUATING);
+    ck_assert(!segment_pool_wants_reclaim(&table, 0)); /* one is on its way */
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("segment");
+    TCase *tc = tcase_create("all");
+
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_loop_test(tc, copies_cost_less_than_whole_cache, 1, 13);
+    tcase_add_loop_test(tc, half_dead_cache_costs_half, 1, 13);
+    tcase_add_test(tc, without_cache_the_emptiest_is_copied);
+    tcase_add_test(tc, segments_are_emptied_ahead_of_need);
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
