@@ -288,6 +288,14 @@ static struct memory_chunk_config chunk_config(const struct spillway_config *con
     };
 }
 
+static uint32_t workers_of_engine(const struct spillway_config *config, const struct machine *machine)
+{
+    if (config->daemon.workers > 0)
+        return config->daemon.workers;
+    /* Where there are two CPUs, the engine and a client need them. */
+    return machine->n_cpus <= 2 ? 1 : MIN(machine->n_cpus, (uint32_t)WORKERS_DEFAULT);
+}
+
 static int engine_make(struct control *control, uint32_t number, const struct machine *machine,
                        const struct tiering_pool_config *pools, uint32_t max_objects)
 {
@@ -300,7 +308,10 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .control = &control->mailbox,
-        .uring = {.workers = control->workers, .grower = control->grower, .chunk = chunk_config(config, machine, node)},
+        .uring = {.workers = control->workers,
+                  .lone_worker = workers_of_engine(config, machine) == 1,
+                  .grower = control->grower,
+                  .chunk = chunk_config(config, machine, node)},
         .tiering = {.pools = pools,
                     .n_pools = config->n_pools,
                     .node = node,
@@ -364,13 +375,9 @@ static void engines_share(struct control *control)
 
 static int threads_make(struct control *control, const struct machine *machine)
 {
-    uint32_t n = control->config->daemon.workers;
-    struct workers_config workers = {.spin_us = control->config->daemon.spin_us};
-
-    if (n == 0) /* the engine and a client need a CPU each */
-        n = machine->n_cpus <= 2 ? 1 : MIN(machine->n_cpus, (uint32_t)WORKERS_DEFAULT);
-    workers.threads = n * control->n_engines;
-    workers.threads = MIN(workers.threads, (uint32_t)WORKERS_MAX);
+    uint32_t n = workers_of_engine(control->config, machine) * control->n_engines;
+    struct workers_config workers = {.spin_us = control->config->daemon.spin_us,
+                                     .threads = MIN(n, (uint32_t)WORKERS_MAX)};
     int r = workers_new(&workers, &control->workers);
 
     return r < 0 ? r : grower_new(&control->grower);

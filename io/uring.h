@@ -48,6 +48,7 @@ struct uring_config {
     uint32_t chunks_max;              /* 0: CHUNKS_MAX */
     enum uring_mode mode;             /* do not try a better one */
     struct workers *workers;          /* shared by the engines; NULL: work_submit answers -ENOSYS */
+    bool lone_worker;                 /* there is one an engine: waking it for a copy gains nothing */
     struct grower *grower;            /* shared by the engines; NULL: chunk_request answers -ENOSYS */
     struct memory_chunk_config chunk; /* for chunk_request: what io_chunk does not say */
 

@@ -89,11 +89,17 @@ static void job_finished(struct engine_msg *msg)
     work->done(work);
 }
 
+/* A checksum that nothing waits behind is made here whatever its size. Copies are made by several workers sooner; if
+ * there is only one, here is as good a place. */
 static bool work_is_for_here(const struct uring *u, const struct io_work *work)
 {
-    if (u->works_here_bytes == 0 && (work->op == IO_WORK_HASH || work->len_bytes <= WORK_HERE_COPY_BYTES_MAX))
+    bool is_copy = work->op == IO_WORK_COPY, lone = u->config.lone_worker;
+    uint64_t most_bytes = is_copy && lone ? WORK_HERE_COPY_BYTES_MAX : WORK_HERE_BYTES_MAX;
+    uint64_t queue_bytes = is_copy ? (lone ? WORK_HERE_COPY_BYTES_MAX : WORK_HERE_BYTES_MAX) : WORK_HERE_QUEUE_BYTES;
+
+    if (u->works_here_bytes == 0 && work->op == IO_WORK_HASH)
         return true;
-    return work->len_bytes <= WORK_HERE_BYTES_MAX && u->works_here_bytes + work->len_bytes <= WORK_HERE_QUEUE_BYTES;
+    return work->len_bytes <= most_bytes && u->works_here_bytes + work->len_bytes <= queue_bytes;
 }
 
 /* A step of it: whole granules. */

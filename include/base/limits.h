@@ -53,11 +53,11 @@
 #define DEFAULT_POLLS 4096 /* descriptors that one engine waits for */
 #define POLLS_MAX (UINT32_C(1) << 20)
 #define DEFAULT_WORKS 1024                 /* copies and checksums of one engine that workers have; more wait */
-#define WORK_PART_BYTES (1 * MIB)          /* of a larger job, taken by one worker at a time */
+#define WORK_PART_BYTES (256 * KIB)        /* of a larger job, taken by one worker at a time */
 #define WORK_HERE_BYTES_MAX (256 * KIB)    /* of a copy or checksum that the engine makes itself */
-#define WORK_HERE_COPY_BYTES_MAX (1 * MIB) /* of a larger copy that it makes itself, if it has nothing else to make */
+#define WORK_HERE_COPY_BYTES_MAX (1 * MIB) /* of copies, at a time, if there is one worker */
 #define WORK_HERE_TURN_BYTES (64 * KIB)    /* once a turn has made that many, the rest waits for the next */
-#define WORK_HERE_QUEUE_BYTES (1 * MIB)    /* that wait for the engine; what goes beyond is for the workers */
+#define WORK_HERE_QUEUE_BYTES (512 * KIB)  /* that wait for the engine; what goes beyond is for the workers */
 #define STREAM_COPY_BYTES_MIN (32 * KIB)   /* from here on copies go around the cache */
 #define URGENT_RUN_MAX 16                  /* urgent bytes that go before a background one that waits */
 #define BACKGROUND_BYTES_MAX (16 * MIB)    /* of background requests that one device has at a time */

@@ -230,16 +230,17 @@ START_TEST(test_a_large_hash_is_done_here_in_steps)
 }
 END_TEST
 
-/* A copy that is not small, too. */
+/* A copy that is not small, too, where there is one worker. */
 START_TEST(test_a_copy_is_done_here_in_steps)
 {
-    enum { LEN = 500000, STEPS = (LEN + WORK_HERE_TURN_BYTES - 1) / WORK_HERE_TURN_BYTES };
-    struct uring *u = rig_make();
+    enum { LEN = 700000, STEPS = (LEN + WORK_HERE_TURN_BYTES - 1) / WORK_HERE_TURN_BYTES };
+    struct uring *u = rig_make_with((struct uring_config){.entries = 64, .lone_worker = true});
     struct io_work works[2];
     uint32_t n_turns = 0;
     struct io_buf b;
     char *mem;
 
+    ck_assert_int_eq(uring_start(u), 0);
     ck_assert_int_eq(uring_backend(u)->ops->bounce_alloc(uring_backend(u), 3 * MIB, &b, (void **)&mem), 0);
     for (uint32_t i = 0; i < MIB; i++)
         mem[i] = (char)(i * 7 + i / 4096);
