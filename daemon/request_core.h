@@ -193,6 +193,7 @@ void peer_break(struct requests *rq, struct peer *peer, const char *why);
 int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t handle, struct peer_space *ret_space);
 void peer_update_active(struct requests *rq, struct peer *peer);
 void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
+uint64_t ring_spin_max_ns(const struct requests *rq, const struct ring *ring);
 void ring_learn(const struct requests *rq, struct ring *ring, uint64_t gap_ns);
 /* The turn's end publishes what was taken from it and completed. */
 void ring_set_dirty(struct requests *rq, struct ring *ring);

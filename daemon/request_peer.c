@@ -9,7 +9,8 @@
 
 #include "daemon/request_core.h"
 
-#define SPIN_NS_MIN 2000 /* unless spin_us says less */
+#define SPIN_NS_MIN 2000  /* unless spin_us says less */
+#define SPIN_AWAKE_PART 5 /* of spin_us, for a client that sleeps */
 
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases)
 {
@@ -117,21 +118,30 @@ void requests_ring_add(struct requests *rq, struct peer *peer, struct ring *ring
 {
     ring->peer = peer;
     ring->last_work_ns = rq->now_ns;
-    ring->spin_ns = rq->config.spin_ns;
+    ring->spin_ns[false] = ring->spin_ns[true] = rq->config.spin_ns;
     list_push_tail(&peer->rings, &ring->link);
     rq->n_rings++;
     if (!peer->broken)
         ring_set_hot(rq, ring, true);
 }
 
+/* A client that is awake notices each microsecond; one that sleeps takes longer to wake than the engine does. */
+uint64_t ring_spin_max_ns(const struct requests *rq, const struct ring *ring)
+{
+    return ring->peer_slept ? rq->config.spin_ns / SPIN_AWAKE_PART : rq->config.spin_ns;
+}
+
 /* A ring that had no work for so long has some. It stays hot long enough to see the next such gap to its end, or if that would
  * be too long, ever less: a client that waits for a device is not to be waited for. */
 void ring_learn(const struct requests *rq, struct ring *ring, uint64_t gap_ns)
 {
-    if (gap_ns > rq->config.spin_ns)
-        ring->spin_ns = MAX(ring->spin_ns / 2, (uint64_t)SPIN_NS_MIN);
+    uint64_t *spin_ns = &ring->spin_ns[ring->peer_slept], max_ns = ring_spin_max_ns(rq, ring);
+
+    if (gap_ns > max_ns)
+        *spin_ns = MAX(*spin_ns / 2, (uint64_t)SPIN_NS_MIN);
     else
-        ring->spin_ns = MIN(MAX(ring->spin_ns, 2 * gap_ns), rq->config.spin_ns);
+        *spin_ns = MIN(MAX(*spin_ns, 2 * gap_ns), max_ns);
+    ring->peer_slept = false;
 }
 
 void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns)

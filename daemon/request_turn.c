@@ -12,7 +12,6 @@
 #include "daemon/request_core.h"
 
 #define RETRY_NS UINT64_C(10000000) /* parked requests, and rings that wait for their client */
-#define SPIN_AWAKE_PART 5           /* of spin_us, for a client that sleeps */
 
 static uint32_t ring_serve(struct requests *rq, struct ring *ring, uint32_t budget)
 {
@@ -56,15 +55,6 @@ static uint32_t peer_serve_parked(struct requests *rq, struct peer *peer)
     return used;
 }
 
-/* How long a ring without work stays hot. A client that is awake notices each microsecond; one that sleeps takes longer to
- * wake than the engine does. */
-static uint64_t ring_spin_ns(const struct requests *rq, const struct ring *ring)
-{
-    uint64_t spin_ns = MIN(ring->spin_ns, rq->config.spin_ns);
-
-    return ring_peer_sleeps(ring) ? MIN(spin_ns, rq->config.spin_ns / SPIN_AWAKE_PART) : spin_ns;
-}
-
 /* A ring that had nothing to do for long enough goes cold. */
 static void ring_idle(struct requests *rq, struct ring *ring)
 {
@@ -73,7 +63,8 @@ static void ring_idle(struct requests *rq, struct ring *ring)
         rq->stat.stalls++;
         return;
     }
-    if (rq->now_ns - ring->last_work_ns < ring_spin_ns(rq, ring)) {
+    ring->peer_slept = ring_peer_sleeps(ring);
+    if (rq->now_ns - ring->last_work_ns < MIN(ring->spin_ns[ring->peer_slept], ring_spin_max_ns(rq, ring))) {
         rq->n_idle_hot++;
         return;
     }

@@ -47,7 +47,8 @@ struct ring {
     struct request *current; /* whose list is being worked on */
     uint64_t last_work_ns;
     uint64_t idle_since_ns; /* cold: of its last work */
-    uint64_t spin_ns;       /* how long it stays hot without work */
+    uint64_t spin_ns[2];    /* how long it stays hot without work: by peer_slept */
+    bool peer_slept;        /* the client, when there was nothing to do */
     uint32_t n_sleeps;      /* of ours */
     uint32_t rung;          /* the client's sleep that it was last woken from */
     int doorbell_fd;
