@@ -196,7 +196,8 @@ configure 'hugepages = require' '64 MiB'
 start
 logged 'on node 0 in 2 MiB hugepages'
 logged 'on node 1 in 2 MiB hugepages'
-equal "the daemon's nodes" "$(tier_nodes)" "cxl 2 $((64 * mib)) 0
+# Those set aside are on the nodes with CPUs; CXL memory is in transparent ones, for which the daemon asks.
+equal "the daemon's nodes" "$(tier_nodes)" "cxl 2 $((64 * mib)) $((64 * mib))
 dram 0 $((32 * mib)) $((32 * mib))
 dram 1 $((32 * mib)) $((32 * mib))"
 equal "the kernel's nodes" "$(kernel_nodes)" "0 $((32 * mib))

@@ -131,7 +131,7 @@ step "reload"
 pid=$(property MainPID)
 configure 'spin_us = 40'
 expect 0 systemctl reload spillwayd
-until_true logged '[daemon] spin_us: 40, was 20'
+until_true logged '[daemon] spin_us: 40, was 100'
 until_true logged 'reloaded'
 until_true has ActiveState active
 configure 'spin_su = 50'
