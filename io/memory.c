@@ -142,8 +142,8 @@ int memory_touch(void *mem, uint64_t len_bytes)
 
 /*
  * `never` in shmem_enabled speaks of page faults; who asks gets hugepages nevertheless. A range needs one page to be
- * collapsed, and collapsing fills the rest with zeros at the same speed as touching does. What fails, because memory is
- * fragmented for instance, is touched in small pages.
+ * collapsed, and collapsing fills the rest with zeros at the same speed as touching does. Where it fails, because memory is
+ * fragmented or the kernel older than 6.1, small pages are touched.
  */
 int memory_touch_huge(void *mem, uint64_t len_bytes)
 {
@@ -153,8 +153,7 @@ int memory_touch_huge(void *mem, uint64_t len_bytes)
         int r = memory_touch(bytes + off, MEMORY_PAGE_BYTES);
         if (r < 0)
             return r;
-        if (madvise(bytes + off, MEMORY_HUGE_BYTES, MADV_COLLAPSE) < 0 && errno == EINVAL)
-            return -EOPNOTSUPP;
+        (void)madvise(bytes + off, MEMORY_HUGE_BYTES, MADV_COLLAPSE);
     }
     return memory_touch(mem, len_bytes);
 }
@@ -290,6 +289,10 @@ static int chunk_try(const struct memory_chunk_config *config, enum memory_pages
         lock_chunk(c);
     if (pages == MEMORY_PAGES_THP)
         c->report.thp_bytes = memory_thp_mapped_bytes(c->mem, c->size_bytes);
+    if (by_collapse && c->report.thp_bytes == 0) {
+        c->report.pages = MEMORY_PAGES_SMALL;
+        c->report.why = "the kernel gave none of the transparent hugepages that it was asked for";
+    }
     sample_node(c, page_bytes, &c->report);
     *ret_chunk = steal_ptr(c);
     return 0;
@@ -326,7 +329,7 @@ static int check_size(const struct memory_chunk_config *config, enum memory_page
 
 static bool is_shortage(int r)
 {
-    return r == -ENOMEM || r == -ENOSYS || r == -EINVAL || r == -ENOSPC || r == -EOPNOTSUPP;
+    return r == -ENOMEM || r == -ENOSYS || r == -EINVAL || r == -ENOSPC;
 }
 
 int memory_chunk_create(const struct memory_chunk_config *config, struct memory_chunk **ret_chunk)
@@ -349,7 +352,8 @@ int memory_chunk_create(const struct memory_chunk_config *config, struct memory_
             if (r == 0)
                 r = chunk_try(config, pages, ret_chunk);
             if (r == 0) {
-                (*ret_chunk)->report.why = why;
+                if (!(*ret_chunk)->report.why)
+                    (*ret_chunk)->report.why = why;
                 return 0;
             }
             unavailable = "hugepages ran out while they were touched";

@@ -45,7 +45,7 @@ static bool populate_slice(struct populate *p)
     do
         r = p->touch(p->mem + off, len_bytes);
     while (r == -EINTR || r == -EAGAIN);
-    if (r == -EOPNOTSUPP && p->touch == memory_touch) {
+    if (r == -EOPNOTSUPP) {
         touch_by_hand(p->mem + off, len_bytes);
         r = 0;
     }

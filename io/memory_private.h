@@ -8,7 +8,7 @@
 /* Touches the pages of [mem, mem + len_bytes). -ENOMEM, -EFAULT, -EHWPOISON, -EINTR, -EOPNOTSUPP (before Linux 5.14). */
 int memory_touch(void *mem, uint64_t len_bytes);
 /* The same for memory that should be in transparent hugepages, which the kernel does not make by itself: what can be had
- * in them is. -EOPNOTSUPP: it never can (before Linux 6.1). */
+ * in them is. */
 int memory_touch_huge(void *mem, uint64_t len_bytes);
 
 /* Puts zero pages over a page-aligned range. Async-signal-safe. */

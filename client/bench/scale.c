@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/bench/admin.h"
 #include "client/bench/bench.h"
@@ -24,7 +25,7 @@
 #define LIST 64
 #define FILL_LIST 1024
 #define LISTS 64               /* of a sample */
-#define DRAM_BYTES (5 * GIB)   /* of the larger daemon: a million fit, ten millions do not */
+#define DRAM_BYTES (5 * GIB)   /* of the larger daemon, or half of what is free: a million fit, ten take 46 GiB */
 #define YOUNGEST 500000        /* fit into it with room to spare */
 #define ROOM_BYTES (256 * MIB) /* of a daemon above its objects */
 #define TIMEOUT_MS 60000
@@ -104,6 +105,7 @@ static int side_open(struct scale *s, struct side *side, uint64_t n, uint64_t dr
     snprintf(lines, sizeof(lines), "max_objects = %llu\n", (unsigned long long)(n + n / 8 + YOUNGEST));
     struct harness_options ho = {.dram_bytes = dram_bytes,
                                  .device_bytes = device_bytes,
+                                 .object_bytes = OBJECT_BYTES,
                                  .daemon_lines = lines,
                                  .policy = "lru",
                                  .keep = s->options->keep,
@@ -246,11 +248,12 @@ static int contests(struct scale *s, struct figures *figures)
     return r < 0 ? r : metadata(s, figures);
 }
 
-/* With n objects on the other side; what does not fit DRAM_BYTES is on a device. */
+/* With n objects on the other side; what does not fit into memory is on a device. */
 static int measure(struct scale *s, uint64_t n, struct figures *figures)
 {
-    uint64_t bytes = n * OBJECT_BYTES, dram_bytes = MIN(bytes + bytes / 8 + ROOM_BYTES, DRAM_BYTES), room,
-             device_bytes = 0;
+    uint64_t free_bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t bytes = n * OBJECT_BYTES, room, device_bytes = 0;
+    uint64_t dram_bytes = MIN(bytes + bytes / 8 + ROOM_BYTES, MAX(DRAM_BYTES, free_bytes / 2));
 
     if (bytes + ROOM_BYTES > dram_bytes) {
         int r = harness_room(&room);
