@@ -27,18 +27,10 @@
 
 static void dirty_link(struct tiering *t, struct dirty *d, uint32_t object)
 {
-    struct record_hot *hot = hot_at(t, object);
-
-    assert(hot->seg_next == RECORD_NONE && hot->seg_prev == RECORD_NONE);
-    hot->seg_next = hot->seg_prev = object;
-    if (d->head == RECORD_NONE) {
+    assert(hot_at(t, object)->seg_next == RECORD_NONE && hot_at(t, object)->seg_prev == RECORD_NONE);
+    record_ring_add(&t->records, d->head, object);
+    if (d->head == RECORD_NONE)
         d->head = object;
-    } else {
-        hot->seg_next = d->head;
-        hot->seg_prev = hot_at(t, d->head)->seg_prev;
-        hot_at(t, hot->seg_prev)->seg_next = object;
-        hot_at(t, d->head)->seg_prev = object;
-    }
     d->n++;
     if (d->walker && d->next == RECORD_NONE)
         d->next = object;
@@ -46,23 +38,18 @@ static void dirty_link(struct tiering *t, struct dirty *d, uint32_t object)
 
 static uint32_t dirty_after(const struct tiering *t, const struct dirty *d, uint32_t object)
 {
-    uint32_t next = t->records.objects[object].hot.seg_next;
-
-    return next == d->head ? RECORD_NONE : next;
+    return record_ring_after(&t->records, d->head, object);
 }
 
 static void dirty_unlink(struct tiering *t, struct dirty *d, uint32_t object)
 {
-    struct record_hot *hot = hot_at(t, object);
     uint32_t next = dirty_after(t, d, object);
 
     if (d->next == object)
         d->next = next;
-    hot_at(t, hot->seg_prev)->seg_next = hot->seg_next;
-    hot_at(t, hot->seg_next)->seg_prev = hot->seg_prev;
     if (d->head == object)
         d->head = next;
-    hot->seg_prev = hot->seg_next = RECORD_NONE;
+    record_ring_remove(&t->records, object);
     d->n--;
 }
 

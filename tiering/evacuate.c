@@ -24,15 +24,8 @@ void segment_link(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
     struct tsegment *seg = &t->stores[r->dev_store].segments[r->dev_segment];
-    struct record_hot *hot = hot_at(t, object);
 
-    hot->seg_next = hot->seg_prev = object;
-    if (seg->head != RECORD_NONE) {
-        hot->seg_next = seg->head;
-        hot->seg_prev = hot_at(t, seg->head)->seg_prev;
-        hot_at(t, hot->seg_prev)->seg_next = object;
-        hot_at(t, hot->seg_next)->seg_prev = object;
-    }
+    record_ring_add(&t->records, seg->head, object);
     seg->head = object;
 }
 
@@ -40,17 +33,13 @@ void segment_unlink(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
     struct tsegment *seg = &t->stores[r->dev_store].segments[r->dev_segment];
-    struct record_hot *hot = hot_at(t, object);
-    uint32_t next = hot->seg_next;
+    uint32_t next = record_ring_after(&t->records, seg->head, object);
 
-    /* What comes after the last that was seen is the head. */
     if (seg->seen == object)
-        seg->seen = next == seg->head ? RECORD_NONE : next;
+        seg->seen = next;
     if (seg->head == object)
-        seg->head = next == object ? RECORD_NONE : next;
-    hot_at(t, hot->seg_prev)->seg_next = next;
-    hot_at(t, next)->seg_prev = hot->seg_prev;
-    hot->seg_prev = hot->seg_next = RECORD_NONE;
+        seg->head = next;
+    record_ring_remove(&t->records, object);
 }
 
 /* The first piece is on its way out, or busy: it becomes the last. */

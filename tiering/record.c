@@ -276,6 +276,36 @@ void record_free(struct record_table *t, uint32_t index)
     t->n_used--;
 }
 
+void record_ring_add(struct record_table *t, uint32_t head, uint32_t index)
+{
+    struct record_hot *hot = &t->objects[index].hot;
+
+    hot->seg_next = hot->seg_prev = index;
+    if (head == RECORD_NONE)
+        return;
+    struct record_hot *first = &t->objects[head].hot;
+    hot->seg_next = head;
+    hot->seg_prev = first->seg_prev;
+    t->objects[hot->seg_prev].hot.seg_next = index;
+    first->seg_prev = index;
+}
+
+void record_ring_remove(struct record_table *t, uint32_t index)
+{
+    struct record_hot *hot = &t->objects[index].hot;
+
+    t->objects[hot->seg_prev].hot.seg_next = hot->seg_next;
+    t->objects[hot->seg_next].hot.seg_prev = hot->seg_prev;
+    hot->seg_prev = hot->seg_next = RECORD_NONE;
+}
+
+uint32_t record_ring_after(const struct record_table *t, uint32_t head, uint32_t index)
+{
+    uint32_t next = t->objects[index].hot.seg_next;
+
+    return next == head ? RECORD_NONE : next;
+}
+
 struct record *record_begin(struct record_table *t, uint32_t index)
 {
     struct record_header *h = t->header;

@@ -146,6 +146,16 @@ void record_warm_leased(const struct record_table *t, uint32_t index);
 /* What is linked to it in its policy's list, where it moves when it is used: to be called when it has come itself. */
 void record_warm_neighbours(const struct record_table *t, uint64_t hash);
 
+/*
+ * Rings through hot.seg_next and seg_prev. A record is in one at most: that of its segment, or that of what its space has
+ * on no device. `head` is the ring's first, RECORD_NONE if it has none; its owner moves it.
+ */
+/* Puts one in front of the head: behind the last. */
+void record_ring_add(struct record_table *t, uint32_t head, uint32_t index);
+void record_ring_remove(struct record_table *t, uint32_t index);
+/* RECORD_NONE behind the last. */
+uint32_t record_ring_after(const struct record_table *t, uint32_t head, uint32_t index);
+
 /* Change a record: edit what begin returns, then end. One at a time. */
 struct record *record_begin(struct record_table *t, uint32_t index);
 void record_end(struct record_table *t);

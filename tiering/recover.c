@@ -231,10 +231,9 @@ static int recover_segment_freed(void *ctx, uint32_t segment, uint64_t generatio
 
     if (segment >= t->stores[store].n_segments)
         return -EUCLEAN;
-    uint32_t head = t->stores[store].segments[segment].head, next;
-    uint32_t last = head != RECORD_NONE ? hot_at(t, head)->seg_prev : RECORD_NONE;
-    for (uint32_t o = head; o != RECORD_NONE; o = next) {
-        next = o != last ? hot_at(t, o)->seg_next : RECORD_NONE;
+    const struct tsegment *seg = &t->stores[store].segments[segment];
+    for (uint32_t o = seg->head, next; o != RECORD_NONE; o = next) {
+        next = record_ring_after(&t->records, seg->head, o);
         if (record_at(&t->records, o)->generation < generation)
             replay_kill(t, o);
     }
