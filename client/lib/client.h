@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <time.h>
 
 #include "include/base/atomic.h"
 #include "include/base/base.h"
@@ -41,6 +42,22 @@ void client_error_set_limit(unsigned limit);
         client_error_set((limit), __VA_ARGS__);                                                                        \
         error_r_;                                                                                                      \
     })
+
+/* --- Time --------------------------------------------------------------------------------------------------------- */
+
+/* For how long; no time of day. */
+static inline uint64_t client_now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t client_now_ms(void)
+{
+    return client_now_ns() / 1000000;
+}
 
 /* --- map.c -------------------------------------------------------------------------------------------------------- */
 

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 
 #include "client/lib/client.h"
 
@@ -29,14 +28,6 @@ struct reply {
     int fds[FDS_MAX];
     unsigned n_fds;
 };
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static void fds_close(int *fds, unsigned n_fds)
 {
@@ -74,7 +65,7 @@ static int receive(int socket, uint64_t deadline_ms, struct iovec iov, struct re
     } control;
 
     for (;;) {
-        uint64_t now = now_ms();
+        uint64_t now = client_now_ms();
         struct pollfd pfd = {.fd = socket, .events = POLLIN};
         int r = poll(&pfd, 1, now < deadline_ms ? (int)(deadline_ms - now) : 0);
         if (r < 0 && errno != EINTR)
@@ -161,7 +152,7 @@ static int control_exchange(spw_session *session, struct spw_msg *request, size_
     int r = transmit(session->socket, request, request_bytes);
 
     if (r == 0)
-        r = reply_wait(session, request, now_ms() + session->timeout_ms, iov, ret);
+        r = reply_wait(session, request, client_now_ms() + session->timeout_ms, iov, ret);
     return r < 0 ? control_broken(session, r) : 0;
 }
 
@@ -231,7 +222,7 @@ static int admin_exchange(spw_session *session, struct spw_msg *request, size_t 
 {
     cleanup_free char *text = NULL;
     size_t len = 0;
-    uint64_t deadline_ms = now_ms() + session->timeout_ms;
+    uint64_t deadline_ms = client_now_ms() + session->timeout_ms;
     int r = transmit(session->socket, request, request_bytes);
 
     if (r < 0)

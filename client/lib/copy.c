@@ -19,7 +19,6 @@
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
-#include <time.h>
 
 #include "client/lib/client.h"
 
@@ -43,14 +42,6 @@ struct client_copy {
     bool stop;           /* atomic */
     pthread_t threads[];
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static void queued_add(struct client_copy *copy, uint32_t n)
 {
@@ -129,7 +120,7 @@ static void thread_spin(struct client_copy *copy, uint64_t until_ns)
 
     store_relaxed(&copy->n_spinning, copy->n_spinning + 1);
     pthread_mutex_unlock(&copy->lock);
-    while (!found && now_ns() < until_ns) {
+    while (!found && client_now_ns() < until_ns) {
         for (unsigned i = 0; !found && i < SPIN_TURNS; i++) {
             cpu_relax();
             found = load_relaxed(&copy->n_queued) > 0 || load_relaxed(&copy->stop);
@@ -143,7 +134,7 @@ static void thread_spin(struct client_copy *copy, uint64_t until_ns)
  * was or not, and shrinks if not. Called with the lock. */
 static void thread_wait(struct client_copy *copy, uint32_t *spin_ns)
 {
-    uint64_t start_ns = now_ns();
+    uint64_t start_ns = client_now_ns();
 
     thread_spin(copy, start_ns + *spin_ns);
     if (copy->n_queued == 0 && !copy->stop) { /* who is woken looks again for a while: more is on its way */
@@ -151,7 +142,7 @@ static void thread_wait(struct client_copy *copy, uint32_t *spin_ns)
         pthread_cond_wait(&copy->work, &copy->lock);
         copy->n_idle--;
     }
-    if (now_ns() - start_ns <= SPIN_NS_MAX + SLEEP_COST_NS)
+    if (client_now_ns() - start_ns <= SPIN_NS_MAX + SLEEP_COST_NS)
         *spin_ns = MIN(*spin_ns * 2, (uint32_t)SPIN_NS_MAX);
     else
         *spin_ns = MAX(*spin_ns / 2, (uint32_t)SPIN_NS_MIN);
@@ -235,10 +226,10 @@ void client_copy_begin(struct client_copy *copy, struct client_copy_batch *batch
 /* Waits for others' slices of a batch. Called with the lock. */
 static void batch_wait(struct client_copy *copy, struct client_copy_batch *batch)
 {
-    uint64_t until_ns = now_ns() + WAIT_NS_MAX;
+    uint64_t until_ns = client_now_ns() + WAIT_NS_MAX;
 
     pthread_mutex_unlock(&copy->lock);
-    while (load_acquire(&batch->n_unfinished) > 0 && now_ns() < until_ns)
+    while (load_acquire(&batch->n_unfinished) > 0 && client_now_ns() < until_ns)
         cpu_relax();
     pthread_mutex_lock(&copy->lock);
     copy->n_waiting++;

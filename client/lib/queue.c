@@ -217,14 +217,6 @@ int spw_queue_next(spw_queue *queue, spw_job **ret_job)
 
 /* --- Waiting and ending jobs ------------------------------------------------------------------------------------------ */
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 /* Lets the lock go until something may have changed, a second has passed, or `left_ms`. */
 static void queue_wait_locked(spw_queue *queue, bool on_ring, uint64_t left_ms)
 {
@@ -261,7 +253,7 @@ static bool job_wait_locked(spw_job *job, uint64_t deadline_ms)
         (void)client_ring_turn(queue->ring); /* if it fails, every call has ended */
         if (job->state != CLIENT_JOB_RUNS)
             return true;
-        uint64_t now = now_ms();
+        uint64_t now = client_now_ms();
         if (now >= deadline_ms)
             return false;
         queue_wait_locked(queue, !job->is_transfer, deadline_ms - now);
@@ -311,7 +303,7 @@ int spw_job_wait(spw_job *job, uint32_t timeout_ms)
 
     if (r < 0)
         return r;
-    uint64_t deadline_ms = timeout_ms == SPW_FOREVER ? UINT64_MAX : now_ms() + timeout_ms;
+    uint64_t deadline_ms = timeout_ms == SPW_FOREVER ? UINT64_MAX : client_now_ms() + timeout_ms;
     pthread_mutex_lock(&job->queue->lock);
     bool ended = job_wait_locked(job, deadline_ms);
     pthread_mutex_unlock(&job->queue->lock);

@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 
 #include "client/lib/client.h"
 
@@ -326,14 +325,6 @@ int client_ring_turn(struct client_ring *ring)
 
 /* --- Waiting -------------------------------------------------------------------------------------------------------- */
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static bool ring_look(const struct client_ring *ring, unsigned times)
 {
     for (unsigned i = 0; i < times; i++) {
@@ -349,11 +340,11 @@ static bool ring_spin(const struct client_ring *ring, uint64_t spin_ns, uint64_t
 {
     if (ring_look(ring, SPIN_TURNS_FIRST))
         return true;
-    uint64_t start_ns = now_ns();
+    uint64_t start_ns = client_now_ns();
     do {
         if (ring_look(ring, SPIN_TURNS))
             return true;
-    } while (now_ns() - start_ns < spin_ns);
+    } while (client_now_ns() - start_ns < spin_ns);
     *ret_start_ns = start_ns;
     return false;
 }
@@ -386,7 +377,7 @@ static void ring_wait_once(struct client_ring *ring)
         return;
     }
     ring_sleep(ring);
-    if (now_ns() - start_ns <= (uint64_t)max_ns + SLEEP_COST_NS)
+    if (client_now_ns() - start_ns <= (uint64_t)max_ns + SLEEP_COST_NS)
         ring->spin_ns = MIN(ring->spin_ns * 2, max_ns);
     else
         ring->spin_ns = MAX(ring->spin_ns / 2, (uint32_t)SPIN_NS_MIN);
