@@ -172,6 +172,7 @@ struct tpool {
     uint32_t n_unlooked;              /* loads since look_ahead was last set by one */
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
+    uint32_t n_offered, n_found; /* lately: dirty pieces that were to leave memory; loads. See evict.c */
     struct budget writes;
     struct tiering_pool_stat stat;
 };
@@ -543,6 +544,9 @@ void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk);
 
 /* --- evict.c --- */
 /* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */
+/* A dirty piece left memory, for a device or for good; one was found on a device. */
+void room_offered(struct tpool *p);
+void room_found(struct tpool *p);
 int room_evict(struct tiering *t, uint32_t object);
 #define CLASSES_ALL ((UINT32_C(1) << TIERING_CLASSES) - 1)
 /* Who goes next from a tier, of these classes (bits): RECORD_NONE if nobody can. `state` says who cannot. */

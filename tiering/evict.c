@@ -13,6 +13,8 @@
 #include "tiering/core.h"
 
 #define VICTIM_SEARCHES 16
+#define HOPELESS_USES 20      /* one in so many is as seldom as the policies call hopeless */
+#define OFFERS_SEEN_MIN 4096U /* before they fade */
 
 /* True if a device may take the pool's pieces. */
 static bool room_can_spill(const struct tiering *t, const struct tpool *p)
@@ -49,8 +51,32 @@ static bool room_is_on_devices(const struct tiering *t, uint32_t pool)
 }
 
 /*
+ * How often what the devices have is used: loads for each piece that was offered to them, which is how long one stays.
+ * Both fade, so that a device whose contents nobody wants any more takes new ones.
+ */
+void room_offered(struct tpool *p)
+{
+    if (++p->n_offered > OFFERS_SEEN_MIN && p->n_offered > p->stat.objects) {
+        p->n_offered /= 2;
+        p->n_found /= 2;
+    }
+}
+
+void room_found(struct tpool *p)
+{
+    if (p->n_found < UINT32_MAX)
+        p->n_found++;
+}
+
+static bool room_devices_are_used(const struct tpool *p)
+{
+    return (uint64_t)p->n_found * HOPELESS_USES > p->n_offered;
+}
+
+/*
  * It may be dropped, and writing it to a device would be in vain: little of its kind is asked for again, and on the device
- * it would push out something else. A policy sees no further than its ghosts, so as long as a device has room it is kept.
+ * it would push out what is used more often. A policy sees no further than its ghosts, so as long as a device has room it
+ * is kept; and if what the devices have is used as seldom, what is younger goes there.
  */
 static bool room_is_hopeless(struct tiering *t, uint32_t object)
 {
@@ -60,7 +86,8 @@ static bool room_is_hopeless(struct tiering *t, uint32_t object)
     if (durability_of(t, r) != STORE_CACHE || !(hot_at(t, object)->flags & HOT_IN_POLICY))
         return false;
     const struct policy *policy = policy_in(&t->pools[pool], tier_of_mem(t, r), space_of(t, r)->info.class_id);
-    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object) && !room_is_on_devices(t, pool);
+    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object) &&
+           room_devices_are_used(&t->pools[pool]) && !room_is_on_devices(t, pool);
 }
 
 int room_evict(struct tiering *t, uint32_t object)
@@ -88,8 +115,10 @@ int room_evict(struct tiering *t, uint32_t object)
     }
     if (durability_of(t, r) != STORE_CACHE)
         return status == -EAGAIN ? status : -ENOSPC;
-    if (room_can_spill(t, p))
+    if (room_can_spill(t, p)) {
         place_dropped(t, r);
+        room_offered(p);
+    }
     policy_leave(t, object, true);
     object_kill_all(t, object);
     p->stat.drops++;

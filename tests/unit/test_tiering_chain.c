@@ -122,6 +122,72 @@ START_TEST(what_is_named_need_not_be_there)
 }
 END_TEST
 
+/* How many of these are there, anywhere. */
+static uint32_t found(uint32_t first, uint32_t n)
+{
+    uint32_t n_found = 0;
+
+    for (uint32_t i = first; i < first + n; i++) {
+        struct tiering_id id = rig_id(&rig, RIG_CACHE, i);
+        struct tiering_found what;
+
+        n_found += tiering_lookup(rig.t, &id, &what) == 0;
+    }
+    return n_found;
+}
+
+static void store_once(uint32_t *next, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = rig_id(&rig, RIG_CACHE, (*next)++);
+
+        ck_assert_int_eq(rig_put(&rig, &id, BLOCK, id.key[0]), 0);
+    }
+}
+
+/* Blocks that nobody ever asks for: a full device that is as little asked for takes the younger ones. */
+START_TEST(a_full_device_does_not_keep_what_nobody_wants)
+{
+    uint32_t next = 1, n_device = 24 * MIB / BLOCK;
+
+    rig_policy = &policy_chain_hazard;
+    rig_open(&rig, 4 * MIB, 24 * MIB);
+    store_once(&next, 10 * n_device);
+    rig_settle(&rig);
+    ck_assert_uint_ge(found(next - n_device / 2, n_device / 2), n_device / 2 * 9 / 10);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+/* Of two conversations that do not fit memory together one goes on, between many that are asked once: what it has on the
+ * full device is used, and the others' blocks need not be written there. */
+START_TEST(a_full_device_keeps_what_is_wanted)
+{
+    uint32_t next = 100000, hits = 0;
+    struct tiering_pool_stat before = {0}, after;
+
+    rig_policy = &policy_chain_hazard;
+    rig_open(&rig, 4 * MIB, 24 * MIB);
+    for (uint32_t round = 0; round < 200; round++) {
+        uint32_t n = 0;
+
+        if (round == 100)
+            before = rig_pool_stat(&rig, 0);
+        for (uint32_t i = 0; i < 2; i++)
+            n += ask(1 + i * ONCE, ONCE);
+        hits += round >= 100 ? n : 0;
+        for (uint32_t i = 0; i < OTHERS; i++, next += ONCE)
+            (void)ask(next, ONCE);
+    }
+    after = rig_pool_stat(&rig, 0);
+    ck_assert_uint_ge(hits, 100 * 2 * ONCE * 9 / 10);
+    ck_assert_uint_gt(after.drops - before.drops, 9 * (after.spills - before.spills));
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tiering_chain");
@@ -131,6 +197,8 @@ int main(void)
     tcase_add_test(tc, a_conversation_outlives_what_is_asked_once);
     tcase_add_test(tc, pieces_have_names_of_their_own);
     tcase_add_test(tc, what_is_named_need_not_be_there);
+    tcase_add_test(tc, a_full_device_does_not_keep_what_nobody_wants);
+    tcase_add_test(tc, a_full_device_keeps_what_is_wanted);
     suite_add_tcase(s, tc);
 
     SRunner *sr = srunner_create(s);

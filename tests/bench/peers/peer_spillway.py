@@ -158,7 +158,7 @@ class Spillway(harness.BatchPeer):
         device, config = os.path.join(self.folder, "disk.spill"), os.path.join(self.folder, "config")
         set_bytes = self.n_objects * self.size
         dram = self.options.memory_bytes if not self.in_memory else set_bytes * 2 + 256 * MIB
-        tuned = f"engines = 1, workers auto, s3-fifo, trusted pool, copy_threads 2, {self.batches} jobs in flight"
+        tuned = f"engines = 1, workers auto, chain, trusted pool, copy_threads 2, {self.batches} jobs in flight"
         text = f"[daemon]\nsocket = {self.socket}\nengines = 1\n"
         text += f"[tier.dram]\nsize = {dram} B\n"
         if not self.in_memory:
