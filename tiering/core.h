@@ -143,6 +143,12 @@ struct chain_naming {
     enum policy_use use;
 };
 
+/* Is what a policy gives no hope worth a device's room? Of lately; see evict.c. */
+struct hopes {
+    uint32_t offered, found;     /* dirty pieces that left memory; loads of what was not tried */
+    uint32_t tried, tried_found; /* pieces without hope that were written all the same; loads of them */
+};
+
 struct tpool {
     struct tiering_pool_config config;
     struct arena arenas[MEM_TIERS];
@@ -172,7 +178,7 @@ struct tpool {
     uint32_t n_unlooked;              /* loads since look_ahead was last set by one */
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
-    uint32_t n_offered, n_found; /* lately: dirty pieces that were to leave memory; loads. See evict.c */
+    struct hopes hopes;
     struct budget writes;
     struct tiering_pool_stat stat;
 };
@@ -544,9 +550,9 @@ void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk);
 
 /* --- evict.c --- */
 /* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */
-/* A dirty piece left memory, for a device or for good; one was found on a device. */
-void room_offered(struct tpool *p);
-void room_found(struct tpool *p);
+/* A dirty piece was written to a device; a piece was found on one. */
+void room_written(struct tiering *t, uint32_t object);
+void room_found(struct tiering *t, uint32_t object);
 int room_evict(struct tiering *t, uint32_t object);
 #define CLASSES_ALL ((UINT32_C(1) << TIERING_CLASSES) - 1)
 /* Who goes next from a tier, of these classes (bits): RECORD_NONE if nobody can. `state` says who cannot. */

@@ -13,8 +13,6 @@
 #include "tiering/core.h"
 
 #define VICTIM_SEARCHES 16
-#define HOPELESS_USES 20      /* one in so many is as seldom as the policies call hopeless */
-#define OFFERS_SEEN_MIN 4096U /* before they fade */
 
 /* True if a device may take the pool's pieces. */
 static bool room_can_spill(const struct tiering *t, const struct tpool *p)
@@ -50,45 +48,91 @@ static bool room_is_on_devices(const struct tiering *t, uint32_t pool)
     return false;
 }
 
+/* --- What is not worth a write ------------------------------------------------------------------------------------- */
+
 /*
- * How often what the devices have is used: loads for each piece that was offered to them, which is how long one stays.
- * Both fade, so that a device whose contents nobody wants any more takes new ones.
+ * A policy gives some blocks no hope: little of their kind was asked for again, as far as its ghosts reach. Whether that
+ * also holds for as long as a device keeps them, and whether what they would push out there is better, only the devices
+ * can tell. So:
+ *   found / offered      how often what is there is used: loads for each piece that comes, as each pushes out another
+ *   tried_found / tried  the same of those without hope that were written all the same: all as long as the devices have
+ *                        room, or what they have is used as seldom; and always one in HOPELESS_TRIED
+ * Both fade. Without hope is what the policy calls so, if the first says that the devices are used and the second agrees.
  */
-void room_offered(struct tpool *p)
+#define HOPELESS_USES 20  /* used less often than once in so many */
+#define HOPELESS_TRIED 16 /* of the others, one in so many finds out whether that is still so */
+#define HOPES_MIN 64U
+#define HOPES_SEEN 4096U /* before they fade */
+
+static void hopes_fade(uint32_t *of, uint32_t *n, uint32_t seen)
 {
-    if (++p->n_offered > OFFERS_SEEN_MIN && p->n_offered > p->stat.objects) {
-        p->n_offered /= 2;
-        p->n_found /= 2;
+    if (*of > seen) {
+        *of /= 2;
+        *n /= 2;
     }
 }
 
-void room_found(struct tpool *p)
+static bool hopes_say_used(const struct hopes *h)
 {
-    if (p->n_found < UINT32_MAX)
-        p->n_found++;
+    return (uint64_t)h->found * HOPELESS_USES > h->offered;
 }
 
-static bool room_devices_are_used(const struct tpool *p)
+static bool hopes_say_hopeless(const struct hopes *h)
 {
-    return (uint64_t)p->n_found * HOPELESS_USES > p->n_offered;
+    return h->tried >= HOPES_MIN && (uint64_t)h->tried_found * HOPELESS_USES < h->tried;
 }
 
-/*
- * It may be dropped, and writing it to a device would be in vain: little of its kind is asked for again, and on the device
- * it would push out what is used more often. A policy sees no further than its ghosts, so as long as a device has room it
- * is kept; and if what the devices have is used as seldom, what is younger goes there.
- */
-static bool room_is_hopeless(struct tiering *t, uint32_t object)
+static void room_offered(struct tpool *p)
+{
+    p->hopes.offered++;
+    hopes_fade(&p->hopes.offered, &p->hopes.found, MAX(HOPES_SEEN, (uint32_t)MIN(p->stat.objects, UINT32_MAX)));
+}
+
+/* What its policy says. */
+static bool room_has_no_hope(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
-    uint32_t pool = space_of(t, r)->info.pool;
 
     if (durability_of(t, r) != STORE_CACHE || !(hot_at(t, object)->flags & HOT_IN_POLICY))
         return false;
-    const struct policy *policy = policy_in(&t->pools[pool], tier_of_mem(t, r), space_of(t, r)->info.class_id);
-    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object) &&
-           room_devices_are_used(&t->pools[pool]) && !room_is_on_devices(t, pool);
+    const struct policy *policy = policy_in(pool_of(t, r), tier_of_mem(t, r), space_of(t, r)->info.class_id);
+    return policy->ops->is_hopeless && policy->ops->is_hopeless(policy, object);
 }
+
+void room_written(struct tiering *t, uint32_t object)
+{
+    struct tpool *p = pool_of(t, record_at(&t->records, object));
+    bool is_tried = room_has_no_hope(t, object);
+
+    room_offered(p);
+    hot_at(t, object)->is_tried = is_tried;
+    if (!is_tried)
+        return;
+    p->hopes.tried++;
+    hopes_fade(&p->hopes.tried, &p->hopes.tried_found, HOPES_SEEN);
+}
+
+void room_found(struct tiering *t, uint32_t object)
+{
+    struct hopes *h = &pool_of(t, record_at(&t->records, object))->hopes;
+    uint32_t *found = hot_at(t, object)->is_tried ? &h->tried_found : &h->found;
+
+    if (*found < UINT32_MAX)
+        ++*found;
+    hot_at(t, object)->is_tried = 0;
+}
+
+/* It may be dropped, and writing it to a device would be in vain. */
+static bool room_is_hopeless(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    const struct hopes *h = &pool_of(t, r)->hopes;
+
+    return hopes_say_used(h) && hopes_say_hopeless(h) && object % HOPELESS_TRIED != 0 && room_has_no_hope(t, object) &&
+           !room_is_on_devices(t, space_of(t, r)->info.pool);
+}
+
+/* --- Victims ------------------------------------------------------------------------------------------------------- */
 
 int room_evict(struct tiering *t, uint32_t object)
 {

@@ -125,7 +125,7 @@ static void move_load_end(struct move *m, int status)
     if (status == 0) {
         object_set_mem(t, object, m->chunk->region, m->sector);
         policy_enter(t, object);
-        room_found(p);
+        room_found(t, object);
         p->stat.loads++;
         p->stat.load_bytes += r->size_bytes;
         if (++p->n_unlooked >= LOOK_EVERY) {
@@ -216,7 +216,7 @@ static void move_spill_end(struct move *m, int status)
     p->spilling_bytes -= m->put.size_bytes;
     if (status == 0) {
         assert(r->state == RECORD_COMMITTED); /* else the put was cancelled */
-        room_offered(p);
+        room_written(t, object);
         p->stat.spills++;
         p->stat.spill_bytes += r->size_bytes;
         object_drop_dev(t, object, true); /* it is moving to another segment */

@@ -76,7 +76,7 @@ enum {
 };
 
 #define HOT_WRITERS_MAX 15
-#define HOT_PINS_MAX 32767
+#define HOT_PINS_MAX 16383
 #define HOT_RANK_MASK (7 * HOT_RANK)
 #define HOT_RANK_CREDITS 6 /* 1 to 6: so often is it passed over when it is the victim */
 #define HOT_RANK_FIRST 7   /* leaves memory as soon as nothing holds it */
@@ -85,7 +85,8 @@ enum {
 
 struct record_hot {
     uint32_t seg_prev, seg_next; /* the ring of its device segment; of what is on none, of its space (dirty.c) */
-    uint16_t pins : 15;          /* leases and I/O on its memory */
+    uint16_t pins : 14;          /* leases and I/O on its memory */
+    uint16_t is_tried : 1;       /* on a device though its policy gave no hope, and not found there yet (evict.c) */
     uint16_t is_warm : 1;        /* asked for since it came to its tier, or since a promotion has passed over it */
     uint16_t flags;
 };
