@@ -490,6 +490,8 @@ const struct op *op_find(uint8_t opcode)
         return &op_put_range;
     case SPW_OP_GET_RANGE:
         return &op_get_range;
+    case SPW_OP_GPU_SPILL:
+    case SPW_OP_GPU_FETCH:
     case SPW_OPS:
         break;
     }

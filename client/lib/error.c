@@ -38,6 +38,9 @@ static const char *const limit_texts[] = {
     [SPW_LIMIT_PIECES] =
         "one request touches too many pieces (ask for smaller ranges; SYNC a whole space, not by keys)",
     [SPW_LIMIT_HINTS] = "too many objects are pinned, or have their uses counted, at once",
+    [SPW_LIMIT_POOL_GPU] = "the pool's share of GPU memory is full (raise `gpu` in its [pool] section)",
+    [SPW_LIMIT_GPU_LANES] = "too many lanes to GPUs are open (raise `gpu_lanes` in [daemon])",
+    [SPW_LIMIT_GPU_FAILED] = "the GPU or its helper has failed (see `spillctl gpus`)",
 };
 
 const char *spw_limit_text(unsigned limit)

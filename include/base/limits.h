@@ -110,6 +110,20 @@
 #define WRITE_BUDGET_BYTES_MAX (UINT64_C(1) << 60) /* of one budget; more is as good as none */
 #define OWNERS_MAX 16384
 
+/* GPUs. */
+#define GPUS_MAX 64
+#define GPU_LANES_MAX 1024 /* of one GPU */
+#define DEFAULT_GPU_LANES 64
+#define GPU_SLOTS_MAX 64 /* of one direction of a lane */
+#define DEFAULT_GPU_SLOTS 4
+#define GPU_SLOT_BYTES_MIN PIECE_BYTES_MAX /* so that a lease always fits */
+#define GPU_SLOT_BYTES_MAX (64 * MIB)
+#define DEFAULT_GPU_SLOT_BYTES (16 * MIB)
+#define GPU_RING_ENTRIES 4096      /* commands that one engine has at one helper; more wait */
+#define GPU_WINDOW_BYTES (1 * GIB) /* registered with the driver at a time */
+#define GPU_AHEAD_SLOTS 3          /* uses that one direction of a GPU has at its copy engine */
+#define GPU_RESTART_MS_MAX 30000   /* the longest pause before a helper is started again */
+
 /* Policies. */
 #define POLICY_SCAN_MAX 64             /* pinned objects that one search for a victim passes over */
 #define POLICY_TURNS_MAX 4096          /* second chances that one search for a victim gives */

@@ -12,6 +12,9 @@
  *   SPACE_OPEN  finds or creates a space; the reply names the engine that serves it
  *   RING_NEW    a ring pair at one engine; three descriptors come along: ring memory, scratch memory, doorbell
  *   CHUNK_GET   a chunk's descriptor, to be mapped; for writing where the session may write, else read-only
+ *   GPU_ATTACH  a lane between a GPU's memory and one engine; two descriptors come along: staging memory of the GPU (made
+ *               by the driver, for cuMemImportFromShareableHandle), and the lane's fences
+ *   GPU_DETACH  frees a lane
  *   ADMIN       a JSON request for spillctl; allowed to the daemon's own uid, root and the admin group
  *
  * Rings (one producer, one consumer each; indices are free-running, sizes powers of two)
@@ -68,6 +71,8 @@ enum {
     SPW_MSG_RING_FREE = 5,
     SPW_MSG_CHUNK_GET = 6,
     SPW_MSG_ADMIN = 7,
+    SPW_MSG_GPU_ATTACH = 8,
+    SPW_MSG_GPU_DETACH = 9,
     SPW_MSG_REPLY = 0x8000, /* or-ed to the type of the request */
 };
 
@@ -101,6 +106,7 @@ SPW_ASSERT_OFFSET(spw_msg_error, text, 24);
 enum {
     SPW_FEATURE_NVME = 1 << 0,
     SPW_FEATURE_DEGRADED_MEMLOCK = 1 << 1, /* memory is not locked: slower I/O */
+    SPW_FEATURE_GPU = 1 << 2,              /* at least one GPU is served */
 };
 
 struct spw_msg_hello {
@@ -268,6 +274,47 @@ struct spw_msg_chunk {
 SPW_ASSERT_SIZE(spw_msg_chunk, 48);
 SPW_ASSERT_OFFSET(spw_msg_chunk, size_bytes, 40);
 
+#define SPW_UUID_BYTES 16
+
+struct spw_msg_gpu_attach {
+    struct spw_msg msg;
+    uint32_t pool; /* handle: its gpu budget pays for the staging memory, and it must list the GPU */
+    uint32_t engine;
+    uint8_t uuid[SPW_UUID_BYTES]; /* the GPU's, or MIG instance's, as the driver tells it */
+    uint32_t slots;               /* of each direction; 0: the daemon's default */
+    uint32_t reserved0;
+    uint64_t slot_bytes; /* 0: the daemon's default. Rounded up to what the driver can allocate */
+    uint64_t reserved[4];
+};
+SPW_ASSERT_SIZE(spw_msg_gpu_attach, 96);
+SPW_ASSERT_OFFSET(spw_msg_gpu_attach, uuid, 32);
+SPW_ASSERT_OFFSET(spw_msg_gpu_attach, slots, 48);
+SPW_ASSERT_OFFSET(spw_msg_gpu_attach, slot_bytes, 56);
+SPW_ASSERT_OFFSET(spw_msg_gpu_attach, reserved, 64);
+
+/* Comes with two descriptors: staging memory, and one page that begins with a struct spw_gpu_fences. The staging memory
+ * has the slots of spills, then as many of fetches. -ENODEV: no such GPU is served; -EACCES: not for this pool; -ENOSPC:
+ * SPW_LIMIT_POOL_GPU; -ENOMEM: the GPU has no memory left; -EAGAIN: its helper is being started again. */
+struct spw_msg_gpu {
+    struct spw_msg msg;
+    uint32_t lane; /* number at this engine */
+    uint32_t slots;
+    uint64_t slot_bytes;
+    uint64_t staging_bytes; /* at least 2 * slots * slot_bytes */
+    uint64_t reserved[4];
+};
+SPW_ASSERT_SIZE(spw_msg_gpu, 80);
+SPW_ASSERT_OFFSET(spw_msg_gpu, slot_bytes, 32);
+SPW_ASSERT_OFFSET(spw_msg_gpu, staging_bytes, 40);
+SPW_ASSERT_OFFSET(spw_msg_gpu, reserved, 48);
+
+struct spw_msg_gpu_detach {
+    struct spw_msg msg;
+    uint32_t engine;
+    uint32_t lane;
+};
+SPW_ASSERT_SIZE(spw_msg_gpu_detach, 32);
+
 /* ADMIN request and reply: a struct spw_msg, then JSON text up to size_bytes. A long reply comes in several messages of
  * the same request; all but the last have SPW_MSG_MORE in `detail`. */
 #define SPW_MSG_MORE UINT32_C(0x80000000)
@@ -295,6 +342,9 @@ enum spw_limit {
     SPW_LIMIT_DEVICE_FAILED = 16, /* a device failed: spillctl device */
     SPW_LIMIT_PIECES = 17,        /* extents that one request may hold */
     SPW_LIMIT_HINTS = 18,         /* objects of one engine that are pinned, or whose uses are counted */
+    SPW_LIMIT_POOL_GPU = 19,      /* [pool] gpu */
+    SPW_LIMIT_GPU_LANES = 20,     /* lanes of one GPU, or of one session */
+    SPW_LIMIT_GPU_FAILED = 21,    /* the GPU or its helper failed: spillctl gpus */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */
@@ -346,7 +396,9 @@ enum spw_op {
     SPW_OP_TENSOR = 15,    /* one item, length_bytes = size: opens or creates a tensor */
     SPW_OP_PUT_RANGE = 16, /* items: from the leased tensor range of handle arg[0], from its byte arg[1] on, commit */
     SPW_OP_GET_RANGE = 17, /* items: into the write-leased tensor range of handle arg[0], from its byte arg[1] on */
-    SPW_OPS = 18,
+    SPW_OP_GPU_SPILL = 18, /* handles: arg[0] = lane, arg[1] = sequence; from that slot to the leases' bytes */
+    SPW_OP_GPU_FETCH = 19, /* handles: the same, from the leases' bytes to that slot */
+    SPW_OPS = 20,
 };
 
 enum {
@@ -431,6 +483,46 @@ enum {
     SPW_RELEASE_DIRTY = 1 << 0,   /* write lease: the bytes changed */
     SPW_RELEASE_DISCARD = 1 << 1, /* write lease: the range goes back to what it was, as far as that is known */
 };
+
+/*
+ * Staging of a GPU's bytes. A lane has two directions, each with slots of its own that are used strictly in turn: use
+ * number s (from 1 on, the sequence) of a direction is of slot (s - 1) % slots. One GPU_SPILL or GPU_FETCH is one use: the
+ * bytes of its leases lie in the slot one behind the other, in the list's order, without gaps. Leases are as RESERVE or
+ * ACQUIRE gave them (for GPU_SPILL those of RESERVE or for writing), each on all that it is on; COMMIT and RELEASE are the
+ * client's, and are -EBUSY until the CQE. There are no results: value is the number of bytes.
+ *
+ *   spill   the client's stream waits for daemon_seq >= s - slots, fills the slot, and writes client_seq = s; the SQE may be
+ *           submitted before or after. The daemon copies when it sees client_seq >= s, then publishes daemon_seq = s.
+ *   fetch   the SQE is submitted; the daemon copies when it sees client_seq >= s - slots, then publishes daemon_seq = s. The
+ *           client's stream waits for it, empties the slot, and writes client_seq = s.
+ *
+ * All are free-running 64-bit numbers that begin with 0. When a use fails (-EIO: the copy; -ETIMEDOUT: the request's time
+ * was over; -ECANCELED; -EPIPE: an earlier use had failed) the lane is over in both directions: the daemon stores the
+ * status, as a positive errno, in both `status` words, then SPW_GPU_SEQ_OVER in both daemon_seq. So a stream that waits
+ * goes on, and the kernel behind it must look at the status before it uses the slot's bytes. If the daemon is gone the
+ * client does that itself. Requests of a lane that is over are -EPIPE; attach again.
+ * The request as a whole fails with -EBADF (no such lane, a handle that is no lease), -EXDEV (a lease in another pool than
+ * the lane's), -EINVAL (more bytes than a slot has, no lease at all, or arg[1] is not the direction's next sequence).
+ */
+#define SPW_GPU_SEQ_OVER (UINT64_C(1) << 62)
+
+struct spw_gpu_fence {
+    uint64_t client_seq;
+    uint64_t reserved0[7];
+    uint64_t daemon_seq;
+    uint64_t status; /* 0, or a positive errno; stored before daemon_seq */
+    uint64_t reserved1[6];
+};
+SPW_ASSERT_SIZE(spw_gpu_fence, 128);
+SPW_ASSERT_OFFSET(spw_gpu_fence, daemon_seq, 64);
+SPW_ASSERT_OFFSET(spw_gpu_fence, status, 72);
+
+struct spw_gpu_fences {
+    struct spw_gpu_fence spill;
+    struct spw_gpu_fence fetch;
+};
+SPW_ASSERT_SIZE(spw_gpu_fences, 256);
+SPW_ASSERT_OFFSET(spw_gpu_fences, fetch, 128);
 
 struct spw_handle {
     uint64_t lease;

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libspillway: blocks between a GPU's memory and the store.
+ *
+ *     spw_gpu *gpu;  spw_gpu_layout *kv;  spw_gpu_job *job;
+ *     spw_gpu_attach(pool, NULL, &gpu);                                  the current context's GPU
+ *     spw_gpu_layout_new(gpu, space, pieces, n_pieces, n_blocks, &kv);   where a block's pieces lie, over all layers
+ *     spw_spill(kv, keys, block_ids, n, stream, 0, 1000, status, &job);  after what is in `stream` now
+ *     spw_gpu_job_wait(job, SPW_GPU_SOURCE_FREE, 1000);                  the blocks may be used again
+ *     spw_gpu_job_wait(job, SPW_GPU_DONE, 1000);                         status[i]: stored, or why not
+ *
+ * A block of a paged cache is not one range of memory: it is a piece of each layer's tensor. A layout says where the
+ * pieces are; in the store a block is one object, its pieces one behind the other. A kernel in this process gathers the
+ * blocks' pieces into a slot of staging memory on the GPU, from where the daemon's helper copies them to the store's
+ * memory, which it alone has pinned; a fetch goes the other way. So nothing is pinned here, and pieces of any size move at
+ * the speed of the link.
+ *
+ * Streams. spw_spill() and spw_fetch() are ordered after what the caller's stream has at the call: a spill reads the
+ * blocks, and a fetch writes them, when that is done. They run on streams of the library's own. What comes after is ordered
+ * by the caller: spw_gpu_job_join() makes a stream wait for a job; no stream of the caller's ever waits for a disk or for
+ * room, only for copies that are on their way over the link. While a stream is being captured these calls are -EPERM.
+ *
+ * Ends. A job has two: the source is free (of a spill: the blocks have been read; of a fetch: at its end), and it is done.
+ * Each key has a status. If the daemon, its helper or the GPU's driver fails, jobs end with an error within a second of
+ * their deadline, streams go on, and blocks of a fetch that failed have unknown contents. After that the attachment is
+ * made anew by the next call.
+ *
+ * Contexts. Attaching uses the calling thread's current context, which should be the device's primary one (as PyTorch's
+ * and CUDA's runtime are); it must live until spw_gpu_detach(). Other calls need no current context, and leave the
+ * thread's as they found it. Threads, forks and errors: as in spillway.h. Everywhere: -ENOSYS: no driver (libcuda.so.1) on
+ * this machine, or one that is too old: spw_error_text() says which.
+ */
+#pragma once
+
+#include "spillway.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+struct CUstream_st; /* a CUstream or a cudaStream_t points to it */
+
+typedef struct spw_gpu spw_gpu;
+typedef struct spw_gpu_layout spw_gpu_layout;
+typedef struct spw_gpu_job spw_gpu_job;
+
+struct spw_gpu_options {
+    const uint8_t *uuid;    /* SPW_UUID_BYTES; NULL: that of the current context's device */
+    uint64_t slot_bytes;    /* of staging memory; 0: the daemon's default */
+    uint32_t slots;         /* of each direction; 0: the daemon's default */
+    uint32_t thread_blocks; /* of the gather and scatter kernels: more are faster for tiny pieces, and take more of the
+                               GPU from others; 0: 8, or 32 for pieces below 16 KiB */
+};
+
+/*
+ * -ENODEV: no such GPU here, or the daemon does not serve it; -EACCES: not for this pool; -ENOSPC: SPW_LIMIT_POOL_GPU, the
+ * pool's gpu budget is used up by others' staging memory; -ENOMEM: the GPU has no memory left; -EINVAL: no context.
+ */
+int spw_gpu_attach(spw_pool *pool, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
+/* Cancels its jobs, waits for them, frees its layouts and jobs. Before spw_close(). NULL is fine. */
+void spw_gpu_detach(spw_gpu *gpu);
+
+/* Piece p of block b is `bytes` at base + b * stride_bytes. All three are multiples of 16. */
+struct spw_gpu_piece {
+    uint64_t base; /* CUdeviceptr, of block 0 */
+    uint64_t stride_bytes;
+    uint64_t bytes;
+};
+
+/*
+ * For blocks 0 to n_blocks - 1 of one cache. The pieces' sizes add up to the space's item_bytes; the table is copied.
+ * -EINVAL: alignment, a sum that is not item_bytes, pieces that overlap (also of different blocks), or memory that is not
+ * of this GPU from the first byte of block 0 to the last of the last block; spw_error_text() says which piece.
+ */
+int spw_gpu_layout_new(spw_gpu *gpu, spw_space *space, const struct spw_gpu_piece *pieces, size_t n_pieces,
+                       uint32_t n_blocks, spw_gpu_layout **ret_layout);
+/* No job uses it any more. NULL is fine. */
+void spw_gpu_layout_free(spw_gpu_layout *layout);
+
+/*
+ * Starts a job. keys, block_ids and ret_status (one an element; may be NULL) are the job's until it is done; ids are below
+ * n_blocks, -EINVAL otherwise; of a fetch no id may come twice. flags: SPW_CHAIN; fetch: SPW_NO_WAIT, only what is in
+ * memory. timeout_ms: until it is done. Status of a key: spill: 0, -EEXIST, -EINPROGRESS, -ENOSPC, as spw_put(); fetch: 0,
+ * -ENOENT, -EAGAIN, -EBADMSG, as spw_get(); both: -EIO, -ETIMEDOUT, -ECANCELED, -EPIPE (the transfer failed).
+ */
+int spw_spill(spw_gpu_layout *layout, const struct spw_key *keys, const uint32_t *block_ids, size_t n,
+              struct CUstream_st *stream, unsigned flags, uint32_t timeout_ms, int32_t *ret_status,
+              spw_gpu_job **ret_job);
+int spw_fetch(spw_gpu_layout *layout, const struct spw_key *keys, const uint32_t *block_ids, size_t n,
+              struct CUstream_st *stream, unsigned flags, uint32_t timeout_ms, int32_t *ret_status,
+              spw_gpu_job **ret_job);
+
+enum spw_gpu_end {
+    SPW_GPU_SOURCE_FREE = 1, /* what it reads may be overwritten: a spill's blocks, before they are stored */
+    SPW_GPU_DONE = 2,        /* all of it, and every status is there */
+};
+
+/* Waits for that end. 0, the errno that the job as a whole ended with, or -ETIMEDOUT (it goes on). */
+int spw_gpu_job_wait(spw_gpu_job *job, enum spw_gpu_end end, uint32_t timeout_ms);
+/* -EINPROGRESS: it has not come to that end yet; else as above. Makes no system call if nothing is new. */
+int spw_gpu_job_status(spw_gpu_job *job, enum spw_gpu_end end);
+/*
+ * What is in `stream` from now on waits until the job's blocks are there (fetch) or have been read (spill). Blocks the
+ * caller until all of the job's copies are on their way, as for a fetch they must be in memory first: -EAGAIN with
+ * timeout_ms 0 if they are not yet, -ETIMEDOUT. Then statuses are known but for failures of the link.
+ */
+int spw_gpu_job_join(spw_gpu_job *job, struct CUstream_st *stream, uint32_t timeout_ms);
+/* Keys with status 0, once it is done. */
+uint64_t spw_gpu_job_value(const spw_gpu_job *job);
+/* A request: what is on its way over the link still arrives; the job has its one end. */
+int spw_gpu_job_cancel(spw_gpu_job *job);
+/* Only after it is done; NULL is fine. */
+void spw_gpu_job_free(spw_gpu_job *job);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
