@@ -94,7 +94,7 @@ void client_call_slice(const struct client_call *call, uint32_t list_max, uint64
     for (; i < call->n && n_items < list_max; i++) {
         if (call->handles && !handle_is_sent(call, i))
             continue;
-        uint64_t more = call->handles ? 1 : item_results(call, i);
+        uint64_t more = call->no_results ? 0 : call->handles ? 1 : item_results(call, i);
         if (n_items > 0 && slice_bytes(call, n_items + 1, n_results + more, &items_bytes) > budget_bytes)
             break;
         n_items++;
@@ -164,7 +164,7 @@ static int result_to_view(const struct client_call *call, const struct spw_resul
     if (r == 0) {
         if (expected_bytes != 0 && result->length_bytes != expected_bytes)
             return client_session_end(space->session, "a result has another length than was asked for");
-        r = client_chunk_resolve(space->session, space->engine, result, &data);
+        r = call->no_data ? 0 : client_chunk_resolve(space->session, space->engine, result, &data);
         if (r == -EPROTO || r == -ENOTCONN)
             return r;
     }

@@ -3,6 +3,7 @@
  * The inside of libspillway. One file a row; each may call those below it.
  *
  *   op.c tensor.c transfer*.c           the API: blocking calls, put and get
+ *   gpu*.c                              the API: blocks in a GPU's memory (gpu.h)
  *   queue.c submit.c                    the API: jobs
  *   build.c                             the API's arguments → a call
  *   thread.c                            the calling thread's own rings
@@ -14,7 +15,7 @@
  *   map.c error.c                       mappings and forks; words
  *
  * Locks, in the order in which they may be taken (each file says what its lock guards):
- *   queue.lock → session.chunk_lock → session.control_lock;  copy.lock, session.lock and thread.c's lock are leaves.
+ *   gpu.lock → queue.lock → session.chunk_lock → session.control_lock;  copy.lock, session.lock and thread.c's lock are leaves.
  */
 #pragma once
 
@@ -165,6 +166,7 @@ struct spw_pool {
 struct spw_space {
     struct list link;
     spw_session *session;
+    const spw_pool *pool;
     uint32_t handle, engine;
     uint32_t piece_bytes;
     uint64_t item_bytes;
@@ -228,6 +230,8 @@ struct client_call {
     uint32_t handle_flags; /* SPW_RELEASE_… */
     uint8_t opcode, flags; /* of the SQE */
     bool whole;            /* one SQE or -E2BIG */
+    bool no_results;       /* the CQE says all */
+    bool no_data;          /* views are leases alone: nobody here reads the bytes */
 
     struct spw_hit *hits;   /* one an element */
     struct spw_view *views; /* one a result: an item of several pieces takes several */
@@ -432,6 +436,9 @@ struct spw_queue {
     struct spw_job *jobs;
 };
 
+/* What the spw_submit_… functions have in common: r is what building the call gave. */
+int client_queue_submit(const char *name, spw_queue *queue, int r, const struct client_call *call, void *user,
+                        spw_job **ret_job) must_check;
 /* How jobs end: a call's on_end, and a copy thread's task. */
 void client_job_call_ended(struct client_call *call);
 void client_job_transfer_run(struct client_task *task);

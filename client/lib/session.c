@@ -262,6 +262,7 @@ int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_
     if (!space)
         return client_error(-ENOMEM, 0, "spw_space_open: out of memory");
     space->session = session;
+    space->pool = pool;
     space->handle = reply.space;
     space->engine = reply.engine;
     space->piece_bytes = reply.piece_bytes;

@@ -45,9 +45,8 @@ static int queue_check(const char *name, const spw_queue *queue, const spw_space
     return client_session_check(queue->session);
 }
 
-/* `r` is what building the call gave. */
-static int submit_call(const char *name, spw_queue *queue, int r, const struct client_call *call, void *user,
-                       spw_job **ret_job)
+int client_queue_submit(const char *name, spw_queue *queue, int r, const struct client_call *call, void *user,
+                        spw_job **ret_job)
 {
     spw_job *job;
 
@@ -78,7 +77,7 @@ int spw_submit_lookup(spw_queue *q, spw_space *space, const struct spw_key *keys
     struct client_call call;
     int r = client_build_lookup("spw_submit_lookup", &call, space, keys, n, flags, hits);
 
-    return submit_call("spw_submit_lookup", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_lookup", q, r, &call, user, ret_job);
 }
 
 int spw_submit_reserve(spw_queue *q, spw_space *space, const struct spw_key *keys, const uint64_t *sizes, size_t n,
@@ -87,7 +86,7 @@ int spw_submit_reserve(spw_queue *q, spw_space *space, const struct spw_key *key
     struct client_call call;
     int r = client_build_reserve("spw_submit_reserve", &call, space, keys, sizes, n, flags, timeout_ms, views);
 
-    return submit_call("spw_submit_reserve", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_reserve", q, r, &call, user, ret_job);
 }
 
 int spw_submit_commit(spw_queue *q, spw_space *space, struct spw_view *views, size_t n, unsigned flags, void *user,
@@ -96,7 +95,7 @@ int spw_submit_commit(spw_queue *q, spw_space *space, struct spw_view *views, si
     struct client_call call;
     int r = client_build_handles("spw_submit_commit", &call, SPW_OP_COMMIT, space, views, n, flags, SPW_CHAIN);
 
-    return submit_call("spw_submit_commit", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_commit", q, r, &call, user, ret_job);
 }
 
 int spw_submit_acquire(spw_queue *q, spw_space *space, const struct spw_key *keys, size_t n, unsigned flags,
@@ -105,7 +104,7 @@ int spw_submit_acquire(spw_queue *q, spw_space *space, const struct spw_key *key
     struct client_call call;
     int r = client_build_acquire("spw_submit_acquire", &call, space, keys, n, flags, timeout_ms, views);
 
-    return submit_call("spw_submit_acquire", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_acquire", q, r, &call, user, ret_job);
 }
 
 int spw_submit_release(spw_queue *q, spw_space *space, struct spw_view *views, size_t n, unsigned flags, void *user,
@@ -115,7 +114,7 @@ int spw_submit_release(spw_queue *q, spw_space *space, struct spw_view *views, s
     int r = client_build_handles("spw_submit_release", &call, SPW_OP_RELEASE, space, views, n, flags,
                                  SPW_DIRTY | SPW_DISCARD);
 
-    return submit_call("spw_submit_release", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_release", q, r, &call, user, ret_job);
 }
 
 int spw_submit_prefetch(spw_queue *q, spw_space *space, const struct spw_key *keys, size_t n, unsigned flags,
@@ -125,7 +124,7 @@ int spw_submit_prefetch(spw_queue *q, spw_space *space, const struct spw_key *ke
     int r = client_build_keys("spw_submit_prefetch", &call, SPW_OP_PREFETCH, space, keys, n, flags, SPW_CHAIN, status);
 
     call.arg[0] = deadline_ms;
-    return submit_call("spw_submit_prefetch", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_prefetch", q, r, &call, user, ret_job);
 }
 
 int spw_submit_sync(spw_queue *q, spw_space *space, const struct spw_key *keys, size_t n, uint32_t timeout_ms,
@@ -135,7 +134,7 @@ int spw_submit_sync(spw_queue *q, spw_space *space, const struct spw_key *keys, 
     int r = client_build_keys("spw_submit_sync", &call, SPW_OP_SYNC, space, keys, n, 0, 0, NULL);
 
     call.timeout_ms = timeout_ms;
-    return submit_call("spw_submit_sync", q, r, &call, user, ret_job);
+    return client_queue_submit("spw_submit_sync", q, r, &call, user, ret_job);
 }
 
 static int submit_transfer(const char *name, spw_queue *queue, const struct client_transfer *transfer, void *user,

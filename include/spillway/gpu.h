@@ -3,7 +3,7 @@
  * libspillway: blocks between a GPU's memory and the store.
  *
  *     spw_gpu *gpu;  spw_gpu_layout *kv;  spw_gpu_job *job;
- *     spw_gpu_attach(pool, NULL, &gpu);                                  the current context's GPU
+ *     spw_gpu_attach(space, NULL, &gpu);                                 the current context's GPU
  *     spw_gpu_layout_new(gpu, space, pieces, n_pieces, n_blocks, &kv);   where a block's pieces lie, over all layers
  *     spw_spill(kv, keys, block_ids, n, stream, 0, 1000, status, &job);  after what is in `stream` now
  *     spw_gpu_job_wait(job, SPW_GPU_SOURCE_FREE, 1000);                  the blocks may be used again
@@ -46,18 +46,21 @@ typedef struct spw_gpu_layout spw_gpu_layout;
 typedef struct spw_gpu_job spw_gpu_job;
 
 struct spw_gpu_options {
-    const uint8_t *uuid;    /* SPW_UUID_BYTES; NULL: that of the current context's device */
-    uint64_t slot_bytes;    /* of staging memory; 0: the daemon's default */
-    uint32_t slots;         /* of each direction; 0: the daemon's default */
-    uint32_t thread_blocks; /* of the gather and scatter kernels: more are faster for tiny pieces, and take more of the
-                               GPU from others; 0: 8, or 32 for pieces below 16 KiB */
+    const uint8_t *uuid; /* SPW_UUID_BYTES; NULL: that of the current context's device */
+    uint64_t slot_bytes; /* of staging memory; 0: the daemon's default */
+    uint32_t slots;      /* of each direction; 0: the daemon's default */
+    uint32_t
+        thread_blocks; /* of the gather and scatter kernels; 0: 8, which move 130 GB/s, and leave the rest of the GPU
+                               to others */
 };
 
 /*
- * -ENODEV: no such GPU here, or the daemon does not serve it; -EACCES: not for this pool; -ENOSPC: SPW_LIMIT_POOL_GPU, the
- * pool's gpu budget is used up by others' staging memory; -ENOMEM: the GPU has no memory left; -EINVAL: no context.
+ * For spaces of the same pool and engine as this one (others are -EXDEV, as with queues). -ENODEV: no such GPU here, or the
+ * daemon does not serve it; -EACCES: not for this pool; -ENOSPC: SPW_LIMIT_POOL_GPU, the pool's gpu budget is used up by
+ * others' staging memory; -ENOMEM: the GPU has no memory left; -EAGAIN: the GPU's helper is being started; -EINVAL: no
+ * context.
  */
-int spw_gpu_attach(spw_pool *pool, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
+int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
 /* Cancels its jobs, waits for them, frees its layouts and jobs. Before spw_close(). NULL is fine. */
 void spw_gpu_detach(spw_gpu *gpu);
 
@@ -69,9 +72,11 @@ struct spw_gpu_piece {
 };
 
 /*
- * For blocks 0 to n_blocks - 1 of one cache. The pieces' sizes add up to the space's item_bytes; the table is copied.
- * -EINVAL: alignment, a sum that is not item_bytes, pieces that overlap (also of different blocks), or memory that is not
- * of this GPU from the first byte of block 0 to the last of the last block; spw_error_text() says which piece.
+ * For blocks 0 to n_blocks - 1 of one cache. The pieces' sizes add up to the space's item_bytes, which is at most one piece
+ * of the space's (spw_space_piece_bytes(); -EMSGSIZE above); the table is copied. -EINVAL: alignment, a sum that is not
+ * item_bytes, pieces that overlap (also of different blocks; pieces of different strides must not lie within each other's
+ * range), or memory that is not of this GPU from the first byte of block 0 to the last of the last block;
+ * spw_error_text() says which piece.
  */
 int spw_gpu_layout_new(spw_gpu *gpu, spw_space *space, const struct spw_gpu_piece *pieces, size_t n_pieces,
                        uint32_t n_blocks, spw_gpu_layout **ret_layout);
@@ -79,8 +84,8 @@ int spw_gpu_layout_new(spw_gpu *gpu, spw_space *space, const struct spw_gpu_piec
 void spw_gpu_layout_free(spw_gpu_layout *layout);
 
 /*
- * Starts a job. keys, block_ids and ret_status (one an element; may be NULL) are the job's until it is done; ids are below
- * n_blocks, -EINVAL otherwise; of a fetch no id may come twice. flags: SPW_CHAIN; fetch: SPW_NO_WAIT, only what is in
+ * Starts a job. keys and block_ids are copied; ret_status (one an element; may be NULL) is the job's until it is done; ids are below
+ * n_blocks, -EINVAL otherwise; a fetch that names one twice leaves it undefined. flags: SPW_CHAIN; fetch: SPW_NO_WAIT, only what is in
  * memory. timeout_ms: until it is done. Status of a key: spill: 0, -EEXIST, -EINPROGRESS, -ENOSPC, as spw_put(); fetch: 0,
  * -ENOENT, -EAGAIN, -EBADMSG, as spw_get(); both: -EIO, -ETIMEDOUT, -ECANCELED, -EPIPE (the transfer failed).
  */

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attaching to a GPU, and the thread that sees to it that nothing hangs.
+ *
+ * The thread sleeps while there is no job. Else it moves jobs on whenever the daemon rings, looks every 50 us while only a
+ * look can tell (a stream's write to memory wakes nobody), and lets a silent daemon's lanes go when a deadline has passed.
+ * Callers that wait move things on themselves.
+ *
+ * The context is the caller's: it is made current for each call, and the thread's own is put back after it.
+ */
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "client/lib/gpu.h"
+
+#define THREAD_SLEEP_MS 100 /* at most, while there are jobs: to look at deadlines */
+
+/* --- The lock and the context ---------------------------------------------------------------------------------------- */
+
+int client_gpu_enter(const char *name, struct spw_gpu *gpu)
+{
+    int r = client_fork_is(gpu->session->fork_mark) ? 0 : client_session_check(gpu->session);
+
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&gpu->lock);
+    r = gpu->cuda->CtxPushCurrent(gpu->context);
+    if (r == NV_SUCCESS)
+        return 0;
+    pthread_mutex_unlock(&gpu->lock);
+    return client_gpu_error(r, name);
+}
+
+void client_gpu_leave(struct spw_gpu *gpu)
+{
+    struct CUctx_st *ours;
+
+    (void)gpu->cuda->CtxPopCurrent(&ours);
+    pthread_mutex_unlock(&gpu->lock);
+}
+
+/* --- Lanes ----------------------------------------------------------------------------------------------------------- */
+
+static bool lane_is_idle(const struct gpu_lane *lane)
+{
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
+        const struct gpu_direction_state *d = &lane->directions[i];
+
+        if (!list_is_empty(&d->uses) || lane->gpu->cuda->StreamQuery(d->stream) == NV_ERROR_NOT_READY)
+            return false;
+    }
+    return true;
+}
+
+int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
+{
+    for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+        next = l->next;
+        if (lane->over == 0) {
+            *ret_lane = lane;
+            return 0;
+        }
+        if (lane_is_idle(lane))
+            client_gpu_lane_free(lane);
+    }
+    int r = client_gpu_lane_new(gpu, ret_lane);
+    if (r == 0) {
+        list_push_head(&gpu->lanes, &(*ret_lane)->link);
+        client_gpu_wake(gpu); /* it sleeps on the old one's queue */
+    }
+    return r;
+}
+
+/* --- The thread ------------------------------------------------------------------------------------------------------ */
+
+void client_gpu_wake(struct spw_gpu *gpu)
+{
+    (void)!eventfd_write(gpu->wake_fd, 1);
+}
+
+/* The queue's descriptor, armed; -1: none, or something has come already (*ret_ready). */
+static int queue_to_poll(struct spw_gpu *gpu, bool *ret_ready)
+{
+    if (list_is_empty(&gpu->lanes))
+        return -1;
+    struct gpu_lane *lane = list_first_entry(&gpu->lanes, struct gpu_lane, link);
+    int r = spw_queue_arm(lane->queue);
+
+    *ret_ready = r == 1;
+    return r == 0 ? spw_queue_fd(lane->queue) : -1;
+}
+
+/* What ended is found by asking each job: it only has to be taken off the queue. */
+static void queue_drain(struct spw_gpu *gpu)
+{
+    list_for_each (l, &gpu->lanes) {
+        spw_job *ended;
+
+        while (spw_queue_next(list_entry(l, struct gpu_lane, link)->queue, &ended) == 0)
+            ;
+    }
+}
+
+static void thread_sleep(struct spw_gpu *gpu, int queue_fd, bool has_jobs, bool looks)
+{
+    struct pollfd fds[] = {{.fd = gpu->wake_fd, .events = POLLIN}, {.fd = queue_fd, .events = POLLIN}};
+    struct timespec nap = {.tv_nsec = looks ? GPU_NAP_NS : THREAD_SLEEP_MS * 1000000L};
+    eventfd_t value;
+
+    (void)ppoll(fds, ARRAY_LEN(fds), has_jobs ? &nap : NULL, NULL);
+    if (fds[0].revents)
+        (void)!eventfd_read(gpu->wake_fd, &value);
+}
+
+static void *thread_main(void *arg)
+{
+    struct spw_gpu *gpu = arg;
+
+    pthread_mutex_lock(&gpu->lock);
+    (void)gpu->cuda->CtxSetCurrent(gpu->context);
+    while (!gpu->stop) {
+        bool ready = false;
+
+        queue_drain(gpu);
+        bool looks = client_gpu_pump(gpu), has_jobs = !list_is_empty(&gpu->jobs);
+        int queue_fd = has_jobs ? queue_to_poll(gpu, &ready) : -1;
+        pthread_mutex_unlock(&gpu->lock);
+        if (!ready)
+            thread_sleep(gpu, queue_fd, has_jobs, looks);
+        pthread_mutex_lock(&gpu->lock);
+    }
+    pthread_mutex_unlock(&gpu->lock);
+    return NULL;
+}
+
+/* With all signals blocked: the program's handlers are not for it. */
+static int thread_start(struct spw_gpu *gpu)
+{
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int r = -pthread_create(&gpu->thread, NULL, thread_main, gpu);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    gpu->has_thread = r == 0;
+    return r == 0 ? 0 : client_error(r, 0, "spw_gpu_attach: cannot start a thread: %s", strerrordesc_np(-r));
+}
+
+/* --- Attaching ------------------------------------------------------------------------------------------------------- */
+
+/* The context's device, and whether it is the one that was asked for. */
+static int device_find(struct spw_gpu *gpu)
+{
+    const struct cuda_driver *cuda = gpu->cuda;
+    struct cuda_uuid uuid;
+    int r = cuda->CtxGetCurrent(&gpu->context);
+
+    if (r == NV_ERROR_NOT_INITIALIZED || (r == NV_SUCCESS && !gpu->context))
+        return client_error(-EINVAL, 0, "spw_gpu_attach: this thread has no current context");
+    if (r == NV_SUCCESS)
+        r = cuda->CtxGetDevice(&gpu->device);
+    if (r == NV_SUCCESS)
+        r = cuda->DeviceGetUuid(&uuid, gpu->device);
+    if (r != NV_SUCCESS)
+        return client_gpu_error(r, "spw_gpu_attach");
+    if (gpu->options.uuid && memcmp(gpu->options.uuid, uuid.bytes, SPW_UUID_BYTES) != 0)
+        return client_error(-ENODEV, 0, "spw_gpu_attach: the current context is of another GPU");
+    memcpy(gpu->uuid, uuid.bytes, sizeof(gpu->uuid));
+    gpu->options.uuid = gpu->uuid;
+    return 0;
+}
+
+static int kernels_load(struct spw_gpu *gpu)
+{
+    const struct cuda_driver *cuda = gpu->cuda;
+    int r = cuda->ModuleLoadDataEx(&gpu->module, kernels_ptx, 0, NULL, NULL);
+
+    if (r == NV_SUCCESS)
+        r = cuda->ModuleGetFunction(&gpu->kernels[GPU_SPILL], gpu->module, KERNEL_GATHER);
+    if (r == NV_SUCCESS)
+        r = cuda->ModuleGetFunction(&gpu->kernels[GPU_FETCH], gpu->module, KERNEL_SCATTER);
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "spw_gpu_attach: the kernels");
+}
+
+static void gpu_destroy(struct spw_gpu *gpu)
+{
+    struct CUctx_st *ours;
+
+    if (gpu->has_thread)
+        pthread_join(gpu->thread, NULL);
+    if (gpu->context && gpu->cuda->CtxPushCurrent(gpu->context) == NV_SUCCESS) {
+        for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
+            struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+            next = l->next;
+            if (lane_is_idle(lane)) /* else the daemon is silent: its answers may come until spw_close() */
+                client_gpu_lane_free(lane);
+        }
+        while (!list_is_empty(&gpu->layouts))
+            client_gpu_layout_destroy(list_first_entry(&gpu->layouts, struct spw_gpu_layout, link));
+        if (gpu->module)
+            (void)gpu->cuda->ModuleUnload(gpu->module);
+        (void)gpu->cuda->CtxPopCurrent(&ours);
+    }
+    if (!list_is_empty(&gpu->lanes)) /* its answers will look for what is here */
+        return;
+    if (gpu->wake_fd >= 0)
+        close(gpu->wake_fd);
+    pthread_cond_destroy(&gpu->changed);
+    pthread_mutex_destroy(&gpu->lock);
+    free(gpu);
+}
+
+static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options *options)
+{
+    struct spw_gpu *gpu = calloc(1, sizeof(*gpu));
+    pthread_condattr_t attr;
+
+    if (!gpu)
+        return NULL;
+    gpu->session = space->session;
+    gpu->space = space;
+    gpu->options = options ? *options : (struct spw_gpu_options){0};
+    list_init(&gpu->lanes);
+    list_init(&gpu->layouts);
+    list_init(&gpu->jobs);
+    list_init(&gpu->all_jobs);
+    pthread_mutex_init(&gpu->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&gpu->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    gpu->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return gpu;
+}
+
+int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_gpu **ret_gpu)
+{
+    const struct cuda_driver *cuda;
+    struct gpu_lane *lane;
+
+    if (!space || !ret_gpu || (options && options->thread_blocks > GPU_THREAD_BLOCKS_MAX))
+        return client_error(-EINVAL, 0, "spw_gpu_attach: an argument is NULL, or more than %d thread blocks",
+                            GPU_THREAD_BLOCKS_MAX);
+    int r = client_session_check(space->session);
+    if (r < 0)
+        return r;
+    if (cuda_driver_load(&cuda) < 0)
+        return client_error(-ENOSYS, 0, "spw_gpu_attach: %s", cuda_driver_problem());
+    struct spw_gpu *gpu = gpu_alloc(space, options);
+    if (!gpu)
+        return client_error(-ENOMEM, 0, "spw_gpu_attach: out of memory");
+    gpu->cuda = cuda;
+    r = gpu->wake_fd < 0 ? client_error(-EMFILE, 0, "spw_gpu_attach: no descriptor is left") : 0;
+    if (r == 0)
+        r = device_find(gpu);
+    if (r == 0)
+        r = kernels_load(gpu);
+    if (r == 0)
+        r = client_gpu_lane(gpu, &lane);
+    if (r == 0)
+        r = thread_start(gpu);
+    if (r < 0)
+        gpu_destroy(gpu);
+    else
+        *ret_gpu = gpu;
+    return r;
+}
+
+void spw_gpu_detach(spw_gpu *gpu)
+{
+    if (!gpu || !client_fork_is(gpu->session->fork_mark))
+        return;
+    pthread_mutex_lock(&gpu->lock);
+    list_for_each (l, &gpu->jobs)
+        list_entry(l, struct spw_gpu_job, link)->cancel = true;
+    client_gpu_wake(gpu);
+    while (!list_is_empty(&gpu->jobs)) /* each has its deadline */
+        pthread_cond_wait(&gpu->changed, &gpu->lock);
+    gpu->stop = true;
+    client_gpu_wake(gpu);
+    while (!list_is_empty(&gpu->all_jobs)) {
+        struct spw_gpu_job *job = list_first_entry(&gpu->all_jobs, struct spw_gpu_job, all);
+
+        client_gpu_job_free_locked(job);
+    }
+    pthread_mutex_unlock(&gpu->lock);
+    gpu_destroy(gpu);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The inside of spillway/gpu.h. One file a row; each may call those below it.
+ *
+ *   gpu_job.c      the API on jobs: start, wait, join, cancel
+ *   gpu.c          attaching, and the thread that keeps jobs going
+ *   gpu_use.c      what becomes of a job, one slot's worth at a time
+ *   gpu_layout.c   where pieces lie
+ *   gpu_lane.c     a lane: staging memory, fences, streams, what it takes to launch a kernel
+ *
+ * gpu.lock guards all of it, and is held during calls of the driver, none of which waits for a stream. Whoever has the
+ * lock may move everything on (client_gpu_pump): the thread, or a caller that waits.
+ */
+#pragma once
+
+#include "client/gpu/kernels.h"
+#include "client/lib/client.h"
+#include "include/spillway/gpu.h"
+#include "io/cuda_driver.h"
+
+#define GPU_THREAD_BLOCKS 8
+#define GPU_THREAD_BLOCKS_MAX 1024
+#define GPU_GRACE_MS 300   /* after a deadline, until a daemon that says nothing is taken for stopped */
+#define GPU_LEASED_AHEAD 2 /* uses that are leased or being leased, beside those in slots: so many times `slots` */
+#define GPU_USES(slots) ((slots) * (GPU_LEASED_AHEAD + 2)) /* of one direction; each has a request under way at most */
+#define GPU_NAP_NS 50000                                   /* between two looks at what wakes nobody */
+#define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
+#define GPU_FENCES_BYTES 4096
+#define GPU_PIECES_MAX 4096 /* of one layout */
+#define GPU_ITEM_BYTES_MAX (1 * GIB)
+
+enum gpu_direction { GPU_SPILL, GPU_FETCH, GPU_DIRECTIONS };
+
+/*
+ *   LEASING ─ RESERVE, ACQUIRE answered ─▶ LEASED ─ a slot is free: kernel and copy are on their way ─▶ MOVING
+ *   ─ copied, and the slot is free again ─▶ ENDING ─ COMMIT, ABORT, RELEASE answered ─▶ gone
+ * use_set_state() is the one place that assigns it.
+ */
+enum gpu_use_state { GPU_USE_LEASING, GPU_USE_LEASED, GPU_USE_MOVING, GPU_USE_ENDING };
+
+/* As many of a job's keys as one slot takes. */
+struct gpu_use {
+    struct list link; /* gpu_direction_state.uses */
+    struct spw_gpu_job *job;
+    enum gpu_use_state state;
+    size_t first;
+    uint32_t n, n_moved;               /* keys; of them, with leases */
+    uint64_t seq;                      /* MOVING: of its slot */
+    int error;                         /* why its keys failed, if they did */
+    bool on_stream, source_free, told; /* the job knows */
+    bool orphan;                       /* the job ended without it */
+    spw_job *call;                     /* on the lane's queue; NULL: none */
+    struct spw_view views[];
+};
+
+/* One direction of a lane. */
+struct gpu_direction_state {
+    struct list uses;
+    uint64_t seq;     /* the last that was used */
+    uint32_t n_ahead; /* LEASING and LEASED */
+    uint32_t n_uses;
+    struct CUstream_st *stream;
+    struct spw_gpu_fence *fence;
+    uint64_t fence_address;      /* on the device */
+    struct gpu_use **slots;      /* whose they are; NULL: free */
+    struct CUevent_st **emptied; /* of each slot: after its kernel */
+};
+
+struct gpu_lane {
+    struct list link; /* spw_gpu.lanes: the first is in use, the others are over and not yet idle */
+    struct spw_gpu *gpu;
+    uint32_t number, slots;
+    uint64_t slot_bytes, staging_bytes;
+    int over; /* 0, or the negative errno that ended it */
+    spw_queue *queue;
+    struct client_map fences_map;
+    bool fences_registered, mapped;
+    uint64_t staging_handle, staging; /* device address */
+    uint32_t *ids;                    /* SPW_LIST_MAX for each slot, spills' first; host memory that kernels read */
+    uint64_t *errors;                 /* one for each slot: what a kernel found in `status` */
+    uint64_t ids_address, errors_address;
+    struct gpu_direction_state directions[GPU_DIRECTIONS];
+};
+
+struct spw_gpu_layout {
+    struct list link; /* spw_gpu.layouts */
+    struct spw_gpu *gpu;
+    spw_space *space;
+    uint64_t pieces; /* device memory */
+    uint32_t n_pieces, n_blocks, item_bytes;
+    uint32_t n_jobs;
+};
+
+struct spw_gpu_job {
+    struct list link; /* spw_gpu.jobs, until it is done */
+    struct list all;  /* spw_gpu.all_jobs, until it is freed */
+    struct spw_gpu *gpu;
+    struct spw_gpu_layout *layout;
+    enum gpu_direction direction;
+    unsigned flags;
+    size_t n, next; /* keys; the first that is of no use yet */
+    struct spw_key *keys;
+    uint32_t *ids;
+    int32_t *statuses; /* ours: the caller may have none */
+    int32_t *ret_status;
+    uint64_t deadline_ns;
+    struct CUevent_st *begin; /* what the caller's stream had at the call */
+    bool begun;               /* the lane's stream waits for it */
+    uint32_t n_uses;          /* that are not gone */
+    uint32_t n_waiting;       /* of them, not yet on their stream */
+    uint32_t n_sources;       /* of them, still read from */
+    uint32_t n_orphans;       /* that are not gone, though it has ended */
+    struct CUevent_st *last;  /* after the kernel that was launched last */
+    bool has_last, cancel, done, freed;
+    int error;
+    uint64_t value;
+};
+
+struct spw_gpu {
+    const struct cuda_driver *cuda;
+    spw_session *session;
+    spw_space *space; /* it was attached with */
+    struct spw_gpu_options options;
+    uint8_t uuid[SPW_UUID_BYTES];
+    struct CUctx_st *context;
+    int device;
+    struct CUmod_st *module;
+    struct CUfunc_st *kernels[GPU_DIRECTIONS];
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t changed;
+    struct list lanes, layouts, jobs, all_jobs;
+    pthread_t thread;
+    bool has_thread, stop;
+    int wake_fd; /* the thread sleeps on this and on the queue */
+};
+
+/* gpu_lane.c. With the context current. */
+int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;
+/* Nothing of it is on its way. Takes NULL. */
+void client_gpu_lane_free(struct gpu_lane *lane);
+/* Every wait for it goes on, and kernels touch no slot any more. The first error stays. */
+void client_gpu_lane_over(struct gpu_lane *lane, int error);
+/* Launches the kernel of a use that has its slot, and what tells the daemon so. */
+int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use) must_check;
+/* Has the slot's kernel ended? */
+bool client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use);
+int client_gpu_error(int result, const char *what) must_check;
+
+/* gpu_layout.c. With the lock and the context. */
+void client_gpu_layout_destroy(struct spw_gpu_layout *layout);
+
+/* gpu_use.c. With the lock and the context. Moves everything on as far as it goes. Returns whether something is on its way
+ * that wakes nobody. */
+bool client_gpu_pump(struct spw_gpu *gpu);
+
+/* gpu_job.c */
+void client_gpu_job_destroy(struct spw_gpu_job *job);
+void client_gpu_job_free_locked(struct spw_gpu_job *job);
+
+/* gpu.c */
+/* Takes the lock and makes the context current; 0, or why not. */
+int client_gpu_enter(const char *name, struct spw_gpu *gpu) must_check;
+void client_gpu_leave(struct spw_gpu *gpu);
+/* The lane to use, a new one if the last is over. */
+int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;
+void client_gpu_wake(struct spw_gpu *gpu);

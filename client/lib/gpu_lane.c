@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A lane as the client has it: the staging memory, imported; the page of fences, registered, since streams write and wait
+ * there; two streams; and for each slot a list of block ids and a word for errors in host memory that kernels read and
+ * write. Nothing else is pinned. With gpu.lock held.
+ *
+ * A lane that is over is left alone until its streams are idle, then freed: the memory behind its slots must stay as long
+ * as a kernel may look at it.
+ */
+#include <string.h>
+
+#include "client/lib/gpu.h"
+
+int client_gpu_error(int result, const char *what)
+{
+    return client_error(cuda_errno(result), cuda_is_fatal(result) ? SPW_LIMIT_GPU_FAILED : 0, "%s: %s", what,
+                        cuda_error_name(result));
+}
+
+/* --- Making ---------------------------------------------------------------------------------------------------------- */
+
+static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
+{
+    const struct spw_gpu *gpu = lane->gpu;
+    struct spw_msg_gpu_attach ask = {.pool = gpu->space->pool->handle,
+                                     .engine = gpu->space->engine,
+                                     .slots = gpu->options.slots,
+                                     .slot_bytes = gpu->options.slot_bytes};
+    struct spw_msg_gpu reply;
+
+    memcpy(ask.uuid, gpu->uuid, sizeof(ask.uuid));
+    int r = client_control_request(gpu->session, SPW_MSG_GPU_ATTACH, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply),
+                                   ret_fds, 2);
+    if (r < 0)
+        return r;
+    if (reply.slots == 0 || reply.slots > GPU_SLOTS_MAX || reply.slot_bytes < GPU_SLOT_BYTES_MIN ||
+        reply.slot_bytes > GPU_SLOT_BYTES_MAX || reply.staging_bytes < 2 * reply.slots * reply.slot_bytes) {
+        close(ret_fds[0]);
+        close(ret_fds[1]);
+        return client_session_end(gpu->session, "a lane with impossible slots");
+    }
+    lane->number = reply.lane;
+    lane->slots = reply.slots;
+    lane->slot_bytes = reply.slot_bytes;
+    lane->staging_bytes = reply.staging_bytes;
+    return 0;
+}
+
+static int staging_import(struct gpu_lane *lane, int fd)
+{
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+    struct cuda_access_desc access = {.location = {.type = NV_LOCATION_TYPE_DEVICE, .id = lane->gpu->device},
+                                      .flags = NV_ACCESS_PROT_READWRITE};
+    int r = cuda->MemImportFromShareableHandle(&lane->staging_handle, (void *)(uintptr_t)fd,
+                                               NV_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+
+    if (r != NV_SUCCESS)
+        return client_gpu_error(r, "the daemon's staging memory");
+    r = cuda->MemAddressReserve(&lane->staging, lane->staging_bytes, 0, 0, 0);
+    if (r == NV_SUCCESS) {
+        r = cuda->MemMap(lane->staging, lane->staging_bytes, 0, lane->staging_handle, 0);
+        lane->mapped = r == NV_SUCCESS;
+    }
+    if (r == NV_SUCCESS)
+        r = cuda->MemSetAccess(lane->staging, lane->staging_bytes, &access, 1);
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "mapping the daemon's staging memory");
+}
+
+static int fences_map(struct gpu_lane *lane, int fd)
+{
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+    uint64_t address;
+    int r = client_map_open(fd, GPU_FENCES_BYTES, true, &lane->fences_map);
+
+    if (r < 0)
+        return r;
+    r = cuda->MemHostRegister(lane->fences_map.base, GPU_FENCES_BYTES, NV_HOST_REGISTER_DEVICEMAP);
+    lane->fences_registered = r == NV_SUCCESS;
+    if (r == NV_SUCCESS)
+        r = cuda->MemHostGetDevicePointer(&address, lane->fences_map.base, 0);
+    if (r != NV_SUCCESS)
+        return client_gpu_error(r, "registering a page of fences");
+    struct spw_gpu_fences *fences = lane->fences_map.base;
+    lane->directions[GPU_SPILL].fence = &fences->spill;
+    lane->directions[GPU_FETCH].fence = &fences->fetch;
+    lane->directions[GPU_SPILL].fence_address = address + offsetof(struct spw_gpu_fences, spill);
+    lane->directions[GPU_FETCH].fence_address = address + offsetof(struct spw_gpu_fences, fetch);
+    return 0;
+}
+
+static int host_alloc(const struct gpu_lane *lane, uint64_t size_bytes, void *ret_memory, uint64_t *ret_address)
+{
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+    void *memory;
+    int r = cuda->MemHostAlloc(&memory, size_bytes, NV_HOST_REGISTER_DEVICEMAP | NV_HOST_REGISTER_PORTABLE);
+
+    if (r != NV_SUCCESS)
+        return client_gpu_error(r, "memory for block ids");
+    memset(memory, 0, size_bytes);
+    memcpy(ret_memory, &memory, sizeof(memory));
+    r = cuda->MemHostGetDevicePointer(ret_address, memory, 0);
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "memory for block ids");
+}
+
+static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, int priority)
+{
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+
+    d->slots = calloc(lane->slots, sizeof(*d->slots));
+    d->emptied = calloc(lane->slots, sizeof(*d->emptied));
+    if (!d->slots || !d->emptied)
+        return client_error(-ENOMEM, 0, "out of memory");
+    int r = cuda->StreamCreateWithPriority(&d->stream, NV_STREAM_NON_BLOCKING, priority);
+    for (uint32_t i = 0; r == NV_SUCCESS && i < lane->slots; i++)
+        r = cuda->EventCreate(&d->emptied[i], NV_EVENT_DISABLE_TIMING);
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a stream of a lane");
+}
+
+static int lane_init(struct gpu_lane *lane, const int fds[static 2])
+{
+    int least = 0, greatest = 0;
+    int r = staging_import(lane, fds[0]);
+
+    if (r == 0)
+        r = fences_map(lane, fds[1]);
+    if (r == 0)
+        r = host_alloc(lane, 2 * (uint64_t)lane->slots * SPW_LIST_MAX * sizeof(*lane->ids), &lane->ids,
+                       &lane->ids_address);
+    if (r == 0)
+        r = host_alloc(lane, 2 * (uint64_t)lane->slots * sizeof(*lane->errors), &lane->errors, &lane->errors_address);
+    (void)lane->gpu->cuda->CtxGetStreamPriorityRange(&least, &greatest);
+    if (r == 0)
+        r = direction_init(lane, &lane->directions[GPU_SPILL], least);
+    if (r == 0) /* somebody waits for a fetch */
+        r = direction_init(lane, &lane->directions[GPU_FETCH], greatest);
+    if (r == 0)
+        r = spw_queue_new(lane->gpu->session, lane->gpu->space, GPU_DIRECTIONS * GPU_USES(lane->slots), &lane->queue);
+    return r;
+}
+
+int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
+{
+    struct gpu_lane *lane = calloc(1, sizeof(*lane));
+    int fds[2];
+
+    if (!lane)
+        return client_error(-ENOMEM, 0, "out of memory");
+    list_init(&lane->link);
+    lane->gpu = gpu;
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
+        list_init(&lane->directions[i].uses);
+    int r = lane_ask(lane, fds);
+    if (r < 0) {
+        free(lane);
+        return r;
+    }
+    r = lane_init(lane, fds);
+    close(fds[0]);
+    close(fds[1]);
+    if (r < 0)
+        client_gpu_lane_free(lane);
+    else
+        *ret_lane = lane;
+    return r;
+}
+
+/* --- The end --------------------------------------------------------------------------------------------------------- */
+
+static void direction_deinit(const struct gpu_lane *lane, struct gpu_direction_state *d)
+{
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+
+    for (uint32_t i = 0; d->emptied && i < lane->slots; i++)
+        if (d->emptied[i])
+            (void)cuda->EventDestroy(d->emptied[i]);
+    if (d->stream)
+        (void)cuda->StreamDestroy(d->stream);
+    free(d->slots);
+    free(d->emptied);
+}
+
+void client_gpu_lane_free(struct gpu_lane *lane)
+{
+    if (!lane)
+        return;
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+    struct spw_msg_gpu_detach detach = {.engine = lane->gpu->space->engine, .lane = lane->number};
+    struct spw_msg reply;
+
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
+        direction_deinit(lane, &lane->directions[i]);
+    if (lane->ids)
+        (void)cuda->MemFreeHost(lane->ids);
+    if (lane->errors)
+        (void)cuda->MemFreeHost(lane->errors);
+    if (lane->fences_registered)
+        (void)cuda->MemHostUnregister(lane->fences_map.base);
+    client_map_close(&lane->fences_map);
+    if (lane->mapped)
+        (void)cuda->MemUnmap(lane->staging, lane->staging_bytes);
+    if (lane->staging)
+        (void)cuda->MemAddressFree(lane->staging, lane->staging_bytes);
+    if (lane->staging_handle)
+        (void)cuda->MemRelease(lane->staging_handle);
+    spw_queue_free(lane->queue);
+    (void)!client_control_request(lane->gpu->session, SPW_MSG_GPU_DETACH, &detach.msg, sizeof(detach), &reply,
+                                  sizeof(reply), NULL, 0);
+    list_unlink(&lane->link);
+    free(lane);
+}
+
+void client_gpu_lane_over(struct gpu_lane *lane, int error)
+{
+    if (lane->over != 0)
+        return;
+    lane->over = error;
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
+        struct spw_gpu_fence *fence = lane->directions[i].fence;
+
+        /* The daemon may say something else at the same time: any status will do, as long as it is there first. */
+        if (load_relaxed(&fence->status) == 0)
+            store_relaxed(&fence->status, (uint64_t)-error);
+        store_release(&fence->daemon_seq, SPW_GPU_SEQ_OVER);
+    }
+}
+
+/* --- Kernels --------------------------------------------------------------------------------------------------------- */
+
+static uint32_t lane_slot(const struct gpu_lane *lane, const struct gpu_use *use)
+{
+    return (uint32_t)((use->seq - 1) % lane->slots);
+}
+
+int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
+{
+    const struct spw_gpu_job *job = use->job;
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+    struct gpu_direction_state *d = &lane->directions[job->direction];
+    uint32_t slot = lane_slot(lane, use), place = slot + (job->direction == GPU_FETCH ? lane->slots : 0), n = 0;
+    uint32_t blocks = lane->gpu->options.thread_blocks;
+    struct kernel_args args = {
+        .pieces = job->layout->pieces,
+        .n_pieces = job->layout->n_pieces,
+        .item_bytes = job->layout->item_bytes,
+        .ids = lane->ids_address + (uint64_t)place * SPW_LIST_MAX * sizeof(*lane->ids),
+        .window_bytes = use->n_moved * job->layout->item_bytes,
+        .slot = lane->staging + place * lane->slot_bytes,
+        .status = d->fence_address + offsetof(struct spw_gpu_fence, status),
+        .error = lane->errors_address + place * sizeof(*lane->errors),
+    };
+    void *params[] = {&args};
+
+    for (uint32_t i = 0; i < use->n; i++)
+        if (use->views[i].lease != 0)
+            lane->ids[place * SPW_LIST_MAX + n++] = job->ids[use->first + i];
+    store_relaxed(&lane->errors[place], UINT64_C(0));
+    int r = NV_SUCCESS;
+    if (job->direction == GPU_FETCH)
+        r = cuda->StreamWaitValue64(d->stream, d->fence_address + offsetof(struct spw_gpu_fence, daemon_seq), use->seq,
+                                    NV_STREAM_WAIT_VALUE_GEQ);
+    if (r == NV_SUCCESS)
+        r = cuda->LaunchKernel(lane->gpu->kernels[job->direction], blocks ? blocks : GPU_THREAD_BLOCKS, 1, 1,
+                               KERNEL_THREADS, 1, 1, 0, d->stream, params, NULL);
+    if (r == NV_SUCCESS)
+        r = cuda->StreamWriteValue64(d->stream, d->fence_address + offsetof(struct spw_gpu_fence, client_seq), use->seq,
+                                     NV_STREAM_WRITE_VALUE_DEFAULT);
+    if (r == NV_SUCCESS)
+        r = cuda->EventRecord(d->emptied[slot], d->stream);
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a kernel of a lane");
+}
+
+bool client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use)
+{
+    const struct gpu_direction_state *d = &lane->directions[use->job->direction];
+
+    if (lane->over == 0)
+        return (int64_t)(load_acquire(&d->fence->client_seq) - use->seq) >= 0;
+    /* Others may write there now. Any error but "not yet" means that nothing runs any more. */
+    return lane->gpu->cuda->EventQuery(d->emptied[lane_slot(lane, use)]) != NV_ERROR_NOT_READY;
+}

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What becomes of a job, one slot's worth of keys at a time: leases, a slot, a kernel and a copy, and the leases' end.
+ *
+ * Uses get their slots in the order in which their leases are there, not in the order of the calls: so blocks in memory
+ * do not wait for blocks on a device. A slot is given only when it is free as far as the host can see; so what a stream
+ * waits for is a copy that the daemon has been told of, and never more than the slots of a lane.
+ *
+ * Requests to the daemon have what is left of the job's time. A daemon that does not answer even so is taken for stopped:
+ * the lane is over, streams go on, and the use is an orphan until the answer comes, or the session ends: its job has ended
+ * without it, but stays in memory. With gpu.lock and the context.
+ */
+#include <string.h>
+
+#include "client/lib/gpu.h"
+
+static void use_set_state(struct gpu_use *use, enum gpu_use_state state)
+{
+    use->state = state;
+}
+
+static uint32_t left_ms(const struct spw_gpu_job *job, uint64_t now_ns)
+{
+    return job->deadline_ns > now_ns ? (uint32_t)((job->deadline_ns - now_ns) / 1000000) + 1 : 1;
+}
+
+/* --- Leases ---------------------------------------------------------------------------------------------------------- */
+
+static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
+{
+    const struct spw_gpu_job *job = use->job;
+    spw_space *space = job->layout->space;
+    struct client_call call;
+    int r = job->direction == GPU_SPILL ? client_build_reserve("spw_spill", &call, space, &job->keys[use->first], NULL,
+                                                               use->n, job->flags, left_ms(job, now_ns), use->views)
+                                        : client_build_acquire("spw_fetch", &call, space, &job->keys[use->first],
+                                                               use->n, job->flags, left_ms(job, now_ns), use->views);
+
+    call.no_data = true;
+    return client_queue_submit("spw_gpu", lane->queue, r, &call, NULL, &use->call);
+}
+
+/* As many keys of the job as fit a slot. */
+static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
+{
+    uint64_t n = MIN(lane->slot_bytes / job->layout->item_bytes, (uint64_t)SPW_LIST_MAX);
+    n = MIN(n, (uint64_t)(job->n - job->next));
+    struct gpu_use *use = calloc(1, sizeof(*use) + n * sizeof(use->views[0]));
+
+    if (!use)
+        return client_error(-ENOMEM, 0, "out of memory");
+    list_init(&use->link);
+    use->job = job;
+    use->first = job->next;
+    use->n = (uint32_t)n;
+    int r = use_lease(lane, use, now_ns);
+    if (r < 0) {
+        free(use);
+        return r;
+    }
+    job->next += n;
+    job->n_uses++;
+    job->n_waiting++;
+    job->n_sources++;
+    list_push_tail(&lane->directions[job->direction].uses, &use->link);
+    lane->directions[job->direction].n_ahead++;
+    lane->directions[job->direction].n_uses++;
+    return 0;
+}
+
+/* --- The end --------------------------------------------------------------------------------------------------------- */
+
+static void use_on_stream(struct gpu_use *use)
+{
+    if (!use->on_stream && !use->orphan)
+        use->job->n_waiting--;
+    use->on_stream = true;
+}
+
+static void use_source_free(struct gpu_use *use)
+{
+    if (!use->source_free && !use->orphan)
+        use->job->n_sources--;
+    use->source_free = true;
+}
+
+/* What became of its keys. Of a fetch that is known when the bytes are there; of a spill when they are committed. */
+static void use_tell(struct gpu_use *use)
+{
+    struct spw_gpu_job *job = use->job;
+
+    if (use->told)
+        return;
+    use->told = true;
+    for (uint32_t i = 0; i < use->n; i++) {
+        const struct spw_view *view = &use->views[i];
+        int32_t status = use->error < 0 && (view->status == 0 || view->lease != 0) ? use->error : view->status;
+
+        job->statuses[use->first + i] = status;
+        job->value += status == 0;
+    }
+    if (use->error < 0 && job->error == 0)
+        job->error = use->error;
+}
+
+/* Nobody waits for it any more, and no kernel of it runs. */
+static void use_orphan(struct gpu_use *use)
+{
+    if (use->error == 0)
+        use->error = -ETIMEDOUT;
+    use_tell(use);
+    use_on_stream(use);
+    use_source_free(use);
+    use->orphan = true;
+    use->job->n_uses--;
+    use->job->n_orphans++;
+}
+
+static void use_end(struct gpu_direction_state *d, struct gpu_use *use)
+{
+    struct spw_gpu_job *job = use->job;
+
+    use_source_free(use);
+    d->n_uses--;
+    use_tell(use);
+    list_unlink(&use->link);
+    if (!use->orphan)
+        job->n_uses--;
+    else if (--job->n_orphans == 0 && job->freed)
+        client_gpu_job_destroy(job);
+    free(use);
+}
+
+/* The answer to the request under way, if it has come; it is taken. */
+static bool use_answered(struct gpu_use *use, int *ret_status)
+{
+    int r = use->call ? spw_job_status(use->call) : 0;
+
+    if (r == -EINPROGRESS)
+        return false;
+    if (use->call)
+        spw_job_free(use->call);
+    use->call = NULL;
+    *ret_status = r;
+    return true;
+}
+
+/* Gives the leases back: publishes what was spilled, if all went well. */
+static int use_give(struct gpu_lane *lane, struct gpu_use *use)
+{
+    struct client_call call;
+    enum spw_op op = SPW_OP_RELEASE;
+
+    if (use->job->direction == GPU_SPILL)
+        op = use->error < 0 ? SPW_OP_ABORT : SPW_OP_COMMIT;
+    int r = client_build_handles("spw_gpu", &call, op, use->job->layout->space, use->views, use->n,
+                                 op == SPW_OP_COMMIT ? use->job->flags : 0, SPW_CHAIN);
+    return client_queue_submit("spw_gpu", lane->queue, r, &call, NULL, &use->call);
+}
+
+/* The slot, if it had one, is free. Leases that cannot be given back go with the session. */
+static void use_ending(struct gpu_lane *lane, struct gpu_use *use)
+{
+    struct gpu_direction_state *d = &lane->directions[use->job->direction];
+
+    if (use->state == GPU_USE_MOVING)
+        d->slots[(use->seq - 1) % lane->slots] = NULL;
+    else
+        d->n_ahead--;
+    use_on_stream(use);
+    if (use->job->direction == GPU_FETCH)
+        use_tell(use);
+    int r = use->n_moved > 0 ? use_give(lane, use) : 0;
+    if (r < 0 && use->error == 0)
+        use->error = r;
+    use_set_state(use, GPU_USE_ENDING);
+}
+
+/* --- Steps ----------------------------------------------------------------------------------------------------------- */
+
+/* The first kernel of a job comes after what the caller's stream had. */
+static int job_begin(struct gpu_direction_state *d, struct spw_gpu_job *job)
+{
+    if (job->begun)
+        return 0;
+    int r = job->gpu->cuda->StreamWaitEvent(d->stream, job->begin, 0);
+    job->begun = r == NV_SUCCESS;
+    return job->begun ? 0 : client_gpu_error(r, "waiting for the caller's stream");
+}
+
+static int use_submit(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
+{
+    const struct spw_gpu_job *job = use->job;
+    struct client_call call = {
+        .space = job->layout->space,
+        .handles = use->views,
+        .n = use->n,
+        .opcode = job->direction == GPU_SPILL ? SPW_OP_GPU_SPILL : SPW_OP_GPU_FETCH,
+        .arg = {lane->number, use->seq},
+        .timeout_ms = left_ms(job, now_ns),
+        .whole = true,
+        .no_results = true,
+    };
+
+    return client_queue_submit("spw_gpu", lane->queue, 0, &call, NULL, &use->call);
+}
+
+/* A slot is free. The request goes first, so that a stream waits for nothing that the daemon has not heard of. */
+static void use_move(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
+{
+    struct spw_gpu_job *job = use->job;
+    struct gpu_direction_state *d = &lane->directions[job->direction];
+    uint32_t slot = (uint32_t)(d->seq % lane->slots);
+    int r = job_begin(d, job);
+
+    use->seq = d->seq + 1;
+    if (r == 0)
+        r = use_submit(lane, use, now_ns);
+    if (r < 0) {
+        use->error = r;
+        use_ending(lane, use);
+        return;
+    }
+    d->seq++;
+    d->n_ahead--;
+    d->slots[slot] = use;
+    use_on_stream(use);
+    use_set_state(use, GPU_USE_MOVING);
+    r = client_gpu_lane_launch(lane, use);
+    if (r < 0) {
+        client_gpu_lane_over(lane, r);
+        return;
+    }
+    job->last = d->emptied[slot];
+    job->has_last = true;
+}
+
+/* Why it is not to go on, or 0. */
+static int use_stopped(const struct gpu_lane *lane, const struct gpu_use *use)
+{
+    if (use->error < 0)
+        return use->error;
+    if (lane->over < 0)
+        return -EPIPE;
+    return use->orphan || use->job->cancel ? -ECANCELED : 0;
+}
+
+static void use_leased(struct gpu_lane *lane, struct gpu_use *use)
+{
+    int r;
+
+    if (!use_answered(use, &r))
+        return;
+    for (uint32_t i = 0; i < use->n; i++)
+        use->n_moved += use->views[i].lease != 0;
+    use_set_state(use, GPU_USE_LEASED);
+    if (use->n_moved > 0)
+        return;
+    if (r < 0)
+        use->error = r;
+    use_ending(lane, use);
+}
+
+/* True while only looking again can tell. */
+static bool use_moving(struct gpu_lane *lane, struct gpu_use *use)
+{
+    bool is_fetch = use->job->direction == GPU_FETCH, emptied = client_gpu_lane_emptied(lane, use);
+    uint64_t place = (use->seq - 1) % lane->slots + (is_fetch ? lane->slots : 0);
+    int r = 0;
+
+    if (emptied && !is_fetch)
+        use_source_free(use);
+    if (use->call && use_answered(use, &r) && r < 0) {
+        use->error = r;
+        client_gpu_lane_over(lane, r);
+    }
+    if (use->call) /* its leases are the daemon's until it answers, which rings */
+        return !emptied && (!is_fetch || lane->over < 0);
+    if (!emptied)
+        return true;
+    if (use->error == 0 && load_relaxed(&lane->errors[place]) != 0)
+        use->error = -EPIPE; /* the lane was over before the kernel began */
+    use_ending(lane, use);
+    return false;
+}
+
+static void use_ended(struct gpu_direction_state *d, struct gpu_use *use)
+{
+    int r;
+
+    if (!use_answered(use, &r))
+        return;
+    if (r < 0 && use->error == 0)
+        use->error = r;
+    use_end(d, use);
+}
+
+/* --- Lanes ----------------------------------------------------------------------------------------------------------- */
+
+static bool direction_step(struct gpu_lane *lane, struct gpu_direction_state *d, uint64_t now_ns)
+{
+    bool looks = false;
+
+    for (struct list *l = d->uses.next, *next; l != &d->uses; l = next) {
+        struct gpu_use *use = list_entry(l, struct gpu_use, link);
+
+        next = l->next;
+        if (use->state == GPU_USE_LEASING)
+            use_leased(lane, use);
+        if (use->state == GPU_USE_LEASED && (use->error = use_stopped(lane, use)) < 0)
+            use_ending(lane, use);
+        if (use->state == GPU_USE_LEASED && !d->slots[d->seq % lane->slots])
+            use_move(lane, use, now_ns);
+        if (use->state == GPU_USE_MOVING)
+            looks |= use_moving(lane, use);
+        if (use->state == GPU_USE_ENDING)
+            use_ended(d, use);
+    }
+    return looks;
+}
+
+/* Of the jobs in the order of their calls. */
+static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
+{
+    list_for_each (l, &lane->gpu->jobs) {
+        struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
+        struct gpu_direction_state *d = &lane->directions[job->direction];
+
+        while (job->next < job->n && job->error == 0 && !job->cancel && d->n_ahead < GPU_LEASED_AHEAD * lane->slots &&
+               d->n_uses < GPU_USES(lane->slots)) {
+            int r = use_new(lane, job, now_ns);
+
+            if (r < 0)
+                job->error = r;
+        }
+    }
+}
+
+/* --- Jobs ------------------------------------------------------------------------------------------------------------ */
+
+static void job_done(struct spw_gpu_job *job)
+{
+    for (size_t i = job->next; i < job->n; i++)
+        job->statuses[i] = job->error < 0 ? job->error : -ECANCELED;
+    if (job->error == 0 && job->cancel && job->next < job->n)
+        job->error = -ECANCELED;
+    if (job->ret_status)
+        memcpy(job->ret_status, job->statuses, job->n * sizeof(*job->statuses));
+    job->n_waiting = job->n_sources = 0;
+    job->layout->n_jobs--;
+    list_unlink(&job->link);
+    store_release(&job->done, true);
+    pthread_cond_broadcast(&job->gpu->changed);
+}
+
+/* The daemon is silent: nothing more is waited for but what runs on the GPU. */
+static void job_expire(struct spw_gpu_job *job)
+{
+    if (job->error == 0)
+        job->error = -ETIMEDOUT;
+    list_for_each (l, &job->gpu->lanes) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+        client_gpu_lane_over(lane, -ETIMEDOUT);
+        list_for_each (u, &lane->directions[job->direction].uses) {
+            struct gpu_use *use = list_entry(u, struct gpu_use, link);
+
+            if (use->job == job && !use->orphan && (use->state != GPU_USE_MOVING || client_gpu_lane_emptied(lane, use)))
+                use_orphan(use);
+        }
+    }
+}
+
+bool client_gpu_pump(struct spw_gpu *gpu)
+{
+    uint64_t now_ns = client_now_ns();
+    bool looks = false, is_first = true, is_over = true;
+
+    for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+        next = l->next;
+        if (is_first && lane->over == 0)
+            lane_feed(lane, now_ns);
+        if (is_first)
+            is_over = lane->over < 0;
+        is_first = false;
+        for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
+            looks |= direction_step(lane, &lane->directions[i], now_ns);
+    }
+    for (struct list *l = gpu->jobs.next, *next; l != &gpu->jobs; l = next) {
+        struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
+
+        next = l->next;
+        if (is_over && job->next < job->n && job->error == 0)
+            job->error = -EPIPE; /* it began on that lane */
+        if (now_ns > job->deadline_ns + GPU_GRACE_MS * UINT64_C(1000000))
+            job_expire(job);
+        if (job->n_uses == 0 && (job->next == job->n || job->error < 0 || job->cancel))
+            job_done(job);
+    }
+    return looks;
+}
