@@ -331,6 +331,8 @@ int client_ring_turn(struct client_ring *ring);
 void client_ring_cancel(struct client_ring *ring, struct client_call *call);
 /* Has a completion come that was not taken? */
 bool client_ring_has_completions(const struct client_ring *ring);
+/* The same, looked at for a moment if the engine is awake and the session may spin. */
+bool client_ring_look(const struct client_ring *ring);
 /* S3 and the sleep, after ring_sleep_prepare(): until cq_tail is not `head`, at most a slice of time (100 ms). Looks for
  * a hang-up when nothing came. Needs no lock. */
 void client_ring_sleep(struct client_ring *ring, uint32_t head, uint32_t timeout_ms);

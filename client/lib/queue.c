@@ -184,6 +184,11 @@ int spw_queue_arm(spw_queue *queue)
     if (!client_fork_is(queue->session->fork_mark))
         return client_session_check(queue->session);
     pthread_mutex_lock(&queue->lock);
+    /* A sleep costs both sides two system calls and a wake-up: not for an answer that the engine is about to write. */
+    if (client_ring_look(queue->ring) || !list_is_empty(&queue->ended)) {
+        pthread_mutex_unlock(&queue->lock);
+        return 1;
+    }
     queue->armed = true;
     uint32_t flags = SPW_RING_WAKE_DOORBELL | (queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
     ring_sleep_prepare(&queue->ring->shared->client.cq_flags,

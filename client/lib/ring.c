@@ -25,6 +25,8 @@
 #define SLEEP_SLICE_MS 100
 #define SPIN_NS_MIN 1000
 #define SPIN_TURNS_FIRST 32 /* pauses before the first look at the clock: up to a microsecond */
+#define SPIN_TURNS_QUEUE                                                                                               \
+    64 /* pauses before a queue's user goes to sleep, if the engine is awake: one to three microseconds */
 #define SPIN_TURNS 16       /* pauses between two looks at the clock */
 #define SPIN_LONG_EACH 32   /* waits for one that looks twice as long as any other */
 #define SLEEP_COST_NS 10000 /* to fall asleep and be woken */
@@ -333,6 +335,13 @@ static bool ring_look(const struct client_ring *ring, unsigned times)
         cpu_relax();
     }
     return false;
+}
+
+bool client_ring_look(const struct client_ring *ring)
+{
+    bool engine_sleeps = load_relaxed(&ring->shared->daemon.sq_flags) & SPW_RING_NEED_WAKEUP;
+
+    return ring_look(ring, engine_sleeps || ring->session->spin_ns_max == 0 ? 1 : SPIN_TURNS_QUEUE);
 }
 
 /* Looks for a completion for up to that long. Reading the clock takes a good part of what a hit takes, so it comes later. */
