@@ -87,6 +87,12 @@ foreach(source IN LISTS unit_sources)
                           LINK spillway-test-unit spillway-test-fake ${all_libraries} Spillway::jsonc Spillway::check m)
     spillway_test(unit/${name} "${labels}" 120 unit_${name})
 endforeach()
+# Our declarations of the CUDA driver are compared with NVIDIA's headers where those are.
+find_path(CUDA_INCLUDE_DIR cuda.h HINTS ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda PATH_SUFFIXES include)
+mark_as_advanced(CUDA_INCLUDE_DIR)
+if(CUDA_INCLUDE_DIR AND TARGET unit_test_cuda_abi)
+    target_include_directories(unit_test_cuda_abi SYSTEM PRIVATE ${CUDA_INCLUDE_DIR})
+endif()
 
 spillway_glob(sim_sources GLOB tests/sim/*.c)
 if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)

@@ -3,7 +3,6 @@
  * Looks at the machine with the caller's eyes: what the kernel allows, what is there. Every finding that is not OK names
  * the knob. Reads /proc and /sys only.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
@@ -141,19 +140,6 @@ static void check_nodes(struct json_object *checks)
                    n_memory_only ? ", some of them memory only: they can be tier cxl" : "");
 }
 
-static void check_cuda(struct json_object *checks)
-{
-    void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-
-    if (library)
-        doctor_add(checks, "gpu", "OK", NULL, "libcuda.so.1 is there");
-    else
-        doctor_add(checks, "gpu", "WARN", "install the driver's libcuda1, if this machine has a GPU",
-                   "GPU tier: libcuda.so.1 not found: GPU offload is off; everything else works");
-    if (library)
-        dlclose(library);
-}
-
 static void check_descriptors(struct json_object *checks)
 {
     struct rlimit limit;
@@ -172,7 +158,7 @@ void doctor_check_machine(struct json_object *checks)
     check_hugepages(checks);
     check_nodes(checks);
     check_descriptors(checks);
-    check_cuda(checks);
+    doctor_check_gpus(checks);
 }
 
 void doctor_check_devices(struct json_object *checks, struct json_object *devices)
