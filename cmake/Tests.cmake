@@ -2,7 +2,9 @@
 # Tests are found by name, and every one exits 0 (passed), 77 (skipped: it said why) or anything else (failed).
 #
 #   tests/unit/test_X.c                     unit     one program, linked with every static library and libcheck
-#   tests/unit/support/*.c, tests/fake/*.c           libraries that all of them may use
+#   tests/unit/support/*.c                           a library that all of them may use
+#   tests/fake/*.c                                   libcuda.so.1, a CUDA driver without a GPU, in the folder tests/fake of
+#                                                    the build: for whoever has that in LD_LIBRARY_PATH
 #   tests/sim/*.c                           sim      one program, spillsim
 #   tests/system/test_X.c, test_X.sh        system   against the real programs, which lie in $SPILLWAY_BIN
 #   tests/system/support/*.c                         a library for the .c ones
@@ -60,7 +62,9 @@ endfunction()
 function(spillway_test_program target)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK")
     add_executable(${target} ${arg_SOURCES})
-    target_compile_definitions(${target} PRIVATE SPILLWAY_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+    target_compile_definitions(${target} PRIVATE SPILLWAY_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                               SPILLWAY_FAKE_CUDA="${tests_dir}/fake/libcuda.so.1")
+    add_dependencies(${target} spillway-fake-cuda)
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${tests_dir})
     spillway_link(${target} PRIVATE ${arg_LINK})
 endfunction()
@@ -69,9 +73,16 @@ set(all_libraries spillway-daemon spillway-tiering spillway-io spillway-static)
 
 # ── unit and sim ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-spillway_static_library(spillway-test-fake GLOB tests/fake/*.c LINK ${all_libraries})
-spillway_static_library(spillway-test-unit GLOB tests/unit/support/*.c
-                        LINK spillway-test-fake ${all_libraries} Spillway::check)
+spillway_static_library(spillway-test-unit GLOB tests/unit/support/*.c LINK ${all_libraries} Spillway::check)
+
+# Opened at run time, as the real one is, so it is nothing to link. Exports the driver's functions alone.
+spillway_glob(fake_cuda_sources GLOB tests/fake/*.c)
+add_library(spillway-fake-cuda SHARED ${fake_cuda_sources})
+set_target_properties(spillway-fake-cuda PROPERTIES
+    OUTPUT_NAME cuda VERSION 1 SOVERSION 1 LINKER_LANGUAGE C C_VISIBILITY_PRESET hidden
+    LIBRARY_OUTPUT_DIRECTORY ${tests_dir}/fake)
+target_link_libraries(spillway-fake-cuda PRIVATE spillway-io Threads::Threads)
+target_link_options(spillway-fake-cuda PRIVATE LINKER:--exclude-libs,ALL)
 
 spillway_glob(unit_sources GLOB tests/unit/test_*.c)
 foreach(source IN LISTS unit_sources)
@@ -84,7 +95,7 @@ foreach(source IN LISTS unit_sources)
         continue()
     endif()
     spillway_test_program(unit_${name} SOURCES ${source}
-                          LINK spillway-test-unit spillway-test-fake ${all_libraries} Spillway::jsonc Spillway::check m)
+                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
     spillway_test(unit/${name} "${labels}" 120 unit_${name})
 endforeach()
 # Our declarations of the CUDA driver are compared with NVIDIA's headers where those are.
@@ -97,7 +108,7 @@ endif()
 spillway_glob(sim_sources GLOB tests/sim/*.c)
 if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(spillsim SOURCES ${sim_sources}
-                          LINK spillway-test-unit spillway-test-fake ${all_libraries} Spillway::jsonc Spillway::check m)
+                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
     set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     spillway_test(sim/seeds sim 900 spillsim --seeds 200 --ops 10000)
     spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000)
