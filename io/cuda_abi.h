@@ -29,7 +29,6 @@ struct CUfunc_st;
     X(DEVICE_NOT_LICENSED, 102)                                                                                        \
     X(INVALID_IMAGE, 200)                                                                                              \
     X(INVALID_CONTEXT, 201)                                                                                            \
-    X(MAP_FAILED, 205)                                                                                                 \
     X(ALREADY_MAPPED, 208)                                                                                             \
     X(NO_BINARY_FOR_GPU, 209)                                                                                          \
     X(NOT_MAPPED, 211)                                                                                                 \
@@ -79,12 +78,9 @@ struct CUfunc_st;
     X(EXTERNAL_DEVICE, 911)                                                                                            \
     X(UNKNOWN, 999)
 
-enum cuda_result {
-    NV_SUCCESS = 0,
 #define CUDA_RESULT(name, value) NV_ERROR_##name = (value),
-    CUDA_RESULTS(CUDA_RESULT)
+enum cuda_result { NV_SUCCESS = 0, CUDA_RESULTS(CUDA_RESULT) };
 #undef CUDA_RESULT
-};
 
 /* Flags and values, by the function that takes them. */
 enum {

@@ -98,14 +98,16 @@ void fake_region_put(struct fake_region *region)
 
 char *fake_space(size_t size_bytes, size_t alignment)
 {
-    char *space = mmap(NULL, size_bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *aligned,
+        *space = mmap(NULL, size_bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     size_t before;
 
     if (space == MAP_FAILED)
         return NULL;
     before = (size_t)(round_up((uintptr_t)space, alignment) - (uintptr_t)space);
+    aligned = space + before;
+    munmap(aligned + size_bytes, alignment - before);
     if (before > 0)
         munmap(space, before);
-    munmap(space + before + size_bytes, alignment - before);
-    return space + before;
+    return aligned;
 }

@@ -209,8 +209,9 @@ static void unmap(struct mapping *mapping)
            mapping->size_bytes / FAKE_CUDA_GRANULARITY);
     while (region->n_users > 0) /* whoever comes now does not find it mapped */
         fake_wait();
-    if (mmap(fake_region_memory(region, mapping->base), mapping->size_bytes, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    void *memory = mmap(fake_region_memory(region, mapping->base), mapping->size_bytes, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (memory == MAP_FAILED)
         abort();
     list_unlink(&mapping->link);
     GAUGE(n_mappings, -1);
@@ -279,9 +280,10 @@ static int map(uint64_t ptr, size_t size_bytes, uint64_t value)
         return NV_ERROR_INVALID_VALUE;
     if (mapping_in(region, ptr, size_bytes))
         return NV_ERROR_ALREADY_MAPPED;
-    if (mmap(fake_region_memory(region, ptr), size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, handle->fd,
-             0) == MAP_FAILED)
-        return NV_ERROR_MAP_FAILED;
+    void *memory = mmap(fake_region_memory(region, ptr), size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                        handle->fd, 0);
+    if (memory == MAP_FAILED)
+        return NV_ERROR_OPERATING_SYSTEM;
     mapping = calloc(1, sizeof(*mapping));
     if (!mapping)
         abort();

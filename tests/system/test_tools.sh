@@ -102,6 +102,10 @@ expect 1 "$bin/spillctl" device format "$device" --force
 says 'in use'
 expect 0 ctl doctor -o json
 says '"check":"daemon"'
+LD_LIBRARY_PATH=$bin/tests/fake FAKE_CUDA_DEVICES=2 expect 0 ctl doctor
+says 'GPU-fa4ec0da-0000-4000-8000-000000000001: Fake GPU 1, 1 GiB, driver for CUDA 13.0'
+LD_LIBRARY_PATH=$bin/tests/fake FAKE_CUDA_WITHOUT=cuMemMap expect 0 ctl doctor
+says 'lacks cuMemMap'
 for benchmark in ring hit; do
     expect 0 "$bin/spillbench" "$benchmark" --socket "$folder/socket" --pool bench --seconds 0.3 -o json
     says '"unit":"ns"'

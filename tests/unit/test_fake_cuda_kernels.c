@@ -108,6 +108,7 @@ static void make_layout(struct kernels *k, uint32_t n_pieces, uint32_t max_bytes
 /* Where a byte of the stream lies in HBM: the slow and obvious way. */
 static size_t place_of(const struct kernels *k, uint64_t position)
 {
+    assert(k->item_bytes > 0);
     uint32_t id = k->ids[position / k->item_bytes], offset = (uint32_t)(position % k->item_bytes), i = 0;
 
     while (offset >= k->pieces[i].bytes)
@@ -201,7 +202,25 @@ START_TEST(test_windows)
 }
 END_TEST
 
-/* More objects than a thread block takes ids at a time. Here ids repeat, so bytes are only gathered. */
+static void check_gather(struct kernels *k, uint32_t first_bytes, uint32_t window_bytes, unsigned n_blocks)
+{
+    struct kernel_args args = {.pieces = k->table,
+                               .n_pieces = k->n_pieces,
+                               .item_bytes = k->item_bytes,
+                               .ids = (uintptr_t)k->ids,
+                               .first_bytes = first_bytes,
+                               .window_bytes = window_bytes,
+                               .slot = k->slot};
+
+    memset(k->slot_model, 0, SLOT_BYTES);
+    OK(k->rig.cu.MemsetD8(k->slot, 0, SLOT_BYTES));
+    for (uint32_t i = 0; i < window_bytes; i++)
+        k->slot_model[i] = k->hbm_model[place_of(k, (uint64_t)first_bytes + i)];
+    launch(k, k->gather, &args, n_blocks);
+    check_slot(k);
+}
+
+/* More objects than a thread block takes ids at a time, and just as many. Ids repeat here, so bytes are only gathered. */
 START_TEST(test_many_ids)
 {
     struct kernels k;
@@ -210,22 +229,10 @@ START_TEST(test_many_ids)
     make_layout(&k, 2, 32);
     for (uint32_t i = 0; i < SLOT_BYTES / KERNEL_VECTOR_BYTES; i++)
         k.ids[i] = below(&k, BLOCKS);
-    for (unsigned n_blocks = 1; n_blocks <= 32; n_blocks *= 8) {
-        struct kernel_args args = {.pieces = k.table,
-                                   .n_pieces = k.n_pieces,
-                                   .item_bytes = k.item_bytes,
-                                   .ids = (uintptr_t)k.ids,
-                                   .first_bytes = 16,
-                                   .window_bytes = 512 * KIB - 48,
-                                   .slot = k.slot};
-
-        memset(k.slot_model, 0, SLOT_BYTES);
-        OK(k.rig.cu.MemsetD8(k.slot, 0, SLOT_BYTES));
-        for (uint32_t i = 0; i < args.window_bytes; i++)
-            k.slot_model[i] = k.hbm_model[place_of(&k, 16 + (uint64_t)i)];
-        launch(&k, k.gather, &args, n_blocks);
-        check_slot(&k);
-    }
+    for (unsigned n_blocks = 1; n_blocks <= 32; n_blocks *= 8)
+        check_gather(&k, 16, 512 * KIB - 48, n_blocks);
+    for (uint32_t n = KERNEL_IDS_NEAR - 1; n <= KERNEL_IDS_NEAR + 2; n++)
+        check_gather(&k, 0, n * k.item_bytes, 1);
     kernels_deinit(&k);
 }
 END_TEST
