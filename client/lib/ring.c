@@ -134,6 +134,12 @@ static void call_end_if_done(struct client_call *call)
         call->on_end(call);
 }
 
+/* What may wait for room in a pool leaves the last slot to what gives room back. */
+static bool slot_is_free(const struct client_ring *ring, const struct client_call *call)
+{
+    return ring->n_free > (call->opcode == SPW_OP_ACQUIRE || call->opcode == SPW_OP_RESERVE ? 1U : 0U);
+}
+
 /* Sends the next slice. Returns false if there is no room now. */
 static bool call_advance(struct client_ring *ring, struct client_call *call)
 {
@@ -146,7 +152,7 @@ static bool call_advance(struct client_ring *ring, struct client_call *call)
     if (slice.size_bytes > scratch_bytes) {
         client_call_fail(call, &slice, -E2BIG, SPW_LIMIT_PIECES);
     } else if (slice.n_items > 0 || call->n == 0) {
-        if (ring->n_free == 0 || !client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
+        if (!slot_is_free(ring, call) || !client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
             return false;
         (void)slice_submit(ring, call, &slice, cell, n_cells);
     }
@@ -205,7 +211,7 @@ bool client_ring_post_release(struct client_ring *ring, const struct spw_space *
     struct client_slice slice;
     uint32_t cell, n_cells;
 
-    if (load_relaxed(&ring->session->dead) != 0 || ring->n_free == 0 || !list_is_empty(&ring->waiting))
+    if (load_relaxed(&ring->session->dead) != 0 || ring->n_free == 0) /* it passes calls that wait for room */
         return false;
     client_call_slice(&call, ring->session->list_max, ring->scratch_memory.size_bytes / 4, &slice);
     if (slice.n < n)
@@ -218,23 +224,30 @@ bool client_ring_post_release(struct client_ring *ring, const struct spw_space *
     return true;
 }
 
+/* The rest was never asked for, and will not be. */
+static void call_fail_rest(struct client_call *call, int error)
+{
+    struct client_slice rest;
+
+    call->cancel = true;
+    if (call->all_sent)
+        return;
+    while (call->n_sent < call->n) {
+        client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
+        client_call_fail(call, &rest, error, 0);
+        call->n_sent += rest.n;
+        call->n_results_sent += rest.n_results;
+    }
+    if (call->error == 0)
+        call->error = error;
+    call_sent(call);
+}
+
 void client_ring_cancel(struct client_ring *ring, struct client_call *call)
 {
     if (call->ended)
         return;
-    call->cancel = true;
-    if (!call->all_sent) { /* the rest was never asked for */
-        struct client_slice rest;
-        while (call->n_sent < call->n) {
-            client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
-            client_call_fail(call, &rest, -ECANCELED, 0);
-            call->n_sent += rest.n;
-            call->n_results_sent += rest.n_results;
-        }
-        if (call->error == 0)
-            call->error = -ECANCELED;
-        call_sent(call);
-    }
+    call_fail_rest(call, -ECANCELED);
     for (uint32_t i = 0; i < ring->n_slots && call->in_flight > 0; i++) {
         struct client_slot *slot = &ring->slots[i];
         if (slot->state == CLIENT_SLOT_CALL && slot->call == call && !slot->cancel_sent && !slot_cancel(ring, slot))
@@ -264,8 +277,8 @@ static int ring_fail(struct client_ring *ring, int error)
     }
     while (!list_is_empty(&ring->waiting)) {
         struct client_call *call = list_entry(ring->waiting.next, struct client_call, link);
-        client_ring_cancel(ring, call); /* in_flight is 0: only marks the rest */
-        call->error = error;
+        call_fail_rest(call, error);
+        call_end_if_done(call);
     }
     return error;
 }
