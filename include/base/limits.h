@@ -132,5 +132,9 @@
 #define CLIENT_BATCH_END_BYTES                                                                                         \
     (512 * KIB) /* the same for the first and the last batch: nothing overlaps with their requests */
 #define CLIENT_BATCH_VIEWS 64
-#define CLIENT_ADMIN_BYTES_MAX (64 * MIB) /* of one reply to spillctl */
-#define CLIENT_QUEUE_JOBS_MAX 65536       /* of one queue */
+#define CLIENT_SMALL_GET_BYTES (1 * MIB)   /* of a get job that whoever runs its queue's turn copies */
+#define CLIENT_SMALL_GET_VIEWS 16          /* elements of such a job */
+#define CLIENT_SMALL_GETS_BYTES (16 * MIB) /* that such jobs of a queue have leased or asked for; more wait */
+#define CLIENT_SMALL_GET_BYTES_MIN 4096    /* as which an element counts, so that leases are bounded, too */
+#define CLIENT_ADMIN_BYTES_MAX (64 * MIB)  /* of one reply to spillctl */
+#define CLIENT_QUEUE_JOBS_MAX 65536        /* of one queue */
