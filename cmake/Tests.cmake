@@ -116,7 +116,9 @@ endif()
 
 # ── system ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-spillway_static_library(spillway-test-system GLOB tests/system/support/*.c LINK spillway Spillway::jsonc Spillway::check)
+# The driver's table is compiled in once more: tests use it as an application uses CUDA.
+spillway_static_library(spillway-test-system GLOB tests/system/support/*.c io/cuda_driver.c
+                        LINK spillway Spillway::jsonc Spillway::check)
 
 spillway_glob(system_sources GLOB tests/system/test_*.c tests/system/test_*.sh)
 foreach(source IN LISTS system_sources)
@@ -138,6 +140,10 @@ foreach(source IN LISTS system_sources)
         spillway_test(system/${name} "${labels}" ${timeout_s} system_${name})
     else()
         spillway_test(system/${name} "${labels}" ${timeout_s} bash ${CMAKE_SOURCE_DIR}/${source})
+    endif()
+    # Library, helper and test find the fake driver where the loader looks first; a real one with SPILLWAY_TEST_GPU.
+    if(name MATCHES "^test_gpu_" AND NOT DEFINED ENV{SPILLWAY_TEST_GPU})
+        set_property(TEST system/${name} APPEND PROPERTY ENVIRONMENT LD_LIBRARY_PATH=${tests_dir}/fake)
     endif()
     # A daemon and its clients: two processors' worth, so that a small machine runs one at a time.
     set_tests_properties(system/${name} PROPERTIES PROCESSORS 2)

@@ -9,6 +9,11 @@
  * if that is larger), and while there are urgent ones as well no more than BACKGROUND_BESIDE_BYTES: little for a read to
  * stand behind.
  *
+ * Writes of any class: as many as keep a device busy, WRITE_BYTES_MAX, and no more. The more a device has, the larger the
+ * bunches in which it ends them, and who waits for memory that they free waits from bunch to bunch. Once there are so many,
+ * none goes until WRITE_REFILL_BYTES have ended: then several go together, and those that lie one behind the other become
+ * one request in the kernel. The daemon's own pass, the log's next step first of all: its owners have few at a time.
+ *
  * Between reads and writes: who waits for a read waits for all of it, and a device that has many writes serves it late.
  * So from the moment that an urgent read comes, the device has at most WRITE_BESIDE_BYTES of writes at a time, urgent
  * ones too, and large ones go in parts of DEVICE_PART_BYTES; reads pass those that wait. Reads come in quick succession, with
@@ -51,6 +56,7 @@ void blk_queue_init(struct blk_queue *q)
     q->n_writes = 0;
     q->write_bytes = 0;
     q->write_bytes_max = WRITE_BYTES_MAX;
+    q->is_full = false;
     class_init(&q->urgent);
     class_init(&q->background);
 }
@@ -238,10 +244,12 @@ uint32_t blk_queue_part(const struct blk_queue *q, const struct io_blk *blk)
     return reads_are_about(q) && !is_awaited(blk) ? MIN(blk->len_bytes, (uint32_t)DEVICE_PART_BYTES) : blk->len_bytes;
 }
 
-/* The limit on writes, or they are so far behind that weights come first. */
+/* The limits on writes, or they are so far behind that weights come first. */
 static bool write_may_go(const struct blk_queue *q, const struct blk_class *c, const struct io_blk *blk, uint32_t part)
 {
-    if (!reads_are_about(q) || q->n_writes == 0 || q->write_bytes + part <= q->write_bytes_max)
+    if (!reads_are_about(q))
+        return !q->is_full || blk->lane == IO_LANE_OWN;
+    if (q->n_writes == 0 || q->write_bytes + part <= q->write_bytes_max)
         return true;
     return q->write_bytes + part <= SHARED_BYTES && c->served > c->lanes[blk->lane].tag + LAG_SECTORS;
 }
@@ -300,6 +308,8 @@ void blk_queue_take(struct blk_queue *q, struct io_blk *blk, uint32_t part_bytes
     if (blk->op != IO_BLK_READ) {
         q->n_writes++;
         q->write_bytes += part_bytes;
+        q->is_full |=
+            q->write_bytes >= WRITE_BYTES_MAX && q->n_writes > 1; /* the next of large ones is there in time */
     }
 }
 
@@ -312,6 +322,8 @@ void blk_queue_done(struct blk_queue *q, const struct io_blk *blk, uint32_t part
         return;
     q->n_writes--;
     q->write_bytes -= part_bytes;
+    if (q->write_bytes + WRITE_REFILL_BYTES <= WRITE_BYTES_MAX || q->n_writes <= 1)
+        q->is_full = false;
     if (q->n_awaited == 0)
         q->write_bytes_max = MIN(q->write_bytes_max + part_bytes / WRITE_GROWTH, (uint64_t)WRITE_BYTES_MAX);
 }

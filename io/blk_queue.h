@@ -41,6 +41,7 @@ struct blk_queue {
     uint32_t n_awaited; /* urgent reads that wait or are in flight */
     uint32_t n_writes;  /* in flight, of both classes */
     uint64_t write_bytes, write_bytes_max;
+    bool is_full; /* no more writes, until it has been emptied a little */
     struct blk_class urgent, background;
 };
 

@@ -3,7 +3,8 @@
  * One row: samples of ours and of fio's in turns. Fetches are compared with fio's reads from our own device, where our
  * blocks lie: two files of one disk can differ by half in speed. Spills are compared with fio's writes to another one. A
  * spill's sample first fills the memory with what must go, and is over when the time is; what it stored is deleted before
- * the next. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured apart: fio checks
+ * the next. Its latency is from RESERVE to the answer of COMMIT, which waits for room and not for its own write: depth is
+ * what waits, not what the device has. The CPU time of a GB is ours and the daemon's, less what XXH3 takes for its bytes, measured apart: fio checks
  * nothing. One thread.
  */
 #include "client/bench/nvme.h"

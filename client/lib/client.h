@@ -4,7 +4,7 @@
  *
  *   op.c tensor.c transfer*.c           the API: blocking calls, put and get
  *   gpu*.c                              the API: blocks in a GPU's memory (gpu.h)
- *   queue.c submit.c                    the API: jobs
+ *   queue.c submit.c small_get.c        the API: jobs
  *   build.c                             the API's arguments → a call
  *   thread.c                            the calling thread's own rings
  *   call.c                              one list operation: elements → items, results → elements
@@ -100,7 +100,7 @@ struct client_copy_batch {
     bool is_posted;
 };
 
-/* Something for a copy thread to run: a put or get job. */
+/* Something for a copy thread to run: a put job, or a large get job. */
 struct client_task {
     struct list link;
     void (*run)(struct client_task *task);
@@ -335,6 +335,8 @@ int client_ring_turn(struct client_ring *ring);
 void client_ring_cancel(struct client_ring *ring, struct client_call *call);
 /* Has a completion come that was not taken? */
 bool client_ring_has_completions(const struct client_ring *ring);
+/* The same, looked at for a moment if the engine is awake and the session may spin. */
+bool client_ring_look(const struct client_ring *ring);
 /* S3 and the sleep, after ring_sleep_prepare(): until cq_tail is not `head`, at most a slice of time (100 ms). Looks for
  * a hang-up when nothing came. Needs no lock. */
 void client_ring_sleep(struct client_ring *ring, uint32_t head, uint32_t timeout_ms);
@@ -398,6 +400,8 @@ struct client_transfer {
 };
 
 int client_transfer_check(const char *name, const struct client_transfer *transfer) must_check;
+/* How large an element is, or may be. */
+uint64_t client_transfer_element_bytes(const struct client_transfer *transfer, size_t element);
 /* Runs it on the calling thread. */
 int client_transfer_run(const char *name, struct client_transfer *transfer);
 
@@ -405,19 +409,40 @@ int client_transfer_run(const char *name, struct client_transfer *transfer);
 
 enum client_job_state { CLIENT_JOB_FREE, CLIENT_JOB_RUNS, CLIENT_JOB_ENDED, CLIENT_JOB_TAKEN };
 
-/* Either a call on the queue's ring, or a transfer that a copy thread runs. */
+enum client_job_kind {
+    CLIENT_JOB_CALL,      /* on the queue's ring */
+    CLIENT_JOB_TRANSFER,  /* run by a copy thread */
+    CLIENT_JOB_SMALL_GET, /* on the queue's ring, and copied by whoever runs its turn */
+};
+
+/* Of a small get that runs; small_get.c has the transitions. */
+enum client_get_state {
+    CLIENT_GET_WAITS,
+    CLIENT_GET_ASKED,
+    CLIENT_GET_ANSWERED,
+    CLIENT_GET_COPIED,
+    CLIENT_GET_GIVEN,
+    CLIENT_GET_SIZED,
+    CLIENT_GET_ANSWERED_SIZE,
+};
+
 struct spw_job {
-    struct list link; /* of queue.free, or of queue.ended */
+    struct list link; /* of queue.free, .waiting, .due, .giving, or .ended */
     spw_queue *queue;
     void *user;
     enum client_job_state state;
-    bool is_transfer;
+    enum client_job_kind kind;
     int status;
     unsigned detail;
     uint64_t value;
     struct client_call call;
-    struct client_transfer transfer;
+    struct client_transfer transfer; /* of both kinds that copy */
     struct client_task task;
+    enum client_get_state get; /* from here on: a small get */
+    struct spw_view *views;    /* CLIENT_SMALL_GET_VIEWS of queue.views */
+    uint64_t room_bytes;       /* as which it counts */
+    struct spw_hit hit;
+    size_t at; /* the element whose size is asked for */
 };
 
 struct spw_queue {
@@ -432,15 +457,34 @@ struct spw_queue {
     bool signaled; /* event_fd is readable */
     bool sleeper;  /* one thread sleeps on the ring; the others wait for `changed` */
     struct list free, ended;
+    /* Small gets: not asked for yet; to be gone on with by a turn; whose RELEASE has no room in the ring. */
+    struct list waiting, due, giving;
+    uint64_t small_bytes; /* of those that have leases, or asked for them */
     uint32_t n_jobs, n_running;
     struct spw_job *jobs;
+    struct spw_view *views; /* of small gets */
 };
 
 /* What the spw_submit_… functions have in common: r is what building the call gave. */
 int client_queue_submit(const char *name, spw_queue *queue, int r, const struct client_call *call, void *user,
                         spw_job **ret_job) must_check;
+/* A thread may have to look again: one that waits for a job, and the user who polls. */
+void client_queue_changed_locked(spw_queue *queue);
+void client_job_end_locked(struct spw_job *job, int status, unsigned detail, uint64_t value);
 /* How jobs end: a call's on_end, and a copy thread's task. */
 void client_job_call_ended(struct client_call *call);
 void client_job_transfer_run(struct client_task *task);
 /* The session is over, or nothing runs; nobody uses the queue. */
 void client_queue_destroy(spw_queue *queue);
+
+/* --- small_get.c -------------------------------------------------------------------------------------------------- */
+
+/* Is the transfer for here, and not for a copy thread? It was checked. *ret_bytes is as how much it counts. */
+bool client_small_get_is(const struct client_transfer *transfer, uint64_t *ret_bytes);
+/* Starts it. This and the rest with the queue's lock, which a step lets go while it copies. */
+int client_small_get_start(struct spw_job *job) must_check;
+/* Goes on with a job of queue.due. */
+void client_small_get_step_locked(struct spw_job *job);
+/* Tries again to post the RELEASE of a job, and goes on. Returns false if there still is no room. */
+bool client_small_get_give_locked(struct spw_job *job) must_check;
+void client_small_get_cancel_locked(struct spw_job *job);

@@ -94,17 +94,6 @@ static int queue_to_poll(struct spw_gpu *gpu, bool *ret_ready)
     return r == 0 ? spw_queue_fd(lane->queue) : -1;
 }
 
-/* What ended is found by asking each job: it only has to be taken off the queue. */
-static void queue_drain(struct spw_gpu *gpu)
-{
-    list_for_each (l, &gpu->lanes) {
-        spw_job *ended;
-
-        while (spw_queue_next(list_entry(l, struct gpu_lane, link)->queue, &ended) == 0)
-            ;
-    }
-}
-
 static void thread_sleep(struct spw_gpu *gpu, int queue_fd, bool has_jobs, bool looks)
 {
     struct pollfd fds[] = {{.fd = gpu->wake_fd, .events = POLLIN}, {.fd = queue_fd, .events = POLLIN}};
@@ -125,7 +114,6 @@ static void *thread_main(void *arg)
     while (!gpu->stop) {
         bool ready = false;
 
-        queue_drain(gpu);
         bool looks = client_gpu_pump(gpu), has_jobs = !list_is_empty(&gpu->jobs);
         int queue_fd = has_jobs ? queue_to_poll(gpu, &ready) : -1;
         pthread_mutex_unlock(&gpu->lock);

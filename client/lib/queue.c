@@ -7,8 +7,11 @@
  * A queue owns a ring and all its jobs, made with it: submitting allocates nothing. queue.lock guards both. Whoever
  * comes by takes completions off the ring for everybody: the user's loop, a thread that waits for one job, a submitter.
  * So the descriptor that the user polls is an epoll of two: the ring's doorbell, for completions that the daemon rings
- * for, and an eventfd of our own (no other process has it), for jobs whose end another thread of ours saw first, and for
- * put and get jobs, which run on copy threads.
+ * for, and an eventfd of our own (no other process has it), for what another thread of ours saw first, and for jobs that
+ * run on copy threads.
+ *
+ * Small gets (small_get.c) are copied by whoever runs a turn, without the lock: spw_queue_next() until it has an ended job,
+ * spw_job_wait() the job that it waits for. What a turn leaves in `due` is for the next caller: spw_queue_arm() says so.
  *
  * Threads that wait for a job: one of them sleeps on the ring, the others on `changed`; it tells them when it wakes.
  * cq_flags has SPW_RING_WAKE_DOORBELL while the user polls (armed), and SPW_RING_WAKE_FUTEX while there is a sleeper.
@@ -27,7 +30,16 @@
 
 /* --- Jobs end --------------------------------------------------------------------------------------------------------- */
 
-static void job_end_locked(struct spw_job *job, int status, unsigned detail, uint64_t value)
+void client_queue_changed_locked(spw_queue *queue)
+{
+    if (queue->armed && !queue->signaled) {
+        queue->signaled = true;
+        (void)!eventfd_write(queue->event_fd, 1); /* at most 1 is in it: cannot block */
+    }
+    pthread_cond_broadcast(&queue->changed);
+}
+
+void client_job_end_locked(struct spw_job *job, int status, unsigned detail, uint64_t value)
 {
     spw_queue *queue = job->queue;
 
@@ -37,11 +49,7 @@ static void job_end_locked(struct spw_job *job, int status, unsigned detail, uin
     job->state = CLIENT_JOB_ENDED;
     list_push_tail(&queue->ended, &job->link);
     queue->n_running--;
-    if (queue->armed && !queue->signaled) {
-        queue->signaled = true;
-        (void)!eventfd_write(queue->event_fd, 1); /* at most 1 is in it: cannot block */
-    }
-    pthread_cond_broadcast(&queue->changed);
+    client_queue_changed_locked(queue);
 }
 
 /* Of a call on the ring; the lock is held. */
@@ -50,7 +58,7 @@ void client_job_call_ended(struct client_call *call)
     struct spw_job *job = container_of(call, struct spw_job, call);
     uint64_t value = call->opcode == SPW_OP_LOOKUP ? call->prefix : call->value;
 
-    job_end_locked(job, client_call_status(call), call->detail, value);
+    client_job_end_locked(job, client_call_status(call), call->detail, value);
 }
 
 /* On a copy thread. */
@@ -61,7 +69,7 @@ void client_job_transfer_run(struct client_task *task)
     int r = client_transfer_run(job->transfer.kind == CLIENT_PUT ? "spw_submit_put" : "spw_submit_get", &job->transfer);
 
     pthread_mutex_lock(&queue->lock);
-    job_end_locked(job, r, spw_error_limit(), job->transfer.value);
+    client_job_end_locked(job, r, spw_error_limit(), job->transfer.value);
     pthread_mutex_unlock(&queue->lock);
 }
 
@@ -91,10 +99,16 @@ static spw_queue *queue_alloc(spw_session *session, uint32_t entries)
     list_init(&queue->link);
     list_init(&queue->free);
     list_init(&queue->ended);
+    list_init(&queue->waiting);
+    list_init(&queue->due);
+    list_init(&queue->giving);
     queue->n_jobs = entries;
     queue->jobs = calloc(entries, sizeof(*queue->jobs));
-    for (uint32_t i = 0; queue->jobs && i < entries; i++)
+    queue->views = calloc(entries, CLIENT_SMALL_GET_VIEWS * sizeof(*queue->views));
+    for (uint32_t i = 0; queue->jobs && queue->views && i < entries; i++) {
+        queue->jobs[i].views = &queue->views[(size_t)i * CLIENT_SMALL_GET_VIEWS];
         list_push_tail(&queue->free, &queue->jobs[i].link);
+    }
     return queue;
 }
 
@@ -107,6 +121,7 @@ static void queue_dispose(spw_queue *queue)
         close(queue->event_fd);
     pthread_cond_destroy(&queue->changed);
     pthread_mutex_destroy(&queue->lock);
+    free(queue->views);
     free(queue->jobs);
     free(queue);
 }
@@ -123,7 +138,7 @@ int spw_queue_new(spw_session *session, spw_space *space, uint32_t entries, spw_
     if (r < 0)
         return r;
     cleanup_(queue_disposep) spw_queue *queue = queue_alloc(session, entries);
-    if (!queue || !queue->jobs)
+    if (!queue || !queue->jobs || !queue->views)
         return client_error(-ENOMEM, 0, "spw_queue_new: out of memory");
     queue->poll_fd = epoll_create1(EPOLL_CLOEXEC);
     queue->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -157,6 +172,22 @@ int spw_queue_fd(const spw_queue *queue)
     return queue ? queue->poll_fd : client_error(-EINVAL, 0, "spw_queue_fd: the queue is NULL");
 }
 
+/* --- Turns ------------------------------------------------------------------------------------------------------------ */
+
+/* Takes what has completed. If the session is over, every call has then ended. */
+static void queue_turn_locked(spw_queue *queue)
+{
+    (void)client_ring_turn(queue->ring);
+    while (!list_is_empty(&queue->giving)) {
+        struct spw_job *job = list_entry(queue->giving.next, struct spw_job, link);
+        list_unlink(&job->link);
+        if (!client_small_get_give_locked(job)) {
+            list_push_head(&queue->giving, &job->link);
+            break;
+        }
+    }
+}
+
 /* The user is awake: what rang is taken back, so that the next poll sees what is new. */
 static void queue_disarm_locked(spw_queue *queue)
 {
@@ -184,11 +215,18 @@ int spw_queue_arm(spw_queue *queue)
     if (!client_fork_is(queue->session->fork_mark))
         return client_session_check(queue->session);
     pthread_mutex_lock(&queue->lock);
-    queue->armed = true;
-    uint32_t flags = SPW_RING_WAKE_DOORBELL | (queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
-    ring_sleep_prepare(&queue->ring->shared->client.cq_flags,
-                       ring_sleep_word(flags, &queue->ring->n_sleeps));                     /* S1, S2 */
-    bool ready = client_ring_has_completions(queue->ring) || !list_is_empty(&queue->ended); /* S3 */
+    /* A sleep costs both sides two system calls and a wake-up: not for an answer that the engine is about to write. */
+    if (list_is_empty(&queue->ended))
+        (void)client_ring_look(queue->ring);
+    queue_turn_locked(queue); /* the answers to leases given back are nothing to stay awake for */
+    bool ready = !list_is_empty(&queue->ended) || !list_is_empty(&queue->due);
+    if (!ready) {
+        queue->armed = true;
+        uint32_t flags = SPW_RING_WAKE_DOORBELL | (queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
+        ring_sleep_prepare(&queue->ring->shared->client.cq_flags,
+                           ring_sleep_word(flags, &queue->ring->n_sleeps)); /* S1, S2 */
+        ready = client_ring_has_completions(queue->ring);                   /* S3 */
+    }
     int r = ready ? 1 : client_session_check(queue->session);
     if (r < 0 && queue->n_running > 0)
         r = 1; /* spw_queue_next() will tell how they ended */
@@ -205,7 +243,9 @@ int spw_queue_next(spw_queue *queue, spw_job **ret_job)
     pthread_mutex_lock(&queue->lock);
     queue_disarm_locked(queue);
     if (list_is_empty(&queue->ended))
-        (void)client_ring_turn(queue->ring); /* if it fails, every job has ended */
+        queue_turn_locked(queue);
+    while (list_is_empty(&queue->ended) && !list_is_empty(&queue->due))
+        client_small_get_step_locked(list_entry(queue->due.next, struct spw_job, link));
     struct list *link = list_pop(&queue->ended);
     if (link) {
         *ret_job = list_entry(link, struct spw_job, link);
@@ -244,19 +284,38 @@ static void queue_wait_locked(spw_queue *queue, bool on_ring, uint64_t left_ms)
     pthread_cond_timedwait(&queue->changed, &queue->lock, &until);
 }
 
+/* The job of queue.due, if there is one, that keeps this one from going on: itself, or any if it waits for others' leases. */
+static spw_job *job_due_for(const spw_job *job)
+{
+    if (job->state != CLIENT_JOB_RUNS || job->kind != CLIENT_JOB_SMALL_GET)
+        return NULL;
+    if (job->get == CLIENT_GET_ANSWERED || job->get == CLIENT_GET_ANSWERED_SIZE)
+        return (spw_job *)(uintptr_t)job;
+    return job->get == CLIENT_GET_WAITS ? list_first_entry(&job->queue->due, struct spw_job, link) : NULL;
+}
+
+/* Does it go on with a completion, or is it another thread's? */
+static bool job_is_on_ring(const spw_job *job)
+{
+    return job->kind == CLIENT_JOB_CALL || (job->kind == CLIENT_JOB_SMALL_GET && job->get != CLIENT_GET_COPIED);
+}
+
 /* Waits until the job has ended, or the deadline (UINT64_MAX: none). Returns whether it has. */
 static bool job_wait_locked(spw_job *job, uint64_t deadline_ms)
 {
     spw_queue *queue = job->queue;
+    spw_job *due;
 
     for (;;) {
-        (void)client_ring_turn(queue->ring); /* if it fails, every call has ended */
+        queue_turn_locked(queue);
+        while ((due = job_due_for(job)))
+            client_small_get_step_locked(due);
         if (job->state != CLIENT_JOB_RUNS)
             return true;
         uint64_t now = client_now_ms();
         if (now >= deadline_ms)
             return false;
-        queue_wait_locked(queue, !job->is_transfer, deadline_ms - now);
+        queue_wait_locked(queue, job_is_on_ring(job), deadline_ms - now);
     }
 }
 
@@ -264,8 +323,10 @@ static void job_cancel_locked(spw_job *job)
 {
     if (job->state != CLIENT_JOB_RUNS)
         return;
-    if (job->is_transfer)
+    if (job->kind == CLIENT_JOB_TRANSFER)
         store_relaxed(&job->transfer.cancel, 1);
+    else if (job->kind == CLIENT_JOB_SMALL_GET)
+        client_small_get_cancel_locked(job);
     else
         client_ring_cancel(job->queue->ring, &job->call);
 }

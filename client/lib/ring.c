@@ -25,6 +25,8 @@
 #define SLEEP_SLICE_MS 100
 #define SPIN_NS_MIN 1000
 #define SPIN_TURNS_FIRST 32 /* pauses before the first look at the clock: up to a microsecond */
+#define SPIN_TURNS_QUEUE                                                                                               \
+    64 /* pauses before a queue's user goes to sleep, if the engine is awake: one to three microseconds */
 #define SPIN_TURNS 16       /* pauses between two looks at the clock */
 #define SPIN_LONG_EACH 32   /* waits for one that looks twice as long as any other */
 #define SLEEP_COST_NS 10000 /* to fall asleep and be woken */
@@ -132,6 +134,12 @@ static void call_end_if_done(struct client_call *call)
         call->on_end(call);
 }
 
+/* What may wait for room in a pool leaves the last slot to what gives room back. */
+static bool slot_is_free(const struct client_ring *ring, const struct client_call *call)
+{
+    return ring->n_free > (call->opcode == SPW_OP_ACQUIRE || call->opcode == SPW_OP_RESERVE ? 1U : 0U);
+}
+
 /* Sends the next slice. Returns false if there is no room now. */
 static bool call_advance(struct client_ring *ring, struct client_call *call)
 {
@@ -144,7 +152,7 @@ static bool call_advance(struct client_ring *ring, struct client_call *call)
     if (slice.size_bytes > scratch_bytes) {
         client_call_fail(call, &slice, -E2BIG, SPW_LIMIT_PIECES);
     } else if (slice.n_items > 0 || call->n == 0) {
-        if (ring->n_free == 0 || !client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
+        if (!slot_is_free(ring, call) || !client_scratch_take(&ring->scratch, slice.size_bytes, &cell, &n_cells))
             return false;
         (void)slice_submit(ring, call, &slice, cell, n_cells);
     }
@@ -203,7 +211,7 @@ bool client_ring_post_release(struct client_ring *ring, const struct spw_space *
     struct client_slice slice;
     uint32_t cell, n_cells;
 
-    if (load_relaxed(&ring->session->dead) != 0 || ring->n_free == 0 || !list_is_empty(&ring->waiting))
+    if (load_relaxed(&ring->session->dead) != 0 || ring->n_free == 0) /* it passes calls that wait for room */
         return false;
     client_call_slice(&call, ring->session->list_max, ring->scratch_memory.size_bytes / 4, &slice);
     if (slice.n < n)
@@ -216,23 +224,30 @@ bool client_ring_post_release(struct client_ring *ring, const struct spw_space *
     return true;
 }
 
+/* The rest was never asked for, and will not be. */
+static void call_fail_rest(struct client_call *call, int error)
+{
+    struct client_slice rest;
+
+    call->cancel = true;
+    if (call->all_sent)
+        return;
+    while (call->n_sent < call->n) {
+        client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
+        client_call_fail(call, &rest, error, 0);
+        call->n_sent += rest.n;
+        call->n_results_sent += rest.n_results;
+    }
+    if (call->error == 0)
+        call->error = error;
+    call_sent(call);
+}
+
 void client_ring_cancel(struct client_ring *ring, struct client_call *call)
 {
     if (call->ended)
         return;
-    call->cancel = true;
-    if (!call->all_sent) { /* the rest was never asked for */
-        struct client_slice rest;
-        while (call->n_sent < call->n) {
-            client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
-            client_call_fail(call, &rest, -ECANCELED, 0);
-            call->n_sent += rest.n;
-            call->n_results_sent += rest.n_results;
-        }
-        if (call->error == 0)
-            call->error = -ECANCELED;
-        call_sent(call);
-    }
+    call_fail_rest(call, -ECANCELED);
     for (uint32_t i = 0; i < ring->n_slots && call->in_flight > 0; i++) {
         struct client_slot *slot = &ring->slots[i];
         if (slot->state == CLIENT_SLOT_CALL && slot->call == call && !slot->cancel_sent && !slot_cancel(ring, slot))
@@ -262,8 +277,8 @@ static int ring_fail(struct client_ring *ring, int error)
     }
     while (!list_is_empty(&ring->waiting)) {
         struct client_call *call = list_entry(ring->waiting.next, struct client_call, link);
-        client_ring_cancel(ring, call); /* in_flight is 0: only marks the rest */
-        call->error = error;
+        call_fail_rest(call, error);
+        call_end_if_done(call);
     }
     return error;
 }
@@ -333,6 +348,13 @@ static bool ring_look(const struct client_ring *ring, unsigned times)
         cpu_relax();
     }
     return false;
+}
+
+bool client_ring_look(const struct client_ring *ring)
+{
+    bool engine_sleeps = load_relaxed(&ring->shared->daemon.sq_flags) & SPW_RING_NEED_WAKEUP;
+
+    return ring_look(ring, engine_sleeps || ring->session->spin_ns_max == 0 ? 1 : SPIN_TURNS_QUEUE);
 }
 
 /* Looks for a completion for up to that long. Reading the clock takes a good part of what a hit takes, so it comes later. */

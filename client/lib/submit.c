@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The spw_submit_… functions: the same arguments as the blocking calls', built by the same builders, started on a
- * queue's ring instead of the thread's. Put and get are handed to a copy thread. Any thread.
+ * queue's ring instead of the thread's. Puts and large gets are handed to a copy thread. Any thread.
  */
 #include <string.h>
 
@@ -18,7 +18,8 @@ static int job_take_locked(const char *name, spw_queue *queue, void *user, spw_j
                             "larger",
                             name, queue->n_jobs);
     spw_job *job = list_entry(link, struct spw_job, link);
-    *job = (struct spw_job){.queue = queue, .user = user, .state = CLIENT_JOB_RUNS};
+    struct spw_view *views = job->views;
+    *job = (struct spw_job){.queue = queue, .user = user, .state = CLIENT_JOB_RUNS, .views = views};
     list_init(&job->link);
     queue->n_running++;
     *ret_job = job;
@@ -137,6 +138,19 @@ int spw_submit_sync(spw_queue *q, spw_space *space, const struct spw_key *keys, 
     return client_queue_submit("spw_submit_sync", q, r, &call, user, ret_job);
 }
 
+/* Begins the job's transfer. The queue's lock is held. */
+static int transfer_start_locked(const char *name, spw_job *job)
+{
+    if (client_small_get_is(&job->transfer, &job->room_bytes)) {
+        job->kind = CLIENT_JOB_SMALL_GET;
+        return client_small_get_start(job);
+    }
+    job->kind = CLIENT_JOB_TRANSFER;
+    job->task.run = client_job_transfer_run;
+    int r = client_copy_post(job->queue->session->copy, &job->task);
+    return r < 0 ? client_error(r, 0, "%s: cannot start a copy thread: %s", name, strerrordesc_np(-r)) : 0;
+}
+
 static int submit_transfer(const char *name, spw_queue *queue, const struct client_transfer *transfer, void *user,
                            spw_job **ret_job)
 {
@@ -150,14 +164,10 @@ static int submit_transfer(const char *name, spw_queue *queue, const struct clie
     pthread_mutex_lock(&queue->lock);
     r = job_take_locked(name, queue, user, &job);
     if (r == 0) {
-        job->is_transfer = true;
         job->transfer = *transfer;
-        job->task.run = client_job_transfer_run;
-        r = client_copy_post(queue->session->copy, &job->task);
-        if (r < 0) {
+        r = transfer_start_locked(name, job);
+        if (r < 0)
             job_untake_locked(job);
-            client_error_set(0, "%s: cannot start a copy thread: %s", name, strerrordesc_np(-r));
-        }
     }
     if (r == 0 && ret_job)
         *ret_job = job;

@@ -43,14 +43,17 @@ int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret
     return r;
 }
 
-/* Does it go in windows, or as one large reservation? */
-static bool element_is_large(const struct client_transfer *t, size_t element)
+uint64_t client_transfer_element_bytes(const struct client_transfer *t, size_t element)
 {
     uint64_t size_bytes = t->memory[element].size_bytes;
 
-    if (t->kind == CLIENT_GET && t->space->item_bytes != 0)
-        size_bytes = MIN(size_bytes, t->space->item_bytes);
-    return transfer_is_range(t) || size_bytes > t->space->piece_bytes;
+    return t->kind == CLIENT_GET && t->space->item_bytes != 0 ? MIN(size_bytes, t->space->item_bytes) : size_bytes;
+}
+
+/* Does it go in windows, or as one large reservation? */
+static bool element_is_large(const struct client_transfer *t, size_t element)
+{
+    return transfer_is_range(t) || client_transfer_element_bytes(t, element) > t->space->piece_bytes;
 }
 
 /* The size of a large element, once, when its first window is asked for. */

@@ -63,8 +63,9 @@
 #define BACKGROUND_BYTES_MAX (16 * MIB)    /* of background requests that one device has at a time */
 #define BACKGROUND_BESIDE_BYTES (1 * MIB)  /* the same while a client waits for it */
 #define WRITE_BESIDE_BYTES (256 * KIB)     /* of writes that one device has while clients wait for reads */
-#define WRITE_BYTES_MAX (16 * MIB)         /* from there on they are not limited any more */
-#define WRITE_GROWTH 4                     /* a write that ends adds this part of its bytes to the limit */
+#define WRITE_BYTES_MAX (4 * MIB)          /* of writes that one device has at any time; or two, if they are large */
+#define WRITE_REFILL_BYTES (1 * MIB)       /* must end before more go, once there are so many */
+#define WRITE_GROWTH 16                    /* a write that ends adds this part of its bytes to the limit beside reads */
 #define DEVICE_PART_BYTES (128 * KIB)      /* of a larger request, that go at once while clients wait for reads */
 #define READ_FAVOUR 4                      /* reads count so much less than writes between pools */
 #define LAG_SECTORS (UINT64_C(131072))     /* that a pool's writes may be behind its share because of reads */
@@ -145,5 +146,9 @@
 #define CLIENT_BATCH_END_BYTES                                                                                         \
     (512 * KIB) /* the same for the first and the last batch: nothing overlaps with their requests */
 #define CLIENT_BATCH_VIEWS 64
-#define CLIENT_ADMIN_BYTES_MAX (64 * MIB) /* of one reply to spillctl */
-#define CLIENT_QUEUE_JOBS_MAX 65536       /* of one queue */
+#define CLIENT_SMALL_GET_BYTES (1 * MIB)   /* of a get job that whoever runs its queue's turn copies */
+#define CLIENT_SMALL_GET_VIEWS 16          /* elements of such a job */
+#define CLIENT_SMALL_GETS_BYTES (16 * MIB) /* that such jobs of a queue have leased or asked for; more wait */
+#define CLIENT_SMALL_GET_BYTES_MIN 4096    /* as which an element counts, so that leases are bounded, too */
+#define CLIENT_ADMIN_BYTES_MAX (64 * MIB)  /* of one reply to spillctl */
+#define CLIENT_QUEUE_JOBS_MAX 65536        /* of one queue */

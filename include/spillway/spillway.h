@@ -237,19 +237,23 @@ int spw_nop(spw_space *space);
 
 /* --- Asynchronous jobs ------------------------------------------------------------------------------------------- */
 /*
- * A queue is a ring with a descriptor that becomes readable when jobs have ended. Each spw_submit_… starts a job; the
- * arrays that it names are the job's until it ends. Jobs of one queue may end in any order.
+ * A queue is a ring with a descriptor that becomes readable when jobs have ended, or can be ended by spw_queue_next().
+ * Each spw_submit_… starts a job; the arrays that it names are the job's until it ends. Jobs of one queue may end in any
+ * order, and but for those that copy threads run they end in spw_queue_next(), spw_queue_arm() and spw_job_wait() only:
+ * spw_job_status() tells, but does not look.
  */
 /* For spaces of the same engine as this one (submitting for another is -EXDEV). entries: jobs that can be outstanding
  * or not yet freed, 0: 256; one more is -EAGAIN. */
 int spw_queue_new(spw_session *session, spw_space *space, uint32_t entries, spw_queue **ret_queue);
 /* Cancels what is outstanding, waits for it, frees it and every job of it. No other thread may be using them. */
 void spw_queue_free(spw_queue *queue);
-/* For poll(2). Call spw_queue_arm() before each poll; it returns 1 if something has ended already (do not sleep). */
+/* For poll(2). Call spw_queue_arm() before each poll; it returns 1 if there is something for spw_queue_next() already (do
+ * not sleep). It can be that spw_queue_next() then has no ended job, since another thread took it or the job goes on. */
 int spw_queue_fd(const spw_queue *queue);
 int spw_queue_arm(spw_queue *queue);
 /* Takes one ended job off the queue; 0 and *ret_job, or -EAGAIN. The job is freed by spw_job_free(). A job that was
- * freed without being taken comes no more. */
+ * freed without being taken comes no more. Of small gets whose bytes have come the calling thread copies one, if no job
+ * has ended otherwise; other threads may use the queue meanwhile. */
 int spw_queue_next(spw_queue *queue, spw_job **ret_job);
 
 int spw_submit_lookup(spw_queue *q, spw_space *space, const struct spw_key *keys, size_t n, unsigned flags,
@@ -266,6 +270,11 @@ int spw_submit_prefetch(spw_queue *q, spw_space *space, const struct spw_key *ke
                         uint32_t deadline_ms, int32_t *status, void *user, spw_job **ret_job);
 int spw_submit_put(spw_queue *q, spw_space *space, const struct spw_key *keys, const struct spw_iovec *from, size_t n,
                    unsigned flags, uint32_t timeout_ms, int32_t *status, void *user, spw_job **ret_job);
+/* A put, and a large get, is run by a copy thread of the session: so many at once as there are threads. A small get (at
+ * most 16 elements, of one piece each, of at most 1 MiB together, counted by their room or their space's item_bytes) is
+ * at the daemon at once, as are all others of the queue up to 16 MiB, and is copied by the thread that takes it:
+ * spw_queue_next(), or spw_job_wait() for this job. It keeps leases until then: do not leave it for long.
+ * timeout_ms begins when the daemon is asked. */
 int spw_submit_get(spw_queue *q, spw_space *space, const struct spw_key *keys, struct spw_iovec *to, size_t n,
                    unsigned flags, uint32_t timeout_ms, int32_t *status, void *user, spw_job **ret_job);
 int spw_submit_sync(spw_queue *q, spw_space *space, const struct spw_key *keys, size_t n, uint32_t timeout_ms,

@@ -48,6 +48,14 @@ static void submit_read(struct io_blk *blk, uint16_t lane, uint32_t len_bytes)
     blk_queue_push(&q, blk);
 }
 
+/* Nobody waits for it. */
+static void submit_read_ahead(struct io_blk *blk, uint16_t lane, uint32_t len_bytes)
+{
+    *blk = (struct io_blk){.op = IO_BLK_READ, .lane = lane, .len_bytes = len_bytes};
+    list_init(&blk->link);
+    blk_queue_push(&q, blk);
+}
+
 static void take(struct io_blk *blk)
 {
     parts[blk - blks] = blk_queue_part(&q, blk);
@@ -196,7 +204,7 @@ END_TEST
 START_TEST(test_a_device_has_few_background_bytes)
 {
     for (uint32_t i = 0; i < 4; i++)
-        submit(&blks[i], io_lane_of(0), 0, 8 * MIB);
+        submit_read_ahead(&blks[i], io_lane_of(0), 8 * MIB);
     for (uint32_t i = 0; i < 2; i++)
         take(blk_queue_next(&q));
     ck_assert_ptr_null(blk_queue_next(&q)); /* 16 MiB are there */
@@ -209,7 +217,7 @@ START_TEST(test_a_device_has_few_background_bytes)
     ck_assert_ptr_eq(blk_queue_next(&q), &blks[2]);
     /* One may go however large it is. */
     setup();
-    submit(&blks[0], io_lane_of(0), 0, 64 * MIB);
+    submit_read_ahead(&blks[0], io_lane_of(0), 64 * MIB);
     ck_assert_ptr_eq(blk_queue_next(&q), &blks[0]);
 }
 END_TEST
@@ -259,14 +267,14 @@ START_TEST(test_one_pool_alone_is_not_held_up)
 
     list_init(&in_flight);
     for (uint32_t i = 0; i < REQUESTS; i++)
-        submit(&blks[i], io_lane_of(0), 1, MIB);
-    submit(&blks[REQUESTS], IO_LANE_OWN, 1, MIB); /* the log is nobody's rival */
+        submit_read(&blks[i], io_lane_of(0), MIB);
+    submit(&blks[REQUESTS], IO_LANE_OWN, 1, 64 * KIB); /* the log is nobody's rival */
     ck_assert_uint_eq(take_all(&in_flight), REQUESTS + 1);
     /* Large ones of two: a few at once. */
     setup();
     list_init(&in_flight);
     for (uint32_t i = 0; i < 8; i++)
-        submit(&blks[i], io_lane_of(i % 2), 1, 8 * MIB);
+        submit_read(&blks[i], io_lane_of(i % 2), 8 * MIB);
     ck_assert_uint_eq(take_all(&in_flight), SHARED_REQUESTS);
 }
 END_TEST
@@ -278,10 +286,51 @@ START_TEST(test_background_keeps_small_beside_urgent)
     list_init(&in_flight);
     submit(&blks[0], io_lane_of(1), 1, 64 * KIB);
     for (uint32_t i = 1; i <= 32; i++)
-        submit(&blks[i], io_lane_of(0), 0, MIB);
+        submit_read_ahead(&blks[i], io_lane_of(0), MIB);
     ck_assert_uint_eq(take_all(&in_flight), 1 + BACKGROUND_BESIDE_BYTES / MIB);
     done(&blks[0]);
     ck_assert_uint_eq(take_all(&in_flight), (BACKGROUND_BYTES_MAX - BACKGROUND_BESIDE_BYTES) / MIB);
+}
+END_TEST
+
+/* Until so many bytes have ended, no more go: then several at once. */
+START_TEST(test_a_device_has_as_many_writes_as_keep_it_busy)
+{
+    const uint32_t len = 64 * KIB, n_max = WRITE_BYTES_MAX / len, n_refill = WRITE_REFILL_BYTES / len;
+    struct list in_flight;
+
+    for (uint8_t urgent = 0; urgent < 2; urgent++) {
+        setup();
+        list_init(&in_flight);
+        for (uint32_t i = 0; i < 2 * n_max; i++)
+            submit(&blks[i], io_lane_of(0), urgent, len);
+        ck_assert_uint_eq(take_all(&in_flight), n_max);
+        for (uint32_t i = 0; i < 2 * n_refill; i++) {
+            done(list_entry(list_pop(&in_flight), struct io_blk, link));
+            ck_assert_uint_eq(take_all(&in_flight), i % n_refill == n_refill - 1 ? n_refill : 0);
+        }
+    }
+    /* The log's next step does not wait for that, and a read neither. */
+    submit(&blks[ARRAY_LEN(blks) - 1], IO_LANE_OWN, 1, 0);
+    ck_assert_uint_eq(take_all(&in_flight), 1);
+    submit_read(&blks[ARRAY_LEN(blks) - 2], io_lane_of(0), len);
+    ck_assert_uint_eq(take_all(&in_flight), 1);
+}
+END_TEST
+
+/* One is written, the next one is there. */
+START_TEST(test_a_device_has_two_large_writes)
+{
+    struct list in_flight;
+
+    list_init(&in_flight);
+    for (uint32_t i = 0; i < 8; i++)
+        submit(&blks[i], io_lane_of(0), 1, PIECE_BYTES_MAX);
+    ck_assert_uint_eq(take_all(&in_flight), 2);
+    for (uint32_t i = 0; i < 6; i++) {
+        done(list_entry(list_pop(&in_flight), struct io_blk, link));
+        ck_assert_uint_eq(take_all(&in_flight), 1);
+    }
 }
 END_TEST
 
@@ -308,13 +357,11 @@ START_TEST(test_a_read_in_the_background_is_none_to_wait_for)
     list_init(&in_flight);
     for (uint32_t i = 0; i < REQUESTS; i++)
         submit(&blks[i], io_lane_of(1), 1, 64 * KIB);
-    blks[REQUESTS] = (struct io_blk){.op = IO_BLK_READ, .lane = io_lane_of(0), .len_bytes = 8 * MIB};
-    blk_queue_push(&q, &blks[REQUESTS]);
+    submit_read_ahead(&blks[REQUESTS], io_lane_of(0), 8 * MIB);
     ck_assert_uint_eq(blk_queue_part(&q, &blks[REQUESTS]), 8 * MIB);
     ck_assert_uint_eq(take_all(&in_flight), REQUESTS + 1);
     setup();
-    blks[REQUESTS] = (struct io_blk){.op = IO_BLK_READ, .lane = io_lane_of(0), .len_bytes = 64 * KIB};
-    blk_queue_push(&q, &blks[REQUESTS]);
+    submit_read_ahead(&blks[REQUESTS], io_lane_of(0), 64 * KIB);
     for (uint32_t i = 0; i < REQUESTS; i++)
         submit(&blks[i], io_lane_of(1), 1, 64 * KIB);
     blk_queue_urge(&q, &blks[REQUESTS]); /* now it is */
@@ -469,6 +516,8 @@ int main(void)
     tcase_add_test(tc, test_closed_loops_share_by_weight);
     tcase_add_test(tc, test_one_pool_alone_is_not_held_up);
     tcase_add_test(tc, test_background_keeps_small_beside_urgent);
+    tcase_add_test(tc, test_a_device_has_as_many_writes_as_keep_it_busy);
+    tcase_add_test(tc, test_a_device_has_two_large_writes);
     tcase_add_test(tc, test_few_writes_beside_an_awaited_read);
     tcase_add_test(tc, test_a_read_in_the_background_is_none_to_wait_for);
     tcase_add_test(tc, test_large_ones_go_in_parts_beside_an_awaited_read);

@@ -665,6 +665,32 @@ START_TEST(test_jobs_of_every_kind)
 }
 END_TEST
 
+/* Who is told that something has ended does not sleep, so nobody rings for the queue. */
+START_TEST(test_a_queue_with_an_answer_is_not_armed)
+{
+    struct spw_key keys[2] = {key_of(1, FAKE_GROUP_HOLD), key_of(2, 0)};
+    struct spw_hit hits[2];
+    spw_job *held, *job;
+    spw_queue *queue;
+
+    ck_assert_int_eq(spw_queue_new(session, space, 8, &queue), 0);
+    struct pollfd pfd = {.fd = spw_queue_fd(queue), .events = POLLIN};
+    ck_assert_int_eq(spw_submit_lookup(queue, space, &keys[0], 1, 0, &hits[0], NULL, &held), 0);
+    fake_wait_held(fake, 1);
+    ck_assert_int_eq(spw_submit_lookup(queue, space, &keys[1], 1, 0, &hits[1], NULL, &job), 0);
+    ck_assert_int_eq(spw_job_wait(job, SPW_FOREVER), 0);
+    ck_assert_int_eq(spw_queue_arm(queue), 1);
+    fake_let_go(fake);
+    ck_assert_int_eq(spw_job_wait(held, SPW_FOREVER), 0);
+    ck_assert_int_eq(poll(&pfd, 1, 0), 0);
+    /* Taken by hand, both are there. */
+    for (unsigned i = 0; i < 2; i++)
+        ck_assert_int_eq(spw_queue_next(queue, &job), 0);
+    ck_assert_int_eq(spw_queue_next(queue, &job), -EAGAIN);
+    spw_queue_free(queue);
+}
+END_TEST
+
 START_TEST(test_cancel)
 {
     struct spw_key key = key_of(1, FAKE_GROUP_HOLD);
@@ -948,7 +974,9 @@ static Suite *suite(void)
         {"threads",
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,
           test_calls_without_spinning, test_fork}},
-        {"jobs", {test_jobs_by_poll, test_jobs_of_every_kind, test_cancel, test_waiters}},
+        {"jobs",
+         {test_jobs_by_poll, test_jobs_of_every_kind, test_a_queue_with_an_answer_is_not_armed, test_cancel,
+          test_waiters}},
         {"faults",
          {test_no_daemon, test_handshake_refusals, test_late_replies_are_thrown_away, test_death_in_a_call,
           test_death_leaves_views_readable, test_death_ends_jobs, test_death_wakes_waiters, test_death_during_put}},

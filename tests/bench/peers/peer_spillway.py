@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spillway itself: the release build's daemon with a memory tier and a device file, through libspillway.
 
-Two jobs with half of what is in flight each, from and to the client's own memory, so that one is copied while the
-other is at the device. `memory` as the variant gives the daemon a memory tier that holds the whole set, for peers
-that only have memory, and one job with all: there is no device to wait for."""
+From and to the client's own memory. Spills are two jobs with half of what is in flight each, so that one is copied
+while the other is at the device; fetches are four jobs, since small ones are all at the device together, and the client
+copies one while the others are there.
+`memory` as the variant gives the daemon a memory tier that holds the whole set, for peers that only have memory, and
+one job with all: there is no device to wait for."""
 
 import ctypes
 import os
@@ -129,7 +131,7 @@ class Spillway(harness.BatchPeer):
 
     def open(self):
         self.in_memory = self.options.variant == "memory"
-        self.batches = 1 if self.in_memory else 2
+        self.batches_of = {"spill": 1, "fetch": 1} if self.in_memory else {"spill": 2, "fetch": 4}
         self.daemon_start()
         self.lib = library_load(self.options.bin)
         self.session = self.get(
@@ -158,7 +160,8 @@ class Spillway(harness.BatchPeer):
         device, config = os.path.join(self.folder, "disk.spill"), os.path.join(self.folder, "config")
         set_bytes = self.n_objects * self.size
         dram = self.options.memory_bytes if not self.in_memory else set_bytes * 2 + 256 * MIB
-        tuned = f"engines = 1, workers auto, chain, trusted pool, copy_threads 2, {self.batches} jobs in flight"
+        tuned = "engines = 1, workers auto, chain, trusted pool, copy_threads 2, "
+        tuned += "{spill} spill and {fetch} fetch jobs in flight".format(**self.batches_of)
         text = f"[daemon]\nsocket = {self.socket}\nengines = 1\n"
         text += f"[tier.dram]\nsize = {dram} B\n"
         if not self.in_memory:
@@ -204,6 +207,10 @@ class Spillway(harness.BatchPeer):
         if result < 0:
             raise OSError(-result, f"{name}: {self.lib.spw_error_text().decode()}")
         return result
+
+    def gather(self, kind, *what):
+        self.batches = self.batches_of[kind]
+        super().gather(kind, *what)
 
     def start(self, kind, batch):
         lists = self.idle.pop()

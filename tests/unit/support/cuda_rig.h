@@ -11,6 +11,10 @@
 #include "io/cuda_driver.h"
 #include "tests/fake/fake_cuda.h"
 
+#ifndef SPILLWAY_FAKE_CUDA /* the build says where it is */
+#define SPILLWAY_FAKE_CUDA CUDA_LIBRARY
+#endif
+
 struct cuda_rig {
     struct cuda_driver cu;
     struct fake_cuda_control *control;

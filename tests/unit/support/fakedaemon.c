@@ -273,7 +273,10 @@ static void on_message(struct fake *f, struct connection *c, void *bytes)
         reply(c->fd, msg, &(struct spw_msg){0}, sizeof(struct spw_msg), NULL, 0);
         break;
     case SPW_MSG_CHUNK_GET:
-        on_chunk_get(f, c->fd, bytes);
+        if (fault_of(f) == FAKE_NO_CHUNK)
+            refuse(c->fd, msg, -ENFILE, 0, "no descriptors");
+        else
+            on_chunk_get(f, c->fd, bytes);
         break;
     case SPW_MSG_ADMIN: { /* two parts: `{"echo":` and the request and `}` */
         char part[sizeof(struct spw_msg) + 4096];

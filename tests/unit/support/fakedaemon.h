@@ -31,6 +31,7 @@ enum fake_fault {
     FAKE_RESULT_OUTSIDE, /* a result past the end of its chunk */
     FAKE_RESULT_LENGTH,  /* a result longer than asked for */
     FAKE_RESULT_CHUNK,   /* a chunk number that cannot exist */
+    FAKE_NO_CHUNK,       /* CHUNK_GET is -ENFILE */
     FAKE_NO_SPACE,       /* every element is -ENOSPC with SPW_LIMIT_POOL_LEASES */
     FAKE_REQUEST_FAILS,  /* every SQE is -EAGAIN with SPW_LIMIT_REQUESTS */
 };
