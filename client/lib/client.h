@@ -468,6 +468,8 @@ struct spw_queue {
 /* What the spw_submit_… functions have in common: r is what building the call gave. */
 int client_queue_submit(const char *name, spw_queue *queue, int r, const struct client_call *call, void *user,
                         spw_job **ret_job) must_check;
+/* Takes whatever has ended off a queue whose owner asks each job. Who polls it is not disturbed. */
+void client_queue_turn(spw_queue *queue);
 /* A thread may have to look again: one that waits for a job, and the user who polls. */
 void client_queue_changed_locked(spw_queue *queue);
 void client_job_end_locked(struct spw_job *job, int status, unsigned detail, uint64_t value);

@@ -82,6 +82,17 @@ void client_gpu_wake(struct spw_gpu *gpu)
     (void)!eventfd_write(gpu->wake_fd, 1);
 }
 
+/* It is awake: what rang is taken back. */
+static void queues_disarm(struct spw_gpu *gpu)
+{
+    list_for_each (l, &gpu->lanes) {
+        spw_job *ended;
+
+        while (spw_queue_next(list_entry(l, struct gpu_lane, link)->queue, &ended) == 0)
+            ;
+    }
+}
+
 /* The queue's descriptor, armed; -1: none, or something has come already (*ret_ready). */
 static int queue_to_poll(struct spw_gpu *gpu, bool *ret_ready)
 {
@@ -114,6 +125,7 @@ static void *thread_main(void *arg)
     while (!gpu->stop) {
         bool ready = false;
 
+        queues_disarm(gpu);
         bool looks = client_gpu_pump(gpu), has_jobs = !list_is_empty(&gpu->jobs);
         int queue_fd = has_jobs ? queue_to_poll(gpu, &ready) : -1;
         pthread_mutex_unlock(&gpu->lock);

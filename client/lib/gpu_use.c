@@ -371,15 +371,6 @@ static void job_expire(struct spw_gpu_job *job)
     }
 }
 
-/* Takes what has come off the queue. What ended is found by asking each job, so that is all. */
-static void lane_turn(struct gpu_lane *lane)
-{
-    spw_job *ended;
-
-    while (spw_queue_next(lane->queue, &ended) == 0)
-        ;
-}
-
 bool client_gpu_pump(struct spw_gpu *gpu)
 {
     uint64_t now_ns = client_now_ns();
@@ -389,7 +380,7 @@ bool client_gpu_pump(struct spw_gpu *gpu)
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
         next = l->next;
-        lane_turn(lane);
+        client_queue_turn(lane->queue);
         if (is_first && lane->over == 0)
             lane_feed(lane, now_ns);
         if (is_first)

@@ -255,6 +255,15 @@ int spw_queue_next(spw_queue *queue, spw_job **ret_job)
     return link ? 0 : -EAGAIN;
 }
 
+void client_queue_turn(spw_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue_turn_locked(queue);
+    while (!list_is_empty(&queue->ended))
+        list_entry(list_pop(&queue->ended), struct spw_job, link)->state = CLIENT_JOB_TAKEN;
+    pthread_mutex_unlock(&queue->lock);
+}
+
 /* --- Waiting and ending jobs ------------------------------------------------------------------------------------------ */
 
 /* Lets the lock go until something may have changed, a second has passed, or `left_ms`. */
