@@ -45,7 +45,10 @@ static inline void cuda_rig_load(struct cuda_rig *rig)
 /* The control file has no name any more: whoever wants it has it mapped. */
 static inline void cuda_rig_forget_file(void)
 {
-    unlink(getenv("FAKE_CUDA_CONTROL"));
+    const char *path = getenv("FAKE_CUDA_CONTROL");
+
+    if (path)
+        unlink(path);
 }
 
 static inline void cuda_rig_begin(struct cuda_rig *rig)
