@@ -18,6 +18,7 @@ set(SPILLWAY_THREADS_TESTS
     "/test_ring[^/]*\\.c$"
     "/test_worker[^/]*\\.c$"
     "/test_client\\.c$"
+    "/test_gpu_helper[^/]*\\.c$"
     "/system/test_[^/]*tsan[^/]*$")
 
 set(tests_dir ${CMAKE_BINARY_DIR}/tests)
@@ -69,11 +70,12 @@ function(spillway_test_program target)
     spillway_link(${target} PRIVATE ${arg_LINK})
 endfunction()
 
-set(all_libraries spillway-daemon spillway-tiering spillway-io spillway-static)
+set(all_libraries spillway-gpu-helper spillway-daemon spillway-tiering spillway-io spillway-static)
 
 # ── unit and sim ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 spillway_static_library(spillway-test-unit GLOB tests/unit/support/*.c LINK ${all_libraries} Spillway::check)
+target_compile_definitions(spillway-test-unit PRIVATE SPILLWAY_FAKE_CUDA="${tests_dir}/fake/libcuda.so.1")
 
 # Opened at run time, as the real one is, so it is nothing to link. Exports the driver's functions alone.
 spillway_glob(fake_cuda_sources GLOB tests/fake/*.c)

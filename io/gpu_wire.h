@@ -49,7 +49,8 @@ struct gpu_stat {
     uint64_t copies;            /* calls to the driver for them */
     uint64_t lanes, lanes_over; /* now; ever */
     uint64_t cpu_ns, sleeps;
-    uint64_t reserved[2];
+    uint64_t windows_failed; /* times that the driver refused to register one */
+    uint64_t reserved;
 };
 static_assert(sizeof(struct gpu_stat) == 128, "gpu_stat");
 

@@ -128,6 +128,15 @@
 #define GPU_WINDOW_BYTES (1 * GIB) /* registered with the driver at a time */
 #define GPU_AHEAD_SLOTS 3          /* uses that one direction of a GPU has at its copy engine */
 #define GPU_RESTART_MS_MAX 30000   /* the longest pause before a helper is started again */
+#define GPU_TAKE_MAX 256           /* commands of one ring that a helper takes in one turn */
+#define GPU_DRAIN_MAX 64           /* bytes of a doorbell, likewise; a poll sees the rest */
+#define GPU_MESSAGES_MAX 16        /* of the daemon, likewise */
+#define GPU_SOCKET_TURNS 64        /* of a busy helper, until it looks for messages again */
+#define GPU_SPIN_US_MAX 1000000    /* that a helper polls before it naps */
+#define GPU_NAP_NS_MIN 20000       /* of a helper that expects what wakes nobody: at first, and from the fourth on */
+#define GPU_NAP_NS_MAX 50000
+#define GPU_HANG_MS 10000 /* a copy that takes longer never ends: the context is given up */
+#define GPU_STOP_MS 1000  /* for copies under way, when the daemon has gone */
 
 /* Policies. */
 #define POLICY_SCAN_MAX 64             /* pinned objects that one search for a victim passes over */

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * spillway-gpu: started by spillwayd, one for each GPU that it serves; nobody else has a use for it. It ends when the
+ * socket does, and by nothing else that can be refused: signals that are meant for the daemon reach it too, as it is in
+ * the same process group and unit, and then the daemon has still to end its lanes in order.
+ *
+ * No new privileges could be forbidden here, but the driver may have to run nvidia-modprobe, which needs them: that is for
+ * the daemon's unit to decide.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "io/gpu/helper.h"
+
+#define EXIT_MISUSE 2
+
+static bool is_our_socket(int fd)
+{
+    int type = 0;
+    socklen_t size = sizeof(type);
+
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
+}
+
+/* Standard output and input are nothing to us, but the driver's libraries believe that they are there. */
+static void close_others(void)
+{
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (null_fd >= 0) {
+        (void)dup2(null_fd, STDIN_FILENO);
+        (void)dup2(null_fd, STDOUT_FILENO);
+        if (fcntl(STDERR_FILENO, F_GETFD) < 0)
+            (void)dup2(null_fd, STDERR_FILENO);
+    }
+    (void)close_range(GPU_WIRE_FD + 1, ~0U, 0);
+    (void)fcntl(GPU_WIRE_FD, F_SETFD, FD_CLOEXEC);
+}
+
+int main(void)
+{
+    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
+
+    if (!is_our_socket(GPU_WIRE_FD)) {
+        fputs("spillway-gpu is started by spillwayd\n", stderr);
+        return EXIT_MISUSE;
+    }
+    close_others();
+    (void)prctl(PR_SET_NAME, "spillway-gpu");
+    for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
+        (void)signal(ignored[i], SIG_IGN);
+    return helper_run(GPU_WIRE_FD) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
