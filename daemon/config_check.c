@@ -165,8 +165,7 @@ static uint64_t tier_bytes_known(const struct spillway_config *c, enum config_ti
 
 static bool tier_absent(const struct spillway_config *c, enum config_tier tier)
 {
-    return (tier == CONFIG_TIER_CXL && c->cxl.size_bytes == 0) || (tier == CONFIG_TIER_NVME && c->n_devices == 0) ||
-           tier == CONFIG_TIER_GPU;
+    return (tier == CONFIG_TIER_CXL && c->cxl.size_bytes == 0) || (tier == CONFIG_TIER_NVME && c->n_devices == 0);
 }
 
 /* One pool's budget, if it is one that cannot be: more than nothing of a tier that does not exist. */
@@ -174,11 +173,13 @@ static bool budget_impossible(struct checker *ck, const struct config_pool *p, e
 {
     const struct config_amount *a = &p->budgets[tier];
 
+    if (tier == CONFIG_TIER_GPU && a->kind == CONFIG_AMOUNT_PERCENT) {
+        check_error(ck, line, "gpu: a number of bytes, or 'auto': how much memory GPUs have is not known here");
+        return true;
+    }
     if (!tier_absent(ck->config, tier) || a->kind == CONFIG_AMOUNT_AUTO || (a->bytes == 0 && a->percent_milli == 0))
         return false;
-    if (tier == CONFIG_TIER_GPU)
-        check_error(ck, line, "gpu: budgets of GPU memory are not supported yet; must be 0 or 'auto'");
-    else if (tier == CONFIG_TIER_CXL)
+    if (tier == CONFIG_TIER_CXL)
         check_error(ck, line, "cxl: there is no cxl tier; set size in [tier.cxl], or leave this out");
     else
         check_error(ck, line, "nvme: there is no device; add a [device NAME] section, or leave this out");

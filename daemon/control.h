@@ -14,6 +14,7 @@
 #include "io/engine_queue.h"
 #include "io/store.h"
 
+struct gpus;
 struct grower;
 struct workers;
 
@@ -81,6 +82,7 @@ struct control {
     uint32_t n_owners;
     uint64_t next_owner;
     struct spaces *spaces;
+    struct gpus *gpus;
 };
 
 /* --- shares.c --- */

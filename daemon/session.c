@@ -21,6 +21,7 @@
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
+#include "daemon/gpu.h"
 #include "daemon/log.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -71,10 +72,13 @@ static void session_seat_ended(struct call *call)
     session_let_go(call->at_control_ctx);
 }
 
-/* Every engine lets go; nothing of the session is with an engine otherwise. */
+/* Every engine lets go; nothing of the session is with an engine otherwise. Lanes first: an engine keeps what they use. */
 static void session_end_seats(struct session *session)
 {
     struct control *control = session->control;
+
+    if (session_gpu_end(session, session_end_seats))
+        return;
 
     session->n_ending = 1; /* ours */
     for (uint32_t i = 0; i < control->n_engines; i++) {
@@ -401,6 +405,7 @@ int session_accept(struct control *control, int fd)
     loop_timer_init(&session->timer, session_timeout);
     list_init(&session->link);
     list_init(&session->rings);
+    list_init(&session->lanes);
     int r = session_init(session, control, fd);
 
     if (r < 0) {

@@ -66,6 +66,8 @@ struct session {
     struct list rings;
     uint32_t n_rings, next_ring;
     uint64_t scratch_bytes;
+    struct list lanes; /* to GPUs */
+    void (*lanes_gone)(struct session *session); /* it ends, and waits for that */
 
     bool busy; /* a request is with an engine: the socket is not read */
     struct spw_msg request;
@@ -95,6 +97,9 @@ void session_reply_error(struct session *session, int status, uint32_t detail, c
 bool session_call_over(struct session *session);
 /* ADMIN: takes text, which malloc() made. */
 void session_reply_text(struct session *session, char *text, uint64_t size);
+
+/* The pool of a handle of this session's; POOLS_MAX: none. */
+uint32_t session_pool(const struct session *session, uint32_t handle);
 
 /* session_ring.c */
 /* Its seat at that engine, taken if need be; NULL: no memory. */

@@ -9,6 +9,7 @@
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
+#include "daemon/gpu.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
 
@@ -81,6 +82,8 @@ static void hello_welcome(struct session *session)
     for (uint32_t i = 0; i < control->n_engines; i++)
         if (load_relaxed(&control->engines[i]->is_degraded))
             welcome.features |= SPW_FEATURE_DEGRADED_MEMLOCK;
+    if (gpus_are_served(control->gpus))
+        welcome.features |= SPW_FEATURE_GPU;
     memcpy(welcome.session_token, session->token, sizeof(welcome.session_token));
     memcpy(welcome.owner_token, session->owner->token, sizeof(welcome.owner_token));
     session_reply(session, &welcome, sizeof(welcome), NULL, 0);
@@ -136,8 +139,7 @@ static uint32_t pool_handle(const struct session *session, uint32_t pool)
     return session->pool_generation << 16 | pool;
 }
 
-/* POOLS_MAX if the handle is none of this session's. */
-static uint32_t pool_of_handle(const struct session *session, uint32_t handle)
+uint32_t session_pool(const struct session *session, uint32_t handle)
 {
     uint32_t pool = handle & UINT16_MAX;
 
@@ -179,6 +181,7 @@ static void handle_pool_open(struct session *session, const void *message)
         .dram_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_DRAM, config->dram.size_bytes),
         .cxl_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_CXL, config->cxl.size_bytes),
         .nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(session->control)),
+        .gpu_bytes = gpus_pool_budget(config, pool),
     };
     session_reply(session, &reply, sizeof(reply), NULL, 0);
 }
@@ -266,7 +269,7 @@ static void handle_space_open(struct session *session, const void *message)
         violation(session, "a reserved field of SPACE_OPEN is not zero");
         return;
     }
-    uint32_t pool = pool_of_handle(session, open.pool);
+    uint32_t pool = session_pool(session, open.pool);
 
     if (pool == POOLS_MAX) {
         session_reply_error(session, -EBADF, 0, "this session has not opened that pool");
@@ -389,6 +392,8 @@ void session_handle(struct session *session, const void *message, size_t size)
         [SPW_MSG_RING_NEW] = {sizeof(struct spw_msg_ring_new), session_ring_new},
         [SPW_MSG_RING_FREE] = {sizeof(struct spw_msg_ring_free), session_ring_free_asked},
         [SPW_MSG_CHUNK_GET] = {sizeof(struct spw_msg_chunk_get), handle_chunk_get},
+        [SPW_MSG_GPU_ATTACH] = {sizeof(struct spw_msg_gpu_attach), session_gpu_attach},
+        [SPW_MSG_GPU_DETACH] = {sizeof(struct spw_msg_gpu_detach), session_gpu_detach},
     };
     uint16_t type = session->request.type;
 

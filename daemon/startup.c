@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/gpu.h"
 #include "daemon/log.h"
 #include "daemon/sd.h"
 #include "daemon/startup_hugepages.h"
@@ -308,6 +309,8 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .control = &control->mailbox,
+        .chunk_note = gpus_chunk_note,
+        .chunk_note_ctx = control->gpus,
         .uring = {.workers = control->workers,
                   .lone_worker = workers_of_engine(config, machine) == 1,
                   .grower = control->grower,
@@ -421,6 +424,8 @@ int startup_engines(struct control *control)
     control->n_engines = config->daemon.engines ? config->daemon.engines : machine.n_dram;
     r = threads_make(control, &machine);
     if (r == 0)
+        r = gpus_new(control, &control->gpus);
+    if (r == 0)
         r = devices_size(control);
     if (r < 0) {
         log_error("threads cannot be made: %s", log_errno(r));
@@ -458,10 +463,12 @@ void startup_undo(struct control *control)
     grower_free(control->grower);
     for (uint32_t i = 0; i < control->n_engines; i++)
         control->engines[i] = engine_free(control->engines[i]);
+    gpus_free(control->gpus);
     workers_free(control->workers);
     for (uint32_t i = 0; i < control->config->n_devices; i++)
         if (control->devices[i].device.fd >= 0)
             device_close(&control->devices[i].device);
+    control->gpus = NULL;
     control->grower = NULL;
     control->workers = NULL;
 }

@@ -127,6 +127,7 @@
 #define GPU_DRAIN_MAX 64           /* reads of a doorbell at a time; a poll sees the rest */
 #define GPU_WINDOW_BYTES (1 * GIB) /* registered with the driver at a time */
 #define GPU_AHEAD_SLOTS 3          /* uses that one direction of a GPU has at its copy engine */
+#define DEFAULT_POOL_GPU_BYTES (1 * GIB) /* staged for one pool, on all GPUs */
 #define GPU_RESTART_MS_MAX 30000   /* the longest pause before a helper is started again */
 #define GPU_TAKE_MAX 256           /* commands of one ring that a helper takes in one turn */
 #define GPU_DRAIN_MAX 64           /* bytes of a doorbell, likewise; a poll sees the rest */

@@ -1,0 +1,837 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns the helper processes: starting, telling them of engines' rings and chunks, watching, ending, starting again.
+ * Control thread.
+ *
+ * A helper is not trusted with more than its GPU: its messages are checked, and one that breaks the rules, is silent for
+ * ANSWER_NS, or says that its context is lost is killed. Nothing is concluded from its end before it was reaped: until
+ * then its copies may go on. While it has lanes it is asked for its numbers each second, which is also how one that is
+ * stopped, or hangs in the driver, is found.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/gpu.h"
+#include "daemon/log.h"
+#include "daemon/shm.h"
+#include "include/base/cleanup.h"
+
+#define NS_PER_MS UINT64_C(1000000)
+#define NS_PER_S UINT64_C(1000000000)
+#define START_NS (60 * NS_PER_S)   /* the driver takes its time on machines with many GPUs */
+#define ANSWER_NS (5 * NS_PER_S)   /* to anything else */
+#define STAT_NS (1 * NS_PER_S)     /* between two questions, while there are lanes */
+#define PAUSE_MS_MIN 100           /* before a helper is started again; doubles up to GPU_RESTART_MS_MAX */
+#define SERVED_NS (60 * NS_PER_S)  /* after so long its end is the first again */
+
+extern char **environ;
+
+/* A message that did not fit the socket yet. */
+struct gpu_out {
+    struct list link;
+    struct gpu_msg msg;
+    int fds[2];
+    uint32_t n_fds;
+};
+
+struct gpu {
+    struct gpus *gpus;
+    uint32_t index;
+    uint8_t uuid[SPW_UUID_BYTES];
+    char name[GPU_TEXT_BYTES], error[GPU_TEXT_BYTES];
+    enum gpu_state state;
+    uint32_t incarnation, restarts, pause_ms, next_number;
+    bool has_served;
+    pid_t pid;
+    struct loop_source pidfd, socket;
+    struct loop_timer timer; /* STARTING, SERVING: the answer that is awaited, or the next question; PAUSED */
+    uint64_t since_ns, answer_by_ns; /* 0: nothing is awaited */
+    uint32_t n_awaited;
+    struct list out;
+    struct list lanes;
+    struct memory_shared rings[ENGINES_MAX];
+    int doorbells[ENGINES_MAX];
+    struct gpu_call calls[ENGINES_MAX];
+    uint32_t n_calls; /* that engines work on */
+    struct gpu_stat stat;
+};
+
+struct known_chunk {
+    struct memory_chunk *chunk; /* a reference; NULL: none */
+    uint32_t epoch, pool;
+};
+
+struct gpus {
+    struct control *control;
+    char helper_path[PATH_MAX];
+    uint32_t n;
+    struct gpu *gpu[GPUS_MAX];
+    struct known_chunk *chunks[ENGINES_MAX]; /* CHUNKS_MAX */
+    uint64_t used_bytes[POOLS_MAX];
+    bool ending;
+};
+
+static void gpu_start(struct gpu *gpu);
+
+static void gpu_set_state(struct gpu *gpu, enum gpu_state state)
+{
+    gpu->state = state;
+    gpu->since_ns = loop_now_ns();
+}
+
+static struct loop *gpu_loop(const struct gpu *gpu)
+{
+    return &gpu->gpus->control->loop;
+}
+
+static const char *uuid_text(const uint8_t *u, char ret_text[static 41])
+{
+    snprintf(ret_text, 41, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
+             u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    return ret_text;
+}
+
+/* --- Messages to it -------------------------------------------------------------------------------------------------- */
+
+static int transmit(int socket_fd, const struct gpu_msg *msg, const int *fds, uint32_t n_fds)
+{
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = sizeof(*msg)};
+    union {
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
+        struct cmsghdr align;
+    } control = {0};
+    struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (n_fds > 0) {
+        header.msg_control = control.bytes;
+        header.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
+
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
+    }
+    return sendmsg(socket_fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static void out_free(struct gpu_out *out)
+{
+    list_unlink(&out->link);
+    for (uint32_t i = 0; i < out->n_fds; i++)
+        close(out->fds[i]);
+    free(out);
+}
+
+static void gpu_kill(struct gpu *gpu, const char *why)
+{
+    if (gpu->state != GPU_STARTING && gpu->state != GPU_SERVING)
+        return;
+    char text[41];
+
+    snprintf(gpu->error, sizeof(gpu->error), "%s", why);
+    log_warning("%s: its helper (pid %d) is ended: %s", uuid_text(gpu->uuid, text), (int)gpu->pid, why);
+    gpu_set_state(gpu, GPU_ENDING);
+    loop_timer_cancel(&gpu->timer);
+    (void)kill(gpu->pid, SIGKILL);
+}
+
+/* Later, when there is room for it. */
+static void gpu_send_later(struct gpu *gpu, const struct gpu_msg *msg, const int *fds, uint32_t n_fds)
+{
+    struct gpu_out *out = calloc(1, sizeof(*out));
+
+    if (!out) {
+        gpu_kill(gpu, "no memory for a message to it");
+        return;
+    }
+    list_init(&out->link);
+    out->msg = *msg;
+    for (uint32_t i = 0; i < n_fds; i++) {
+        int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+
+        if (fd < 0) {
+            out_free(out);
+            gpu_kill(gpu, "no descriptor is left for a message to it");
+            return;
+        }
+        out->fds[out->n_fds++] = fd;
+    }
+    list_push_tail(&gpu->out, &out->link);
+    loop_modify(gpu_loop(gpu), &gpu->socket, EPOLLIN | EPOLLOUT);
+}
+
+/* fds stay the caller's. */
+static void gpu_send(struct gpu *gpu, struct gpu_msg *msg, const int *fds, uint32_t n_fds)
+{
+    msg->version = GPU_WIRE_VERSION;
+    msg->number = ++gpu->next_number;
+    int r = list_is_empty(&gpu->out) ? transmit(gpu->socket.fd, msg, fds, n_fds) : -EAGAIN;
+
+    if (r == -EAGAIN || r == -ENOBUFS)
+        gpu_send_later(gpu, msg, fds, n_fds);
+    else if (r < 0)
+        gpu_kill(gpu, log_errno(r));
+}
+
+static void gpu_flush(struct gpu *gpu)
+{
+    while (!list_is_empty(&gpu->out)) {
+        struct gpu_out *out = list_first_entry(&gpu->out, struct gpu_out, link);
+        int r = transmit(gpu->socket.fd, &out->msg, out->fds, out->n_fds);
+
+        if (r == -EAGAIN)
+            return;
+        out_free(out);
+        if (r < 0) {
+            gpu_kill(gpu, log_errno(r));
+            return;
+        }
+    }
+    loop_modify(gpu_loop(gpu), &gpu->socket, EPOLLIN);
+}
+
+/* It is to answer by then; sooner if something else is awaited sooner. */
+static void gpu_await(struct gpu *gpu, uint64_t ns)
+{
+    gpu->n_awaited++;
+    if (gpu->answer_by_ns == 0) {
+        gpu->answer_by_ns = loop_now_ns() + ns;
+        loop_timer_set(gpu_loop(gpu), &gpu->timer, gpu->answer_by_ns);
+    }
+}
+
+static void gpu_answered(struct gpu *gpu)
+{
+    gpu->n_awaited--;
+    gpu->answer_by_ns = gpu->n_awaited > 0 ? loop_now_ns() + ANSWER_NS : 0;
+    if (gpu->answer_by_ns > 0)
+        loop_timer_set(gpu_loop(gpu), &gpu->timer, gpu->answer_by_ns);
+    else if (!list_is_empty(&gpu->lanes))
+        loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + STAT_NS);
+    else
+        loop_timer_cancel(&gpu->timer);
+}
+
+static void gpu_ask_stat(struct gpu *gpu)
+{
+    struct gpu_msg msg = {.type = GPU_MSG_STAT};
+
+    gpu_await(gpu, ANSWER_NS);
+    gpu_send(gpu, &msg, NULL, 0);
+}
+
+static void gpu_tell_chunk(struct gpu *gpu, uint32_t engine, uint32_t region)
+{
+    const struct known_chunk *known = &gpu->gpus->chunks[engine][region];
+    const struct memory_chunk *chunk = known->chunk;
+    struct gpu_msg msg = {.type = GPU_MSG_CHUNK,
+                          .engine = engine,
+                          .region = region,
+                          .epoch = known->epoch,
+                          .bytes = chunk->size_bytes,
+                          .page_bytes = chunk->report.pages == MEMORY_PAGES_HUGE ? (uint32_t)MEMORY_HUGE_BYTES
+                                                                                 : (uint32_t)MEMORY_PAGE_BYTES};
+
+    gpu_send(gpu, &msg, &chunk->fd, 1);
+}
+
+/* --- It serves ------------------------------------------------------------------------------------------------------- */
+
+static void gpu_added(struct call *base)
+{
+    struct gpu_call *call = container_of(base, struct gpu_call, call);
+    struct gpu *gpu = base->at_control_ctx;
+
+    gpu->n_calls--;
+    if (call->result < 0)
+        gpu_kill(gpu, "an engine does not take it");
+}
+
+static int gpu_ring_new(struct gpu *gpu, uint32_t engine)
+{
+    int doorbell[2];
+    struct gpu_msg msg = {.type = GPU_MSG_RING, .engine = engine, .entries = GPU_RING_ENTRIES};
+    int r = memory_shared_create("spillway-gpu-ring", round_up(gpu_ring_bytes(GPU_RING_ENTRIES), MEMORY_PAGE_BYTES),
+                                 MEMORY_SHARED_SEAL, &gpu->rings[engine]);
+
+    if (r < 0)
+        return r;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, doorbell) < 0)
+        return -errno;
+    gpu->doorbells[engine] = doorbell[0];
+    gpu_send(gpu, &msg, (int[]){gpu->rings[engine].fd, doorbell[1]}, 2);
+    close(doorbell[1]);
+    gpu->calls[engine] = (struct gpu_call){.gpu = gpu->index,
+                                           .ring_mem = gpu->rings[engine].mem,
+                                           .entries = GPU_RING_ENTRIES,
+                                           .doorbell_fd = doorbell[0]};
+    gpu->calls[engine].call.at_control = gpu_added;
+    gpu->calls[engine].call.at_control_ctx = gpu;
+    gpu->n_calls++;
+    engine_gpu_add(gpu->gpus->control->engines[engine], &gpu->calls[engine]);
+    return 0;
+}
+
+static void gpu_serve(struct gpu *gpu)
+{
+    const struct control *control = gpu->gpus->control;
+    char text[41];
+    int r = 0;
+
+    gpu_set_state(gpu, GPU_SERVING);
+    gpu->has_served = true;
+    gpu->error[0] = 0;
+    for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
+        r = gpu_ring_new(gpu, i);
+    for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
+        for (uint32_t region = 0; region < CHUNKS_MAX; region++)
+            if (gpu->gpus->chunks[i][region].chunk)
+                gpu_tell_chunk(gpu, i, region);
+    if (r < 0)
+        gpu_kill(gpu, log_errno(r));
+    else
+        log_notice("%s (%s) is served by pid %d, whose context takes %llu MiB", uuid_text(gpu->uuid, text), gpu->name,
+                   (int)gpu->pid, (unsigned long long)(gpu->stat.context_bytes / MIB));
+}
+
+/* --- Messages from it ------------------------------------------------------------------------------------------------ */
+
+static void started(struct gpu *gpu, const struct gpu_msg *msg)
+{
+    memcpy(gpu->name, msg->text, sizeof(gpu->name));
+    if (msg->status == 0)
+        gpu_serve(gpu);
+    else
+        gpu_kill(gpu, gpu->name);
+}
+
+static struct gpu_lane *lane_of(struct gpu *gpu, const struct gpu_msg *msg, enum lane_state state)
+{
+    list_for_each (l, &gpu->lanes) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, gpu_link);
+
+        if (lane->engine == msg->engine && lane->number == msg->lane && lane->state == state &&
+            lane->incarnation == gpu->incarnation)
+            return lane;
+    }
+    return NULL;
+}
+
+static void gpu_take(struct gpu *gpu, struct gpu_msg *msg, int *fd)
+{
+    struct gpu_lane *lane;
+
+    msg->text[sizeof(msg->text) - 1] = 0;
+    if (msg->type == GPU_MSG_LOST) {
+        gpu_kill(gpu, msg->text);
+        return;
+    }
+    if (gpu->n_awaited == 0 || msg->version != GPU_WIRE_VERSION) {
+        gpu_kill(gpu, "an answer that nobody waits for");
+        return;
+    }
+    gpu_answered(gpu);
+    gpu->stat = msg->type == GPU_MSG_STAT || msg->type == GPU_MSG_START ? msg->stat : gpu->stat;
+    switch (msg->type) {
+    case GPU_MSG_START:
+        if (gpu->state == GPU_STARTING)
+            started(gpu, msg);
+        break;
+    case GPU_MSG_LANE:
+        lane = lane_of(gpu, msg, LANE_ASKED);
+        if (lane && msg->status == 0 && *fd >= 0 && msg->bytes >= 2 * lane->slots * lane->slot_bytes)
+            session_gpu_lane_made(lane, 0, msg->bytes, steal_fd(fd), "");
+        else if (lane && msg->status < 0)
+            session_gpu_lane_made(lane, msg->status, 0, -1, msg->text);
+        else
+            gpu_kill(gpu, "an answer that makes no sense");
+        break;
+    case GPU_MSG_LANE_GONE:
+        lane = lane_of(gpu, msg, LANE_LEAVING);
+        if (lane && msg->status == 0)
+            session_gpu_lane_left(lane);
+        else
+            gpu_kill(gpu, msg->status < 0 ? msg->text : "an answer that makes no sense");
+        break;
+    case GPU_MSG_STAT:
+        break;
+    default:
+        gpu_kill(gpu, "a message of an unknown type");
+    }
+}
+
+/* 1: taken; 0: none is there; else its socket has ended. */
+static int gpu_receive(struct gpu *gpu)
+{
+    struct gpu_msg msg;
+    cleanup_close int fd = -1;
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec iov = {.iov_base = &msg, .iov_len = sizeof(msg)};
+    struct msghdr header = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control)};
+    ssize_t n = recvmsg(gpu->socket.fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
+    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS)
+        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+    if (n != sizeof(msg))
+        return -EPIPE;
+    gpu_take(gpu, &msg, &fd);
+    return 1;
+}
+
+static void gpu_socket_ready(struct loop_source *source, uint32_t events)
+{
+    struct gpu *gpu = container_of(source, struct gpu, socket);
+    int r = 1;
+
+    if (events & EPOLLOUT)
+        gpu_flush(gpu);
+    while (r == 1 && (gpu->state == GPU_STARTING || gpu->state == GPU_SERVING))
+        r = gpu_receive(gpu);
+    if (r < 0)
+        gpu_kill(gpu, "its socket ended");
+    if (gpu->state == GPU_ENDING)
+        loop_modify(gpu_loop(gpu), &gpu->socket, 0);
+}
+
+static void gpu_timer(struct loop_timer *timer)
+{
+    struct gpu *gpu = container_of(timer, struct gpu, timer);
+
+    if (gpu->state == GPU_PAUSED)
+        gpu_start(gpu);
+    else if (gpu->answer_by_ns > 0 && loop_now_ns() >= gpu->answer_by_ns)
+        gpu_kill(gpu, "it does not answer");
+    else if (gpu->state == GPU_SERVING)
+        gpu_ask_stat(gpu);
+}
+
+/* --- Its end --------------------------------------------------------------------------------------------------------- */
+
+static void gpu_close(struct gpu *gpu)
+{
+    loop_remove(gpu_loop(gpu), &gpu->socket);
+    close(gpu->socket.fd);
+    gpu->socket.fd = -1;
+    while (!list_is_empty(&gpu->out))
+        out_free(list_first_entry(&gpu->out, struct gpu_out, link));
+    for (uint32_t i = 0; i < ENGINES_MAX; i++) {
+        memory_shared_destroy(&gpu->rings[i]);
+        if (gpu->doorbells[i] >= 0)
+            close(gpu->doorbells[i]);
+        gpu->doorbells[i] = -1;
+    }
+}
+
+/* Engines have let go of it: nothing of that process is left. */
+static void gpu_over(struct gpu *gpu)
+{
+    gpu_close(gpu);
+    list_for_each_safe (l, &gpu->lanes) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, gpu_link);
+
+        if (lane->incarnation != gpu->incarnation)
+            continue;
+        gpu_charge(lane, 0); /* its memory went with the process */
+        if (lane->state == LANE_ASKED)
+            session_gpu_lane_made(lane, -EAGAIN, 0, -1, "the GPU's helper has ended, and is started again");
+        else if (lane->state == LANE_LEAVING)
+            session_gpu_lane_left(lane);
+    }
+    gpu->n_awaited = 0;
+    gpu->answer_by_ns = 0;
+    gpu->incarnation++;
+    gpu_set_state(gpu, GPU_PAUSED);
+    if (gpu->has_served && !gpu->gpus->ending) {
+        gpu->restarts++;
+        loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + gpu->pause_ms * NS_PER_MS);
+    }
+}
+
+static void gpu_removed(struct call *base)
+{
+    struct gpu *gpu = base->at_control_ctx;
+
+    if (--gpu->n_calls == 0)
+        gpu_over(gpu);
+}
+
+static void gpu_reaped(struct gpu *gpu)
+{
+    const struct control *control = gpu->gpus->control;
+    bool served = gpu->doorbells[0] >= 0, lasted = loop_now_ns() - gpu->since_ns > SERVED_NS;
+
+    gpu->pause_ms = lasted || gpu->pause_ms == 0 ? PAUSE_MS_MIN : MIN(gpu->pause_ms * 2, (uint32_t)GPU_RESTART_MS_MAX);
+    gpu_set_state(gpu, GPU_REMOVING);
+    gpu->pid = 0;
+    if (!served || gpu->gpus->ending) {
+        gpu_over(gpu);
+        return;
+    }
+    /* An engine runs its calls in order: a call that adds it and is still on its way is over before these are. */
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        struct engine *engine = control->engines[i];
+
+        if (gpu->doorbells[i] < 0)
+            continue;
+        gpu->calls[i].call.at_control = gpu_removed;
+        gpu->n_calls++;
+        engine_gpu_remove(engine, &gpu->calls[i]);
+    }
+}
+
+static void gpu_process_ended(struct loop_source *source, uint32_t events)
+{
+    struct gpu *gpu = container_of(source, struct gpu, pidfd);
+    siginfo_t info = {0};
+    char text[41];
+
+    (void)events;
+    if (gpu->n_calls > 0) /* an engine is still being told of it, for a moment; we are asked again at once */
+        return;
+    if (waitid(P_PIDFD, (id_t)gpu->pidfd.fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+        return;
+    if (gpu->state != GPU_ENDING) {
+        snprintf(gpu->error, sizeof(gpu->error), "its helper ended by itself (%s %d)",
+                 info.si_code == CLD_EXITED ? "status" : "signal", info.si_status);
+        log_warning("%s: %s", uuid_text(gpu->uuid, text), gpu->error);
+    }
+    loop_timer_cancel(&gpu->timer);
+    loop_remove(gpu_loop(gpu), &gpu->pidfd);
+    close(gpu->pidfd.fd);
+    gpu->pidfd.fd = -1;
+    gpu_reaped(gpu);
+}
+
+/* --- Its beginning --------------------------------------------------------------------------------------------------- */
+
+/* The socket becomes GPU_WIRE_FD there; everything else of ours closes itself. */
+static int gpu_spawn(const struct gpu *gpu, int socket_fd, pid_t *ret_pid)
+{
+    char *const argv[] = {(char *)"spillway-gpu", NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none;
+
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attr);
+    posix_spawn_file_actions_adddup2(&actions, socket_fd, GPU_WIRE_FD);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    int r = -posix_spawn(ret_pid, gpu->gpus->helper_path, &actions, &attr, argv, environ);
+    posix_spawnattr_destroy(&attr);
+    posix_spawn_file_actions_destroy(&actions);
+    return r;
+}
+
+static int gpu_process_new(struct gpu *gpu)
+{
+    int sockets[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+        return -errno;
+    cleanup_close int ours = sockets[0], theirs = sockets[1], pidfd = -1;
+    if (theirs == GPU_WIRE_FD) { /* dup2() onto itself would leave it to close itself */
+        theirs = fcntl(theirs, F_DUPFD_CLOEXEC, GPU_WIRE_FD + 1);
+        close(sockets[1]);
+    }
+    int r = gpu_spawn(gpu, theirs, &gpu->pid);
+    if (r < 0)
+        return r;
+    pidfd = pidfd_open(gpu->pid, 0);
+    r = pidfd < 0 ? -errno : 0;
+    gpu->pidfd = (struct loop_source){.fd = pidfd, .events = EPOLLIN, .ready = gpu_process_ended};
+    gpu->socket = (struct loop_source){.fd = ours, .events = EPOLLIN, .ready = gpu_socket_ready};
+    if (r == 0)
+        r = loop_add(gpu_loop(gpu), &gpu->pidfd);
+    if (r == 0)
+        r = loop_add(gpu_loop(gpu), &gpu->socket);
+    if (r < 0) {
+        loop_remove(gpu_loop(gpu), &gpu->pidfd);
+        (void)kill(gpu->pid, SIGKILL);
+        (void)waitpid(gpu->pid, NULL, 0);
+        gpu->pidfd.fd = gpu->socket.fd = -1;
+        return r;
+    }
+    (void)steal_fd(&ours);
+    (void)steal_fd(&pidfd);
+    return 0;
+}
+
+static void gpu_start(struct gpu *gpu)
+{
+    struct gpu_msg msg = {.type = GPU_MSG_START, .spin_us = gpu->gpus->control->config->daemon.spin_us};
+    int r = gpu_process_new(gpu);
+    char text[41];
+
+    if (r < 0) {
+        snprintf(gpu->error, sizeof(gpu->error), "spillway-gpu cannot be started: %s", log_errno(r));
+        log_error("%s: %s", uuid_text(gpu->uuid, text), gpu->error);
+        gpu_set_state(gpu, GPU_PAUSED);
+        return;
+    }
+    gpu_set_state(gpu, GPU_STARTING);
+    memcpy(msg.uuid, gpu->uuid, sizeof(msg.uuid));
+    gpu_await(gpu, START_NS);
+    gpu_send(gpu, &msg, NULL, 0);
+}
+
+/* --- What others call ------------------------------------------------------------------------------------------------ */
+
+static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uuid)
+{
+    struct gpu *gpu = calloc(1, sizeof(*gpu));
+
+    if (!gpu)
+        return NULL;
+    gpu->gpus = gpus;
+    gpu->index = index;
+    memcpy(gpu->uuid, uuid, sizeof(gpu->uuid));
+    gpu->pidfd.fd = gpu->socket.fd = -1;
+    loop_timer_init(&gpu->timer, gpu_timer);
+    list_init(&gpu->out);
+    list_init(&gpu->lanes);
+    for (uint32_t i = 0; i < ENGINES_MAX; i++) {
+        gpu->rings[i] = MEMORY_SHARED_NONE;
+        gpu->doorbells[i] = -1;
+    }
+    gpus->gpu[index] = gpu;
+    gpus->n = MAX(gpus->n, index + 1);
+    return gpu;
+}
+
+/* By its UUID; or a place for it: a new one, or that of one that never served. */
+static struct gpu *gpu_place(struct gpus *gpus, const uint8_t *uuid)
+{
+    for (uint32_t i = 0; i < gpus->n; i++)
+        if (memcmp(gpus->gpu[i]->uuid, uuid, SPW_UUID_BYTES) == 0)
+            return gpus->gpu[i];
+    if (gpus->n < GPUS_MAX)
+        return gpu_new(gpus, gpus->n, uuid);
+    for (uint32_t i = 0; i < gpus->n; i++) {
+        struct gpu *gpu = gpus->gpu[i];
+
+        if (gpu->has_served || gpu->state != GPU_PAUSED)
+            continue;
+        memcpy(gpu->uuid, uuid, sizeof(gpu->uuid));
+        gpu_set_state(gpu, GPU_OFF);
+        return gpu;
+    }
+    return NULL;
+}
+
+int gpus_find(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES], struct gpu **ret_gpu, const char **ret_why)
+{
+    struct gpu *gpu = gpu_place(gpus, uuid);
+
+    *ret_why = "too many GPUs were asked for";
+    if (!gpu)
+        return -ENODEV;
+    *ret_why = "its helper is being started";
+    if (gpu->state == GPU_SERVING) {
+        *ret_gpu = gpu;
+        return 0;
+    }
+    bool failed = gpu->state == GPU_PAUSED && !gpu->has_served;
+
+    if (failed && loop_now_ns() - gpu->since_ns < NS_PER_S) { /* as it was a moment ago */
+        *ret_why = gpu->error;
+        return -ENODEV;
+    }
+    if (failed || gpu->state == GPU_OFF)
+        gpu_start(gpu);
+    return -EAGAIN;
+}
+
+void gpu_charge(struct gpu_lane *lane, uint64_t bytes)
+{
+    uint64_t *used = &lane->gpu->gpus->used_bytes[lane->pool];
+
+    *used += bytes - lane->charged_bytes;
+    lane->charged_bytes = bytes;
+}
+
+int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane)
+{
+    struct gpu_msg msg = {.type = GPU_MSG_LANE,
+                          .engine = lane->engine,
+                          .lane = lane->number,
+                          .slots = lane->slots,
+                          .slot_bytes = lane->slot_bytes};
+
+    if (gpu->state != GPU_SERVING)
+        return -EAGAIN;
+    lane->gpu = gpu;
+    lane->incarnation = gpu->incarnation;
+    lane->state = LANE_ASKED;
+    list_push_tail(&gpu->lanes, &lane->gpu_link);
+    gpu_await(gpu, ANSWER_NS);
+    gpu_send(gpu, &msg, &lane->fences.fd, 1);
+    return 0;
+}
+
+void gpu_lane_leave(struct gpu_lane *lane)
+{
+    struct gpu *gpu = lane->gpu;
+    struct gpu_msg msg = {.type = GPU_MSG_LANE_GONE, .engine = lane->engine, .lane = lane->number};
+
+    lane->state = LANE_LEAVING;
+    if (lane->incarnation != gpu->incarnation) {
+        session_gpu_lane_left(lane);
+        return;
+    }
+    if (gpu->state != GPU_SERVING)
+        return; /* gpu_over() will say so */
+    gpu_await(gpu, ANSWER_NS);
+    gpu_send(gpu, &msg, NULL, 0);
+}
+
+uint32_t gpu_number(const struct gpu *gpu)
+{
+    return gpu->index;
+}
+
+void gpus_chunk_note(void *ctx, struct engine_chunk_note *note)
+{
+    struct gpus *gpus = ctx;
+    struct known_chunk *known = &gpus->chunks[note->engine][note->region];
+
+    if (note->is_new) {
+        *known = (struct known_chunk){.chunk = note->chunk, .epoch = note->epoch, .pool = note->pool};
+    } else {
+        memory_chunk_unref(known->chunk);
+        known->chunk = NULL;
+    }
+    for (uint32_t i = 0; i < gpus->n; i++) {
+        struct gpu *gpu = gpus->gpu[i];
+        struct gpu_msg gone = {.type = GPU_MSG_CHUNK_GONE,
+                               .engine = note->engine,
+                               .region = note->region,
+                               .epoch = note->epoch};
+
+        if (gpu->state != GPU_SERVING)
+            continue;
+        if (note->is_new)
+            gpu_tell_chunk(gpu, note->engine, note->region);
+        else
+            gpu_send(gpu, &gone, NULL, 0);
+    }
+}
+
+bool gpus_are_served(const struct gpus *gpus)
+{
+    for (uint32_t i = 0; i < gpus->n; i++)
+        if (gpus->gpu[i]->state == GPU_SERVING)
+            return true;
+    return false;
+}
+
+uint64_t gpus_pool_used(const struct gpus *gpus, uint32_t pool)
+{
+    return gpus->used_bytes[pool];
+}
+
+uint64_t gpus_pool_budget(const struct spillway_config *config, uint32_t pool)
+{
+    const struct config_amount *amount = &config->pools[pool].budgets[CONFIG_TIER_GPU];
+
+    return amount->kind == CONFIG_AMOUNT_BYTES ? amount->bytes : DEFAULT_POOL_GPU_BYTES;
+}
+
+bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
+{
+    static const char *const states[] = {"off", "starting", "serving", "ending", "ending", "paused"};
+
+    if (index >= gpus->n)
+        return false;
+    const struct gpu *gpu = gpus->gpu[index];
+
+    *ret_info = (struct gpu_info){
+        .state = states[gpu->state], .pid = (int)gpu->pid, .restarts = gpu->restarts, .stat = gpu->stat};
+    (void)uuid_text(gpu->uuid, ret_info->uuid);
+    memcpy(ret_info->name, gpu->name, sizeof(ret_info->name));
+    memcpy(ret_info->error, gpu->error, sizeof(ret_info->error));
+    list_for_each (l, &gpu->lanes)
+        ret_info->lanes++;
+    return true;
+}
+
+/* --- All of them ----------------------------------------------------------------------------------------------------- */
+
+/* Beside our own program. */
+static int helper_find(char ret_path[static PATH_MAX])
+{
+    ssize_t n = readlink("/proc/self/exe", ret_path, PATH_MAX - sizeof("/spillway-gpu"));
+
+    if (n < 0)
+        return -errno;
+    ret_path[n] = 0;
+    char *slash = strrchr(ret_path, '/');
+
+    memcpy(slash, "/spillway-gpu", sizeof("/spillway-gpu"));
+    return 0;
+}
+
+int gpus_new(struct control *control, struct gpus **ret_gpus)
+{
+    struct gpus *gpus = calloc(1, sizeof(*gpus));
+    int r = gpus ? helper_find(gpus->helper_path) : -ENOMEM;
+
+    if (r == 0)
+        gpus->control = control;
+    for (uint32_t i = 0; r == 0 && i < control->n_engines; i++) {
+        gpus->chunks[i] = calloc(CHUNKS_MAX, sizeof(*gpus->chunks[i]));
+        r = gpus->chunks[i] ? 0 : -ENOMEM;
+    }
+    if (r < 0)
+        gpus_free(gpus);
+    else
+        *ret_gpus = gpus;
+    return r;
+}
+
+void gpus_free(struct gpus *gpus)
+{
+    if (!gpus)
+        return;
+    gpus->ending = true;
+    for (uint32_t i = 0; i < gpus->n; i++) {
+        struct gpu *gpu = gpus->gpu[i];
+
+        loop_timer_cancel(&gpu->timer);
+        if (gpu->pid > 0) {
+            (void)kill(gpu->pid, SIGKILL);
+            (void)waitpid(gpu->pid, NULL, 0);
+            loop_remove(gpu_loop(gpu), &gpu->pidfd);
+            close(gpu->pidfd.fd);
+        }
+        if (gpu->socket.fd >= 0)
+            gpu_close(gpu);
+        free(gpu);
+    }
+    for (uint32_t e = 0; e < ENGINES_MAX; e++) {
+        for (uint32_t i = 0; gpus->chunks[e] && i < CHUNKS_MAX; i++)
+            memory_chunk_unref(gpus->chunks[e][i].chunk);
+        free(gpus->chunks[e]);
+    }
+    free(gpus);
+}
