@@ -29,11 +29,11 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
-#define START_NS (60 * NS_PER_S)   /* the driver takes its time on machines with many GPUs */
-#define ANSWER_NS (5 * NS_PER_S)   /* to anything else */
-#define STAT_NS (1 * NS_PER_S)     /* between two questions, while there are lanes */
-#define PAUSE_MS_MIN 100           /* before a helper is started again; doubles up to GPU_RESTART_MS_MAX */
-#define SERVED_NS (60 * NS_PER_S)  /* after so long its end is the first again */
+#define START_NS (60 * NS_PER_S)  /* the driver takes its time on machines with many GPUs */
+#define ANSWER_NS (5 * NS_PER_S)  /* to anything else */
+#define STAT_NS (1 * NS_PER_S)    /* between two questions, while there are lanes */
+#define PAUSE_MS_MIN 100          /* before a helper is started again; doubles up to GPU_RESTART_MS_MAX */
+#define SERVED_NS (60 * NS_PER_S) /* after so long its end is the first again */
 
 extern char **environ;
 
@@ -55,7 +55,7 @@ struct gpu {
     bool has_served;
     pid_t pid;
     struct loop_source pidfd, socket;
-    struct loop_timer timer; /* STARTING, SERVING: the answer that is awaited, or the next question; PAUSED */
+    struct loop_timer timer;         /* STARTING, SERVING: the answer that is awaited, or the next question; PAUSED */
     uint64_t since_ns, answer_by_ns; /* 0: nothing is awaited */
     uint32_t n_awaited;
     struct list out;
@@ -273,10 +273,8 @@ static int gpu_ring_new(struct gpu *gpu, uint32_t engine)
     gpu->doorbells[engine] = doorbell[0];
     gpu_send(gpu, &msg, (int[]){gpu->rings[engine].fd, doorbell[1]}, 2);
     close(doorbell[1]);
-    gpu->calls[engine] = (struct gpu_call){.gpu = gpu->index,
-                                           .ring_mem = gpu->rings[engine].mem,
-                                           .entries = GPU_RING_ENTRIES,
-                                           .doorbell_fd = doorbell[0]};
+    gpu->calls[engine] = (struct gpu_call){
+        .gpu = gpu->index, .ring_mem = gpu->rings[engine].mem, .entries = GPU_RING_ENTRIES, .doorbell_fd = doorbell[0]};
     gpu->calls[engine].call.at_control = gpu_added;
     gpu->calls[engine].call.at_control_ctx = gpu;
     gpu->n_calls++;
@@ -723,10 +721,8 @@ void gpus_chunk_note(void *ctx, struct engine_chunk_note *note)
     }
     for (uint32_t i = 0; i < gpus->n; i++) {
         struct gpu *gpu = gpus->gpu[i];
-        struct gpu_msg gone = {.type = GPU_MSG_CHUNK_GONE,
-                               .engine = note->engine,
-                               .region = note->region,
-                               .epoch = note->epoch};
+        struct gpu_msg gone = {
+            .type = GPU_MSG_CHUNK_GONE, .engine = note->engine, .region = note->region, .epoch = note->epoch};
 
         if (gpu->state != GPU_SERVING)
             continue;

@@ -146,15 +146,15 @@ static struct gpu_lane *lane_new(struct session *session, const struct spw_msg_g
 
     if (!lane)
         return NULL;
-    *lane = (struct gpu_lane){.session = session,
-                              .number = number,
-                              .engine = ask->engine,
-                              .pool = pool,
-                              .slots = ask->slots ? ask->slots : DEFAULT_GPU_SLOTS,
-                              .slot_bytes = round_up(ask->slot_bytes ? ask->slot_bytes : DEFAULT_GPU_SLOT_BYTES,
-                                                     MEMORY_HUGE_BYTES),
-                              .fences = MEMORY_SHARED_NONE,
-                              .staging_fd = -1};
+    *lane = (struct gpu_lane){
+        .session = session,
+        .number = number,
+        .engine = ask->engine,
+        .pool = pool,
+        .slots = ask->slots ? ask->slots : DEFAULT_GPU_SLOTS,
+        .slot_bytes = round_up(ask->slot_bytes ? ask->slot_bytes : DEFAULT_GPU_SLOT_BYTES, MEMORY_HUGE_BYTES),
+        .fences = MEMORY_SHARED_NONE,
+        .staging_fd = -1};
     list_init(&lane->link);
     list_init(&lane->gpu_link);
     if (session_seat(session, ask->engine) &&
@@ -190,11 +190,12 @@ void session_gpu_attach(struct session *session, const void *message)
     uint64_t bytes = 2 * lane->slots * lane->slot_bytes, budget = gpus_pool_budget(control->config, pool);
     uint64_t used = gpus_pool_used(control->gpus, pool);
     if (used > budget || bytes > budget - used) {
-        session_reply_error(session, -ENOSPC, SPW_LIMIT_POOL_GPU,
-                            "a lane of %llu MiB: pool %s may have %llu MiB of GPU memory, and uses %llu: raise gpu in its "
-                            "[pool] section",
-                            (unsigned long long)(bytes / MIB), control->config->pools[pool].section.name,
-                            (unsigned long long)(budget / MIB), (unsigned long long)(used / MIB));
+        session_reply_error(
+            session, -ENOSPC, SPW_LIMIT_POOL_GPU,
+            "a lane of %llu MiB: pool %s may have %llu MiB of GPU memory, and uses %llu: raise gpu in its "
+            "[pool] section",
+            (unsigned long long)(bytes / MIB), control->config->pools[pool].section.name,
+            (unsigned long long)(budget / MIB), (unsigned long long)(used / MIB));
         lane_free(lane);
         return;
     }

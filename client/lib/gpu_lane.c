@@ -43,6 +43,8 @@ static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
     lane->slots = reply.slots;
     lane->slot_bytes = reply.slot_bytes;
     lane->staging_bytes = reply.staging_bytes;
+    lane->leased_bytes_max = gpu->space->pool->info.dram_bytes / GPU_POOL_SHARE;
+    lane->use_bytes = MIN(lane->slot_bytes, lane->leased_bytes_max / 2);
     return 0;
 }
 

@@ -43,8 +43,8 @@ static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
 /* As many keys of the job as fit a slot. */
 static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
 {
-    uint64_t n = MIN(lane->slot_bytes / job->layout->item_bytes, (uint64_t)SPW_LIST_MAX);
-    n = MIN(n, (uint64_t)(job->n - job->next));
+    uint64_t n = MAX(lane->use_bytes / job->layout->item_bytes, UINT64_C(1));
+    n = MIN(MIN(n, (uint64_t)SPW_LIST_MAX), (uint64_t)(job->n - job->next));
     struct gpu_use *use = calloc(1, sizeof(*use) + n * sizeof(use->views[0]));
 
     if (!use)
@@ -65,6 +65,7 @@ static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_
     list_push_tail(&lane->directions[job->direction].uses, &use->link);
     lane->directions[job->direction].n_ahead++;
     lane->directions[job->direction].n_uses++;
+    lane->leased_bytes += n * job->layout->item_bytes;
     return 0;
 }
 
@@ -116,12 +117,13 @@ static void use_orphan(struct gpu_use *use)
     use->job->n_orphans++;
 }
 
-static void use_end(struct gpu_direction_state *d, struct gpu_use *use)
+static void use_end(struct gpu_lane *lane, struct gpu_use *use)
 {
     struct spw_gpu_job *job = use->job;
 
+    lane->directions[job->direction].n_uses--;
+    lane->leased_bytes -= (uint64_t)use->n * job->layout->item_bytes;
     use_source_free(use);
-    d->n_uses--;
     use_tell(use);
     list_unlink(&use->link);
     if (!use->orphan)
@@ -284,7 +286,7 @@ static bool use_moving(struct gpu_lane *lane, struct gpu_use *use)
     return false;
 }
 
-static void use_ended(struct gpu_direction_state *d, struct gpu_use *use)
+static void use_ended(struct gpu_lane *lane, struct gpu_use *use)
 {
     int r;
 
@@ -292,7 +294,7 @@ static void use_ended(struct gpu_direction_state *d, struct gpu_use *use)
         return;
     if (r < 0 && use->error == 0)
         use->error = r;
-    use_end(d, use);
+    use_end(lane, use);
 }
 
 /* --- Lanes ----------------------------------------------------------------------------------------------------------- */
@@ -314,7 +316,7 @@ static bool direction_step(struct gpu_lane *lane, struct gpu_direction_state *d,
         if (use->state == GPU_USE_MOVING)
             looks |= use_moving(lane, use);
         if (use->state == GPU_USE_ENDING)
-            use_ended(d, use);
+            use_ended(lane, use);
     }
     return looks;
 }
@@ -327,7 +329,8 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
         struct gpu_direction_state *d = &lane->directions[job->direction];
 
         while (job->next < job->n && job->error == 0 && !job->cancel && d->n_ahead < GPU_LEASED_AHEAD * lane->slots &&
-               d->n_uses < GPU_USES(lane->slots)) {
+               d->n_uses < GPU_USES(lane->slots) &&
+               (lane->leased_bytes == 0 || lane->leased_bytes + lane->use_bytes <= lane->leased_bytes_max)) {
             int r = use_new(lane, job, now_ns);
 
             if (r < 0)

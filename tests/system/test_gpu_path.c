@@ -31,8 +31,8 @@ static void wait_done(spw_gpu_job *job, uint64_t n)
 }
 
 /* Spills n blocks in a scattered order, forgets them, and fetches them to where others were. */
-static void there_and_back(const uint32_t *piece_bytes, size_t n_pieces, uint32_t gap_bytes, uint32_t n_blocks, size_t n,
-                           uint64_t dram_bytes, uint64_t disk_bytes)
+static void there_and_back(const uint32_t *piece_bytes, size_t n_pieces, uint32_t gap_bytes, uint32_t n_blocks,
+                           size_t n, uint64_t dram_bytes, uint64_t disk_bytes)
 {
     struct gpu_cache cache;
     struct spw_key *keys = calloc(n, sizeof(*keys));
@@ -141,7 +141,7 @@ START_TEST(each_key_has_its_status)
     for (uint32_t i = 0; i < 40; i++)
         ck_assert_int_eq(status[i], i < 30 ? 0 : -ENOENT);
     gpu_cache_check(&rig, &cache, 5, ids, ids, 30);
-    gpu_cache_check(&rig, &cache, 0, ids + 30, ids + 30, 10); /* untouched */
+    gpu_cache_check(&rig, &cache, 0, ids + 30, ids + 30, 10);                    /* untouched */
     SPW(spw_fetch(cache.layout, keys, ids, 0, NULL, 0, TIMEOUT_MS, NULL, &job)); /* nothing */
     wait_done(job, 0);
     gpu_cache_free(&rig, &cache);
