@@ -105,6 +105,43 @@ struct io_chunk {
     void (*done)(struct io_chunk *chunk);
 };
 
+enum io_dma_op {
+    IO_DMA_SPILL,  /* a slot of a GPU's staging memory to regions */
+    IO_DMA_FETCH,  /* regions to a slot */
+    IO_DMA_CANCEL, /* the lane is over: its uses that have not ended do, with -ECANCELED. No runs; result 0 */
+};
+
+/* Bytes that are contiguous in the region and in the slot. */
+struct io_dma_run {
+    uint32_t region, epoch;
+    uint64_t off_bytes;
+    uint32_t len_bytes;
+    uint32_t reserved;
+};
+
+/*
+ * One use of a slot (include/spillway/abi.h, "Staging of a GPU's bytes"). Uses of a lane's direction are submitted in the
+ * order of their sequences. The runs lie in the slot one behind the other; the backend asks for them when it has room for
+ * all, so nobody keeps a table: run_first() begins anew, and run_next() tells the n_runs runs one by one. No run crosses
+ * a multiple of WINDOW_BYTES in its region. `result` is 0, or a negative errno: then the lane is over, and what the runs
+ * hold is unknown (spill). Nobody touches the bytes any more once done() is called.
+ */
+struct io_dma {
+    struct list link; /* the backend's while submitted */
+    uint8_t op;
+    uint8_t reserved0;
+    uint16_t reserved1;
+    uint32_t gpu, lane;
+    uint32_t n_runs;
+    uint64_t seq;
+    uint64_t bytes; /* of all runs */
+    uint64_t expires_ns;
+    int32_t result;
+    void (*run_first)(struct io_dma *dma);
+    void (*run_next)(struct io_dma *dma, struct io_dma_run *ret_run);
+    void (*done)(struct io_dma *dma);
+};
+
 struct io_backend;
 
 struct io_backend_ops {
@@ -115,6 +152,9 @@ struct io_backend_ops {
     void (*chunk_request)(struct io_backend *be, struct io_chunk *chunk);
     /* No I/O or work may be in flight on it. Clients' mappings live on, but the memory goes back to the machine. */
     void (*chunk_close)(struct io_backend *be, uint32_t region);
+
+    /* Ends with -EIO if that GPU is not there now. */
+    void (*dma_submit)(struct io_backend *be, struct io_dma *dma);
 
     /* Memory of the daemon's own that I/O can reach, zeroed; only while starting. It lives as long as the backend. */
     int (*bounce_alloc)(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem);

@@ -89,7 +89,11 @@ enum {
     GPU_CMD_URGENT = 1 << 1, /* reserved for latency: no difference yet */
 };
 
-/* A run of bytes that are contiguous in the slot and in the chunk. A use of a slot is one or more of these, in a row. */
+/*
+ * A run of bytes that are contiguous in the slot and in the chunk, and cross no multiple of GPU_WINDOW_BYTES in the chunk. A
+ * use of a slot is one or more of these, in a row: the engine publishes them all at once. Of one direction of a lane not
+ * more than `entries` are without their completion. A command may come before the CHUNK message of its chunk: it waits.
+ */
 struct gpu_cmd {
     uint8_t op;
     uint8_t flags;

@@ -110,6 +110,17 @@ struct memory_chunk *uring_region_chunk(const struct uring *u, uint32_t region);
 void *uring_address(const struct uring *u, struct io_buf buf, uint64_t len_bytes);
 
 /*
+ * The ring to the helper of one GPU, which dma_submit() uses; memory and descriptor are borrowed until uring_gpu_remove().
+ * -EINVAL; -EEXIST; -ENOMEM. Removing it says that the helper's process has ended: whatever it was given ends with -EIO,
+ * before this returns.
+ */
+must_check int uring_gpu_add(struct uring *u, uint32_t gpu, void *ring_mem, uint32_t entries, int doorbell_fd);
+void uring_gpu_remove(struct uring *u, uint32_t gpu);
+bool uring_gpu_is_there(const struct uring *u, uint32_t gpu);
+/* Bit set: that helper breaks the rules, or hangs. Its process should be ended. */
+uint64_t uring_gpus_bad(const struct uring *u, uint64_t now_ns);
+
+/*
  * One turn: submits what is queued, handles what has completed, and if that was nothing, sleeps for at most timeout_ns
  * (0: not at all). Returns the number of events handled, or a negative errno if the ring is broken for good.
  */

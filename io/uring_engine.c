@@ -26,6 +26,7 @@ static const struct io_backend_ops uring_ops = {
     .work_submit = uring_work_submit,
     .chunk_request = uring_chunk_request,
     .chunk_close = uring_chunk_close,
+    .dma_submit = uring_dma_submit,
     .bounce_alloc = uring_bounce_alloc,
     .blk_now = uring_block_now,
 };
@@ -64,6 +65,7 @@ static int tables_init(struct uring *u)
         r = uring_work_init(u);
     if (r == 0)
         r = uring_region_init(u);
+    uring_gpu_init(u);
     return r;
 }
 
@@ -108,6 +110,7 @@ void uring_free(struct uring *u)
     if (u->kernel)
         uring_region_deinit(u); /* unregisters, so before the ring goes */
     uring_kernel_free(u->kernel);
+    uring_gpu_deinit(u);
     engine_queue_deinit(&u->queue);
     free(u->slots);
     free(u->devices);
@@ -154,7 +157,7 @@ bool uring_is_idle(const struct uring *u)
 {
     return u->stat.blks_in_flight == 0 && u->stat.blks_queued == 0 && u->stat.works_in_flight == 0 &&
            u->stat.works_queued == 0 && u->n_growing == 0 && list_is_empty(&u->failed_blks) &&
-           list_is_empty(&u->failed_works) && list_is_empty(&u->failed_chunks);
+           list_is_empty(&u->failed_works) && list_is_empty(&u->failed_chunks) && uring_gpu_is_idle(u);
 }
 
 /* --- Polls ------------------------------------------------------------------------------------------------------- */
@@ -172,7 +175,7 @@ static void poll_free(struct uring *u, struct uring_poll *p)
     list_push_head(&u->polls_free, &p->link);
 }
 
-int uring_poll_arm(struct uring *u, int fd, uint64_t token, uint64_t *ret_poll)
+static int poll_arm(struct uring *u, int fd, uint64_t token, struct uring_gpu *gpu, uint64_t *ret_poll)
 {
     struct list *l = list_pop(&u->polls_free);
 
@@ -181,10 +184,21 @@ int uring_poll_arm(struct uring *u, int fd, uint64_t token, uint64_t *ret_poll)
     struct uring_poll *p = list_entry(l, struct uring_poll, link);
     p->fd = fd;
     p->token = token;
+    p->gpu = gpu;
     p->state = URING_POLL_WANTED;
     list_push_tail(&u->polls_wanted, &p->link);
     *ret_poll = poll_user_data(u, p);
     return 0;
+}
+
+int uring_poll_arm(struct uring *u, int fd, uint64_t token, uint64_t *ret_poll)
+{
+    return poll_arm(u, fd, token, NULL, ret_poll);
+}
+
+int uring_poll_arm_gpu(struct uring *u, int fd, struct uring_gpu *gpu, uint64_t *ret_poll)
+{
+    return poll_arm(u, fd, 0, gpu, ret_poll);
 }
 
 static struct uring_poll *poll_find(const struct uring *u, uint64_t user_data)
@@ -217,10 +231,15 @@ static bool poll_complete(struct uring *u, uint64_t user_data, int32_t result)
         return false;
     bool is_wanted = p->state == URING_POLL_ARMED;
     uint64_t token = p->token;
+    struct uring_gpu *gpu = p->gpu;
     poll_free(u, p);
     if (!is_wanted)
         return true;
     u->stat.polls++;
+    if (gpu) {
+        uring_gpu_polled(u, gpu);
+        return true;
+    }
     /* An error of the poll itself (a descriptor that is none) is told as the descriptor's. */
     u->config.on_poll(u->config.ctx, token, result < 0 ? URING_POLL_ERROR : (uint32_t)result);
     return true;
@@ -261,6 +280,7 @@ static int submit(struct uring *u)
 static int fill(struct uring *u)
 {
     uring_work_flush(u);
+    uring_gpu_fill(u);
     while (!polls_fill(u) || !uring_block_fill(u)) {
         uint32_t before = uring_kernel_unsubmitted(u->kernel);
         int r = submit(u);
@@ -322,12 +342,14 @@ static uint32_t collect(struct uring *u)
         n += uring_work_fail(u);
     if (!list_is_empty(&u->failed_chunks))
         n += uring_chunk_fail(u);
+    n += uring_gpu_take(u);
     return n + n_messages;
 }
 
 bool uring_peek(const struct uring *u)
 {
-    return !engine_queue_is_empty(&u->queue) || !list_is_empty(&u->works_here) || uring_kernel_is_due(u->kernel);
+    return !engine_queue_is_empty(&u->queue) || !list_is_empty(&u->works_here) || uring_gpu_peek(u) ||
+           uring_kernel_is_due(u->kernel);
 }
 
 static int sleep_once(struct uring *u, uint64_t timeout_ns)
@@ -335,11 +357,19 @@ static int sleep_once(struct uring *u, uint64_t timeout_ns)
     if (!u->is_wake_armed)
         u->is_wake_armed = uring_kernel_prep_read(u->kernel, u->queue.wake_fd, &u->wake_value, sizeof(u->wake_value),
                                                   uring_user_data(URING_KIND_WAKE, 0, 0));
-    if (!u->is_wake_armed || !engine_queue_sleep_prepare(&u->queue))
+    uring_gpu_arm(u);
+    if (!u->is_wake_armed || !polls_fill(u) || !engine_queue_sleep_prepare(&u->queue))
         return submit(u);
-    u->stat.sleeps++;
-    u->stat.enters++;
-    int r = uring_kernel_sleep(u->kernel, timeout_ns);
+    int r;
+
+    if (uring_gpu_sleep(u)) {
+        u->stat.sleeps++;
+        u->stat.enters++;
+        r = uring_kernel_sleep(u->kernel, timeout_ns);
+    } else {
+        r = submit(u);
+    }
+    uring_gpu_wake(u);
     engine_queue_sleep_end(&u->queue);
     return r;
 }

@@ -7,6 +7,7 @@
  *   uring_block.c    device requests: depth, slots; blk_queue.c says who is next
  *   uring_region.c   regions, windows, chunk requests
  *   uring_work.c     jobs for the workers
+ *   uring_gpu.c      the rings to GPUs' helpers
  */
 #pragma once
 
@@ -14,6 +15,7 @@
 #include "include/base/limits.h"
 #include "include/base/list.h"
 #include "io/blk_queue.h"
+#include "io/gpu_port.h"
 #include "io/grower.h"
 #include "io/uring.h"
 #include "io/workers.h"
@@ -77,9 +79,17 @@ enum uring_poll_state { URING_POLL_FREE, URING_POLL_WANTED, URING_POLL_ARMED, UR
 struct uring_poll {
     struct list link; /* on polls_free, polls_wanted or polls_cancelled; in the last only until POLL_REMOVE is queued */
     uint64_t token;
+    struct uring_gpu *gpu; /* whose doorbell it is; NULL: the owner's */
     uint32_t generation;
     int fd;
     enum uring_poll_state state;
+};
+
+/* The ring to one GPU's helper. */
+struct uring_gpu {
+    struct gpu_port *port; /* NULL: none */
+    uint64_t poll;         /* of its doorbell; 0: not armed */
+    bool is_deaf;          /* the doorbell's other end is closed */
 };
 
 struct uring_device {
@@ -147,6 +157,10 @@ struct uring {
     uint32_t work_here_at;     /* of the first: what is done */
     char *granule;
 
+    struct uring_gpu gpus[GPUS_MAX];
+    uint64_t gpu_mask;       /* those that are there */
+    struct list failed_dmas; /* for a GPU that is not there */
+
     struct uring_grow grows[GROW_REQUESTS_MAX];
     struct list grows_free;
     struct list chunks_queued; /* io_chunk: no grow was free */
@@ -163,6 +177,23 @@ static inline uint64_t uring_user_data(enum uring_kind kind, uint32_t generation
 {
     return (uint64_t)kind << 56 | (uint64_t)(generation & 0xffffff) << 32 | index;
 }
+
+/* uring_engine.c */
+int uring_poll_arm_gpu(struct uring *u, int fd, struct uring_gpu *gpu, uint64_t *ret_poll);
+
+/* uring_gpu.c */
+void uring_gpu_init(struct uring *u);
+void uring_gpu_deinit(struct uring *u);
+void uring_dma_submit(struct io_backend *be, struct io_dma *dma);
+void uring_gpu_fill(struct uring *u);
+uint32_t uring_gpu_take(struct uring *u); /* what has ended, or failed at once: how many */
+bool uring_gpu_peek(const struct uring *u);
+bool uring_gpu_is_idle(const struct uring *u);
+/* Arms the doorbells of those with something in flight; then false, if a completion is there: do not sleep. */
+void uring_gpu_arm(struct uring *u);
+bool uring_gpu_sleep(struct uring *u);
+void uring_gpu_wake(struct uring *u);
+void uring_gpu_polled(struct uring *u, struct uring_gpu *gpu);
 
 /* uring_block.c */
 int uring_block_init(struct uring *u);

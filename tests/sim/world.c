@@ -42,6 +42,11 @@ static void wire_chunk_close(struct io_backend *be, uint32_t region)
     disk_of(be)->ops->chunk_close(disk_of(be), region);
 }
 
+static void wire_dma_submit(struct io_backend *be, struct io_dma *dma)
+{
+    disk_of(be)->ops->dma_submit(disk_of(be), dma);
+}
+
 static int wire_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem)
 {
     return disk_of(be)->ops->bounce_alloc(disk_of(be), size_bytes, ret_buf, ret_mem);
@@ -65,6 +70,7 @@ static const struct io_backend_ops wire_ops = {
     .work_submit = wire_work_submit,
     .chunk_request = wire_chunk_request,
     .chunk_close = wire_chunk_close,
+    .dma_submit = wire_dma_submit,
     .bounce_alloc = wire_bounce_alloc,
     .blk_now = wire_blk_now,
 };

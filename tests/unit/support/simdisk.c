@@ -20,7 +20,7 @@
 #define TORN_PERCENT 2
 #define PART_BYTES 512
 
-enum request_kind { REQUEST_BLK, REQUEST_WORK, REQUEST_CHUNK };
+enum request_kind { REQUEST_BLK, REQUEST_WORK, REQUEST_CHUNK, REQUEST_DMA };
 
 struct request {
     enum request_kind kind;
@@ -43,6 +43,13 @@ struct region {
     bool spare; /* closed by a restart: its pages may serve the next region of its size */
 };
 
+struct lane {
+    uint8_t *slots[2]; /* by enum io_dma_op */
+    uint32_t n_slots;
+    uint64_t slot_bytes;
+    int32_t status; /* 0, or why it is over */
+};
+
 struct simdisk {
     struct io_backend be;
     uint64_t rng[4];
@@ -56,6 +63,8 @@ struct simdisk {
     struct request *requests;
     size_t n_requests, room;
     uint32_t refuse_chunks;
+    struct lane lanes[SIMDISK_LANES_MAX];
+    int32_t fail_dma;
     bool fail_set[3], short_set[3];
     int32_t fail[3];
 };
@@ -302,11 +311,103 @@ static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
     chunk->done(chunk);
 }
 
+/* --- A GPU --- */
+
+void simdisk_lane_new(struct simdisk *d, uint32_t lane, uint32_t slots, uint64_t slot_bytes)
+{
+    struct lane *l = &d->lanes[lane];
+
+    for (int op = 0; op < 2; op++) {
+        free(l->slots[op]);
+        l->slots[op] = must(calloc(slots, slot_bytes));
+    }
+    l->n_slots = slots;
+    l->slot_bytes = slot_bytes;
+    l->status = 0;
+}
+
+uint8_t *simdisk_slot(struct simdisk *d, uint32_t lane, enum io_dma_op op, uint64_t seq)
+{
+    const struct lane *l = &d->lanes[lane];
+
+    return l->slots[op] + (seq - 1) % l->n_slots * l->slot_bytes;
+}
+
+void simdisk_fail_next_dma(struct simdisk *d, int32_t error)
+{
+    d->fail_dma = error;
+}
+
+/* The first of them, as told by the runs. */
+static void dma_move(struct simdisk *d, struct io_dma *dma, uint64_t bytes)
+{
+    uint8_t *slot = simdisk_slot(d, dma->lane, dma->op, dma->seq);
+    uint64_t at = 0;
+
+    dma->run_first(dma);
+    for (uint32_t i = 0; i < dma->n_runs; i++) {
+        struct io_dma_run run;
+
+        dma->run_next(dma, &run);
+        uint8_t *mem = buf_at(d, (struct io_buf){.region = run.region, .off = run.off_bytes}, run.len_bytes);
+        uint64_t len = at < bytes ? MIN(bytes - at, (uint64_t)run.len_bytes) : 0;
+        if (at + run.len_bytes > d->lanes[dma->lane].slot_bytes || run.len_bytes == 0)
+            abort();
+        if (dma->op == IO_DMA_SPILL)
+            memcpy(mem, slot + at, len);
+        else
+            memcpy(slot + at, mem, len);
+        at += run.len_bytes;
+    }
+    if (at != dma->bytes)
+        abort();
+}
+
+static void dma_complete(struct simdisk *d, struct io_dma *dma)
+{
+    struct lane *l = &d->lanes[dma->lane];
+
+    if (dma->op == IO_DMA_CANCEL) {
+        l->status = l->status ? l->status : -ECANCELED;
+        dma->result = 0;
+        dma->done(dma);
+        return;
+    }
+    dma->result = l->status == -ECANCELED ? -ECANCELED : l->status ? -EPIPE : d->fail_dma;
+    if (l->status == 0 && dma->result == 0 && chance(d, d->faults.dma_error))
+        dma->result = -EIO;
+    d->stat.errors += dma->result < 0;
+    if (l->status == 0)
+        d->fail_dma = 0;
+    if (dma->result == 0)
+        dma_move(d, dma, dma->bytes);
+    else if (l->status == 0 && dma->op == IO_DMA_SPILL)
+        dma_move(d, dma, simdisk_below(d, dma->bytes));
+    l->status = l->status ? l->status : dma->result;
+    dma->done(dma);
+}
+
+/* The one of its lane and direction that was submitted first. */
+static size_t dma_first(const struct simdisk *d, size_t i)
+{
+    const struct io_dma *dma = d->requests[i].ptr;
+
+    for (size_t j = 0; j < d->n_requests; j++) {
+        const struct io_dma *other = d->requests[j].ptr;
+        if (d->requests[j].kind == REQUEST_DMA && other->lane == dma->lane && other->op == dma->op &&
+            d->requests[j].stamp < d->requests[i].stamp)
+            i = j;
+    }
+    return i;
+}
+
 bool simdisk_step(struct simdisk *d)
 {
     if (d->n_requests == 0)
         return false;
     size_t i = simdisk_below(d, d->n_requests);
+    if (d->requests[i].kind == REQUEST_DMA)
+        i = dma_first(d, i);
     struct request r = d->requests[i];
     d->requests[i] = d->requests[--d->n_requests];
     d->clock++;
@@ -314,6 +415,8 @@ bool simdisk_step(struct simdisk *d)
         blk_complete(d, r.ptr, r.stamp);
     else if (r.kind == REQUEST_WORK)
         work_complete(d, r.ptr);
+    else if (r.kind == REQUEST_DMA)
+        dma_complete(d, r.ptr);
     else
         chunk_complete(d, r.ptr);
     return true;
@@ -395,6 +498,16 @@ static void sim_chunk_close(struct io_backend *be, uint32_t region)
     *r = (struct region){0};
 }
 
+static void sim_dma_submit(struct io_backend *be, struct io_dma *dma)
+{
+    struct simdisk *d = simdisk_of(be);
+
+    if (dma->lane >= SIMDISK_LANES_MAX || !d->lanes[dma->lane].slots[0] ||
+        (dma->n_runs == 0) != (dma->op == IO_DMA_CANCEL))
+        abort();
+    submit(d, REQUEST_DMA, dma);
+}
+
 static int sim_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem)
 {
     struct simdisk *d = simdisk_of(be);
@@ -437,6 +550,7 @@ static const struct io_backend_ops sim_ops = {
     .work_submit = sim_work_submit,
     .chunk_request = sim_chunk_request,
     .chunk_close = sim_chunk_close,
+    .dma_submit = sim_dma_submit,
     .bounce_alloc = sim_bounce_alloc,
     .blk_now = sim_blk_now,
 };
@@ -465,6 +579,10 @@ void simdisk_free(struct simdisk *d)
     }
     for (uint32_t i = 0; i < d->n_regions; i++)
         free(d->regions[i].mem);
+    for (uint32_t i = 0; i < SIMDISK_LANES_MAX; i++) {
+        free(d->lanes[i].slots[0]);
+        free(d->lanes[i].slots[1]);
+    }
     free(d->requests);
     free(d);
 }

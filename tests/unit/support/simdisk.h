@@ -4,6 +4,9 @@
  * happens until simdisk_step(), which completes one pending request, chosen by the seed. The same seed and the same
  * calls give the same run.
  *
+ * A GPU is lanes of staging slots in plain arrays: uses of a lane's direction end in order, and one that fails ends the
+ * lane, as a helper would do it. A spill that fails has moved some of its bytes.
+ *
  * A device is what reads see (`image`) and what a power loss leaves (`durable`). A flush makes durable what was written
  * and completed before it was submitted. simdisk_crash() decides for each sector that was not flushed whether it is
  * kept, lost or, rarely, torn between its 512-byte parts; writes in flight may have reached the image in part.
@@ -23,6 +26,7 @@ struct simdisk_faults {
     uint32_t misdirect;   /* a write goes elsewhere on the device, aligned to a sector */
     uint32_t work_fault;  /* -EFAULT from a worker */
     uint32_t no_chunk;    /* memory is refused */
+    uint32_t dma_error;   /* -EIO from a GPU's copy engine */
     uint64_t first_byte;  /* misdirected writes and bit flips stay at or above this place */
 };
 
@@ -49,6 +53,13 @@ uint8_t *simdisk_memory(struct simdisk *d, uint32_t region);
 uint64_t simdisk_region_bytes(const struct simdisk *d, uint32_t region, uint32_t node);
 /* The next n chunks are refused with -ENOMEM. */
 void simdisk_refuse_chunks(struct simdisk *d, uint32_t n);
+
+#define SIMDISK_LANES_MAX 8
+/* A new lane, with zeroed slots; one of that number, with nothing pending, goes. */
+void simdisk_lane_new(struct simdisk *d, uint32_t lane, uint32_t slots, uint64_t slot_bytes);
+uint8_t *simdisk_slot(struct simdisk *d, uint32_t lane, enum io_dma_op op, uint64_t seq);
+/* The next use of any lane ends with this error. */
+void simdisk_fail_next_dma(struct simdisk *d, int32_t error);
 
 /* Completes one request. False if none is pending. */
 bool simdisk_step(struct simdisk *d);
