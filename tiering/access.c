@@ -190,6 +190,23 @@ static void piece_reverted(struct tiering *t, uint32_t object)
     }
 }
 
+void release_end(struct tiering *t, struct lease *l, unsigned flags)
+{
+    const struct record *r = record_at(&t->records, l->object);
+    bool is_dirty = ((flags & TIERING_DIRTY) || l->spilled) && !l->is_own;
+
+    if ((flags & TIERING_DISCARD) && !l->is_own) {
+        piece_reverted(t, l->object);
+    } else if (is_dirty && r->state == RECORD_COMMITTED) {
+        piece_dirtied(t, l->object, l->len_bytes == r->size_bytes);
+        if (l->torn)
+            object_set_flags(t, l->object, RECORD_TORN);
+    } else if (l->mode == LEASE_WRITE && hot_writers(hot_at(t, l->object)) == 1) {
+        (void)shadow_restore(t, l->object); /* nobody has changed it */
+    }
+    lease_end(t, l);
+}
+
 int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
                          struct tiering_wait *wait, struct tiering_grant *ret_grant)
 {
@@ -200,19 +217,16 @@ int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t 
         return -EBADF;
     if ((flags & (TIERING_DIRTY | TIERING_DISCARD)) && l->mode != LEASE_WRITE)
         return -EROFS;
+    if (l->in_dma)
+        return -EBUSY;
     if (flags & TIERING_UNUSED)
         uses_give_back(t, l->object);
     const struct record *r = record_at(&t->records, l->object);
-    if (l->is_own && (flags & TIERING_DIRTY) && r->state == RECORD_COMMITTED)
+    if (l->is_own && (flags & TIERING_DIRTY) && r->state == RECORD_COMMITTED && !l->torn)
         return wait ? publish_begin(t, l, wait, &ret_grant->limit) : -EAGAIN;
-    if ((flags & TIERING_DISCARD) && !l->is_own)
-        piece_reverted(t, l->object);
-    else if ((flags & TIERING_DIRTY) && r->state == RECORD_COMMITTED)
-        piece_dirtied(t, l->object, l->len_bytes == r->size_bytes);
-    else if (l->mode == LEASE_WRITE && hot_writers(hot_at(t, l->object)) == 1)
-        (void)shadow_restore(t, l->object); /* nobody has changed it */
-    lease_end(t, l);
-    return 0;
+    int status = l->is_own && (flags & TIERING_DIRTY) && l->torn ? -EIO : 0;
+    release_end(t, l, flags);
+    return status;
 }
 
 int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags)

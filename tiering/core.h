@@ -20,6 +20,7 @@
  *   extent.c    extents that are held for themselves
  *   publish.c   tensors that are written in shared pools: private copies, and their way back
  *   range.c     blocks to and from a tensor's range
+ *   gpu.c       leases whose bytes a GPU's copy engine reads or writes
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
  *   evacuate.c  the emptying of segments
@@ -73,7 +74,13 @@ struct lease {
     uint8_t tier;    /* enum mem_tier: where the bytes are */
     bool is_own : 1; /* the extent is a writer's own, in private memory */
     bool holds : 1;  /* it holds its extent (extent.c) */
+    /* gpu.c; `session` is NULL if that has ended while the lease was in a transfer. */
+    bool in_dma : 1;
+    bool spilled : 1; /* its bytes were written */
+    bool torn : 1;    /* and not to the end */
+    uint32_t next_dma;
 };
+static_assert(sizeof(struct lease) == 48, "lease");
 
 enum move_kind {
     MOVE_RESERVE,  /* a new piece waits for room */
@@ -352,6 +359,7 @@ struct tiering {
     uint32_t next_epoch;
     struct lease *leases;
     uint32_t lease_free, n_leases;
+    uint32_t n_dmas; /* in flight */
     struct move *moves;
     struct list moves_free;
     uint32_t n_moves;
@@ -611,7 +619,14 @@ void spills_urge(struct tpool *p, uint64_t sectors);
 void range_put_go(struct move *m);
 void range_put_end(struct move *m, int status);
 
+/* --- gpu.c --- */
+/* The session of a lease that is in a transfer ends. */
+void dma_session_end(struct tiering *t, struct lease *l);
+const char *dma_check(const struct tiering *t);
+
 /* --- access.c --- */
+/* The end of a lease that is no reservation and publishes nothing. flags: TIERING_DIRTY, TIERING_DISCARD. */
+void release_end(struct tiering *t, struct lease *l, unsigned flags);
 /* The bytes of a tensor's piece changed; whole: all of them. */
 void piece_dirtied(struct tiering *t, uint32_t object, bool whole);
 /* It was asked for: the policy hears of it. */
@@ -651,6 +666,8 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
 int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t object, uint32_t off_bytes,
                     uint32_t len_bytes, const struct arena_chunk *chunk, uint32_t sector,
                     struct tiering_grant *ret_grant);
+/* It is no longer its session's. */
+void lease_leave_session(struct tiering *t, struct lease *l);
 void lease_end(struct tiering *t, struct lease *l);
 /* A lease on memory of this tier would leave too little that can go. */
 bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes);

@@ -204,12 +204,9 @@ int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t objec
     return 0;
 }
 
-void lease_end(struct tiering *t, struct lease *l)
+void lease_leave_session(struct tiering *t, struct lease *l)
 {
-    uint32_t index = (uint32_t)(l - t->leases), object = l->object;
     struct tiering_session *s = l->session;
-    const struct record *r = record_at(&t->records, object);
-    uint32_t pool = t->spaces[r->space].info.pool;
 
     if (l->prev != RECORD_NONE)
         t->leases[l->prev].next = l->next;
@@ -218,6 +215,18 @@ void lease_end(struct tiering *t, struct lease *l)
     if (l->next != RECORD_NONE)
         t->leases[l->next].prev = l->prev;
     s->n_leases--;
+    l->session = NULL;
+}
+
+void lease_end(struct tiering *t, struct lease *l)
+{
+    uint32_t index = (uint32_t)(l - t->leases), object = l->object;
+    const struct record *r = record_at(&t->records, object);
+    uint32_t pool = t->spaces[r->space].info.pool;
+
+    assert(!l->in_dma);
+    if (l->session)
+        lease_leave_session(t, l);
     t->n_leases--;
     if (l->mode == LEASE_WRITE)
         hot_at(t, object)->flags -= HOT_WRITER;
@@ -229,7 +238,7 @@ void lease_end(struct tiering *t, struct lease *l)
     *l = (struct lease){.generation = l->generation == UINT32_MAX ? 1 : l->generation + 1, .next = t->lease_free};
     t->lease_free = index;
     t->pools[pool].stat.leased -= r->size_bytes;
-    tiering_unadmit(t, s, pool, r->size_bytes);
+    tiering_unadmit(t, NULL, pool, r->size_bytes);
     object_unpin(t, object);
 }
 
@@ -265,6 +274,10 @@ void tiering_session_end(struct tiering *t, struct tiering_session *s)
         struct lease *l = &t->leases[s->first_lease];
         uint64_t handle = lease_handle(t, l);
 
+        if (l->in_dma) {
+            dma_session_end(t, l);
+            continue;
+        }
         /* A reservation was never seen by anyone; a write lease leaves the range torn unless it can be taken back. */
         int r = l->mode == LEASE_RESERVE ? tiering_abort(t, s, handle)
                                          : tiering_release(t, s, handle, l->mode == LEASE_WRITE ? TIERING_DISCARD : 0);

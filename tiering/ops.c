@@ -139,6 +139,8 @@ int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease,
     *ret_grant = (struct tiering_grant){0};
     if (!l || l->mode != LEASE_RESERVE)
         return -EBADF;
+    if (l->in_dma)
+        return -EBUSY;
     uint32_t object = l->object;
     const struct record *r = record_at(&t->records, object);
     if (r->state != RECORD_RESERVED) {
@@ -170,6 +172,8 @@ int tiering_abort(struct tiering *t, struct tiering_session *s, uint64_t lease)
 
     if (!l || l->mode != LEASE_RESERVE)
         return -EBADF;
+    if (l->in_dma)
+        return -EBUSY;
     object_kill(t, l->object);
     lease_end(t, l);
     return 0;

@@ -238,6 +238,8 @@ int tiering_check(const struct tiering *t, const char **ret_what)
     if (!what)
         what = extent_check(t);
     if (!what)
+        what = dma_check(t);
+    if (!what)
         what = evacuate_check(t);
     if (!what)
         what = dirty_check(t);

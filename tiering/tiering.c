@@ -535,7 +535,7 @@ bool tiering_idle(const struct tiering *t)
         if (!store_is_idle(t->stores[i].store))
             return false;
     }
-    return t->n_moves == 0 && list_is_empty(&t->chunk_requests) && list_is_empty(&t->syncs);
+    return t->n_moves == 0 && t->n_dmas == 0 && list_is_empty(&t->chunk_requests) && list_is_empty(&t->syncs);
 }
 
 int tiering_close_clean(struct tiering *t)

@@ -298,7 +298,7 @@ int tiering_lookup(const struct tiering *t, const struct tiering_id *id, struct 
  * from the first RESERVE's), -ENOSPC. */
 int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes,
                     uint32_t size_bytes, struct tiering_wait *wait, struct tiering_grant *ret_grant);
-/* Publishes. -EBADF: not a reservation of this session. -ENOSPC. 0 also if the object is complete only later (parts). */
+/* Publishes. -EBADF: not a reservation of this session. -EBUSY: see tiering_dma. -ENOSPC. 0 also if the object is complete only later (parts). */
 int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease, struct tiering_wait *wait,
                    struct tiering_grant *ret_grant);
 int tiering_abort(struct tiering *t, struct tiering_session *s, uint64_t lease);
@@ -318,7 +318,7 @@ enum { TIERING_DIRTY = 1 << 0, TIERING_DISCARD = 1 << 1, TIERING_UNUSED = 1 << 2
 /*
  * Ends a lease. DIRTY in a shared pool publishes what was written, and has to wait for room and a copy (-EAGAIN without a
  * wait): then the lease has ended at once, and if the wait ends with an error (-ENOSPC, -EFAULT) the piece is what it was.
- * A wait that is cancelled leaves the one or the other.
+ * A wait that is cancelled leaves the one or the other. -EBUSY: see tiering_dma.
  */
 int tiering_release(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags);
 int tiering_release_wait(struct tiering *t, struct tiering_session *s, uint64_t lease, unsigned flags,
@@ -394,6 +394,54 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
                      uint64_t off_bytes, uint32_t len_bytes, struct tiering_wait *wait,
                      struct tiering_grant *ret_grant);
 
+/*
+ * Between leases' bytes and a slot of a GPU's staging memory: the whole of each lease, in the order in which they were
+ * added. Begin, add each lease, then run: done() will be called, or abandon. begin() and add() move nothing; a request that
+ * is refused abandons.
+ *
+ * From add() to done() a lease cannot end: COMMIT, ABORT and RELEASE are -EBUSY. If its session ends meanwhile the lease
+ * lives on without it: a reservation's piece is gone at once for everybody, and its bytes, like the other leases' pieces
+ * and extents, stay where they are, and admitted, until done(); then the lease ends as it would have with the session.
+ *
+ * A spill writes what the lease is on. On a reservation that is the client's business: what it commits is what is there. A
+ * write lease that was spilled into ends as if DIRTY, unless DISCARD, whatever RELEASE says. After a spill that failed
+ * nobody knows the range: a RELEASE without DISCARD leaves the piece torn, until all of it is written; another spill into
+ * the same lease that does not fail mends that. In shared pools reservations and write leases are on private memory: COMMIT
+ * and a dirty RELEASE copy from there, what was spilled and not released dirty is nobody's, and a dirty RELEASE after a
+ * spill that failed is -EIO, which has ended the lease and changed nothing.
+ */
+struct tiering_dma_spec {
+    uint8_t op; /* IO_DMA_SPILL, IO_DMA_FETCH, or IO_DMA_CANCEL: run() without a lease */
+    uint32_t gpu, lane;
+    uint32_t pool; /* the lane's */
+    uint64_t slot_bytes;
+    uint64_t seq;
+    uint64_t expires_ns;
+};
+
+struct tiering_dma {
+    void (*done)(struct tiering_dma *dma, int status);
+    uint64_t bytes; /* of all leases */
+    uint32_t n_leases;
+    /* Tiering's own. */
+    struct io_dma io_;
+    struct io_dma_run last_; /* the run that is being added to */
+    struct tiering *t_;
+    uint64_t slot_bytes_;
+    uint32_t pool_;
+    uint32_t first_lease_, last_lease_; /* a list through the lease table */
+    uint32_t next_lease_;               /* whose bytes are told next */
+};
+/* Leaves `done` alone. */
+void tiering_dma_begin(struct tiering *t, struct tiering_dma *dma, const struct tiering_dma_spec *spec);
+/* -EBADF; -EXDEV: a lease in another pool; -EBUSY: it is in a transfer; -EROFS: a spill, and a lease to read; -EINVAL: more
+ * than a slot has. At most LIST_ITEMS_MAX. */
+must_check int tiering_dma_add(struct tiering *t, struct tiering_dma *dma, const struct tiering_session *s,
+                               uint64_t lease);
+void tiering_dma_abandon(struct tiering *t, struct tiering_dma *dma);
+/* Of at least one lease, but for a CANCEL. */
+void tiering_dma_run(struct tiering *t, struct tiering_dma *dma);
+
 /* --- Numbers ----------------------------------------------------------------------------------------------------- */
 
 /* A write budget, and what came of it. All of it sums. */
@@ -419,6 +467,7 @@ struct tiering_pool_stat {
     uint64_t demotions, promotions; /* from DRAM to CXL memory, and back */
     uint64_t evacuations;           /* out of memory that was given back */
     uint64_t waiting;               /* for room */
+    uint64_t gpu_spilled_bytes, gpu_fetched_bytes;
     struct tiering_writes writes;
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);
