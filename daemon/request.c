@@ -42,7 +42,7 @@ int requests_new(const struct requests_config *config, struct requests **ret_rq)
     list_init(&rq->peers);
     list_init(&rq->active);
     list_init(&rq->ended);
-    list_init(&rq->ended_syncs);
+    list_init(&rq->ended_runs);
     list_init(&rq->dirty);
     for (uint32_t i = 0; i < config->max_requests; i++)
         list_push_tail(&rq->free_requests, &rq->requests[i].link);
@@ -170,7 +170,7 @@ void request_end(struct request *req, int status, uint32_t detail, uint64_t valu
     struct spw_cqe cqe = {.user_data = req->sqe.user_data, .status = status, .detail = detail, .value = value};
 
     assert(req->waiting == 0 && list_is_empty(&req->pieces));
-    request_set_state(req, req->sync_running ? REQUEST_DETACHED : REQUEST_FREE);
+    request_set_state(req, req->runs ? REQUEST_DETACHED : REQUEST_FREE);
     rq->stat.cqes++;
     ring_complete(ring, &cqe);
     ring_set_dirty(rq, ring);
@@ -184,10 +184,8 @@ void request_arm_deadline(struct request *req)
 
 bool request_stop(struct request *req, int status, uint32_t detail)
 {
-    if (req->op->whole_list) { /* a sync cannot be called back: only its end is no longer waited for */
-        request_end(req, status, detail, 0);
-        return true;
-    }
+    if (req->op->stop)
+        return req->op->stop(req, status, detail);
     if (request_is_all(req))
         return all_stop(req, status, detail);
     req->stop_status = status;
@@ -225,8 +223,11 @@ static int request_check_ranges(struct request *req)
         return sqe->n_items == 0 && sqe->items == 0 ? 0 : -EINVAL;
     if (sqe->n_items == 0 || sqe->n_items > SPW_LIST_MAX || sqe->items % 64 != 0 || sqe->results % 64 != 0)
         return -EINVAL;
-    if (!range_ok(sqe->items, sqe->n_items * item_bytes, size) ||
-        !range_ok(sqe->results, sqe->n_items * (uint64_t)sizeof(struct spw_result), size))
+    if (!range_ok(sqe->items, sqe->n_items * item_bytes, size))
+        return -ERANGE;
+    if (req->op->no_results)
+        return sqe->results == 0 ? 0 : -EINVAL;
+    if (!range_ok(sqe->results, sqe->n_items * (uint64_t)sizeof(struct spw_result), size))
         return -ERANGE;
     req->max_results = (uint32_t)((size - sqe->results) / sizeof(struct spw_result));
     return 0;
@@ -305,8 +306,8 @@ uint32_t request_begin(struct requests *rq, struct ring *ring, const struct spw_
 
 uint32_t request_run(struct request *req, uint32_t budget)
 {
-    if (req->op->whole_list)
-        return sync_run(req);
+    if (req->op->run)
+        return req->op->run(req);
     uint32_t n = request_name(req);
 
     return n + (request_is_all(req) ? all_run(req) : list_run(req, budget));

@@ -24,6 +24,31 @@ struct peer_space {
     uint64_t item_bytes;
 };
 
+enum lane_direction { LANE_SPILL, LANE_FETCH, LANE_DIRECTIONS };
+
+/* A lane between a GPU and this engine, as it is asked for. */
+struct lane_spec {
+    uint32_t lane; /* number: no other lane of the engine has it */
+    uint32_t gpu, pool, slots;
+    uint64_t slot_bytes;
+    struct spw_gpu_fences *fences; /* the client writes here, too */
+};
+
+/* The request path's. */
+struct peer_lane {
+    struct lane_spec spec;
+    uint64_t next_seq[LANE_DIRECTIONS];
+    uint32_t n_uses[LANE_DIRECTIONS];   /* on their way */
+    uint32_t n_leases[LANE_DIRECTIONS]; /* of these uses */
+    bool is_used;                       /* of the table's entry */
+    bool is_over;                       /* a use failed, or the GPU's helper is gone */
+    bool is_cancelled, cancel_runs;
+    void *removal; /* not NULL: it is to go; given back by lane_gone() */
+    struct requests *rq;
+    struct peer *peer;
+    struct tiering_dma cancel;
+};
+
 /* A session as one engine sees it. Memory comes from whoever adds it; the fields are the request path's. */
 struct peer {
     struct list link;        /* all peers of the engine */
@@ -40,6 +65,7 @@ struct peer {
     bool broken;         /* it violated the protocol: nothing of it is looked at any more */
     uint32_t n_spaces;
     struct peer_space spaces[SESSION_SPACES_MAX];
+    struct peer_lane lanes[SESSION_GPU_LANES_MAX];
 };
 
 struct requests_events {
@@ -47,6 +73,8 @@ struct requests_events {
     void (*broken)(void *ctx, struct peer *peer, const char *why);
     /* The ring went cold: arm its doorbell. A negative errno keeps it hot. */
     int (*ring_cold)(void *ctx, struct ring *ring);
+    /* The end of requests_lane_remove() that had to wait. */
+    void (*lane_gone)(void *ctx, void *removal);
 };
 
 struct requests_config {
@@ -82,6 +110,14 @@ void requests_ring_remove(struct requests *rq, struct ring *ring);
 bool requests_break_session(struct requests *rq, uint64_t session, const char *why);
 /* Its doorbell rang. */
 void requests_ring_hot(struct requests *rq, struct ring *ring, uint64_t now_ns);
+
+/* -ENOSPC: SESSION_GPU_LANES_MAX; -EEXIST: it has a lane of that number. */
+must_check int requests_lane_add(struct requests *rq, struct peer *peer, const struct lane_spec *spec);
+/* Cancels what is on its way. True: it is gone; false: lane_gone(removal) will say so. Before requests_peer_remove(). A lane
+ * that there is not is gone. */
+bool requests_lane_remove(struct requests *rq, struct peer *peer, uint32_t lane, void *removal);
+/* The helper of that GPU has ended, and its uses with it: its lanes are over, and their fences say so. */
+void requests_gpu_gone(struct requests *rq, uint32_t gpu);
 
 /* One turn: what has ended, what expired, and up to a quantum for each session. How much was done. */
 uint32_t requests_run(struct requests *rq, uint64_t now_ns);

@@ -42,7 +42,7 @@ static int attempt_piece(const struct request *req, const struct step *step, str
     uint64_t bytes = 0;
     int r;
 
-    if (req->op->whole_list)
+    if (req->op->run)
         r = tiering_lookup(req->rq->tiering, &step->id, &found);
     else
         r = op_lease_bytes(req, step, &bytes);
@@ -260,8 +260,8 @@ static void sync_done(struct tiering_sync *sync, int status)
 {
     struct request *req = container_of(sync, struct request, sync);
 
-    req->sync_status = status;
-    list_push_tail(&req->rq->ended_syncs, &req->ended_link);
+    req->run_status = status;
+    list_push_tail(&req->rq->ended_runs, &req->ended_link);
 }
 
 static void sync_put_results(struct request *req, int status)
@@ -287,16 +287,22 @@ static uint32_t sync_limit(int status)
 
 void sync_ended(struct request *req)
 {
-    req->sync_running = false;
     if (req->state == REQUEST_DETACHED) {
         request_set_state(req, REQUEST_FREE);
         return;
     }
-    int status = req->list_status ? req->list_status : req->sync_status;
+    int status = req->list_status ? req->list_status : req->run_status;
     uint32_t detail = sync_limit(status);
 
     sync_put_results(req, status);
     request_end(req, status, detail, status == 0 ? req->sqe.n_items : 0);
+}
+
+/* A sync cannot be called back: only its end is no longer waited for. */
+bool sync_forget(struct request *req, int status, uint32_t detail)
+{
+    request_end(req, status, detail, 0);
+    return true;
 }
 
 static int sync_add(struct request *req, const struct target *target)
@@ -332,7 +338,7 @@ uint32_t sync_run(struct request *req)
     for (uint32_t i = 0; i < req->sqe.n_items && r == 0; i++)
         r = sync_add(req, &rq->targets[i]);
     req->list_status = r; /* what was begun is run in any case, and its end tells both */
-    req->sync_running = true;
+    req->runs = true;
     request_arm_deadline(req);
     request_set_state(req, REQUEST_WAITING);
     tiering_sync_run(rq->tiering, &req->sync);

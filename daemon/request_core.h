@@ -9,12 +9,14 @@
  *   request_list.c  lists of items and handles: one piece at a time, each outcome written where the client expects it
  *   request_chain.c what a list says of the request that it is part of, for the policies
  *   request_all.c   all or nothing, and SYNC: the list as a whole
+ *   request_gpu.c   lanes, and the lists of handles that go over them
  *   request_op.c    the operations: what each takes, and the call into tiering that it is
  *
  * The life of a request
  *     FREE ─▶ LISTING ─▶ WAITING ─▶ FREE      pieces are taken; all are taken, some wait
  *                └──▶ PARKED ──▶┘             all or nothing: waits for lease bytes before it takes anything
- *                └──▶ DETACHED ─▶ FREE        its CQE was given (timeout) or its session ended; a sync still runs
+ *                └──▶ DETACHED ─▶ FREE        its CQE was given (timeout) or its session ended; a sync, or a transfer
+ *                                             to or from a GPU, still runs
  * request_set_state() is the one place that assigns it.
  */
 #pragma once
@@ -65,7 +67,7 @@ struct step {
 struct request {
     struct list link;        /* ring's, or free list */
     struct list parked_link; /* peer's */
-    struct list ended_link;  /* its sync is over, for the next turn */
+    struct list ended_link;  /* what runs for it is over, for the next turn */
     struct list pieces;
     struct deadline deadline;
     struct requests *rq;
@@ -99,9 +101,13 @@ struct request {
     uint32_t item_detail;
     int list_status; /* the list ended early: too many pieces, or no room for results */
     bool named;      /* the policy knows what the list is about */
-    bool sync_running;
-    int sync_status;
-    struct tiering_sync sync;
+    bool runs;       /* tiering has its sync or dma */
+    int run_status;
+    struct peer_lane *lane; /* of dma */
+    union {
+        struct tiering_sync sync;
+        struct tiering_dma dma;
+    };
 };
 
 /* An element of a list that was copied and checked a little ahead of its turn. */
@@ -122,7 +128,7 @@ struct requests {
     uint32_t n_free_requests, n_free_pieces;
     struct list peers, active;
     struct list ended; /* pieces whose waits are over, for the next turn */
-    struct list ended_syncs;
+    struct list ended_runs;
     struct list dirty; /* rings with indices to publish */
     struct deadlines deadlines;
     struct spw_item *staged; /* LIST_ITEMS_MAX: an all-or-nothing list, copied once, for one turn */
@@ -150,8 +156,8 @@ struct op {
     uint8_t flags;  /* SPW_SQE_… that it knows */
     uint8_t n_args; /* of arg[]; the others must be 0 */
     bool needs_space;
-    bool may_be_empty;  /* n_items = 0 means something */
-    bool whole_list;    /* always as a whole (SYNC) */
+    bool may_be_empty; /* n_items = 0 means something */
+    bool no_results;
     bool counts_prefix; /* LOOKUP: the CQE's value is how many leading items are there */
     bool waits;         /* its pieces may wait */
     bool rarely;        /* but seldom do: tried without a wait first, so that what must not be held up is not */
@@ -167,6 +173,11 @@ struct op {
                 struct tiering_grant *ret_grant, struct spw_result *ret_result);
     /* Gives back what a piece was granted (all or nothing). */
     void (*undo)(struct request *req, uint64_t lease);
+    /* Of a list that is always served as a whole, all three, and no step: begins it, and returns what that cost; what runs
+     * for it has ended; it is to stop, as request_stop(). */
+    uint32_t (*run)(struct request *req);
+    void (*ended)(struct request *req);
+    bool (*stop)(struct request *req, int status, uint32_t detail);
 };
 
 /* NULL: no such operation. */
@@ -176,7 +187,7 @@ int op_lease_bytes(const struct request *req, const struct step *step, uint64_t 
 
 /* request.c */
 void request_set_state(struct request *req, enum request_state state);
-/* Its CQE, and its end; a sync that still runs keeps it as DETACHED. */
+/* Its CQE, and its end; what still runs for it keeps it as DETACHED. */
 void request_end(struct request *req, int status, uint32_t detail, uint64_t value);
 /* From here on the clock runs: it waits. */
 void request_arm_deadline(struct request *req);
@@ -234,6 +245,12 @@ void all_piece_ended(struct piece *piece);
 bool all_stop(struct request *req, int status, uint32_t detail);
 uint32_t sync_run(struct request *req);
 void sync_ended(struct request *req);
+bool sync_forget(struct request *req, int status, uint32_t detail);
+
+/* request_gpu.c */
+uint32_t dma_run(struct request *req);
+void dma_ended(struct request *req);
+bool dma_stop(struct request *req, int status, uint32_t detail);
 
 static inline bool request_is_all(const struct request *req)
 {

@@ -118,7 +118,7 @@ static int target_range(const struct request *req, const struct spw_item *item, 
     if (item->length_bytes == 0 && item->offset_bytes != 0)
         return -EINVAL;
     if (item->length_bytes == 0)
-        return req->op->whole_list ? target_object(req, target) : target_whole(req, target);
+        return req->op->run ? target_object(req, target) : target_whole(req, target);
     if (!pieces_of(item->offset_bytes, item->length_bytes, req->space.piece_bytes, &target->id.piece,
                    &target->n_pieces))
         return -ERANGE;

@@ -415,8 +415,10 @@ static const struct op op_sync = {
     .flags = SPW_SQE_CHAIN,
     .needs_space = true,
     .may_be_empty = true,
-    .whole_list = true,
     .timeout_status = -ETIMEDOUT,
+    .run = sync_run,
+    .ended = sync_ended,
+    .stop = sync_forget,
 };
 static const struct op op_tensor = {
     .list = OP_LIST_ITEMS,
@@ -449,6 +451,15 @@ static const struct op op_get_range = {
     .waits = true,
     .timeout_status = -ETIMEDOUT,
     .step = step_get_range,
+};
+
+static const struct op op_gpu = {
+    .list = OP_LIST_HANDLES,
+    .n_args = 2,
+    .no_results = true,
+    .run = dma_run,
+    .ended = dma_ended,
+    .stop = dma_stop,
 };
 
 const struct op *op_find(uint8_t opcode)
@@ -492,6 +503,7 @@ const struct op *op_find(uint8_t opcode)
         return &op_get_range;
     case SPW_OP_GPU_SPILL:
     case SPW_OP_GPU_FETCH:
+        return &op_gpu;
     case SPW_OPS:
         break;
     }

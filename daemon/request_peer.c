@@ -192,7 +192,9 @@ static void request_drop(struct request *req)
         piece_free(piece);
     }
     req->waiting = 0;
-    request_set_state(req, req->sync_running ? REQUEST_DETACHED : REQUEST_FREE);
+    if (req->runs && req->op->run == dma_run)
+        (void)dma_stop(req, -ECANCELED, 0); /* so that it ends soon */
+    request_set_state(req, req->runs ? REQUEST_DETACHED : REQUEST_FREE);
 }
 
 void requests_ring_remove(struct requests *rq, struct ring *ring)
@@ -211,6 +213,8 @@ void requests_peer_remove(struct requests *rq, struct peer *peer)
 {
     list_for_each_safe (l, &peer->rings)
         requests_ring_remove(rq, list_entry(l, struct ring, link));
+    for (uint32_t i = 0; i < SESSION_GPU_LANES_MAX; i++)
+        assert(!peer->lanes[i].is_used);
     tiering_session_end(rq->tiering, &peer->tiering);
     list_unlink(&peer->active_link);
     list_unlink(&peer->link);

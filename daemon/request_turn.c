@@ -123,6 +123,12 @@ static uint32_t peer_turn(struct requests *rq, struct peer *peer)
     return peer->broken ? used : used + peer_serve_rings(rq, peer);
 }
 
+static void request_run_ended(struct request *req)
+{
+    req->runs = false;
+    req->op->ended(req);
+}
+
 /* What tiering's callbacks have put aside. */
 static uint32_t requests_collect(struct requests *rq)
 {
@@ -131,8 +137,8 @@ static uint32_t requests_collect(struct requests *rq)
 
     for (; (l = list_pop(&rq->ended)) != NULL; n++)
         piece_ended(list_entry(l, struct piece, ended_link));
-    for (; (l = list_pop(&rq->ended_syncs)) != NULL; n++)
-        sync_ended(list_entry(l, struct request, ended_link));
+    for (; (l = list_pop(&rq->ended_runs)) != NULL; n++)
+        request_run_ended(list_entry(l, struct request, ended_link));
     return n;
 }
 
@@ -168,7 +174,7 @@ uint32_t requests_run(struct requests *rq, uint64_t now_ns)
 
 bool requests_peek(const struct requests *rq)
 {
-    if (!list_is_empty(&rq->ended) || !list_is_empty(&rq->ended_syncs))
+    if (!list_is_empty(&rq->ended) || !list_is_empty(&rq->ended_runs))
         return true;
     list_for_each (a, &rq->active) {
         list_for_each (l, &list_entry(a, struct peer, active_link)->hot) {
@@ -186,7 +192,7 @@ uint32_t requests_hot_rings(const struct requests *rq)
 
 bool requests_wants_spin(const struct requests *rq)
 {
-    return rq->n_idle_hot > 0 || !list_is_empty(&rq->ended) || !list_is_empty(&rq->ended_syncs);
+    return rq->n_idle_hot > 0 || !list_is_empty(&rq->ended) || !list_is_empty(&rq->ended_runs);
 }
 
 uint64_t requests_next_ns(const struct requests *rq, uint64_t now_ns)

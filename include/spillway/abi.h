@@ -500,9 +500,16 @@ enum {
  * was over; -ECANCELED; -EPIPE: an earlier use had failed) the lane is over in both directions: the daemon stores the
  * status, as a positive errno, in both `status` words, then SPW_GPU_SEQ_OVER in both daemon_seq. So a stream that waits
  * goes on, and the kernel behind it must look at the status before it uses the slot's bytes. If the daemon is gone the
- * client does that itself. Requests of a lane that is over are -EPIPE; attach again.
- * The request as a whole fails with -EBADF (no such lane, a handle that is no lease), -EXDEV (a lease in another pool than
- * the lane's), -EINVAL (more bytes than a slot has, no lease at all, or arg[1] is not the direction's next sequence).
+ * client does that itself. Requests of a lane that is over are -EPIPE; attach again. CANCEL of such a request ends its lane,
+ * with -ECANCELED. The CQE comes when nobody touches the bytes any more, so no deadline ends it earlier.
+ * The request as a whole fails with -EBADF (no such lane of this session, a handle that is no lease), -EXDEV (a lease in
+ * another pool than the lane's), -EBUSY (a lease that another such request has, or that is named twice), -EROFS (GPU_SPILL
+ * to a lease for reading), -EINVAL (more bytes than a slot has, no lease at all, `results` or flags that are not 0, or arg[1]
+ * is not the direction's next sequence), -EBUSY with SPW_LIMIT_REQUESTS (of this direction, 2 * slots uses are on their way,
+ * or uses of 16384 leases together). Then nothing has happened, and the sequence stays. Once it is begun, it is used up.
+ * A lease for writing that was spilled into ends as if dirty, unless it is discarded. After a GPU_SPILL that failed its range
+ * is not known: a RELEASE without DISCARD leaves it torn (in a shared pool: fails with -EIO, and changes nothing), unless
+ * another GPU_SPILL to the same lease did not fail. What a reservation holds is up to the client, who may write it anew.
  */
 #define SPW_GPU_SEQ_OVER (UINT64_C(1) << 62)
 

@@ -41,7 +41,10 @@ struct tiering {
     uint32_t n_arena;
     uint32_t last_len, last_off, last_piece;
     uint64_t last_object_bytes;
-    uint64_t advised; /* the value of the last advice */
+    uint64_t advised;                /* the value of the last advice */
+    struct tiering_dma *in_dma[300]; /* by lease */
+    struct tiering_dma *dmas[64];
+    uint32_t n_dmas;
     bool chain_unwanted;
     char chain[64]; /* what the last list named */
     uint32_t n_chain, n_chains;
@@ -341,6 +344,60 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
 {
     return tiering_get_to(t, s, id, lease, off_bytes, len_bytes, wait, ret_grant);
 }
+/* Leases 1 to 99 are in the lane's pool, 100 to 199 in another, 200 to 299 are to read, and no others are there. */
+void tiering_dma_begin(struct tiering *t, struct tiering_dma *dma, const struct tiering_dma_spec *spec)
+{
+    (void)t;
+    *dma = (struct tiering_dma){
+        .done = dma->done,
+        .io_ = {.op = spec->op, .lane = spec->lane, .gpu = spec->gpu, .seq = spec->seq, .expires_ns = spec->expires_ns},
+        .slot_bytes_ = spec->slot_bytes,
+        .pool_ = spec->pool};
+}
+int tiering_dma_add(struct tiering *t, struct tiering_dma *dma, const struct tiering_session *s, uint64_t lease)
+{
+    (void)s;
+    if (lease == 0 || lease >= ARRAY_LEN(t->in_dma))
+        return -EBADF;
+    if (lease >= 100 && lease < 200)
+        return -EXDEV;
+    if (t->in_dma[lease])
+        return -EBUSY;
+    if (lease >= 200 && dma->io_.op == IO_DMA_SPILL)
+        return -EROFS;
+    if (dma->bytes + 100 > dma->slot_bytes_)
+        return -EINVAL;
+    t->in_dma[lease] = dma;
+    dma->bytes += 100;
+    dma->n_leases++;
+    return 0;
+}
+void tiering_dma_abandon(struct tiering *t, struct tiering_dma *dma)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(t->in_dma); i++)
+        if (t->in_dma[i] == dma)
+            t->in_dma[i] = NULL;
+}
+void tiering_dma_run(struct tiering *t, struct tiering_dma *dma)
+{
+    ck_assert_uint_lt(t->n_dmas, ARRAY_LEN(t->dmas));
+    t->dmas[t->n_dmas++] = dma;
+}
+/* That of this operation which was begun first ends. */
+static __attribute__((unused)) void stub_dma_finish(enum io_dma_op op, int status)
+{
+    for (uint32_t i = 0; i < stub.n_dmas; i++) {
+        struct tiering_dma *dma = stub.dmas[i];
+
+        if (dma->io_.op != op)
+            continue;
+        memmove(&stub.dmas[i], &stub.dmas[i + 1], (--stub.n_dmas - i) * sizeof(stub.dmas[0]));
+        tiering_dma_abandon(&stub, dma);
+        dma->done(dma, status);
+        return;
+    }
+    ck_abort_msg("no such transfer");
+}
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat)
 {
     (void)t;
@@ -380,6 +437,7 @@ static const char *broken_why;
 static struct peer *broken_peer;
 static uint32_t n_cold;
 static uint64_t now_ns;
+static void *lane_removed;
 
 static __attribute__((unused)) void on_broken(void *ctx, struct peer *peer, const char *why)
 {
@@ -396,7 +454,13 @@ static __attribute__((unused)) int on_cold(void *ctx, struct ring *ring)
     return 0;
 }
 
-static const struct requests_events events = {on_broken, on_cold};
+static __attribute__((unused)) void on_lane_gone(void *ctx, void *removal)
+{
+    (void)ctx;
+    lane_removed = removal;
+}
+
+static const struct requests_events events = {on_broken, on_cold, on_lane_gone};
 
 static __attribute__((unused)) void client_new(struct client *c, uint64_t session, uint32_t weight)
 {
@@ -441,6 +505,7 @@ static __attribute__((unused)) void engine_new(uint32_t max_requests, uint32_t m
     broken_why = NULL;
     broken_peer = NULL;
     n_cold = 0;
+    lane_removed = NULL;
     ck_assert_int_eq(requests_new(&config, &rq), 0);
 }
 
