@@ -84,17 +84,26 @@ static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t po
 
     if (region >= CHUNKS_MAX)
         return;
+    struct engine_chunk *entry = &engine->chunks[region];
+
     engine->n_chunks = MAX(engine->n_chunks, region + 1);
-    engine->chunks[region] =
-        (struct engine_chunk){.session = session, .epoch = epoch, .pool = pool, .kind = (uint8_t)kind, .is_live = true};
+    entry->session = session;
+    entry->epoch = epoch;
+    entry->pool = pool;
+    entry->kind = (uint8_t)kind;
+    entry->is_live = true;
+    entry->said_poisoned = false;
+    engine_chunk_changed(engine, region);
 }
 
 static void on_chunk_gone(void *ctx, uint32_t region, uint32_t epoch)
 {
     struct engine *engine = ctx;
 
-    if (region < CHUNKS_MAX && engine->chunks[region].epoch == epoch)
-        engine->chunks[region].is_live = false;
+    if (region >= CHUNKS_MAX || engine->chunks[region].epoch != epoch)
+        return;
+    engine->chunks[region].is_live = false;
+    engine_chunk_changed(engine, region);
 }
 
 static void on_notice(void *ctx, const char *text, uint32_t pool, int status)
@@ -184,7 +193,7 @@ static int on_ring_cold(void *ctx, struct ring *ring)
     return uring_poll_arm(engine->uring, ring->doorbell_fd, (uintptr_t)ring, &ring->poll);
 }
 
-static const struct requests_events requests_events = {on_broken, on_ring_cold};
+static const struct requests_events requests_events = {on_broken, on_ring_cold, engine_lane_gone};
 
 /* A doorbell. uring_poll_cancel() ran before any ring went away, so the token is alive. It is emptied when the ring goes
  * cold again: the client waits now. */
@@ -285,6 +294,8 @@ static int engine_turn(struct engine *engine)
         engine->chunks_due = false;
         engine_check_chunks(engine);
     }
+    if (engine->n_chunks_waiting > 0)
+        engine_chunks_tell(engine);
     if (engine->draining || engine->stopping)
         engine_step_stop(engine);
     if (engine->stopped)
@@ -336,7 +347,7 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     uring.ctx = engine;
     uring.on_poll = on_poll;
     uring.on_chunk = on_chunk;
-    uring.polls_max = ENGINE_RINGS_MAX;
+    uring.polls_max = ENGINE_RINGS_MAX + GPUS_MAX;
     int r = uring_new(&uring, &engine->uring, ret_why);
 
     if (r < 0)
@@ -379,6 +390,13 @@ int engine_new(const struct engine_config *config, struct engine **ret_engine, c
     if (!engine->pools) {
         engine_free(engine);
         return -ENOMEM;
+    }
+    if (config->chunk_note) {
+        engine->chunk_notes = calloc(CHUNKS_MAX, sizeof(*engine->chunk_notes));
+        if (!engine->chunk_notes) {
+            engine_free(engine);
+            return -ENOMEM;
+        }
     }
     memcpy(engine->pools, config->tiering.pools, config->tiering.n_pools * sizeof(*engine->pools));
     engine->config.tiering.pools = engine->pools;
@@ -426,6 +444,7 @@ struct engine *engine_free(struct engine *engine)
     tiering_free(engine->tiering);
     uring_free(engine->uring);
     shm_records_free(engine->records, engine->records_bytes);
+    free(engine->chunk_notes);
     free(engine->pools);
     free(engine);
     return NULL;

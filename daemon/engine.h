@@ -86,6 +86,34 @@ struct chunk_call {
 };
 void engine_chunk_get(struct engine *engine, struct chunk_call *call);
 
+/* A helper's ring (struct gpu_ring) and the engine's end of its doorbell; both are the caller's until the GPU was removed.
+ * -EEXIST, -EINVAL, -ENOMEM. */
+struct gpu_call {
+    struct call call;
+    uint32_t gpu; /* below GPUS_MAX */
+    void *ring_mem;
+    uint32_t entries; /* GPU_RING_ENTRIES */
+    int doorbell_fd;
+    int result;
+};
+void engine_gpu_add(struct engine *engine, struct gpu_call *call);
+/* The helper's process has ended, and was waited for. What was in flight there ends with -EIO, its lanes are over, and their
+ * fences say so before the answer; the lanes themselves are still to be removed. */
+void engine_gpu_remove(struct engine *engine, struct gpu_call *call);
+
+struct lane_call {
+    struct call call;
+    struct engine_peer *peer;
+    uint32_t lane; /* no other lane of this engine has that number */
+    uint32_t gpu, pool, slots;
+    uint64_t slot_bytes;
+    struct spw_gpu_fences *fences; /* mapped until the lane was removed */
+    int result;                    /* -ENODEV: no such GPU; -ENOSPC: SPW_LIMIT_GPU_LANES of one session; -EEXIST */
+};
+void engine_lane_add(struct engine *engine, struct lane_call *call);
+/* Cancels; answered when no use of it is in flight. Before engine_peer_end() of its peer. */
+void engine_lane_remove(struct engine *engine, struct lane_call *call);
+
 struct owner_call {
     struct call call;
     uint64_t owner;
@@ -160,6 +188,8 @@ struct ping_call {
     struct call call;
     uint64_t have_bytes, want_bytes, dirty_bytes, refused_bytes;
     bool is_ready;
+    uint64_t
+        gpus_bad; /* bit set: this GPU's helper broke the rules of its ring, or hangs: end it, and remove the GPU */
 };
 void engine_ping(struct engine *engine, struct ping_call *call);
 
@@ -172,6 +202,21 @@ void engine_drain(struct engine *engine, struct stop_call *call);
 /* Closes the stores cleanly and ends the thread; answers before it ends. */
 void engine_stop(struct engine *engine, struct stop_call *call);
 
+/*
+ * A chunk that GPUs' helpers may be told to read and write: it is there, or it is gone, and no command names it any more.
+ * Engine → control, without being asked: in order for each region, each `is_new` followed by its end before the region's
+ * next. A command may reach a helper before the note reaches the control thread.
+ */
+struct engine_chunk_note {
+    struct engine_msg msg;
+    struct engine *owner;
+    uint32_t in_use; /* atomic */
+    uint32_t engine, region, epoch, pool;
+    bool is_new;
+    uint8_t kind;               /* enum io_chunk_kind */
+    struct memory_chunk *chunk; /* is_new: a reference, the callee's */
+};
+
 /* --- The engine -------------------------------------------------------------------------------------------------- */
 
 struct engine_chunk {
@@ -180,6 +225,9 @@ struct engine_chunk {
     uint8_t kind;
     bool is_live;
     bool said_poisoned;
+    /* What the control thread knows; the note is on its way while its in_use says so. */
+    bool told_live, is_waiting;
+    uint32_t told_epoch;
 };
 
 /* A line for the log, on its way to the control thread. */
@@ -199,6 +247,9 @@ struct engine_config {
     uint64_t spin_ns;
     uint32_t max_requests, max_waits;
     struct engine_queue *control; /* mailbox of the control thread */
+    /* Control thread; NULL: nobody wants to know. The note is the engine's again on return. */
+    void (*chunk_note)(void *ctx, struct engine_chunk_note *note);
+    void *chunk_note_ctx;
 };
 
 struct engine {
@@ -214,6 +265,8 @@ struct engine {
     uint32_t n_stores;
     struct engine_store store_at[DEVICES_MAX];
     struct engine_chunk chunks[CHUNKS_MAX];
+    struct engine_chunk_note *chunk_notes; /* CHUNKS_MAX, or NULL */
+    uint32_t n_chunks_waiting;             /* whose notes are still on their way with something older */
 
     uint64_t now_ns;
     uint64_t heartbeat;
@@ -238,6 +291,11 @@ must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t de
 must_check int engine_run(struct engine *engine);
 /* Waits for the thread, which engine_stop() ended; frees everything. Takes NULL. */
 struct engine *engine_free(struct engine *engine);
+
+/* engine_gpu.c. Engine thread: the chunk's state has changed; sends what could not be sent before. */
+void engine_chunk_changed(struct engine *engine, uint32_t region);
+void engine_chunks_tell(struct engine *engine);
+void engine_lane_gone(void *ctx, void *removal);
 
 /* Engine thread. Never blocks; when the control thread does not keep up, lines are lost, and counted. */
 void engine_notice(struct engine *engine, int level, const char *fmt, ...) printf_like(3, 4);

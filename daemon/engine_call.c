@@ -297,6 +297,7 @@ static void ping_at_engine(struct call *base)
     call->dirty_bytes = engine_dirty_bytes(base->engine);
     tiering_stat(base->engine->tiering, &stat);
     call->refused_bytes = stat.refused_bytes;
+    call->gpus_bad = uring_gpus_bad(base->engine->uring, base->engine->now_ns);
 }
 
 void engine_ping(struct engine *engine, struct ping_call *call)
