@@ -119,14 +119,14 @@
 #define GPU_SLOT_BYTES_MIN PIECE_BYTES_MAX /* so that a lease always fits */
 #define GPU_SLOT_BYTES_MAX (64 * MIB)
 #define DEFAULT_GPU_SLOT_BYTES (16 * MIB)
-#define SESSION_GPU_LANES_MAX 16   /* of one session at one engine */
-#define GPU_RING_ENTRIES 16384     /* commands that one engine has at one helper, more wait; and one lane's direction */
-#define GPU_LANE_AHEAD 2           /* uses of a lane's direction that are on their way: so many times its slots */
-#define GPU_LATE_MS 1000           /* a use that has not ended so long after its time: its helper hangs */
-#define GPU_DRAIN_MAX 64           /* reads of a doorbell at a time; a poll sees the rest */
-#define GPU_WINDOW_BYTES (1 * GIB) /* registered with the driver at a time */
-#define GPU_AHEAD_SLOTS 3          /* uses that one direction of a GPU has at its copy engine */
-#define GPU_RESTART_MS_MAX 30000   /* the longest pause before a helper is started again */
+#define SESSION_GPU_LANES_MAX 16 /* of one session at one engine */
+#define GPU_RING_ENTRIES 16384   /* commands that one engine has at one helper, more wait; and one lane's direction */
+#define GPU_LANE_AHEAD 2         /* uses of a lane's direction that are on their way: so many times its slots */
+#define GPU_LATE_MS 1000         /* a use that has not ended so long after its time: its helper hangs */
+#define GPU_DRAIN_MAX 64         /* reads of a doorbell at a time; a poll sees the rest */
+#define GPU_WINDOW_BYTES WINDOW_BYTES /* registered with the driver at a time; no command crosses one */
+#define GPU_AHEAD_SLOTS 3             /* uses that one direction of a GPU has at its copy engine */
+#define GPU_RESTART_MS_MAX 30000      /* the longest pause before a helper is started again */
 
 /* Policies. */
 #define POLICY_SCAN_MAX 64             /* pinned objects that one search for a victim passes over */
