@@ -122,7 +122,7 @@
 #define SESSION_GPU_LANES_MAX 16 /* of one session at one engine */
 #define GPU_RING_ENTRIES 16384   /* commands that one engine has at one helper, more wait; and one lane's direction */
 #define GPU_LANE_AHEAD 2         /* uses of a lane's direction that are on their way: so many times its slots */
-#define GPU_LATE_MS 1000         /* a use that has not ended so long after its time: its helper hangs */
+#define GPU_LATE_MS 5000         /* a use that has not ended so long after its time: its helper hangs */
 #define GPU_DRAIN_MAX 64         /* reads of a doorbell at a time; a poll sees the rest */
 #define GPU_WINDOW_BYTES WINDOW_BYTES /* registered with the driver at a time; no command crosses one */
 #define GPU_AHEAD_SLOTS 3             /* uses that one direction of a GPU has at its copy engine */
