@@ -48,7 +48,6 @@ struct gpu_port {
     struct seat seats[]; /* entries */
 };
 
-static_assert(GPU_WINDOW_BYTES % WINDOW_BYTES == 0, "a run crosses no window of the driver's");
 static_assert(GPU_RING_ENTRIES >= LIST_ITEMS_MAX, "every use fits the ring");
 
 int gpu_port_new(void *ring_mem, uint32_t entries, int doorbell_fd, struct gpu_port **ret_port)

@@ -137,14 +137,23 @@ static double cpu_of_daemon(pid_t daemon)
     return cpu_s;
 }
 
-static int job_end(spw_gpu_job *job, size_t n)
+static int job_end(spw_gpu_job *job, const int32_t *statuses, size_t n)
 {
     int r = spw_gpu_job_wait(job, SPW_GPU_DONE, TIMEOUT_MS);
 
-    if (r == 0 && spw_gpu_job_value(job) != n)
-        r = -EBADMSG;
+    if (r < 0) {
+        (void)micro_say("a job", r);
+    } else if (spw_gpu_job_value(job) != n) {
+        size_t i = 0;
+
+        while (i < n && statuses[i] == 0)
+            i++;
+        fprintf(stderr, "spillbench: %zu of %zu blocks were moved; block %zu: %s\n", (size_t)spw_gpu_job_value(job), n,
+                i, i < n ? strerrordesc_np(-statuses[i]) : "?");
+        r = -EIO;
+    }
     spw_gpu_job_free(job);
-    return r < 0 ? micro_say("a job", r == -EBADMSG ? 0 : r) : 0;
+    return r;
 }
 
 static int forget(struct gpu_bench *b, size_t from, size_t n)
@@ -156,14 +165,15 @@ static int forget(struct gpu_bench *b, size_t from, size_t n)
 
 static int spill(struct gpu_bench *b, size_t from, size_t n, spw_gpu_job **ret_job)
 {
-    int r = spw_spill(b->layout, b->keys + from, b->ids + from, n, b->streams[0], 0, TIMEOUT_MS, NULL, ret_job);
+    int r = spw_spill(b->layout, b->keys + from, b->ids + from, n, b->streams[0], 0, TIMEOUT_MS, b->statuses, ret_job);
 
     return r < 0 ? micro_say("spw_spill", r) : 0;
 }
 
 static int fetch(struct gpu_bench *b, size_t from, size_t n, spw_gpu_job **ret_job)
 {
-    int r = spw_fetch(b->other, b->keys + from, b->ids + from, n, b->streams[1], 0, TIMEOUT_MS, NULL, ret_job);
+    int r = spw_fetch(b->other, b->keys + from, b->ids + from, n, b->streams[1], 0, TIMEOUT_MS, b->statuses + b->n,
+                      ret_job);
 
     return r < 0 ? micro_say("spw_fetch", r) : 0;
 }
@@ -179,9 +189,9 @@ static int timed(struct gpu_bench *b, bool spills, bool fetches, size_t n, doubl
     if (r == 0 && fetches)
         r = fetch(b, 0, n, &in);
     if (r == 0 && out)
-        r = job_end(out, n);
+        r = job_end(out, b->statuses, n);
     if (r == 0 && in)
-        r = job_end(in, n);
+        r = job_end(in, b->statuses + b->n, n);
     double took_s = seconds_since(start_ns);
 
     b->busy_s += took_s;
@@ -230,7 +240,7 @@ static int sample_latency(void *ctx, double ret_us[static METRICS_MAX])
         if (r == 0)
             r = CU(b, StreamSynchronize(b->streams[0]));
         if (r == 0)
-            r = job_end(job, 1);
+            r = job_end(job, b->statuses + b->n, 1);
         if (r < 0)
             return r;
     }
@@ -279,7 +289,7 @@ static int lists_new(struct gpu_bench *b)
     b->n = b->n_blocks;
     b->keys = calloc(b->n, sizeof(*b->keys));
     b->ids = calloc(b->n, sizeof(*b->ids));
-    b->statuses = calloc(b->n, sizeof(*b->statuses));
+    b->statuses = calloc(2 * b->n, sizeof(*b->statuses)); /* of a spill, and of a fetch */
     if (!b->keys || !b->ids || !b->statuses)
         return -ENOMEM;
     for (size_t i = 0; i < b->n; i++) {

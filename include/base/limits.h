@@ -120,21 +120,20 @@
 #define GPU_SLOT_BYTES_MIN PIECE_BYTES_MAX /* so that a lease always fits */
 #define GPU_SLOT_BYTES_MAX (64 * MIB)
 #define DEFAULT_GPU_SLOT_BYTES (16 * MIB)
-#define SESSION_GPU_LANES_MAX 16   /* of one session at one engine */
-#define GPU_RING_ENTRIES 16384     /* commands that one engine has at one helper, more wait; and one lane's direction */
-#define GPU_LANE_AHEAD 2           /* uses of a lane's direction that are on their way: so many times its slots */
-#define GPU_LATE_MS 1000           /* a use that has not ended so long after its time: its helper hangs */
-#define GPU_DRAIN_MAX 64           /* reads of a doorbell at a time; a poll sees the rest */
-#define GPU_WINDOW_BYTES (1 * GIB) /* registered with the driver at a time */
-#define GPU_AHEAD_SLOTS 3          /* uses that one direction of a GPU has at its copy engine */
+#define SESSION_GPU_LANES_MAX 16 /* of one session at one engine */
+#define GPU_RING_ENTRIES 16384   /* commands that one engine has at one helper, more wait; and one lane's direction */
+#define GPU_LANE_AHEAD 2         /* uses of a lane's direction that are on their way: so many times its slots */
+#define GPU_LATE_MS 5000         /* a use that has not ended so long after its time: its helper hangs */
+#define GPU_DRAIN_MAX 64         /* bytes of a doorbell at a time; a poll sees the rest */
+#define GPU_WINDOW_BYTES WINDOW_BYTES    /* registered with the driver at a time; no command crosses one */
+#define GPU_AHEAD_SLOTS 3                /* uses that one direction of a GPU has at its copy engine */
 #define DEFAULT_POOL_GPU_BYTES (1 * GIB) /* staged for one pool, on all GPUs */
-#define GPU_RESTART_MS_MAX 30000   /* the longest pause before a helper is started again */
-#define GPU_TAKE_MAX 256           /* commands of one ring that a helper takes in one turn */
-#define GPU_DRAIN_MAX 64           /* bytes of a doorbell, likewise; a poll sees the rest */
-#define GPU_MESSAGES_MAX 16        /* of the daemon, likewise */
-#define GPU_SOCKET_TURNS 64        /* of a busy helper, until it looks for messages again */
-#define GPU_SPIN_US_MAX 1000000    /* that a helper polls before it naps */
-#define GPU_NAP_NS_MIN 20000       /* of a helper that expects what wakes nobody: at first, and from the fourth on */
+#define GPU_RESTART_MS_MAX 30000         /* the longest pause before a helper is started again */
+#define GPU_TAKE_MAX 256                 /* commands of one ring that a helper takes in one turn */
+#define GPU_MESSAGES_MAX 16              /* of the daemon, likewise */
+#define GPU_SOCKET_TURNS 64              /* of a busy helper, until it looks for messages again */
+#define GPU_SPIN_US_MAX 1000000          /* that a helper polls before it naps */
+#define GPU_NAP_NS_MIN 20000 /* of a helper that expects what wakes nobody: at first, and from the fourth on */
 #define GPU_NAP_NS_MAX 50000
 #define GPU_HANG_MS 10000 /* a copy that takes longer never ends: the context is given up */
 #define GPU_STOP_MS 1000  /* for copies under way, when the daemon has gone */

@@ -401,7 +401,9 @@ void ops_client(struct sim *sim)
     }
     uint64_t dice = sim_below(sim, 1000);
     struct sim_lease *l = lease_any(sim, session);
-    if (l && dice < 330)
+    if (l && dice < 30)
+        ops_gpu(sim, session);
+    else if (l && dice < 330)
         lease_finish(sim, l);
     else if (dice < 530)
         op_reserve(sim, session);

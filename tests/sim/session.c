@@ -183,6 +183,7 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
 
 void waits_ended(struct sim *sim)
 {
+    gpu_ended(sim);
     for (uint32_t i = 0; i < SIM_WAITS; i++) {
         struct sim_wait *w = &sim->waits[i];
 
@@ -345,6 +346,8 @@ void lease_finish(struct sim *sim, struct sim_lease *l)
 {
     struct tiering_session *s = &sim->sessions[l->session].s;
 
+    if (gpu_has(sim, l))
+        return;
     switch (l->kind) {
     case HELD_RESERVED:
         reservation_finish(sim, l);

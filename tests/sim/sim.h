@@ -12,6 +12,7 @@
  *   session.c   sessions: what they hold and wait for, and how waits end
  *   ops.c       what sessions do to blocks
  *   ops_tensor.c  what sessions do to tensors, and SYNC
+ *   ops_gpu.c   blocks to and from a GPU's staging memory
  */
 #pragma once
 
@@ -31,6 +32,11 @@
 #define SIM_TENSORS_MAX 28 /* the first objects */
 #define SIM_HISTORY 512
 #define SIM_STORES_MAX 3
+#define SIM_DMAS 8
+#define SIM_DMA_LEASES 6
+#define SIM_LANES 2 /* by pool */
+#define SIM_SLOTS 3
+#define SIM_SLOT_BYTES (4 * SIM_PIECE_BYTES)
 
 enum sim_space {
     SPACE_TENSOR_DURABLE,
@@ -122,13 +128,39 @@ struct sim_lease {
     uint8_t session;
     uint16_t object;
     uint8_t part, piece;
-    uint8_t from, to;         /* tensors: cells */
-    uint8_t transfers;        /* GETs and PUTs in flight on it */
+    uint8_t from, to;  /* tensors: cells */
+    uint8_t transfers; /* GETs and PUTs in flight on it */
+    bool in_dma;
     bool passive;             /* a writer that writes nothing */
     uint32_t version;         /* blocks */
     uint32_t cell[SIM_CELLS]; /* shared tensors: what the reader saw, and must go on seeing */
     struct tiering_grant grant;
     uint64_t handle;
+};
+
+/* What is known of a lease when its transfer begins: it may be gone when that ends. */
+struct sim_dma_lease {
+    uint16_t object, lease;
+    uint8_t part, piece;
+    uint32_t version;
+    uint64_t handle;
+};
+
+struct sim_dma {
+    struct tiering_dma dma;
+    struct sim *sim;
+    bool used, done;
+    int status;
+    uint8_t op, lane;
+    uint64_t seq;
+    uint32_t n;
+    struct sim_dma_lease leases[SIM_DMA_LEASES];
+};
+
+struct sim_lane {
+    uint64_t next_seq[2];
+    uint32_t n_uses;
+    bool is_over;
 };
 
 struct sim_session {
@@ -161,6 +193,7 @@ struct sim_counts {
         short_counts, io_failures;
     uint64_t arena_gets, arena_puts, pins, counted, published, copied, bounced, relocated, vanished, restless;
     uint64_t demotions, promotions, evacuations, migrated, budgets, given_back;
+    uint64_t gpu_spills, gpu_fetches, gpu_failures;
 };
 
 struct sim {
@@ -203,6 +236,8 @@ struct sim {
     struct sim_wait waits[SIM_WAITS];
     struct sim_lease leases[SIM_LEASES];
     struct sim_sync syncs[SIM_SYNCS];
+    struct sim_dma dmas[SIM_DMAS];
+    struct sim_lane lanes[SIM_LANES];
 };
 
 /* spillsim.c */
@@ -340,6 +375,12 @@ void tensor_release_ended(struct sim *sim, const struct sim_wait *w, int status)
 void tensor_release_cancelled(struct sim *sim, const struct sim_wait *w);
 void ops_tensor(struct sim *sim, uint32_t session);
 void ops_arena(struct sim *sim, uint32_t session);
+void ops_gpu(struct sim *sim, uint32_t session);
+/* Deals with transfers that have ended; the world was opened: there are none, and the lanes are new. */
+void gpu_ended(struct sim *sim);
+void gpu_restarted(struct sim *sim);
+/* Is it in a transfer? Then it must not end, and that is tried. */
+bool gpu_has(struct sim *sim, struct sim_lease *l);
 void ops_sync(struct sim *sim);
 void ops_sync_tensors(struct sim *sim);
 void ops_delete_tensor(struct sim *sim);

@@ -305,6 +305,8 @@ void world_open(struct sim *sim)
         if (tiering_ready(sim->tiering, &have, &want))
             break;
     }
+    gpu_restarted(sim);
+    faults->dma_error = 20000;
     faults->short_count = 20000;
     if (sim->errors_on)
         faults->read_error = 2000;

@@ -391,7 +391,8 @@ static __attribute__((unused)) void stub_dma_finish(enum io_dma_op op, int statu
 
         if (dma->io_.op != op)
             continue;
-        memmove(&stub.dmas[i], &stub.dmas[i + 1], (--stub.n_dmas - i) * sizeof(stub.dmas[0]));
+        for (stub.n_dmas--; i < stub.n_dmas; i++)
+            stub.dmas[i] = stub.dmas[i + 1];
         tiering_dma_abandon(&stub, dma);
         dma->done(dma, status);
         return;

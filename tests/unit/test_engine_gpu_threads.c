@@ -133,8 +133,12 @@ static void chunk_note(void *ctx, struct engine_chunk_note *note)
 
 static void engine_start(void)
 {
-    struct tiering_pool_config pool = {
-        .name = "p", .trusted = true, .dram_bytes = 16 * MIB, .session_bytes = MIB, .weight = 1, .max_leases_percent = 80};
+    struct tiering_pool_config pool = {.name = "p",
+                                       .trusted = true,
+                                       .dram_bytes = 16 * MIB,
+                                       .session_bytes = MIB,
+                                       .weight = 1,
+                                       .max_leases_percent = 80};
     struct workers_config workers_config = {.threads = 1};
     struct engine_config config = {.number = 1,
                                    .spin_ns = 1000,
@@ -261,8 +265,8 @@ static void client_lease(uint8_t opcode)
     const struct spw_result *results = (void *)(scratch + RESULTS);
 
     for (uint8_t i = 0; i < BLOCKS; i++)
-        items[i] = (struct spw_item){
-            .key = {1, i}, .key_len = 2, .length_bytes = opcode == SPW_OP_RESERVE ? BLOCK_BYTES : 0};
+        items[i] =
+            (struct spw_item){.key = {1, i}, .key_len = 2, .length_bytes = opcode == SPW_OP_RESERVE ? BLOCK_BYTES : 0};
     struct spw_cqe cqe = do_sqe(
         &(struct spw_sqe){.opcode = opcode, .space = space, .n_items = BLOCKS, .results = RESULTS, .timeout_ms = 5000});
 
@@ -279,8 +283,7 @@ static struct spw_sqe gpu_sqe(uint8_t opcode, uint64_t seq)
 
 static struct spw_cqe handles_sqe(uint8_t opcode)
 {
-    return do_sqe(
-        &(struct spw_sqe){.opcode = opcode, .n_items = BLOCKS, .results = RESULTS, .timeout_ms = 5000});
+    return do_sqe(&(struct spw_sqe){.opcode = opcode, .n_items = BLOCKS, .results = RESULTS, .timeout_ms = 5000});
 }
 
 /* --- Together ---------------------------------------------------------------------------------------------------- */

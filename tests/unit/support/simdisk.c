@@ -376,7 +376,6 @@ static void dma_complete(struct simdisk *d, struct io_dma *dma)
     dma->result = l->status == -ECANCELED ? -ECANCELED : l->status ? -EPIPE : d->fail_dma;
     if (l->status == 0 && dma->result == 0 && chance(d, d->faults.dma_error))
         dma->result = -EIO;
-    d->stat.errors += dma->result < 0;
     if (l->status == 0)
         d->fail_dma = 0;
     if (dma->result == 0)
