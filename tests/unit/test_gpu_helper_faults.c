@@ -153,6 +153,24 @@ START_TEST(test_copy_fails)
 }
 END_TEST
 
+/* Of a spill that fails nobody is told while a fetch of the lane is under way: its slot is still written to. */
+START_TEST(test_failure_waits)
+{
+    begin();
+    store_release(&rig.role->dma_delay_us, 100000);
+    gpu_rig_use(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    wait_for_copies(1);
+    fake_cuda_fail(rig.role, "cuMemcpyDtoHAsync", 1, 1, NV_ERROR_INVALID_VALUE);
+    store_release(&lane.fences->spill.client_seq, 1);
+    gpu_rig_use(&lane, GPU_CMD_SPILL, 1, 0, LEN);
+    gpu_rig_expect(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    gpu_rig_expect(&lane, GPU_CMD_SPILL, 1, -EIO, 0);
+    gpu_rig_expect_over(&lane, -EIO);
+    store_release(&rig.role->dma_delay_us, 0);
+    finish();
+}
+END_TEST
+
 /* Memory that the driver refuses to register fails who needs it, and is tried again for the next one. */
 START_TEST(test_register_fails)
 {
@@ -436,6 +454,7 @@ int main(void)
     tcase_add_test(tests, test_expires_under_way);
     tcase_add_test(tests, test_cancel_under_way);
     tcase_add_loop_test(tests, test_copy_fails, 0, 2);
+    tcase_add_test(tests, test_failure_waits);
     tcase_add_test(tests, test_register_fails);
     tcase_add_test(tests, test_lost);
     tcase_add_test(tests, test_lost_under_way);
