@@ -248,6 +248,21 @@ START_TEST(test_lost_under_way)
 }
 END_TEST
 
+/* A copy that never ends (GPU_HANG_MS, which this test takes) is as good as a context that is lost. */
+START_TEST(test_hangs)
+{
+    struct gpu_msg msg;
+
+    begin();
+    store_release(&rig.role->hang, 1);
+    gpu_rig_use(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    msg = gpu_rig_receive(&rig, NULL);
+    ck_assert_uint_eq(msg.type, GPU_MSG_LOST);
+    ck_assert_str_eq(msg.text, "copy engine: a copy does not end");
+    ck_assert_int_eq(gpu_rig_reap(&rig), EXIT_FAILURE);
+}
+END_TEST
+
 /* Too much for the GPU, and memory that cannot be passed on: in words, and nothing stays behind. */
 START_TEST(test_no_staging)
 {
@@ -458,6 +473,7 @@ int main(void)
     tcase_add_test(tests, test_register_fails);
     tcase_add_test(tests, test_lost);
     tcase_add_test(tests, test_lost_under_way);
+    tcase_add_test(tests, test_hangs);
     tcase_add_test(tests, test_no_staging);
     tcase_add_test(tests, test_bad_fences);
     tcase_add_test(tests, test_hostile_fences);
