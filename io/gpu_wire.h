@@ -7,6 +7,15 @@
  * packet, fixed size, descriptors along with it. The helper works through them in order; each but CHUNK, CHUNK_GONE and
  * RING is answered by one message of the same type and number. The helper ends when the socket does.
  *
+ * The order: START first (it may be sent again if it failed). RING before CHUNK and LANE of that engine. LANE is answered
+ * before the engine names the lane; a CHUNK may come after commands that name it, which wait for it. CHUNK_GONE of a region
+ * comes before CHUNK of the same region with another epoch. What has no answer and cannot be done is answered by LOST.
+ * When the socket ends, the helper ends what is under way and all its lanes (status EIO in their fences), frees everything,
+ * and exits with 0; after LOST, or if a copy does not end within a second, with another status.
+ *
+ * Its environment: CUDA_VISIBLE_DEVICES names the GPU as START does, with GPU- or MIG- before it: then the driver looks at
+ * that one alone, and of MIG instances it would show no other than the first.
+ *
  * A ring for each engine (struct gpu_ring), where the engine is the producer of commands and the consumer of completions.
  * Rules of include/base/ring.h: free-running indices, powers of two, each side believes the other's index only if it can
  * be. A sleeper sets its flag; who publishes rings the doorbell, a byte on a socket pair, if it finds the flag.
@@ -41,7 +50,7 @@ enum gpu_msg_type {
 /* What one helper did so far. */
 struct gpu_stat {
     uint64_t hbm_bytes, hbm_free_bytes; /* of the GPU */
-    uint64_t context_bytes;             /* of it, this process's context: what attaching to the GPU costs */
+    uint64_t context_bytes;             /* of it, this process's context; 0: not known */
     uint64_t staging_bytes;
     uint64_t chunk_bytes, registered_bytes; /* what it was told of; what the driver knows */
     uint64_t register_ns;                   /* spent on that */
@@ -92,8 +101,10 @@ enum {
 
 /*
  * A run of bytes that are contiguous in the slot and in the chunk, and cross no multiple of GPU_WINDOW_BYTES in the chunk. A
- * use of a slot is one or more of these, in a row: the engine publishes them all at once. Of one direction of a lane not
- * more than `entries` are without their completion. A command may come before the CHUNK message of its chunk: it waits.
+ * use of a slot is one or more of these, with the same seq, in a row: the engine publishes them all at once. Commands are
+ * taken from the ring at once, and wait with their lane: an engine may have up to `entries` of them for each lane and
+ * direction at the helper, so that a client who never fills his slots holds up nobody else. A command may come before the
+ * CHUNK message of its chunk: it waits.
  */
 struct gpu_cmd {
     uint8_t op;
@@ -111,7 +122,16 @@ struct gpu_cmd {
 };
 static_assert(sizeof(struct gpu_cmd) == 64, "gpu_cmd");
 
-/* One for each LAST and CANCEL. status: 0, or a negative errno, after which the lane is over. */
+/*
+ * One for each LAST and CANCEL, in order for each lane and direction. status: 0, or a negative errno: the lane is over, its
+ * fences say so already, and no copy of it is under way any more.
+ *   -EIO, -ETIMEDOUT, -EINVAL   of the use that ended the lane: its copy; its time, before it got to the copy engine; the
+ *                               command itself (not the next seq, outside the slot or the chunk)
+ *   -EPIPE                      another use did, in either direction; also of commands that come later
+ *   -ECANCELED                  likewise, if CANCEL did. CANCEL's own is the last, and 0
+ *   -EBADF                      there is no such lane
+ * bytes: of the use, if status is 0.
+ */
 struct gpu_completion {
     uint64_t cookie;
     int32_t status;

@@ -66,11 +66,18 @@ static void copier_free(struct helper *h, struct helper_copier *copier)
     copier->stream = NULL;
 }
 
+/* What the context takes is what is used more than before; somebody else's allocation at that moment is counted too. */
 static int make_context(struct helper *h)
 {
+    struct cuda_uuid uuid;
     size_t free_bytes = 0, total_bytes = 0;
-    int least = 0, greatest = 0, r;
+    uint64_t before_bytes = 0, after_bytes = 0;
+    bool is_known;
+    int least = 0, greatest = 0, r = CALL(DeviceGetUuid, &uuid, h->device);
 
+    if (r < 0)
+        return r;
+    is_known = helper_hbm_used(&uuid, &before_bytes);
     r = CALL(DevicePrimaryCtxRetain, &h->ctx, h->device);
     if (r == 0)
         r = CALL(CtxSetCurrent, h->ctx);
@@ -84,6 +91,9 @@ static int make_context(struct helper *h)
         r = CALL(MemGetInfo, &free_bytes, &total_bytes);
     if (r < 0)
         return r;
+    is_known = is_known && helper_hbm_used(&uuid, &after_bytes);
+    if (is_known && after_bytes > before_bytes)
+        h->stat.context_bytes = after_bytes - before_bytes;
     h->stat.hbm_bytes = total_bytes;
     h->stat.hbm_free_bytes = free_bytes;
     return 0;

@@ -5,7 +5,8 @@
  *   control.c  messages of the daemon                chunk.c  chunks, and which windows of them the driver knows
  *   ring.c     commands in, completions out, sleep   map.c    mappings of what the daemon sends
  *   lane.c     uses in order; how a lane ends        driver.c every call to the driver
- *   issue.c    who is next at the copy engines       helper.c the turn, and when to sleep
+ *   issue.c    who is next at the copy engines       hbm.c    how much of the GPU is in use
+ *   helper.c   the turn, and when to sleep
  *
  * The data path allocates nothing: tables come with START, RING, CHUNK and LANE. Functions return 0 or a negative errno; a
  * failure of the driver that is for good, and a daemon that breaks the protocol, go to helper_lose(), and the loop ends.
@@ -184,6 +185,16 @@ static inline struct spw_gpu_fence *helper_fence(const struct helper_lane *lane,
     return d == HELPER_SPILL ? &lane->fences->spill : &lane->fences->fetch;
 }
 
+static inline struct helper_use *helper_use_at(const struct helper_queue *queue, uint32_t index)
+{
+    return &queue->uses[index & (queue->lane->ring->entries - 1)];
+}
+
+static inline struct helper_part *helper_part_at(const struct helper_queue *queue, uint32_t index)
+{
+    return &queue->parts[index & (queue->lane->ring->entries - 1)];
+}
+
 /* helper.c */
 
 /* Serves until the socket ends, or all is lost. 0; -EIO: lost, and said so. Once in a process. */
@@ -276,6 +287,11 @@ must_check int helper_driver_copy(struct helper *h, enum helper_direction d, str
 void helper_driver_mark(struct helper *h, struct helper_copier *copier, uint64_t number);
 /* Whether the copier has come to that end. */
 bool helper_driver_has_come_to(struct helper *h, struct helper_copier *copier, uint64_t number);
+
+/* hbm.c */
+
+/* Of the whole GPU, by everybody; needs no context. False: not known. */
+bool helper_hbm_used(const struct cuda_uuid *uuid, uint64_t *ret_bytes);
 
 /* map.c */
 

@@ -16,16 +16,6 @@
 #include "include/base/atomic.h"
 #include "io/gpu/helper.h"
 
-static struct helper_part *part_at(const struct helper_queue *queue, uint32_t index)
-{
-    return &queue->parts[index & (queue->lane->ring->entries - 1)];
-}
-
-static struct helper_use *use_at(const struct helper_queue *queue, uint32_t index)
-{
-    return &queue->uses[index & (queue->lane->ring->entries - 1)];
-}
-
 static uint64_t n_flights(const struct helper_copier *copier)
 {
     return copier->tail - copier->head + (copier->issuing ? 1 : 0);
@@ -45,7 +35,7 @@ static void flight_end(struct helper *h, enum helper_direction d, const struct h
 {
     struct helper_lane *lane = flight->lane;
     struct helper_queue *queue = &lane->queues[d];
-    struct helper_use *use = use_at(queue, queue->n_done++);
+    struct helper_use *use = helper_use_at(queue, queue->n_done++);
 
     lane->n_flights--;
     use->status = flight->status;
@@ -99,8 +89,8 @@ static int look_at_memory(struct helper *h, struct helper_queue *queue, const st
     for (; queue->n_known < use->n_parts; queue->n_known++) {
         struct helper_chunk *chunk;
         uint32_t window;
-        int r =
-            helper_chunk_look(queue->lane->ring, part_at(queue, queue->part_head + queue->n_known), &chunk, &window);
+        int r = helper_chunk_look(queue->lane->ring, helper_part_at(queue, queue->part_head + queue->n_known), &chunk,
+                                  &window);
 
         if (r < 0)
             return r;
@@ -128,7 +118,7 @@ static struct helper_queue *pick(struct helper *h, enum helper_direction d)
 
     list_for_each_safe (l, &copier->waiting) {
         struct helper_queue *queue = list_entry(l, struct helper_queue, waiting);
-        const struct helper_use *use = use_at(queue, queue->n_issued);
+        const struct helper_use *use = helper_use_at(queue, queue->n_issued);
         int r;
 
         if ((best && turn_begins(copier, queue) >= turn_begins(copier, best)) || !is_filled(queue, d, use))
@@ -146,7 +136,7 @@ static struct helper_queue *pick(struct helper *h, enum helper_direction d)
 
 static void begin(struct helper_copier *copier, struct helper_queue *queue, uint64_t now_ns)
 {
-    const struct helper_use *use = use_at(queue, queue->n_issued++);
+    const struct helper_use *use = helper_use_at(queue, queue->n_issued++);
 
     copier->issuing = queue->lane;
     copier->n_left = use->n_parts;
@@ -177,7 +167,7 @@ static void end(struct helper *h, struct helper_copier *copier, int status)
 static void add_copy(struct helper_queue *queue, enum helper_direction d, uint64_t slot_ptr,
                      struct helper_copies *copies)
 {
-    const struct helper_part *part = part_at(queue, queue->part_head);
+    const struct helper_part *part = helper_part_at(queue, queue->part_head);
     struct helper_chunk *chunk = queue->lane->ring->chunks[part->region];
     uint64_t offset_bytes = part->offset_bytes + queue->part_bytes;
     uint64_t len_bytes = MIN(part->len_bytes - queue->part_bytes, GPU_WINDOW_BYTES - offset_bytes % GPU_WINDOW_BYTES);
@@ -207,7 +197,7 @@ static size_t go_on(struct helper *h, enum helper_direction d)
         end(h, copier, lane->status == -ECANCELED ? -ECANCELED : -EPIPE);
         return 0;
     }
-    slot = (use_at(queue, queue->n_issued - 1)->seq - 1) % lane->slots + (d == HELPER_FETCH ? lane->slots : 0);
+    slot = (helper_use_at(queue, queue->n_issued - 1)->seq - 1) % lane->slots + (d == HELPER_FETCH ? lane->slots : 0);
     while (copies.n < HELPER_COPIES_MAX && copier->n_left > 0) {
         uint32_t head = queue->part_head;
 

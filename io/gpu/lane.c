@@ -108,11 +108,6 @@ bool helper_lane_is_idle(const struct helper_lane *lane)
     return lane->n_flights == 0;
 }
 
-static struct helper_use *use_at(struct helper_queue *queue, uint32_t index)
-{
-    return &queue->uses[index & (queue->lane->ring->entries - 1)];
-}
-
 /* What has not been issued. Of a use that is just being given to the copy engine, issue.c lets go itself. */
 static void drop_waiting(struct helper *h, struct helper_lane *lane)
 {
@@ -140,7 +135,7 @@ void helper_lane_fail(struct helper *h, struct helper_lane *lane, int status)
 
 void helper_lane_fail_first(struct helper *h, struct helper_queue *queue, int status)
 {
-    use_at(queue, queue->n_issued)->status = status;
+    helper_use_at(queue, queue->n_issued)->status = status;
     helper_lane_fail(h, queue->lane, status);
 }
 
@@ -150,7 +145,7 @@ static void end_uses(struct helper_queue *queue)
     int status = queue->lane->status == -ECANCELED ? -ECANCELED : -EPIPE;
 
     for (; queue->n_done != queue->n_uses; queue->n_done++) {
-        struct helper_use *use = use_at(queue, queue->n_done);
+        struct helper_use *use = helper_use_at(queue, queue->n_done);
 
         if (use->status == 0 && !use->is_cancel)
             use->status = status;
@@ -176,7 +171,7 @@ static bool post_done(struct helper *h, struct helper_queue *queue)
     const struct helper_lane *lane = queue->lane;
 
     for (; queue->n_posted != queue->n_done; queue->n_posted++) {
-        const struct helper_use *use = use_at(queue, queue->n_posted);
+        const struct helper_use *use = helper_use_at(queue, queue->n_posted);
 
         if (use->status < 0 && lane->state != HELPER_LANE_OVER)
             return true;
@@ -218,7 +213,7 @@ static bool push_use(struct helper *h, struct helper_queue *queue, const struct 
         helper_lose(h, "ring", "more commands for a lane than a ring has entries");
         return false;
     }
-    *use_at(queue, queue->n_uses++) = *use;
+    *helper_use_at(queue, queue->n_uses++) = *use;
     return true;
 }
 
@@ -251,13 +246,11 @@ static bool part_is_ok(const struct helper_queue *queue, const struct gpu_cmd *c
 
 static void add_part(struct helper *h, struct helper_queue *queue, const struct gpu_cmd *cmd)
 {
-    uint32_t entries = queue->lane->ring->entries;
-
-    if (queue->part_tail - queue->part_head == entries) {
+    if (queue->part_tail - queue->part_head == queue->lane->ring->entries) {
         helper_lose(h, "ring", "more commands for a lane than a ring has entries");
         return;
     }
-    queue->parts[queue->part_tail++ & (entries - 1)] = (struct helper_part){
+    *helper_part_at(queue, queue->part_tail++) = (struct helper_part){
         .offset_bytes = cmd->offset_bytes,
         .region = cmd->region,
         .epoch = cmd->epoch,
@@ -308,7 +301,7 @@ bool helper_lane_expire(struct helper *h, struct helper_queue *queue, uint64_t n
     if (now_ns < queue->earliest_ns)
         return false;
     for (uint32_t i = queue->n_issued; i != queue->n_uses; i++) {
-        struct helper_use *use = use_at(queue, i);
+        struct helper_use *use = helper_use_at(queue, i);
 
         if (now_ns >= use->expires_ns) {
             use->status = -ETIMEDOUT;

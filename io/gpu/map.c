@@ -49,7 +49,9 @@ int helper_map(int fd, uint64_t size_bytes, uint64_t page_bytes, bool sealed, vo
     if (space == MAP_FAILED)
         return -errno;
     char *at = space + (round_up((uintptr_t)space, page_bytes) - (uintptr_t)space);
-    if (mmap(at, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    void *mem = mmap(at, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+
+    if (mem == MAP_FAILED) {
         r = -errno;
         (void)munmap(space, space_bytes);
         return r;
@@ -59,7 +61,7 @@ int helper_map(int fd, uint64_t size_bytes, uint64_t page_bytes, bool sealed, vo
     (void)munmap(at + size_bytes, (size_t)(space + page_bytes - at));
     (void)madvise(at, size_bytes, MADV_DONTFORK); /* the driver may start a program */
     (void)madvise(at, size_bytes, MADV_DONTDUMP);
-    *ret_mem = at;
+    *ret_mem = mem;
     return 0;
 }
 

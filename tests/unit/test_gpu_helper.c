@@ -357,6 +357,7 @@ START_TEST(test_program)
     gpu_rig_use(&lane, GPU_CMD_FETCH, 1, 0, 4096);
     gpu_rig_expect(&lane, GPU_CMD_FETCH, 1, 0, 4096);
     ck_assert_uint_eq(load_relaxed(&rig.role->bytes_htod), 4096); /* counted as the helper's: by its name */
+    ck_assert_uint_eq(gpu_rig_stat(&rig).context_bytes, FAKE_CUDA_CONTEXT_BYTES); /* NVML is in that folder too */
     gpu_rig_deinit(&rig);
 }
 END_TEST

@@ -153,6 +153,24 @@ START_TEST(test_copy_fails)
 }
 END_TEST
 
+/* Of a spill that fails nobody is told while a fetch of the lane is under way: its slot is still written to. */
+START_TEST(test_failure_waits)
+{
+    begin();
+    store_release(&rig.role->dma_delay_us, 100000);
+    gpu_rig_use(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    wait_for_copies(1);
+    fake_cuda_fail(rig.role, "cuMemcpyDtoHAsync", 1, 1, NV_ERROR_INVALID_VALUE);
+    store_release(&lane.fences->spill.client_seq, 1);
+    gpu_rig_use(&lane, GPU_CMD_SPILL, 1, 0, LEN);
+    gpu_rig_expect(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    gpu_rig_expect(&lane, GPU_CMD_SPILL, 1, -EIO, 0);
+    gpu_rig_expect_over(&lane, -EIO);
+    store_release(&rig.role->dma_delay_us, 0);
+    finish();
+}
+END_TEST
+
 /* Memory that the driver refuses to register fails who needs it, and is tried again for the next one. */
 START_TEST(test_register_fails)
 {
@@ -226,6 +244,21 @@ START_TEST(test_lost_under_way)
     msg = gpu_rig_receive(&rig, NULL);
     ck_assert_uint_eq(msg.type, GPU_MSG_LOST);
     ck_assert_str_eq(msg.text, "cuEventQuery: CUDA_ERROR_ILLEGAL_ADDRESS");
+    ck_assert_int_eq(gpu_rig_reap(&rig), EXIT_FAILURE);
+}
+END_TEST
+
+/* A copy that never ends (GPU_HANG_MS, which this test takes) is as good as a context that is lost. */
+START_TEST(test_hangs)
+{
+    struct gpu_msg msg;
+
+    begin();
+    store_release(&rig.role->hang, 1);
+    gpu_rig_use(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    msg = gpu_rig_receive(&rig, NULL);
+    ck_assert_uint_eq(msg.type, GPU_MSG_LOST);
+    ck_assert_str_eq(msg.text, "copy engine: a copy does not end");
     ck_assert_int_eq(gpu_rig_reap(&rig), EXIT_FAILURE);
 }
 END_TEST
@@ -436,9 +469,11 @@ int main(void)
     tcase_add_test(tests, test_expires_under_way);
     tcase_add_test(tests, test_cancel_under_way);
     tcase_add_loop_test(tests, test_copy_fails, 0, 2);
+    tcase_add_test(tests, test_failure_waits);
     tcase_add_test(tests, test_register_fails);
     tcase_add_test(tests, test_lost);
     tcase_add_test(tests, test_lost_under_way);
+    tcase_add_test(tests, test_hangs);
     tcase_add_test(tests, test_no_staging);
     tcase_add_test(tests, test_bad_fences);
     tcase_add_test(tests, test_hostile_fences);
