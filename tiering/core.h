@@ -149,6 +149,13 @@ struct hopes {
     uint32_t tried, tried_found; /* pieces without hope that were written all the same; loads of them */
 };
 
+/* A tier of which no node gave more: the pool goes on with what it has, and asks again. */
+struct shortage {
+    bool is_on;
+    bool asks;                     /* it has asked again, and knows no answer yet */
+    uint64_t retry_ns, backoff_ns; /* the next time; from that to the one after it */
+};
+
 struct tpool {
     struct tiering_pool_config config;
     struct arena arenas[MEM_TIERS];
@@ -161,6 +168,7 @@ struct tpool {
     struct list migrations; /* MOVE_MIGRATE in flight */
     uint64_t want_chunks[MEM_TIERS], asked_chunks[MEM_TIERS];
     uint64_t refused_nodes[MEM_TIERS]; /* bit set: that of the tier's nodes gave no memory */
+    struct shortage shortage[MEM_TIERS];
     uint64_t admitted_bytes;
     uint64_t leased_bytes[MEM_TIERS];
     uint64_t pressure[MEM_TIERS];     /* how often room was wanted and there was none */
@@ -383,10 +391,11 @@ struct tiering {
     uint32_t sync_number;
     uint64_t now_ns;
     uint64_t next_slow_ns;
-    bool recovering; /* the logs are being replayed: no groups yet */
-    bool was_clean;  /* all stores were closed cleanly */
-    bool started;    /* memory has been asked for */
-    bool closing;    /* some of it is being given back */
+    uint64_t next_retry_ns; /* UINT64_MAX: no pool is short of memory */
+    bool recovering;        /* the logs are being replayed: no groups yet */
+    bool was_clean;         /* all stores were closed cleanly */
+    bool started;           /* memory has been asked for */
+    bool closing;           /* some of it is being given back */
     bool stopping;
     bool kicked;
     struct tiering_stat stat;
@@ -545,6 +554,10 @@ bool chunk_grow_on_demand(struct tiering *t, uint32_t pool);
 uint64_t chunk_held_bytes(const struct tpool *p, enum mem_tier tier);
 /* Empties closing chunks, a few steps, and gives back those that are empty. True while there are any. */
 bool chunk_step(struct tiering *t, uint32_t pool);
+/* Asks again for memory that was refused, if it is time. */
+void chunk_retry(struct tiering *t);
+/* Bytes of the budget that were refused. */
+uint64_t chunk_missing_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
 int chunk_ask_private(struct tiering *t, struct session_arena *sa, uint64_t size_bytes);
 void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk);
 

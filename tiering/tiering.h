@@ -410,6 +410,7 @@ struct tiering_pool_stat {
     uint64_t dram_round_waste;                    /* extents in use, less what was asked for */
     uint64_t dram_closing;                        /* of dram_chunks: being emptied, to be given back */
     uint64_t cxl_budget, cxl_chunks, cxl_used, cxl_closing, cxl_round_waste;
+    uint64_t dram_missing, cxl_missing; /* of the budget: refused, and asked for again now and then */
     uint64_t nvme_budget, nvme_used;
     uint64_t leased, admitted, dirty;
     uint64_t objects, resident;
@@ -433,7 +434,7 @@ struct tiering_stat {
     uint64_t bounced_bytes;                                       /* into bounce segments */
     uint64_t evacuated, evacuated_looks; /* pieces that left segments that are emptied; how often one was looked at */
     uint64_t sync_looks;                 /* how often a SYNC of a whole space looked at a piece */
-    uint64_t refused_bytes;              /* memory that could not be had */
+    uint64_t refused_bytes;              /* memory that could not be had when it was first asked for */
     uint32_t stores;
 };
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);
