@@ -88,11 +88,11 @@ static void wait_for_memory(struct grower *g, struct grower_job *job)
     while (memory_chunk_is_early(&job->config)) {
         if (load_relaxed(&g->stopping))
             return;
+        discard_queued(g);
         if (clock_now_ns() >= end_ns) {
             g->wait_after_ns = end_ns + MEMORY_WAIT_AGAIN_MS * UINT64_C(1000000);
             return;
         }
-        discard_queued(g);
         nanosleep(&(struct timespec){.tv_nsec = MEMORY_LOOK_MS * 1000000L}, NULL);
     }
 }
