@@ -10,9 +10,6 @@
  * A chunk that is closing gives nothing out any more. A few pieces in each tick leave it: for free room elsewhere, or
  * for the room of something colder, which is evicted. What is leased is waited for. When it is empty, its memory goes
  * back to the machine, and clients are told by the next chunk's epoch.
- *
- * What every node has refused is not counted on any more: whatever is admitted must be served from what there is. It is
- * asked for again, less and less often, and counted on from when the first of it has come.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,7 +20,6 @@
 #define HELD_SAMPLE 1024 /* extents of a chunk that are looked at before it is chosen */
 #define ON_DEMAND_BYTES_MIN (64 * MIB)
 #define CAP_ALIGN_BYTES (2 * MIB) /* so that a chunk is whole hugepages */
-#define NS_PER_MS UINT64_C(1000000)
 
 static void chunk_done(struct io_chunk *io);
 
@@ -32,19 +28,6 @@ uint64_t chunk_held_bytes(const struct tpool *p, enum mem_tier tier)
     const struct arena *a = &p->arenas[tier];
 
     return (a->total_sectors + a->closing_sectors) * SECTOR_BYTES + p->asked_chunks[tier];
-}
-
-static uint64_t chunk_budget_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier)
-{
-    uint64_t bytes = tier == MEM_DRAM ? p->config.dram_bytes : t->n_nodes[MEM_CXL] ? p->config.cxl_bytes : 0;
-
-    return bytes / FRAME_BYTES * FRAME_BYTES;
-}
-
-/* What is asked for; p->want_chunks is what is counted on. */
-static uint64_t chunk_goal_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier)
-{
-    return p->shortage[tier].asks ? chunk_budget_bytes(t, p, tier) : p->want_chunks[tier];
 }
 
 /* --- More -------------------------------------------------------------------------------------------------------- */
@@ -110,7 +93,7 @@ static bool chunk_pick_dram(const struct tiering *t, const struct tpool *p, uint
  */
 static bool chunk_pick_cxl(const struct tiering *t, const struct tpool *p, uint32_t *ret_node, uint64_t *ret_bytes)
 {
-    uint64_t have[NODES_MAX] = {0}, want = chunk_goal_bytes(t, p, MEM_CXL);
+    uint64_t have[NODES_MAX] = {0}, want = shortage_goal_bytes(t, p, MEM_CXL);
     double total = 0, best = 0;
     bool found = false;
 
@@ -135,11 +118,11 @@ static bool chunk_pick_cxl(const struct tiering *t, const struct tpool *p, uint3
     return found;
 }
 
-static int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
+int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
 {
     struct tpool *p = &t->pools[pool];
     uint64_t have = p->arenas[tier].total_sectors * SECTOR_BYTES, held = chunk_held_bytes(p, tier);
-    uint64_t want = chunk_goal_bytes(t, p, tier), part = UINT64_MAX;
+    uint64_t want = shortage_goal_bytes(t, p, tier), part = UINT64_MAX;
     uint32_t node = 0;
 
     if (p->asked_chunks[tier] || held >= want)
@@ -254,34 +237,11 @@ static int chunk_balance(struct tiering *t, uint32_t pool)
 static void chunk_want(const struct tiering *t, struct tpool *p)
 {
     for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++) {
-        p->want_chunks[tier] = chunk_budget_bytes(t, p, tier);
+        p->want_chunks[tier] = shortage_budget_bytes(t, p, tier);
         p->refused_nodes[tier] = 0;
         p->shortage[tier].asks = false;
     }
     p->arenas[MEM_CXL].stripe = t->n_nodes[MEM_CXL] > 1;
-}
-
-uint64_t chunk_missing_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier)
-{
-    uint64_t want = chunk_budget_bytes(t, p, tier), have = p->arenas[tier].total_sectors * SECTOR_BYTES;
-
-    return p->shortage[tier].is_on && want > have ? want - have : 0;
-}
-
-/* The whole budget is there (or what somebody has asked for), or it has become smaller. */
-static void chunk_end_shortage(struct tiering *t, uint32_t pool)
-{
-    struct tpool *p = &t->pools[pool];
-
-    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++) {
-        struct shortage *s = &p->shortage[tier];
-        bool came = t->config.memory_on_demand && s->retry_ns == UINT64_MAX && !s->asks;
-
-        if (!s->is_on || (chunk_missing_bytes(t, p, tier) > 0 && !came))
-            continue;
-        *s = (struct shortage){.is_on = false};
-        t->config.events->notice(t->config.ctx, "no memory is missing any more", pool, 0);
-    }
 }
 
 int chunk_start(struct tiering *t)
@@ -301,7 +261,7 @@ void chunk_budget(struct tiering *t, uint32_t pool)
     if (!t->started || pool == t->n_pools)
         return;
     chunk_want(t, &t->pools[pool]);
-    chunk_end_shortage(t, pool);
+    shortage_end(t, pool);
     if (chunk_balance(t, pool) < 0)
         t->config.events->notice(t->config.ctx, "more memory could not be asked for", pool, -ENOMEM);
 }
@@ -374,34 +334,6 @@ bool chunk_step(struct tiering *t, uint32_t pool)
 
 /* --- It is there, or refused ------------------------------------------------------------------------------------- */
 
-static const char *const short_texts[MEM_TIERS] = {
-    [MEM_DRAM] = "memory was refused: the pool goes on with less, and asks again; free memory on the node, or lower "
-                 "`size` of [tier.dram]",
-    [MEM_CXL] =
-        "CXL memory was refused: the pool goes on with less, and asks again; free memory on its nodes, or lower "
-        "`size` of [tier.cxl]",
-};
-
-/* Every node has refused. The first time is worth a line; what comes of the next ones shows in missing_bytes. */
-static void chunk_go_short(struct tiering *t, uint32_t pool, enum mem_tier tier, int status)
-{
-    struct tpool *p = &t->pools[pool];
-    struct shortage *s = &p->shortage[tier];
-    uint64_t have = p->arenas[tier].total_sectors * SECTOR_BYTES;
-
-    if (!s->is_on) {
-        t->stat.refused_bytes += p->want_chunks[tier] - MIN(have, p->want_chunks[tier]);
-        t->config.events->notice(t->config.ctx, short_texts[tier], pool, status);
-        s->backoff_ns = MEMORY_RETRY_MS_MIN * NS_PER_MS;
-    }
-    p->want_chunks[tier] = MIN(have, p->want_chunks[tier]);
-    s->is_on = true;
-    s->asks = false;
-    s->retry_ns = t->now_ns + s->backoff_ns;
-    s->backoff_ns = MIN(2 * s->backoff_ns, MEMORY_RETRY_MS_MAX * NS_PER_MS);
-    t->next_retry_ns = MIN(t->next_retry_ns, s->retry_ns);
-}
-
 static void chunk_refused(struct tiering *t, struct chunk_request *req, const char *text, int status)
 {
     struct tpool *p = &t->pools[req->pool];
@@ -416,55 +348,9 @@ static void chunk_refused(struct tiering *t, struct chunk_request *req, const ch
     }
     p->refused_nodes[req->tier] |= UINT64_C(1) << req->node;
     if ((uint32_t)__builtin_popcountll(p->refused_nodes[req->tier]) == t->n_nodes[req->tier])
-        chunk_go_short(t, req->pool, req->tier, status);
+        shortage_begin(t, req->pool, req->tier, status);
     else if (!p->shortage[req->tier].is_on)
         t->config.events->notice(t->config.ctx, text, req->pool, status);
-}
-
-/* Some memory came, of a tier that was short of it: the rest of the budget is counted on as at the start. */
-static void chunk_came(struct tiering *t, struct tpool *p, enum mem_tier tier)
-{
-    struct shortage *s = &p->shortage[tier];
-
-    if (!s->is_on)
-        return;
-    s->asks = false;
-    s->retry_ns = UINT64_MAX;
-    s->backoff_ns = MEMORY_RETRY_MS_MIN * NS_PER_MS;
-    p->want_chunks[tier] = chunk_budget_bytes(t, p, tier);
-}
-
-static void chunk_ask_again(struct tiering *t, uint32_t pool, enum mem_tier tier)
-{
-    struct tpool *p = &t->pools[pool];
-    struct shortage *s = &p->shortage[tier];
-
-    s->asks = true;
-    s->retry_ns = UINT64_MAX;
-    p->refused_nodes[tier] = 0;
-    if (t->config.memory_on_demand) /* by whoever needs it next */
-        p->want_chunks[tier] = chunk_budget_bytes(t, p, tier);
-    else if (chunk_grow(t, pool, tier) < 0 || !p->asked_chunks[tier])
-        chunk_go_short(t, pool, tier, -ENOMEM);
-}
-
-void chunk_retry(struct tiering *t)
-{
-    if (t->now_ns < t->next_retry_ns)
-        return;
-    t->next_retry_ns = UINT64_MAX;
-    for (uint32_t i = 0; i < t->n_pools && !t->stopping; i++) {
-        for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++) {
-            const struct shortage *s = &t->pools[i].shortage[tier];
-
-            if (!s->is_on || s->retry_ns == UINT64_MAX)
-                continue;
-            if (s->retry_ns <= t->now_ns)
-                chunk_ask_again(t, i, tier);
-            else
-                t->next_retry_ns = MIN(t->next_retry_ns, s->retry_ns);
-        }
-    }
 }
 
 static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena *arena, uint64_t asked_bytes)
@@ -489,7 +375,7 @@ static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena
     chunk->node = req->node;
     t->chunk_of[req->io.region] = chunk;
     if (!sa)
-        chunk_came(t, &t->pools[req->pool], req->tier);
+        shortage_ease(t, &t->pools[req->pool], req->tier);
     t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind,
                                 sa && sa->session ? sa->session->number : 0);
 }
@@ -514,7 +400,7 @@ static void chunk_done(struct io_chunk *io)
     if (!sa && chunk_balance(t, req->pool) < 0)
         t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", req->pool, -ENOMEM);
     if (!sa)
-        chunk_end_shortage(t, req->pool);
+        shortage_end(t, req->pool);
     room_kick(t, req->pool);
     free(req);
 }

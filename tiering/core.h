@@ -554,12 +554,26 @@ bool chunk_grow_on_demand(struct tiering *t, uint32_t pool);
 uint64_t chunk_held_bytes(const struct tpool *p, enum mem_tier tier);
 /* Empties closing chunks, a few steps, and gives back those that are empty. True while there are any. */
 bool chunk_step(struct tiering *t, uint32_t pool);
-/* Asks again for memory that was refused, if it is time. */
-void chunk_retry(struct tiering *t);
-/* Bytes of the budget that were refused. */
-uint64_t chunk_missing_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* Asks for one chunk more, unless one is on its way, or there is enough, or every node has refused. */
+int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier);
 int chunk_ask_private(struct tiering *t, struct session_arena *sa, uint64_t size_bytes);
 void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk);
+
+/* --- shortage.c --- */
+/* What the pool may have of a tier, in whole frames. */
+uint64_t shortage_budget_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* What is asked for; p->want_chunks is what is counted on. */
+uint64_t shortage_goal_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* Of the budget: what was refused. */
+uint64_t shortage_missing_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* Every node of the tier has refused. */
+void shortage_begin(struct tiering *t, uint32_t pool, enum mem_tier tier, int status);
+/* A chunk of that tier has come. */
+void shortage_ease(struct tiering *t, struct tpool *p, enum mem_tier tier);
+/* Looks whether anything is missing still. */
+void shortage_end(struct tiering *t, uint32_t pool);
+/* Asks again, where it is time. */
+void shortage_retry(struct tiering *t);
 
 /* --- evict.c --- */
 /* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */

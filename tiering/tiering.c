@@ -466,7 +466,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     uint64_t next = UINT64_MAX;
 
     t->now_ns = now_ns;
-    chunk_retry(t);
+    shortage_retry(t);
     if (t->kicked || now_ns >= t->next_slow_ns) {
         t->kicked = false;
         t->closing = false;
@@ -496,7 +496,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     place_charge_logs(t);
     if (t->kicked)
         return 0;
-    if (t->next_retry_ns != UINT64_MAX) /* chunk_retry() has left only what is to come */
+    if (t->next_retry_ns != UINT64_MAX) /* shortage_retry() has left only what is to come */
         next = MIN(next, t->next_retry_ns - now_ns);
     return t->n_pins || t->n_groups || t->n_moves || t->closing ? MIN(next, SLOW_TICK_NS) : next;
 }
