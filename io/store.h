@@ -73,6 +73,8 @@ struct store_space {
     uint8_t deleted;
 };
 
+#define STORE_LEFT_BEHIND 1
+
 /*
  * What the store asks of its owner. Called on the engine's thread, from store_open(), store_tick() and completions.
  * The four `replay_` calls come in the order in which things took effect, during store_open(); a later call overrides
@@ -80,6 +82,8 @@ struct store_space {
  */
 struct store_events {
     int (*replay_space)(void *ctx, const struct store_space *space);
+    /* STORE_LEFT_BEHIND: not kept, and it must not come back at a later start either. Before that is sure, no sync is
+     * answered and nothing new is put. */
     int (*replay_put)(void *ctx, const struct store_entry *entry);
     /* The piece of exactly this generation was dropped. If another one is in its place by now, that one stays. */
     int (*replay_delete)(void *ctx, const struct store_id *id, uint64_t generation);

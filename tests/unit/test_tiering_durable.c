@@ -135,6 +135,69 @@ START_TEST(a_clean_restart_finds_the_cache)
 }
 END_TEST
 
+static void weigh(uint32_t first, uint32_t second)
+{
+    tiering_store_update(rig.t, 0, &(struct tiering_store_config){.weight = first});
+    tiering_store_update(rig.t, 1, &(struct tiering_store_config){.weight = second});
+}
+
+static void write_all(void)
+{
+    while (!tiering_drain(rig.t))
+        rig_turn(&rig, 4, 1000);
+}
+
+/* An old copy, whose deletion a crash lost, and a new one on another device: one of them is kept, and when that goes, the
+ * other must not take its place. */
+START_TEST(of_two_copies_on_two_devices_none_comes_back)
+{
+    enum { N = 20 };
+    struct tiering_id id, durable;
+    uint32_t n_new = 0;
+
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 32 * MIB}, 2);
+    rig_start(&rig);
+    weigh(1, 1000);
+    for (uint32_t i = 0; i <= N; i++) { /* the last one stays, and its segment with it */
+        id = key(RIG_CACHE, i);
+        ck_assert_int_eq(rig_put(&rig, &id, 70000, i + 1), 0);
+    }
+    rig_restart(&rig);
+    weigh(1000, 1);
+    for (uint32_t i = 0; i < N; i++) {
+        id = key(RIG_CACHE, i);
+        ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+        if (i == 0)
+            rig_settle(&rig); /* the first entry is written at once; those that follow, when that is a second ago */
+        ck_assert_int_eq(rig_put(&rig, &id, 70000, 100 + i), 0);
+    }
+    write_all();
+    durable = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_put(&rig, &durable, 5000, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0); /* its device's log has all that was put there */
+    rig_crash(&rig, false);
+    for (uint32_t i = 0; i < N; i++) {
+        id = key(RIG_CACHE, i);
+        int r = rig_get(&rig, &id, 100 + i);
+
+        n_new += r == 0;
+        if (r != -ENOENT)
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    ck_assert_uint_gt(n_new, 0);
+    rig_restart(&rig);
+    for (uint32_t i = 0; i < N; i++) {
+        id = key(RIG_CACHE, i);
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), -ENOENT);
+    }
+    id = key(RIG_CACHE, N);
+    ck_assert_int_eq(rig_get(&rig, &id, N + 1), 0);
+    durable = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &durable, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(what_was_synced_survives_power_loss)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
@@ -608,6 +671,7 @@ int main(void)
     tcase_add_test(tc, what_does_not_fit_comes_back_from_the_device);
     tcase_add_test(tc, a_prefetch_brings_it_back);
     tcase_add_test(tc, a_clean_restart_finds_the_cache);
+    tcase_add_test(tc, of_two_copies_on_two_devices_none_comes_back);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
     tcase_add_test(tc, unsynced_tensors_are_what_they_were);
     tcase_add_test(tc, a_sync_is_all_or_nothing);
