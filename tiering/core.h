@@ -23,6 +23,7 @@
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
  *   evacuate.c  the emptying of segments
+ *   drain.c     what is written back before a stop
  *   relocate.c  from one segment to another, through a buffer
  *   stat.c      numbers and the self-check
  */
@@ -347,6 +348,14 @@ struct relocations {
     struct relocation slots[RELOCATIONS_MAX];
 };
 
+/* The walk of tiering_drain(): over the records from `at` on. */
+struct drain {
+    uint32_t at;
+    bool active; /* so nothing else is written ahead of need */
+    bool begun;  /* this walk has begun a write */
+    bool again;  /* not the first walk: `cache` had its turn */
+};
+
 struct tiering {
     struct tiering_config config;
     struct record_table records;
@@ -398,6 +407,7 @@ struct tiering {
     bool closing;           /* some of it is being given back */
     bool stopping;
     bool kicked;
+    struct drain drain;
     struct tiering_stat stat;
 };
 

@@ -482,7 +482,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
             evacuate_step(t, &t->stores[i]);
         room_orphans(t);
     }
-    for (uint32_t i = 0; i < t->n_pools; i++)
+    for (uint32_t i = 0; i < t->n_pools && !t->drain.active; i++)
         room_clean_ahead(t, i);
     if (now_ns >= t->next_slow_ns) {
         timed_pins_expire(t);
@@ -499,32 +499,6 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     if (t->next_retry_ns != UINT64_MAX) /* shortage_retry() has left only what is to come */
         next = MIN(next, t->next_retry_ns - now_ns);
     return t->n_pins || t->n_groups || t->n_moves || t->closing ? MIN(next, SLOW_TICK_NS) : next;
-}
-
-bool tiering_drain(struct tiering *t)
-{
-    bool done = true;
-
-    for (uint32_t i = 0; i < t->records.high; i++) {
-        const struct record *r = record_at(&t->records, i);
-        const struct space *space = &t->spaces[r->space];
-
-        if (!record_is_dirty(r) || space->info.durability == STORE_SCRATCH || record_waits_for_sync(t, r) ||
-            (r->flags & RECORD_INCOMPLETE))
-            continue; /* ends with the daemon; or only a SYNC may make it durable */
-        if (hot_at(t, i)->flags & (HOT_SPILLING | HOT_RELOCATING | HOT_MIGRATING)) {
-            done = false;
-            continue;
-        }
-        if (spills_are_enough(t, &t->pools[space->info.pool]))
-            return false;
-        int status = move_spill(t, i, false, store_pick(t, r), 0, false, NULL);
-        if (status == 0 || status == -EAGAIN)
-            done = false;
-        if (status == -EAGAIN)
-            return false;
-    }
-    return done;
 }
 
 void tiering_stop(struct tiering *t)

@@ -142,7 +142,8 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
 /* Timeouts, write-back, room, the stores' own tick. Returns ns until it wants to be called again. */
 uint64_t tiering_tick(struct tiering *t, uint64_t now_ns);
 
-/* Towards a clean stop: writes back what may be kept (cache and durable). True when there is nothing left to write. */
+/* Towards a clean stop, when no session is left: writes back what may be kept (cache and durable), as far as there is room
+ * for it. Tick on until it is true: nothing is left to write that was not tried. */
 bool tiering_drain(struct tiering *t);
 /* Nothing new is begun in the background from now on. Tick on until tiering_idle(). */
 void tiering_stop(struct tiering *t);
