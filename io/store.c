@@ -296,6 +296,20 @@ bool store_pool_is_full(const struct store *s, uint32_t pool)
     return segment_pool_is_full(&s->table, pool);
 }
 
+enum store_lack store_lacks(const struct store *s, uint32_t pool)
+{
+    if (!log_live_room(&s->log, log_put_bytes(KEY_BYTES_MAX), false))
+        return STORE_LACKS_LOG;
+    switch (segment_lack(&s->table, pool)) {
+    case SEGMENT_LACKS_BUDGET:
+        return STORE_LACKS_BUDGET;
+    case SEGMENT_LACKS_FREE:
+        return STORE_LACKS_SEGMENTS;
+    default:
+        return STORE_LACKS_NOTHING;
+    }
+}
+
 void store_stat(const struct store *s, struct store_stat *ret_stat)
 {
     *ret_stat = s->stat;

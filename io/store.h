@@ -251,6 +251,10 @@ uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool);
 /* What is put for the pool next costs something else its place, now or soon. */
 bool store_pool_is_full(const struct store *s, uint32_t pool);
 
+/* What makes store_put() answer -ENOSPC for what is not `cache`; for a key of any length. */
+enum store_lack { STORE_LACKS_NOTHING, STORE_LACKS_BUDGET, STORE_LACKS_SEGMENTS, STORE_LACKS_LOG };
+enum store_lack store_lacks(const struct store *s, uint32_t pool);
+
 struct store_stat {
     uint64_t segments, segments_free, segments_open, segments_pending_free;
     uint32_t segment_bytes;

@@ -188,6 +188,7 @@ struct tpool {
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct hopes hopes;
+    uint32_t stuck; /* enum tiering_limit: why the last victim could not be written; 0: nothing is in the way */
     struct budget writes;
     struct tiering_pool_stat stat;
 };
@@ -756,6 +757,8 @@ uint8_t store_pick(struct tiering *t, const struct record *r);
 void place_charge(struct tiering *t, uint32_t pool, uint8_t store, uint32_t size_bytes);
 /* What the stores wrote of their own accord. */
 void place_charge_logs(struct tiering *t);
+/* What this store (or STORE_NONE) lacks for the pool's pieces that may not be dropped; TIERING_LIMIT_NONE: nothing. */
+uint32_t place_limit(const struct tiering *t, uint8_t store, uint32_t pool);
 /* A `cache` piece is about to be dropped that a device might have taken: counts it if a budget is why it did not. */
 void place_dropped(struct tiering *t, const struct record *r);
 

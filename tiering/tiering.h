@@ -51,6 +51,8 @@ enum tiering_limit {
     TIERING_LIMIT_OBJECT_BYTES = 13,
     TIERING_LIMIT_DEVICE_FAILED = 16,
     TIERING_LIMIT_HINTS = 18,
+    TIERING_LIMIT_DEVICE_BYTES = 22,
+    TIERING_LIMIT_DEVICE_LOG = 23,
 };
 
 struct tiering_pool_config {
@@ -384,6 +386,13 @@ void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t s
 int tiering_sync_add(struct tiering *t, struct tiering_sync *sync, const struct tiering_id *id);
 int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync);
 void tiering_sync_run(struct tiering *t, struct tiering_sync *sync);
+
+/*
+ * Which limit it is, after -ENOSPC. Of room: TIERING_LIMIT_POOL_DRAM, or what the devices lack if that is why nothing
+ * leaves the pool's memory. Of a SYNC: what the space's device lacks.
+ */
+uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool);
+uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space);
 
 /*
  * Between a block's piece and bytes of a write-leased (get) or leased (put) tensor range. No lease is taken on the

@@ -295,6 +295,8 @@ enum spw_limit {
     SPW_LIMIT_DEVICE_FAILED = 16, /* a device failed: spillctl device */
     SPW_LIMIT_PIECES = 17,        /* extents that one request may hold */
     SPW_LIMIT_HINTS = 18,         /* objects of one engine that are pinned, or whose uses are counted */
+    SPW_LIMIT_DEVICE_BYTES = 22,  /* a device is full of what must stay */
+    SPW_LIMIT_DEVICE_LOG = 23,    /* a device's log is full: spillctl device format --object-size */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */

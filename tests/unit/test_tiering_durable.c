@@ -598,6 +598,8 @@ START_TEST(a_full_device)
     }
     ck_assert_int_eq(r, -ETIMEDOUT); /* it waits: the caller's deadline says for how long */
     ck_assert_uint_gt(n, 40);
+    ck_assert_uint_eq(tiering_room_limit(rig.t, 0), TIERING_LIMIT_DEVICE_BYTES);
+    ck_assert_uint_eq(tiering_room_limit(rig.t, 1), TIERING_LIMIT_POOL_DRAM);
     for (uint32_t i = 0; i < n; i++) {
         struct tiering_id id = key(RIG_SCRATCH, i);
 
@@ -609,6 +611,37 @@ START_TEST(a_full_device)
     struct tiering_id id = key(RIG_SCRATCH, 1000);
     ck_assert_int_eq(rig_put(&rig, &id, 200000, 7), 0);
     rig_close(&rig);
+}
+END_TEST
+
+/* Small ones fill the log first, and the pool's budget what is larger. The name of the limit is the right one. */
+START_TEST(a_full_log_and_a_full_budget)
+{
+    static const struct {
+        uint64_t nvme_bytes;
+        uint32_t size_bytes, limit;
+    } cases[] = {{UINT64_MAX, 512, TIERING_LIMIT_DEVICE_LOG}, {8 * MIB, 200000, TIERING_LIMIT_POOL_NVME}};
+
+    for (uint32_t c = 0; c < ARRAY_LEN(cases); c++) {
+        uint32_t n = 0;
+        int r = 0;
+
+        rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 2 * MIB, .device_bytes = 64 * MIB}, 1);
+        rig.pools[0].nvme_bytes = cases[c].nvme_bytes;
+        rig_start(&rig);
+        for (; n < 4000 && r == 0; n++) {
+            struct tiering_id id = key(RIG_SCRATCH, n);
+
+            r = rig_put(&rig, &id, cases[c].size_bytes, n + 1);
+        }
+        ck_assert_int_eq(r, -ETIMEDOUT);
+        ck_assert_uint_eq(tiering_room_limit(rig.t, 0), cases[c].limit);
+        tiering_owner_end(rig.t, 1);
+        struct tiering_id id = key(RIG_SCRATCH, 5000);
+        ck_assert_int_eq(rig_put(&rig, &id, cases[c].size_bytes, 7), 0);
+        ck_assert_uint_eq(tiering_room_limit(rig.t, 0), TIERING_LIMIT_POOL_DRAM);
+        rig_close(&rig);
+    }
 }
 END_TEST
 
@@ -684,6 +717,7 @@ int main(void)
     tcase_add_test(tc, a_read_that_fails);
     tcase_add_test(tc, a_flush_that_fails);
     tcase_add_test(tc, a_full_device);
+    tcase_add_test(tc, a_full_log_and_a_full_budget);
     tcase_add_test(tc, durable_pieces_move);
     suite_add_tcase(suite, tc);
     srunner_run_all(runner, CK_NORMAL);
