@@ -198,6 +198,35 @@ START_TEST(of_two_copies_on_two_devices_none_comes_back)
 }
 END_TEST
 
+/* No SYNC can make the deletion of cache durable, so time does. */
+START_TEST(cache_that_was_deleted_a_while_ago_stays_away)
+{
+    struct tiering_id id;
+
+    for (uint32_t seed = 0; seed < 20; seed++) {
+        rig_open(&rig, 4 * MIB, 64 * MIB);
+        for (uint32_t i = 0; i < 20; i++) {
+            id = key(RIG_CACHE, i);
+            ck_assert_int_eq(rig_put(&rig, &id, 70000, i + 1), 0);
+        }
+        rig_restart(&rig);
+        for (uint32_t i = 0; i < 10 + seed % 10; i++) {
+            id = key(RIG_CACHE, i);
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+            rig_turn(&rig, 4, 1000000 * seed);
+        }
+        for (uint32_t turn = 0; turn < 40; turn++)
+            rig_turn(&rig, 4, 100000000);
+        rig_crash(&rig, true);
+        for (uint32_t i = 0; i < 20; i++) {
+            id = key(RIG_CACHE, i);
+            ck_assert_int_eq(rig_get(&rig, &id, i + 1), i < 10 + seed % 10 ? -ENOENT : 0);
+        }
+        rig_close(&rig);
+    }
+}
+END_TEST
+
 START_TEST(what_was_synced_survives_power_loss)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
@@ -705,6 +734,7 @@ int main(void)
     tcase_add_test(tc, a_prefetch_brings_it_back);
     tcase_add_test(tc, a_clean_restart_finds_the_cache);
     tcase_add_test(tc, of_two_copies_on_two_devices_none_comes_back);
+    tcase_add_test(tc, cache_that_was_deleted_a_while_ago_stays_away);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
     tcase_add_test(tc, unsynced_tensors_are_what_they_were);
     tcase_add_test(tc, a_sync_is_all_or_nothing);
