@@ -39,8 +39,7 @@ static const char *const limit_texts[] = {
         "one request touches too many pieces (ask for smaller ranges; SYNC a whole space, not by keys)",
     [SPW_LIMIT_HINTS] = "too many objects are pinned, or have their uses counted, at once",
     [SPW_LIMIT_DEVICE_BYTES] = "a device is full of what must stay (delete some, or add or enlarge a device)",
-    [SPW_LIMIT_DEVICE_LOG] = "a device's log has no room for more objects (format it anew with a smaller "
-                             "`--object-size`, or store larger ones)",
+    [SPW_LIMIT_DEVICE_LOG] = "a device's log has no room for more objects (format it with a smaller `--object-size`)",
 };
 
 const char *spw_limit_text(unsigned limit)

@@ -10,8 +10,8 @@
 #include "tests/system/support/daemon.h"
 
 #define BLOCK 4096
-#define BLOCKS 60000
-#define SECTIONS "[tier.dram]\nsize = 384 MiB\n[pool default]\n"
+#define BLOCKS 20000
+#define SECTIONS "[tier.dram]\nsize = 128 MiB\n[pool default]\n"
 #define DISK_BYTES (64 * DAEMON_MIB)
 #define EVERY 1000 /* one durable block for so many of cache */
 
