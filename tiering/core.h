@@ -352,9 +352,11 @@ struct relocations {
 /* The walk of tiering_drain(): over the records from `at` on. */
 struct drain {
     uint32_t at;
-    bool active; /* so nothing else is written ahead of need */
-    bool begun;  /* this walk has begun a write */
-    bool again;  /* not the first walk: `cache` had its turn */
+    uint64_t moved_ns; /* when something was in flight last, or `at` moved */
+    bool active;       /* so nothing else is written ahead of need */
+    bool stuck;        /* no room came, although nothing was in flight: nobody waits for any again */
+    bool begun;        /* this walk has begun a write */
+    bool again;        /* not the first walk: `cache` had its turn */
 };
 
 struct tiering {
