@@ -116,6 +116,11 @@ if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
                           LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
     set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     spillway_test(sim/seeds sim 900 spillsim --seeds 200 --ops 10000)
+    # What failed once: a copy that replay had left behind came back after a clean stop; a model that knew nothing of
+    # blocks that go after their last use; a stop that waited for room that never came.
+    foreach(seed 1353 1484 60599 70256)
+        spillway_test(sim/seed_${seed} sim 120 spillsim --seed ${seed} --ops 10000)
+    endforeach()
     spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000)
 endif()
 

@@ -35,17 +35,21 @@ static void say(struct doctor *doctor, const char *name, bool ok, const char *ad
     doctor->n_bad += !ok;
 }
 
-/* Against the budgets: an engine that was refused memory goes on, and wants no more than it has. */
+/* An engine that was refused memory goes on, and wants no more than it has. */
 static void check_memory(struct doctor *doctor, const struct engine_report *r)
 {
-    char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES];
+    char have[UNITS_TEXT_BYTES], want[UNITS_TEXT_BYTES], missing[UNITS_TEXT_BYTES + 64] = "";
     uint64_t want_bytes = 0;
 
     for (uint32_t i = 0; i < r->n_pools; i++) /* taken by whole MiB */
         want_bytes += r->pools[i].dram_budget / MIB * MIB + r->pools[i].cxl_budget / MIB * MIB;
-    say(doctor, "memory", r->is_ready && r->have_bytes >= want_bytes,
-        "lower `size` of [tier.dram] or [tier.cxl], or free memory on its node", "engine %u has %s of %s",
-        r->call.engine->config.number, size_print(r->have_bytes, have), size_print(want_bytes, want));
+    if (r->missing_bytes > 0)
+        snprintf(missing, sizeof(missing), "; the machine has refused %s, and is asked again",
+                 size_print(r->missing_bytes, want));
+    say(doctor, "memory", r->is_ready && r->missing_bytes == 0,
+        "lower `size` of [tier.dram] or [tier.cxl], or free memory (MemAvailable, or that of its node)",
+        "engine %u has %s of %s%s", r->call.engine->config.number, size_print(r->have_bytes, have),
+        size_print(want_bytes, want), missing);
     say(doctor, "memlock", !r->caps.degraded_memlock, "raise `ulimit -l` or LimitMEMLOCK=", "engine %u: memory is %s",
         r->call.engine->config.number,
         r->caps.degraded_memlock ? "not locked: I/O is slower, and pages can be swapped out" : "locked and registered");

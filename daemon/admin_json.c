@@ -92,6 +92,7 @@ static void put_engine(json *o, const struct engine_report *r)
     put_bool(o, "ready", r->is_ready);
     put_u64(o, "memory_bytes", r->have_bytes);
     put_u64(o, "memory_wanted_bytes", r->want_bytes);
+    put_u64(o, "memory_missing_bytes", r->missing_bytes);
     put_text(o, "io_uring_mode", mode_name(r->caps.mode));
     put_bool(o, "io_uring_restricted", r->caps.restricted);
     put_bool(o, "degraded_memlock", r->caps.degraded_memlock);
@@ -217,6 +218,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(tier, "budget_bytes", s->dram_budget);
     put_u64(tier, "chunk_bytes", s->dram_chunks);
     put_u64(tier, "closing_bytes", s->dram_closing);
+    put_u64(tier, "missing_bytes", s->dram_missing);
     put_u64(tier, "used_bytes", s->dram_used);
     put_u64(tier, "payload_bytes", s->dram_used - s->dram_round_waste);
     put_u64(tier, "slab_bytes", s->dram_slabs);
@@ -229,6 +231,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     put_u64(tier, "budget_bytes", s->cxl_budget);
     put_u64(tier, "chunk_bytes", s->cxl_chunks);
     put_u64(tier, "closing_bytes", s->cxl_closing);
+    put_u64(tier, "missing_bytes", s->cxl_missing);
     put_u64(tier, "used_bytes", s->cxl_used);
     put_u64(tier, "payload_bytes", s->cxl_used - s->cxl_round_waste);
     tier = put_object(o, "nvme");

@@ -167,6 +167,20 @@ static void on_chunk(void *ctx, uint32_t region, const struct memory_chunk *chun
     engine->said_memory = true;
 }
 
+static void on_chunk_wait(void *ctx, uint64_t size_bytes, uint32_t node)
+{
+    struct engine *engine = ctx;
+    char size[UNITS_TEXT_BYTES], where[32] = "";
+
+    if (node != MEMORY_NODE_ANY)
+        snprintf(where, sizeof(where), " on node %u", node);
+    engine_notice(
+        engine, engine->said_wait ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO,
+        "%s of memory%s are not free: waiting %u ms for whoever gives them back (a daemon that has just ended?)",
+        size_print(size_bytes, size), where, MEMORY_WAIT_MS);
+    engine->said_wait = true;
+}
+
 static void broken_at_control(struct engine_msg *msg)
 {
     struct engine_peer *peer = container_of(msg, struct engine_peer, broken_msg);
@@ -347,6 +361,7 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     uring.ctx = engine;
     uring.on_poll = on_poll;
     uring.on_chunk = on_chunk;
+    uring.on_chunk_wait = on_chunk_wait;
     uring.polls_max = ENGINE_RINGS_MAX + GPUS_MAX;
     int r = uring_new(&uring, &engine->uring, ret_why);
 

@@ -172,7 +172,7 @@ struct engine_report {
     struct tiering_stat tiering;
     uint32_t n_pools, n_stores, n_nodes;
     struct engine_node nodes[NODES_MAX];
-    uint64_t dirty_bytes; /* of all pools */
+    uint64_t dirty_bytes, missing_bytes; /* of all pools */
     struct tiering_pool_stat pools[POOLS_MAX];
     struct uring_lane_stat io[POOLS_MAX];
     struct store_stat stores[DEVICES_MAX];
@@ -277,7 +277,7 @@ struct engine {
     bool stopped;
     struct engine_msg broken_msg; /* uring_run() failed for good */
     int broken;
-    bool said_memory;
+    bool said_memory, said_wait;
     uint32_t is_degraded; /* atomic: memory is not locked; the control thread tells clients */
     uint64_t notices_lost;
     struct engine_notice notices[ENGINE_NOTICES];

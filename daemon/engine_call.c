@@ -269,9 +269,11 @@ static void report_at_engine(struct call *base)
     tiering_stat(engine->tiering, &report->tiering);
     report->dirty_bytes = engine_dirty_bytes(engine);
     report_nodes(engine, report);
+    report->missing_bytes = 0;
     report->n_pools = engine->config.tiering.n_pools;
     for (uint32_t i = 0; i < report->n_pools; i++) {
         tiering_pool_stat(engine->tiering, i, &report->pools[i]);
+        report->missing_bytes += report->pools[i].dram_missing + report->pools[i].cxl_missing;
         uring_pool_stat(engine->uring, i, &report->io[i]);
     }
     report->n_stores = engine->n_stores;

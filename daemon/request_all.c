@@ -271,13 +271,13 @@ static void sync_put_results(struct request *req, int status)
 }
 
 /* Which limit a SYNC met. -EAGAIN: the engine's SYNCs together name too many pieces. */
-static uint32_t sync_limit(int status)
+static uint32_t sync_limit(const struct request *req, int status)
 {
     switch (status) {
     case -EIO:
         return SPW_LIMIT_DEVICE_FAILED;
     case -ENOSPC:
-        return SPW_LIMIT_POOL_NVME;
+        return tiering_sync_limit(req->rq->tiering, req->space.index);
     case -EAGAIN:
         return SPW_LIMIT_PIECES;
     default:
@@ -292,7 +292,7 @@ void sync_ended(struct request *req)
         return;
     }
     int status = req->list_status ? req->list_status : req->run_status;
-    uint32_t detail = sync_limit(status);
+    uint32_t detail = sync_limit(req, status);
 
     sync_put_results(req, status);
     request_end(req, status, detail, status == 0 ? req->sqe.n_items : 0);

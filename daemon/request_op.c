@@ -42,7 +42,7 @@ static int step_reserve(struct request *req, const struct step *step, struct tie
     (void)ret_result;
     if (r == -EAGAIN && !may_wait) { /* there is no room at this moment, and the client does not wait for any */
         if (ret_grant->limit == TIERING_LIMIT_NONE)
-            ret_grant->limit = TIERING_LIMIT_POOL_DRAM;
+            ret_grant->limit = tiering_room_limit(req->rq->tiering, req->space.pool);
         r = -ENOSPC;
     }
     return r;

@@ -153,6 +153,8 @@ static uint32_t requests_expire(struct requests *rq)
         uint32_t detail =
             req->state == REQUEST_PARKED && req->parked_detail ? req->parked_detail : req->op->timeout_detail;
 
+        if (detail == SPW_LIMIT_POOL_DRAM && req->op->needs_space)
+            detail = tiering_room_limit(rq->tiering, req->space.pool);
         rq->stat.timeouts++;
         (void)request_stop(req, req->op->timeout_status, detail);
     }

@@ -2,6 +2,10 @@
 /*
  * One thread and a queue. One is enough: a chunk is touched by several threads anyway (memory_populate.c), and two
  * chunks at once would only share the same memory bandwidth.
+ *
+ * A daemon that is started when another one has just been killed finds its memory taken, and a moment later free. So a
+ * chunk that the machine has the memory for is waited for, but not every one on a machine that is truly short: after a
+ * wait in vain the next ones are refused at once.
  */
 #include "io/grower.h"
 
@@ -9,12 +13,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct grower {
     pthread_mutex_t lock;
     pthread_cond_t more;
     struct list jobs;
-    bool stopping; /* atomic: progress() reads it without the lock */
+    bool stopping;          /* atomic: progress() reads it without the lock */
+    uint64_t wait_after_ns; /* the thread's: no wait before */
     pthread_t thread;
 };
 
@@ -39,13 +45,65 @@ static void do_discard(struct memory_chunk *chunk)
     memory_chunk_unref(chunk);
 }
 
+static uint64_t clock_now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static void discard_job(struct grower_job *job)
+{
+    do_discard(job->chunk);
+    free(job);
+}
+
+/* What we give back ourselves must not stand behind who waits for memory. */
+static void discard_queued(struct grower *g)
+{
+    struct list discards, *l;
+
+    list_init(&discards);
+    pthread_mutex_lock(&g->lock);
+    list_for_each_safe (at, &g->jobs) {
+        if (!list_entry(at, struct grower_job, link)->is_discard)
+            continue;
+        list_unlink(at);
+        list_push_tail(&discards, at);
+    }
+    pthread_mutex_unlock(&g->lock);
+    while ((l = list_pop(&discards)))
+        discard_job(list_entry(l, struct grower_job, link));
+}
+
+static void wait_for_memory(struct grower *g, struct grower_job *job)
+{
+    uint64_t now_ns = clock_now_ns(), end_ns = now_ns + MEMORY_WAIT_MS * UINT64_C(1000000);
+
+    if (now_ns < g->wait_after_ns || !memory_chunk_is_early(&job->config))
+        return;
+    if (job->wait_msg.run)
+        engine_queue_post(job->home, &job->wait_msg);
+    while (memory_chunk_is_early(&job->config)) {
+        if (load_relaxed(&g->stopping))
+            return;
+        discard_queued(g);
+        if (clock_now_ns() >= end_ns) {
+            g->wait_after_ns = end_ns + MEMORY_WAIT_AGAIN_MS * UINT64_C(1000000);
+            return;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = MEMORY_LOOK_MS * 1000000L}, NULL);
+    }
+}
+
 static void do_job(struct grower *g, struct grower_job *job)
 {
     if (job->is_discard) {
-        do_discard(job->chunk);
-        free(job);
+        discard_job(job);
         return;
     }
+    wait_for_memory(g, job);
     struct grower_watch watch = {.grower = g, .config = &job->config};
     struct memory_chunk_config config = job->config;
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The thread that obtains memory for all engines of the process, and gives it back, so that none of them waits for pages
- * to be touched or freed.
+ * to be touched or freed. Nor for memory that another process is still giving back: this thread does, MEMORY_WAIT_MS at
+ * most.
  */
 #pragma once
 
@@ -13,8 +14,9 @@
 struct grower;
 
 struct grower_job {
-    struct list link;      /* the grower's */
-    struct engine_msg msg; /* posted to home when the job is done */
+    struct list link;           /* the grower's */
+    struct engine_msg msg;      /* posted to home when the job is done */
+    struct engine_msg wait_msg; /* the same before it waits for memory; without run: nobody wants to know */
     struct engine_queue *home;
     struct memory_chunk_config config;
     bool is_discard; /* grower_discard()'s own: nobody hears of it */

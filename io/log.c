@@ -113,14 +113,18 @@ void log_append_put(struct log *l, const struct store_entry *entry, uint64_t txn
     queue_copy_in(l, out, bytes);
 }
 
-static void log_append_or_sweep(struct log *l, const uint8_t *entry, uint32_t bytes, uint32_t spare_bytes)
+void log_leave_to_sweep(struct log *l)
 {
-    if (queue_room(l) >= bytes + spare_bytes) {
-        queue_copy_in(l, entry, bytes);
-        return;
-    }
     l->unlogged++;
     l->unlogged_seq = l->queue_in;
+}
+
+static void log_append_or_sweep(struct log *l, const uint8_t *entry, uint32_t bytes, uint32_t spare_bytes)
+{
+    if (queue_room(l) >= bytes + spare_bytes)
+        queue_copy_in(l, entry, bytes);
+    else
+        log_leave_to_sweep(l);
 }
 
 void log_append_delete(struct log *l, const struct store_id *id, uint64_t generation)

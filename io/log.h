@@ -99,6 +99,8 @@ must_check int log_decode(const struct log *l, const uint8_t *in, uint32_t bytes
 bool log_reserve(struct log *l, uint32_t bytes);
 void log_unreserve(struct log *l, uint32_t bytes);
 void log_append_put(struct log *l, const struct store_entry *entry, uint64_t txn); /* uses its reservation */
+/* Something took effect without an entry: what the next sweep writes will tell (see `unlogged`). */
+void log_leave_to_sweep(struct log *l);
 /* Without room they take effect all the same: the next sweep will be their record (see `unlogged`). */
 void log_append_delete(struct log *l, const struct store_id *id, uint64_t generation);
 void log_append_space(struct log *l, const struct store_space *space);

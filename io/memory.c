@@ -2,7 +2,8 @@
 /*
  * Owns every mapping of the io layer, and the calls that make them: memfd_create, mmap, mbind, madvise, mlock,
  * move_pages. The neighbours compute, this file calls: memory_populate.c runs the threads that touch pages,
- * memory_system.c reads what the kernel tells in files, memory_guard.c survives pages that went away.
+ * memory_system.c reads what the kernel tells in files, memory_room.c judges by it whether a chunk fits, memory_guard.c
+ * survives pages that went away.
  *
  * Invariants: a chunk's size never changes (sealed before anybody else can have the descriptor); its mode is 0600, so
  * a read-only descriptor cannot be reopened for writing by another uid; all its pages were touched before it is used,
@@ -61,6 +62,7 @@ static void node_read(int id, struct memory_node *ret_node)
         .total_bytes = total_bytes > 0 ? (uint64_t)total_bytes : 0,
         .free_bytes = free_bytes > 0 ? (uint64_t)free_bytes : 0,
         .free_huge_bytes = memory_free_huge_bytes((uint32_t)id),
+        .huge_bytes = memory_huge_bytes((uint32_t)id),
     };
 }
 
@@ -88,6 +90,7 @@ int memory_nodes_read(struct memory_nodes *ret_nodes)
             .total_bytes = n_pages > 0 && page_bytes > 0 ? (uint64_t)n_pages * (uint64_t)page_bytes : 0,
             .free_bytes = limits.available_bytes,
             .free_huge_bytes = memory_free_huge_bytes(MEMORY_NODE_ANY),
+            .huge_bytes = memory_huge_bytes(MEMORY_NODE_ANY),
         };
     }
     *ret_nodes = nodes;
@@ -298,35 +301,6 @@ static int chunk_try(const struct memory_chunk_config *config, enum memory_pages
     return 0;
 }
 
-/* Is it worth trying this kind? NULL if so, else why not. */
-static const char *pages_unavailable(const struct memory_chunk_config *config, enum memory_pages pages)
-{
-    if (pages == MEMORY_PAGES_HUGE &&
-        memory_free_huge_bytes(config->node) < round_up(config->size_bytes, MEMORY_HUGE_BYTES))
-        return "not enough free 2 MiB hugepages on the node (nr_hugepages)";
-    if (pages == MEMORY_PAGES_THP && memory_thp_read() == MEMORY_THP_DENIED)
-        return "no transparent hugepages in memfds (/sys/kernel/mm/transparent_hugepage/shmem_enabled is `deny`)";
-    if (pages == MEMORY_PAGES_THP && config->size_bytes < MEMORY_HUGE_BYTES)
-        return "less than a hugepage is asked for";
-    return NULL;
-}
-
-/* The pages must come from somewhere: asking for more than there is ends in the OOM killer, not in ENOMEM. A node that
- * is bound to runs out by itself, however empty the others are. */
-static int check_size(const struct memory_chunk_config *config, enum memory_pages pages)
-{
-    struct memory_limits limits;
-
-    if (pages == MEMORY_PAGES_HUGE) /* set aside already, and not part of MemAvailable */
-        return 0;
-    memory_limits_read(&limits);
-    if (config->size_bytes > MIN(limits.available_bytes, memory_node_available_bytes(config->node)))
-        return -ENOMEM;
-    if (pages == MEMORY_PAGES_SMALL && config->size_bytes > SMALL_PAGES_BYTES_MAX && !config->force_small_pages)
-        return -E2BIG;
-    return 0;
-}
-
 static bool is_shortage(int r)
 {
     return r == -ENOMEM || r == -ENOSYS || r == -EINVAL || r == -ENOSPC;
@@ -343,12 +317,12 @@ int memory_chunk_create(const struct memory_chunk_config *config, struct memory_
     if (config->node != MEMORY_NODE_ANY && !node_exists(config->node))
         return -EINVAL;
     for (; pages <= MEMORY_PAGES_SMALL; pages++) {
-        const char *unavailable = pages_unavailable(config, pages);
+        const char *unavailable = memory_pages_unavailable(config, pages);
 
         if (unavailable) {
             r = -ENOMEM;
         } else {
-            r = check_size(config, pages);
+            r = memory_check_size(config, pages);
             if (r == 0)
                 r = chunk_try(config, pages, ret_chunk);
             if (r == 0) {

@@ -23,6 +23,7 @@ struct memory_node {
     uint64_t total_bytes;
     uint64_t free_bytes;
     uint64_t free_huge_bytes; /* free 2 MiB hugepages */
+    uint64_t huge_bytes;      /* all of them */
 };
 
 struct memory_nodes {
@@ -51,15 +52,22 @@ enum memory_pages {
 /* done of total bytes are touched. False cancels. Called on the creating thread. */
 typedef bool (*memory_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
+/* What a node has for one kind of pages: now, and if nobody else had any of it. UINT64_MAX: not known. */
+struct memory_room {
+    uint64_t available_bytes, total_bytes;
+};
+
 struct memory_chunk_config {
-    uint64_t size_bytes;      /* rounded up to whole pages of the kind that is used */
-    uint32_t node;            /* MEMORY_NODE_ANY: wherever the kernel likes */
-    enum memory_pages pages;  /* best kind to try; worse ones are the fallback */
-    bool no_fallback;         /* that kind or -ENOMEM */
-    bool read_only_fd;        /* also a descriptor that clients can only read from: a shared chunk */
-    bool lock;                /* mlock, where the limit allows it */
-    bool force_small_pages;   /* more than SMALL_PAGES_BYTES_MAX in 4 KiB pages is wanted, whatever it costs */
-    bool unsealed;            /* for tests of the guard only */
+    uint64_t size_bytes;     /* rounded up to whole pages of the kind that is used */
+    uint32_t node;           /* MEMORY_NODE_ANY: wherever the kernel likes */
+    enum memory_pages pages; /* best kind to try; worse ones are the fallback */
+    bool no_fallback;        /* that kind or -ENOMEM */
+    bool read_only_fd;       /* also a descriptor that clients can only read from: a shared chunk */
+    bool lock;               /* mlock, where the limit allows it */
+    bool force_small_pages;  /* more than SMALL_PAGES_BYTES_MAX in 4 KiB pages is wanted, whatever it costs */
+    bool unsealed;           /* for tests of the guard only */
+    /* Instead of the kernel's files, for tests only. NULL: those. */
+    void (*room)(uint32_t node, enum memory_pages pages, struct memory_room *ret_room);
     uint32_t threads;         /* that touch pages; 0: 1 */
     memory_progress progress; /* may be NULL */
     void *progress_ctx;
@@ -94,6 +102,9 @@ struct memory_chunk {
  * that fails is an error.
  */
 must_check int memory_chunk_create(const struct memory_chunk_config *config, struct memory_chunk **ret_chunk);
+/* It would be refused now, for somebody else has the memory; but the machine, or the node, has so much. Hugepages count
+ * where nothing else will do. */
+bool memory_chunk_is_early(const struct memory_chunk_config *config);
 struct memory_chunk *memory_chunk_ref(struct memory_chunk *chunk);
 /* The last one unmaps and closes. Takes NULL. */
 void memory_chunk_unref(struct memory_chunk *chunk);

@@ -21,7 +21,9 @@ must_check int memory_populate(void *mem, uint64_t size_bytes, memory_touch_fn t
 
 /* memory_system.c: what files of the kernel say. */
 uint64_t memory_free_huge_bytes(uint32_t node);      /* of 2 MiB; node MEMORY_NODE_ANY: of the machine */
+uint64_t memory_huge_bytes(uint32_t node);           /* free or not */
 uint64_t memory_node_available_bytes(uint32_t node); /* MemAvailable of one node; UINT64_MAX: not known */
+uint64_t memory_total_bytes(uint32_t node);          /* MemTotal; UINT64_MAX: not known */
 enum memory_thp {
     MEMORY_THP_DENIED,
     MEMORY_THP_ASKED,   /* not as pages are touched, but by MADV_COLLAPSE */
@@ -29,3 +31,8 @@ enum memory_thp {
 };
 enum memory_thp memory_thp_read(void); /* in memfds */
 uint64_t memory_thp_mapped_bytes(const void *mem, uint64_t size_bytes);
+
+/* memory_room.c */
+const char *memory_pages_unavailable(const struct memory_chunk_config *config, enum memory_pages pages);
+/* -ENOMEM, or -E2BIG: see memory_chunk_create(). */
+must_check int memory_check_size(const struct memory_chunk_config *config, enum memory_pages pages);

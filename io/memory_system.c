@@ -20,7 +20,7 @@ static uint64_t read_number(const char *path)
     return f && fscanf(f, "%" SCNu64, &value) == 1 ? value : 0;
 }
 
-uint64_t memory_free_huge_bytes(uint32_t node)
+static uint64_t huge_bytes(uint32_t node, const char *which)
 {
     char path[128];
 
@@ -30,10 +30,20 @@ uint64_t memory_free_huge_bytes(uint32_t node)
             node = MEMORY_NODE_ANY;
     }
     if (node == MEMORY_NODE_ANY)
-        snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+        snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-2048kB/%s", which);
     else
-        snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/free_hugepages", node);
+        snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/%s", node, which);
     return read_number(path) * MEMORY_HUGE_BYTES;
+}
+
+uint64_t memory_free_huge_bytes(uint32_t node)
+{
+    return huge_bytes(node, "free_hugepages");
+}
+
+uint64_t memory_huge_bytes(uint32_t node)
+{
+    return huge_bytes(node, "nr_hugepages");
 }
 
 enum memory_thp memory_thp_read(void)
@@ -118,6 +128,20 @@ uint64_t memory_node_available_bytes(uint32_t node)
     uint64_t have_bytes = n_free * MEMORY_PAGE_BYTES + file_kib * KIB, high_bytes = n_high * MEMORY_PAGE_BYTES;
 
     return have_bytes > high_bytes ? have_bytes - high_bytes : 0;
+}
+
+uint64_t memory_total_bytes(uint32_t node)
+{
+    char path[64] = "/proc/meminfo", line[256];
+    uint64_t kib;
+
+    if (node != MEMORY_NODE_ANY)
+        snprintf(path, sizeof(path), "/sys/devices/system/node/node%u/meminfo", node);
+    cleanup_fclose FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "MemTotal: %" SCNu64, &kib) == 1 || sscanf(line, "Node %*u MemTotal: %" SCNu64, &kib) == 1)
+            return kib * KIB;
+    return UINT64_MAX;
 }
 
 /* libcap would be a library for one bit. */

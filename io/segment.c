@@ -319,6 +319,16 @@ bool segment_pool_is_full(const struct segment_table *t, uint32_t pool)
            t->count[SEGMENT_FREE] <= t->reserve + ahead_of(t->n);
 }
 
+enum segment_lack segment_lack(const struct segment_table *t, uint32_t pool)
+{
+    const struct segment_pool *p = &t->pools[pool];
+    uint32_t budget = budget_segments(t, p);
+
+    if (p->n_segments + kept_for_copies(t, p) >= budget)
+        return budget + t->reserve < t->n ? SEGMENT_LACKS_BUDGET : SEGMENT_LACKS_FREE;
+    return t->count[SEGMENT_FREE] <= t->reserve ? SEGMENT_LACKS_FREE : SEGMENT_LACKS_NOTHING;
+}
+
 bool segment_table_wants_reclaim(const struct segment_table *t)
 {
     uint32_t coming = t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] + t->count[SEGMENT_FREEING];

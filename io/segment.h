@@ -109,6 +109,9 @@ uint32_t segment_cache_victim(const struct segment_table *t);
 /* How many segments more this pool, or the partition, should be emptying now. */
 /* What is put for the pool next costs something else its place, now or soon. */
 bool segment_pool_is_full(const struct segment_table *t, uint32_t pool);
+/* Why segment_take() has none to give, other than for copies. A budget of all there is counts as the device's end. */
+enum segment_lack { SEGMENT_LACKS_NOTHING, SEGMENT_LACKS_BUDGET, SEGMENT_LACKS_FREE };
+enum segment_lack segment_lack(const struct segment_table *t, uint32_t pool);
 bool segment_pool_wants_reclaim(const struct segment_table *t, uint32_t pool);
 bool segment_table_wants_reclaim(const struct segment_table *t);
 

@@ -148,7 +148,12 @@ int store_close_clean(struct store *s)
 
 void store_drop(struct store *s, const struct store_entry *entry)
 {
+    struct commit *c = &s->commit;
+
     log_append_delete(&s->log, &entry->id, entry->generation);
+    c->delete_last_seq = s->log.queue_in;
+    if (!c->delete_first_seq)
+        c->delete_first_seq = c->delete_last_seq;
     store_forget(s, entry);
 }
 
@@ -267,7 +272,8 @@ uint64_t store_tick(struct store *s, uint64_t now_ns)
     uint64_t deadline = put_batches_deadline_ns(s);
     if (deadline != UINT64_MAX)
         next = deadline > now_ns ? deadline - now_ns : 0;
-    bool waits = s->log.queue_in > s->log.queue_out || s->n_dirty > 0 || s->log.sweep.active;
+    bool waits =
+        s->log.queue_in > s->log.queue_out || s->n_dirty > 0 || s->log.sweep.active || s->commit.delete_first_seq > 0;
     if (!s->failed && s->commit.state == COMMIT_IDLE && waits) {
         uint64_t due = s->commit.last_ns + s->interval_ns;
         next = MIN(next, due > now_ns ? due - now_ns : s->interval_ns);
@@ -294,6 +300,20 @@ uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool)
 bool store_pool_is_full(const struct store *s, uint32_t pool)
 {
     return segment_pool_is_full(&s->table, pool);
+}
+
+enum store_lack store_lacks(const struct store *s, uint32_t pool)
+{
+    if (!log_live_room(&s->log, log_put_bytes(KEY_BYTES_MAX), false))
+        return STORE_LACKS_LOG;
+    switch (segment_lack(&s->table, pool)) {
+    case SEGMENT_LACKS_BUDGET:
+        return STORE_LACKS_BUDGET;
+    case SEGMENT_LACKS_FREE:
+        return STORE_LACKS_SEGMENTS;
+    default:
+        return STORE_LACKS_NOTHING;
+    }
 }
 
 void store_stat(const struct store *s, struct store_stat *ret_stat)

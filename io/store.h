@@ -73,6 +73,8 @@ struct store_space {
     uint8_t deleted;
 };
 
+#define STORE_LEFT_BEHIND 1
+
 /*
  * What the store asks of its owner. Called on the engine's thread, from store_open(), store_tick() and completions.
  * The four `replay_` calls come in the order in which things took effect, during store_open(); a later call overrides
@@ -80,6 +82,8 @@ struct store_space {
  */
 struct store_events {
     int (*replay_space)(void *ctx, const struct store_space *space);
+    /* STORE_LEFT_BEHIND: not kept, and it must not come back at a later start either. Before that is sure, no sync is
+     * answered and nothing new is put. */
     int (*replay_put)(void *ctx, const struct store_entry *entry);
     /* The piece of exactly this generation was dropped. If another one is in its place by now, that one stays. */
     int (*replay_delete)(void *ctx, const struct store_id *id, uint64_t generation);
@@ -246,6 +250,10 @@ void store_pool_budget(struct store *s, uint32_t pool, uint64_t budget_bytes);
 uint64_t store_pool_used_bytes(const struct store *s, uint32_t pool);
 /* What is put for the pool next costs something else its place, now or soon. */
 bool store_pool_is_full(const struct store *s, uint32_t pool);
+
+/* What makes store_put() answer -ENOSPC for what is not `cache`; for a key of any length. */
+enum store_lack { STORE_LACKS_NOTHING, STORE_LACKS_BUDGET, STORE_LACKS_SEGMENTS, STORE_LACKS_LOG };
+enum store_lack store_lacks(const struct store *s, uint32_t pool);
 
 struct store_stat {
     uint64_t segments, segments_free, segments_open, segments_pending_free;

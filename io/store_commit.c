@@ -263,6 +263,15 @@ static bool commit_wants_segments(const struct store *s)
            (s->want_room || s->table.count[SEGMENT_FREE] <= s->table.reserve + 1);
 }
 
+/* Nobody can wait for the deletion of `cache`, so none stays in a drive's own cache for long. */
+static bool commit_deletion_is_due(const struct store *s)
+{
+    const struct commit *c = &s->commit;
+
+    return c->delete_first_seq && c->delete_first_seq <= s->log.queue_out &&
+           s->now_ns - c->flushed_ns >= s->interval_ns;
+}
+
 bool commit_is_wanted(const struct store *s)
 {
     const struct log *l = &s->log;
@@ -273,7 +282,7 @@ bool commit_is_wanted(const struct store *s)
     return !list_is_empty(&s->syncs_log) || commit_closing(s) || commit_wants_segments(s) ||
            l->queue_in - l->queue_out >= l->block_sectors_max * SECTOR_BYTES / 2 ||
            ((queued || s->n_dirty > 0) && time) || (l->sweep.active && (l->sweep.hurry || time)) ||
-           log_has_unlogged(l) || !log_has_room(l);
+           log_has_unlogged(l) || !log_has_room(l) || commit_deletion_is_due(s);
 }
 
 /* Does somebody wait for a flush, though there is no block to write? */
@@ -286,6 +295,8 @@ static bool commit_wants_flush(const struct store *s)
         return s->n_dirty > 0 || s->log.flushed_lsn < s->log.head.lsn;
     if (commit_wants_segments(s) && t->segments[segment_first(t, SEGMENT_FREEING)].freed_seq <= s->log.queue_out &&
         s->commit.unflushed > 0)
+        return true;
+    if (commit_deletion_is_due(s))
         return true;
     return sync && (s->commit.flushed_cycle < sync->cycle_ ||
                     (s->commit.flushed_seq < sync->lsn_ && sync->lsn_ <= s->log.queue_out));
@@ -323,7 +334,8 @@ static bool commit_wants_post_flush(const struct store *s)
     const struct store_sync *sync = list_first_entry(&s->syncs_log, const struct store_sync, link_);
 
     return (sync && sync->lsn_ <= s->log.queue_out) || s->log.sweep.ended ||
-           s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX || commit_wants_segments(s) || commit_closing(s);
+           s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX || commit_wants_segments(s) || commit_closing(s) ||
+           commit_deletion_is_due(s);
 }
 
 static void commit_flushed(struct store *s)
@@ -333,7 +345,10 @@ static void commit_flushed(struct store *s)
 
     c->flushed_seq = s->log.queue_out;
     c->flushed_cycle = c->started;
+    c->flushed_ns = s->now_ns;
     c->unflushed = 0;
+    if (c->delete_first_seq <= c->flushed_seq)
+        c->delete_first_seq = c->delete_last_seq > c->flushed_seq ? c->delete_last_seq : 0;
     s->log.flushed_lsn = s->log.head.lsn;
     for (uint32_t i; (i = segment_first(t, SEGMENT_FREEING)) != STORE_SEGMENT_NONE;) {
         if (t->segments[i].freed_seq > c->flushed_seq)

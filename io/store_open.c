@@ -16,6 +16,16 @@
 
 #define DEFAULT_INTERVAL_MS 1000
 
+static int open_put(struct store *s, const struct store_entry *entry)
+{
+    int r = s->events->replay_put(s->ctx, entry);
+
+    if (r != STORE_LEFT_BEHIND)
+        return r;
+    log_leave_to_sweep(&s->log);
+    return 0;
+}
+
 static int open_record(void *ctx, const struct log_record *record)
 {
     struct store *s = ctx;
@@ -28,7 +38,7 @@ static int open_record(void *ctx, const struct log_record *record)
     case FORMAT_ENTRY_PUT:
         store_segment(s, e->loc.segment)->touched = 1;
         s->next_generation = MAX(s->next_generation, e->generation + 1);
-        return s->events->replay_put(s->ctx, e);
+        return open_put(s, e);
     case FORMAT_ENTRY_DELETE:
         s->next_generation = MAX(s->next_generation, record->delete.generation + 1);
         return s->events->replay_delete(s->ctx, &record->delete.id, record->delete.generation);

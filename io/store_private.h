@@ -99,6 +99,9 @@ struct commit {
     uint64_t started, flushed_cycle; /* numbers of cycles */
     uint64_t last_ns;
     uint64_t flushed_seq; /* the queue up to here is on stable storage */
+    uint64_t flushed_ns;
+    /* Deletions in the queue's stream that no flush has covered: a first one (0: none), and the last. */
+    uint64_t delete_first_seq, delete_last_seq;
     uint64_t block_lsn;
     uint32_t block_bytes;           /* of the block of this cycle, 0 if it has none */
     uint32_t io_bytes, moved_bytes; /* of the I/O in flight */

@@ -57,6 +57,8 @@ struct uring_config {
     void (*on_poll)(void *ctx, uint64_t token, uint32_t revents);
     /* May be NULL. Memory was obtained, before io_chunk's done(): the daemon logs chunk->report. */
     void (*on_chunk)(void *ctx, uint32_t region, const struct memory_chunk *chunk);
+    /* May be NULL. So much is not there now, but may be soon: it is waited for, MEMORY_WAIT_MS at most. */
+    void (*on_chunk_wait)(void *ctx, uint64_t size_bytes, uint32_t node);
 };
 
 struct uring_stat {

@@ -227,11 +227,20 @@ static void grow_finished(struct engine_msg *msg)
     chunk->done(chunk);
 }
 
+static void grow_waits(struct engine_msg *msg)
+{
+    const struct uring_grow *grow = container_of(msg, struct uring_grow, job.wait_msg);
+    const struct uring *u = grow->uring;
+
+    u->config.on_chunk_wait(u->config.ctx, grow->job.config.size_bytes, grow->job.config.node);
+}
+
 static void grow_start(struct uring *u, struct uring_grow *grow, struct io_chunk *chunk)
 {
     grow->uring = u;
     grow->chunk = chunk;
     grow->job = (struct grower_job){.msg.run = grow_finished, .home = &u->queue, .config = u->config.chunk};
+    grow->job.wait_msg.run = u->config.on_chunk_wait ? grow_waits : NULL;
     grow->job.config.size_bytes = chunk->size_bytes;
     grow->job.config.node = chunk->node;
     grow->job.config.read_only_fd = chunk->kind == IO_CHUNK_SHARED;

@@ -93,7 +93,7 @@ static bool chunk_pick_dram(const struct tiering *t, const struct tpool *p, uint
  */
 static bool chunk_pick_cxl(const struct tiering *t, const struct tpool *p, uint32_t *ret_node, uint64_t *ret_bytes)
 {
-    uint64_t have[NODES_MAX] = {0};
+    uint64_t have[NODES_MAX] = {0}, want = shortage_goal_bytes(t, p, MEM_CXL);
     double total = 0, best = 0;
     bool found = false;
 
@@ -109,7 +109,7 @@ static bool chunk_pick_cxl(const struct tiering *t, const struct tpool *p, uint3
 
         if ((p->refused_nodes[MEM_CXL] >> i & 1) || (found && (double)have[i] / weight >= best))
             continue;
-        uint64_t part = (uint64_t)((double)p->want_chunks[MEM_CXL] * (weight / total));
+        uint64_t part = (uint64_t)((double)want * (weight / total));
         found = true;
         best = (double)have[i] / weight;
         *ret_node = i;
@@ -118,11 +118,11 @@ static bool chunk_pick_cxl(const struct tiering *t, const struct tpool *p, uint3
     return found;
 }
 
-static int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
+int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier)
 {
     struct tpool *p = &t->pools[pool];
     uint64_t have = p->arenas[tier].total_sectors * SECTOR_BYTES, held = chunk_held_bytes(p, tier);
-    uint64_t want = p->want_chunks[tier], part = UINT64_MAX;
+    uint64_t want = shortage_goal_bytes(t, p, tier), part = UINT64_MAX;
     uint32_t node = 0;
 
     if (p->asked_chunks[tier] || held >= want)
@@ -236,9 +236,11 @@ static int chunk_balance(struct tiering *t, uint32_t pool)
 
 static void chunk_want(const struct tiering *t, struct tpool *p)
 {
-    p->want_chunks[MEM_DRAM] = p->config.dram_bytes / FRAME_BYTES * FRAME_BYTES;
-    p->want_chunks[MEM_CXL] = t->n_nodes[MEM_CXL] ? p->config.cxl_bytes / FRAME_BYTES * FRAME_BYTES : 0;
-    p->refused_nodes[MEM_DRAM] = p->refused_nodes[MEM_CXL] = 0;
+    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++) {
+        p->want_chunks[tier] = shortage_budget_bytes(t, p, tier);
+        p->refused_nodes[tier] = 0;
+        p->shortage[tier].asks = false;
+    }
     p->arenas[MEM_CXL].stripe = t->n_nodes[MEM_CXL] > 1;
 }
 
@@ -259,6 +261,7 @@ void chunk_budget(struct tiering *t, uint32_t pool)
     if (!t->started || pool == t->n_pools)
         return;
     chunk_want(t, &t->pools[pool]);
+    shortage_end(t, pool);
     if (chunk_balance(t, pool) < 0)
         t->config.events->notice(t->config.ctx, "more memory could not be asked for", pool, -ENOMEM);
 }
@@ -340,16 +343,14 @@ static void chunk_refused(struct tiering *t, struct chunk_request *req, const ch
     if (sa) {
         sa->want_bytes = sa->arena.total_sectors * SECTOR_BYTES;
         t->stat.refused_bytes += req->io.size_bytes;
-    } else {
-        p->refused_nodes[req->tier] |= UINT64_C(1) << req->node;
-        if ((uint32_t)__builtin_popcountll(p->refused_nodes[req->tier]) == t->n_nodes[req->tier]) {
-            uint64_t have = p->arenas[req->tier].total_sectors * SECTOR_BYTES;
-
-            t->stat.refused_bytes += p->want_chunks[req->tier] - MIN(have, p->want_chunks[req->tier]);
-            p->want_chunks[req->tier] = have;
-        }
+        t->config.events->notice(t->config.ctx, text, req->pool, status);
+        return;
     }
-    t->config.events->notice(t->config.ctx, text, req->pool, status);
+    p->refused_nodes[req->tier] |= UINT64_C(1) << req->node;
+    if ((uint32_t)__builtin_popcountll(p->refused_nodes[req->tier]) == t->n_nodes[req->tier])
+        shortage_begin(t, req->pool, req->tier, status);
+    else if (!p->shortage[req->tier].is_on)
+        t->config.events->notice(t->config.ctx, text, req->pool, status);
 }
 
 static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena *arena, uint64_t asked_bytes)
@@ -373,6 +374,8 @@ static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena
     }
     chunk->node = req->node;
     t->chunk_of[req->io.region] = chunk;
+    if (!sa)
+        shortage_ease(t, &t->pools[req->pool], req->tier);
     t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind,
                                 sa && sa->session ? sa->session->number : 0);
 }
@@ -396,6 +399,8 @@ static void chunk_done(struct io_chunk *io)
         chunk_add(t, req, sa ? &sa->arena : &p->arenas[req->tier], asked_bytes);
     if (!sa && chunk_balance(t, req->pool) < 0)
         t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", req->pool, -ENOMEM);
+    if (!sa)
+        shortage_end(t, req->pool);
     room_kick(t, req->pool);
     free(req);
 }

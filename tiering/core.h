@@ -24,6 +24,7 @@
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
  *   evacuate.c  the emptying of segments
+ *   drain.c     what is written back before a stop
  *   relocate.c  from one segment to another, through a buffer
  *   stat.c      numbers and the self-check
  */
@@ -156,6 +157,13 @@ struct hopes {
     uint32_t tried, tried_found; /* pieces without hope that were written all the same; loads of them */
 };
 
+/* A tier of which no node gave more: the pool goes on with what it has, and asks again. */
+struct shortage {
+    bool is_on;
+    bool asks;                     /* it has asked again, and knows no answer yet */
+    uint64_t retry_ns, backoff_ns; /* the next time; from that to the one after it */
+};
+
 struct tpool {
     struct tiering_pool_config config;
     struct arena arenas[MEM_TIERS];
@@ -168,6 +176,7 @@ struct tpool {
     struct list migrations; /* MOVE_MIGRATE in flight */
     uint64_t want_chunks[MEM_TIERS], asked_chunks[MEM_TIERS];
     uint64_t refused_nodes[MEM_TIERS]; /* bit set: that of the tier's nodes gave no memory */
+    struct shortage shortage[MEM_TIERS];
     uint64_t admitted_bytes;
     uint64_t leased_bytes[MEM_TIERS];
     uint64_t pressure[MEM_TIERS];     /* how often room was wanted and there was none */
@@ -186,6 +195,7 @@ struct tpool {
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct hopes hopes;
+    uint32_t stuck; /* enum tiering_limit: why the last victim could not be written; 0: nothing is in the way */
     struct budget writes;
     struct tiering_pool_stat stat;
 };
@@ -346,6 +356,16 @@ struct relocations {
     struct relocation slots[RELOCATIONS_MAX];
 };
 
+/* The walk of tiering_drain(): over the records from `at` on. */
+struct drain {
+    uint32_t at;
+    uint64_t moved_ns; /* when something was in flight last, or `at` moved */
+    bool active;       /* so nothing else is written ahead of need */
+    bool stuck;        /* no room came, although nothing was in flight: nobody waits for any again */
+    bool begun;        /* this walk has begun a write */
+    bool again;        /* not the first walk: `cache` had its turn */
+};
+
 struct tiering {
     struct tiering_config config;
     struct record_table records;
@@ -391,12 +411,14 @@ struct tiering {
     uint32_t sync_number;
     uint64_t now_ns;
     uint64_t next_slow_ns;
-    bool recovering; /* the logs are being replayed: no groups yet */
-    bool was_clean;  /* all stores were closed cleanly */
-    bool started;    /* memory has been asked for */
-    bool closing;    /* some of it is being given back */
+    uint64_t next_retry_ns; /* UINT64_MAX: no pool is short of memory */
+    bool recovering;        /* the logs are being replayed: no groups yet */
+    bool was_clean;         /* all stores were closed cleanly */
+    bool started;           /* memory has been asked for */
+    bool closing;           /* some of it is being given back */
     bool stopping;
     bool kicked;
+    struct drain drain;
     struct tiering_stat stat;
 };
 
@@ -553,8 +575,26 @@ bool chunk_grow_on_demand(struct tiering *t, uint32_t pool);
 uint64_t chunk_held_bytes(const struct tpool *p, enum mem_tier tier);
 /* Empties closing chunks, a few steps, and gives back those that are empty. True while there are any. */
 bool chunk_step(struct tiering *t, uint32_t pool);
+/* Asks for one chunk more, unless one is on its way, or there is enough, or every node has refused. */
+int chunk_grow(struct tiering *t, uint32_t pool, enum mem_tier tier);
 int chunk_ask_private(struct tiering *t, struct session_arena *sa, uint64_t size_bytes);
 void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk);
+
+/* --- shortage.c --- */
+/* What the pool may have of a tier, in whole frames. */
+uint64_t shortage_budget_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* What is asked for; p->want_chunks is what is counted on. */
+uint64_t shortage_goal_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* Of the budget: what was refused. */
+uint64_t shortage_missing_bytes(const struct tiering *t, const struct tpool *p, enum mem_tier tier);
+/* Every node of the tier has refused. */
+void shortage_begin(struct tiering *t, uint32_t pool, enum mem_tier tier, int status);
+/* A chunk of that tier has come. */
+void shortage_ease(struct tiering *t, struct tpool *p, enum mem_tier tier);
+/* Looks whether anything is missing still. */
+void shortage_end(struct tiering *t, uint32_t pool);
+/* Asks again, where it is time. */
+void shortage_retry(struct tiering *t);
 
 /* --- evict.c --- */
 /* 0: its memory was freed; -EAGAIN: it is being written; -ENOSPC: it can neither be written nor dropped. */
@@ -736,6 +776,8 @@ uint8_t store_pick(struct tiering *t, const struct record *r);
 void place_charge(struct tiering *t, uint32_t pool, uint8_t store, uint32_t size_bytes);
 /* What the stores wrote of their own accord. */
 void place_charge_logs(struct tiering *t);
+/* What this store (or STORE_NONE) lacks for the pool's pieces that may not be dropped; TIERING_LIMIT_NONE: nothing. */
+uint32_t place_limit(const struct tiering *t, uint8_t store, uint32_t pool);
 /* A `cache` piece is about to be dropped that a device might have taken: counts it if a budget is why it did not. */
 void place_dropped(struct tiering *t, const struct record *r);
 

@@ -139,6 +139,7 @@ int room_evict(struct tiering *t, uint32_t object)
     const struct record *r = record_at(&t->records, object);
     struct tpool *p = pool_of(t, r);
     int status = -ENOSPC;
+    uint8_t store = STORE_NONE;
 
     if (!record_is_dirty(r)) {
         room_evict_clean(t, object);
@@ -149,16 +150,18 @@ int room_evict(struct tiering *t, uint32_t object)
     if (hot_at(t, object)->flags & HOT_SPILLING)
         return -EAGAIN;
     if (room_can_spill(t, p) && !room_is_hopeless(t, object)) {
-        uint8_t store = store_pick(t, r);
-
+        store = store_pick(t, r);
         status = move_spill(t, object, true, store, 0, false, NULL);
         if (status == 0 || status == -EBUSY)
             return -EAGAIN;
         if (status == -EAGAIN && t->stores[store].room_wanted)
             return -EAGAIN;
     }
-    if (durability_of(t, r) != STORE_CACHE)
+    if (durability_of(t, r) != STORE_CACHE) {
+        if (status != -EAGAIN)
+            p->stuck = room_can_spill(t, p) ? place_limit(t, store, space_of(t, r)->info.pool) : TIERING_LIMIT_NONE;
         return status == -EAGAIN ? status : -ENOSPC;
+    }
     if (room_can_spill(t, p)) {
         place_dropped(t, r);
         room_offered(p);

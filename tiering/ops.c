@@ -55,9 +55,13 @@ static int reserve_room(struct tiering *t, struct tiering_session *s, uint32_t o
     *ret_limit = TIERING_LIMIT_POOL_DRAM;
     if (!p->config.trusted)
         return room_take_private(t, s, pool, object, sectors, ret_chunk, ret_sector, ret_limit);
-    if (!list_is_empty(&p->room))
-        return -EAGAIN; /* others wait already */
-    return room_take(t, pool, object, sectors, ret_chunk, ret_sector);
+    int status = -EAGAIN; /* others wait already */
+    if (list_is_empty(&p->room)) {
+        p->stuck = TIERING_LIMIT_NONE;
+        status = room_take(t, pool, object, sectors, ret_chunk, ret_sector);
+    }
+    *ret_limit = tiering_room_limit(t, pool);
+    return status;
 }
 
 int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes,

@@ -113,6 +113,37 @@ void place_charge_logs(struct tiering *t)
     }
 }
 
+uint32_t place_limit(const struct tiering *t, uint8_t store, uint32_t pool)
+{
+    if (store == STORE_NONE || t->stores[store].failed)
+        return TIERING_LIMIT_DEVICE_FAILED;
+    switch (store_lacks(t->stores[store].store, pool)) {
+    case STORE_LACKS_BUDGET:
+        return TIERING_LIMIT_POOL_NVME;
+    case STORE_LACKS_SEGMENTS:
+        return TIERING_LIMIT_DEVICE_BYTES;
+    case STORE_LACKS_LOG:
+        return TIERING_LIMIT_DEVICE_LOG;
+    default:
+        return TIERING_LIMIT_NONE;
+    }
+}
+
+uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool)
+{
+    uint32_t stuck = t->pools[pool].stuck;
+
+    return stuck == TIERING_LIMIT_NONE ? TIERING_LIMIT_POOL_DRAM : stuck;
+}
+
+uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space)
+{
+    const struct space *sp = &t->spaces[space];
+    uint32_t limit = place_limit(t, sp->home, sp->info.pool);
+
+    return limit == TIERING_LIMIT_NONE ? TIERING_LIMIT_POOL_NVME : limit;
+}
+
 void place_dropped(struct tiering *t, const struct record *r)
 {
     struct budget *why = &pool_of(t, r)->writes;

@@ -178,8 +178,10 @@ static int recover_put(void *ctx, const struct store_entry *entry)
         const struct record *r = record_at(&t->records, object);
         bool has_dev = r->flags & RECORD_HAS_DEV;
 
+        /* Its deletion on that store, or on this one, was not durable. Either may be kept, but not for later: the other
+         * one would be back when this one is gone. After a clean stop it is deleted further on in the log. */
         if (has_dev && r->dev_store != store)
-            return 0; /* an old copy: its deletion on that store was not durable. Either may be kept */
+            return t->was_clean ? 0 : STORE_LEFT_BEHIND;
         if (has_dev && r->generation > entry->generation)
             return 0; /* a checkpoint wrote down what was older than what the log had already */
         if (r->object_bytes == entry->object_bytes && r->n_parts == entry->n_parts &&

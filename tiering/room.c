@@ -160,9 +160,10 @@ void room_serve(struct tiering *t, uint32_t pool)
 
         list_unlink(&mark);
         list_push_head(l, &mark);
-        if (status == 0)
+        if (status == 0) {
+            p->stuck = TIERING_LIMIT_NONE;
             move_go(m, chunk, sector);
-        else if (private && status == -ENOSPC)
+        } else if (private && status == -ENOSPC)
             move_fail(m, status);
         else if (!private)
             break;

@@ -48,6 +48,8 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
     stat.cxl_closing = p->arenas[MEM_CXL].closing_sectors * SECTOR_BYTES;
     stat.cxl_chunks = p->arenas[MEM_CXL].total_sectors * SECTOR_BYTES + stat.cxl_closing;
     stat.cxl_used = tier_used_bytes(p, MEM_CXL);
+    stat.dram_missing = shortage_missing_bytes(t, p, MEM_DRAM);
+    stat.cxl_missing = shortage_missing_bytes(t, p, MEM_CXL);
     stat.nvme_budget = p->config.nvme_bytes;
     stat.nvme_used = pool_nvme_bytes(t, pool);
     stat.admitted = p->admitted_bytes;

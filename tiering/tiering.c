@@ -74,6 +74,7 @@ static void tiering_policies_free(struct policy **policies)
 
 static int tiering_pools_new(struct tiering *t)
 {
+    t->next_retry_ns = UINT64_MAX;
     t->pools = calloc(t->n_pools + 1, sizeof(*t->pools));
     if (!t->pools)
         return -ENOMEM;
@@ -315,14 +316,19 @@ int tiering_start(struct tiering *t)
 
 bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes)
 {
+    bool is_there = true; /* as much as could be had */
+
     *ret_have_bytes = *ret_want_bytes = 0;
     for (uint32_t i = 0; i < t->n_pools; i++) {
         for (int a = 0; a < 2; a++) {
-            *ret_have_bytes += t->pools[i].arenas[a].total_sectors * SECTOR_BYTES;
+            uint64_t have = t->pools[i].arenas[a].total_sectors * SECTOR_BYTES;
+
+            *ret_have_bytes += have;
             *ret_want_bytes += t->pools[i].want_chunks[a];
+            is_there &= t->pools[i].shortage[a].is_on || have >= t->pools[i].want_chunks[a];
         }
     }
-    return t->config.memory_on_demand || *ret_have_bytes >= *ret_want_bytes;
+    return t->config.memory_on_demand || is_there;
 }
 
 /* --- Spaces --------------------------------------------------------------------------------------------------------- */
@@ -417,6 +423,7 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
                            (uint64_t[TIERING_BUDGETS]){[TIERING_BUDGET_DRAM] = config->dram_bytes,
                                                        [TIERING_BUDGET_CXL] = config->cxl_bytes,
                                                        [TIERING_BUDGET_NVME] = config->nvme_bytes});
+    memset(p->shortage, 0, sizeof(p->shortage));
     chunk_budget(t, pool); /* whether it has changed or not: what was refused is asked for again */
 }
 
@@ -459,6 +466,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     uint64_t next = UINT64_MAX;
 
     t->now_ns = now_ns;
+    shortage_retry(t);
     if (t->kicked || now_ns >= t->next_slow_ns) {
         t->kicked = false;
         t->closing = false;
@@ -474,7 +482,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
             evacuate_step(t, &t->stores[i]);
         room_orphans(t);
     }
-    for (uint32_t i = 0; i < t->n_pools; i++)
+    for (uint32_t i = 0; i < t->n_pools && !t->drain.active; i++)
         room_clean_ahead(t, i);
     if (now_ns >= t->next_slow_ns) {
         timed_pins_expire(t);
@@ -488,33 +496,9 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     place_charge_logs(t);
     if (t->kicked)
         return 0;
+    if (t->next_retry_ns != UINT64_MAX) /* shortage_retry() has left only what is to come */
+        next = MIN(next, t->next_retry_ns - now_ns);
     return t->n_pins || t->n_groups || t->n_moves || t->closing ? MIN(next, SLOW_TICK_NS) : next;
-}
-
-bool tiering_drain(struct tiering *t)
-{
-    bool done = true;
-
-    for (uint32_t i = 0; i < t->records.high; i++) {
-        const struct record *r = record_at(&t->records, i);
-        const struct space *space = &t->spaces[r->space];
-
-        if (!record_is_dirty(r) || space->info.durability == STORE_SCRATCH || record_waits_for_sync(t, r) ||
-            (r->flags & RECORD_INCOMPLETE))
-            continue; /* ends with the daemon; or only a SYNC may make it durable */
-        if (hot_at(t, i)->flags & (HOT_SPILLING | HOT_RELOCATING | HOT_MIGRATING)) {
-            done = false;
-            continue;
-        }
-        if (spills_are_enough(t, &t->pools[space->info.pool]))
-            return false;
-        int status = move_spill(t, i, false, store_pick(t, r), 0, false, NULL);
-        if (status == 0 || status == -EAGAIN)
-            done = false;
-        if (status == -EAGAIN)
-            return false;
-    }
-    return done;
 }
 
 void tiering_stop(struct tiering *t)

@@ -51,6 +51,8 @@ enum tiering_limit {
     TIERING_LIMIT_OBJECT_BYTES = 13,
     TIERING_LIMIT_DEVICE_FAILED = 16,
     TIERING_LIMIT_HINTS = 18,
+    TIERING_LIMIT_DEVICE_BYTES = 22,
+    TIERING_LIMIT_DEVICE_LOG = 23,
 };
 
 struct tiering_pool_config {
@@ -142,7 +144,8 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
 /* Timeouts, write-back, room, the stores' own tick. Returns ns until it wants to be called again. */
 uint64_t tiering_tick(struct tiering *t, uint64_t now_ns);
 
-/* Towards a clean stop: writes back what may be kept (cache and durable). True when there is nothing left to write. */
+/* Towards a clean stop, when no session is left: writes back what may be kept (cache and durable), as far as there is room
+ * for it. Tick on until it is true: nothing is left to write that was not tried. */
 bool tiering_drain(struct tiering *t);
 /* Nothing new is begun in the background from now on. Tick on until tiering_idle(). */
 void tiering_stop(struct tiering *t);
@@ -385,6 +388,13 @@ int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync);
 void tiering_sync_run(struct tiering *t, struct tiering_sync *sync);
 
 /*
+ * Which limit it is, after -ENOSPC. Of room: TIERING_LIMIT_POOL_DRAM, or what the devices lack if that is why nothing
+ * leaves the pool's memory. Of a SYNC: what the space's device lacks.
+ */
+uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool);
+uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space);
+
+/*
  * Between a block's piece and bytes of a write-leased (get) or leased (put) tensor range. No lease is taken on the
  * block; bytes move by workers, or straight from the device. dst/src is the lease's extent plus off_bytes.
  */
@@ -458,6 +468,7 @@ struct tiering_pool_stat {
     uint64_t dram_round_waste;                    /* extents in use, less what was asked for */
     uint64_t dram_closing;                        /* of dram_chunks: being emptied, to be given back */
     uint64_t cxl_budget, cxl_chunks, cxl_used, cxl_closing, cxl_round_waste;
+    uint64_t dram_missing, cxl_missing; /* of the budget: refused, and asked for again now and then */
     uint64_t nvme_budget, nvme_used;
     uint64_t leased, admitted, dirty;
     uint64_t objects, resident;
@@ -482,7 +493,7 @@ struct tiering_stat {
     uint64_t bounced_bytes;                                       /* into bounce segments */
     uint64_t evacuated, evacuated_looks; /* pieces that left segments that are emptied; how often one was looked at */
     uint64_t sync_looks;                 /* how often a SYNC of a whole space looked at a piece */
-    uint64_t refused_bytes;              /* memory that could not be had */
+    uint64_t refused_bytes;              /* memory that could not be had when it was first asked for */
     uint32_t stores;
 };
 void tiering_stat(const struct tiering *t, struct tiering_stat *ret_stat);

@@ -25,7 +25,8 @@ static void figures_pick(const struct run *run, struct json_object *status, stru
         .pid = run->options->daemon_pid ? run->options->daemon_pid
                : isnan(pid)             ? 0
                                         : (pid_t)pid,
-        .degraded = admin_number(status, "engines.degraded_memlock") > 0,
+        .degraded = admin_number(status, "engines.degraded_memlock") > 0 ||
+                    admin_number(status, "engines.memory_missing_bytes") > 0,
         .payload_bytes = admin_number(pool, "dram.payload_bytes"),
         .used_bytes = admin_number(pool, "dram.used_bytes"),
         .nvme_written_bytes = admin_number(devices, "devices.partitions.written_bytes"),

@@ -8,6 +8,7 @@
 
 #include "client/ctl/ctl.h"
 #include "client/ctl/table.h"
+#include "include/base/units.h"
 
 static const struct column status_rows[] = {
     {"state", "state", COLUMN_TEXT},
@@ -107,7 +108,12 @@ static int print_status(spw_session *session, struct json_object *reply)
     struct json_object *engines = ctl_find(reply, "engines");
     for (size_t i = 0; json_object_is_type(engines, json_type_array) && i < json_object_array_length(engines); i++) {
         struct json_object *e = json_object_array_get_idx(engines, i);
+        char missing[UNITS_TEXT_BYTES];
 
+        if (ctl_number(e, "memory_missing_bytes") > 0)
+            printf("degraded: engine %.0f: %s of its memory were refused: free some, or lower `size` of [tier.dram] or "
+                   "[tier.cxl] (see spillctl doctor)\n",
+                   ctl_number(e, "number"), size_print((uint64_t)ctl_number(e, "memory_missing_bytes"), missing));
         if (json_object_get_boolean(ctl_find(e, "degraded_memlock")))
             printf("degraded: engine %.0f: memory is not locked (see spillctl doctor)\n", ctl_number(e, "number"));
         if (*ctl_text(e, "note"))

@@ -39,8 +39,10 @@ static const char *const limit_texts[] = {
         "one request touches too many pieces (ask for smaller ranges; SYNC a whole space, not by keys)",
     [SPW_LIMIT_HINTS] = "too many objects are pinned, or have their uses counted, at once",
     [SPW_LIMIT_POOL_GPU] = "the pool's share of GPU memory is full (raise `gpu` in its [pool] section)",
-    [SPW_LIMIT_GPU_LANES] = "too many lanes to GPUs are open (raise `gpu_lanes` in [daemon])",
+    [SPW_LIMIT_GPU_LANES] = "too many lanes to GPUs are open (detach what is not used)",
     [SPW_LIMIT_GPU_FAILED] = "the GPU or its helper has failed (see `spillctl gpus`)",
+    [SPW_LIMIT_DEVICE_BYTES] = "a device is full of what must stay (delete some, or add or enlarge a device)",
+    [SPW_LIMIT_DEVICE_LOG] = "a device's log has no room for more objects (format it with a smaller `--object-size`)",
 };
 
 const char *spw_limit_text(unsigned limit)

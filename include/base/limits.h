@@ -86,6 +86,11 @@
 #define BUDGET_STEP_BYTES_MIN (64 * MIB) /* that engines trade at a time */
 #define CHUNK_CAP_BYTES_MIN (32 * MIB) /* a chunk is an eighth of its pool, or this, so that memory can be given back */
 #define GROW_REQUESTS_MAX 64           /* of one engine, at the grower; more wait */
+#define MEMORY_WAIT_MS 1000        /* for memory that the machine has, but that somebody else has not given back yet */
+#define MEMORY_LOOK_MS 10          /* between two looks meanwhile */
+#define MEMORY_WAIT_AGAIN_MS 10000 /* after a wait in vain: no other one */
+#define MEMORY_RETRY_MS_MIN 1000   /* until memory that was refused is asked for again; each time twice as long */
+#define MEMORY_RETRY_MS_MAX 60000
 #define POPULATE_SLICE_BYTES (64 * MIB)
 #define POPULATE_THREADS_MAX 16
 

@@ -345,6 +345,8 @@ enum spw_limit {
     SPW_LIMIT_POOL_GPU = 19,      /* [pool] gpu */
     SPW_LIMIT_GPU_LANES = 20,     /* lanes of one GPU, or of one session */
     SPW_LIMIT_GPU_FAILED = 21,    /* the GPU or its helper failed: spillctl gpus */
+    SPW_LIMIT_DEVICE_BYTES = 22,  /* a device is full of what must stay */
+    SPW_LIMIT_DEVICE_LOG = 23,    /* a device's log is full: spillctl device format --object-size */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */

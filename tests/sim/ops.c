@@ -382,7 +382,8 @@ static void op_wrong(struct sim *sim, uint32_t session)
     id.part = o->n_parts;
     if (o->state == BLOCK_PRESENT || o->state == BLOCK_BUILDING) {
         int r = tiering_reserve(sim->tiering, s, &id, o->object_bytes, object_piece_bytes(o, 0), NULL, &grant);
-        bool gone = object_durability(o) == STORE_CACHE || (o->state == BLOCK_BUILDING && is_expired(sim, o));
+        bool gone = object_durability(o) == STORE_CACHE || (o->state == BLOCK_PRESENT && o->counted) ||
+                    (o->state == BLOCK_BUILDING && is_expired(sim, o));
 
         if (r == 0 && gone && tiering_abort(sim->tiering, s, grant.lease) == 0)
             return;

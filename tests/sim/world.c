@@ -479,8 +479,11 @@ void world_stop_clean(struct sim *sim)
             sim_fail(sim, "pool %u: %lu bytes leased, %lu admitted, though no session is left", i, pool.leased,
                      pool.admitted);
     }
-    for (int turn = 0; !tiering_drain(sim->tiering) && turn < 20000; turn++)
+    for (int turn = 0; !tiering_drain(sim->tiering); turn++) {
         world_run(sim, 8, 1000000);
+        if (turn == 20000)
+            sim_fail(sim, "it never ends to write back before a stop");
+    }
     tiering_stop(sim->tiering);
     for (int turn = 0; !tiering_idle(sim->tiering); turn++) {
         world_run(sim, 8, 1000000);

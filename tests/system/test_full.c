@@ -57,9 +57,8 @@ START_TEST(test_disk_full)
     uint64_t n = fill(durable, &limit);
 
     ck_assert_uint_ge(n, DISK_BYTES / BLOCK / 2);
-    ck_assert_msg(limit == SPW_LIMIT_POOL_NVME || limit == SPW_LIMIT_POOL_DRAM, "limit %u: %s", limit,
-                  spw_limit_text(limit));
-    ck_assert_ptr_nonnull(strstr(spw_limit_text(limit), "raise"));
+    ck_assert_msg(limit == SPW_LIMIT_DEVICE_BYTES, "limit %u: %s", limit, spw_limit_text(limit));
+    ck_assert_ptr_nonnull(strstr(spw_limit_text(limit), "device"));
 
     /* The cache in the same pool goes on, with what memory is left. */
     for (uint64_t i = HOT; i < HOT + 200; i++) {

@@ -2,10 +2,12 @@
 /* Keys of the config that must show in what a real daemon does: budgets of writes, memory on demand, hugepages. */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 
 #include "tests/system/support/daemon.h"
 
@@ -122,8 +124,11 @@ static unsigned long huge_free(void)
 START_TEST(test_hugepages_required)
 {
     static const char *const pretouch[] = {"yes", "no"};
-    unsigned long n_free = huge_free();
     char sections[256], expected[256];
+    int lock_fd = open("/proc/sys/vm/nr_hugepages", O_RDONLY | O_CLOEXEC); /* other tests turn that knob */
+
+    ck_assert_int_eq(flock(lock_fd, LOCK_EX), 0); /* until the process ends */
+    unsigned long n_free = huge_free();
 
     if (n_free > 512) {
         printf("SKIP: more than 1 GiB of hugepages is free, so none is missing\n");

@@ -41,6 +41,7 @@ struct tiering {
     uint32_t n_arena;
     uint32_t last_len, last_off, last_piece;
     uint64_t last_object_bytes;
+    uint32_t room_limit;             /* why there is no room; 0: the pool's memory is full */
     uint64_t advised;                /* the value of the last advice */
     struct tiering_dma *in_dma[300]; /* by lease */
     struct tiering_dma *dmas[64];
@@ -127,6 +128,19 @@ void tiering_warm_lease(const struct tiering *t, uint64_t lease)
 {
     (void)t;
     (void)lease;
+}
+
+uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool)
+{
+    (void)pool;
+    return t->room_limit ? t->room_limit : SPW_LIMIT_POOL_DRAM;
+}
+
+uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space)
+{
+    (void)t;
+    (void)space;
+    return SPW_LIMIT_POOL_NVME;
 }
 
 void tiering_warm_leased(const struct tiering *t, uint64_t lease)

@@ -8,6 +8,7 @@
 #include <linux/falloc.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -212,6 +213,29 @@ START_TEST(test_a_node_runs_out_by_itself)
 }
 END_TEST
 
+/* "Not now" is not "never": what the machine has may come back. */
+START_TEST(test_a_chunk_may_be_early)
+{
+    struct memory_chunk_config config = {.node = MEMORY_NODE_ANY, .pages = MEMORY_PAGES_SMALL};
+    uint64_t total_bytes = memory_total_bytes(MEMORY_NODE_ANY);
+
+    ck_assert_uint_lt(total_bytes, UINT64_MAX);
+    config.size_bytes = MIB;
+    ck_assert(!memory_chunk_is_early(&config));
+    config.size_bytes = total_bytes; /* never all of it is free */
+    ck_assert(memory_chunk_is_early(&config));
+    config.size_bytes = total_bytes + 1;
+    ck_assert(!memory_chunk_is_early(&config));
+    /* Where hugepages are wanted but need not be, only what is left without them counts. */
+    config = (struct memory_chunk_config){.node = MEMORY_NODE_ANY, .size_bytes = 2 * MIB};
+    ck_assert(!memory_chunk_is_early(&config));
+    config.pages = MEMORY_PAGES_HUGE;
+    config.no_fallback = true;
+    config.size_bytes = memory_huge_bytes(MEMORY_NODE_ANY) + 1;
+    ck_assert(!memory_chunk_is_early(&config));
+}
+END_TEST
+
 START_TEST(test_refs_keep_it_alive)
 {
     uint32_t before = count_fds();
@@ -247,7 +271,9 @@ START_TEST(test_hugepages_and_their_fallback)
 {
     struct memory_nodes after;
     struct memory_chunk *c;
+    cleanup_close int lock_fd = open("/proc/sys/vm/nr_hugepages", O_RDONLY | O_CLOEXEC); /* system tests turn it, too */
 
+    ck_assert_int_eq(flock(lock_fd, LOCK_EX), 0);
     if (!has_no_hugepages() || !set_hugepages("4")) {
         skip("hugepages (in use by somebody, or not settable)");
         return;
@@ -417,6 +443,7 @@ int main(void)
     tcase_add_test(t, test_populate_can_be_cancelled);
     tcase_add_test(t, test_too_much_is_refused_before_it_hurts);
     tcase_add_test(t, test_a_node_runs_out_by_itself);
+    tcase_add_test(t, test_a_chunk_may_be_early);
     tcase_add_test(t, test_refs_keep_it_alive);
     tcase_add_test(t, test_hugepages_and_their_fallback);
     tcase_add_test(t, test_hugepages_that_must_be_asked_for);

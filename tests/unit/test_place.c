@@ -281,6 +281,26 @@ START_TEST(memory_that_is_refused_is_asked_for_again_by_a_reload)
 }
 END_TEST
 
+/* On demand nobody takes it before somebody needs it, but then nothing is in the way. */
+START_TEST(memory_that_is_refused_on_demand_may_come_later)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 200 * MIB, .device_bytes = 0}, 0);
+    rig.config.memory_on_demand = true;
+    rig_start(&rig);
+    put_new(0, 10);
+    simdisk_faults(rig.disk)->no_chunk = 1000000;
+    put_new(10, 300);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_missing, 136 * MIB);
+    simdisk_faults(rig.disk)->no_chunk = 0;
+    rig_turn(&rig, 0, MEMORY_RETRY_MS_MAX * UINT64_C(1000000));
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_chunks, 64 * MIB);
+    put_new(310, 200);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_chunks, 128 * MIB);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_missing, 0);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("place");
@@ -295,6 +315,7 @@ int main(void)
     tcase_add_test(tc, a_devices_write_budget_counts_its_log);
     tcase_add_test(tc, memory_comes_when_it_is_needed);
     tcase_add_test(tc, memory_that_is_refused_is_asked_for_again_by_a_reload);
+    tcase_add_test(tc, memory_that_is_refused_on_demand_may_come_later);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);

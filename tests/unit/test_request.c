@@ -190,6 +190,31 @@ START_TEST(test_reserve_without_waiting)
     ck_assert_int_eq(status_of(&a, &sqe), 0);
     ck_assert_int_eq(a.results[0].status, -ENOSPC);
     ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_POOL_DRAM);
+
+    /* Memory is full because the device is. */
+    stub.room_limit = SPW_LIMIT_DEVICE_LOG;
+    ck_assert_int_eq(status_of(&a, &sqe), 0);
+    ck_assert_int_eq(a.results[0].status, -ENOSPC);
+    ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_DEVICE_LOG);
+}
+END_TEST
+
+START_TEST(test_room_limit_after_a_timeout)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_RESERVE, 1);
+    struct spw_cqe cqe;
+
+    a.items[0] = item_of('w', 0);
+    a.items[0].length_bytes = 10;
+    sqe.timeout_ms = 100;
+    stub.room_limit = SPW_LIMIT_DEVICE_BYTES;
+    submit(&a, &sqe);
+    turns(2);
+    now_ns += 100 * MS;
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_int_eq(cqe.status, -ENOSPC);
+    ck_assert_uint_eq(a.results[0].detail, SPW_LIMIT_DEVICE_BYTES);
 }
 END_TEST
 
@@ -723,6 +748,7 @@ int main(void)
     tcase_add_test(tc, test_pieces);
     tcase_add_test(tc, test_reserve_sizes);
     tcase_add_test(tc, test_reserve_without_waiting);
+    tcase_add_test(tc, test_room_limit_after_a_timeout);
     tcase_add_test(tc, test_arena_offsets);
     tcase_add_test(tc, test_each_operation_once);
     tcase_add_test(tc, test_advice);

@@ -135,6 +135,98 @@ START_TEST(a_clean_restart_finds_the_cache)
 }
 END_TEST
 
+static void weigh(uint32_t first, uint32_t second)
+{
+    tiering_store_update(rig.t, 0, &(struct tiering_store_config){.weight = first});
+    tiering_store_update(rig.t, 1, &(struct tiering_store_config){.weight = second});
+}
+
+static void write_all(void)
+{
+    while (!tiering_drain(rig.t))
+        rig_turn(&rig, 4, 1000);
+}
+
+/* An old copy, whose deletion a crash lost, and a new one on another device: one of them is kept, and when that goes, the
+ * other must not take its place. */
+START_TEST(of_two_copies_on_two_devices_none_comes_back)
+{
+    enum { N = 20 };
+    struct tiering_id id, durable;
+    uint32_t n_new = 0;
+
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 32 * MIB}, 2);
+    rig_start(&rig);
+    weigh(1, 1000);
+    for (uint32_t i = 0; i <= N; i++) { /* the last one stays, and its segment with it */
+        id = key(RIG_CACHE, i);
+        ck_assert_int_eq(rig_put(&rig, &id, 70000, i + 1), 0);
+    }
+    rig_restart(&rig);
+    weigh(1000, 1);
+    for (uint32_t i = 0; i < N; i++) {
+        id = key(RIG_CACHE, i);
+        ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+        if (i == 0)
+            rig_settle(&rig); /* the first entry is written at once; those that follow, when that is a second ago */
+        ck_assert_int_eq(rig_put(&rig, &id, 70000, 100 + i), 0);
+    }
+    write_all();
+    durable = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_put(&rig, &durable, 5000, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0); /* its device's log has all that was put there */
+    rig_crash(&rig, false);
+    for (uint32_t i = 0; i < N; i++) {
+        id = key(RIG_CACHE, i);
+        int r = rig_get(&rig, &id, 100 + i);
+
+        n_new += r == 0;
+        if (r != -ENOENT)
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    ck_assert_uint_gt(n_new, 0);
+    rig_restart(&rig);
+    for (uint32_t i = 0; i < N; i++) {
+        id = key(RIG_CACHE, i);
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), -ENOENT);
+    }
+    id = key(RIG_CACHE, N);
+    ck_assert_int_eq(rig_get(&rig, &id, N + 1), 0);
+    durable = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &durable, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+/* No SYNC can make the deletion of cache durable, so time does. */
+START_TEST(cache_that_was_deleted_a_while_ago_stays_away)
+{
+    struct tiering_id id;
+
+    for (uint32_t seed = 0; seed < 20; seed++) {
+        rig_open(&rig, 4 * MIB, 64 * MIB);
+        for (uint32_t i = 0; i < 20; i++) {
+            id = key(RIG_CACHE, i);
+            ck_assert_int_eq(rig_put(&rig, &id, 70000, i + 1), 0);
+        }
+        rig_restart(&rig);
+        for (uint32_t i = 0; i < 10 + seed % 10; i++) {
+            id = key(RIG_CACHE, i);
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+            rig_turn(&rig, 4, 1000000 * seed);
+        }
+        for (uint32_t turn = 0; turn < 40; turn++)
+            rig_turn(&rig, 4, 100000000);
+        rig_crash(&rig, true);
+        for (uint32_t i = 0; i < 20; i++) {
+            id = key(RIG_CACHE, i);
+            ck_assert_int_eq(rig_get(&rig, &id, i + 1), i < 10 + seed % 10 ? -ENOENT : 0);
+        }
+        rig_close(&rig);
+    }
+}
+END_TEST
+
 START_TEST(what_was_synced_survives_power_loss)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
@@ -535,6 +627,8 @@ START_TEST(a_full_device)
     }
     ck_assert_int_eq(r, -ETIMEDOUT); /* it waits: the caller's deadline says for how long */
     ck_assert_uint_gt(n, 40);
+    ck_assert_uint_eq(tiering_room_limit(rig.t, 0), TIERING_LIMIT_DEVICE_BYTES);
+    ck_assert_uint_eq(tiering_room_limit(rig.t, 1), TIERING_LIMIT_POOL_DRAM);
     for (uint32_t i = 0; i < n; i++) {
         struct tiering_id id = key(RIG_SCRATCH, i);
 
@@ -546,6 +640,37 @@ START_TEST(a_full_device)
     struct tiering_id id = key(RIG_SCRATCH, 1000);
     ck_assert_int_eq(rig_put(&rig, &id, 200000, 7), 0);
     rig_close(&rig);
+}
+END_TEST
+
+/* Small ones fill the log first, and the pool's budget what is larger. The name of the limit is the right one. */
+START_TEST(a_full_log_and_a_full_budget)
+{
+    static const struct {
+        uint64_t nvme_bytes;
+        uint32_t size_bytes, limit;
+    } cases[] = {{UINT64_MAX, 512, TIERING_LIMIT_DEVICE_LOG}, {8 * MIB, 200000, TIERING_LIMIT_POOL_NVME}};
+
+    for (uint32_t c = 0; c < ARRAY_LEN(cases); c++) {
+        uint32_t n = 0;
+        int r = 0;
+
+        rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 2 * MIB, .device_bytes = 64 * MIB}, 1);
+        rig.pools[0].nvme_bytes = cases[c].nvme_bytes;
+        rig_start(&rig);
+        for (; n < 4000 && r == 0; n++) {
+            struct tiering_id id = key(RIG_SCRATCH, n);
+
+            r = rig_put(&rig, &id, cases[c].size_bytes, n + 1);
+        }
+        ck_assert_int_eq(r, -ETIMEDOUT);
+        ck_assert_uint_eq(tiering_room_limit(rig.t, 0), cases[c].limit);
+        tiering_owner_end(rig.t, 1);
+        struct tiering_id id = key(RIG_SCRATCH, 5000);
+        ck_assert_int_eq(rig_put(&rig, &id, cases[c].size_bytes, 7), 0);
+        ck_assert_uint_eq(tiering_room_limit(rig.t, 0), TIERING_LIMIT_POOL_DRAM);
+        rig_close(&rig);
+    }
 }
 END_TEST
 
@@ -608,6 +733,8 @@ int main(void)
     tcase_add_test(tc, what_does_not_fit_comes_back_from_the_device);
     tcase_add_test(tc, a_prefetch_brings_it_back);
     tcase_add_test(tc, a_clean_restart_finds_the_cache);
+    tcase_add_test(tc, of_two_copies_on_two_devices_none_comes_back);
+    tcase_add_test(tc, cache_that_was_deleted_a_while_ago_stays_away);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
     tcase_add_test(tc, unsynced_tensors_are_what_they_were);
     tcase_add_test(tc, a_sync_is_all_or_nothing);
@@ -620,6 +747,7 @@ int main(void)
     tcase_add_test(tc, a_read_that_fails);
     tcase_add_test(tc, a_flush_that_fails);
     tcase_add_test(tc, a_full_device);
+    tcase_add_test(tc, a_full_log_and_a_full_budget);
     tcase_add_test(tc, durable_pieces_move);
     suite_add_tcase(suite, tc);
     srunner_run_all(runner, CK_NORMAL);

@@ -523,6 +523,61 @@ START_TEST(a_node_refuses)
 }
 END_TEST
 
+static void pass_ms(uint64_t ms)
+{
+    rig_turn(&rig, 0, ms * 1000000);
+    rig_settle(&rig);
+}
+
+/* What was refused is asked for again, less and less often, and counted on only when it is there. */
+START_TEST(refused_memory_is_asked_for_again)
+{
+    rig_open_memory(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .chunk_bytes = 2 * MIB});
+    simdisk_refuse_chunks(rig.disk, 3);
+    budget(8, 0);
+    rig_settle(&rig);
+    struct tiering_pool_stat stat = rig_pool_stat(&rig, 0);
+    ck_assert_uint_eq(stat.dram_chunks, 4 * MIB);
+    ck_assert_uint_eq(stat.dram_missing, 4 * MIB);
+    uint64_t have, want;
+    ck_assert(tiering_ready(rig.t, &have, &want));
+    /* An engine that has nothing to do wakes for it. */
+    ck_assert_uint_le(tiering_tick(rig.t, rig.now_ns), MEMORY_RETRY_MS_MIN * UINT64_C(1000000));
+    pass_ms(MEMORY_RETRY_MS_MIN + 1); /* refused for the second time */
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_chunks, 4 * MIB);
+    pass_ms(2 * MEMORY_RETRY_MS_MIN + 1); /* the third */
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_missing, 4 * MIB);
+    pass_ms(3 * MEMORY_RETRY_MS_MIN); /* four times as long now */
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).dram_chunks, 4 * MIB);
+    pass_ms(MEMORY_RETRY_MS_MIN + 1);
+    stat = rig_pool_stat(&rig, 0);
+    ck_assert_uint_eq(stat.dram_chunks, 8 * MIB);
+    ck_assert_uint_eq(stat.dram_missing, 0);
+    put_all(RIG_SCRATCH, 0, 7 * PIECES_A_MIB);
+    ck_assert_uint_eq(get_all(RIG_SCRATCH, 0, 7 * PIECES_A_MIB), 7 * PIECES_A_MIB);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+/* A smaller budget ends the shortage; nothing is asked for. */
+START_TEST(less_is_wanted_than_was_refused)
+{
+    rig_open_memory(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .cxl_bytes = 4 * MIB, .chunk_bytes = 2 * MIB});
+    simdisk_refuse_chunks(rig.disk, 2); /* both nodes */
+    budget(4, 8);
+    rig_settle(&rig);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).cxl_missing, 4 * MIB);
+    budget(4, 4);
+    rig_settle(&rig);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).cxl_missing, 0);
+    pass_ms(MEMORY_RETRY_MS_MAX);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).cxl_chunks, 4 * MIB);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tiers");
@@ -548,6 +603,8 @@ int main(void)
     tcase_add_test(t, grows_back);
     tcase_add_test(t, shrinks_into_cxl);
     tcase_add_test(t, a_node_refuses);
+    tcase_add_test(t, refused_memory_is_asked_for_again);
+    tcase_add_test(t, less_is_wanted_than_was_refused);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -319,6 +320,133 @@ START_TEST(test_windows)
 }
 END_TEST
 
+/* --- Memory that somebody else still has ------------------------------------------------------------------------- */
+
+static uint32_t n_looks, n_looks_short, n_waits; /* atomic: the grower looks */
+static uint64_t fake_total_bytes;
+
+/* Nothing is there for the first looks. */
+static void fake_room(uint32_t node, enum memory_pages pages, struct memory_room *ret_room)
+{
+    bool is_short = __atomic_fetch_add(&n_looks, 1, __ATOMIC_RELAXED) < load_relaxed(&n_looks_short);
+
+    (void)node;
+    (void)pages;
+    *ret_room =
+        (struct memory_room){.available_bytes = is_short ? 0 : fake_total_bytes, .total_bytes = fake_total_bytes};
+}
+
+static void on_chunk_wait(void *ctx, uint64_t size_bytes, uint32_t node)
+{
+    (void)ctx;
+    ck_assert_uint_eq(size_bytes, 4 * MIB);
+    ck_assert_uint_eq(node, MEMORY_NODE_ANY);
+    n_waits++;
+}
+
+static uint32_t n_chunks_done;
+
+static void chunk_is_done(struct io_chunk *chunk)
+{
+    (void)chunk;
+    n_chunks_done++;
+}
+
+static struct uring *make_short(uint32_t looks, uint64_t total_bytes)
+{
+    struct uring *u = rig_make_with((struct uring_config){
+        .entries = 64, .chunk.room = fake_room, .chunk.pages = MEMORY_PAGES_SMALL, .on_chunk_wait = on_chunk_wait});
+
+    n_looks = n_waits = 0;
+    n_looks_short = looks;
+    fake_total_bytes = total_bytes;
+    ck_assert_int_eq(uring_start(u), 0);
+    return u;
+}
+
+/* The last owner has ended, but the kernel is not through with its ring. */
+START_TEST(test_memory_that_comes_back_is_waited_for)
+{
+    struct uring *u = make_short(5, GIB);
+    struct io_chunk chunk = rig_request_chunk(u, 4 * MIB, IO_CHUNK_TRUSTED);
+
+    ck_assert_int_eq(chunk.result, 0);
+    ck_assert_uint_eq(n_waits, 1);
+    ck_assert_int_eq(rig_request_chunk(u, 4 * MIB, IO_CHUNK_TRUSTED).result, 0);
+    ck_assert_uint_eq(n_waits, 1);
+    uring_free(u);
+}
+END_TEST
+
+START_TEST(test_memory_that_does_not_come_is_refused)
+{
+    struct uring *u = make_short(UINT32_MAX, GIB);
+
+    ck_assert_int_eq(rig_request_chunk(u, 4 * MIB, IO_CHUNK_TRUSTED).result, -ENOMEM);
+    ck_assert_uint_eq(n_waits, 1);
+    /* Having waited in vain, it refuses the next ones at once. */
+    uint32_t before = n_looks;
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(rig_request_chunk(u, 4 * MIB, IO_CHUNK_TRUSTED).result, -ENOMEM);
+    ck_assert_uint_eq(n_waits, 1);
+    ck_assert_uint_le(n_looks - before, 3 * 2);
+    uring_free(u);
+}
+END_TEST
+
+/* No machine of that size: why wait? */
+START_TEST(test_memory_that_cannot_come_is_refused_at_once)
+{
+    struct uring *u = make_short(UINT32_MAX, 3 * MIB);
+
+    ck_assert_int_eq(rig_request_chunk(u, 4 * MIB, IO_CHUNK_TRUSTED).result, -ENOMEM);
+    ck_assert_uint_eq(n_waits, 0);
+    uring_free(u);
+}
+END_TEST
+
+static char *given_back_mem; /* there is room when its page is gone */
+static bool is_given_back;   /* atomic: the grower has been told */
+
+static void room_given_back(uint32_t node, enum memory_pages pages, struct memory_room *ret_room)
+{
+    fake_room(node, pages, ret_room);
+    if (!given_back_mem || load_relaxed(&n_looks) == 1)
+        return;
+    while (!__atomic_load_n(&is_given_back, __ATOMIC_ACQUIRE))
+        sched_yield();
+    ret_room->available_bytes = __atomic_load_n(given_back_mem, __ATOMIC_RELAXED) == 0 ? fake_total_bytes : 0;
+}
+
+/* It may be the very memory that is waited for. */
+START_TEST(test_what_we_give_back_passes_who_waits)
+{
+    struct uring *u = rig_make_with((struct uring_config){.entries = 64,
+                                                          .chunk.room = room_given_back,
+                                                          .chunk.pages = MEMORY_PAGES_SMALL,
+                                                          .on_chunk_wait = on_chunk_wait});
+    struct io_chunk next = {.size_bytes = 4 * MIB, .node = MEMORY_NODE_ANY, .done = chunk_is_done};
+
+    ck_assert_int_eq(uring_start(u), 0);
+    n_looks = n_looks_short = n_waits = 0;
+    fake_total_bytes = GIB;
+    struct io_chunk chunk = rig_request_chunk(u, 4 * MIB, IO_CHUNK_TRUSTED);
+    struct memory_chunk *memory = memory_chunk_ref(uring_region_chunk(u, chunk.region));
+    given_back_mem = memory->mem;
+    given_back_mem[0] = 1;
+    n_looks = 0;
+    n_looks_short = 1;
+    uring_backend(u)->ops->chunk_request(uring_backend(u), &next);
+    rig_run_until(u, &n_waits, 1);
+    uring_backend(u)->ops->chunk_close(uring_backend(u), chunk.region);
+    __atomic_store_n(&is_given_back, true, __ATOMIC_RELEASE);
+    rig_run_until(u, &n_chunks_done, 1);
+    ck_assert_int_eq(next.result, 0);
+    memory_chunk_unref(memory);
+    uring_free(u);
+}
+END_TEST
+
 /* --- Restrictions and limits ------------------------------------------------------------------------------------- */
 
 START_TEST(test_bad_configs)
@@ -403,6 +531,10 @@ int main(void)
     tcase_add_test(t, test_polls);
     tcase_add_test(t, test_polls_are_bounded);
     tcase_add_test(t, test_windows);
+    tcase_add_test(t, test_memory_that_comes_back_is_waited_for);
+    tcase_add_test(t, test_memory_that_does_not_come_is_refused);
+    tcase_add_test(t, test_memory_that_cannot_come_is_refused_at_once);
+    tcase_add_test(t, test_what_we_give_back_passes_who_waits);
     tcase_add_test(t, test_bad_configs);
     tcase_add_test(t, test_without_lockable_memory_it_works_degraded);
     suite_add_tcase(s, t);

@@ -156,8 +156,10 @@ static void rig_end(struct rig *rig)
     rig_check(rig);
     ck_assert_uint_eq(rig_pool_stat(rig, 0).leased + rig_pool_stat(rig, 1).leased, 0);
     ck_assert_uint_eq(rig_pool_stat(rig, 0).admitted + rig_pool_stat(rig, 1).admitted, 0);
-    for (int turn = 0; !tiering_drain(rig->t) && turn < TURNS_MAX; turn++)
+    for (int turn = 0; !tiering_drain(rig->t); turn++) {
+        ck_assert_int_lt(turn, TURNS_MAX);
         rig_turn(rig, 4, 1000000);
+    }
     tiering_stop(rig->t);
     for (int turn = 0; !tiering_idle(rig->t); turn++) {
         ck_assert_int_lt(turn, TURNS_MAX);

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A stop in order has an end, also where memory holds far more than the device takes: then cache is dropped, and what
+ * is durable is not. How long it takes is the device's matter: a stop that has no end meets the test's timeout.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "tests/system/support/daemon.h"
+
+#define BLOCK 4096
+#define BLOCKS 20000
+#define SECTIONS "[tier.dram]\nsize = 128 MiB\n[pool default]\n"
+#define DISK_BYTES (64 * DAEMON_MIB)
+#define EVERY 1000 /* one durable block for so many of cache */
+
+static struct daemon d;
+
+START_TEST(test_more_than_the_device_takes)
+{
+    uint32_t n_cache = 0;
+
+    daemon_init(&d);
+    daemon_format(&d, DISK_BYTES);
+    daemon_configure(&d, "", SECTIONS);
+    daemon_start(&d);
+    spw_session *session = daemon_connect(&d);
+    spw_space *cache = daemon_space(session, "default", "cache", 0, SPW_CLASS_KV, SPW_CACHE);
+    spw_space *durable = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+        ck_assert_int_eq(block_put(cache, i, BLOCK), 0);
+        if (i % EVERY == 0)
+            ck_assert_int_eq(block_put(durable, i, BLOCK), 0);
+        if (i == BLOCKS / 2)
+            ck_assert_int_eq(spw_sync(durable, NULL, 0, 20000), 0);
+    }
+    spw_close(session);
+    ck_assert_int_eq(daemon_stop(&d), 0);
+
+    daemon_start(&d);
+    session = daemon_connect(&d);
+    cache = daemon_space(session, "default", "cache", 0, SPW_CLASS_KV, SPW_CACHE);
+    durable = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+        int r = block_get(cache, i, BLOCK);
+
+        ck_assert(r == 0 || r == -ENOENT);
+        n_cache += r == 0;
+        if (i % EVERY == 0)
+            ck_assert_int_eq(block_get(durable, i, BLOCK), 0);
+    }
+    ck_assert_uint_gt(n_cache, 0);
+    ck_assert_uint_lt(n_cache, BLOCKS);
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("stop");
+    TCase *tc = tcase_create("all");
+
+    tcase_set_timeout(tc, 240);
+    tcase_add_test(tc, test_more_than_the_device_takes);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int n_failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return n_failed ? 1 : 0;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is written back before a stop: it ends, whatever the devices take, and what must stay stays.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "tests/unit/support/tiering_rig.h"
+
+#define CACHE_BLOCKS 3000
+#define DURABLE_BLOCKS 100
+
+static struct rig rig;
+
+static struct tiering_id key(enum rig_space space, uint32_t number)
+{
+    return rig_id(&rig, space, number);
+}
+
+static void fill_memory(void)
+{
+    for (uint32_t i = 0; i < CACHE_BLOCKS; i++) {
+        struct tiering_id cache = key(RIG_CACHE, i), durable = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &cache, 4096, i + 1), 0);
+        if (i % (CACHE_BLOCKS / DURABLE_BLOCKS) == 0)
+            ck_assert_int_eq(rig_put(&rig, &durable, 4096, i + 1), 0);
+    }
+}
+
+static uint32_t count_found(enum rig_space space)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < CACHE_BLOCKS; i++) {
+        struct tiering_id id = key(space, i);
+        int r = rig_get(&rig, &id, i + 1);
+
+        ck_assert(r == 0 || r == -ENOENT);
+        n += r == 0;
+    }
+    return n;
+}
+
+/* Memory holds more than the device: what makes room for others is not written again. */
+START_TEST(more_than_the_device_takes)
+{
+    rig_open(&rig, 24 * MIB, 12 * MIB);
+    fill_memory();
+    uint64_t spills = rig_pool_stat(&rig, 0).spills;
+    ck_assert_uint_lt(spills, CACHE_BLOCKS / 2);
+
+    for (uint32_t turn = 0; !tiering_drain(rig.t); turn++) {
+        ck_assert_uint_lt(turn, 100000);
+        rig_turn(&rig, 4, 100000);
+    }
+    ck_assert_uint_le(rig_pool_stat(&rig, 0).spills, CACHE_BLOCKS + DURABLE_BLOCKS);
+    rig_restart(&rig);
+    ck_assert_uint_eq(count_found(RIG_DURABLE), DURABLE_BLOCKS);
+    uint32_t kept = count_found(RIG_CACHE);
+    ck_assert_uint_gt(kept, CACHE_BLOCKS / 10);
+    ck_assert_uint_lt(kept, CACHE_BLOCKS);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+/* A write that fails is tried again, if it is not `cache` that is lost with it. */
+START_TEST(a_write_that_fails)
+{
+    rig_open(&rig, 24 * MIB, 64 * MIB);
+    for (uint32_t i = 0; i < 10; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 70000, i + 1), 0);
+    }
+    ck_assert(!tiering_drain(rig.t));
+    simdisk_fail_next(rig.disk, IO_BLK_WRITE, -EIO);
+    rig_restart(&rig);
+    for (uint32_t i = 0; i < 10; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+    }
+    rig_close(&rig);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("tiering_drain");
+    TCase *tc = tcase_create("all");
+
+    tcase_add_test(tc, more_than_the_device_takes);
+    tcase_add_test(tc, a_write_that_fails);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int n_failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return n_failed ? 1 : 0;
+}

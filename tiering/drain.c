@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is written back before a stop. Engine thread only; no session is left.
+ *
+ * It must end, also where memory holds more than the devices take. So a walk over the records tries each piece once:
+ * what has found no room by then is dropped with the memory, and so is the `cache` that was forgotten to make room for
+ * what came later. To write that again would push out others, which would be dirty then, and so on for ever.
+ *
+ * Room that is said to come may not come: what is to leave a segment can need room itself. When nothing has been in flight
+ * for a while, that is so, and nothing waits any more.
+ *
+ * Writes that failed are worth another try for what is not `cache`: more walks follow, each over what the one before
+ * has begun and not ended well. A device whose writes go on failing fails itself, so the last walk begins nothing.
+ */
+#include <errno.h>
+
+#include "tiering/core.h"
+
+#define STUCK_NS UINT64_C(5000000000) /* some rounds of the log, which frees segments, and of evacuation's retries */
+
+/* Scratch ends with the daemon, only a SYNC may make a tensor durable, and parts alone are nothing. */
+static bool drain_wants(const struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint8_t durability = durability_of(t, r);
+
+    return record_is_dirty(r) && durability != STORE_SCRATCH && !record_waits_for_sync(t, r) &&
+           !(r->flags & RECORD_INCOMPLETE) && !(t->drain.again && durability == STORE_CACHE);
+}
+
+/* False: not now. */
+static bool drain_one(struct tiering *t, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+
+    if (!drain_wants(t, object) || (hot_at(t, object)->flags & HOT_SPILLING))
+        return true;
+    if ((hot_at(t, object)->flags & (HOT_RELOCATING | HOT_MIGRATING)) || spills_are_enough(t, pool_of(t, r)))
+        return false;
+    int status = move_spill(t, object, false, store_pick(t, r), 0, false, NULL);
+
+    t->drain.begun |= status == 0;
+    return status != -EAGAIN || (t->drain.stuck && t->n_moves == 0);
+}
+
+static void drain_look(struct tiering *t, uint32_t before)
+{
+    struct drain *d = &t->drain;
+
+    if (!d->active || d->at != before || t->n_moves > 0)
+        d->moved_ns = t->now_ns;
+    d->active = true;
+    d->stuck |= t->now_ns - d->moved_ns >= STUCK_NS;
+}
+
+bool tiering_drain(struct tiering *t)
+{
+    uint32_t before = t->drain.at;
+
+    drain_look(t, before);
+    while (t->drain.at < t->records.high) {
+        if (!drain_one(t, t->drain.at)) {
+            drain_look(t, before);
+            return false;
+        }
+        t->drain.at++;
+    }
+    for (uint32_t i = 0; i <= t->n_pools; i++) {
+        if (t->pools[i].spilling > 0)
+            return false;
+    }
+    bool done = !t->drain.begun;
+
+    t->drain = (struct drain){.moved_ns = t->now_ns, .active = !done, .again = !done, .stuck = !done && t->drain.stuck};
+    return done;
+}
