@@ -20,9 +20,10 @@
 
 #define GPU_THREAD_BLOCKS 8
 #define GPU_THREAD_BLOCKS_MAX 1024
-#define GPU_POOL_SHARE 4   /* one lane leases at most such a part of a pool's memory: leases beyond 80 % are refused */
-#define GPU_GRACE_MS 300   /* after a deadline, until a daemon that says nothing is taken for stopped */
-#define GPU_LEASED_AHEAD 2 /* uses that are leased or being leased, beside those in slots: so many times `slots` */
+#define GPU_POOL_SHARE 4 /* one lane leases at most such a part of a pool's memory: leases beyond 80 % are refused */
+#define GPU_LEASES_MAX 16384 /* of one lane: a session may have 65536 */
+#define GPU_GRACE_MS 300     /* after a deadline, until a daemon that says nothing is taken for stopped */
+#define GPU_LEASED_AHEAD 2   /* uses that are leased or being leased, beside those in slots: so many times `slots` */
 #define GPU_USES(slots) ((slots) * (GPU_LEASED_AHEAD + 2)) /* of one direction; each has a request under way at most */
 #define GPU_NAP_NS 50000                                   /* between two looks at what wakes nobody */
 #define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
@@ -74,6 +75,7 @@ struct gpu_lane {
     uint64_t slot_bytes, staging_bytes;
     uint64_t use_bytes;                      /* of one use at most: a slot's, or less in a small pool */
     uint64_t leased_bytes, leased_bytes_max; /* of all uses */
+    uint32_t n_leased;                       /* keys of all uses */
     int over;                                /* 0, or the negative errno that ended it */
     spw_queue *queue;
     struct client_map fences_map;

@@ -66,6 +66,7 @@ static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_
     lane->directions[job->direction].n_ahead++;
     lane->directions[job->direction].n_uses++;
     lane->leased_bytes += n * job->layout->item_bytes;
+    lane->n_leased += use->n;
     return 0;
 }
 
@@ -123,6 +124,7 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
 
     lane->directions[job->direction].n_uses--;
     lane->leased_bytes -= (uint64_t)use->n * job->layout->item_bytes;
+    lane->n_leased -= use->n;
     use_source_free(use);
     use_tell(use);
     list_unlink(&use->link);
@@ -321,6 +323,14 @@ static bool direction_step(struct gpu_lane *lane, struct gpu_direction_state *d,
     return looks;
 }
 
+/* For one more use. A pool that is small is left to others as well, and so are a session's leases. */
+static bool lane_has_room(const struct gpu_lane *lane, const struct gpu_direction_state *d)
+{
+    return d->n_ahead < GPU_LEASED_AHEAD * lane->slots && d->n_uses < GPU_USES(lane->slots) &&
+           lane->n_leased + SPW_LIST_MAX <= GPU_LEASES_MAX &&
+           (lane->leased_bytes == 0 || lane->leased_bytes + lane->use_bytes <= lane->leased_bytes_max);
+}
+
 /* Of the jobs in the order of their calls. */
 static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
 {
@@ -328,9 +338,7 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
         struct gpu_direction_state *d = &lane->directions[job->direction];
 
-        while (job->next < job->n && job->error == 0 && !job->cancel && d->n_ahead < GPU_LEASED_AHEAD * lane->slots &&
-               d->n_uses < GPU_USES(lane->slots) &&
-               (lane->leased_bytes == 0 || lane->leased_bytes + lane->use_bytes <= lane->leased_bytes_max)) {
+        while (job->next < job->n && job->error == 0 && !job->cancel && lane_has_room(lane, d)) {
             int r = use_new(lane, job, now_ns);
 
             if (r < 0)
