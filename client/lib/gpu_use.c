@@ -278,8 +278,8 @@ static bool use_moving(struct gpu_lane *lane, struct gpu_use *use)
         use->error = r;
         client_gpu_lane_over(lane, r);
     }
-    if (use->call) /* its leases are the daemon's until it answers, which rings */
-        return !emptied && (!is_fetch || lane->over < 0);
+    if (use->call) /* its leases are the daemon's until it answers, which rings; who waits for a source looks himself */
+        return !emptied && lane->over < 0;
     if (!emptied)
         return true;
     if (use->error == 0 && load_relaxed(&lane->errors[place]) != 0)
