@@ -103,6 +103,9 @@ foreach(source IN LISTS unit_sources)
                           LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
     spillway_test(unit/${name} "${labels}" 120 unit_${name})
 endforeach()
+if(TARGET unit_test_gpu_helper AND TARGET spillway-gpu) # it runs the program too
+    add_dependencies(unit_test_gpu_helper spillway-gpu)
+endif()
 # Our declarations of the CUDA driver are compared with NVIDIA's headers where those are.
 find_path(CUDA_INCLUDE_DIR cuda.h HINTS ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda PATH_SUFFIXES include)
 mark_as_advanced(CUDA_INCLUDE_DIR)
