@@ -3,8 +3,7 @@
  * Owns the helper processes: starting, telling them of engines' rings and chunks, watching, ending, starting again.
  * Control thread.
  *
- * A helper is not trusted with more than its GPU: its messages are checked, and one that breaks the rules, is silent for
- * ANSWER_NS, or says that its context is lost is killed. Nothing is concluded from its end before it was reaped: until
+ * A helper is not trusted with more than its GPU: one that breaks the rules, is silent for GPU_ANSWER_NS, or says that its context is lost is killed. Nothing is concluded from its end before it was reaped: until
  * then its copies may go on. While it has lanes it is asked for its numbers each second, which is also how one that is
  * stopped, or hangs in the driver, is found.
  */
@@ -22,65 +21,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "daemon/gpu.h"
+#include "daemon/gpu_private.h"
 #include "daemon/log.h"
 #include "daemon/shm.h"
 #include "include/base/cleanup.h"
 
-#define NS_PER_MS UINT64_C(1000000)
-#define NS_PER_S UINT64_C(1000000000)
 #define START_NS (60 * NS_PER_S)  /* the driver takes its time on machines with many GPUs */
-#define ANSWER_NS (5 * NS_PER_S)  /* to anything else */
-#define STAT_NS (1 * NS_PER_S)    /* between two questions, while there are lanes */
 #define PAUSE_MS_MIN 100          /* before a helper is started again; doubles up to GPU_RESTART_MS_MAX */
 #define SERVED_NS (60 * NS_PER_S) /* after so long its end is the first again */
 
 extern char **environ;
-
-/* A message that did not fit the socket yet. */
-struct gpu_out {
-    struct list link;
-    struct gpu_msg msg;
-    int fds[2];
-    uint32_t n_fds;
-};
-
-struct gpu {
-    struct gpus *gpus;
-    uint32_t index;
-    uint8_t uuid[SPW_UUID_BYTES];
-    char name[GPU_TEXT_BYTES], error[GPU_TEXT_BYTES];
-    enum gpu_state state;
-    uint32_t incarnation, restarts, pause_ms, next_number;
-    bool has_served;
-    pid_t pid;
-    struct loop_source pidfd, socket;
-    struct loop_timer timer;         /* STARTING, SERVING: the answer that is awaited, or the next question; PAUSED */
-    uint64_t since_ns, answer_by_ns; /* 0: nothing is awaited */
-    uint32_t n_awaited;
-    struct list out;
-    struct list lanes;
-    struct memory_shared rings[ENGINES_MAX];
-    int doorbells[ENGINES_MAX];
-    struct gpu_call calls[ENGINES_MAX];
-    uint32_t n_calls; /* that engines work on */
-    struct gpu_stat stat;
-};
-
-struct known_chunk {
-    struct memory_chunk *chunk; /* a reference; NULL: none */
-    uint32_t epoch, pool;
-};
-
-struct gpus {
-    struct control *control;
-    char helper_path[PATH_MAX];
-    uint32_t n;
-    struct gpu *gpu[GPUS_MAX];
-    struct known_chunk *chunks[ENGINES_MAX]; /* CHUNKS_MAX */
-    uint64_t used_bytes[POOLS_MAX];
-    bool ending;
-};
 
 static void gpu_start(struct gpu *gpu);
 
@@ -90,11 +40,6 @@ static void gpu_set_state(struct gpu *gpu, enum gpu_state state)
     gpu->since_ns = loop_now_ns();
 }
 
-static struct loop *gpu_loop(const struct gpu *gpu)
-{
-    return &gpu->gpus->control->loop;
-}
-
 static const char *uuid_text(const uint8_t *u, char ret_text[static 41])
 {
     snprintf(ret_text, 41, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
@@ -102,39 +47,7 @@ static const char *uuid_text(const uint8_t *u, char ret_text[static 41])
     return ret_text;
 }
 
-/* --- Messages to it -------------------------------------------------------------------------------------------------- */
-
-static int transmit(int socket_fd, const struct gpu_msg *msg, const int *fds, uint32_t n_fds)
-{
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = sizeof(*msg)};
-    union {
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {0};
-    struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (n_fds > 0) {
-        header.msg_control = control.bytes;
-        header.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
-
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    return sendmsg(socket_fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
-static void out_free(struct gpu_out *out)
-{
-    list_unlink(&out->link);
-    for (uint32_t i = 0; i < out->n_fds; i++)
-        close(out->fds[i]);
-    free(out);
-}
-
-static void gpu_kill(struct gpu *gpu, const char *why)
+void gpu_kill(struct gpu *gpu, const char *why)
 {
     if (gpu->state != GPU_STARTING && gpu->state != GPU_SERVING)
         return;
@@ -145,106 +58,6 @@ static void gpu_kill(struct gpu *gpu, const char *why)
     gpu_set_state(gpu, GPU_ENDING);
     loop_timer_cancel(&gpu->timer);
     (void)kill(gpu->pid, SIGKILL);
-}
-
-/* Later, when there is room for it. */
-static void gpu_send_later(struct gpu *gpu, const struct gpu_msg *msg, const int *fds, uint32_t n_fds)
-{
-    struct gpu_out *out = calloc(1, sizeof(*out));
-
-    if (!out) {
-        gpu_kill(gpu, "no memory for a message to it");
-        return;
-    }
-    list_init(&out->link);
-    out->msg = *msg;
-    for (uint32_t i = 0; i < n_fds; i++) {
-        int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-
-        if (fd < 0) {
-            out_free(out);
-            gpu_kill(gpu, "no descriptor is left for a message to it");
-            return;
-        }
-        out->fds[out->n_fds++] = fd;
-    }
-    list_push_tail(&gpu->out, &out->link);
-    loop_modify(gpu_loop(gpu), &gpu->socket, EPOLLIN | EPOLLOUT);
-}
-
-/* fds stay the caller's. */
-static void gpu_send(struct gpu *gpu, struct gpu_msg *msg, const int *fds, uint32_t n_fds)
-{
-    msg->version = GPU_WIRE_VERSION;
-    msg->number = ++gpu->next_number;
-    int r = list_is_empty(&gpu->out) ? transmit(gpu->socket.fd, msg, fds, n_fds) : -EAGAIN;
-
-    if (r == -EAGAIN || r == -ENOBUFS)
-        gpu_send_later(gpu, msg, fds, n_fds);
-    else if (r < 0)
-        gpu_kill(gpu, log_errno(r));
-}
-
-static void gpu_flush(struct gpu *gpu)
-{
-    while (!list_is_empty(&gpu->out)) {
-        struct gpu_out *out = list_first_entry(&gpu->out, struct gpu_out, link);
-        int r = transmit(gpu->socket.fd, &out->msg, out->fds, out->n_fds);
-
-        if (r == -EAGAIN)
-            return;
-        out_free(out);
-        if (r < 0) {
-            gpu_kill(gpu, log_errno(r));
-            return;
-        }
-    }
-    loop_modify(gpu_loop(gpu), &gpu->socket, EPOLLIN);
-}
-
-/* It is to answer by then; sooner if something else is awaited sooner. */
-static void gpu_await(struct gpu *gpu, uint64_t ns)
-{
-    gpu->n_awaited++;
-    if (gpu->answer_by_ns == 0) {
-        gpu->answer_by_ns = loop_now_ns() + ns;
-        loop_timer_set(gpu_loop(gpu), &gpu->timer, gpu->answer_by_ns);
-    }
-}
-
-static void gpu_answered(struct gpu *gpu)
-{
-    gpu->n_awaited--;
-    gpu->answer_by_ns = gpu->n_awaited > 0 ? loop_now_ns() + ANSWER_NS : 0;
-    if (gpu->answer_by_ns > 0)
-        loop_timer_set(gpu_loop(gpu), &gpu->timer, gpu->answer_by_ns);
-    else if (!list_is_empty(&gpu->lanes))
-        loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + STAT_NS);
-    else
-        loop_timer_cancel(&gpu->timer);
-}
-
-static void gpu_ask_stat(struct gpu *gpu)
-{
-    struct gpu_msg msg = {.type = GPU_MSG_STAT};
-
-    gpu_await(gpu, ANSWER_NS);
-    gpu_send(gpu, &msg, NULL, 0);
-}
-
-static void gpu_tell_chunk(struct gpu *gpu, uint32_t engine, uint32_t region)
-{
-    const struct known_chunk *known = &gpu->gpus->chunks[engine][region];
-    const struct memory_chunk *chunk = known->chunk;
-    struct gpu_msg msg = {.type = GPU_MSG_CHUNK,
-                          .engine = engine,
-                          .region = region,
-                          .epoch = known->epoch,
-                          .bytes = chunk->size_bytes,
-                          .page_bytes = chunk->report.pages == MEMORY_PAGES_HUGE ? (uint32_t)MEMORY_HUGE_BYTES
-                                                                                 : (uint32_t)MEMORY_PAGE_BYTES};
-
-    gpu_send(gpu, &msg, &chunk->fd, 1);
 }
 
 /* --- It serves ------------------------------------------------------------------------------------------------------- */
@@ -304,110 +117,13 @@ static void gpu_serve(struct gpu *gpu)
                    (int)gpu->pid, (unsigned long long)(gpu->stat.context_bytes / MIB));
 }
 
-/* --- Messages from it ------------------------------------------------------------------------------------------------ */
-
-static void started(struct gpu *gpu, const struct gpu_msg *msg)
+void gpu_started(struct gpu *gpu, const struct gpu_msg *msg)
 {
     memcpy(gpu->name, msg->text, sizeof(gpu->name));
     if (msg->status == 0)
         gpu_serve(gpu);
     else
         gpu_kill(gpu, gpu->name);
-}
-
-static struct gpu_lane *lane_of(struct gpu *gpu, const struct gpu_msg *msg, enum lane_state state)
-{
-    list_for_each (l, &gpu->lanes) {
-        struct gpu_lane *lane = list_entry(l, struct gpu_lane, gpu_link);
-
-        if (lane->engine == msg->engine && lane->number == msg->lane && lane->state == state &&
-            lane->incarnation == gpu->incarnation)
-            return lane;
-    }
-    return NULL;
-}
-
-static void gpu_take(struct gpu *gpu, struct gpu_msg *msg, int *fd)
-{
-    struct gpu_lane *lane;
-
-    msg->text[sizeof(msg->text) - 1] = 0;
-    if (msg->type == GPU_MSG_LOST) {
-        gpu_kill(gpu, msg->text);
-        return;
-    }
-    if (gpu->n_awaited == 0 || msg->version != GPU_WIRE_VERSION) {
-        gpu_kill(gpu, "an answer that nobody waits for");
-        return;
-    }
-    gpu_answered(gpu);
-    gpu->stat = msg->type == GPU_MSG_STAT || msg->type == GPU_MSG_START ? msg->stat : gpu->stat;
-    switch (msg->type) {
-    case GPU_MSG_START:
-        if (gpu->state == GPU_STARTING)
-            started(gpu, msg);
-        break;
-    case GPU_MSG_LANE:
-        lane = lane_of(gpu, msg, LANE_ASKED);
-        if (lane && msg->status == 0 && *fd >= 0 && msg->bytes >= 2 * lane->slots * lane->slot_bytes)
-            session_gpu_lane_made(lane, 0, msg->bytes, steal_fd(fd), "");
-        else if (lane && msg->status < 0)
-            session_gpu_lane_made(lane, msg->status, 0, -1, msg->text);
-        else
-            gpu_kill(gpu, "an answer that makes no sense");
-        break;
-    case GPU_MSG_LANE_GONE:
-        lane = lane_of(gpu, msg, LANE_LEAVING);
-        if (lane && msg->status == 0)
-            session_gpu_lane_left(lane);
-        else
-            gpu_kill(gpu, msg->status < 0 ? msg->text : "an answer that makes no sense");
-        break;
-    case GPU_MSG_STAT:
-        break;
-    default:
-        gpu_kill(gpu, "a message of an unknown type");
-    }
-}
-
-/* 1: taken; 0: none is there; else its socket has ended. */
-static int gpu_receive(struct gpu *gpu)
-{
-    struct gpu_msg msg;
-    cleanup_close int fd = -1;
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct iovec iov = {.iov_base = &msg, .iov_len = sizeof(msg)};
-    struct msghdr header = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control)};
-    ssize_t n = recvmsg(gpu->socket.fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-
-    if (n < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
-    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS)
-        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-    if (n != sizeof(msg))
-        return -EPIPE;
-    gpu_take(gpu, &msg, &fd);
-    return 1;
-}
-
-static void gpu_socket_ready(struct loop_source *source, uint32_t events)
-{
-    struct gpu *gpu = container_of(source, struct gpu, socket);
-    int r = 1;
-
-    if (events & EPOLLOUT)
-        gpu_flush(gpu);
-    while (r == 1 && (gpu->state == GPU_STARTING || gpu->state == GPU_SERVING))
-        r = gpu_receive(gpu);
-    if (r < 0)
-        gpu_kill(gpu, "its socket ended");
-    if (gpu->state == GPU_ENDING)
-        loop_modify(gpu_loop(gpu), &gpu->socket, 0);
 }
 
 static void gpu_timer(struct loop_timer *timer)
@@ -429,8 +145,7 @@ static void gpu_close(struct gpu *gpu)
     loop_remove(gpu_loop(gpu), &gpu->socket);
     close(gpu->socket.fd);
     gpu->socket.fd = -1;
-    while (!list_is_empty(&gpu->out))
-        out_free(list_first_entry(&gpu->out, struct gpu_out, link));
+    gpu_out_clear(gpu);
     for (uint32_t i = 0; i < ENGINES_MAX; i++) {
         memory_shared_destroy(&gpu->rings[i]);
         if (gpu->doorbells[i] >= 0)
@@ -682,7 +397,7 @@ int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane)
     lane->incarnation = gpu->incarnation;
     lane->state = LANE_ASKED;
     list_push_tail(&gpu->lanes, &lane->gpu_link);
-    gpu_await(gpu, ANSWER_NS);
+    gpu_await(gpu, GPU_ANSWER_NS);
     gpu_send(gpu, &msg, &lane->fences.fd, 1);
     return 0;
 }
@@ -699,7 +414,7 @@ void gpu_lane_leave(struct gpu_lane *lane)
     }
     if (gpu->state != GPU_SERVING)
         return; /* gpu_over() will say so */
-    gpu_await(gpu, ANSWER_NS);
+    gpu_await(gpu, GPU_ANSWER_NS);
     gpu_send(gpu, &msg, NULL, 0);
 }
 

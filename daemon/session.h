@@ -66,7 +66,7 @@ struct session {
     struct list rings;
     uint32_t n_rings, next_ring;
     uint64_t scratch_bytes;
-    struct list lanes; /* to GPUs */
+    struct list lanes;                           /* to GPUs */
     void (*lanes_gone)(struct session *session); /* it ends, and waits for that */
 
     bool busy; /* a request is with an engine: the socket is not read */

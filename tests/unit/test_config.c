@@ -174,7 +174,7 @@ static const struct {
     {4, "[pool p]\nusers = alice\ngroups = users\ntrusted = yes\n", "a group"},
     {3, POOL "linger = 5m\n", "is not a unit of time"},
     {3, POOL "linger = 30\n", "needs a unit"},
-    {3, POOL "gpu = 1 GiB\n", "not supported yet"},
+    {3, POOL "gpu = 10 %\n", "a number of bytes"},
     {3, POOL "cxl = 10 %\n", "there is no cxl tier"},
     {3, POOL "nvme = 10 %\n", "there is no device"},
     {3, POOL "weight = 0\n", "not within 1 and 1000"},
