@@ -31,8 +31,8 @@ struct admin_request {
 };
 
 static const struct admin_kind kinds[] = {
-    {"status", admin_status},   {"pools", admin_pools},   {"tiers", admin_tiers},   {"sessions", admin_sessions},
-    {"devices", admin_devices}, {"iostat", admin_iostat}, {"doctor", admin_doctor},
+    {"status", admin_status},   {"pools", admin_pools}, {"tiers", admin_tiers},   {"sessions", admin_sessions},
+    {"devices", admin_devices}, {"gpus", admin_gpus},   {"iostat", admin_iostat}, {"doctor", admin_doctor},
 };
 
 static void reply_json(struct session *session, struct json_object *object)
@@ -160,6 +160,6 @@ void admin_begin(struct session *session, const char *text, size_t size)
         reply_config(session);
     else
         session_reply_error(session, -EINVAL, 0,
-                            "there is status, pools, tiers, sessions, devices, iostat, config and doctor");
+                            "there is status, pools, tiers, sessions, devices, gpus, iostat, config and doctor");
     json_object_put(object);
 }

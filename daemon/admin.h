@@ -28,5 +28,8 @@ struct json_object *admin_tiers(const struct control *control, const struct admi
 struct json_object *admin_sessions(const struct control *control, const struct admin_reports *reports);
 struct json_object *admin_devices(const struct control *control, const struct admin_reports *reports);
 struct json_object *admin_iostat(const struct control *control, const struct admin_reports *reports);
+/* admin_gpu.c */
+struct json_object *admin_gpus(const struct control *control, const struct admin_reports *reports);
+void admin_put_pool_gpu(struct json_object *pool, const struct control *control, uint32_t number);
 /* admin_doctor.c */
 struct json_object *admin_doctor(const struct control *control, const struct admin_reports *reports);

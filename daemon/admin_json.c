@@ -271,6 +271,7 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
         json *pool = add_object(pools);
 
         put_pool(pool, &control->config->pools[i], &sum);
+        admin_put_pool_gpu(pool, control, i);
         put_pool_engines(pool, reports, i);
         put_pool_io(pool, reports, i);
     }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -103,7 +104,6 @@ static void gpu_serve(struct gpu *gpu)
 
     gpu_set_state(gpu, GPU_SERVING);
     gpu->has_served = true;
-    gpu->error[0] = 0;
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
         r = gpu_ring_new(gpu, i);
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
@@ -119,11 +119,12 @@ static void gpu_serve(struct gpu *gpu)
 
 void gpu_started(struct gpu *gpu, const struct gpu_msg *msg)
 {
+    if (msg->status < 0) {
+        gpu_kill(gpu, msg->text);
+        return;
+    }
     memcpy(gpu->name, msg->text, sizeof(gpu->name));
-    if (msg->status == 0)
-        gpu_serve(gpu);
-    else
-        gpu_kill(gpu, gpu->name);
+    gpu_serve(gpu);
 }
 
 static void gpu_timer(struct loop_timer *timer)
@@ -346,6 +347,7 @@ static struct gpu *gpu_place(struct gpus *gpus, const uint8_t *uuid)
         if (gpu->has_served || gpu->state != GPU_PAUSED)
             continue;
         memcpy(gpu->uuid, uuid, sizeof(gpu->uuid));
+        gpu->error[0] = 0;
         gpu_set_state(gpu, GPU_OFF);
         return gpu;
     }
@@ -482,7 +484,7 @@ bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
     memcpy(ret_info->name, gpu->name, sizeof(ret_info->name));
     memcpy(ret_info->error, gpu->error, sizeof(ret_info->error));
     list_for_each (l, &gpu->lanes)
-        ret_info->lanes++;
+        ret_info->lanes += list_entry(l, struct gpu_lane, gpu_link)->incarnation == gpu->incarnation;
     return true;
 }
 
@@ -509,6 +511,8 @@ int gpus_new(struct control *control, struct gpus **ret_gpus)
 
     if (r == 0)
         gpus->control = control;
+    /* What a unit gave us (CAP_IPC_LOCK) is ours, and no helper's. */
+    (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0L, 0L, 0L);
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++) {
         gpus->chunks[i] = calloc(CHUNKS_MAX, sizeof(*gpus->chunks[i]));
         r = gpus->chunks[i] ? 0 : -ENOMEM;

@@ -45,12 +45,12 @@ struct gpu_lane {
 
 struct gpu_info {
     char uuid[SPW_UUID_BYTES * 2 + 9]; /* as nvidia-smi prints it */
-    char name[GPU_TEXT_BYTES];
-    char error[GPU_TEXT_BYTES]; /* what ended it last, or keeps it from starting */
+    char name[GPU_TEXT_BYTES];         /* once a helper has told it */
+    char error[GPU_TEXT_BYTES];        /* what ended its helper last, or keeps one from starting */
     const char *state;
     int pid;
-    uint32_t restarts, lanes;
-    struct gpu_stat stat; /* at most a second old */
+    uint32_t restarts, lanes; /* of the process that is there now */
+    struct gpu_stat stat;     /* at most a second old while there are lanes; a new process begins anew */
 };
 
 must_check int gpus_new(struct control *control, struct gpus **ret_gpus);

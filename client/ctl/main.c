@@ -25,6 +25,7 @@ static const struct {
     {"sessions", "", "who is connected, and what they hold", ctl_show},
     {"device", "[list]", "the daemon's devices", ctl_device},
     {"device", "format PATH …", "make a file or block device ready (--help tells its options)", ctl_device},
+    {"gpus", "", "the GPUs that clients have named, and their helpers", ctl_show},
     {"iostat", "[INTERVAL [COUNT]]", "what moves, each INTERVAL seconds", ctl_iostat},
     {"config", "show", "the configuration in force", ctl_show},
     {"doctor", "", "what is wrong here, and how to cure it; also without a daemon", ctl_doctor},

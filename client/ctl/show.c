@@ -54,6 +54,8 @@ static const struct column pool_columns[] = {
     {"USED", "cxl.used_bytes", COLUMN_SIZE},
     {"NVME", "nvme.budget_bytes", COLUMN_SIZE},
     {"USED", "nvme.used_bytes", COLUMN_SIZE},
+    {"GPU", "gpu.budget_bytes", COLUMN_SIZE},
+    {"USED", "gpu.used_bytes", COLUMN_SIZE},
     {"OBJECTS", "objects", COLUMN_COUNT},
     {"IN MEMORY", "objects_resident", COLUMN_COUNT},
     {"HITS DRAM", "hits_dram", COLUMN_COUNT},
@@ -93,6 +95,21 @@ static const struct column session_columns[] = {
     {"PID", "pid", COLUMN_COUNT},           {"AGE", "age_s", COLUMN_SECONDS},   {"STATE", "state", COLUMN_TEXT},
     {"RINGS", "rings", COLUMN_COUNT},       {"SPACES", "spaces", COLUMN_COUNT}, {"LEASES", "leases", COLUMN_COUNT},
     {"REQUESTS", "requests", COLUMN_COUNT}, {"OWNER", "owner", COLUMN_COUNT},   {"POOLS", "pools", COLUMN_LIST},
+};
+static const struct column gpu_columns[] = {
+    {"GPU", "uuid", COLUMN_TEXT},
+    {"NAME", "name", COLUMN_TEXT},
+    {"STATE", "state", COLUMN_TEXT},
+    {"PID", "pid", COLUMN_COUNT},
+    {"RESTARTS", "restarts", COLUMN_COUNT},
+    {"LANES", "lanes", COLUMN_COUNT},
+    {"STAGING", "staging_bytes", COLUMN_SIZE},
+    {"MEMORY", "memory_bytes", COLUMN_SIZE},
+    {"FREE", "memory_free_bytes", COLUMN_SIZE},
+    {"REGISTERED", "registered_bytes", COLUMN_SIZE},
+    {"SPILLED", "spilled_bytes", COLUMN_SIZE},
+    {"FETCHED", "fetched_bytes", COLUMN_SIZE},
+    {"LAST ERROR", "last_error", COLUMN_TEXT},
 };
 
 static int print_status(spw_session *session, struct json_object *reply)
@@ -208,6 +225,7 @@ static const struct view {
     {"pools", NULL, NULL, 0, print_pools},
     {"tiers", NULL, NULL, 0, print_tiers},
     {"sessions", "sessions", session_columns, ARRAY_LEN(session_columns), NULL},
+    {"gpus", "gpus", gpu_columns, ARRAY_LEN(gpu_columns), NULL},
     {"config", NULL, NULL, 0, print_config},
 };
 

@@ -91,7 +91,7 @@ for _ in $(seq 600); do
 done
 expect 0 ctl status
 says ready
-for question in status pools tiers sessions device 'device list' 'config show' iostat 'iostat 0.2 2'; do
+for question in status pools tiers sessions gpus device 'device list' 'config show' iostat 'iostat 0.2 2'; do
     # shellcheck disable=SC2086 # words on purpose
     expect 0 ctl $question
     # shellcheck disable=SC2086

@@ -72,15 +72,21 @@ pid_t gpu_rig_helper(const struct gpu_rig *rig, pid_t other)
     ck_abort_msg("no helper is running");
 }
 
-void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes)
+int gpu_rig_attach(struct gpu_rig *rig, const struct spw_gpu_options *options, spw_gpu **ret_gpu)
 {
     int r = -EAGAIN;
 
-    rig->session = daemon_connect(&rig->daemon);
-    rig->space = daemon_space(rig->session, "default", "kv", item_bytes, SPW_CLASS_KV, SPW_CACHE);
     rig_context(rig);
     for (int64_t end = clock_ms() + HELPER_MS; r == -EAGAIN && clock_ms() < end; sleep_ms(10))
-        r = spw_gpu_attach(rig->space, NULL, &rig->gpu);
+        r = spw_gpu_attach(rig->space, options, ret_gpu);
+    return r;
+}
+
+void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes)
+{
+    rig->session = daemon_connect(&rig->daemon);
+    rig->space = daemon_space(rig->session, "default", "kv", item_bytes, SPW_CLASS_KV, SPW_CACHE);
+    int r = gpu_rig_attach(rig, NULL, &rig->gpu);
     ck_assert_msg(r == 0, "spw_gpu_attach: %d: %s", r, spw_error_text());
 }
 

@@ -48,6 +48,8 @@ void gpu_rig_driver(struct gpu_rig *rig);
 void gpu_rig_open(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes, uint64_t item_bytes);
 /* Session and attachment anew, of a daemon that was started again. */
 void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes);
+/* Waits while the helper is being started; what spw_gpu_attach() says then. */
+int gpu_rig_attach(struct gpu_rig *rig, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
 void gpu_rig_disconnect(struct gpu_rig *rig);
 /* Closes it all; on the fake driver, nothing of ours may be left in it. */
 void gpu_rig_close(struct gpu_rig *rig);
