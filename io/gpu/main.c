@@ -4,15 +4,18 @@
  * socket does, and by nothing else that can be refused: signals that are meant for the daemon reach it too, as it is in
  * the same process group and unit, and then the daemon has still to end its lanes in order.
  *
- * No new privileges could be forbidden here, but the driver may have to run nvidia-modprobe, which needs them: that is for
- * the daemon's unit to decide.
+ * It has no capabilities, even if the daemon is root's. No new privileges could be forbidden here, but the driver may have to
+ * run nvidia-modprobe, which needs them: that is for the daemon's unit to decide.
  */
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "io/gpu/helper.h"
@@ -42,6 +45,20 @@ static void close_others(void)
     (void)fcntl(GPU_WIRE_FD, F_SETFD, FD_CLOEXEC);
 }
 
+/*
+ * Only if there are some: the daemon's unit forbids capset(), and there the daemon has seen to it that none come along. If it
+ * fails we are as before: less safe, but of use.
+ */
+static void drop_capabilities(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct have[_LINUX_CAPABILITY_U32S_3] = {0}, none[_LINUX_CAPABILITY_U32S_3] = {0};
+
+    (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0L, 0L, 0L);
+    if (syscall(SYS_capget, &header, have) == 0 && memcmp(have, none, sizeof(none)) != 0)
+        (void)syscall(SYS_capset, &header, none);
+}
+
 int main(void)
 {
     static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
@@ -51,6 +68,7 @@ int main(void)
         return EXIT_MISUSE;
     }
     close_others();
+    drop_capabilities();
     (void)prctl(PR_SET_NAME, "spillway-gpu");
     for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
         (void)signal(ignored[i], SIG_IGN);
