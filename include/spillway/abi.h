@@ -278,7 +278,7 @@ SPW_ASSERT_OFFSET(spw_msg_chunk, size_bytes, 40);
 
 struct spw_msg_gpu_attach {
     struct spw_msg msg;
-    uint32_t pool; /* handle: its gpu budget pays for the staging memory, and it must list the GPU */
+    uint32_t pool; /* handle: its gpu budget pays for the staging memory */
     uint32_t engine;
     uint8_t uuid[SPW_UUID_BYTES]; /* the GPU's, or MIG instance's, as the driver tells it */
     uint32_t slots;               /* of each direction; 0: the daemon's default */
@@ -293,8 +293,8 @@ SPW_ASSERT_OFFSET(spw_msg_gpu_attach, slot_bytes, 56);
 SPW_ASSERT_OFFSET(spw_msg_gpu_attach, reserved, 64);
 
 /* Comes with two descriptors: staging memory, and one page that begins with a struct spw_gpu_fences. The staging memory
- * has the slots of spills, then as many of fetches. -ENODEV: no such GPU is served; -EACCES: not for this pool; -ENOSPC:
- * SPW_LIMIT_POOL_GPU; -ENOMEM: the GPU has no memory left; -EAGAIN: its helper is being started again. */
+ * has the slots of spills, then as many of fetches. -ENODEV: no such GPU here, or it cannot be used: words tell why; -ENOSPC:
+ * SPW_LIMIT_POOL_GPU, SPW_LIMIT_GPU_LANES; -ENOMEM: the GPU has no memory left; -EAGAIN: its helper is being started. */
 struct spw_msg_gpu {
     struct spw_msg msg;
     uint32_t lane; /* number at this engine */
@@ -597,7 +597,7 @@ struct spw_stat {
     uint64_t dram_budget, dram_used;
     uint64_t cxl_budget, cxl_used;
     uint64_t nvme_budget, nvme_used;
-    uint64_t gpu_budget, gpu_used; /* 0 until there is a gpu tier */
+    uint64_t gpu_budget, gpu_used; /* always 0: engines do not know; spillctl pools does */
     uint64_t leased, dirty;        /* of what is in memory, in DRAM or CXL */
     uint64_t objects, resident;    /* in all tiers; in memory */
     uint64_t hits_dram, hits_cxl, hits_nvme, hits_gpu, misses;

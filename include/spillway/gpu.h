@@ -56,9 +56,9 @@ struct spw_gpu_options {
 
 /*
  * For spaces of the same pool and engine as this one (others are -EXDEV, as with queues). -ENODEV: no such GPU here, or the
- * daemon does not serve it; -EACCES: not for this pool; -ENOSPC: SPW_LIMIT_POOL_GPU, the pool's gpu budget is used up by
- * others' staging memory; -ENOMEM: the GPU has no memory left; -EAGAIN: the GPU's helper is being started; -EINVAL: no
- * context.
+ * daemon cannot use it: spw_error_text() says why; -ENOSPC: SPW_LIMIT_POOL_GPU, the pool's gpu budget is less than this
+ * staging memory, or used up by others'; -ENOMEM: the GPU has no memory left; -EAGAIN: the GPU's helper is being started (of
+ * the first client that names a GPU: try again, for some seconds); -EINVAL: no context.
  */
 int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
 /* Cancels its jobs, waits for them, frees its layouts and jobs. Before spw_close(). NULL is fine. */
