@@ -44,7 +44,8 @@ static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
 static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
 {
     uint64_t n = MAX(lane->use_bytes / job->layout->item_bytes, UINT64_C(1));
-    n = MIN(MIN(n, (uint64_t)SPW_LIST_MAX), (uint64_t)(job->n - job->next));
+    n = MIN(n, (uint64_t)SPW_LIST_MAX);
+    n = MIN(n, (uint64_t)(job->n - job->next));
     struct gpu_use *use = calloc(1, sizeof(*use) + n * sizeof(use->views[0]));
 
     if (!use)
