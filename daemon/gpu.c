@@ -31,8 +31,6 @@
 #define PAUSE_MS_MIN 100          /* before a helper is started again; doubles up to GPU_RESTART_MS_MAX */
 #define SERVED_NS (60 * NS_PER_S) /* after so long its end is the first again */
 
-extern char **environ;
-
 static void gpu_start(struct gpu *gpu);
 
 static void gpu_set_state(struct gpu *gpu, enum gpu_state state)

@@ -57,7 +57,7 @@ must_check int gpus_new(struct control *control, struct gpus **ret_gpus);
 /* All sessions are gone, and all engines: ends the helpers. Takes NULL. */
 void gpus_free(struct gpus *gpus);
 /* A chunk is there, or gone; the engine's callback. */
-void gpus_chunk_note(void *gpus, struct engine_chunk_note *note);
+void gpus_chunk_note(void *ctx, struct engine_chunk_note *note);
 bool gpus_are_served(const struct gpus *gpus);
 uint64_t gpus_pool_used(const struct gpus *gpus, uint32_t pool);
 /* What may be staged for a pool. */

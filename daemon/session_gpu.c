@@ -187,7 +187,7 @@ void session_gpu_attach(struct session *session, const void *message)
                             number < GPU_LANES_MAX ? SPW_LIMIT_NONE : SPW_LIMIT_GPU_LANES, "no lane is left");
         return;
     }
-    uint64_t bytes = 2 * lane->slots * lane->slot_bytes, budget = gpus_pool_budget(control->config, pool);
+    uint64_t bytes = UINT64_C(2) * lane->slots * lane->slot_bytes, budget = gpus_pool_budget(control->config, pool);
     uint64_t used = gpus_pool_used(control->gpus, pool);
     if (used > budget || bytes > budget - used) {
         session_reply_error(

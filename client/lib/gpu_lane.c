@@ -34,7 +34,7 @@ static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
     if (r < 0)
         return r;
     if (reply.slots == 0 || reply.slots > GPU_SLOTS_MAX || reply.slot_bytes < GPU_SLOT_BYTES_MIN ||
-        reply.slot_bytes > GPU_SLOT_BYTES_MAX || reply.staging_bytes < 2 * reply.slots * reply.slot_bytes) {
+        reply.slot_bytes > GPU_SLOT_BYTES_MAX || reply.staging_bytes < UINT64_C(2) * reply.slots * reply.slot_bytes) {
         close(ret_fds[0]);
         close(ret_fds[1]);
         return client_session_end(gpu->session, "a lane with impossible slots");

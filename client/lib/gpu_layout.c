@@ -102,7 +102,7 @@ static int layout_check(struct spw_gpu *gpu, const spw_space *space, const struc
 static int table_upload(struct spw_gpu_layout *layout, const struct spw_gpu_piece *pieces)
 {
     const struct cuda_driver *cuda = layout->gpu->cuda;
-    cleanup_free struct kernel_piece *table = calloc(layout->n_pieces, sizeof(*table));
+    cleanup_free struct kernel_piece *table = calloc(MAX(layout->n_pieces, 1U), sizeof(*table));
     uint32_t offset_bytes = 0;
 
     if (!table)
