@@ -26,7 +26,7 @@ static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
                                      .engine = gpu->space->engine,
                                      .slots = gpu->options.slots,
                                      .slot_bytes = gpu->options.slot_bytes};
-    struct spw_msg_gpu reply;
+    struct spw_msg_gpu reply = {0};
 
     memcpy(ask.uuid, gpu->uuid, sizeof(ask.uuid));
     int r = client_control_request(gpu->session, SPW_MSG_GPU_ATTACH, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply),

@@ -55,7 +55,7 @@ bool helper_hbm_used(const struct cuda_uuid *uuid, uint64_t *ret_bytes)
 {
     void *library = dlopen(NVML_LIBRARY, RTLD_NOW | RTLD_LOCAL); /* stays */
     struct nvml_memory memory;
-    struct nvml nvml;
+    struct nvml nvml = {.init = NULL};
     bool is_known;
 
     if (!library || !load(library, &nvml) || nvml.init() != NVML_SUCCESS)

@@ -62,7 +62,9 @@ pid_t gpu_rig_helper(const struct gpu_rig *rig, pid_t other)
         DIR *proc = opendir("/proc");
         pid_t found = 0;
 
-        for (struct dirent *e; proc && !found && (e = readdir(proc));)
+        ck_assert_ptr_nonnull(proc);
+        // cppcheck-suppress readdirCalled; nobody else reads this stream
+        for (struct dirent *e; !found && (e = readdir(proc));)
             if (atoi(e->d_name) > 0 && atoi(e->d_name) != other && pid_is_helper_of(atoi(e->d_name), rig->daemon.pid))
                 found = atoi(e->d_name);
         closedir(proc);
@@ -126,8 +128,9 @@ void gpu_rig_close(struct gpu_rig *rig)
         ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, hbm_bytes[0]), FAKE_CUDA_CONTEXT_BYTES);
     }
     daemon_deinit(&rig->daemon);
-    if (rig->control)
-        unlink(getenv("FAKE_CUDA_CONTROL"));
+    const char *path = getenv("FAKE_CUDA_CONTROL");
+    if (rig->control && path)
+        unlink(path);
 }
 
 /* --- Caches ------------------------------------------------------------------------------------------------------ */
