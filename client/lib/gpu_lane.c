@@ -108,8 +108,8 @@ static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, 
 {
     const struct cuda_driver *cuda = lane->gpu->cuda;
 
-    d->slots = calloc(lane->slots, sizeof(*d->slots));
-    d->emptied = calloc(lane->slots, sizeof(*d->emptied));
+    d->slots = calloc(lane->slots, sizeof(struct gpu_use *));
+    d->emptied = calloc(lane->slots, sizeof(struct CUevent_st *));
     if (!d->slots || !d->emptied)
         return client_error(-ENOMEM, 0, "out of memory");
     int r = cuda->StreamCreateWithPriority(&d->stream, NV_STREAM_NON_BLOCKING, priority);
