@@ -149,6 +149,7 @@ struct spw_session {
 
     pthread_mutex_t lock; /* guards the lists */
     struct list rings, queues, pools, spaces;
+    struct list gpus_left; /* gpu.h */
 
     pthread_mutex_t chunk_lock; /* chunk.c */
     struct client_chunks *chunks[ENGINES_MAX];
@@ -171,6 +172,9 @@ struct spw_space {
     uint32_t piece_bytes;
     uint64_t item_bytes;
 };
+
+/* gpu.c: what detaching had to leave, once all queues are gone. */
+void client_gpu_left_free(spw_session *session);
 
 /* 0; -ECHILD after a fork; else how the session ended. Sets the words. */
 int client_session_check(const spw_session *session);

@@ -43,15 +43,18 @@ void client_gpu_leave(struct spw_gpu *gpu)
 
 /* --- Lanes ----------------------------------------------------------------------------------------------------------- */
 
+static bool lane_runs(const struct gpu_lane *lane)
+{
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
+        if (lane->gpu->cuda->StreamQuery(lane->directions[i].stream) == NV_ERROR_NOT_READY)
+            return true;
+    return false;
+}
+
 static bool lane_is_idle(const struct gpu_lane *lane)
 {
-    for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
-        const struct gpu_direction_state *d = &lane->directions[i];
-
-        if (!list_is_empty(&d->uses) || lane->gpu->cuda->StreamQuery(d->stream) == NV_ERROR_NOT_READY)
-            return false;
-    }
-    return true;
+    return list_is_empty(&lane->directions[GPU_SPILL].uses) && list_is_empty(&lane->directions[GPU_FETCH].uses) &&
+           !lane_runs(lane);
 }
 
 int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
@@ -186,6 +189,15 @@ static int kernels_load(struct spw_gpu *gpu)
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "spw_gpu_attach: the kernels");
 }
 
+static void gpu_free(struct spw_gpu *gpu)
+{
+    if (gpu->wake_fd >= 0)
+        close(gpu->wake_fd);
+    pthread_cond_destroy(&gpu->changed);
+    pthread_mutex_destroy(&gpu->lock);
+    free(gpu);
+}
+
 static void gpu_destroy(struct spw_gpu *gpu)
 {
     struct CUctx_st *ours;
@@ -197,8 +209,10 @@ static void gpu_destroy(struct spw_gpu *gpu)
             struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
             next = l->next;
-            if (lane_is_idle(lane)) /* else the daemon is silent: its answers may come until spw_close() */
+            if (lane_is_idle(lane))
                 client_gpu_lane_free(lane);
+            else if (!lane_runs(lane)) /* the daemon is silent: its answers may come until spw_close() */
+                client_gpu_lane_release(lane);
         }
         while (!list_is_empty(&gpu->layouts))
             client_gpu_layout_destroy(list_first_entry(&gpu->layouts, struct spw_gpu_layout, link));
@@ -206,13 +220,24 @@ static void gpu_destroy(struct spw_gpu *gpu)
             (void)gpu->cuda->ModuleUnload(gpu->module);
         (void)gpu->cuda->CtxPopCurrent(&ours);
     }
-    if (!list_is_empty(&gpu->lanes)) /* its answers will look for what is here */
+    if (list_is_empty(&gpu->lanes)) {
+        gpu_free(gpu);
         return;
-    if (gpu->wake_fd >= 0)
-        close(gpu->wake_fd);
-    pthread_cond_destroy(&gpu->changed);
-    pthread_mutex_destroy(&gpu->lock);
-    free(gpu);
+    }
+    pthread_mutex_lock(&gpu->session->lock);
+    list_push_tail(&gpu->session->gpus_left, &gpu->link);
+    pthread_mutex_unlock(&gpu->session->lock);
+}
+
+void client_gpu_left_free(spw_session *session)
+{
+    while (!list_is_empty(&session->gpus_left)) {
+        struct spw_gpu *gpu = list_entry(list_pop(&session->gpus_left), struct spw_gpu, link);
+
+        while (!list_is_empty(&gpu->lanes))
+            client_gpu_lane_forget(list_first_entry(&gpu->lanes, struct gpu_lane, link));
+        gpu_free(gpu);
+    }
 }
 
 static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options *options)
@@ -225,6 +250,7 @@ static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options 
     gpu->session = space->session;
     gpu->space = space;
     gpu->options = options ? *options : (struct spw_gpu_options){0};
+    list_init(&gpu->link);
     list_init(&gpu->lanes);
     list_init(&gpu->layouts);
     list_init(&gpu->jobs);

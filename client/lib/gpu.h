@@ -100,7 +100,9 @@ struct spw_gpu_job {
     struct list link; /* spw_gpu.jobs, until it is done */
     struct list all;  /* spw_gpu.all_jobs, until it is freed */
     struct spw_gpu *gpu;
-    struct spw_gpu_layout *layout;
+    struct spw_gpu_layout *layout; /* may be freed once the job is done: orphans have what they need in what follows */
+    spw_space *space;
+    uint32_t item_bytes;
     enum gpu_direction direction;
     unsigned flags;
     size_t n, next; /* keys; the first that is of no use yet */
@@ -122,6 +124,7 @@ struct spw_gpu_job {
 };
 
 struct spw_gpu {
+    struct list link; /* session.gpus_left: detached, but a silent daemon may answer yet */
     const struct cuda_driver *cuda;
     spw_session *session;
     spw_space *space; /* it was attached with */
@@ -141,14 +144,16 @@ struct spw_gpu {
 
 /* gpu_lane.c. With the context current. */
 int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;
-/* Nothing of it is on its way. Takes NULL. */
+/* Gives back what it has of the driver: no kernel of it runs. */
+void client_gpu_lane_release(struct gpu_lane *lane);
+/* The same, and the rest: nothing of it is on its way. Takes NULL. */
 void client_gpu_lane_free(struct gpu_lane *lane);
 /* Every wait for it goes on, and kernels touch no slot any more. The first error stays. */
 void client_gpu_lane_over(struct gpu_lane *lane, int error);
 /* Launches the kernel of a use that has its slot, and what tells the daemon so. */
 int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use) must_check;
-/* Has the slot's kernel ended? */
-bool client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use);
+/* Has the slot's kernel ended? 0: not yet; 1; or an errno: nothing runs any more, and it may not have run. */
+int client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use) must_check;
 int client_gpu_error(int result, const char *what) must_check;
 
 /* gpu_layout.c. With the lock and the context. */
@@ -157,6 +162,8 @@ void client_gpu_layout_destroy(struct spw_gpu_layout *layout);
 /* gpu_use.c. With the lock and the context. Moves everything on as far as it goes. Returns whether something is on its way
  * that wakes nobody. */
 bool client_gpu_pump(struct spw_gpu *gpu);
+/* Frees a lane, and its uses, whose answers cannot come any more. */
+void client_gpu_lane_forget(struct gpu_lane *lane);
 
 /* gpu_job.c */
 void client_gpu_job_destroy(struct spw_gpu_job *job);

@@ -37,6 +37,8 @@ static struct spw_gpu_job *job_alloc(spw_gpu_layout *layout, size_t n)
     list_init(&job->all);
     job->gpu = layout->gpu;
     job->layout = layout;
+    job->space = layout->space;
+    job->item_bytes = layout->item_bytes;
     job->n = n;
     job->keys = (struct spw_key *)(job + 1);
     job->ids = (uint32_t *)(void *)(job->keys + n);

@@ -177,17 +177,14 @@ static void direction_deinit(const struct gpu_lane *lane, struct gpu_direction_s
             (void)cuda->EventDestroy(d->emptied[i]);
     if (d->stream)
         (void)cuda->StreamDestroy(d->stream);
-    free(d->slots);
-    free(d->emptied);
+    d->stream = NULL;
+    free(steal_ptr(d->slots));
+    free(steal_ptr(d->emptied));
 }
 
-void client_gpu_lane_free(struct gpu_lane *lane)
+void client_gpu_lane_release(struct gpu_lane *lane)
 {
-    if (!lane)
-        return;
     const struct cuda_driver *cuda = lane->gpu->cuda;
-    struct spw_msg_gpu_detach detach = {.engine = lane->gpu->space->engine, .lane = lane->number};
-    struct spw_msg reply;
 
     for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
         direction_deinit(lane, &lane->directions[i]);
@@ -204,6 +201,16 @@ void client_gpu_lane_free(struct gpu_lane *lane)
         (void)cuda->MemAddressFree(lane->staging, lane->staging_bytes);
     if (lane->staging_handle)
         (void)cuda->MemRelease(lane->staging_handle);
+}
+
+void client_gpu_lane_free(struct gpu_lane *lane)
+{
+    if (!lane)
+        return;
+    struct spw_msg_gpu_detach detach = {.engine = lane->gpu->space->engine, .lane = lane->number};
+    struct spw_msg reply;
+
+    client_gpu_lane_release(lane);
     spw_queue_free(lane->queue);
     (void)!client_control_request(lane->gpu->session, SPW_MSG_GPU_DETACH, &detach.msg, sizeof(detach), &reply,
                                   sizeof(reply), NULL, 0);
@@ -271,12 +278,15 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a kernel of a lane");
 }
 
-bool client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use)
+int client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use)
 {
     const struct gpu_direction_state *d = &lane->directions[use->job->direction];
 
     if (lane->over == 0)
         return (int64_t)(load_acquire(&d->fence->client_seq) - use->seq) >= 0;
-    /* Others may write there now. Any error but "not yet" means that nothing runs any more. */
-    return lane->gpu->cuda->EventQuery(d->emptied[lane_slot(lane, use)]) != NV_ERROR_NOT_READY;
+    /* Others may write there now. */
+    int r = lane->gpu->cuda->EventQuery(d->emptied[lane_slot(lane, use)]);
+    if (r == NV_ERROR_NOT_READY)
+        return 0;
+    return r == NV_SUCCESS ? 1 : client_gpu_error(r, "a kernel of a lane");
 }

@@ -29,7 +29,7 @@ static uint32_t left_ms(const struct spw_gpu_job *job, uint64_t now_ns)
 static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
 {
     const struct spw_gpu_job *job = use->job;
-    spw_space *space = job->layout->space;
+    spw_space *space = job->space;
     struct client_call call;
     int r = job->direction == GPU_SPILL ? client_build_reserve("spw_spill", &call, space, &job->keys[use->first], NULL,
                                                                use->n, job->flags, left_ms(job, now_ns), use->views)
@@ -43,7 +43,7 @@ static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
 /* As many keys of the job as fit a slot. */
 static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
 {
-    uint64_t n = MAX(lane->use_bytes / job->layout->item_bytes, UINT64_C(1));
+    uint64_t n = MAX(lane->use_bytes / job->item_bytes, UINT64_C(1));
     n = MIN(n, (uint64_t)SPW_LIST_MAX);
     n = MIN(n, (uint64_t)(job->n - job->next));
     struct gpu_use *use = calloc(1, sizeof(*use) + n * sizeof(use->views[0]));
@@ -66,7 +66,7 @@ static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_
     list_push_tail(&lane->directions[job->direction].uses, &use->link);
     lane->directions[job->direction].n_ahead++;
     lane->directions[job->direction].n_uses++;
-    lane->leased_bytes += n * job->layout->item_bytes;
+    lane->leased_bytes += n * job->item_bytes;
     lane->n_leased += use->n;
     return 0;
 }
@@ -124,7 +124,7 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
     struct spw_gpu_job *job = use->job;
 
     lane->directions[job->direction].n_uses--;
-    lane->leased_bytes -= (uint64_t)use->n * job->layout->item_bytes;
+    lane->leased_bytes -= (uint64_t)use->n * job->item_bytes;
     lane->n_leased -= use->n;
     use_source_free(use);
     use_tell(use);
@@ -134,6 +134,21 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
     else if (--job->n_orphans == 0 && job->freed)
         client_gpu_job_destroy(job);
     free(use);
+}
+
+void client_gpu_lane_forget(struct gpu_lane *lane)
+{
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
+        list_for_each_safe (l, &lane->directions[i].uses) {
+            struct gpu_use *use = list_entry(l, struct gpu_use, link);
+
+            list_unlink(&use->link);
+            if (--use->job->n_orphans == 0) /* freed jobs are in no list any more */
+                client_gpu_job_destroy(use->job);
+            free(use);
+        }
+    list_unlink(&lane->link);
+    free(lane);
 }
 
 /* The answer to the request under way, if it has come; it is taken. */
@@ -158,7 +173,7 @@ static int use_give(struct gpu_lane *lane, struct gpu_use *use)
 
     if (use->job->direction == GPU_SPILL)
         op = use->error < 0 ? SPW_OP_ABORT : SPW_OP_COMMIT;
-    int r = client_build_handles("spw_gpu", &call, op, use->job->layout->space, use->views, use->n,
+    int r = client_build_handles("spw_gpu", &call, op, use->job->space, use->views, use->n,
                                  op == SPW_OP_COMMIT ? use->job->flags : 0, SPW_CHAIN);
     return client_queue_submit("spw_gpu", lane->queue, r, &call, NULL, &use->call);
 }
@@ -197,7 +212,7 @@ static int use_submit(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_n
 {
     const struct spw_gpu_job *job = use->job;
     struct client_call call = {
-        .space = job->layout->space,
+        .space = job->space,
         .handles = use->views,
         .n = use->n,
         .opcode = job->direction == GPU_SPILL ? SPW_OP_GPU_SPILL : SPW_OP_GPU_FETCH,
@@ -232,8 +247,10 @@ static void use_move(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
     use_on_stream(use);
     use_set_state(use, GPU_USE_MOVING);
     r = client_gpu_lane_launch(lane, use);
-    if (r < 0) {
+    if (r < 0) { /* the daemon would wait for the slot */
+        use->error = r;
         client_gpu_lane_over(lane, r);
+        (void)spw_job_cancel(use->call);
         return;
     }
     job->last = d->emptied[slot];
@@ -269,19 +286,22 @@ static void use_leased(struct gpu_lane *lane, struct gpu_use *use)
 /* True while only looking again can tell. */
 static bool use_moving(struct gpu_lane *lane, struct gpu_use *use)
 {
-    bool is_fetch = use->job->direction == GPU_FETCH, emptied = client_gpu_lane_emptied(lane, use);
+    int emptied = client_gpu_lane_emptied(lane, use);
+    bool is_fetch = use->job->direction == GPU_FETCH;
     uint64_t place = (use->seq - 1) % lane->slots + (is_fetch ? lane->slots : 0);
     int r = 0;
 
-    if (emptied && !is_fetch)
+    if (emptied < 0 && use->error == 0)
+        use->error = emptied;
+    if (emptied != 0 && !is_fetch)
         use_source_free(use);
     if (use->call && use_answered(use, &r) && r < 0) {
-        use->error = r;
+        use->error = use->error < 0 ? use->error : r;
         client_gpu_lane_over(lane, r);
     }
     if (use->call) /* its leases are the daemon's until it answers, which rings; who waits for a source looks himself */
-        return !emptied && lane->over < 0;
-    if (!emptied)
+        return emptied == 0 && lane->over < 0;
+    if (emptied == 0)
         return true;
     if (use->error == 0 && load_relaxed(&lane->errors[place]) != 0)
         use->error = -EPIPE; /* the lane was over before the kernel began */
@@ -377,7 +397,8 @@ static void job_expire(struct spw_gpu_job *job)
         list_for_each (u, &lane->directions[job->direction].uses) {
             struct gpu_use *use = list_entry(u, struct gpu_use, link);
 
-            if (use->job == job && !use->orphan && (use->state != GPU_USE_MOVING || client_gpu_lane_emptied(lane, use)))
+            if (use->job == job && !use->orphan &&
+                (use->state != GPU_USE_MOVING || client_gpu_lane_emptied(lane, use) != 0))
                 use_orphan(use);
         }
     }

@@ -77,6 +77,7 @@ static spw_session *session_alloc(const struct spw_connect_options *options)
     list_init(&session->link);
     list_init(&session->rings);
     list_init(&session->queues);
+    list_init(&session->gpus_left);
     list_init(&session->pools);
     list_init(&session->spaces);
     return session;
@@ -163,6 +164,7 @@ void spw_close(spw_session *session)
     client_copy_free(steal_ptr(session->copy)); /* ends the jobs that its threads run, before their queues go */
     while (!list_is_empty(&session->queues))
         client_queue_destroy(list_entry(list_pop(&session->queues), struct spw_queue, link));
+    client_gpu_left_free(session);
     client_thread_unregister(session);
 }
 

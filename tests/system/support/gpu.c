@@ -29,7 +29,7 @@ void gpu_rig_driver(struct gpu_rig *rig)
     ck_assert_msg(cuda_driver_load(&rig->cu) == 0, "%s", cuda_driver_problem());
 }
 
-static void rig_context(struct gpu_rig *rig)
+void gpu_rig_context(struct gpu_rig *rig)
 {
     struct cuda_uuid uuid;
 
@@ -78,7 +78,7 @@ int gpu_rig_attach(struct gpu_rig *rig, const struct spw_gpu_options *options, s
 {
     int r = -EAGAIN;
 
-    rig_context(rig);
+    gpu_rig_context(rig);
     for (int64_t end = clock_ms() + HELPER_MS; r == -EAGAIN && clock_ms() < end; sleep_ms(10))
         r = spw_gpu_attach(rig->space, options, ret_gpu);
     return r;
@@ -92,7 +92,7 @@ void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes)
     ck_assert_msg(r == 0, "spw_gpu_attach: %d: %s", r, spw_error_text());
 }
 
-void gpu_rig_open(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes, uint64_t item_bytes)
+void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes)
 {
     char sections[256];
 
@@ -103,6 +103,11 @@ void gpu_rig_open(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes,
              (unsigned long long)dram_bytes);
     daemon_configure(&rig->daemon, "engines = 1\n", sections);
     daemon_start(&rig->daemon);
+}
+
+void gpu_rig_open(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes, uint64_t item_bytes)
+{
+    gpu_rig_daemon(rig, dram_bytes, disk_bytes);
     gpu_rig_connect(rig, item_bytes);
 }
 
@@ -114,19 +119,26 @@ void gpu_rig_disconnect(struct gpu_rig *rig)
     rig->session = NULL;
 }
 
+void gpu_rig_nothing_is_left(const struct gpu_rig *rig)
+{
+    const struct fake_cuda_control *control = rig->control;
+
+    if (!control)
+        return;
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_streams), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_events), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_modules), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_mappings), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_handles), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_registrations), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, n_host_allocations), 0);
+    ck_assert_int_eq(FAKE_CUDA_LIVE(control, FAKE_CUDA_CLIENT, hbm_bytes[0]), FAKE_CUDA_CONTEXT_BYTES);
+}
+
 void gpu_rig_close(struct gpu_rig *rig)
 {
     gpu_rig_disconnect(rig);
-    if (rig->control) { /* the test's own is gone already */
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_streams), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_events), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_modules), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_mappings), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_handles), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_registrations), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, n_host_allocations), 0);
-        ck_assert_int_eq(FAKE_CUDA_LIVE(rig->control, FAKE_CUDA_CLIENT, hbm_bytes[0]), FAKE_CUDA_CONTEXT_BYTES);
-    }
+    gpu_rig_nothing_is_left(rig); /* the test's own is gone already */
     daemon_deinit(&rig->daemon);
     const char *path = getenv("FAKE_CUDA_CONTROL");
     if (rig->control && path)

@@ -44,13 +44,19 @@ struct gpu_cache {
 
 /* Before anything else of the test: the driver, and what the daemon will find. */
 void gpu_rig_driver(struct gpu_rig *rig);
-/* The daemon (disk_bytes 0: no device), a session, a space of blocks of item_bytes, and an attachment. */
+/* The daemon alone (disk_bytes 0: no device): a child that was forked after this may call the driver, as we have not. */
+void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes);
+/* The daemon, a session, a space of blocks of item_bytes, and an attachment. */
 void gpu_rig_open(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes, uint64_t item_bytes);
+/* This thread's context, if it has none yet: the first call of the driver. */
+void gpu_rig_context(struct gpu_rig *rig);
 /* Session and attachment anew, of a daemon that was started again. */
 void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes);
 /* Waits while the helper is being started; what spw_gpu_attach() says then. */
 int gpu_rig_attach(struct gpu_rig *rig, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
 void gpu_rig_disconnect(struct gpu_rig *rig);
+/* On the fake driver: this process has nothing there but its context. */
+void gpu_rig_nothing_is_left(const struct gpu_rig *rig);
 /* Closes it all; on the fake driver, nothing of ours may be left in it. */
 void gpu_rig_close(struct gpu_rig *rig);
 /* The helper's process; waits for one other than `other`. */
