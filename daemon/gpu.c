@@ -102,6 +102,7 @@ static void gpu_serve(struct gpu *gpu)
 
     gpu_set_state(gpu, GPU_SERVING);
     gpu->has_served = true;
+    gpu->served_ns = gpu->since_ns;
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
         r = gpu_ring_new(gpu, i);
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
@@ -189,7 +190,7 @@ static void gpu_removed(struct call *base)
 static void gpu_reaped(struct gpu *gpu)
 {
     const struct control *control = gpu->gpus->control;
-    bool served = gpu->doorbells[0] >= 0, lasted = loop_now_ns() - gpu->since_ns > SERVED_NS;
+    bool served = gpu->doorbells[0] >= 0, lasted = served && loop_now_ns() - gpu->served_ns > SERVED_NS;
 
     gpu->pause_ms = lasted || gpu->pause_ms == 0 ? PAUSE_MS_MIN : MIN(gpu->pause_ms * 2, (uint32_t)GPU_RESTART_MS_MAX);
     gpu_set_state(gpu, GPU_REMOVING);

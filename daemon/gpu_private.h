@@ -30,8 +30,10 @@ struct gpu {
     bool has_served;
     pid_t pid;
     struct loop_source pidfd, socket;
-    struct loop_timer timer;         /* STARTING, SERVING: the answer that is awaited, or the next question; PAUSED */
-    uint64_t since_ns, answer_by_ns; /* 0: nothing is awaited */
+    struct loop_timer timer; /* STARTING, SERVING: the answer that is awaited, or the next question; PAUSED */
+    uint64_t since_ns;       /* of the state */
+    uint64_t served_ns;      /* when it began to serve last */
+    uint64_t answer_by_ns;   /* 0: nothing is awaited */
     uint32_t n_awaited;
     struct list out;
     struct list lanes;
