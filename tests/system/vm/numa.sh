@@ -218,7 +218,7 @@ step "more than a node has is refused, and does not wake the OOM killer"
 configure '' '1 GiB'
 start
 logged 'on node 1 in transparent hugepages (not enough free 2 MiB hugepages'
-logged 'memory chunk was refused'
+logged 'CXL memory was refused: the pool goes on with less'
 equal "the daemon's DRAM" "$(tier_nodes | grep dram)" "dram 0 $((32 * mib)) $((32 * mib))
 dram 1 $((32 * mib)) $((32 * mib))"
 above "what the node has given" "$(tier_nodes | awk '/cxl 2/ { print $3 }')" $((64 * mib))
