@@ -299,7 +299,12 @@ static void gpu_start(struct gpu *gpu)
     if (r < 0) {
         snprintf(gpu->error, sizeof(gpu->error), "spillway-gpu cannot be started: %s", log_errno(r));
         log_error("%s: %s", uuid_text(gpu->uuid, text), gpu->error);
+        gpu->pid = 0;
         gpu_set_state(gpu, GPU_PAUSED);
+        if (gpu->has_served) { /* else whoever asks for it next starts it */
+            gpu->pause_ms = MIN(MAX(gpu->pause_ms * 2, (uint32_t)PAUSE_MS_MIN), (uint32_t)GPU_RESTART_MS_MAX);
+            loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + gpu->pause_ms * NS_PER_MS);
+        }
         return;
     }
     gpu_set_state(gpu, GPU_STARTING);
