@@ -14,32 +14,11 @@
 #include "daemon/gpu_private.h"
 #include "daemon/log.h"
 #include "include/base/cleanup.h"
+#include "include/base/socket.h"
 
 #define STAT_NS (1 * NS_PER_S) /* between two questions, while there are lanes */
 
 /* --- Messages to it -------------------------------------------------------------------------------------------------- */
-
-static int transmit(int socket_fd, const struct gpu_msg *msg, const int *fds, uint32_t n_fds)
-{
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = sizeof(*msg)};
-    union {
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {0};
-    struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (n_fds > 0) {
-        header.msg_control = control.bytes;
-        header.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
-
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    return sendmsg(socket_fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
 
 static void out_free(struct gpu_out *out)
 {
@@ -84,7 +63,8 @@ void gpu_send(struct gpu *gpu, struct gpu_msg *msg, const int *fds, uint32_t n_f
 {
     msg->version = GPU_WIRE_VERSION;
     msg->number = ++gpu->next_number;
-    int r = list_is_empty(&gpu->out) ? transmit(gpu->socket.fd, msg, fds, n_fds) : -EAGAIN;
+    int r =
+        list_is_empty(&gpu->out) ? socket_send(gpu->socket.fd, msg, sizeof(*msg), fds, n_fds, MSG_DONTWAIT) : -EAGAIN;
 
     if (r == -EAGAIN || r == -ENOBUFS)
         gpu_send_later(gpu, msg, fds, n_fds);
@@ -96,7 +76,7 @@ static void gpu_flush(struct gpu *gpu)
 {
     while (!list_is_empty(&gpu->out)) {
         struct gpu_out *out = list_first_entry(&gpu->out, struct gpu_out, link);
-        int r = transmit(gpu->socket.fd, &out->msg, out->fds, out->n_fds);
+        int r = socket_send(gpu->socket.fd, &out->msg, sizeof(out->msg), out->fds, out->n_fds, MSG_DONTWAIT);
 
         if (r == -EAGAIN)
             return;

@@ -23,6 +23,7 @@
 #include "daemon/control.h"
 #include "daemon/gpu.h"
 #include "daemon/log.h"
+#include "include/base/socket.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 #define REPLY_TIMEOUT_MS 5000 /* for a client that does not read a long reply */
@@ -140,26 +141,11 @@ bool session_call_over(struct session *session)
 /* 1: sent; 0: the socket is full; else the session has ended. */
 static int session_send(struct session *session, const void *message, size_t size, const int *fds, unsigned n_fds)
 {
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)message, .iov_len = size};
-    union {
-        char bytes[CMSG_SPACE(3 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    int r = socket_send(session->socket.fd, message, size, fds, n_fds, MSG_DONTWAIT);
 
-    if (n_fds > 0) {
-        msg.msg_control = control.bytes;
-        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    if (sendmsg(session->socket.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+    if (r == 0)
         return 1;
-    if (errno == EAGAIN)
+    if (r == -EAGAIN)
         return 0;
     session_end(session, "its socket is closed", false);
     return -EPIPE;

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "include/base/cleanup.h"
+#include "include/base/socket.h"
 #include "io/gpu/helper.h"
 
 #define DESCRIPTORS_MAX 2
@@ -63,24 +64,7 @@ static int receive(int socket_fd, struct received *in)
 /* The socket is blocking, so that an answer waits for room rather than get lost. Without the daemon it is lost: no harm. */
 static void transmit(int socket_fd, const struct gpu_msg *msg, int fd)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {.bytes = {0}};
-    struct iovec iov = {.iov_base = (void *)msg, .iov_len = sizeof(*msg)};
-    struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (fd >= 0) {
-        header.msg_control = control.bytes;
-        header.msg_controllen = sizeof(control.bytes);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&header);
-
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(fd));
-        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    }
-    while (sendmsg(socket_fd, &header, MSG_NOSIGNAL) < 0 && errno == EINTR)
+    while (socket_send(socket_fd, msg, sizeof(*msg), &fd, fd >= 0 ? 1 : 0, 0) == -EINTR)
         ;
 }
 
