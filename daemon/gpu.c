@@ -39,21 +39,14 @@ static void gpu_set_state(struct gpu *gpu, enum gpu_state state)
     gpu->since_ns = loop_now_ns();
 }
 
-static const char *uuid_text(const uint8_t *u, char ret_text[static 41])
-{
-    snprintf(ret_text, 41, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
-             u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
-    return ret_text;
-}
-
 void gpu_kill(struct gpu *gpu, const char *why)
 {
     if (gpu->state != GPU_STARTING && gpu->state != GPU_SERVING)
         return;
-    char text[41];
+    char text[CUDA_UUID_TEXT_BYTES];
 
     snprintf(gpu->error, sizeof(gpu->error), "%s", why);
-    log_warning("%s: its helper (pid %d) is ended: %s", uuid_text(gpu->uuid, text), (int)gpu->pid, why);
+    log_warning("%s: its helper (pid %d) is ended: %s", cuda_uuid_print(&gpu->uuid, text), (int)gpu->pid, why);
     gpu_set_state(gpu, GPU_ENDING);
     loop_timer_cancel(&gpu->timer);
     (void)kill(gpu->pid, SIGKILL);
@@ -97,7 +90,7 @@ static int gpu_ring_new(struct gpu *gpu, uint32_t engine)
 static void gpu_serve(struct gpu *gpu)
 {
     const struct control *control = gpu->gpus->control;
-    char text[41];
+    char text[CUDA_UUID_TEXT_BYTES];
     int r = 0;
 
     gpu_set_state(gpu, GPU_SERVING);
@@ -112,8 +105,8 @@ static void gpu_serve(struct gpu *gpu)
     if (r < 0)
         gpu_kill(gpu, log_errno(r));
     else
-        log_notice("%s (%s) is served by pid %d, whose context takes %llu MiB", uuid_text(gpu->uuid, text), gpu->name,
-                   (int)gpu->pid, (unsigned long long)(gpu->stat.context_bytes / MIB));
+        log_notice("%s (%s) is served by pid %d, whose context takes %llu MiB", cuda_uuid_print(&gpu->uuid, text),
+                   gpu->name, (int)gpu->pid, (unsigned long long)(gpu->stat.context_bytes / MIB));
 }
 
 void gpu_started(struct gpu *gpu, const struct gpu_msg *msg)
@@ -215,7 +208,7 @@ static void gpu_process_ended(struct loop_source *source, uint32_t events)
 {
     struct gpu *gpu = container_of(source, struct gpu, pidfd);
     siginfo_t info = {0};
-    char text[41];
+    char text[CUDA_UUID_TEXT_BYTES];
 
     (void)events;
     if (gpu->n_calls > 0) /* an engine is still being told of it, for a moment; we are asked again at once */
@@ -225,7 +218,7 @@ static void gpu_process_ended(struct loop_source *source, uint32_t events)
     if (gpu->state != GPU_ENDING) {
         snprintf(gpu->error, sizeof(gpu->error), "its helper ended by itself (%s %d)",
                  info.si_code == CLD_EXITED ? "status" : "signal", info.si_status);
-        log_warning("%s: %s", uuid_text(gpu->uuid, text), gpu->error);
+        log_warning("%s: %s", cuda_uuid_print(&gpu->uuid, text), gpu->error);
     }
     loop_timer_cancel(&gpu->timer);
     loop_remove(gpu_loop(gpu), &gpu->pidfd);
@@ -294,11 +287,11 @@ static void gpu_start(struct gpu *gpu)
 {
     struct gpu_msg msg = {.type = GPU_MSG_START, .spin_us = gpu->gpus->control->config->daemon.spin_us};
     int r = gpu_process_new(gpu);
-    char text[41];
+    char text[CUDA_UUID_TEXT_BYTES];
 
     if (r < 0) {
         snprintf(gpu->error, sizeof(gpu->error), "spillway-gpu cannot be started: %s", log_errno(r));
-        log_error("%s: %s", uuid_text(gpu->uuid, text), gpu->error);
+        log_error("%s: %s", cuda_uuid_print(&gpu->uuid, text), gpu->error);
         gpu->pid = 0;
         gpu_set_state(gpu, GPU_PAUSED);
         if (gpu->has_served) { /* else whoever asks for it next starts it */
@@ -308,7 +301,7 @@ static void gpu_start(struct gpu *gpu)
         return;
     }
     gpu_set_state(gpu, GPU_STARTING);
-    memcpy(msg.uuid, gpu->uuid, sizeof(msg.uuid));
+    memcpy(msg.uuid, gpu->uuid.bytes, sizeof(msg.uuid));
     gpu_await(gpu, START_NS);
     gpu_send(gpu, &msg, NULL, 0);
 }
@@ -323,7 +316,7 @@ static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uui
         return NULL;
     gpu->gpus = gpus;
     gpu->index = index;
-    memcpy(gpu->uuid, uuid, sizeof(gpu->uuid));
+    memcpy(gpu->uuid.bytes, uuid, sizeof(gpu->uuid.bytes));
     gpu->pidfd.fd = gpu->socket.fd = -1;
     loop_timer_init(&gpu->timer, gpu_timer);
     list_init(&gpu->out);
@@ -341,7 +334,7 @@ static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uui
 static struct gpu *gpu_place(struct gpus *gpus, const uint8_t *uuid)
 {
     for (uint32_t i = 0; i < gpus->n; i++)
-        if (memcmp(gpus->gpu[i]->uuid, uuid, SPW_UUID_BYTES) == 0)
+        if (memcmp(gpus->gpu[i]->uuid.bytes, uuid, SPW_UUID_BYTES) == 0)
             return gpus->gpu[i];
     if (gpus->n < GPUS_MAX)
         return gpu_new(gpus, gpus->n, uuid);
@@ -350,7 +343,7 @@ static struct gpu *gpu_place(struct gpus *gpus, const uint8_t *uuid)
 
         if (gpu->has_served || gpu->state != GPU_PAUSED)
             continue;
-        memcpy(gpu->uuid, uuid, sizeof(gpu->uuid));
+        memcpy(gpu->uuid.bytes, uuid, sizeof(gpu->uuid.bytes));
         gpu->error[0] = 0;
         gpu_set_state(gpu, GPU_OFF);
         return gpu;
@@ -435,7 +428,7 @@ void gpus_chunk_note(void *ctx, struct engine_chunk_note *note)
     struct known_chunk *known = &gpus->chunks[note->engine][note->region];
 
     if (note->is_new) {
-        *known = (struct known_chunk){.chunk = note->chunk, .epoch = note->epoch, .pool = note->pool};
+        *known = (struct known_chunk){.chunk = note->chunk, .epoch = note->epoch};
     } else {
         memory_chunk_unref(known->chunk);
         known->chunk = NULL;
@@ -484,7 +477,7 @@ bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
 
     *ret_info = (struct gpu_info){
         .state = states[gpu->state], .pid = (int)gpu->pid, .restarts = gpu->restarts, .stat = gpu->stat};
-    (void)uuid_text(gpu->uuid, ret_info->uuid);
+    (void)cuda_uuid_print(&gpu->uuid, ret_info->uuid);
     memcpy(ret_info->name, gpu->name, sizeof(ret_info->name));
     memcpy(ret_info->error, gpu->error, sizeof(ret_info->error));
     list_for_each (l, &gpu->lanes)

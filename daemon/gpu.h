@@ -13,6 +13,7 @@
 
 #include "daemon/control.h"
 #include "daemon/engine.h"
+#include "io/cuda_driver.h"
 #include "io/gpu_wire.h"
 #include "io/memory.h"
 
@@ -44,9 +45,9 @@ struct gpu_lane {
 };
 
 struct gpu_info {
-    char uuid[SPW_UUID_BYTES * 2 + 9]; /* as nvidia-smi prints it */
-    char name[GPU_TEXT_BYTES];         /* once a helper has told it */
-    char error[GPU_TEXT_BYTES];        /* what ended its helper last, or keeps one from starting */
+    char uuid[CUDA_UUID_TEXT_BYTES]; /* as nvidia-smi prints it */
+    char name[GPU_TEXT_BYTES];       /* once a helper has told it */
+    char error[GPU_TEXT_BYTES];      /* what ended its helper last, or keeps one from starting */
     const char *state;
     int pid;
     uint32_t restarts, lanes; /* of the process that is there now */

@@ -23,7 +23,7 @@ struct gpu_out {
 struct gpu {
     struct gpus *gpus;
     uint32_t index;
-    uint8_t uuid[SPW_UUID_BYTES];
+    struct cuda_uuid uuid;
     char name[GPU_TEXT_BYTES], error[GPU_TEXT_BYTES];
     enum gpu_state state;
     uint32_t incarnation, restarts, pause_ms, next_number;
@@ -46,7 +46,7 @@ struct gpu {
 
 struct known_chunk {
     struct memory_chunk *chunk; /* a reference; NULL: none */
-    uint32_t epoch, pool;
+    uint32_t epoch;
 };
 
 struct gpus {

@@ -29,7 +29,6 @@
 #define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
 #define GPU_PIECES_MAX 4096 /* of one layout */
-#define GPU_ITEM_BYTES_MAX (1 * GIB)
 
 enum gpu_direction { GPU_SPILL, GPU_FETCH, GPU_DIRECTIONS };
 

@@ -119,8 +119,7 @@
 /* GPUs. */
 #define GPUS_MAX 64
 #define GPU_LANES_MAX 1024 /* of one GPU */
-#define DEFAULT_GPU_LANES 64
-#define GPU_SLOTS_MAX 64 /* of one direction of a lane */
+#define GPU_SLOTS_MAX 64   /* of one direction of a lane */
 #define DEFAULT_GPU_SLOTS 4
 #define GPU_SLOT_BYTES_MIN PIECE_BYTES_MAX /* so that a lease always fits */
 #define GPU_SLOT_BYTES_MAX (64 * MIB)
