@@ -12,7 +12,7 @@
  *   chunk.c                             where a result's bytes are
  *   session.c control.c                 handles; the socket
  *   copy.c stream.c                     copy threads; memcpy past the caches
- *   map.c error.c                       mappings and forks; words
+ *   map.c sync.c error.c                mappings and forks; threads and waits; words
  *
  * Locks, in the order in which they may be taken (each file says what its lock guards):
  *   gpu.lock → queue.lock → session.chunk_lock → session.control_lock;  copy.lock, session.lock and thread.c's lock are leaves.
@@ -59,6 +59,14 @@ static inline uint64_t client_now_ms(void)
 {
     return client_now_ns() / 1000000;
 }
+
+/* --- sync.c ------------------------------------------------------------------------------------------------------- */
+
+int client_thread_start(void *(*run)(void *arg), void *arg, pthread_t *ret_thread) must_check;
+/* For client_cond_wait(). */
+void client_cond_init(pthread_cond_t *cond);
+/* Until somebody tells, so long, or a second. */
+void client_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t left_ns);
 
 /* --- map.c -------------------------------------------------------------------------------------------------------- */
 

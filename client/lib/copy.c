@@ -18,7 +18,6 @@
  */
 #include <limits.h>
 #include <sched.h>
-#include <signal.h>
 
 #include "client/lib/client.h"
 
@@ -177,14 +176,10 @@ static void *thread_main(void *arg)
 /* Starts a thread if those that are idle have enough to do, and there may be more. Called with the lock. */
 static int thread_start(struct client_copy *copy)
 {
-    sigset_t all, before;
-
     if (copy->n_idle + copy->n_spinning > copy->n_tasks || copy->n_threads == copy->n_max)
         return 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = -pthread_create(&copy->threads[copy->n_threads], NULL, thread_main, copy);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int r = client_thread_start(thread_main, copy, &copy->threads[copy->n_threads]);
+
     if (r == 0)
         copy->n_threads++;
     return copy->n_threads > 0 ? 0 : r;

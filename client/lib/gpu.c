@@ -9,7 +9,6 @@
  * The context is the caller's: it is made current for each call, and the thread's own is put back after it.
  */
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -140,15 +139,10 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-/* With all signals blocked: the program's handlers are not for it. */
 static int thread_start(struct spw_gpu *gpu)
 {
-    sigset_t all, before;
+    int r = client_thread_start(thread_main, gpu, &gpu->thread);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = -pthread_create(&gpu->thread, NULL, thread_main, gpu);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     gpu->has_thread = r == 0;
     return r == 0 ? 0 : client_error(r, 0, "spw_gpu_attach: cannot start a thread: %s", strerrordesc_np(-r));
 }
@@ -243,7 +237,6 @@ void client_gpu_left_free(spw_session *session)
 static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options *options)
 {
     struct spw_gpu *gpu = calloc(1, sizeof(*gpu));
-    pthread_condattr_t attr;
 
     if (!gpu)
         return NULL;
@@ -256,10 +249,7 @@ static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options 
     list_init(&gpu->jobs);
     list_init(&gpu->all_jobs);
     pthread_mutex_init(&gpu->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&gpu->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    client_cond_init(&gpu->changed);
     gpu->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return gpu;
 }

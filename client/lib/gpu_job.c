@@ -164,18 +164,6 @@ static bool job_is_at(const struct spw_gpu_job *job, enum job_point point)
     return point == POINT_SOURCE_FREE && job->direction == GPU_SPILL && all_begun && job->n_sources == 0;
 }
 
-/* Until the thread has moved something to its end, or so long. With the lock. */
-static void changed_wait(struct spw_gpu *gpu, uint64_t ns)
-{
-    struct timespec until;
-
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    ns = MIN(ns, UINT64_C(1000000000)) + (uint64_t)until.tv_nsec;
-    until.tv_sec += (time_t)(ns / 1000000000);
-    until.tv_nsec = (long)(ns % 1000000000);
-    pthread_cond_timedwait(&gpu->changed, &gpu->lock, &until);
-}
-
 /* With the lock, and the context. For an end the thread is left to work alone after a while; of what comes before nobody is
  * told, so one has to look. */
 static bool job_wait_locked(struct spw_gpu_job *job, enum job_point point, uint64_t timeout_ns)
@@ -191,7 +179,7 @@ static bool job_wait_locked(struct spw_gpu_job *job, enum job_point point, uint6
         if (waited_ns >= timeout_ns)
             return false;
         if (waited_ns >= GPU_SPIN_NS && point == POINT_DONE) {
-            changed_wait(gpu, timeout_ns - waited_ns);
+            client_cond_wait(&gpu->changed, &gpu->lock, timeout_ns - waited_ns);
             continue;
         }
         pthread_mutex_unlock(&gpu->lock);

@@ -20,7 +20,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "client/lib/client.h"
 
@@ -85,17 +84,13 @@ static int queue_poll_add(const spw_queue *queue, int fd)
 static spw_queue *queue_alloc(spw_session *session, uint32_t entries)
 {
     spw_queue *queue = calloc(1, sizeof(*queue));
-    pthread_condattr_t attr;
 
     if (!queue)
         return NULL;
     queue->session = session;
     queue->poll_fd = queue->event_fd = -1;
     pthread_mutex_init(&queue->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&queue->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    client_cond_init(&queue->changed);
     list_init(&queue->link);
     list_init(&queue->free);
     list_init(&queue->ended);
@@ -285,12 +280,7 @@ static void queue_wait_locked(spw_queue *queue, bool on_ring, uint64_t left_ms)
         pthread_cond_broadcast(&queue->changed); /* another one may have to sleep on the ring now */
         return;
     }
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + ms % 1000 * 1000000;
-    until.tv_sec += (time_t)(ms / 1000 + ns / 1000000000);
-    until.tv_nsec = (long)(ns % 1000000000);
-    pthread_cond_timedwait(&queue->changed, &queue->lock, &until);
+    client_cond_wait(&queue->changed, &queue->lock, ms * 1000000);
 }
 
 /* The job of queue.due, if there is one, that keeps this one from going on: itself, or any if it waits for others' leases. */
