@@ -96,7 +96,6 @@ enum gpu_cmd_op {
 enum {
     GPU_CMD_LAST =
         1 << 0, /* of the use `seq`: the fence is published, and a completion comes, when all its parts are there */
-    GPU_CMD_URGENT = 1 << 1, /* reserved for latency: no difference yet */
 };
 
 /*

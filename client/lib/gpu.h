@@ -116,8 +116,8 @@ struct spw_gpu_job {
     uint32_t n_waiting;       /* of them, not yet on their stream */
     uint32_t n_sources;       /* of them, still read from */
     uint32_t n_orphans;       /* that are not gone, though it has ended */
-    struct CUevent_st *last;  /* after the kernel that was launched last */
-    bool has_last, cancel, done, freed;
+    struct CUevent_st *last;  /* after the kernel that was launched last; NULL: none */
+    bool cancel, done, freed;
     int error;
     uint64_t value;
 };

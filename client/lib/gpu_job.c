@@ -240,7 +240,7 @@ int spw_gpu_job_join(spw_gpu_job *job, struct CUstream_st *stream, uint32_t time
     if (!job_wait_locked(job, POINT_STREAMED, timeout_ns_of(timeout_ms))) {
         r = timeout_ms == 0 ? client_error(-EAGAIN, 0, "spw_gpu_job_join: not all of it is on its way yet")
                             : client_error(-ETIMEDOUT, 0, "spw_gpu_job_join: not in %u ms", timeout_ms);
-    } else if (!job->done && job->has_last) {
+    } else if (!job->done && job->last) {
         r = gpu->cuda->StreamWaitEvent(stream, job->last, 0);
         r = r == NV_SUCCESS ? 0 : client_gpu_error(r, "spw_gpu_job_join");
     } else {

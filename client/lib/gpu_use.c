@@ -254,7 +254,6 @@ static void use_move(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
         return;
     }
     job->last = d->emptied[slot];
-    job->has_last = true;
 }
 
 /* Why it is not to go on, or 0. */
