@@ -2,9 +2,10 @@
 /*
  * Attaching to a GPU, and the thread that sees to it that nothing hangs.
  *
- * The thread sleeps while there is no job. Else it moves jobs on whenever the daemon rings, looks every 50 us while only a
- * look can tell (a stream's write to memory wakes nobody), and lets a silent daemon's lanes go when a deadline has passed.
- * Callers that wait move things on themselves.
+ * The thread sleeps while there is nothing to do. Else it moves jobs on whenever the daemon rings, looks every 50 us while
+ * only a look can tell (a stream's write to memory wakes nobody), and lets a silent daemon's lanes go when a deadline has
+ * passed. A wake-up is what costs most here, so it is woken for as little as will do (struct gpu_awaited), and leaves
+ * everything to a caller who spins.
  *
  * The context is the caller's: it is made current for each call, and the thread's own is put back after it.
  */
@@ -85,54 +86,98 @@ void client_gpu_wake(struct spw_gpu *gpu)
 }
 
 /* It is awake: what rang is taken back. */
-static void queues_disarm(struct spw_gpu *gpu)
+static void queue_disarm(spw_queue *queue)
+{
+    spw_job *ended;
+
+    while (spw_queue_next(queue, &ended) == 0)
+        ;
+}
+
+
+/* Leases may be with the daemon still after the last job has ended. */
+static bool gpu_works(const struct spw_gpu *gpu)
 {
     list_for_each (l, &gpu->lanes) {
-        spw_job *ended;
+        const struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
-        while (spw_queue_next(list_entry(l, struct gpu_lane, link)->queue, &ended) == 0)
-            ;
+        if (lane->over == 0 && lane->directions[GPU_SPILL].n_uses + lane->directions[GPU_FETCH].n_uses > 0)
+            return true;
     }
+    return !list_is_empty(&gpu->jobs);
 }
 
-/* The queue's descriptor, armed; -1: none, or something has come already (*ret_ready). */
-static int queue_to_poll(struct spw_gpu *gpu, bool *ret_ready)
-{
-    if (list_is_empty(&gpu->lanes))
-        return -1;
-    struct gpu_lane *lane = list_first_entry(&gpu->lanes, struct gpu_lane, link);
-    int r = spw_queue_arm(lane->queue);
+/* What the thread sleeps with. */
+struct thread_sleep {
+    struct pollfd fds[3];
+    int64_t nap_ns; /* at most so long; 0: it need not sleep; -1: as long as nobody wakes it */
+};
 
-    *ret_ready = r == 1;
-    return r == 0 ? spw_queue_fd(lane->queue) : -1;
+static void sleep_on(struct thread_sleep *sleep, struct pollfd *pollfd, spw_queue *queue)
+{
+    int r = spw_queue_arm(queue);
+
+    if (r == 0)
+        pollfd->fd = spw_queue_fd(queue);
+    else if (r == 1)
+        sleep->nap_ns = 0; /* something has come already */
 }
 
-static void thread_sleep(struct spw_gpu *gpu, int queue_fd, bool has_jobs, bool looks)
+static void sleep_prepare(struct spw_gpu *gpu, const struct gpu_awaited *await, struct thread_sleep *ret_sleep)
 {
-    struct pollfd fds[] = {{.fd = gpu->wake_fd, .events = POLLIN}, {.fd = queue_fd, .events = POLLIN}};
-    struct timespec nap = {.tv_nsec = looks ? GPU_NAP_NS : THREAD_SLEEP_MS * 1000000L};
+    ret_sleep->nap_ns = await->look ? GPU_NAP_NS : THREAD_SLEEP_MS * INT64_C(1000000);
+    if (!gpu_works(gpu))
+        ret_sleep->nap_ns = -1;
+    if (ret_sleep->nap_ns < 0 || list_is_empty(&gpu->lanes))
+        return;
+    const struct gpu_lane *lane = list_first_entry(&gpu->lanes, struct gpu_lane, link);
+
+    sleep_on(ret_sleep, &ret_sleep->fds[1], lane->moves);
+    if (await->leases)
+        sleep_on(ret_sleep, &ret_sleep->fds[2], lane->leases);
+}
+
+static void thread_turn(struct spw_gpu *gpu, struct thread_sleep *ret_sleep)
+{
+    *ret_sleep = (struct thread_sleep){
+        .fds = {{.fd = gpu->wake_fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}},
+        .nap_ns = GPU_NAP_NS};
+    list_for_each (l, &gpu->lanes) {
+        const struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+        queue_disarm(lane->moves);
+        queue_disarm(lane->leases);
+    }
+    if (gpu->n_spinning > 0)
+        return;
+    struct gpu_awaited await = client_gpu_pump(gpu);
+
+    sleep_prepare(gpu, &await, ret_sleep);
+}
+
+static void thread_sleep(const struct spw_gpu *gpu, struct thread_sleep *sleep)
+{
+    struct timespec nap = {.tv_nsec = sleep->nap_ns};
     eventfd_t value;
 
-    (void)ppoll(fds, ARRAY_LEN(fds), has_jobs ? &nap : NULL, NULL);
-    if (fds[0].revents)
+    if (sleep->nap_ns == 0)
+        return;
+    (void)ppoll(sleep->fds, ARRAY_LEN(sleep->fds), sleep->nap_ns > 0 ? &nap : NULL, NULL);
+    if (sleep->fds[0].revents)
         (void)!eventfd_read(gpu->wake_fd, &value);
 }
 
 static void *thread_main(void *arg)
 {
     struct spw_gpu *gpu = arg;
+    struct thread_sleep sleep;
 
     pthread_mutex_lock(&gpu->lock);
     (void)gpu->cuda->CtxSetCurrent(gpu->context);
     while (!gpu->stop) {
-        bool ready = false;
-
-        queues_disarm(gpu);
-        bool looks = client_gpu_pump(gpu), has_jobs = !list_is_empty(&gpu->jobs);
-        int queue_fd = has_jobs ? queue_to_poll(gpu, &ready) : -1;
+        thread_turn(gpu, &sleep);
         pthread_mutex_unlock(&gpu->lock);
-        if (!ready)
-            thread_sleep(gpu, queue_fd, has_jobs, looks);
+        thread_sleep(gpu, &sleep);
         pthread_mutex_lock(&gpu->lock);
     }
     pthread_mutex_unlock(&gpu->lock);
@@ -297,6 +342,9 @@ void spw_gpu_detach(spw_gpu *gpu)
     client_gpu_wake(gpu);
     while (!list_is_empty(&gpu->jobs)) /* each has its deadline */
         pthread_cond_wait(&gpu->changed, &gpu->lock);
+    for (uint64_t now_ns, until_ns = client_now_ns() + GPU_GRACE_MS * UINT64_C(1000000);
+         gpu_works(gpu) && (now_ns = client_now_ns()) < until_ns;)
+        client_cond_wait(&gpu->changed, &gpu->lock, until_ns - now_ns);
     gpu->stop = true;
     client_gpu_wake(gpu);
     while (!list_is_empty(&gpu->all_jobs)) {

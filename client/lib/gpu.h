@@ -49,8 +49,8 @@ struct gpu_use {
     uint64_t seq;                      /* MOVING: of its slot */
     int error;                         /* why its keys failed, if they did */
     bool on_stream, source_free, told; /* the job knows */
-    bool orphan;                       /* the job ended without it */
-    spw_job *call;                     /* on the lane's queue; NULL: none */
+    bool orphan;                       /* the job needs it no more, or ended without it */
+    spw_job *call;                     /* on one of the lane's queues; NULL: none */
     struct spw_view views[];
 };
 
@@ -76,7 +76,7 @@ struct gpu_lane {
     uint64_t leased_bytes, leased_bytes_max; /* of all uses */
     uint32_t n_leased;                       /* keys of all uses */
     int over;                                /* 0, or the negative errno that ended it */
-    spw_queue *queue;
+    spw_queue *leases, *moves; /* requests for leases, and for copies: so that one can be slept for without the other */
     struct client_map fences_map;
     bool fences_registered, mapped;
     uint64_t staging_handle, staging; /* device address */
@@ -138,7 +138,8 @@ struct spw_gpu {
     struct list lanes, layouts, jobs, all_jobs;
     pthread_t thread;
     bool has_thread, stop;
-    int wake_fd; /* the thread sleeps on this and on the queue */
+    uint32_t n_spinning; /* callers that move everything on themselves, for a moment */
+    int wake_fd;         /* the thread sleeps on this and on queues */
 };
 
 /* gpu_lane.c. With the context current. */
@@ -158,9 +159,14 @@ int client_gpu_error(int result, const char *what) must_check;
 /* gpu_layout.c. With the lock and the context. */
 void client_gpu_layout_destroy(struct spw_gpu_layout *layout);
 
-/* gpu_use.c. With the lock and the context. Moves everything on as far as it goes. Returns whether something is on its way
- * that wakes nobody. */
-bool client_gpu_pump(struct spw_gpu *gpu);
+/* What a thread has to be told, or must see, so that things go on. */
+struct gpu_awaited {
+    bool look;   /* something is on its way that wakes nobody */
+    bool leases; /* the next answer about leases; else those come along when a copy has ended, which always wakes */
+};
+
+/* gpu_use.c. With the lock and the context. Moves everything on as far as it goes. */
+struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu);
 /* Frees a lane, and its uses, whose answers cannot come any more. */
 void client_gpu_lane_forget(struct gpu_lane *lane);
 

@@ -99,7 +99,6 @@ static int job_start(const char *name, struct spw_gpu_job *job, struct CUstream_
     list_push_tail(&gpu->jobs, &job->link);
     list_push_tail(&gpu->all_jobs, &job->all);
     (void)client_gpu_pump(gpu);
-    client_gpu_wake(gpu);
     return 0;
 }
 
@@ -128,9 +127,11 @@ static int start(const char *name, enum gpu_direction direction, spw_gpu_layout 
     }
     r = job_start(name, job, stream);
     client_gpu_leave(layout->gpu);
-    if (r == 0)
-        *ret_job = job;
-    return r;
+    if (r < 0)
+        return r;
+    client_gpu_wake(layout->gpu); /* without the lock, which is what it needs first */
+    *ret_job = job;
+    return 0;
 }
 
 int spw_spill(spw_gpu_layout *layout, const struct spw_key *keys, const uint32_t *block_ids, size_t n,
@@ -164,8 +165,8 @@ static bool job_is_at(const struct spw_gpu_job *job, enum job_point point)
     return point == POINT_SOURCE_FREE && job->direction == GPU_SPILL && all_begun && job->n_sources == 0;
 }
 
-/* With the lock, and the context. For an end the thread is left to work alone after a while; of what comes before nobody is
- * told, so one has to look. */
+/* With the lock, and the context. While we spin, the thread leaves everything to us. For an end it is left to work alone after
+ * that; of what comes before nobody is told, so one has to look. */
 static bool job_wait_locked(struct spw_gpu_job *job, enum job_point point, uint64_t timeout_ns)
 {
     struct spw_gpu *gpu = job->gpu;
@@ -182,12 +183,15 @@ static bool job_wait_locked(struct spw_gpu_job *job, enum job_point point, uint6
             client_cond_wait(&gpu->changed, &gpu->lock, timeout_ns - waited_ns);
             continue;
         }
+        uint32_t spins = waited_ns < GPU_SPIN_NS ? 1 : 0;
+        gpu->n_spinning += spins;
         pthread_mutex_unlock(&gpu->lock);
-        if (waited_ns < GPU_SPIN_NS)
+        if (spins)
             cpu_relax();
         else
             nanosleep(&(struct timespec){.tv_nsec = GPU_NAP_NS}, NULL);
         pthread_mutex_lock(&gpu->lock);
+        gpu->n_spinning -= spins;
     }
 }
 

@@ -136,7 +136,9 @@ static int lane_init(struct gpu_lane *lane, const int fds[static 2])
     if (r == 0) /* somebody waits for a fetch */
         r = direction_init(lane, &lane->directions[GPU_FETCH], greatest);
     if (r == 0)
-        r = spw_queue_new(lane->gpu->session, lane->gpu->space, GPU_DIRECTIONS * GPU_USES(lane->slots), &lane->queue);
+        r = spw_queue_new(lane->gpu->session, lane->gpu->space, GPU_DIRECTIONS * GPU_USES(lane->slots), &lane->leases);
+    if (r == 0)
+        r = spw_queue_new(lane->gpu->session, lane->gpu->space, GPU_DIRECTIONS * lane->slots, &lane->moves);
     return r;
 }
 
@@ -211,7 +213,8 @@ void client_gpu_lane_free(struct gpu_lane *lane)
     struct spw_msg reply;
 
     client_gpu_lane_release(lane);
-    spw_queue_free(lane->queue);
+    spw_queue_free(lane->leases);
+    spw_queue_free(lane->moves);
     (void)!client_control_request(lane->gpu->session, SPW_MSG_GPU_DETACH, &detach.msg, sizeof(detach), &reply,
                                   sizeof(reply), NULL, 0);
     list_unlink(&lane->link);

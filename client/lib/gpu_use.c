@@ -8,7 +8,8 @@
  *
  * Requests to the daemon have what is left of the job's time. A daemon that does not answer even so is taken for stopped:
  * the lane is over, streams go on, and the use is an orphan until the answer comes, or the session ends: its job has ended
- * without it, but stays in memory. With gpu.lock and the context.
+ * without it, but stays in memory. A use of a fetch is one as soon as its blocks are there: the leases' end is nothing that
+ * its job waits for. With gpu.lock and the context.
  */
 #include <string.h>
 
@@ -37,7 +38,7 @@ static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
                                                                use->n, job->flags, left_ms(job, now_ns), use->views);
 
     call.no_data = true;
-    return client_queue_submit("spw_gpu", lane->queue, r, &call, NULL, &use->call);
+    return client_queue_submit("spw_gpu", lane->leases, r, &call, NULL, &use->call);
 }
 
 /* As many keys of the job as fit a slot. */
@@ -106,11 +107,9 @@ static void use_tell(struct gpu_use *use)
         job->error = use->error;
 }
 
-/* Nobody waits for it any more, and no kernel of it runs. */
+/* The job has all that it needs of it, and no kernel of it runs. */
 static void use_orphan(struct gpu_use *use)
 {
-    if (use->error == 0)
-        use->error = -ETIMEDOUT;
     use_tell(use);
     use_on_stream(use);
     use_source_free(use);
@@ -134,6 +133,7 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
     else if (--job->n_orphans == 0 && job->freed)
         client_gpu_job_destroy(job);
     free(use);
+    pthread_cond_broadcast(&lane->gpu->changed); /* who detaches waits for the last */
 }
 
 void client_gpu_lane_forget(struct gpu_lane *lane)
@@ -175,7 +175,7 @@ static int use_give(struct gpu_lane *lane, struct gpu_use *use)
         op = use->error < 0 ? SPW_OP_ABORT : SPW_OP_COMMIT;
     int r = client_build_handles("spw_gpu", &call, op, use->job->space, use->views, use->n,
                                  op == SPW_OP_COMMIT ? use->job->flags : 0, SPW_CHAIN);
-    return client_queue_submit("spw_gpu", lane->queue, r, &call, NULL, &use->call);
+    return client_queue_submit("spw_gpu", lane->leases, r, &call, NULL, &use->call);
 }
 
 /* The slot, if it had one, is free. Leases that cannot be given back go with the session. */
@@ -187,9 +187,9 @@ static void use_ending(struct gpu_lane *lane, struct gpu_use *use)
         d->slots[(use->seq - 1) % lane->slots] = NULL;
     else
         d->n_ahead--;
+    if (use->job->direction == GPU_FETCH && !use->orphan) /* its blocks are there: what becomes of the leases is ours */
+        use_orphan(use);
     use_on_stream(use);
-    if (use->job->direction == GPU_FETCH)
-        use_tell(use);
     int r = use->n_moved > 0 ? use_give(lane, use) : 0;
     if (r < 0 && use->error == 0)
         use->error = r;
@@ -222,7 +222,7 @@ static int use_submit(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_n
         .no_results = true,
     };
 
-    return client_queue_submit("spw_gpu", lane->queue, 0, &call, NULL, &use->call);
+    return client_queue_submit("spw_gpu", lane->moves, 0, &call, NULL, &use->call);
 }
 
 /* A slot is free. The request goes first, so that a stream waits for nothing that the daemon has not heard of. */
@@ -282,8 +282,7 @@ static void use_leased(struct gpu_lane *lane, struct gpu_use *use)
     use_ending(lane, use);
 }
 
-/* True while only looking again can tell. */
-static bool use_moving(struct gpu_lane *lane, struct gpu_use *use)
+static void use_moving(struct gpu_lane *lane, struct gpu_use *use)
 {
     int emptied = client_gpu_lane_emptied(lane, use);
     bool is_fetch = use->job->direction == GPU_FETCH;
@@ -298,14 +297,11 @@ static bool use_moving(struct gpu_lane *lane, struct gpu_use *use)
         use->error = use->error < 0 ? use->error : r;
         client_gpu_lane_over(lane, r);
     }
-    if (use->call) /* its leases are the daemon's until it answers, which rings; who waits for a source looks himself */
-        return emptied == 0 && lane->over < 0;
-    if (emptied == 0)
-        return true;
+    if (use->call || emptied == 0) /* its leases are the daemon's until it answers, and the slot until it is emptied */
+        return;
     if (use->error == 0 && load_relaxed(&lane->errors[place]) != 0)
         use->error = -EPIPE; /* the lane was over before the kernel began */
     use_ending(lane, use);
-    return false;
 }
 
 static void use_ended(struct gpu_lane *lane, struct gpu_use *use)
@@ -321,10 +317,18 @@ static void use_ended(struct gpu_lane *lane, struct gpu_use *use)
 
 /* --- Lanes ----------------------------------------------------------------------------------------------------------- */
 
-static bool direction_step(struct gpu_lane *lane, struct gpu_direction_state *d, uint64_t now_ns)
+/* Slots come free first, then they are given away. */
+static void direction_step(struct gpu_lane *lane, struct gpu_direction_state *d, uint64_t now_ns)
 {
-    bool looks = false;
+    for (struct list *l = d->uses.next, *next; l != &d->uses; l = next) {
+        struct gpu_use *use = list_entry(l, struct gpu_use, link);
 
+        next = l->next;
+        if (use->state == GPU_USE_MOVING)
+            use_moving(lane, use);
+        if (use->state == GPU_USE_ENDING)
+            use_ended(lane, use);
+    }
     for (struct list *l = d->uses.next, *next; l != &d->uses; l = next) {
         struct gpu_use *use = list_entry(l, struct gpu_use, link);
 
@@ -335,12 +339,27 @@ static bool direction_step(struct gpu_lane *lane, struct gpu_direction_state *d,
             use_ending(lane, use);
         if (use->state == GPU_USE_LEASED && !d->slots[d->seq % lane->slots])
             use_move(lane, use, now_ns);
-        if (use->state == GPU_USE_MOVING)
-            looks |= use_moving(lane, use);
-        if (use->state == GPU_USE_ENDING)
-            use_ended(lane, use);
     }
-    return looks;
+}
+
+/*
+ * While copies are on their way, their ends are enough to wake for, as long as there is something to put into the slots
+ * that come free: what else has been answered meanwhile is taken along. A kernel of a fetch that has just begun when its
+ * copy has ended is over when the next copy has, so only of the last one somebody has to look.
+ */
+static void direction_await(const struct gpu_lane *lane, const struct gpu_direction_state *d, struct gpu_awaited *await)
+{
+    uint32_t n_copies = 0, n_kernels = 0, n_ready = 0;
+
+    list_for_each (l, &d->uses) {
+        const struct gpu_use *use = list_entry(l, struct gpu_use, link);
+
+        n_copies += use->state == GPU_USE_MOVING && use->call;
+        n_kernels += use->state == GPU_USE_MOVING && (!use->call || lane->over < 0);
+        n_ready += use->state == GPU_USE_LEASED;
+    }
+    await->look |= n_kernels > 0 && (n_copies == 0 || lane->over < 0);
+    await->leases |= n_copies == 0 || n_ready == 0;
 }
 
 /* For one more use. A pool that is small is left to others as well, and so are a session's leases. */
@@ -396,30 +415,37 @@ static void job_expire(struct spw_gpu_job *job)
         list_for_each (u, &lane->directions[job->direction].uses) {
             struct gpu_use *use = list_entry(u, struct gpu_use, link);
 
-            if (use->job == job && !use->orphan &&
-                (use->state != GPU_USE_MOVING || client_gpu_lane_emptied(lane, use) != 0))
-                use_orphan(use);
+            if (use->job != job || use->orphan ||
+                (use->state == GPU_USE_MOVING && client_gpu_lane_emptied(lane, use) == 0))
+                continue;
+            if (use->error == 0)
+                use->error = -ETIMEDOUT;
+            use_orphan(use);
         }
     }
 }
 
-bool client_gpu_pump(struct spw_gpu *gpu)
+struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
 {
     uint64_t now_ns = client_now_ns();
-    bool looks = false, is_first = true, is_over = true;
+    struct gpu_awaited await = {false, false};
+    bool is_first = true, is_over = true;
 
     for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
         next = l->next;
-        client_queue_turn(lane->queue);
+        client_queue_turn(lane->moves);
+        client_queue_turn(lane->leases);
         if (is_first && lane->over == 0)
             lane_feed(lane, now_ns);
         if (is_first)
             is_over = lane->over < 0;
         is_first = false;
-        for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
-            looks |= direction_step(lane, &lane->directions[i], now_ns);
+        for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
+            direction_step(lane, &lane->directions[i], now_ns);
+            direction_await(lane, &lane->directions[i], &await);
+        }
     }
     for (struct list *l = gpu->jobs.next, *next; l != &gpu->jobs; l = next) {
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
@@ -432,5 +458,5 @@ bool client_gpu_pump(struct spw_gpu *gpu)
         if (job->n_uses == 0 && (job->next == job->n || job->error < 0 || job->cancel))
             job_done(job);
     }
-    return looks;
+    return await;
 }
