@@ -28,14 +28,19 @@ static uint64_t item_length(const struct client_call *call, size_t i)
     return call->sizes ? call->sizes[i] : call->length_bytes;
 }
 
+static uint64_t item_offset(const struct client_call *call, size_t i)
+{
+    return call->offsets ? call->offsets[i] : call->offset_bytes;
+}
+
 /* As abi.h counts them. */
 static uint64_t item_results(const struct client_call *call, size_t i)
 {
-    uint64_t length = item_length(call, i), piece = call->space->piece_bytes;
+    uint64_t offset = item_offset(call, i), length = item_length(call, i), piece = call->space->piece_bytes;
 
-    if (length == 0 || call->opcode == SPW_OP_TENSOR || (call->offset_bytes == 0 && length <= piece))
+    if (length == 0 || call->opcode == SPW_OP_TENSOR || (offset == 0 && length <= piece))
         return 1;
-    return (call->offset_bytes + length - 1) / piece - call->offset_bytes / piece + 1;
+    return (offset + length - 1) / piece - offset / piece + 1;
 }
 
 static int key_check(const char *name, const struct spw_key *key, size_t i)
@@ -132,7 +137,7 @@ void client_call_marshal(const struct client_call *call, const struct client_sli
                                   .key_len = key->len,
                                   .part = key->part,
                                   .n_parts = key->n_parts,
-                                  .offset_bytes = call->offset_bytes,
+                                  .offset_bytes = item_offset(call, i),
                                   .length_bytes = item_length(call, i)};
         memcpy(item->key, key->bytes, sizeof(item->key));
         item++;
@@ -144,13 +149,14 @@ void client_call_marshal(const struct client_call *call, const struct client_sli
 /* How long result k of an item must be; 0: any length. A caller copies as much as it asked for. */
 static uint64_t result_expected(const struct client_call *call, size_t element, uint64_t k)
 {
-    uint64_t length = item_length(call, element), piece = call->space->piece_bytes;
+    uint64_t offset = item_offset(call, element), length = item_length(call, element);
+    uint64_t piece = call->space->piece_bytes;
 
     if (length == 0)
         return 0;
-    uint64_t end = call->offset_bytes + length;
-    uint64_t piece_at = (call->offset_bytes / piece + k) * piece;
-    return MIN(end, piece_at + piece) - MAX(call->offset_bytes, piece_at);
+    uint64_t end = offset + length;
+    uint64_t piece_at = (offset / piece + k) * piece;
+    return MIN(end, piece_at + piece) - MAX(offset, piece_at);
 }
 
 /* A lease and its bytes. If those cannot be mapped, the view keeps the lease, so that it can be given back. */

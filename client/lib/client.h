@@ -235,7 +235,8 @@ struct client_call {
     const struct spw_key *keys;    /* elements are keys, */
     struct spw_view *handles;      /* or leases */
     size_t n;
-    const uint64_t *sizes; /* length of each item; NULL: the same range for all */
+    const uint64_t *sizes;   /* length of each item; NULL: the same for all */
+    const uint64_t *offsets; /* where each begins; likewise */
     uint64_t offset_bytes, length_bytes;
     uint64_t arg[2];
     uint32_t timeout_ms;

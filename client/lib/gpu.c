@@ -41,6 +41,14 @@ void client_gpu_leave(struct spw_gpu *gpu)
     pthread_mutex_unlock(&gpu->lock);
 }
 
+int client_gpu_space_check(const char *name, const struct spw_gpu *gpu, const spw_space *space)
+{
+    if (space->session != gpu->session || space->engine != gpu->space->engine ||
+        space->pool->handle != gpu->space->pool->handle)
+        return client_error(-EXDEV, 0, "%s: the space is of another pool or engine than the attachment", name);
+    return 0;
+}
+
 /* --- Lanes ----------------------------------------------------------------------------------------------------------- */
 
 static bool lane_runs(const struct gpu_lane *lane)
@@ -93,7 +101,6 @@ static void queue_disarm(spw_queue *queue)
     while (spw_queue_next(queue, &ended) == 0)
         ;
 }
-
 
 /* Leases may be with the daemon still after the last job has ended. */
 static bool gpu_works(const struct spw_gpu *gpu)
@@ -342,6 +349,7 @@ void spw_gpu_detach(spw_gpu *gpu)
     client_gpu_wake(gpu);
     while (!list_is_empty(&gpu->jobs)) /* each has its deadline */
         pthread_cond_wait(&gpu->changed, &gpu->lock);
+    gpu->leaves = true;
     for (uint64_t now_ns, until_ns = client_now_ns() + GPU_GRACE_MS * UINT64_C(1000000);
          gpu_works(gpu) && (now_ns = client_now_ns()) < until_ns;)
         client_cond_wait(&gpu->changed, &gpu->lock, until_ns - now_ns);

@@ -2,9 +2,11 @@
 /*
  * The inside of spillway/gpu.h. One file a row; each may call those below it.
  *
- *   gpu_job.c      the API on jobs: start, wait, join, cancel
+ *   gpu_range.c    the API: ranges of objects
+ *   gpu_job.c      the API on jobs: start, wait, join, cancel; blocks
  *   gpu.c          attaching, and the thread that keeps jobs going
  *   gpu_use.c      what becomes of a job, one slot's worth at a time
+ *   gpu_element.c  what a job's elements are: blocks of a layout, or ranges
  *   gpu_layout.c   where pieces lie
  *   gpu_lane.c     a lane: staging memory, fences, streams, what it takes to launch a kernel
  *
@@ -28,7 +30,11 @@
 #define GPU_NAP_NS 50000                                   /* between two looks at what wakes nobody */
 #define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
-#define GPU_PIECES_MAX 4096 /* of one layout */
+#define GPU_PIECES_MAX 4096                   /* of one layout */
+#define GPU_USE_RANGES_MAX KERNEL_PIECES_NEAR /* parts, and what lies between them, of one use */
+#define GPU_USE_BYTES_MIN (2 * MIB)           /* of the first use of a job, and of its last ones */
+#define GPU_PARTS_MAX (1 << 22)               /* of one job, some 500 MiB of lists */
+#define GPU_RANGES_GAP_BYTES (32 * KIB)       /* that cross the link for nothing sooner than another copy is begun */
 
 enum gpu_direction { GPU_SPILL, GPU_FETCH, GPU_DIRECTIONS };
 
@@ -39,15 +45,17 @@ enum gpu_direction { GPU_SPILL, GPU_FETCH, GPU_DIRECTIONS };
  */
 enum gpu_use_state { GPU_USE_LEASING, GPU_USE_LEASED, GPU_USE_MOVING, GPU_USE_ENDING };
 
-/* As many of a job's keys as one slot takes. */
+/* As many of a job's elements as one slot takes. */
 struct gpu_use {
     struct list link; /* gpu_direction_state.uses */
     struct spw_gpu_job *job;
     enum gpu_use_state state;
     size_t first;
-    uint32_t n, n_moved;               /* keys; of them, with leases */
+    uint32_t n, n_moved;               /* elements; of them, with leases */
+    uint64_t moved_bytes;              /* of those with leases */
+    uint64_t leased_bytes;             /* as the pool counts them */
     uint64_t seq;                      /* MOVING: of its slot */
-    int error;                         /* why its keys failed, if they did */
+    int error;                         /* why its elements failed, if they did */
     bool on_stream, source_free, told; /* the job knows */
     bool orphan;                       /* the job needs it no more, or ended without it */
     spw_job *call;                     /* on one of the lane's queues; NULL: none */
@@ -74,15 +82,17 @@ struct gpu_lane {
     uint64_t slot_bytes, staging_bytes;
     uint64_t use_bytes;                      /* of one use at most: a slot's, or less in a small pool */
     uint64_t leased_bytes, leased_bytes_max; /* of all uses */
-    uint32_t n_leased;                       /* keys of all uses */
+    uint32_t n_leased;                       /* elements of all uses */
     int over;                                /* 0, or the negative errno that ended it */
     spw_queue *leases, *moves; /* requests for leases, and for copies: so that one can be slept for without the other */
     struct client_map fences_map;
     bool fences_registered, mapped;
     uint64_t staging_handle, staging; /* device address */
-    uint32_t *ids;                    /* SPW_LIST_MAX for each slot, spills' first; host memory that kernels read */
-    uint64_t *errors;                 /* one for each slot: what a kernel found in `status` */
-    uint64_t ids_address, errors_address;
+    /* For each slot, spills' first; host memory that kernels read, or write. */
+    uint32_t *ids;               /* SPW_LIST_MAX: of blocks */
+    struct kernel_piece *ranges; /* GPU_USE_RANGES_MAX: where ranges lie */
+    uint64_t *errors;            /* one: what a kernel found in `status` */
+    uint64_t ids_address, ranges_address, errors_address;
     struct gpu_direction_state directions[GPU_DIRECTIONS];
 };
 
@@ -95,20 +105,36 @@ struct spw_gpu_layout {
     uint32_t n_jobs;
 };
 
+/* Of an element: where bytes of it are, or are to be. What lies between the parts of an element is nobody's. */
+struct gpu_part {
+    uint64_t address;
+    uint32_t offset_bytes, bytes;
+    uint32_t caller; /* whose it is: the caller's elements in their order, which may be cut into several parts */
+};
+
+/* Elements are blocks, of one size, or ranges, each within one of its object's pieces: as much as one lease is on. */
 struct spw_gpu_job {
     struct list link; /* spw_gpu.jobs, until it is done */
     struct list all;  /* spw_gpu.all_jobs, until it is freed */
     struct spw_gpu *gpu;
-    struct spw_gpu_layout *layout; /* may be freed once the job is done: orphans have what they need in what follows */
+    struct spw_gpu_layout *layout; /* of blocks; may be freed once the job is done: orphans need it no more */
     spw_space *space;
-    uint32_t item_bytes;
+    uint32_t item_bytes; /* of a block; 0: ranges */
     enum gpu_direction direction;
     unsigned flags;
-    size_t n, next; /* keys; the first that is of no use yet */
+    bool all_or_none; /* the first error is the job's */
+    size_t n, next;   /* elements; the first that is of no use yet */
     struct spw_key *keys;
-    uint32_t *ids;
-    int32_t *statuses; /* ours: the caller may have none */
-    int32_t *ret_status;
+    uint32_t *ids;             /* of blocks */
+    uint64_t *offsets, *sizes; /* of ranges */
+    uint32_t *parts_end;       /* of ranges: the number of the first part that is not of it, nor of one before it */
+    struct gpu_part *parts;
+    int32_t *statuses;   /* ours: the caller may have none */
+    int32_t *ret_status; /* one for each of the caller's elements, or NULL */
+    size_t n_callers;
+    uint64_t total_bytes, done_bytes; /* of the caller's; of them, of what went well so far */
+    uint64_t left_bytes;              /* of elements that are of no use yet */
+    uint32_t n_begun;                 /* uses so far */
     uint64_t deadline_ns;
     struct CUevent_st *begin; /* what the caller's stream had at the call */
     bool begun;               /* the lane's stream waits for it */
@@ -138,6 +164,7 @@ struct spw_gpu {
     struct list lanes, layouts, jobs, all_jobs;
     pthread_t thread;
     bool has_thread, stop;
+    bool leaves;         /* somebody waits for the last use */
     uint32_t n_spinning; /* callers that move everything on themselves, for a moment */
     int wake_fd;         /* the thread sleeps on this and on queues */
 };
@@ -158,6 +185,33 @@ int client_gpu_error(int result, const char *what) must_check;
 
 /* gpu_layout.c. With the lock and the context. */
 void client_gpu_layout_destroy(struct spw_gpu_layout *layout);
+/* Memory of the GPU that one allocation, or several one behind the other, have; none at first. */
+struct gpu_memory {
+    uint64_t from, end;
+};
+/* -EINVAL, in the words of "`what` i", unless those bytes are memory of this GPU. Asks the driver if they are not in `known`,
+ * which is then what was found. */
+int client_gpu_memory_check(const struct spw_gpu *gpu, const char *what, size_t i, uint64_t from, uint64_t end,
+                            struct gpu_memory *known) must_check;
+
+/* gpu_element.c. With the lock. */
+/* How many elements from `next` on a use takes; their bytes, and as how many the pool counts them while they are leased. */
+uint32_t client_gpu_elements_fit(const struct gpu_lane *lane, const struct spw_gpu_job *job, uint64_t *ret_bytes,
+                                 uint64_t *ret_leased_bytes);
+/* Of a use at most. */
+uint64_t client_gpu_elements_leased_max(const struct gpu_lane *lane, const struct spw_gpu_job *job);
+/* Asks for leases on a use's elements; and gives them back, publishing what was spilled if all went well. */
+int client_gpu_elements_lease(struct gpu_lane *lane, struct gpu_use *use, uint32_t timeout_ms) must_check;
+int client_gpu_elements_give(struct gpu_lane *lane, struct gpu_use *use) must_check;
+/* Where the elements with leases lie: written to the slot's tables, and what a kernel is told of them. */
+void client_gpu_elements_place(struct gpu_lane *lane, const struct gpu_use *use, uint32_t place,
+                               struct kernel_args *args);
+/* Its elements with leases, and their bytes. */
+void client_gpu_elements_count(struct gpu_use *use);
+/* What became of them, for the job. */
+void client_gpu_elements_tell(const struct gpu_use *use);
+/* What became of the caller's elements, when all is known. */
+void client_gpu_elements_result(struct spw_gpu_job *job);
 
 /* What a thread has to be told, or must see, so that things go on. */
 struct gpu_awaited {
@@ -171,12 +225,21 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu);
 void client_gpu_lane_forget(struct gpu_lane *lane);
 
 /* gpu_job.c */
+/* A job of n elements for n_callers of the caller's: blocks (no parts), or ranges of so many parts. NULL: no memory. Until it
+ * is started, free() does. */
+struct spw_gpu_job *client_gpu_job_new(struct spw_gpu *gpu, enum gpu_direction direction, spw_space *space, size_t n,
+                                       size_t n_parts, size_t n_callers);
+/* Its elements and fields are there. Frees it if it fails. */
+int client_gpu_job_start(const char *name, struct spw_gpu_job *job, struct CUstream_st *stream, uint32_t timeout_ms,
+                         spw_gpu_job **ret_job) must_check;
 void client_gpu_job_destroy(struct spw_gpu_job *job);
 void client_gpu_job_free_locked(struct spw_gpu_job *job);
 
 /* gpu.c */
 /* Takes the lock and makes the context current; 0, or why not. */
 int client_gpu_enter(const char *name, struct spw_gpu *gpu) must_check;
+/* -EXDEV unless its lanes are for that space. */
+int client_gpu_space_check(const char *name, const struct spw_gpu *gpu, const spw_space *space) must_check;
 void client_gpu_leave(struct spw_gpu *gpu);
 /* The lane to use, a new one if the last is over. */
 int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;

@@ -26,22 +26,29 @@ static int job_check(const char *name, const spw_gpu_layout *layout, const struc
     return client_call_check(name, &call);
 }
 
-static struct spw_gpu_job *job_alloc(spw_gpu_layout *layout, size_t n)
+struct spw_gpu_job *client_gpu_job_new(struct spw_gpu *gpu, enum gpu_direction direction, spw_space *space, size_t n,
+                                       size_t n_parts, size_t n_callers)
 {
-    size_t key_bytes = n * sizeof(struct spw_key);
-    struct spw_gpu_job *job = calloc(1, sizeof(*job) + key_bytes + n * (sizeof(*job->ids) + sizeof(*job->statuses)));
+    size_t n_ranges = n_parts > 0 ? n : 0;
+    struct spw_gpu_job *job =
+        calloc(1, sizeof(*job) + n * (sizeof(*job->keys) + sizeof(*job->ids) + sizeof(*job->statuses)) +
+                      n_ranges * (2 * sizeof(uint64_t) + sizeof(*job->parts_end)) + n_parts * sizeof(*job->parts));
 
     if (!job)
         return NULL;
     list_init(&job->link);
     list_init(&job->all);
-    job->gpu = layout->gpu;
-    job->layout = layout;
-    job->space = layout->space;
-    job->item_bytes = layout->item_bytes;
+    job->gpu = gpu;
+    job->direction = direction;
+    job->space = space;
     job->n = n;
-    job->keys = (struct spw_key *)(job + 1);
-    job->ids = (uint32_t *)(void *)(job->keys + n);
+    job->n_callers = n_callers;
+    job->offsets = (uint64_t *)(job + 1); /* what must be aligned most comes first */
+    job->sizes = job->offsets + n_ranges;
+    job->parts = (struct gpu_part *)(job->sizes + n_ranges);
+    job->keys = (struct spw_key *)(job->parts + n_parts);
+    job->parts_end = (uint32_t *)(job->keys + n);
+    job->ids = job->parts_end + n_ranges;
     job->statuses = (int32_t *)(job->ids + n);
     return job;
 }
@@ -81,6 +88,7 @@ void client_gpu_job_free_locked(struct spw_gpu_job *job)
         client_gpu_job_destroy(job);
 }
 
+/* With the lock and the context. */
 static int job_start(const char *name, struct spw_gpu_job *job, struct CUstream_st *stream)
 {
     struct spw_gpu *gpu = job->gpu;
@@ -92,13 +100,33 @@ static int job_start(const char *name, struct spw_gpu_job *job, struct CUstream_
     if (r < 0) {
         if (job->begin)
             (void)gpu->cuda->EventDestroy(job->begin);
-        free(job);
         return r;
     }
-    job->layout->n_jobs++;
+    if (job->layout)
+        job->layout->n_jobs++;
     list_push_tail(&gpu->jobs, &job->link);
     list_push_tail(&gpu->all_jobs, &job->all);
     (void)client_gpu_pump(gpu);
+    return 0;
+}
+
+int client_gpu_job_start(const char *name, struct spw_gpu_job *job, struct CUstream_st *stream, uint32_t timeout_ms,
+                         spw_gpu_job **ret_job)
+{
+    struct spw_gpu *gpu = job->gpu;
+
+    job->deadline_ns = client_now_ns() + UINT64_C(1000000) * MIN(timeout_ms, (uint32_t)REQUEST_TIMEOUT_MS_MAX);
+    int r = client_gpu_enter(name, gpu);
+    if (r == 0) {
+        r = job_start(name, job, stream);
+        client_gpu_leave(gpu);
+    }
+    if (r < 0) {
+        free(job);
+        return r;
+    }
+    client_gpu_wake(gpu); /* without the lock, which is what it needs first */
+    *ret_job = job;
     return 0;
 }
 
@@ -111,27 +139,17 @@ static int start(const char *name, enum gpu_direction direction, spw_gpu_layout 
     int r = job_check(name, layout, keys, block_ids, n, flags, allowed);
     if (r < 0)
         return r;
-    struct spw_gpu_job *job = job_alloc(layout, n);
+    struct spw_gpu_job *job = client_gpu_job_new(layout->gpu, direction, layout->space, n, 0, n);
     if (!job)
         return client_error(-ENOMEM, 0, "%s: out of memory", name);
     memcpy(job->keys, keys, n * sizeof(*keys));
     memcpy(job->ids, block_ids, n * sizeof(*block_ids));
-    job->direction = direction;
+    job->layout = layout;
+    job->item_bytes = layout->item_bytes;
+    job->total_bytes = job->left_bytes = (uint64_t)n * layout->item_bytes;
     job->flags = flags;
     job->ret_status = ret_status;
-    job->deadline_ns = client_now_ns() + UINT64_C(1000000) * MIN(timeout_ms, (uint32_t)REQUEST_TIMEOUT_MS_MAX);
-    r = client_gpu_enter(name, layout->gpu);
-    if (r < 0) {
-        free(job);
-        return r;
-    }
-    r = job_start(name, job, stream);
-    client_gpu_leave(layout->gpu);
-    if (r < 0)
-        return r;
-    client_gpu_wake(layout->gpu); /* without the lock, which is what it needs first */
-    *ret_job = job;
-    return 0;
+    return client_gpu_job_start(name, job, stream, timeout_ms, ret_job);
 }
 
 int spw_spill(spw_gpu_layout *layout, const struct spw_key *keys, const uint32_t *block_ids, size_t n,
@@ -257,6 +275,18 @@ int spw_gpu_job_join(spw_gpu_job *job, struct CUstream_st *stream, uint32_t time
 uint64_t spw_gpu_job_value(const spw_gpu_job *job)
 {
     return job && load_acquire(&job->done) ? job->value : 0;
+}
+
+uint64_t spw_gpu_job_progress(spw_gpu_job *job, uint64_t *ret_total_bytes)
+{
+    if (!job || client_gpu_enter("spw_gpu_job_progress", job->gpu) < 0)
+        return 0;
+    uint64_t done_bytes = job->done_bytes;
+
+    if (ret_total_bytes)
+        *ret_total_bytes = job->total_bytes;
+    client_gpu_leave(job->gpu);
+    return done_bytes;
 }
 
 int spw_gpu_job_cancel(spw_gpu_job *job)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A lane as the client has it: the staging memory, imported; the page of fences, registered, since streams write and wait
- * there; two streams; and for each slot a list of block ids and a word for errors in host memory that kernels read and
- * write. Nothing else is pinned. With gpu.lock held.
+ * there; two streams; and for each slot a list of block ids, one of ranges, and a word for errors in host memory that
+ * kernels read and write. Nothing else is pinned. With gpu.lock held.
  *
  * A lane that is over is left alone until its streams are idle, then freed: the memory behind its slots must stay as long
  * as a kernel may look at it.
@@ -97,11 +97,11 @@ static int host_alloc(const struct gpu_lane *lane, uint64_t size_bytes, void *re
     int r = cuda->MemHostAlloc(&memory, size_bytes, NV_HOST_REGISTER_DEVICEMAP | NV_HOST_REGISTER_PORTABLE);
 
     if (r != NV_SUCCESS)
-        return client_gpu_error(r, "memory for block ids");
+        return client_gpu_error(r, "memory for lists");
     memset(memory, 0, size_bytes);
     memcpy(ret_memory, &memory, sizeof(memory));
     r = cuda->MemHostGetDevicePointer(ret_address, memory, 0);
-    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "memory for block ids");
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "memory for lists");
 }
 
 static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, int priority)
@@ -128,6 +128,9 @@ static int lane_init(struct gpu_lane *lane, const int fds[static 2])
     if (r == 0)
         r = host_alloc(lane, 2 * (uint64_t)lane->slots * SPW_LIST_MAX * sizeof(*lane->ids), &lane->ids,
                        &lane->ids_address);
+    if (r == 0)
+        r = host_alloc(lane, 2 * (uint64_t)lane->slots * GPU_USE_RANGES_MAX * sizeof(*lane->ranges), &lane->ranges,
+                       &lane->ranges_address);
     if (r == 0)
         r = host_alloc(lane, 2 * (uint64_t)lane->slots * sizeof(*lane->errors), &lane->errors, &lane->errors_address);
     (void)lane->gpu->cuda->CtxGetStreamPriorityRange(&least, &greatest);
@@ -192,6 +195,8 @@ void client_gpu_lane_release(struct gpu_lane *lane)
         direction_deinit(lane, &lane->directions[i]);
     if (lane->ids)
         (void)cuda->MemFreeHost(lane->ids);
+    if (lane->ranges)
+        (void)cuda->MemFreeHost(lane->ranges);
     if (lane->errors)
         (void)cuda->MemFreeHost(lane->errors);
     if (lane->fences_registered)
@@ -248,23 +253,16 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     const struct spw_gpu_job *job = use->job;
     const struct cuda_driver *cuda = lane->gpu->cuda;
     struct gpu_direction_state *d = &lane->directions[job->direction];
-    uint32_t slot = lane_slot(lane, use), place = slot + (job->direction == GPU_FETCH ? lane->slots : 0), n = 0;
+    uint32_t slot = lane_slot(lane, use), place = slot + (job->direction == GPU_FETCH ? lane->slots : 0);
     uint32_t blocks = lane->gpu->options.thread_blocks;
     struct kernel_args args = {
-        .pieces = job->layout->pieces,
-        .n_pieces = job->layout->n_pieces,
-        .item_bytes = job->layout->item_bytes,
-        .ids = lane->ids_address + (uint64_t)place * SPW_LIST_MAX * sizeof(*lane->ids),
-        .window_bytes = use->n_moved * job->layout->item_bytes,
         .slot = lane->staging + place * lane->slot_bytes,
         .status = d->fence_address + offsetof(struct spw_gpu_fence, status),
         .error = lane->errors_address + place * sizeof(*lane->errors),
     };
     void *params[] = {&args};
 
-    for (uint32_t i = 0; i < use->n; i++)
-        if (use->views[i].lease != 0)
-            lane->ids[place * SPW_LIST_MAX + n++] = job->ids[use->first + i];
+    client_gpu_elements_place(lane, use, place, &args);
     store_relaxed(&lane->errors[place], UINT64_C(0));
     int r = NV_SUCCESS;
     if (job->direction == GPU_FETCH)

@@ -40,28 +40,32 @@ static bool pieces_overlap(const struct spw_gpu_piece *a, const struct spw_gpu_p
     return apart < a->bytes || a->stride_bytes - apart < b->bytes;
 }
 
-static int memory_check(struct spw_gpu *gpu, const struct spw_gpu_piece *piece, size_t i, uint32_t n_blocks)
+int client_gpu_memory_check(const struct spw_gpu *gpu, const char *what, size_t i, uint64_t from, uint64_t end,
+                            struct gpu_memory *known)
 {
     const struct cuda_driver *cuda = gpu->cuda;
     uint32_t type = 0;
     int device = -1;
     void *values[] = {&type, &device};
     int attributes[] = {NV_POINTER_ATTRIBUTE_MEMORY_TYPE, NV_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
-    int r = cuda->PointerGetAttributes(ARRAY_LEN(values), attributes, values, piece->base);
 
+    if (from >= known->from && end <= known->end)
+        return 0;
+    int r = cuda->PointerGetAttributes(ARRAY_LEN(values), attributes, values, from);
     if (r != NV_SUCCESS || type != NV_MEMORYTYPE_DEVICE || device != gpu->device)
-        return client_error(-EINVAL, 0, "spw_gpu_layout_new: piece %zu: its base is no memory of this GPU", i);
+        return client_error(-EINVAL, 0, "%s %zu: its address is no memory of this GPU", what, i);
+    *known = (struct gpu_memory){.from = from, .end = from};
     /* An allocation may be several mappings, one behind the other. */
-    for (uint64_t at = piece->base, end = piece_end(piece, n_blocks); at < end;) {
+    while (known->end < end) {
         uint64_t base;
         size_t bytes;
 
-        r = cuda->MemGetAddressRange(&base, &bytes, at);
-        if (r != NV_SUCCESS || base > at || base + bytes <= at)
-            return client_error(-EINVAL, 0,
-                                "spw_gpu_layout_new: piece %zu: with %u blocks it ends %llu bytes beyond its memory", i,
-                                n_blocks, (unsigned long long)(end - at));
-        at = base + bytes;
+        r = cuda->MemGetAddressRange(&base, &bytes, known->end);
+        if (r != NV_SUCCESS || base > known->end || base + bytes <= known->end)
+            return client_error(-EINVAL, 0, "%s %zu: it ends %llu bytes beyond its memory", what, i,
+                                (unsigned long long)(end - known->end));
+        known->from = MIN(known->from, base);
+        known->end = base + bytes;
     }
     return 0;
 }
@@ -71,14 +75,14 @@ static int layout_check(struct spw_gpu *gpu, const spw_space *space, const struc
 {
     uint64_t sum = 0;
 
-    if (space->session != gpu->session || space->engine != gpu->space->engine || space->pool != gpu->space->pool)
-        return client_error(-EXDEV, 0,
-                            "spw_gpu_layout_new: the space is of another pool or engine than the attachment");
+    int r = client_gpu_space_check("spw_gpu_layout_new", gpu, space);
+
+    if (r < 0)
+        return r;
     if (n_pieces == 0 || n_pieces > GPU_PIECES_MAX || n_blocks == 0)
         return client_error(-EINVAL, 0, "spw_gpu_layout_new: 1 to %d pieces, and at least one block", GPU_PIECES_MAX);
     for (size_t i = 0; i < n_pieces; i++) {
-        int r = piece_check(&pieces[i], i, n_blocks);
-
+        r = piece_check(&pieces[i], i, n_blocks);
         if (r < 0)
             return r;
         sum += pieces[i].bytes;
@@ -137,9 +141,11 @@ int spw_gpu_layout_new(spw_gpu *gpu, spw_space *space, const struct spw_gpu_piec
     if (r < 0)
         return r;
     struct spw_gpu_layout *layout = NULL;
+    struct gpu_memory known = {0, 0};
     r = layout_check(gpu, space, pieces, n_pieces, n_blocks);
     for (size_t i = 0; r == 0 && i < n_pieces; i++)
-        r = memory_check(gpu, &pieces[i], i, n_blocks);
+        r = client_gpu_memory_check(gpu, "spw_gpu_layout_new: piece", i, pieces[i].base,
+                                    piece_end(&pieces[i], n_blocks), &known);
     if (r == 0)
         r = (layout = calloc(1, sizeof(*layout))) ? 0 : client_error(-ENOMEM, 0, "out of memory");
     if (r == 0) {

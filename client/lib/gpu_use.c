@@ -11,8 +11,6 @@
  * without it, but stays in memory. A use of a fetch is one as soon as its blocks are there: the leases' end is nothing that
  * its job waits for. With gpu.lock and the context.
  */
-#include <string.h>
-
 #include "client/lib/gpu.h"
 
 static void use_set_state(struct gpu_use *use, enum gpu_use_state state)
@@ -25,28 +23,13 @@ static uint32_t left_ms(const struct spw_gpu_job *job, uint64_t now_ns)
     return job->deadline_ns > now_ns ? (uint32_t)((job->deadline_ns - now_ns) / 1000000) + 1 : 1;
 }
 
-/* --- Leases ---------------------------------------------------------------------------------------------------------- */
+/* --- The beginning --------------------------------------------------------------------------------------------------- */
 
-static int use_lease(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
-{
-    const struct spw_gpu_job *job = use->job;
-    spw_space *space = job->space;
-    struct client_call call;
-    int r = job->direction == GPU_SPILL ? client_build_reserve("spw_spill", &call, space, &job->keys[use->first], NULL,
-                                                               use->n, job->flags, left_ms(job, now_ns), use->views)
-                                        : client_build_acquire("spw_fetch", &call, space, &job->keys[use->first],
-                                                               use->n, job->flags, left_ms(job, now_ns), use->views);
-
-    call.no_data = true;
-    return client_queue_submit("spw_gpu", lane->leases, r, &call, NULL, &use->call);
-}
-
-/* As many keys of the job as fit a slot. */
+/* As many elements of the job as fit a slot. */
 static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
 {
-    uint64_t n = MAX(lane->use_bytes / job->item_bytes, UINT64_C(1));
-    n = MIN(n, (uint64_t)SPW_LIST_MAX);
-    n = MIN(n, (uint64_t)(job->n - job->next));
+    uint64_t bytes, leased_bytes;
+    uint32_t n = client_gpu_elements_fit(lane, job, &bytes, &leased_bytes);
     struct gpu_use *use = calloc(1, sizeof(*use) + n * sizeof(use->views[0]));
 
     if (!use)
@@ -54,21 +37,24 @@ static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_
     list_init(&use->link);
     use->job = job;
     use->first = job->next;
-    use->n = (uint32_t)n;
-    int r = use_lease(lane, use, now_ns);
+    use->n = n;
+    use->leased_bytes = leased_bytes;
+    int r = client_gpu_elements_lease(lane, use, left_ms(job, now_ns));
     if (r < 0) {
         free(use);
         return r;
     }
     job->next += n;
+    job->n_begun++;
+    job->left_bytes -= bytes;
     job->n_uses++;
     job->n_waiting++;
     job->n_sources++;
     list_push_tail(&lane->directions[job->direction].uses, &use->link);
     lane->directions[job->direction].n_ahead++;
     lane->directions[job->direction].n_uses++;
-    lane->leased_bytes += n * job->item_bytes;
-    lane->n_leased += use->n;
+    lane->leased_bytes += leased_bytes;
+    lane->n_leased += n;
     return 0;
 }
 
@@ -88,23 +74,12 @@ static void use_source_free(struct gpu_use *use)
     use->source_free = true;
 }
 
-/* What became of its keys. Of a fetch that is known when the bytes are there; of a spill when they are committed. */
+/* Of a fetch that is known when the bytes are there; of a spill when they are committed. */
 static void use_tell(struct gpu_use *use)
 {
-    struct spw_gpu_job *job = use->job;
-
-    if (use->told)
-        return;
+    if (!use->told)
+        client_gpu_elements_tell(use);
     use->told = true;
-    for (uint32_t i = 0; i < use->n; i++) {
-        const struct spw_view *view = &use->views[i];
-        int32_t status = use->error < 0 && (view->status == 0 || view->lease != 0) ? use->error : view->status;
-
-        job->statuses[use->first + i] = status;
-        job->value += status == 0;
-    }
-    if (use->error < 0 && job->error == 0)
-        job->error = use->error;
 }
 
 /* The job has all that it needs of it, and no kernel of it runs. */
@@ -123,7 +98,7 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
     struct spw_gpu_job *job = use->job;
 
     lane->directions[job->direction].n_uses--;
-    lane->leased_bytes -= (uint64_t)use->n * job->item_bytes;
+    lane->leased_bytes -= use->leased_bytes;
     lane->n_leased -= use->n;
     use_source_free(use);
     use_tell(use);
@@ -133,7 +108,8 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
     else if (--job->n_orphans == 0 && job->freed)
         client_gpu_job_destroy(job);
     free(use);
-    pthread_cond_broadcast(&lane->gpu->changed); /* who detaches waits for the last */
+    if (lane->gpu->leaves)
+        pthread_cond_broadcast(&lane->gpu->changed);
 }
 
 void client_gpu_lane_forget(struct gpu_lane *lane)
@@ -165,19 +141,6 @@ static bool use_answered(struct gpu_use *use, int *ret_status)
     return true;
 }
 
-/* Gives the leases back: publishes what was spilled, if all went well. */
-static int use_give(struct gpu_lane *lane, struct gpu_use *use)
-{
-    struct client_call call;
-    enum spw_op op = SPW_OP_RELEASE;
-
-    if (use->job->direction == GPU_SPILL)
-        op = use->error < 0 ? SPW_OP_ABORT : SPW_OP_COMMIT;
-    int r = client_build_handles("spw_gpu", &call, op, use->job->space, use->views, use->n,
-                                 op == SPW_OP_COMMIT ? use->job->flags : 0, SPW_CHAIN);
-    return client_queue_submit("spw_gpu", lane->leases, r, &call, NULL, &use->call);
-}
-
 /* The slot, if it had one, is free. Leases that cannot be given back go with the session. */
 static void use_ending(struct gpu_lane *lane, struct gpu_use *use)
 {
@@ -190,7 +153,7 @@ static void use_ending(struct gpu_lane *lane, struct gpu_use *use)
     if (use->job->direction == GPU_FETCH && !use->orphan) /* its blocks are there: what becomes of the leases is ours */
         use_orphan(use);
     use_on_stream(use);
-    int r = use->n_moved > 0 ? use_give(lane, use) : 0;
+    int r = use->n_moved > 0 ? client_gpu_elements_give(lane, use) : 0;
     if (r < 0 && use->error == 0)
         use->error = r;
     use_set_state(use, GPU_USE_ENDING);
@@ -272,8 +235,7 @@ static void use_leased(struct gpu_lane *lane, struct gpu_use *use)
 
     if (!use_answered(use, &r))
         return;
-    for (uint32_t i = 0; i < use->n; i++)
-        use->n_moved += use->views[i].lease != 0;
+    client_gpu_elements_count(use);
     use_set_state(use, GPU_USE_LEASED);
     if (use->n_moved > 0)
         return;
@@ -363,11 +325,14 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
 }
 
 /* For one more use. A pool that is small is left to others as well, and so are a session's leases. */
-static bool lane_has_room(const struct gpu_lane *lane, const struct gpu_direction_state *d)
+static bool lane_has_room(const struct gpu_lane *lane, const struct gpu_direction_state *d,
+                          const struct spw_gpu_job *job)
 {
+    uint64_t leased_bytes = lane->leased_bytes + client_gpu_elements_leased_max(lane, job);
+
     return d->n_ahead < GPU_LEASED_AHEAD * lane->slots && d->n_uses < GPU_USES(lane->slots) &&
            lane->n_leased + SPW_LIST_MAX <= GPU_LEASES_MAX &&
-           (lane->leased_bytes == 0 || lane->leased_bytes + lane->use_bytes <= lane->leased_bytes_max);
+           (lane->leased_bytes == 0 || leased_bytes <= lane->leased_bytes_max);
 }
 
 /* Of the jobs in the order of their calls. */
@@ -377,7 +342,7 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
         struct gpu_direction_state *d = &lane->directions[job->direction];
 
-        while (job->next < job->n && job->error == 0 && !job->cancel && lane_has_room(lane, d)) {
+        while (job->next < job->n && job->error == 0 && !job->cancel && lane_has_room(lane, d, job)) {
             int r = use_new(lane, job, now_ns);
 
             if (r < 0)
@@ -390,14 +355,12 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
 
 static void job_done(struct spw_gpu_job *job)
 {
-    for (size_t i = job->next; i < job->n; i++)
-        job->statuses[i] = job->error < 0 ? job->error : -ECANCELED;
     if (job->error == 0 && job->cancel && job->next < job->n)
         job->error = -ECANCELED;
-    if (job->ret_status)
-        memcpy(job->ret_status, job->statuses, job->n * sizeof(*job->statuses));
+    client_gpu_elements_result(job);
     job->n_waiting = job->n_sources = 0;
-    job->layout->n_jobs--;
+    if (job->layout)
+        job->layout->n_jobs--;
     list_unlink(&job->link);
     store_release(&job->done, true);
     pthread_cond_broadcast(&job->gpu->changed);

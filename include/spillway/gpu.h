@@ -8,6 +8,7 @@
  *     spw_spill(kv, keys, block_ids, n, stream, 0, 1000, status, &job);  after what is in `stream` now
  *     spw_gpu_job_wait(job, SPW_GPU_SOURCE_FREE, 1000);                  the blocks may be used again
  *     spw_gpu_job_wait(job, SPW_GPU_DONE, 1000);                         status[i]: stored, or why not
+ *     spw_gpu_activate(gpu, space, weights, n, stream, 60000, &job);     ranges of objects: tensors, whole weights
  *
  * A block of a paged cache is not one range of memory: it is a piece of each layer's tensor. A layout says where the
  * pieces are; in the store a block is one object, its pieces one behind the other. A kernel in this process gathers the
@@ -96,6 +97,38 @@ int spw_fetch(spw_gpu_layout *layout, const struct spw_key *keys, const uint32_t
               struct CUstream_st *stream, unsigned flags, uint32_t timeout_ms, int32_t *ret_status,
               spw_gpu_job **ret_job);
 
+/* Bytes of an object, and where they are, or are to be, in this GPU's memory. address and bytes are multiples of 16. */
+struct spw_gpu_range {
+    struct spw_key key;
+    uint64_t offset_bytes; /* in the object */
+    uint64_t bytes;
+    uint64_t address; /* CUdeviceptr */
+};
+
+/*
+ * Ranges of objects of any size, of any number of pieces: tensors, some of a block's heads or tokens, whole weights. Ordered with
+ * streams, waited for and cancelled as other jobs; `ranges` is copied, ret_status has one for each. Memory is checked as for
+ * layouts (-EINVAL), the space as there (-EXDEV). Of ranges that overlap the order is not defined. Small ranges belong into the
+ * list in the order of their offsets: those of one object that follow each other within 32 KiB (put: at once) cross the link
+ * as one, with what lies between them; each other one takes a lease and a copy of its own.
+ *
+ * put: into tensors (spw_tensor_open), as spw_put_range(): others see it once its status is 0. -EROFS: not a tensor.
+ * get: from tensors and blocks, as spw_get_range(). flags: SPW_NO_WAIT. Status: 0, or as spw_acquire(); -ERANGE or -EINVAL: past
+ * the object's end.
+ */
+int spw_gpu_put_ranges(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
+                       struct CUstream_st *stream, uint32_t timeout_ms, int32_t *ret_status, spw_gpu_job **ret_job);
+int spw_gpu_get_ranges(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
+                       struct CUstream_st *stream, unsigned flags, uint32_t timeout_ms, int32_t *ret_status,
+                       spw_gpu_job **ret_job);
+/*
+ * A set of them as one, such as a model's weights: begins only if all objects are there and large enough (-ENOENT, -ERANGE:
+ * nothing was touched), and ends with the first error, of which what lies at the addresses is unknown then.
+ * spw_gpu_job_progress() tells how far it is.
+ */
+int spw_gpu_activate(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
+                     struct CUstream_st *stream, uint32_t timeout_ms, spw_gpu_job **ret_job);
+
 enum spw_gpu_end {
     SPW_GPU_SOURCE_FREE = 1, /* what it reads may be overwritten: a spill's blocks, before they are stored */
     SPW_GPU_DONE = 2,        /* all of it, and every status is there */
@@ -111,7 +144,9 @@ int spw_gpu_job_status(spw_gpu_job *job, enum spw_gpu_end end);
  * timeout_ms 0 if they are not yet, -ETIMEDOUT. Then statuses are known but for failures of the link.
  */
 int spw_gpu_job_join(spw_gpu_job *job, struct CUstream_st *stream, uint32_t timeout_ms);
-/* Keys with status 0, once it is done. */
+/* Bytes of it that have arrived; *ret_total_bytes (may be NULL): of how many. */
+uint64_t spw_gpu_job_progress(spw_gpu_job *job, uint64_t *ret_total_bytes);
+/* Keys, or ranges, with status 0, once it is done. */
 uint64_t spw_gpu_job_value(const spw_gpu_job *job);
 /* A request: what is on its way over the link still arrives; the job has its one end. */
 int spw_gpu_job_cancel(spw_gpu_job *job);
