@@ -32,7 +32,7 @@
 #define GPU_FENCES_BYTES 4096
 #define GPU_PIECES_MAX 4096                   /* of one layout */
 #define GPU_USE_RANGES_MAX KERNEL_PIECES_NEAR /* parts, and what lies between them, of one use */
-#define GPU_USE_BYTES_MIN (2 * MIB)           /* of the first use of a job, and of its last ones */
+#define GPU_USE_BYTES_MIN (4 * MIB)           /* of the first use of a job, and of its last ones */
 #define GPU_PARTS_MAX (1 << 22)               /* of one job, some 500 MiB of lists */
 #define GPU_RANGES_GAP_BYTES (32 * KIB)       /* that cross the link for nothing sooner than another copy is begun */
 

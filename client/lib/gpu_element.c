@@ -32,7 +32,7 @@ static uint64_t element_bytes(const struct spw_gpu_job *job, size_t i)
 static uint64_t use_bytes_max(const struct gpu_lane *lane, const struct spw_gpu_job *job)
 {
     uint64_t first = GPU_USE_BYTES_MIN << MIN(job->n_begun, 16U);
-    uint64_t last = MAX(job->left_bytes / 4, GPU_USE_BYTES_MIN);
+    uint64_t last = MAX(job->left_bytes / 2, GPU_USE_BYTES_MIN);
 
     return MIN(MIN(first, last), lane->use_bytes);
 }
