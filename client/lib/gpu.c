@@ -179,6 +179,7 @@ static void *thread_main(void *arg)
     struct spw_gpu *gpu = arg;
     struct thread_sleep sleep;
 
+    (void)pthread_setname_np(pthread_self(), "spw-gpu");
     pthread_mutex_lock(&gpu->lock);
     (void)gpu->cuda->CtxSetCurrent(gpu->context);
     while (!gpu->stop) {
