@@ -483,6 +483,15 @@ int client_queue_submit(const char *name, spw_queue *queue, int r, const struct 
                         spw_job **ret_job) must_check;
 /* Takes whatever has ended off a queue whose owner asks each job. Who polls it is not disturbed. */
 void client_queue_turn(spw_queue *queue);
+/* Has it ended? For jobs that end in turns, and owners whose own lock is held in all of those. */
+static inline bool client_job_is_over(const struct spw_job *job)
+{
+    return job->state != CLIENT_JOB_RUNS;
+}
+/* As spw_queue_arm(), but does not look for an answer first: for who waits for what takes long. */
+int client_queue_arm(spw_queue *queue) must_check;
+/* Who slept after that is awake: what rang is taken back. */
+void client_queue_disarm(spw_queue *queue);
 /* A thread may have to look again: one that waits for a job, and the user who polls. */
 void client_queue_changed_locked(spw_queue *queue);
 void client_job_end_locked(struct spw_job *job, int status, unsigned detail, uint64_t value);

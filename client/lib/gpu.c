@@ -93,15 +93,6 @@ void client_gpu_wake(struct spw_gpu *gpu)
     (void)!eventfd_write(gpu->wake_fd, 1);
 }
 
-/* It is awake: what rang is taken back. */
-static void queue_disarm(spw_queue *queue)
-{
-    spw_job *ended;
-
-    while (spw_queue_next(queue, &ended) == 0)
-        ;
-}
-
 /* Leases may be with the daemon still after the last job has ended. */
 static bool gpu_works(const struct spw_gpu *gpu)
 {
@@ -122,7 +113,7 @@ struct thread_sleep {
 
 static void sleep_on(struct thread_sleep *sleep, struct pollfd *pollfd, spw_queue *queue)
 {
-    int r = spw_queue_arm(queue);
+    int r = client_queue_arm(queue);
 
     if (r == 0)
         pollfd->fd = spw_queue_fd(queue);
@@ -152,8 +143,8 @@ static void thread_turn(struct spw_gpu *gpu, struct thread_sleep *ret_sleep)
     list_for_each (l, &gpu->lanes) {
         const struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
-        queue_disarm(lane->moves);
-        queue_disarm(lane->leases);
+        client_queue_disarm(lane->moves);
+        client_queue_disarm(lane->leases);
     }
     if (gpu->n_spinning > 0)
         return;

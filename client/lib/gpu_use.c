@@ -127,17 +127,17 @@ void client_gpu_lane_forget(struct gpu_lane *lane)
     free(lane);
 }
 
-/* The answer to the request under way, if it has come; it is taken. */
+/* The answer to the request under way, if it has come; it is taken. Calls of a queue end in turns of it, which are ours. */
 static bool use_answered(struct gpu_use *use, int *ret_status)
 {
-    int r = use->call ? spw_job_status(use->call) : 0;
-
-    if (r == -EINPROGRESS)
+    *ret_status = 0;
+    if (!use->call)
+        return true;
+    if (!client_job_is_over(use->call))
         return false;
-    if (use->call)
-        spw_job_free(use->call);
+    *ret_status = spw_job_status(use->call);
+    spw_job_free(use->call);
     use->call = NULL;
-    *ret_status = r;
     return true;
 }
 
@@ -185,7 +185,10 @@ static int use_submit(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_n
         .no_results = true,
     };
 
-    return client_queue_submit("spw_gpu", lane->moves, 0, &call, NULL, &use->call);
+    /* Who is alone has nothing to be woken for but this, and a ring that the engine looks at already. */
+    bool is_alone = lane->directions[GPU_SPILL].n_uses + lane->directions[GPU_FETCH].n_uses == 1;
+
+    return client_queue_submit("spw_gpu", is_alone ? lane->leases : lane->moves, 0, &call, NULL, &use->call);
 }
 
 /* A slot is free. The request goes first, so that a stream waits for nothing that the daemon has not heard of. */
@@ -319,6 +322,7 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
         n_copies += use->state == GPU_USE_MOVING && use->call;
         n_kernels += use->state == GPU_USE_MOVING && (!use->call || lane->over < 0);
         n_ready += use->state == GPU_USE_LEASED;
+        await->leases |= use->state == GPU_USE_MOVING && use->call && use->call->queue == lane->leases;
     }
     await->look |= n_kernels > 0 && (n_copies == 0 || lane->over < 0);
     await->leases |= n_copies == 0 || n_ready == 0;
@@ -400,15 +404,15 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
         next = l->next;
         client_queue_turn(lane->moves);
         client_queue_turn(lane->leases);
+        for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
+            direction_step(lane, &lane->directions[i], now_ns);
         if (is_first && lane->over == 0)
-            lane_feed(lane, now_ns);
+            lane_feed(lane, now_ns); /* at once with what the steps have sent: one wake-up of the engine for all */
         if (is_first)
             is_over = lane->over < 0;
         is_first = false;
-        for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
-            direction_step(lane, &lane->directions[i], now_ns);
+        for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
             direction_await(lane, &lane->directions[i], &await);
-        }
     }
     for (struct list *l = gpu->jobs.next, *next; l != &gpu->jobs; l = next) {
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);

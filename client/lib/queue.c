@@ -203,15 +203,11 @@ static void queue_disarm_locked(spw_queue *queue)
         (void)client_session_end(queue->session, NULL);
 }
 
-int spw_queue_arm(spw_queue *queue)
+static int queue_arm(spw_queue *queue, bool looks)
 {
-    if (!queue)
-        return client_error(-EINVAL, 0, "spw_queue_arm: the queue is NULL");
-    if (!client_fork_is(queue->session->fork_mark))
-        return client_session_check(queue->session);
     pthread_mutex_lock(&queue->lock);
     /* A sleep costs both sides two system calls and a wake-up: not for an answer that the engine is about to write. */
-    if (list_is_empty(&queue->ended))
+    if (looks && list_is_empty(&queue->ended))
         (void)client_ring_look(queue->ring);
     queue_turn_locked(queue); /* the answers to leases given back are nothing to stay awake for */
     bool ready = !list_is_empty(&queue->ended) || !list_is_empty(&queue->due);
@@ -227,6 +223,27 @@ int spw_queue_arm(spw_queue *queue)
         r = 1; /* spw_queue_next() will tell how they ended */
     pthread_mutex_unlock(&queue->lock);
     return r;
+}
+
+int spw_queue_arm(spw_queue *queue)
+{
+    if (!queue)
+        return client_error(-EINVAL, 0, "spw_queue_arm: the queue is NULL");
+    if (!client_fork_is(queue->session->fork_mark))
+        return client_session_check(queue->session);
+    return queue_arm(queue, true);
+}
+
+int client_queue_arm(spw_queue *queue)
+{
+    return queue_arm(queue, false);
+}
+
+void client_queue_disarm(spw_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue_disarm_locked(queue);
+    pthread_mutex_unlock(&queue->lock);
 }
 
 int spw_queue_next(spw_queue *queue, spw_job **ret_job)

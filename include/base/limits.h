@@ -120,10 +120,10 @@
 #define GPUS_MAX 64
 #define GPU_LANES_MAX 1024 /* of one GPU */
 #define GPU_SLOTS_MAX 64   /* of one direction of a lane */
-#define DEFAULT_GPU_SLOTS 4
+#define DEFAULT_GPU_SLOTS 3
 #define GPU_SLOT_BYTES_MIN PIECE_BYTES_MAX /* so that a lease always fits */
 #define GPU_SLOT_BYTES_MAX (64 * MIB)
-#define DEFAULT_GPU_SLOT_BYTES (16 * MIB)
+#define DEFAULT_GPU_SLOT_BYTES (20 * MIB)
 #define SESSION_GPU_LANES_MAX 16 /* of one session at one engine */
 #define GPU_RING_ENTRIES 16384   /* commands that one engine has at one helper, more wait; and one lane's direction */
 #define GPU_LANE_AHEAD 2         /* uses of a lane's direction that are on their way: so many times its slots */
