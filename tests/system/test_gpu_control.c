@@ -9,8 +9,10 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "include/base/limits.h"
 #include "tests/system/support/gpu.h"
 
+#define LANE_BYTES (UINT64_C(2) * DEFAULT_GPU_SLOTS * DEFAULT_GPU_SLOT_BYTES)
 #define WAIT_MS 20000
 #define ITEM_BYTES (64 * KIB)
 
@@ -87,10 +89,10 @@ START_TEST(what_is_shown)
     ck_assert_int_eq(number("pid"), gpu_rig_helper(&rig, 0));
     ck_assert_int_eq(number("lanes"), 1);
     ck_assert_int_eq(number("restarts"), 0);
-    wait_number("staging_bytes", 128 * MIB);
+    wait_number("staging_bytes", LANE_BYTES);
     ck_assert_int_ge(number("memory_bytes"), GIB);
     ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/budget_bytes"), 512 * MIB);
-    ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/used_bytes"), 128 * MIB);
+    ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/used_bytes"), LANE_BYTES);
     ck_assert_int_eq(daemon_run_program("spillctl", args, text, sizeof(text)), 0);
     ck_assert_msg(strstr(text, uuid) && strstr(text, "serving"), "%s", text);
     spw_gpu_detach(rig.gpu);
@@ -176,7 +178,7 @@ START_TEST(a_pool_has_a_budget)
     daemon_start(&rig.daemon);
     rig.session = daemon_connect(&rig.daemon);
     rig.space = daemon_space(rig.session, "default", "kv", ITEM_BYTES, SPW_CLASS_KV, SPW_CACHE);
-    attach_is_refused(NULL, "a lane of 128 MiB: pool default may have 64 MiB of GPU memory, and uses 0");
+    attach_is_refused(NULL, "a lane of 120 MiB: pool default may have 64 MiB of GPU memory, and uses 0");
     ck_assert_int_eq(gpu_rig_attach(&rig, &small, &one), 0);
     ck_assert_int_eq(gpu_rig_attach(&rig, &small, &two), 0);
     attach_is_refused(&small, "and uses 64");
@@ -189,7 +191,7 @@ START_TEST(a_pool_has_a_budget)
         if (daemon_admin_number(rig.session, "pools", "pools/0/gpu/budget_bytes") == 512 * MIB)
             break;
     ck_assert_int_eq(gpu_rig_attach(&rig, NULL, &rig.gpu), 0);
-    ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/used_bytes"), 192 * MIB);
+    ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/used_bytes"), 64 * MIB + LANE_BYTES);
     spw_gpu_detach(two);
     spw_gpu_detach(one);
     gpu_rig_close(&rig);
