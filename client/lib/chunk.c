@@ -51,8 +51,10 @@ static int chunk_get(spw_session *session, struct client_chunk **slot, uint32_t 
         if (r < 0) {
             free(chunk);
         } else {
-            if (current)
+            if (current) {
+                client_gpu_map_drop(session, &current->map);
                 client_map_close(&current->map);
+            }
             chunk->older = current;
             store_release(slot, chunk); /* pairs with load_acquire in client_chunk_resolve() */
             current = chunk;
@@ -105,6 +107,19 @@ int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw
         return client_session_end(session, "a result lies outside of its chunk");
     *ret_data = (uint8_t *)chunk->map.base + result->offset_bytes;
     return 0;
+}
+
+const struct client_map *client_chunk_find_locked(const spw_session *session, const void *data, size_t size_bytes)
+{
+    for (uint32_t e = 0; e < ENGINES_MAX; e++)
+        for (uint32_t i = 0; session->chunks[e] && i < CHUNKS_MAX; i++) {
+            const struct client_chunk *chunk = session->chunks[e]->slots[i];
+
+            if (chunk && (uintptr_t)data >= (uintptr_t)chunk->map.base &&
+                range_ok((uintptr_t)data - (uintptr_t)chunk->map.base, size_bytes, chunk->map.size_bytes))
+                return &chunk->map;
+        }
+    return NULL;
 }
 
 void client_chunks_deinit(spw_session *session)

@@ -73,6 +73,7 @@ void client_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t left
 struct client_map {
     void *base; /* NULL: nothing is mapped */
     size_t size_bytes;
+    bool is_writable;
 };
 
 /* Maps a whole memfd that the daemon made. -EPROTO unless it has exactly that size and cannot shrink. */
@@ -161,6 +162,7 @@ struct spw_session {
 
     pthread_mutex_t chunk_lock; /* chunk.c */
     struct client_chunks *chunks[ENGINES_MAX];
+    struct list gpu_windows, gpu_mappers; /* gpu_map.c: of the chunks, with their lock */
 
     struct client_copy *copy;
 };
@@ -183,6 +185,8 @@ struct spw_space {
 
 /* gpu.c: what detaching had to leave, once all queues are gone. */
 void client_gpu_left_free(spw_session *session);
+/* gpu_map.c, with chunk_lock: a mapping goes, so no driver may know it any more. */
+void client_gpu_map_drop(spw_session *session, const struct client_map *map);
 
 /* 0; -ECHILD after a fork; else how the session ended. Sets the words. */
 int client_session_check(const spw_session *session);
@@ -207,6 +211,8 @@ int client_control_request(spw_session *session, uint16_t type, struct spw_msg *
 /* Where a result's bytes are. -EPROTO if they cannot be there; other errors if the chunk cannot be mapped. */
 int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result,
                          void **ret_data) must_check;
+/* The mapping that has all of these bytes, or NULL. With chunk_lock, as long as which it stays. */
+const struct client_map *client_chunk_find_locked(const spw_session *session, const void *data, size_t size_bytes);
 void client_chunks_deinit(spw_session *session);
 
 /* --- scratch.c ---------------------------------------------------------------------------------------------------- */

@@ -67,6 +67,8 @@ static bool lane_is_idle(const struct gpu_lane *lane)
 
 int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
 {
+    if (gpu->options.flags & SPW_GPU_MAP_ONLY)
+        return client_error(-ENOTSUP, 0, "this attachment only maps: it has no lane to move bytes through");
     for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
@@ -242,6 +244,7 @@ static void gpu_destroy(struct spw_gpu *gpu)
 
     if (gpu->has_thread)
         pthread_join(gpu->thread, NULL);
+    client_gpu_map_end(gpu);
     if (gpu->context && gpu->cuda->CtxPushCurrent(gpu->context) == NV_SUCCESS) {
         for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
             struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
@@ -278,6 +281,17 @@ void client_gpu_left_free(spw_session *session)
     }
 }
 
+/* What it takes to run jobs. */
+static int work_begin(struct spw_gpu *gpu)
+{
+    struct gpu_lane *lane;
+    int r = kernels_load(gpu);
+
+    if (r == 0)
+        r = client_gpu_lane(gpu, &lane);
+    return r == 0 ? thread_start(gpu) : r;
+}
+
 static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options *options)
 {
     struct spw_gpu *gpu = calloc(1, sizeof(*gpu));
@@ -288,6 +302,7 @@ static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options 
     gpu->space = space;
     gpu->options = options ? *options : (struct spw_gpu_options){0};
     list_init(&gpu->link);
+    list_init(&gpu->mapper);
     list_init(&gpu->lanes);
     list_init(&gpu->layouts);
     list_init(&gpu->jobs);
@@ -301,11 +316,12 @@ static struct spw_gpu *gpu_alloc(spw_space *space, const struct spw_gpu_options 
 int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_gpu **ret_gpu)
 {
     const struct cuda_driver *cuda;
-    struct gpu_lane *lane;
 
     if (!space || !ret_gpu || (options && options->thread_blocks > GPU_THREAD_BLOCKS_MAX))
         return client_error(-EINVAL, 0, "spw_gpu_attach: an argument is NULL, or more than %d thread blocks",
                             GPU_THREAD_BLOCKS_MAX);
+    if (options && (options->flags & ~(uint32_t)SPW_GPU_MAP_ONLY))
+        return client_error(-EINVAL, 0, "spw_gpu_attach: unknown flags 0x%x", options->flags);
     int r = client_session_check(space->session);
     if (r < 0)
         return r;
@@ -318,12 +334,8 @@ int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_
     r = gpu->wake_fd < 0 ? client_error(-EMFILE, 0, "spw_gpu_attach: no descriptor is left") : 0;
     if (r == 0)
         r = device_find(gpu);
-    if (r == 0)
-        r = kernels_load(gpu);
-    if (r == 0)
-        r = client_gpu_lane(gpu, &lane);
-    if (r == 0)
-        r = thread_start(gpu);
+    if (r == 0 && !(gpu->options.flags & SPW_GPU_MAP_ONLY))
+        r = work_begin(gpu);
     if (r < 0)
         gpu_destroy(gpu);
     else

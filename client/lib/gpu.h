@@ -8,6 +8,7 @@
  *   gpu_use.c      what becomes of a job, one slot's worth at a time
  *   gpu_element.c  what a job's elements are: blocks of a layout, or ranges
  *   gpu_layout.c   where pieces lie
+ *   gpu_map.c      memory of the pools as the device sees it
  *   gpu_lane.c     a lane: staging memory, fences, streams, what it takes to launch a kernel
  *
  * gpu.lock guards all of it, and is held during calls of the driver, none of which waits for a stream. Whoever has the
@@ -149,7 +150,8 @@ struct spw_gpu_job {
 };
 
 struct spw_gpu {
-    struct list link; /* session.gpus_left: detached, but a silent daemon may answer yet */
+    struct list link;   /* session.gpus_left: detached, but a silent daemon may answer yet */
+    struct list mapper; /* session.gpu_mappers, under its lock; alone: it has mapped nothing */
     const struct cuda_driver *cuda;
     spw_session *session;
     spw_space *space; /* it was attached with */
@@ -182,6 +184,9 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use) must_chec
 /* Has the slot's kernel ended? 0: not yet; 1; or an errno: nothing runs any more, and it may not have run. */
 int client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use) must_check;
 int client_gpu_error(int result, const char *what) must_check;
+
+/* gpu_map.c. It maps nothing any more. */
+void client_gpu_map_end(struct spw_gpu *gpu);
 
 /* gpu_layout.c. With the lock and the context. */
 void client_gpu_layout_destroy(struct spw_gpu_layout *layout);

@@ -68,7 +68,7 @@ int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_ma
         munmap(base, size_bytes);
         return client_error(r, 0, "cannot keep the daemon's memory from being inherited: %s", strerrordesc_np(-r));
     }
-    *ret_map = (struct client_map){base, size_bytes};
+    *ret_map = (struct client_map){base, size_bytes, writable};
     return 0;
 }
 

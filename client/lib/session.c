@@ -78,6 +78,8 @@ static spw_session *session_alloc(const struct spw_connect_options *options)
     list_init(&session->rings);
     list_init(&session->queues);
     list_init(&session->gpus_left);
+    list_init(&session->gpu_windows);
+    list_init(&session->gpu_mappers);
     list_init(&session->pools);
     list_init(&session->spaces);
     return session;

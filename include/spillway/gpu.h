@@ -53,6 +53,12 @@ struct spw_gpu_options {
     uint32_t
         thread_blocks; /* of the gather and scatter kernels; 0: 8, which move 130 GB/s, and leave the rest of the GPU
                                to others */
+    uint32_t flags;    /* SPW_GPU_MAP_ONLY */
+};
+
+enum {
+    SPW_GPU_MAP_ONLY =
+        1 << 0, /* for spw_gpu_map() alone: the daemon is not asked and needs no GPU; jobs are -ENOTSUP */
 };
 
 /*
@@ -64,6 +70,26 @@ struct spw_gpu_options {
 int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
 /* Cancels its jobs, waits for them, frees its layouts and jobs. Before spw_close(). NULL is fine. */
 void spw_gpu_detach(spw_gpu *gpu);
+
+/*
+ * Where a second process may not use the GPU (exclusive mode), or a framework's own copies and kernels are to work on the
+ * pool's bytes at the speed of the link: *ret_address is where this GPU finds the bytes of the view (of spw_reserve(),
+ * spw_acquire() and their like, of any space of the session), valid as long as its lease. data may then be given to the
+ * driver's copies as well, which take it for pinned memory. A view for reading in a pool that is shared is for reading on
+ * the GPU too; whatever else writes there breaks the rule that blocks do not change.
+ *
+ * This pins in this process, and only on request: the first view of a window (1 GiB of the pool, or less) registers all of it
+ * with the driver, which takes tens of milliseconds, and holds up this process's other copies meanwhile. It stays so for
+ * later views, of all attachments of the session, until the last of those that mapped something unmaps or detaches, or the
+ * daemon uses the number of a chunk that it gave back to the machine for another. Until then the machine does not get back
+ * pages that this process has pinned, even if the pool became smaller. -EINVAL: the view has no lease; -EEXIST: the
+ * application has registered it itself; -ENOTSUP: the driver cannot register memory that is for reading only.
+ */
+int spw_gpu_map(spw_gpu *gpu, const struct spw_view *view, uint64_t *ret_address);
+/* Addresses that this attachment was given are not valid any more: nothing is under way that uses them. */
+void spw_gpu_unmap(spw_gpu *gpu);
+/* What the session has registered now. */
+uint64_t spw_gpu_mapped_bytes(spw_gpu *gpu);
 
 /* Piece p of block b is `bytes` at base + b * stride_bytes. All three are multiples of 16. */
 struct spw_gpu_piece {

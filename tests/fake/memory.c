@@ -163,6 +163,25 @@ static bool is_mapped(char *memory, size_t size_bytes)
     return mincore((void *)first, 1, &resident) == 0 && mincore((void *)last, 1, &resident) == 0;
 }
 
+/* Whether all of it may be written by this process, which the driver finds out when it pins the pages. */
+static bool is_writable(const char *memory, size_t size_bytes)
+{
+    uintptr_t at = (uintptr_t)memory, end = at + size_bytes;
+    FILE *f = fopen("/proc/self/maps", "re");
+    char line[512], mode[5];
+    unsigned long from, to;
+
+    while (f && at < end && fgets(line, sizeof(line), f))
+        if (sscanf(line, "%lx-%lx %4s", &from, &to, mode) == 3 && at >= from && at < to) {
+            if (mode[1] != 'w')
+                break;
+            at = to;
+        }
+    if (f)
+        fclose(f);
+    return at >= end;
+}
+
 int cuMemHostRegister_v2(void *memory, size_t size_bytes, unsigned flags)
 {
     struct fake_region *region;
@@ -170,6 +189,8 @@ int cuMemHostRegister_v2(void *memory, size_t size_bytes, unsigned flags)
 
     ENTER("cuMemHostRegister", FAKE_CONTEXT);
     if (!memory || size_bytes == 0 || (flags & ~15u) != 0 || !is_mapped(memory, size_bytes))
+        return NV_ERROR_INVALID_VALUE;
+    if (!(flags & NV_HOST_REGISTER_READ_ONLY) && !is_writable(memory, size_bytes))
         return NV_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fake.lock);
     overlaps = fake_region_overlaps((uintptr_t)memory, size_bytes);

@@ -64,6 +64,8 @@ static int copy(struct CUstream_st *stream, const struct fake_op *what, bool syn
     dst_known = is_known(op.dst, op.len_bytes, true);
     if ((!src_known && !op.from_host) || (!dst_known && !op.to_host))
         return NV_ERROR_INVALID_VALUE;
+    if (!dst_known && is_known(op.dst, op.len_bytes, false)) /* for reading only */
+        return NV_ERROR_INVALID_VALUE;
     op.run = run_copy;
     op.is_dma = true;
     if (!src_known || !dst_known) {
