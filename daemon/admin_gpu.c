@@ -15,6 +15,7 @@ static const struct {
     {"memory_free_bytes", offsetof(struct gpu_stat, hbm_free_bytes)},
     {"context_bytes", offsetof(struct gpu_stat, context_bytes)},
     {"staging_bytes", offsetof(struct gpu_stat, staging_bytes)},
+    {"allocated_bytes", offsetof(struct gpu_stat, allocated_bytes)},
     {"chunk_bytes", offsetof(struct gpu_stat, chunk_bytes)},
     {"registered_bytes", offsetof(struct gpu_stat, registered_bytes)},
     {"register_ns", offsetof(struct gpu_stat, register_ns)},

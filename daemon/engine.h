@@ -106,9 +106,9 @@ struct lane_call {
     struct engine_peer *peer;
     uint32_t lane; /* no other lane of this engine has that number */
     uint32_t gpu, pool, slots;
-    uint64_t slot_bytes;
-    struct spw_gpu_fences *fences; /* mapped until the lane was removed */
-    int result;                    /* -ENODEV: no such GPU; -ENOSPC: SPW_LIMIT_GPU_LANES of one session; -EEXIST */
+    uint64_t slot_bytes, alloc_bytes; /* as of struct lane_spec */
+    struct spw_gpu_fences *fences;    /* mapped until the lane was removed */
+    int result;                       /* -ENODEV: no such GPU; -ENOSPC: SPW_LIMIT_GPU_LANES of one session; -EEXIST */
 };
 void engine_lane_add(struct engine *engine, struct lane_call *call);
 /* Cancels; answered when no use of it is in flight. Before engine_peer_end() of its peer. */

@@ -53,6 +53,7 @@ static void lane_add_at_engine(struct call *base)
                              .pool = call->pool,
                              .slots = call->slots,
                              .slot_bytes = call->slot_bytes,
+                             .alloc_bytes = call->alloc_bytes,
                              .fences = call->fences};
 
     call->result = uring_gpu_is_there(base->engine->uring, call->gpu)

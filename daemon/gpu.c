@@ -388,7 +388,8 @@ int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane)
                           .engine = lane->engine,
                           .lane = lane->number,
                           .slots = lane->slots,
-                          .slot_bytes = lane->slot_bytes};
+                          .slot_bytes = lane->slot_bytes,
+                          .bytes = lane->alloc_bytes};
 
     if (gpu->state != GPU_SERVING)
         return -EAGAIN;

@@ -23,7 +23,7 @@ struct session;
 enum gpu_state { GPU_OFF, GPU_STARTING, GPU_SERVING, GPU_ENDING, GPU_REMOVING, GPU_PAUSED };
 
 /*
- *     ASKED ─ the helper has made the staging memory ─▶ ADDING ─ the engine knows it ─▶ ATTACHED
+ *     ASKED ─ the helper has made its memory ─▶ ADDING ─ the engine knows it ─▶ ATTACHED
  *     ─▶ REMOVING: no use of it is in flight ─▶ LEAVING: the helper has let go ─▶ freed
  */
 enum lane_state { LANE_ASKED, LANE_ADDING, LANE_ATTACHED, LANE_REMOVING, LANE_LEAVING };
@@ -35,14 +35,22 @@ struct gpu_lane {
     struct gpu *gpu;
     uint32_t incarnation; /* of the helper that has it */
     uint32_t number, engine, pool, slots;
-    uint64_t slot_bytes, staging_bytes;
+    uint64_t slot_bytes;
+    uint64_t alloc_bytes;   /* of a direct lane, else 0 */
+    uint64_t staging_bytes; /* of its memory, as the helper made it */
     uint64_t charged_bytes; /* to the pool */
     enum lane_state state;
     struct memory_shared fences;
-    int staging_fd;   /* until it is sent */
+    int staging_fd;   /* of its memory, until it is sent */
     bool is_detached; /* the client waits for its end */
     struct lane_call call;
 };
+
+/* What its helper is asked for. */
+static inline uint64_t gpu_lane_bytes(const struct gpu_lane *lane)
+{
+    return lane->alloc_bytes ? lane->alloc_bytes : UINT64_C(2) * lane->slots * lane->slot_bytes;
+}
 
 struct gpu_info {
     char uuid[CUDA_UUID_TEXT_BYTES]; /* as nvidia-smi prints it */
@@ -61,7 +69,7 @@ void gpus_free(struct gpus *gpus);
 void gpus_chunk_note(void *ctx, struct engine_chunk_note *note);
 bool gpus_are_served(const struct gpus *gpus);
 uint64_t gpus_pool_used(const struct gpus *gpus, uint32_t pool);
-/* What may be staged for a pool. */
+/* What lanes of a pool may have. */
 uint64_t gpus_pool_budget(const struct spillway_config *config, uint32_t pool);
 /* The index-th; false at the end. */
 bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info);
@@ -70,7 +78,7 @@ bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
 
 /* 0: it serves; -EAGAIN: it is being started, from now on at least; -ENODEV; *ret_why: words, valid until the next turn. */
 int gpus_find(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES], struct gpu **ret_gpu, const char **ret_why);
-/* Asks the helper for the lane's staging memory; the answer comes to session_gpu_lane_made(). */
+/* Asks the helper for the lane's memory; the answer comes to session_gpu_lane_made(). */
 int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane);
 /* Tells it that the lane is over; the answer comes to session_gpu_lane_left(), perhaps at once. */
 void gpu_lane_leave(struct gpu_lane *lane);

@@ -207,7 +207,7 @@ static const char *sqe_violation(const struct spw_sqe *sqe, const struct op *op)
 {
     if (!op)
         return "unknown opcode";
-    if ((sqe->flags & ~SPW_SQE_FLAGS) != 0 || sqe->reserved0 != 0 || sqe->reserved[0] != 0 || sqe->reserved[1] != 0)
+    if ((sqe->flags & ~SPW_SQE_FLAGS) != 0 || sqe->reserved0 != 0 || sqe->reserved != 0)
         return "a reserved field of an SQE is not zero";
     return NULL;
 }

@@ -31,6 +31,7 @@ struct lane_spec {
     uint32_t lane; /* number: no other lane of the engine has it */
     uint32_t gpu, pool, slots;
     uint64_t slot_bytes;
+    uint64_t alloc_bytes;          /* of a direct lane; 0: it has slots */
     struct spw_gpu_fences *fences; /* the client writes here, too */
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Owns the lanes of sessions at this engine, and GPU_SPILL and GPU_FETCH: one list of handles is one use of a lane's slot.
+ * Owns the lanes of sessions at this engine, and GPU_SPILL and GPU_FETCH: one list of handles is one use of a lane.
  * Engine thread only.
  *
  * Invariants
@@ -145,7 +145,7 @@ static int dma_check_lane(struct request *req, uint32_t *ret_detail)
         return -EBADF;
     if (lane->is_over || lane->is_cancelled)
         return -EPIPE;
-    if (req->sqe.arg[1] != lane->next_seq[d])
+    if (req->sqe.arg[1] != lane->next_seq[d] || req->sqe.arg[2] > lane->spec.alloc_bytes)
         return -EINVAL;
     req->lane = lane;
     if (lane->n_uses[d] == GPU_LANE_AHEAD * lane->spec.slots ||
@@ -154,6 +154,14 @@ static int dma_check_lane(struct request *req, uint32_t *ret_detail)
         return -EBUSY;
     }
     return 0;
+}
+
+/* How many bytes the use may have: what a slot has; in an allocation no more than there are behind its beginning. */
+static uint64_t dma_room(const struct request *req)
+{
+    const struct lane_spec *spec = &req->lane->spec;
+
+    return spec->alloc_bytes ? MIN(spec->slot_bytes, spec->alloc_bytes - req->sqe.arg[2]) : spec->slot_bytes;
 }
 
 /* Copies the next few handles. False: the peer was broken. */
@@ -219,7 +227,8 @@ uint32_t dma_run(struct request *req)
                                                  .gpu = req->lane->spec.gpu,
                                                  .lane = req->lane->spec.lane,
                                                  .pool = req->lane->spec.pool,
-                                                 .slot_bytes = req->lane->spec.slot_bytes,
+                                                 .slot_bytes = dma_room(req),
+                                                 .base_bytes = req->sqe.arg[2],
                                                  .seq = req->lane->next_seq[d],
                                                  .expires_ns = req->expires_ns});
     r = dma_add(req);

@@ -455,7 +455,7 @@ static const struct op op_get_range = {
 
 static const struct op op_gpu = {
     .list = OP_LIST_HANDLES,
-    .n_args = 2,
+    .n_args = 3,
     .no_results = true,
     .run = dma_run,
     .ended = dma_ended,

@@ -64,7 +64,8 @@ static void lane_added(struct call *base)
     struct spw_msg_gpu reply = {.lane = lane->number,
                                 .slots = lane->slots,
                                 .slot_bytes = lane->slot_bytes,
-                                .staging_bytes = lane->staging_bytes};
+                                .staging_bytes = lane->staging_bytes,
+                                .alloc_bytes = lane->alloc_bytes};
     int fds[] = {lane->staging_fd, lane->fences.fd};
 
     session_reply(session, &reply, sizeof(reply), fds, ARRAY_LEN(fds));
@@ -92,6 +93,7 @@ void session_gpu_lane_made(struct gpu_lane *lane, int status, uint64_t staging_b
                                     .pool = lane->pool,
                                     .slots = lane->slots,
                                     .slot_bytes = lane->slot_bytes,
+                                    .alloc_bytes = lane->alloc_bytes,
                                     .fences = lane->fences.mem};
     lane->call.call.at_control = lane_added;
     engine_lane_add(session->control->engines[lane->engine], &lane->call);
@@ -117,7 +119,7 @@ static uint32_t lane_number(const struct control *control, uint32_t engine)
 
 static bool attach_is_sane(struct session *session, const struct spw_msg_gpu_attach *ask, uint32_t *ret_pool)
 {
-    static const uint64_t zero[4];
+    static const uint64_t zero[ARRAY_LEN(ask->reserved)];
 
     if (ask->reserved0 != 0 || memcmp(ask->reserved, zero, sizeof(zero)) != 0) {
         session_end(session, "a reserved field of GPU_ATTACH is not zero", true);
@@ -135,7 +137,18 @@ static bool attach_is_sane(struct session *session, const struct spw_msg_gpu_att
                             (unsigned long long)(GPU_SLOT_BYTES_MAX / MIB), session->control->n_engines);
         return false;
     }
+    if (ask->alloc_bytes > GPU_ALLOC_BYTES_MAX) {
+        session_reply_error(session, -EINVAL, 0, "more memory than a GPU can have");
+        return false;
+    }
     return true;
+}
+
+static uint64_t slot_bytes_of(const struct spw_msg_gpu_attach *ask)
+{
+    uint64_t usual = ask->alloc_bytes ? GPU_SLOT_BYTES_MAX : DEFAULT_GPU_SLOT_BYTES;
+
+    return round_up(ask->slot_bytes ? ask->slot_bytes : usual, MEMORY_HUGE_BYTES);
 }
 
 /* Nothing of it is known to anybody else yet. */
@@ -146,15 +159,15 @@ static struct gpu_lane *lane_new(struct session *session, const struct spw_msg_g
 
     if (!lane)
         return NULL;
-    *lane = (struct gpu_lane){
-        .session = session,
-        .number = number,
-        .engine = ask->engine,
-        .pool = pool,
-        .slots = ask->slots ? ask->slots : DEFAULT_GPU_SLOTS,
-        .slot_bytes = round_up(ask->slot_bytes ? ask->slot_bytes : DEFAULT_GPU_SLOT_BYTES, MEMORY_HUGE_BYTES),
-        .fences = MEMORY_SHARED_NONE,
-        .staging_fd = -1};
+    *lane = (struct gpu_lane){.session = session,
+                              .number = number,
+                              .engine = ask->engine,
+                              .pool = pool,
+                              .slots = ask->slots ? ask->slots : DEFAULT_GPU_SLOTS,
+                              .slot_bytes = slot_bytes_of(ask),
+                              .alloc_bytes = round_up(ask->alloc_bytes, MEMORY_HUGE_BYTES),
+                              .fences = MEMORY_SHARED_NONE,
+                              .staging_fd = -1};
     list_init(&lane->link);
     list_init(&lane->gpu_link);
     if (session_seat(session, ask->engine) &&
@@ -187,7 +200,7 @@ void session_gpu_attach(struct session *session, const void *message)
                             number < GPU_LANES_MAX ? SPW_LIMIT_NONE : SPW_LIMIT_GPU_LANES, "no lane is left");
         return;
     }
-    uint64_t bytes = UINT64_C(2) * lane->slots * lane->slot_bytes, budget = gpus_pool_budget(control->config, pool);
+    uint64_t bytes = gpu_lane_bytes(lane), budget = gpus_pool_budget(control->config, pool);
     uint64_t used = gpus_pool_used(control->gpus, pool);
     if (used > budget || bytes > budget - used) {
         session_reply_error(

@@ -106,12 +106,12 @@ struct io_chunk {
 };
 
 enum io_dma_op {
-    IO_DMA_SPILL,  /* a slot of a GPU's staging memory to regions */
-    IO_DMA_FETCH,  /* regions to a slot */
+    IO_DMA_SPILL,  /* memory of a GPU's lane to regions */
+    IO_DMA_FETCH,  /* the other way */
     IO_DMA_CANCEL, /* the lane is over: its uses that have not ended do, with -ECANCELED. No runs; result 0 */
 };
 
-/* Bytes that are contiguous in the region and in the slot. */
+/* Bytes that are contiguous in the region and in the GPU's memory. */
 struct io_dma_run {
     uint32_t region, epoch;
     uint64_t off_bytes;
@@ -120,8 +120,9 @@ struct io_dma_run {
 };
 
 /*
- * One use of a slot (include/spillway/abi.h, "Staging of a GPU's bytes"). Uses of a lane's direction are submitted in the
- * order of their sequences. The runs lie in the slot one behind the other; the backend asks for them when it has room for
+ * One use of a lane (include/spillway/abi.h, "Moving a GPU's bytes"). Uses of a lane's direction are submitted in the order of
+ * their sequences. The runs lie one behind the other, from base_bytes on: in the slot, or in a direct lane's allocation. The
+ * backend asks for them when it has room for
  * all, so nobody keeps a table: run_first() begins anew, and run_next() tells the n_runs runs one by one. No run crosses
  * a multiple of WINDOW_BYTES in its region. `result` is 0, or a negative errno: then the lane is over, and what the runs
  * hold is unknown (spill). Nobody touches the bytes any more once done() is called.
@@ -134,6 +135,7 @@ struct io_dma {
     uint32_t gpu, lane;
     uint32_t n_runs;
     uint64_t seq;
+    uint64_t base_bytes;
     uint64_t bytes; /* of all runs */
     uint64_t expires_ns;
     int32_t result;

@@ -137,7 +137,7 @@ static void put_cmd(struct gpu_port *port, const struct gpu_cmd *cmd)
 static void put_dma(struct gpu_port *port, struct io_dma *dma)
 {
     struct gpu_cmd cmd = {.op = GPU_CMD_CANCEL, .lane = dma->lane, .seq = dma->seq, .expires_ns = dma->expires_ns};
-    uint64_t slot_offset = 0;
+    uint64_t at_bytes = dma->base_bytes;
 
     cmd.cookie = seat_take(port, dma);
     if (dma->op == IO_DMA_CANCEL) {
@@ -154,12 +154,12 @@ static void put_dma(struct gpu_port *port, struct io_dma *dma)
         cmd.region = run.region;
         cmd.epoch = run.epoch;
         cmd.offset_bytes = run.off_bytes;
-        cmd.slot_offset_bytes = (uint32_t)slot_offset;
+        cmd.gpu_offset_bytes = at_bytes;
         cmd.len_bytes = run.len_bytes;
         put_cmd(port, &cmd);
-        slot_offset += run.len_bytes;
+        at_bytes += run.len_bytes;
     }
-    assert(slot_offset == dma->bytes);
+    assert(at_bytes == dma->base_bytes + dma->bytes);
 }
 
 void gpu_port_fill(struct gpu_port *port)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An engine's side of the ring to one helper (io/gpu_wire.h): uses of slots become commands, completions become results.
+ * An engine's side of the ring to one helper (io/gpu_wire.h): uses of lanes become commands, completions become results.
  * The engine's thread only; ring memory and doorbell are borrowed.
  *
  * The helper has fewer rights than we do, so what it writes is checked. One that breaks the rules is not believed any more,

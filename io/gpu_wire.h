@@ -32,7 +32,7 @@
 
 #include "include/base/base.h"
 
-#define GPU_WIRE_VERSION 1
+#define GPU_WIRE_VERSION 2
 #define GPU_WIRE_FD 3
 #define GPU_TEXT_BYTES 128
 
@@ -41,7 +41,8 @@ enum gpu_msg_type {
     GPU_MSG_RING = 2,       /* engine, entries; descriptors: ring memory, the helper's end of the doorbell */
     GPU_MSG_CHUNK = 3,      /* engine, region, epoch, bytes, page_bytes; descriptor: the chunk. Registered by and by */
     GPU_MSG_CHUNK_GONE = 4, /* engine, region, epoch: no command names it any more */
-    GPU_MSG_LANE = 5,      /* engine, lane, slots, slot_bytes; descriptor: fences. Answer: bytes; descriptor: staging */
+    GPU_MSG_LANE = 5, /* engine, lane, slots, slot_bytes, bytes: not 0: a direct lane, with an allocation of so many;
+                              descriptor: fences. Answer: bytes; descriptor: its memory */
     GPU_MSG_LANE_GONE = 6, /* engine, lane: all its commands have completed */
     GPU_MSG_STAT = 7,      /* answer: struct gpu_stat */
     GPU_MSG_LOST = 8,      /* from the helper, unasked: the context is lost; it exits after this */
@@ -58,8 +59,8 @@ struct gpu_stat {
     uint64_t copies;            /* calls to the driver for them */
     uint64_t lanes, lanes_over; /* now; ever */
     uint64_t cpu_ns, sleeps;
-    uint64_t windows_failed; /* times that the driver refused to register one */
-    uint64_t reserved;
+    uint64_t windows_failed;  /* times that the driver refused to register one */
+    uint64_t allocated_bytes; /* of direct lanes */
 };
 static_assert(sizeof(struct gpu_stat) == 128, "gpu_stat");
 
@@ -88,8 +89,8 @@ static_assert(offsetof(struct gpu_msg, stat) == 80, "gpu_msg.stat");
 /* --- The ring ------------------------------------------------------------------------------------------------------ */
 
 enum gpu_cmd_op {
-    GPU_CMD_SPILL = 1,  /* slot → chunk */
-    GPU_CMD_FETCH = 2,  /* chunk → slot */
+    GPU_CMD_SPILL = 1,  /* slot, or allocation → chunk */
+    GPU_CMD_FETCH = 2,  /* the other way */
     GPU_CMD_CANCEL = 3, /* the lane is over: its commands complete with -ECANCELED, what is under way first */
 };
 
@@ -99,8 +100,8 @@ enum {
 };
 
 /*
- * A run of bytes that are contiguous in the slot and in the chunk, and cross no multiple of GPU_WINDOW_BYTES in the chunk. A
- * use of a slot is one or more of these, with the same seq, in a row: the engine publishes them all at once. Commands are
+ * A run of bytes that are contiguous in the GPU's memory and in the chunk, and cross no multiple of GPU_WINDOW_BYTES in the
+ * chunk. A use is one or more of these, with the same seq, in a row: the engine publishes them all at once. Commands are
  * taken from the ring at once, and wait with their lane: an engine may have up to `entries` of them for each lane and
  * direction at the helper, so that a client who never fills his slots holds up nobody else. A command may come before the
  * CHUNK message of its chunk: it waits.
@@ -113,19 +114,22 @@ struct gpu_cmd {
     uint32_t region, epoch;
     uint64_t offset_bytes; /* in the chunk */
     uint64_t seq;
-    uint32_t slot_offset_bytes;
+    uint64_t gpu_offset_bytes; /* in the slot that the seq says; of a direct lane: in its allocation */
+    uint64_t cookie;           /* returned in the completion */
+    uint64_t expires_ns;       /* CLOCK_MONOTONIC; the use that is not over by then ends the lane with -ETIMEDOUT */
     uint32_t len_bytes;
-    uint64_t cookie;     /* returned in the completion */
-    uint64_t expires_ns; /* CLOCK_MONOTONIC; the use that is not over by then ends the lane with -ETIMEDOUT */
-    uint64_t reserved1;
+    uint32_t reserved1;
 };
 static_assert(sizeof(struct gpu_cmd) == 64, "gpu_cmd");
+static_assert(offsetof(struct gpu_cmd, gpu_offset_bytes) == 32, "gpu_cmd.gpu_offset_bytes");
+static_assert(offsetof(struct gpu_cmd, len_bytes) == 56, "gpu_cmd.len_bytes");
 
 /*
  * One for each LAST and CANCEL, in order for each lane and direction. status: 0, or a negative errno: the lane is over, its
  * fences say so already, and no copy of it is under way any more.
  *   -EIO, -ETIMEDOUT, -EINVAL   of the use that ended the lane: its copy; its time, before it got to the copy engine; the
- *                               command itself (not the next seq, outside the slot or the chunk)
+ *                               command itself (not the next seq, outside the slot, the allocation or the chunk; more bytes
+ *                               than a use may have)
  *   -EPIPE                      another use did, in either direction; also of commands that come later
  *   -ECANCELED                  likewise, if CANCEL did. CANCEL's own is the last, and 0
  *   -EBADF                      there is no such lane

@@ -2,7 +2,7 @@
 /*
  * Leases whose bytes a GPU's copy engine reads or writes. Engine thread only.
  *
- * A use of a slot has up to LIST_ITEMS_MAX leases, so a move each would be too dear, and needless: a lease pins its piece,
+ * A use has up to LIST_ITEMS_MAX leases, so a move each would be too dear, and needless: a lease pins its piece,
  * and holds its extent where the piece may get another one. So the transfer keeps the leases: they are marked, form a list
  * through the lease table, and cannot end before it does. A session that ends leaves such a lease behind; it goes on
  * without one, counted and admitted as before, and ends with the transfer.
@@ -126,6 +126,7 @@ void tiering_dma_begin(struct tiering *t, struct tiering_dma *dma, const struct 
                                         .gpu = spec->gpu,
                                         .lane = spec->lane,
                                         .seq = spec->seq,
+                                        .base_bytes = spec->base_bytes,
                                         .expires_ns = spec->expires_ns,
                                         .run_first = dma_run_first,
                                         .run_next = dma_run_next,

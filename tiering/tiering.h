@@ -423,8 +423,9 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
 struct tiering_dma_spec {
     uint8_t op; /* IO_DMA_SPILL, IO_DMA_FETCH, or IO_DMA_CANCEL: run() without a lease */
     uint32_t gpu, lane;
-    uint32_t pool; /* the lane's */
-    uint64_t slot_bytes;
+    uint32_t pool;       /* the lane's */
+    uint64_t slot_bytes; /* that there are for it */
+    uint64_t base_bytes; /* where in the allocation of a direct lane it begins */
     uint64_t seq;
     uint64_t expires_ns;
 };

@@ -104,6 +104,7 @@ static const struct column gpu_columns[] = {
     {"RESTARTS", "restarts", COLUMN_COUNT},
     {"LANES", "lanes", COLUMN_COUNT},
     {"STAGING", "staging_bytes", COLUMN_SIZE},
+    {"ALLOCATED", "allocated_bytes", COLUMN_SIZE},
     {"MEMORY", "memory_bytes", COLUMN_SIZE},
     {"FREE", "memory_free_bytes", COLUMN_SIZE},
     {"REGISTERED", "registered_bytes", COLUMN_SIZE},

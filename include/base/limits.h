@@ -131,7 +131,8 @@
 #define GPU_DRAIN_MAX 64         /* bytes of a doorbell at a time; a poll sees the rest */
 #define GPU_WINDOW_BYTES WINDOW_BYTES    /* registered with the driver at a time; no command crosses one */
 #define GPU_AHEAD_SLOTS 3                /* uses that one direction of a GPU has at its copy engine */
-#define DEFAULT_POOL_GPU_BYTES (1 * GIB) /* staged for one pool, on all GPUs */
+#define GPU_ALLOC_BYTES_MAX (1 * TIB)    /* of a direct lane: more than a GPU has */
+#define DEFAULT_POOL_GPU_BYTES (1 * GIB) /* of lanes of one pool, on all GPUs */
 #define GPU_RESTART_MS_MAX 30000         /* the longest pause before a helper is started again */
 #define GPU_TAKE_MAX 256                 /* commands of one ring that a helper takes in one turn */
 #define GPU_MESSAGES_MAX 16              /* of the daemon, likewise */

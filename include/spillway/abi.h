@@ -12,8 +12,9 @@
  *   SPACE_OPEN  finds or creates a space; the reply names the engine that serves it
  *   RING_NEW    a ring pair at one engine; three descriptors come along: ring memory, scratch memory, doorbell
  *   CHUNK_GET   a chunk's descriptor, to be mapped; for writing where the session may write, else read-only
- *   GPU_ATTACH  a lane between a GPU's memory and one engine; two descriptors come along: staging memory of the GPU (made
- *               by the driver, for cuMemImportFromShareableHandle), and the lane's fences
+ *   GPU_ATTACH  a lane between a GPU's memory and one engine; two descriptors come along: memory of the GPU (made by the
+ *               driver, for cuMemImportFromShareableHandle), and the lane's fences. It is staging memory, or, of a direct
+ *               lane, an allocation for the client to use
  *   GPU_DETACH  frees a lane
  *   ADMIN       a JSON request for spillctl; allowed to the daemon's own uid, root and the admin group
  *
@@ -278,21 +279,23 @@ SPW_ASSERT_OFFSET(spw_msg_chunk, size_bytes, 40);
 
 struct spw_msg_gpu_attach {
     struct spw_msg msg;
-    uint32_t pool; /* handle: its gpu budget pays for the staging memory */
+    uint32_t pool; /* handle: its gpu budget pays for the lane's memory */
     uint32_t engine;
     uint8_t uuid[SPW_UUID_BYTES]; /* the GPU's, or MIG instance's, as the driver tells it */
     uint32_t slots;               /* of each direction; 0: the daemon's default */
     uint32_t reserved0;
-    uint64_t slot_bytes; /* 0: the daemon's default. Rounded up to what the driver can allocate */
-    uint64_t reserved[4];
+    uint64_t slot_bytes;  /* 0: the daemon's default. Rounded up to what the driver can allocate */
+    uint64_t alloc_bytes; /* not 0: a direct lane, with an allocation of this size, likewise rounded up */
+    uint64_t reserved[3];
 };
 SPW_ASSERT_SIZE(spw_msg_gpu_attach, 96);
 SPW_ASSERT_OFFSET(spw_msg_gpu_attach, uuid, 32);
 SPW_ASSERT_OFFSET(spw_msg_gpu_attach, slots, 48);
 SPW_ASSERT_OFFSET(spw_msg_gpu_attach, slot_bytes, 56);
-SPW_ASSERT_OFFSET(spw_msg_gpu_attach, reserved, 64);
+SPW_ASSERT_OFFSET(spw_msg_gpu_attach, alloc_bytes, 64);
+SPW_ASSERT_OFFSET(spw_msg_gpu_attach, reserved, 72);
 
-/* Comes with two descriptors: staging memory, and one page that begins with a struct spw_gpu_fences. The staging memory
+/* Comes with two descriptors: the lane's memory, zeroed, and one page that begins with a struct spw_gpu_fences. Staging memory
  * has the slots of spills, then as many of fetches. -ENODEV: no such GPU here, or it cannot be used: words tell why; -ENOSPC:
  * SPW_LIMIT_POOL_GPU, SPW_LIMIT_GPU_LANES; -ENOMEM: the GPU has no memory left; -EAGAIN: its helper is being started. */
 struct spw_msg_gpu {
@@ -300,13 +303,15 @@ struct spw_msg_gpu {
     uint32_t lane; /* number at this engine */
     uint32_t slots;
     uint64_t slot_bytes;
-    uint64_t staging_bytes; /* at least 2 * slots * slot_bytes */
-    uint64_t reserved[4];
+    uint64_t staging_bytes; /* of the lane's memory: at least 2 * slots * slot_bytes, or alloc_bytes */
+    uint64_t alloc_bytes;   /* that uses may name; 0: no direct lane */
+    uint64_t reserved[3];
 };
 SPW_ASSERT_SIZE(spw_msg_gpu, 80);
 SPW_ASSERT_OFFSET(spw_msg_gpu, slot_bytes, 32);
 SPW_ASSERT_OFFSET(spw_msg_gpu, staging_bytes, 40);
-SPW_ASSERT_OFFSET(spw_msg_gpu, reserved, 48);
+SPW_ASSERT_OFFSET(spw_msg_gpu, alloc_bytes, 48);
+SPW_ASSERT_OFFSET(spw_msg_gpu, reserved, 56);
 
 struct spw_msg_gpu_detach {
     struct spw_msg msg;
@@ -398,8 +403,10 @@ enum spw_op {
     SPW_OP_TENSOR = 15,    /* one item, length_bytes = size: opens or creates a tensor */
     SPW_OP_PUT_RANGE = 16, /* items: from the leased tensor range of handle arg[0], from its byte arg[1] on, commit */
     SPW_OP_GET_RANGE = 17, /* items: into the write-leased tensor range of handle arg[0], from its byte arg[1] on */
-    SPW_OP_GPU_SPILL = 18, /* handles: arg[0] = lane, arg[1] = sequence; from that slot to the leases' bytes */
-    SPW_OP_GPU_FETCH = 19, /* handles: the same, from the leases' bytes to that slot */
+    SPW_OP_GPU_SPILL =
+        18, /* handles: arg[0] = lane, arg[1] = sequence, arg[2] = offset in the allocation of a direct lane;
+                              from that slot, or from there, to the leases' bytes */
+    SPW_OP_GPU_FETCH = 19, /* handles: the same, the other way */
     SPW_OPS = 20,
 };
 
@@ -421,8 +428,8 @@ struct spw_sqe {
     uint32_t n_items;    /* at most SPW_LIST_MAX */
     uint32_t results;    /* byte offset in scratch, a multiple of 64 */
     uint32_t timeout_ms; /* how long it may take; 0: 60 s, the most there is, but RESERVE does not wait for room */
-    uint64_t arg[2];
-    uint64_t reserved[2]; /* for GPU jobs, plans and events */
+    uint64_t arg[3];
+    uint64_t reserved;
 };
 SPW_ASSERT_SIZE(spw_sqe, 64);
 SPW_ASSERT_OFFSET(spw_sqe, space, 4);
@@ -432,7 +439,7 @@ SPW_ASSERT_OFFSET(spw_sqe, n_items, 20);
 SPW_ASSERT_OFFSET(spw_sqe, results, 24);
 SPW_ASSERT_OFFSET(spw_sqe, timeout_ms, 28);
 SPW_ASSERT_OFFSET(spw_sqe, arg, 32);
-SPW_ASSERT_OFFSET(spw_sqe, reserved, 48);
+SPW_ASSERT_OFFSET(spw_sqe, reserved, 56);
 
 struct spw_cqe {
     uint64_t user_data;
@@ -487,7 +494,7 @@ enum {
 };
 
 /*
- * Staging of a GPU's bytes. A lane has two directions, each with slots of its own that are used strictly in turn: use
+ * Moving a GPU's bytes. A lane has two directions, each with slots of its own that are used strictly in turn: use
  * number s (from 1 on, the sequence) of a direction is of slot (s - 1) % slots. One GPU_SPILL or GPU_FETCH is one use: the
  * bytes of its leases lie in the slot one behind the other, in the list's order, without gaps. Leases are as RESERVE or
  * ACQUIRE gave them (for GPU_SPILL those of RESERVE or for writing), each on all that it is on; COMMIT and RELEASE are the
@@ -498,6 +505,12 @@ enum {
  *   fetch   the SQE is submitted; the daemon copies when it sees client_seq >= s - slots, then publishes daemon_seq = s. The
  *           client's stream waits for it, empties the slot, and writes client_seq = s.
  *
+ * A direct lane has no slots: the bytes of a use lie in its allocation, from arg[2] on, and the client alone knows what is
+ * where. `slots` only bounds how many uses may be on their way, and slot_bytes how large one is. Nothing is filled or emptied
+ * in turn, so both directions have the same rule: the daemon copies when it sees client_seq >= s, which the client's stream
+ * writes when the source is there (spill) or may be overwritten (fetch), then publishes daemon_seq = s. Uses whose bytes
+ * overlap are in no order, but for those of one direction, which are copied one after the other.
+ *
  * All are free-running 64-bit numbers that begin with 0. When a use fails (-EIO: the copy; -ETIMEDOUT: the request's time
  * was over; -ECANCELED; -EPIPE: an earlier use had failed) the lane is over in both directions: the daemon stores the
  * status, as a positive errno, in both `status` words, then SPW_GPU_SEQ_OVER in both daemon_seq. So a stream that waits
@@ -506,8 +519,8 @@ enum {
  * with -ECANCELED. The CQE comes when nobody touches the bytes any more, so no deadline ends it earlier.
  * The request as a whole fails with -EBADF (no such lane of this session, a handle that is no lease), -EXDEV (a lease in
  * another pool than the lane's), -EBUSY (a lease that another such request has, or that is named twice), -EROFS (GPU_SPILL
- * to a lease for reading), -EINVAL (more bytes than a slot has, no lease at all, `results` or flags that are not 0, or arg[1]
- * is not the direction's next sequence), -EBUSY with SPW_LIMIT_REQUESTS (of this direction, 2 * slots uses are on their way,
+ * to a lease for reading), -EINVAL (more bytes than a slot has, or past the end of the allocation, no lease at all, `results`
+ * or flags that are not 0, arg[1] is not the direction's next sequence, arg[2] is not 0 but the lane is not direct), -EBUSY with SPW_LIMIT_REQUESTS (of this direction, 2 * slots uses are on their way,
  * or uses of 16384 leases together). Then nothing has happened, and the sequence stays. Once it is begun, it is used up.
  * A lease for writing that was spilled into ends as if dirty, unless it is discarded. After a GPU_SPILL that failed its range
  * is not known: a RELEASE without DISCARD leaves it torn (in a shared pool: fails with -EIO, and changes nothing), unless

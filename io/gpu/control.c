@@ -144,7 +144,7 @@ static void lane_new(struct helper *h, const struct received *in)
         answer_failure(h, &in->msg, r, h->text);
         return;
     }
-    reply.bytes = lane->staging.size_bytes;
+    reply.bytes = lane->memory.size_bytes;
     answer(h, &in->msg, &reply, fd);
 }
 

@@ -150,33 +150,33 @@ void helper_driver_unregister(struct helper *h, void *mem)
 }
 
 /* Memory of the GPU is not cleared by the driver for sure, and this is for another user's process. */
-static int staging_fill(struct helper *h, struct helper_staging *staging, const struct cuda_allocation_prop *prop)
+static int memory_fill(struct helper *h, struct helper_memory *memory, const struct cuda_allocation_prop *prop)
 {
     struct cuda_access_desc access = {.location = prop->location, .flags = NV_ACCESS_PROT_READWRITE};
-    int r = CALL(MemAddressReserve, &staging->ptr, staging->size_bytes, 0, 0, 0);
+    int r = CALL(MemAddressReserve, &memory->ptr, memory->size_bytes, 0, 0, 0);
 
     if (r < 0)
         return r;
-    r = CALL(MemMap, staging->ptr, staging->size_bytes, 0, staging->handle, 0);
+    r = CALL(MemMap, memory->ptr, memory->size_bytes, 0, memory->handle, 0);
     if (r < 0) {
-        (void)CALL(MemAddressFree, staging->ptr, staging->size_bytes);
-        staging->ptr = 0;
+        (void)CALL(MemAddressFree, memory->ptr, memory->size_bytes);
+        memory->ptr = 0;
         return r;
     }
-    r = CALL(MemSetAccess, staging->ptr, staging->size_bytes, &access, 1);
+    r = CALL(MemSetAccess, memory->ptr, memory->size_bytes, &access, 1);
     if (r == 0)
-        r = CALL(MemsetD8, staging->ptr, 0, staging->size_bytes);
+        r = CALL(MemsetD8, memory->ptr, 0, memory->size_bytes);
     if (r == 0)
         r = CALL(StreamSynchronize, NULL); /* only the call above is in it; ours do not wait for it */
     return r;
 }
 
-int helper_driver_staging_new(struct helper *h, uint64_t size_bytes, struct helper_staging *ret_staging, int *ret_fd)
+int helper_driver_memory_new(struct helper *h, uint64_t size_bytes, struct helper_memory *ret_memory, int *ret_fd)
 {
     struct cuda_allocation_prop prop = {.type = NV_ALLOCATION_TYPE_PINNED,
                                         .handle_types = NV_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
                                         .location = {.type = NV_LOCATION_TYPE_DEVICE, .id = h->device}};
-    struct helper_staging staging = {.handle = 0};
+    struct helper_memory memory = {.handle = 0};
     size_t granularity = 0;
     int r, fd = -1;
 
@@ -185,35 +185,35 @@ int helper_driver_staging_new(struct helper *h, uint64_t size_bytes, struct help
         return r;
     if (!is_pow2(granularity) || granularity > GIB)
         return -EIO;
-    staging.size_bytes = round_up(size_bytes, granularity);
-    r = CALL(MemCreate, &staging.handle, staging.size_bytes, &prop, 0);
+    memory.size_bytes = round_up(size_bytes, granularity);
+    r = CALL(MemCreate, &memory.handle, memory.size_bytes, &prop, 0);
     if (r < 0)
         return r;
-    r = staging_fill(h, &staging, &prop);
+    r = memory_fill(h, &memory, &prop);
     if (r == 0)
-        r = CALL(MemExportToShareableHandle, &fd, staging.handle, NV_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
+        r = CALL(MemExportToShareableHandle, &fd, memory.handle, NV_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
     if (r < 0) {
         char text[GPU_TEXT_BYTES];
 
         memcpy(text, h->text, sizeof(text));
-        helper_driver_staging_free(h, &staging);
+        helper_driver_memory_free(h, &memory);
         memcpy(h->text, text, sizeof(text));
         return r;
     }
-    *ret_staging = staging;
+    *ret_memory = memory;
     *ret_fd = fd;
     return 0;
 }
 
 /* The mapping first, then its addresses; the memory goes when the client's handle and mapping have gone too. */
-void helper_driver_staging_free(struct helper *h, struct helper_staging *staging)
+void helper_driver_memory_free(struct helper *h, struct helper_memory *memory)
 {
-    if (staging->ptr) {
-        (void)CALL(MemUnmap, staging->ptr, staging->size_bytes);
-        (void)CALL(MemAddressFree, staging->ptr, staging->size_bytes);
+    if (memory->ptr) {
+        (void)CALL(MemUnmap, memory->ptr, memory->size_bytes);
+        (void)CALL(MemAddressFree, memory->ptr, memory->size_bytes);
     }
-    (void)CALL(MemRelease, staging->handle);
-    *staging = (struct helper_staging){.handle = 0};
+    (void)CALL(MemRelease, memory->handle);
+    *memory = (struct helper_memory){.handle = 0};
 }
 
 uint64_t helper_driver_free_bytes(struct helper *h)

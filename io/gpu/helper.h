@@ -40,11 +40,12 @@ struct helper_chunk {
 
 /* --- Lanes (lane.c) ------------------------------------------------------------------------------------------------ */
 
-/* A run of a slot; one command. */
+/* A run of a use; one command. */
 struct helper_part {
     uint64_t offset_bytes; /* in the chunk */
     uint32_t region, epoch;
-    uint32_t slot_offset_bytes, len_bytes;
+    uint64_t gpu_offset_bytes; /* in the slot, or in the allocation */
+    uint32_t len_bytes;
 };
 
 struct helper_use {
@@ -80,8 +81,8 @@ struct helper_queue {
     struct helper_lane *lane;
 };
 
-/* GPU memory that can be passed on. */
-struct helper_staging {
+/* GPU memory that can be passed on: staging, or an allocation. */
+struct helper_memory {
     uint64_t handle, ptr;
     uint64_t size_bytes;
 };
@@ -100,8 +101,9 @@ struct helper_lane {
     uint32_t number;
     uint32_t slots;
     uint64_t slot_bytes;
+    uint64_t alloc_bytes;          /* that uses may name; 0: it has slots */
     struct spw_gpu_fences *fences; /* hostile: clients write here */
-    struct helper_staging staging;
+    struct helper_memory memory;
     enum helper_lane_state state;
     int status;         /* why it ends, a negative errno */
     uint32_t n_flights; /* uses at the copy engines, or being given to them */
@@ -229,9 +231,9 @@ struct helper_lane *helper_ring_lane(struct helper_ring *ring, uint32_t number);
 
 /* lane.c */
 
-/* The descriptor is of the staging memory, the caller's. */
+/* The descriptor is of the lane's memory, the caller's. */
 must_check int helper_lane_new(struct helper *h, struct helper_ring *ring, const struct gpu_msg *msg, int fences_fd,
-                               struct helper_lane **ret_lane, int *ret_staging_fd);
+                               struct helper_lane **ret_lane, int *ret_memory_fd);
 void helper_lane_free(struct helper *h, struct helper_lane *lane);
 bool helper_lane_is_idle(const struct helper_lane *lane);
 void helper_lane_command(struct helper *h, struct helper_lane *lane, const struct gpu_cmd *cmd);
@@ -271,9 +273,9 @@ must_check int helper_driver_start(struct helper *h, const uint8_t uuid[static 1
 void helper_driver_stop(struct helper *h);
 must_check int helper_driver_register(struct helper *h, void *mem, uint64_t size_bytes);
 void helper_driver_unregister(struct helper *h, void *mem);
-must_check int helper_driver_staging_new(struct helper *h, uint64_t size_bytes, struct helper_staging *ret_staging,
-                                         int *ret_fd);
-void helper_driver_staging_free(struct helper *h, struct helper_staging *staging);
+must_check int helper_driver_memory_new(struct helper *h, uint64_t size_bytes, struct helper_memory *ret_memory,
+                                        int *ret_fd);
+void helper_driver_memory_free(struct helper *h, struct helper_memory *memory);
 uint64_t helper_driver_free_bytes(struct helper *h);
 
 #define HELPER_COPIES_MAX 64 /* of one turn of a direction */

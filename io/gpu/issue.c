@@ -9,7 +9,7 @@
  * has saved nothing up.
  *
  * A use may go when its client's stream says so. The word it says it with is the client's to write: it is read once, says
- * "now" or "not yet" and nothing else. A lie makes us copy a slot of that same client's too early, or never.
+ * "now" or "not yet" and nothing else. A lie makes us copy that same client's memory too early, or never.
  */
 #include <errno.h>
 
@@ -73,12 +73,12 @@ bool helper_issue_finish(struct helper *h, uint64_t now_ns)
 
 /* --- Who is next --------------------------------------------------------------------------------------------------- */
 
-static bool is_filled(const struct helper_queue *queue, enum helper_direction d, const struct helper_use *use)
+static bool is_ready(const struct helper_queue *queue, enum helper_direction d, const struct helper_use *use)
 {
-    /* Pairs with the client's stream, which wrote the slot, or has read it, before. */
+    /* Pairs with the client's stream, which wrote what is read there, or has done with what is overwritten, before. */
     uint64_t client_seq = load_acquire(&helper_fence(queue->lane, d)->client_seq);
 
-    if (d == HELPER_SPILL)
+    if (d == HELPER_SPILL || queue->lane->alloc_bytes)
         return client_seq >= use->seq;
     return use->seq <= queue->lane->slots || client_seq >= use->seq - queue->lane->slots;
 }
@@ -121,7 +121,7 @@ static struct helper_queue *pick(struct helper *h, enum helper_direction d)
         const struct helper_use *use = helper_use_at(queue, queue->n_issued);
         int r;
 
-        if ((best && turn_begins(copier, queue) >= turn_begins(copier, best)) || !is_filled(queue, d, use))
+        if ((best && turn_begins(copier, queue) >= turn_begins(copier, best)) || !is_ready(queue, d, use))
             continue;
         r = look_at_memory(h, queue, use);
         if (r < 0)
@@ -164,7 +164,7 @@ static void end(struct helper *h, struct helper_copier *copier, int status)
 }
 
 /* What is next of the use: as much of a part as lies in one window, as what was registered at once is copied at once. */
-static void add_copy(struct helper_queue *queue, enum helper_direction d, uint64_t slot_ptr,
+static void add_copy(struct helper_queue *queue, enum helper_direction d, uint64_t base_ptr,
                      struct helper_copies *copies)
 {
     const struct helper_part *part = helper_part_at(queue, queue->part_head);
@@ -172,16 +172,24 @@ static void add_copy(struct helper_queue *queue, enum helper_direction d, uint64
     uint64_t offset_bytes = part->offset_bytes + queue->part_bytes;
     uint64_t len_bytes = MIN(part->len_bytes - queue->part_bytes, GPU_WINDOW_BYTES - offset_bytes % GPU_WINDOW_BYTES);
     uint64_t host = (uintptr_t)chunk->mem + offset_bytes;
-    uint64_t slot = slot_ptr + part->slot_offset_bytes + queue->part_bytes;
+    uint64_t gpu = base_ptr + part->gpu_offset_bytes + queue->part_bytes;
 
-    copies->to[copies->n] = d == HELPER_SPILL ? host : slot;
-    copies->from[copies->n] = d == HELPER_SPILL ? slot : host;
+    copies->to[copies->n] = d == HELPER_SPILL ? host : gpu;
+    copies->from[copies->n] = d == HELPER_SPILL ? gpu : host;
     copies->len_bytes[copies->n++] = len_bytes;
     queue->part_bytes += (uint32_t)len_bytes;
     if (queue->part_bytes == part->len_bytes) {
         queue->part_bytes = 0;
         queue->part_head++;
     }
+}
+
+/* Where the offsets of a use begin. */
+static uint64_t base_of(const struct helper_lane *lane, enum helper_direction d, const struct helper_use *use)
+{
+    uint64_t slot = (use->seq - 1) % lane->slots + (d == HELPER_FETCH ? lane->slots : 0);
+
+    return lane->memory.ptr + (lane->alloc_bytes ? 0 : slot * lane->slot_bytes);
 }
 
 /* One lot of copies of the use that is being issued. How many. */
@@ -191,17 +199,17 @@ static size_t go_on(struct helper *h, enum helper_direction d)
     struct helper_lane *lane = copier->issuing;
     struct helper_queue *queue = &lane->queues[d];
     struct helper_copies copies = {.n = 0};
-    uint64_t slot;
+    uint64_t base_ptr;
 
     if (lane->state != HELPER_LANE_LIVE) {
         end(h, copier, lane->status == -ECANCELED ? -ECANCELED : -EPIPE);
         return 0;
     }
-    slot = (helper_use_at(queue, queue->n_issued - 1)->seq - 1) % lane->slots + (d == HELPER_FETCH ? lane->slots : 0);
+    base_ptr = base_of(lane, d, helper_use_at(queue, queue->n_issued - 1));
     while (copies.n < HELPER_COPIES_MAX && copier->n_left > 0) {
         uint32_t head = queue->part_head;
 
-        add_copy(queue, d, lane->staging.ptr + slot * lane->slot_bytes, &copies);
+        add_copy(queue, d, base_ptr, &copies);
         copier->n_left -= queue->part_head - head;
     }
     if (helper_driver_copy(h, d, &copies) < 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Lanes: staging memory, fences, the uses that wait, and the one end that a lane has.
+ * Lanes: their memory, fences, the uses that wait, and the one end that a lane has.
  *
  * The order of the end is what clients and engine rely on: when no copy of the lane is under way any more, the status of
  * both directions, then SPW_GPU_SEQ_OVER, and only then completions that say so. So the engine may give memory back when
@@ -34,8 +34,14 @@ static int queue_init(struct helper_queue *queue, struct helper_lane *lane)
     return queue->parts && queue->uses ? 0 : -ENOMEM;
 }
 
-static int lane_init(struct helper *h, struct helper_lane *lane, int fences_fd, int *ret_staging_fd)
+static uint64_t *lane_stat(struct helper *h, const struct helper_lane *lane)
 {
+    return lane->alloc_bytes ? &h->stat.allocated_bytes : &h->stat.staging_bytes;
+}
+
+static int lane_init(struct helper *h, struct helper_lane *lane, int fences_fd, int *ret_memory_fd)
+{
+    uint64_t bytes = lane->alloc_bytes ? lane->alloc_bytes : UINT64_C(2) * lane->slots * lane->slot_bytes;
     void *mem = NULL;
     int r = 0;
 
@@ -46,19 +52,19 @@ static int lane_init(struct helper *h, struct helper_lane *lane, int fences_fd, 
         r = helper_map(fences_fd, SECTOR_BYTES, SECTOR_BYTES, true, &mem);
     lane->fences = mem;
     if (r == 0)
-        r = helper_driver_staging_new(h, UINT64_C(2) * lane->slots * lane->slot_bytes, &lane->staging, ret_staging_fd);
-    h->stat.staging_bytes += lane->staging.size_bytes;
+        r = helper_driver_memory_new(h, bytes, &lane->memory, ret_memory_fd);
+    *lane_stat(h, lane) += lane->memory.size_bytes;
     return r;
 }
 
 int helper_lane_new(struct helper *h, struct helper_ring *ring, const struct gpu_msg *msg, int fences_fd,
-                    struct helper_lane **ret_lane, int *ret_staging_fd)
+                    struct helper_lane **ret_lane, int *ret_memory_fd)
 {
     struct helper_lane *lane;
     int r;
 
     if (msg->slots == 0 || msg->slots > GPU_SLOTS_MAX || msg->slot_bytes == 0 || msg->slot_bytes > GPU_SLOT_BYTES_MAX ||
-        helper_ring_lane(ring, msg->lane))
+        msg->bytes > GPU_ALLOC_BYTES_MAX || helper_ring_lane(ring, msg->lane))
         return -EINVAL;
     if (h->stat.lanes == GPU_LANES_MAX)
         return -ENOSPC;
@@ -71,8 +77,9 @@ int helper_lane_new(struct helper *h, struct helper_ring *ring, const struct gpu
     lane->number = msg->lane;
     lane->slots = msg->slots;
     lane->slot_bytes = msg->slot_bytes;
+    lane->alloc_bytes = msg->bytes;
     h->stat.lanes++;
-    r = lane_init(h, lane, fences_fd, ret_staging_fd);
+    r = lane_init(h, lane, fences_fd, ret_memory_fd);
     if (r < 0) {
         helper_lane_free(h, lane);
         return r;
@@ -90,12 +97,12 @@ void helper_lane_free(struct helper *h, struct helper_lane *lane)
     }
     list_unlink(&lane->unsettled);
     list_unlink(&lane->link);
-    h->stat.staging_bytes -= lane->staging.size_bytes;
+    *lane_stat(h, lane) -= lane->memory.size_bytes;
     h->stat.lanes--;
     if (h->urgent.chunk && h->urgent.queue->lane == lane)
         h->urgent.chunk = NULL;
-    if (lane->staging.handle)
-        helper_driver_staging_free(h, &lane->staging);
+    if (lane->memory.handle)
+        helper_driver_memory_free(h, &lane->memory);
     helper_unmap(lane->fences, SECTOR_BYTES);
     free(lane);
 }
@@ -241,7 +248,10 @@ static void close_use(struct helper *h, struct helper_queue *queue, const struct
 
 static bool part_is_ok(const struct helper_queue *queue, const struct gpu_cmd *cmd)
 {
-    return cmd->seq == queue->next_seq && range_ok(cmd->slot_offset_bytes, cmd->len_bytes, queue->lane->slot_bytes);
+    const struct helper_lane *lane = queue->lane;
+
+    return cmd->seq == queue->next_seq && cmd->len_bytes <= lane->slot_bytes - queue->open.bytes &&
+           range_ok(cmd->gpu_offset_bytes, cmd->len_bytes, lane->alloc_bytes ? lane->alloc_bytes : lane->slot_bytes);
 }
 
 static void add_part(struct helper *h, struct helper_queue *queue, const struct gpu_cmd *cmd)
@@ -254,7 +264,7 @@ static void add_part(struct helper *h, struct helper_queue *queue, const struct 
         .offset_bytes = cmd->offset_bytes,
         .region = cmd->region,
         .epoch = cmd->epoch,
-        .slot_offset_bytes = cmd->slot_offset_bytes,
+        .gpu_offset_bytes = cmd->gpu_offset_bytes,
         .len_bytes = cmd->len_bytes,
     };
     queue->open.n_parts++;

@@ -90,7 +90,7 @@ START_TEST(test_ring_reserved_bits)
     if (_i == 0)
         sqe.opcode = 200;
     else if (_i == 1)
-        sqe.reserved[1] = 1;
+        sqe.reserved = 1;
     else {
         sqe = raw_sqe(&s, SPW_OP_ACQUIRE, 1);
         raw_items(&s.ring)[0] = raw_item(1, 0);

@@ -362,11 +362,15 @@ int tiering_put_from(struct tiering *t, struct tiering_session *s, const struct 
 void tiering_dma_begin(struct tiering *t, struct tiering_dma *dma, const struct tiering_dma_spec *spec)
 {
     (void)t;
-    *dma = (struct tiering_dma){
-        .done = dma->done,
-        .io_ = {.op = spec->op, .lane = spec->lane, .gpu = spec->gpu, .seq = spec->seq, .expires_ns = spec->expires_ns},
-        .slot_bytes_ = spec->slot_bytes,
-        .pool_ = spec->pool};
+    *dma = (struct tiering_dma){.done = dma->done,
+                                .io_ = {.op = spec->op,
+                                        .lane = spec->lane,
+                                        .gpu = spec->gpu,
+                                        .seq = spec->seq,
+                                        .base_bytes = spec->base_bytes,
+                                        .expires_ns = spec->expires_ns},
+                                .slot_bytes_ = spec->slot_bytes,
+                                .pool_ = spec->pool};
 }
 int tiering_dma_add(struct tiering *t, struct tiering_dma *dma, const struct tiering_session *s, uint64_t lease)
 {

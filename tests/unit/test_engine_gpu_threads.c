@@ -40,7 +40,7 @@ static pthread_t helper;
 static void helper_copy(const struct gpu_cmd *cmd)
 {
     bool is_spill = cmd->op == GPU_CMD_SPILL;
-    char *slot = slots[!is_spill] + (cmd->seq - 1) % SLOTS * SLOT_BYTES + cmd->slot_offset_bytes;
+    char *slot = slots[!is_spill] + (cmd->seq - 1) % SLOTS * SLOT_BYTES + cmd->gpu_offset_bytes;
     char *mem = load_acquire(&chunks[cmd->region]) + cmd->offset_bytes;
 
     ck_assert_uint_eq(cmd->epoch, epochs[cmd->region]);

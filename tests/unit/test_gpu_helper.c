@@ -135,7 +135,7 @@ START_TEST(test_many_runs)
                                                         .epoch = 1,
                                                         .offset_bytes = CHUNK_BYTES - (i + 1) * UINT64_C(2048),
                                                         .seq = 1,
-                                                        .slot_offset_bytes = at,
+                                                        .gpu_offset_bytes = at,
                                                         .len_bytes = len_bytes,
                                                         .cookie = gpu_rig_cookie(&lane, ops[k], 1),
                                                         .expires_ns = UINT64_MAX});
@@ -151,6 +151,61 @@ START_TEST(test_many_runs)
         }
     }
     gpu_rig_lane_gone(&lane);
+    gpu_rig_deinit(&rig);
+}
+END_TEST
+
+/* A direct lane: no slots, but one piece of memory, where the commands alone say what is where. Either direction begins when
+ * the client says so, the first use of a fetch as well. */
+START_TEST(test_direct)
+{
+    enum { USES = 5, LEN = 96 * 1024 };
+    const uint64_t end = 64 * MIB;
+    struct gpu_rig_lane lane;
+    uint8_t *chunk;
+
+    gpu_rig_init(&rig);
+    chunk = gpu_rig_chunk(&rig, 0, 0, CHUNK_BYTES);
+    gpu_rig_direct_lane(&rig, 0, 7, 2, end, &lane);
+    memset(got, 1, LEN);
+    gpu_rig_memory_read(&lane, end - LEN, got, LEN);
+    ck_assert(got[0] == 0 && memcmp(got, got + 1, LEN - 1) == 0);
+    for (uint64_t seq = 1; seq <= USES; seq++) { /* from the end backwards; more of them than `slots` */
+        cuda_rig_fill(bytes, LEN, (uint32_t)seq);
+        gpu_rig_memory_write(&lane, end - seq * LEN, bytes, LEN);
+        gpu_rig_use_at(&lane, GPU_CMD_SPILL, seq, end - seq * LEN, seq * LEN, LEN);
+    }
+    (void)gpu_rig_stat(&rig);
+    ck_assert(gpu_rig_is_quiet(lane.engine));
+    store_release(&lane.fences->spill.client_seq, USES);
+    for (uint64_t seq = 1; seq <= USES; seq++) {
+        gpu_rig_expect(&lane, GPU_CMD_SPILL, seq, 0, LEN);
+        cuda_rig_fill(bytes, LEN, (uint32_t)seq);
+        ck_assert_mem_eq(chunk + seq * LEN, bytes, LEN);
+    }
+    ck_assert_uint_eq(load_acquire(&lane.fences->spill.daemon_seq), USES);
+
+    for (uint64_t seq = 1; seq <= USES; seq++)
+        gpu_rig_use_at(&lane, GPU_CMD_FETCH, seq, seq * (LEN + 16), seq * LEN, LEN);
+    for (uint64_t seq = 1; seq <= USES; seq++) {
+        (void)gpu_rig_stat(&rig);
+        ck_assert(gpu_rig_is_quiet(lane.engine)); /* what is there may not be overwritten yet */
+        ck_assert_uint_eq(load_acquire(&lane.fences->fetch.daemon_seq), seq - 1);
+        store_release(&lane.fences->fetch.client_seq, seq);
+        gpu_rig_expect(&lane, GPU_CMD_FETCH, seq, 0, LEN);
+        gpu_rig_memory_read(&lane, seq * (LEN + 16), got, LEN);
+        cuda_rig_fill(bytes, LEN, (uint32_t)seq);
+        ck_assert_mem_eq(got, bytes, LEN);
+    }
+    struct gpu_stat stat = gpu_rig_stat(&rig);
+
+    ck_assert_uint_eq(stat.allocated_bytes, end);
+    ck_assert_uint_eq(stat.staging_bytes, 0);
+    gpu_rig_lane_gone(&lane);
+    ck_assert_uint_eq(gpu_rig_stat(&rig).allocated_bytes, 0);
+    memset(got, 0, LEN);
+    gpu_rig_memory_read(&lane, USES * (LEN + 16), got, LEN); /* the client has it as long as it wants */
+    ck_assert_mem_eq(got, bytes, LEN);
     gpu_rig_deinit(&rig);
 }
 END_TEST
@@ -372,6 +427,7 @@ int main(void)
     tcase_add_test(tests, test_old_driver);
     tcase_add_test(tests, test_both_ways);
     tcase_add_test(tests, test_many_runs);
+    tcase_add_test(tests, test_direct);
     tcase_add_test(tests, test_slots_wrap);
     tcase_add_test(tests, test_turns);
     tcase_add_test(tests, test_nobody_in_front);

@@ -284,8 +284,15 @@ START_TEST(test_no_staging)
         ck_assert_int_eq(reply.status, -EIO);
         ck_assert_ptr_eq(strstr(reply.text, functions[i]), reply.text);
     }
+    msg.bytes = GIB; /* a direct lane's */
+    reply = gpu_rig_call(&rig, msg, fences_fd, &fd);
+    ck_assert_int_eq(reply.status, -ENOMEM);
+    ck_assert_str_eq(reply.text, "cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY");
+    msg.bytes = GPU_ALLOC_BYTES_MAX + 1;
+    ck_assert_int_eq(gpu_rig_call(&rig, msg, fences_fd, &fd).status, -EINVAL);
     ck_assert_uint_eq(gpu_rig_stat(&rig).lanes, 2);
     ck_assert_uint_eq(gpu_rig_stat(&rig).staging_bytes, lane.staging_bytes + other.staging_bytes);
+    ck_assert_uint_eq(gpu_rig_stat(&rig).allocated_bytes, 0);
     finish();
 }
 END_TEST
@@ -351,10 +358,10 @@ START_TEST(test_bad_commands)
         bad.len_bytes = 0;
         break;
     case 2:
-        bad.slot_offset_bytes = (uint32_t)GPU_RIG_SLOT_BYTES - LEN + 1;
+        bad.gpu_offset_bytes = GPU_RIG_SLOT_BYTES - LEN + 1;
         break;
     case 3:
-        bad.slot_offset_bytes = UINT32_MAX;
+        bad.gpu_offset_bytes = UINT64_MAX;
         break;
     case 4:
         bad.offset_bytes = CHUNK_BYTES - LEN + 1;
@@ -378,6 +385,58 @@ START_TEST(test_bad_commands)
     } else {
         gpu_rig_expect_over(&lane, -EINVAL);
     }
+    finish();
+}
+END_TEST
+
+/* An allocation is the whole of what its commands may name. */
+START_TEST(test_bad_commands_direct)
+{
+    const uint64_t end = 4 * MIB;
+    struct gpu_rig_lane direct;
+    struct gpu_cmd cmd = {.op = _i % 2 ? GPU_CMD_FETCH : GPU_CMD_SPILL,
+                          .flags = GPU_CMD_LAST,
+                          .lane = 5,
+                          .epoch = 1,
+                          .seq = 1,
+                          .gpu_offset_bytes = end - LEN,
+                          .len_bytes = LEN,
+                          .cookie = 77,
+                          .expires_ns = UINT64_MAX};
+
+    begin();
+    gpu_rig_direct_lane(&rig, 0, 5, 2, end, &direct);
+    direct.fences->spill.client_seq = UINT64_MAX;
+    store_release(&direct.fences->fetch.client_seq, UINT64_MAX);
+    gpu_rig_push(lane.engine, &cmd);
+    ck_assert_int_eq(gpu_rig_wait(lane.engine).status, 0);
+    cmd.seq = 2;
+    switch (_i / 2) {
+    case 0:
+        cmd.gpu_offset_bytes++;
+        break;
+    case 1:
+        cmd.gpu_offset_bytes = UINT64_MAX - LEN + 1;
+        break;
+    case 2:
+        cmd.gpu_offset_bytes = end;
+        break;
+    case 3: /* within the allocation, but more than a use may have */
+        cmd.gpu_offset_bytes = 0;
+        cmd.len_bytes = (uint32_t)GPU_RIG_SLOT_BYTES + 1;
+        break;
+    default: /* likewise, in two */
+        cmd.gpu_offset_bytes = 0;
+        cmd.len_bytes = (uint32_t)GPU_RIG_SLOT_BYTES - LEN + 1;
+        cmd.flags = 0;
+        gpu_rig_push(lane.engine, &cmd);
+        cmd.len_bytes = LEN;
+        cmd.flags = GPU_CMD_LAST;
+    }
+    gpu_rig_push(lane.engine, &cmd);
+    ck_assert_int_eq(gpu_rig_wait(lane.engine).status, -EINVAL);
+    gpu_rig_expect_over(&direct, -EINVAL);
+    gpu_rig_lane_gone(&direct);
     finish();
 }
 END_TEST
@@ -478,6 +537,7 @@ int main(void)
     tcase_add_test(tests, test_bad_fences);
     tcase_add_test(tests, test_hostile_fences);
     tcase_add_loop_test(tests, test_bad_commands, 0, 8);
+    tcase_add_loop_test(tests, test_bad_commands_direct, 0, 10);
     tcase_add_test(tests, test_daemon_goes);
     tcase_add_test(tests, test_daemon_goes_copy_hangs);
     tcase_add_test(tests, test_engine_takes_nothing);

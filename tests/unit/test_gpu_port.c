@@ -133,8 +133,10 @@ static void teardown(void)
 
 START_TEST(test_commands)
 {
+    const uint64_t base = _i * (40 * GIB + 48); /* of a direct lane */
     struct use use = use_of(IO_DMA_SPILL, 7, 3);
 
+    use.dma.base_bytes = base;
     gpu_port_submit(port, &use.dma);
     ck_assert_uint_eq(helper_waiting(), 0);
     gpu_port_fill(port);
@@ -150,7 +152,7 @@ START_TEST(test_commands)
         ck_assert_uint_eq(cmd.epoch, 5);
         ck_assert_uint_eq(cmd.seq, 7);
         ck_assert_uint_eq(cmd.offset_bytes, i * 8192);
-        ck_assert_uint_eq(cmd.slot_offset_bytes, at);
+        ck_assert_uint_eq(cmd.gpu_offset_bytes, base + at);
         ck_assert_uint_eq(cmd.len_bytes, 100 * (i + 1));
         ck_assert_uint_eq(cmd.expires_ns, 1000 * MS);
         at += cmd.len_bytes;
@@ -507,7 +509,7 @@ int main(void)
     TCase *tc = tcase_create("port"), *engine = tcase_create("engine");
 
     tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_test(tc, test_commands);
+    tcase_add_loop_test(tc, test_commands, 0, 2);
     tcase_add_test(tc, test_full_ring);
     tcase_add_test(tc, test_full_of_completions);
     tcase_add_test(tc, test_cancel_goes_first);

@@ -5,6 +5,7 @@
 #define LANE 40
 #define GPU 2
 #define SLOTS 2
+#define ALLOC_BYTES (40 * GIB)
 
 static struct spw_gpu_fences fences;
 
@@ -108,6 +109,53 @@ START_TEST(test_use)
 }
 END_TEST
 
+/* A use of a direct lane lies anywhere in its allocation, and nowhere else. */
+START_TEST(test_direct)
+{
+    static const uint64_t bad[] = {ALLOC_BYTES - 299, ALLOC_BYTES - 1,  ALLOC_BYTES, ALLOC_BYTES + 1,
+                                   UINT64_C(1) << 63, UINT64_MAX - 299, UINT64_MAX};
+    struct spw_gpu_fences others = {0};
+    struct lane_spec spec = {.lane = LANE + 1,
+                             .gpu = GPU,
+                             .slots = SLOTS,
+                             .slot_bytes = 5000,
+                             .alloc_bytes = ALLOC_BYTES,
+                             .fences = &others};
+    struct spw_sqe sqe = gpu_sqe(SPW_OP_GPU_FETCH, 1, 3);
+    struct spw_cqe cqe;
+
+    ck_assert_int_eq(requests_lane_add(rq, &a.peer, &spec), 0);
+    put_handles(&a, 1, 3);
+    sqe.arg[2] = 16; /* of a lane with slots */
+    ck_assert_int_eq(refused(&sqe), -EINVAL);
+    sqe.arg[0] = LANE + 1;
+    for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
+        sqe.arg[2] = bad[i];
+        ck_assert_int_eq(refused(&sqe), -EINVAL);
+    }
+    put_handles(&a, 1, 51); /* more than a use may have */
+    sqe.n_items = 51;
+    sqe.arg[2] = 0;
+    ck_assert_int_eq(refused(&sqe), -EINVAL);
+    for (uint32_t i = 0; i < ARRAY_LEN(stub.in_dma); i++)
+        ck_assert_ptr_null(stub.in_dma[i]);
+    put_handles(&a, 1, 3);
+    sqe.n_items = 3;
+    sqe.arg[2] = ALLOC_BYTES - 300;
+    submit(&a, &sqe);
+    turns(3);
+    ck_assert(!consume(&a, &cqe));
+    ck_assert_uint_eq(stub.n_dmas, 1);
+    ck_assert_uint_eq(stub.dmas[0]->io_.lane, LANE + 1);
+    ck_assert_uint_eq(stub.dmas[0]->io_.base_bytes, ALLOC_BYTES - 300);
+    ck_assert_uint_eq(end_use(IO_DMA_FETCH, 0).value, 300);
+    begin_use(SPW_OP_GPU_FETCH, 1, 1, 3); /* the other lane's */
+    ck_assert_uint_eq(stub.dmas[0]->io_.base_bytes, 0);
+    (void)end_use(IO_DMA_FETCH, 0);
+    ck_assert(requests_lane_remove(rq, &a.peer, LANE + 1, &others));
+}
+END_TEST
+
 /* Each is refused, and the sequence stays. */
 START_TEST(test_mistakes)
 {
@@ -142,6 +190,9 @@ START_TEST(test_mistakes)
     ck_assert_int_eq(refused(&sqe), -EINVAL);
     sqe = gpu_sqe(SPW_OP_GPU_SPILL, 1, 3);
     sqe.flags = SPW_SQE_CHAIN;
+    ck_assert_int_eq(refused(&sqe), -EINVAL);
+    sqe = gpu_sqe(SPW_OP_GPU_SPILL, 1, 3);
+    sqe.arg[2] = UINT64_MAX; /* the lane has slots */
     ck_assert_int_eq(refused(&sqe), -EINVAL);
     sqe = gpu_sqe(SPW_OP_GPU_SPILL, 1, 3);
     sqe.space = a.space;
@@ -187,7 +238,9 @@ START_TEST(test_reserved)
 
     lane_add(&a, LANE + 1, &fences);
     put_handles(&a, 1, 40);
-    if (_i)
+    if (_i == 2)
+        sqe.reserved = 1;
+    else if (_i)
         a.handles[39].flags = SPW_RELEASE_DIRTY;
     else
         a.handles[39].reserved = 1;
@@ -378,9 +431,10 @@ int main(void)
 
     tcase_add_checked_fixture(tc, gpu_setup, gpu_teardown);
     tcase_add_test(tc, test_use);
+    tcase_add_test(tc, test_direct);
     tcase_add_test(tc, test_mistakes);
     tcase_add_test(tc, test_bad_handles);
-    tcase_add_loop_test(tc, test_reserved, 0, 2);
+    tcase_add_loop_test(tc, test_reserved, 0, 3);
     tcase_add_test(tc, test_other_sessions_lane);
     tcase_add_test(tc, test_too_many);
     tcase_add_test(tc, test_failure_ends_the_lane);

@@ -49,10 +49,10 @@ START_TEST(test_sqe_reserved)
         sqe.reserved0 = 1;
         break;
     case 1:
-        sqe.reserved[0] = 1;
+        sqe.reserved = 1;
         break;
     case 2:
-        sqe.reserved[1] = UINT64_C(1) << 63;
+        sqe.reserved = UINT64_C(1) << 63;
         break;
     case 3:
         sqe.flags = 0x10;
@@ -68,6 +68,19 @@ START_TEST(test_sqe_reserved)
     turns(2);
     ck_assert_ptr_eq(broken_peer, &a.peer);
     ck_assert_uint_eq(a.shared->daemon.cq_tail, 0);
+}
+END_TEST
+
+/* An argument that an operation does not have fails that one. */
+START_TEST(test_sqe_args)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_LOOKUP, 1);
+
+    put_items(&a, "h");
+    sqe.arg[_i] = UINT64_C(1) << 63;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL);
+    sqe.arg[_i] = 0;
+    ck_assert_int_eq(status_of(&a, &sqe), 0);
 }
 END_TEST
 
@@ -325,6 +338,7 @@ int main(void)
     tcase_add_test(tc, test_tail_one_too_far);
     tcase_add_test(tc, test_cq_head_from_nowhere);
     tcase_add_loop_test(tc, test_sqe_reserved, 0, 6);
+    tcase_add_loop_test(tc, test_sqe_args, 0, 3);
     tcase_add_loop_test(tc, test_item_reserved, 0, 7);
     tcase_add_test(tc, test_sqe_mistakes);
     tcase_add_test(tc, test_space_handles);

@@ -146,6 +146,42 @@ START_TEST(test_spill_and_fetch)
 }
 END_TEST
 
+/* To and from an allocation: the bytes lie where the client says. */
+START_TEST(test_direct)
+{
+    enum { LEN = 5000, ALLOC = 1 * MIB };
+    uint64_t leases[2];
+    struct dma d;
+
+    simdisk_lane_new(rig.disk, LANE, 1, ALLOC);
+    for (uint32_t i = 0; i < 2; i++) {
+        d.status = 1;
+        d.dma.done = done;
+        tiering_dma_begin(rig.t, &d.dma,
+                          &(struct tiering_dma_spec){.op = i ? IO_DMA_FETCH : IO_DMA_SPILL,
+                                                     .lane = LANE,
+                                                     .slot_bytes = 2 * LEN,
+                                                     .base_bytes = i ? 48 : ALLOC - 2 * LEN,
+                                                     .seq = 1});
+        ck_assert_uint_eq(d.dma.io_.base_bytes, i ? 48 : ALLOC - 2 * LEN);
+        for (uint32_t k = 0; k < 2; k++) {
+            leases[k] = i ? acquire(RIG_CACHE, k, 0) : reserve(RIG_CACHE, k, LEN);
+            ck_assert_int_eq(add(&d, leases[k]), 0);
+            if (!i)
+                rig_fill(slot(IO_DMA_SPILL, 1) + ALLOC - (2 - k) * LEN, LEN, 100 + k);
+        }
+        tiering_dma_run(rig.t, &d.dma);
+        ck_assert_int_eq(wait_for(&d), 0);
+        for (uint32_t k = 0; k < 2; k++)
+            ck_assert_int_eq(i ? rig_release(&rig, &rig.s, leases[k], 0) : rig_commit(&rig, &rig.s, leases[k]), 0);
+    }
+    for (uint32_t k = 0; k < 2; k++) {
+        ck_assert_int_eq(get(RIG_CACHE, k, 100 + k), 0);
+        ck_assert(rig_is(slot(IO_DMA_FETCH, 1) + 48 + k * LEN, LEN, 100 + k));
+    }
+}
+END_TEST
+
 /* Extents of whole sectors that lie side by side are one run; in another order they are not. */
 START_TEST(test_neighbours)
 {
@@ -462,6 +498,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_spill_and_fetch, 0, 2);
+    tcase_add_test(tc, test_direct);
     tcase_add_test(tc, test_neighbours);
     tcase_add_test(tc, test_refused);
     tcase_add_loop_test(tc, test_tensor_is_dirty, 0, 2);

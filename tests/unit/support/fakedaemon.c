@@ -518,7 +518,7 @@ static void sqe_serve(struct fake *f, struct ring *r, const struct spw_sqe *sqe)
     bool spaceless = sqe->opcode == SPW_OP_NOP || sqe->opcode == SPW_OP_CANCEL || (sqe->n_items > 0 && !has_items);
 
     must(sqe->space == (spaceless ? 0 : 6)); /* the real one refuses what must(…) does not let through here */
-    must((sqe->flags & ~SPW_SQE_FLAGS) == 0 && sqe->reserved0 == 0 && sqe->reserved[0] == 0 && sqe->reserved[1] == 0);
+    must((sqe->flags & ~SPW_SQE_FLAGS) == 0 && sqe->reserved0 == 0 && sqe->reserved == 0);
     must(sqe->items % 64 == 0 && sqe->results % 64 == 0 && sqe->n_items <= SPW_LIST_MAX);
     must(sqe->items + sqe->n_items * sizeof(struct spw_item) <= r->scratch_bytes || spaceless);
     count(&f->n_sqes, 1);

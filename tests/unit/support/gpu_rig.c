@@ -257,19 +257,23 @@ uint8_t *gpu_rig_chunk(struct gpu_rig *rig, uint32_t engine, uint32_t region, ui
     return mem;
 }
 
-void gpu_rig_lane(struct gpu_rig *rig, uint32_t engine, uint32_t number, uint32_t slots, struct gpu_rig_lane *ret_lane)
+void gpu_rig_direct_lane(struct gpu_rig *rig, uint32_t engine, uint32_t number, uint32_t slots, uint64_t alloc_bytes,
+                         struct gpu_rig_lane *ret_lane)
 {
     const struct cuda_driver *cu = &rig->client.cu;
     struct cuda_access_desc access = {.location = {.type = NV_LOCATION_TYPE_DEVICE}, .flags = NV_ACCESS_PROT_READWRITE};
     int staging_fd, fences_fd = gpu_rig_memfd(SECTOR_BYTES, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    struct gpu_msg reply = gpu_rig_call(
-        rig,
-        (struct gpu_msg){
-            .type = GPU_MSG_LANE, .engine = engine, .lane = number, .slots = slots, .slot_bytes = GPU_RIG_SLOT_BYTES},
-        fences_fd, &staging_fd);
+    struct gpu_msg reply = gpu_rig_call(rig,
+                                        (struct gpu_msg){.type = GPU_MSG_LANE,
+                                                         .engine = engine,
+                                                         .lane = number,
+                                                         .slots = slots,
+                                                         .slot_bytes = GPU_RIG_SLOT_BYTES,
+                                                         .bytes = alloc_bytes},
+                                        fences_fd, &staging_fd);
 
     ck_assert_msg(reply.status == 0, "%s", reply.text);
-    ck_assert_uint_ge(reply.bytes, 2 * slots * GPU_RIG_SLOT_BYTES);
+    ck_assert_uint_ge(reply.bytes, alloc_bytes ? alloc_bytes : 2 * slots * GPU_RIG_SLOT_BYTES);
     *ret_lane = (struct gpu_rig_lane){.rig = rig,
                                       .engine = &rig->engines[engine],
                                       .number = number,
@@ -284,6 +288,11 @@ void gpu_rig_lane(struct gpu_rig *rig, uint32_t engine, uint32_t number, uint32_
     OK(cu->MemAddressReserve(&ret_lane->ptr, reply.bytes, 0, 0, 0));
     OK(cu->MemMap(ret_lane->ptr, reply.bytes, 0, ret_lane->handle, 0));
     OK(cu->MemSetAccess(ret_lane->ptr, reply.bytes, &access, 1));
+}
+
+void gpu_rig_lane(struct gpu_rig *rig, uint32_t engine, uint32_t number, uint32_t slots, struct gpu_rig_lane *ret_lane)
+{
+    gpu_rig_direct_lane(rig, engine, number, slots, 0, ret_lane);
 }
 
 void gpu_rig_lane_gone(struct gpu_rig_lane *lane)
@@ -312,6 +321,16 @@ void gpu_rig_slot_read(struct gpu_rig_lane *lane, int op, uint64_t seq, void *re
     OK(lane->rig->client.cu.MemcpyDtoH(ret_bytes, slot_ptr(lane, op, seq), n));
 }
 
+void gpu_rig_memory_write(struct gpu_rig_lane *lane, uint64_t offset_bytes, const void *bytes, size_t n)
+{
+    OK(lane->rig->client.cu.MemcpyHtoD(lane->ptr + offset_bytes, bytes, n));
+}
+
+void gpu_rig_memory_read(struct gpu_rig_lane *lane, uint64_t offset_bytes, void *ret_bytes, size_t n)
+{
+    OK(lane->rig->client.cu.MemcpyDtoH(ret_bytes, lane->ptr + offset_bytes, n));
+}
+
 void gpu_rig_push(struct gpu_rig_engine *engine, const struct gpu_cmd *cmd)
 {
     struct gpu_ring *ring = engine->ring;
@@ -330,7 +349,8 @@ uint64_t gpu_rig_cookie(const struct gpu_rig_lane *lane, int op, uint64_t seq)
     return (uint64_t)lane->number << 48 | (uint64_t)op << 40 | seq;
 }
 
-void gpu_rig_use(struct gpu_rig_lane *lane, int op, uint64_t seq, uint64_t offset_bytes, uint32_t len_bytes)
+void gpu_rig_use_at(struct gpu_rig_lane *lane, int op, uint64_t seq, uint64_t gpu_offset_bytes, uint64_t offset_bytes,
+                    uint32_t len_bytes)
 {
     gpu_rig_push(lane->engine, &(struct gpu_cmd){.op = (uint8_t)op,
                                                  .flags = GPU_CMD_LAST,
@@ -338,9 +358,15 @@ void gpu_rig_use(struct gpu_rig_lane *lane, int op, uint64_t seq, uint64_t offse
                                                  .epoch = 1,
                                                  .offset_bytes = offset_bytes,
                                                  .seq = seq,
+                                                 .gpu_offset_bytes = gpu_offset_bytes,
                                                  .len_bytes = len_bytes,
                                                  .cookie = gpu_rig_cookie(lane, op, seq),
                                                  .expires_ns = UINT64_MAX});
+}
+
+void gpu_rig_use(struct gpu_rig_lane *lane, int op, uint64_t seq, uint64_t offset_bytes, uint32_t len_bytes)
+{
+    gpu_rig_use_at(lane, op, seq, 0, offset_bytes, len_bytes);
 }
 
 void gpu_rig_cancel(struct gpu_rig_lane *lane)

@@ -67,16 +67,25 @@ uint8_t *gpu_rig_chunk(struct gpu_rig *rig, uint32_t engine, uint32_t region, ui
 int gpu_rig_memfd(uint64_t size_bytes, int seals);
 /* Of engine `engine`; imported into the client. */
 void gpu_rig_lane(struct gpu_rig *rig, uint32_t engine, uint32_t number, uint32_t slots, struct gpu_rig_lane *ret_lane);
+/* A direct one. */
+void gpu_rig_direct_lane(struct gpu_rig *rig, uint32_t engine, uint32_t number, uint32_t slots, uint64_t alloc_bytes,
+                         struct gpu_rig_lane *ret_lane);
 void gpu_rig_lane_gone(struct gpu_rig_lane *lane);
 
 /* What the client's kernels do: in direction GPU_CMD_SPILL or GPU_CMD_FETCH, the slot of that use. */
 void gpu_rig_slot_write(struct gpu_rig_lane *lane, int op, uint64_t seq, const void *bytes, size_t n);
 void gpu_rig_slot_read(struct gpu_rig_lane *lane, int op, uint64_t seq, void *ret_bytes, size_t n);
 
+void gpu_rig_memory_write(struct gpu_rig_lane *lane, uint64_t offset_bytes, const void *bytes, size_t n);
+void gpu_rig_memory_read(struct gpu_rig_lane *lane, uint64_t offset_bytes, void *ret_bytes, size_t n);
+
 /* Publishes a command. */
 void gpu_rig_push(struct gpu_rig_engine *engine, const struct gpu_cmd *cmd);
 /* A use of one run: from the start of the slot, to or from that offset of region 0. The cookie is seq and op. */
 void gpu_rig_use(struct gpu_rig_lane *lane, int op, uint64_t seq, uint64_t offset_bytes, uint32_t len_bytes);
+/* The same, at that offset of the slot or the allocation. */
+void gpu_rig_use_at(struct gpu_rig_lane *lane, int op, uint64_t seq, uint64_t gpu_offset_bytes, uint64_t offset_bytes,
+                    uint32_t len_bytes);
 uint64_t gpu_rig_cookie(const struct gpu_rig_lane *lane, int op, uint64_t seq);
 void gpu_rig_cancel(struct gpu_rig_lane *lane);
 /* The next completion, asleep until it comes. */

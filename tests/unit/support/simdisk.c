@@ -341,7 +341,7 @@ void simdisk_fail_next_dma(struct simdisk *d, int32_t error)
 /* The first of them, as told by the runs. */
 static void dma_move(struct simdisk *d, struct io_dma *dma, uint64_t bytes)
 {
-    uint8_t *slot = simdisk_slot(d, dma->lane, dma->op, dma->seq);
+    uint8_t *slot = simdisk_slot(d, dma->lane, dma->op, dma->seq) + dma->base_bytes;
     uint64_t at = 0;
 
     dma->run_first(dma);
@@ -351,7 +351,7 @@ static void dma_move(struct simdisk *d, struct io_dma *dma, uint64_t bytes)
         dma->run_next(dma, &run);
         uint8_t *mem = buf_at(d, (struct io_buf){.region = run.region, .off = run.off_bytes}, run.len_bytes);
         uint64_t len = at < bytes ? MIN(bytes - at, (uint64_t)run.len_bytes) : 0;
-        if (at + run.len_bytes > d->lanes[dma->lane].slot_bytes || run.len_bytes == 0)
+        if (dma->base_bytes + at + run.len_bytes > d->lanes[dma->lane].slot_bytes || run.len_bytes == 0)
             abort();
         if (dma->op == IO_DMA_SPILL)
             memcpy(mem, slot + at, len);

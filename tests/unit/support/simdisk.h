@@ -55,7 +55,8 @@ uint64_t simdisk_region_bytes(const struct simdisk *d, uint32_t region, uint32_t
 void simdisk_refuse_chunks(struct simdisk *d, uint32_t n);
 
 #define SIMDISK_LANES_MAX 8
-/* A new lane, with zeroed slots; one of that number, with nothing pending, goes. */
+/* A new lane, with zeroed slots; one of that number, with nothing pending, goes. With one slot it does for a direct lane,
+ * but for its two directions, which have memory each. */
 void simdisk_lane_new(struct simdisk *d, uint32_t lane, uint32_t slots, uint64_t slot_bytes);
 uint8_t *simdisk_slot(struct simdisk *d, uint32_t lane, enum io_dma_op op, uint64_t seq);
 /* The next use of any lane ends with this error. */
