@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The kernels' source, as the fake driver runs it, against a model that moves one byte at a time: layouts of every shape,
- * windows that begin and end anywhere, any number of thread blocks. The PTX is loaded as a client loads it.
+ * The kernels alone, against a model that moves one byte at a time: layouts of every shape, windows that begin and end
+ * anywhere, any number of thread blocks. The PTX is loaded as a client loads it. The fake driver runs their source on the
+ * CPU; with SPILLWAY_TEST_GPU=1 a real one runs the PTX, which is what compute-sanitizer is for.
  */
 #include "client/gpu/kernels.h"
 #include "tests/unit/support/cuda_rig.h"
@@ -39,7 +40,10 @@ static uint32_t below(struct kernels *k, uint32_t n)
 static void kernels_init(struct kernels *k, uint32_t seed)
 {
     *k = (struct kernels){.random = seed};
-    cuda_rig_init(&k->rig);
+    if (getenv("SPILLWAY_TEST_GPU"))
+        cuda_rig_real(&k->rig);
+    else
+        cuda_rig_init(&k->rig);
     struct cuda_driver *cu = &k->rig.cu;
 
     OK(cu->ModuleLoadDataEx(&k->module, kernels_ptx, 0, NULL, NULL));
@@ -195,9 +199,11 @@ START_TEST(test_windows)
 
         check_window(&k, &args, i == 0 ? 1 : 1 + below(&k, 40));
     }
-    ck_assert_uint_eq(k.rig.role->n_gathers, 12);
-    ck_assert_uint_eq(k.rig.role->n_scatters, 12);
-    ck_assert_uint_eq(k.rig.role->n_skipped, 0);
+    if (k.rig.control) {
+        ck_assert_uint_eq(k.rig.role->n_gathers, 12);
+        ck_assert_uint_eq(k.rig.role->n_scatters, 12);
+        ck_assert_uint_eq(k.rig.role->n_skipped, 0);
+    }
     kernels_deinit(&k);
 }
 END_TEST
@@ -262,7 +268,8 @@ START_TEST(test_status)
     check_slot(&k);
     check_hbm(&k);
     ck_assert_uint_eq(k.words[1], 5);
-    ck_assert_uint_eq(k.rig.role->n_skipped, 2);
+    if (k.rig.control)
+        ck_assert_uint_eq(k.rig.role->n_skipped, 2);
     args.error = 0;
     launch(&k, k.gather, &args, 8);
     kernels_deinit(&k);
@@ -326,15 +333,20 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("fake_cuda_kernels");
+    Suite *suite = suite_create("gpu_kernels");
     TCase *tests = tcase_create("kernels");
 
     tcase_add_loop_test(tests, test_windows, 0, 9);
     tcase_add_test(tests, test_many_ids);
     tcase_add_test(tests, test_status);
-    tcase_add_test(tests, test_illegal_address);
-    tcase_add_test(tests, test_bad_layout);
-    tcase_add_test(tests, test_modules);
+    tcase_set_timeout(tests, 300); /* under compute-sanitizer */
+    if (getenv("SPILLWAY_TEST_GPU")) {
+        printf("SKIP: what a real driver does with broken arguments is not ours to test\n");
+    } else {
+        tcase_add_test(tests, test_illegal_address);
+        tcase_add_test(tests, test_bad_layout);
+        tcase_add_test(tests, test_modules);
+    }
     suite_add_tcase(suite, tests);
     return cuda_rig_main(suite);
 }
