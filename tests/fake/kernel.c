@@ -2,10 +2,12 @@
 /*
  * Modules, and the two kernels. The module must be ours, in a language that the driver's version can translate; what runs is
  * the kernels' very source, compiled for the CPU: a thread block is one thread here, and blocks run one after the other.
- * Its accesses go through GLOBAL, which finds the memory, and loses the context if there is none.
+ * Its accesses go through GLOBAL, which finds the memory, and loses the context if there is none. Of spillbench's loads,
+ * which compute nothing that anybody wants, it is only seen that their memory is there.
  */
 #include <stdlib.h>
 
+#include "client/bench/gpu_load.h"
 #include "client/gpu/kernels.h"
 #include "tests/fake/fake.h"
 
@@ -73,7 +75,8 @@ static _Thread_local struct index threadIdx, blockIdx, blockDim = {1}, gridDim;
 
 struct CUfunc_st {
     const char *name;
-    void (*run)(struct kernel_args args);
+    size_t args_bytes;
+    void (*run)(struct kernel_args args); /* NULL: a load */
 };
 
 struct CUmod_st {
@@ -81,7 +84,12 @@ struct CUmod_st {
     struct CUctx_st *ctx;
 };
 
-static struct CUfunc_st functions[] = {{KERNEL_GATHER, spw_gather}, {KERNEL_SCATTER, spw_scatter}};
+static struct CUfunc_st functions[] = {
+    {KERNEL_GATHER, sizeof(struct kernel_args), spw_gather},
+    {KERNEL_SCATTER, sizeof(struct kernel_args), spw_scatter},
+    {LOAD_MEMORY, sizeof(struct load_args), NULL},
+    {LOAD_PRODUCTS, sizeof(struct load_args), NULL},
+};
 
 void fake_modules_reclaim(struct CUctx_st *ctx)
 {
@@ -108,8 +116,10 @@ static int check_image(const char *text)
         return NV_ERROR_INVALID_IMAGE;
     if (major * 10 + minor > (fake.version / 1000 - 4) * 10 + fake.version % 1000 / 10)
         return NV_ERROR_UNSUPPORTED_PTX_VERSION;
-    return strstr(text, ".entry " KERNEL_GATHER) && strstr(text, ".entry " KERNEL_SCATTER) ? NV_SUCCESS
-                                                                                           : NV_ERROR_INVALID_PTX;
+    return (strstr(text, ".entry " KERNEL_GATHER) && strstr(text, ".entry " KERNEL_SCATTER)) ||
+                   (strstr(text, ".entry " LOAD_MEMORY) && strstr(text, ".entry " LOAD_PRODUCTS))
+               ? NV_SUCCESS
+               : NV_ERROR_INVALID_PTX;
 }
 
 int cuModuleLoadDataEx(struct CUmod_st **ret_module, const void *image, unsigned n_options, int *options, void **values)
@@ -200,6 +210,21 @@ static bool is_sound(const struct kernel_args *args)
     return offset_bytes == args->item_bytes;
 }
 
+static void run_load(struct fake_op *op)
+{
+    struct load_args args;
+    struct fake_region *memory = NULL;
+
+    memcpy(&args, op->params, sizeof(args));
+    struct fake_region *sink = fake_region_get(args.sink, 16, true);
+    if (args.size_bytes > 0)
+        memory = fake_region_get(args.memory, args.size_bytes, false);
+    if (!sink || (args.size_bytes > 0 && !memory) || args.size_bytes % LOAD_BYTES_UNIT != 0)
+        fake_lose(NV_ERROR_ILLEGAL_ADDRESS);
+    fake_region_put(memory);
+    fake_region_put(sink);
+}
+
 static void run_kernel(struct fake_op *op)
 {
     const struct CUfunc_st *function = op->arg;
@@ -230,13 +255,14 @@ int cuLaunchKernel(struct CUfunc_st *function, unsigned grid_x, unsigned grid_y,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, struct CUstream_st *stream, void **params,
                    void **extra)
 {
-    struct fake_op op = {.run = run_kernel, .arg = function, .grid = grid_x, .block = block_x};
+    struct fake_op op = {
+        .run = function->run ? run_kernel : run_load, .arg = function, .grid = grid_x, .block = block_x};
 
     ENTER("cuLaunchKernel", FAKE_CONTEXT);
     if (grid_x == 0 || grid_y != 1 || grid_z != 1 || block_x == 0 || block_x > KERNEL_THREADS || block_y != 1 ||
         block_z != 1 || shared_bytes != 0 || !params || extra)
         return NV_ERROR_INVALID_VALUE;
     static_assert(sizeof(op.params) >= sizeof(struct kernel_args), "room for the arguments");
-    memcpy(op.params, params[0], sizeof(struct kernel_args));
+    memcpy(op.params, params[0], function->args_bytes);
     return fake_submit(stream, &op);
 }
