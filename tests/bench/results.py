@@ -6,6 +6,7 @@
     results.py guard REFERENCE FOLDER [TOLERANCE]       compares FOLDER/*.json with the reference
     results.py tables FOLDER FILE.md                    writes the tables between FILE.md's markers
     results.py reference FOLDER REFERENCE               makes what was measured the reference
+    results.py join FILE...                             prints one list of the figures of several runs of a benchmark
 
 FOLDER holds machine.json and, for each benchmark, NAME.json: the list that `spillbench NAME -o json` prints.
 
@@ -138,8 +139,10 @@ def table(figures):
 def section(benchmark, figures, machine):
     command = COMMANDS.get(benchmark, f"spillbench {benchmark} -o json")
     known = {key: machine.get(key, "?") for key in ("cpu", "cpus", "memory", "kernel", "date", "commit")}
+    gpu = machine.get("gpu", "?")
     return (
-        "{cpu}, {cpus} CPUs, {memory}, Linux {kernel}; {date}, {commit}; ".format(**known)
+        ("" if gpu == "?" or benchmark != "gpu" else f"{gpu}, ")
+        + "{cpu}, {cpus} CPUs, {memory}, Linux {kernel}; {date}, {commit}; ".format(**known)
         + f"`{command}` → `{benchmark}.json`\n\n"
         + table(figures)
     )
@@ -180,9 +183,15 @@ def machine_describe():
         "memory": f"{memory_kib / 2**20:.0f} GiB",
         "kernel": platform.release(),
         "date": datetime.date.today().isoformat(),
-        "commit": output_of("git", "describe", "--always", "--dirty"),
+        "commit": os.environ.get("SPILLWAY_COMMIT") or output_of("git", "describe", "--always", "--dirty"),
         "fio": output_of("fio", "--version"),
+        "gpu": output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"),
     }
+
+
+def join(files):
+    """What was measured row by row, as if it were one run's."""
+    return [figure for file in files for figure in json.loads(pathlib.Path(file).read_text(encoding="utf-8"))]
 
 
 # ── main ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,6 +222,9 @@ def main(argv):
         kept = json.loads(file.read_text(encoding="utf-8"))["benchmarks"] if file.exists() else {}
         text = json.dumps({"machine": machine, "benchmarks": {**kept, **found}}, indent=1, ensure_ascii=False)
         file.write_text(text + "\n", encoding="utf-8")
+        return 0
+    if len(argv) > 2 and argv[1] == "join":
+        print(json.dumps(join(argv[2:]), indent=1, ensure_ascii=False))
         return 0
     print(__doc__, file=sys.stderr)
     return 64

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The guard tells worse from noise, whichever way is better, and the tables go where their markers are."""
+import json
+import pathlib
+import tempfile
 import unittest
 
 import results
@@ -63,6 +66,20 @@ class TablesTest(unittest.TestCase):
         self.assertIn("| nop | 100 ns | raw: 90 | 1.00× | 0.99 to 1.01 | 9 | ≤ 1.5× | holds |", text)
         self.assertIn("## hit\n\n<!-- hit -->", text)
         self.assertEqual(results.tables_write(text, found, {"cpus": 2}), text)
+
+    def test_a_gpu_is_named_where_it_matters(self):
+        machine = {"cpus": 2, "gpu": "a GPU"}
+        self.assertTrue(results.section("gpu", [figure()], machine).startswith("a GPU, "))
+        self.assertNotIn("a GPU", results.section("ring", [figure()], machine))
+
+
+class JoinTest(unittest.TestCase):
+    def test_rows_become_one_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            files = [pathlib.Path(folder) / name for name in ("b.json", "a.json")]
+            for file in files:
+                file.write_text(json.dumps([figure(file.stem)]), encoding="utf-8")
+            self.assertEqual([f["name"] for f in results.join(files)], ["b", "a"])
 
 
 if __name__ == "__main__":
