@@ -44,7 +44,7 @@ static const struct row rows[] = {
     {"idle", gpu_idle_measure, 1 * GIB, 16 * MIB, 200, 0, false},
     {"neighbours", gpu_neighbours_measure, 1 * GIB, 32 * MIB, 200, 0, false},
     {"disk", gpu_disk_measure, 8 * GIB, 96 * MIB, 0, 1 * GIB, true},
-    {"weights", gpu_weights_measure, 16 * GIB, 32 * MIB, 125, 0, false},
+    {"weights", gpu_weights_measure, 16 * GIB, 16 * MIB, 125, 0, false},
     {"stored-weights", gpu_stored_weights_measure, 16 * GIB, 96 * MIB, 0, 1 * GIB, true},
     {"register", gpu_register_measure, 64 * GIB, 256 * MIB, 100, 0, false},
 };

@@ -21,7 +21,7 @@
 #include "include/base/cleanup.h"
 
 #define GOAL_GB_S 30 /* on hugepages */
-#define SET_BYTES (64 * MIB)
+#define SET_BYTES (8 * MIB)
 #define FRESH_SECONDS 1.2 /* until the helper's numbers, once a second, are newer than now */
 #define WAIT_SECONDS 120
 

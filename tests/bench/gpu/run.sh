@@ -78,11 +78,11 @@ tests_list() {
     done
 }
 
-# run_counted NAME COMMAND...: by the tests' own convention, 77 is skipped.
+# run_counted NAME COMMAND...: one of ours; by the tests' own convention, 77 is skipped.
 run_counted() {
     local name=$1 status=0 why
     shift
-    timeout "$STAGE_SECONDS" "$@" >"$results/$name.log" 2>&1 || status=$?
+    ours timeout "$STAGE_SECONDS" "$@" >"$results/$name.log" 2>&1 || status=$?
     why=$(grep -hm 1 '^SKIP' "$results/$name.log" || true)
     case $status in
     0) echo passed >"$results/$name.done" ;;
@@ -94,7 +94,7 @@ run_counted() {
     esac
 }
 
-stage_test() { run_counted "$1" ours "$here/tests/$1"; }
+stage_test() { run_counted "$1" "$here/tests/$1"; }
 
 stage_sanitizer() {
     local tool=$1 program
@@ -103,7 +103,8 @@ stage_sanitizer() {
         echo "skipped compute-sanitizer is not here" >"$results/$tool.done"
         return
     fi
-    run_counted "$tool" ours CK_FORK=no "$program" --tool "$tool" --error-exitcode 9 "$here/tests/unit_test_gpu_kernels"
+    # One process, as the tool wants it.
+    run_counted "$tool" env CK_FORK=no "$program" --tool "$tool" --error-exitcode 9 "$here/tests/unit_test_gpu_kernels"
 }
 
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
