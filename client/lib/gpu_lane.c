@@ -255,6 +255,9 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     struct gpu_direction_state *d = &lane->directions[job->direction];
     uint32_t slot = lane_slot(lane, use), place = slot + (job->direction == GPU_FETCH ? lane->slots : 0);
     uint32_t blocks = lane->gpu->options.thread_blocks;
+
+    if (blocks == 0)
+        blocks = use->moved_bytes > GPU_USE_BYTES_MIN ? GPU_THREAD_BLOCKS : GPU_THREAD_BLOCKS_SMALL;
     struct kernel_args args = {
         .slot = lane->staging + place * lane->slot_bytes,
         .status = d->fence_address + offsetof(struct spw_gpu_fence, status),
@@ -269,8 +272,8 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
         r = cuda->StreamWaitValue64(d->stream, d->fence_address + offsetof(struct spw_gpu_fence, daemon_seq), use->seq,
                                     NV_STREAM_WAIT_VALUE_GEQ);
     if (r == NV_SUCCESS)
-        r = cuda->LaunchKernel(lane->gpu->kernels[job->direction], blocks ? blocks : GPU_THREAD_BLOCKS, 1, 1,
-                               KERNEL_THREADS, 1, 1, 0, d->stream, params, NULL);
+        r = cuda->LaunchKernel(lane->gpu->kernels[job->direction], blocks, 1, 1, KERNEL_THREADS, 1, 1, 0, d->stream,
+                               params, NULL);
     if (r == NV_SUCCESS)
         r = cuda->StreamWriteValue64(d->stream, d->fence_address + offsetof(struct spw_gpu_fence, client_seq), use->seq,
                                      NV_STREAM_WRITE_VALUE_DEFAULT);

@@ -4,8 +4,9 @@
  * up (a registration, a lane's new memory) takes at most some 30 ms at a time, and comes between two turns.
  *
  * Polling: what a stream writes to memory, and what a copy engine finishes, wakes nobody. So while something of that kind
- * is expected we look again and again, for spin_us without progress at full speed, then every 20 to 50 µs. Otherwise the
- * process sleeps until a message or a doorbell comes.
+ * is expected we look again and again, for spin_us without progress at full speed, then every 20 to 50 µs; and only so often
+ * from the beginning while every copy engine that has work has some left when its present copy ends, as then nobody waits
+ * for us. Otherwise the process sleeps until a message or a doorbell comes.
  */
 #include "io/gpu/helper.h"
 
@@ -120,6 +121,14 @@ static void sleep_a_while(struct helper *h)
     }
 }
 
+/* For a moment in which nothing can come that will not wait. */
+static void doze(struct helper *h)
+{
+    h->stat.sleeps++;
+    nanosleep(&(struct timespec){.tv_nsec = (long)h->nap_ns}, NULL);
+    h->nap_ns = MIN(h->nap_ns + NAP_STEP_NS, (uint64_t)GPU_NAP_NS_MAX);
+}
+
 static void serve(struct helper *h)
 {
     bool has_slept = true;
@@ -130,7 +139,9 @@ static void serve(struct helper *h)
         has_slept = false;
         if (h->is_lost || turn(h))
             continue;
-        if (helper_now_ns() - h->progress_ns < h->spin_ns) {
+        if (helper_issue_is_ahead(h)) {
+            doze(h);
+        } else if (helper_now_ns() - h->progress_ns < h->spin_ns) {
             cpu_relax();
         } else {
             sleep_a_while(h);

@@ -264,6 +264,8 @@ bool helper_issue_finish(struct helper *h, uint64_t now_ns);
 /* Uses that may go there. */
 bool helper_issue_start(struct helper *h, uint64_t now_ns);
 bool helper_issue_is_busy(const struct helper *h);
+/* Every copy engine that has something to do has more of it when its present copy ends. */
+bool helper_issue_is_ahead(const struct helper *h);
 
 /* driver.c */
 

@@ -29,6 +29,20 @@ bool helper_issue_is_busy(const struct helper *h)
     return false;
 }
 
+bool helper_issue_is_ahead(const struct helper *h)
+{
+    bool any = false;
+
+    for (size_t d = 0; d < HELPER_DIRECTIONS; d++) {
+        const struct helper_copier *copier = &h->copiers[d];
+
+        if (n_flights(copier) == 1 || (n_flights(copier) == 0 && !list_is_empty(&copier->waiting)))
+            return false;
+        any |= n_flights(copier) > 1;
+    }
+    return any;
+}
+
 /* --- What has ended ------------------------------------------------------------------------------------------------ */
 
 static void flight_end(struct helper *h, enum helper_direction d, const struct helper_flight *flight)
