@@ -74,7 +74,7 @@ uint64_t gpus_pool_budget(const struct spillway_config *config, uint32_t pool);
 /* The index-th; false at the end. */
 bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info);
 
-/* --- Between gpu.c and session_gpu.c ------------------------------------------------------------------------------ */
+/* --- Between gpus.c and session_gpu.c ----------------------------------------------------------------------------- */
 
 /* 0: it serves; -EAGAIN: it is being started, from now on at least; -ENODEV; *ret_why: words, valid until the next turn. */
 int gpus_find(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES], struct gpu **ret_gpu, const char **ret_why);

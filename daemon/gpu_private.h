@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Private to GPUs: gpu.c owns helpers' lives, gpu_talk.c what is said to them and what they say. Control thread.
+ * Private to GPUs: gpus.c owns the table of them, gpu.c helpers' lives, gpu_talk.c what is said to them and what they say.
+ * Control thread.
  */
 #pragma once
 
@@ -65,6 +66,14 @@ static inline struct loop *gpu_loop(const struct gpu *gpu)
 }
 
 /* gpu.c */
+/* The one place that assigns it. */
+void gpu_set_state(struct gpu *gpu, enum gpu_state state);
+/* OFF, PAUSED: a new process. If there can be none it is PAUSED, and gpu.error says why. */
+void gpu_start(struct gpu *gpu);
+/* gpu.timer's callback. */
+void gpu_timer(struct loop_timer *timer);
+/* Socket, rings and doorbells: the process is gone. */
+void gpu_close(struct gpu *gpu);
 /* It is not trusted any more: nothing it says counts, and its end is awaited. */
 void gpu_kill(struct gpu *gpu, const char *why);
 /* START was answered. */
