@@ -47,9 +47,9 @@ struct gpu_lane {
 };
 
 /* What its helper is asked for. */
-static inline uint64_t gpu_lane_bytes(const struct gpu_lane *lane)
+static inline uint64_t gpu_lane_bytes(uint32_t slots, uint64_t slot_bytes, uint64_t alloc_bytes)
 {
-    return lane->alloc_bytes ? lane->alloc_bytes : UINT64_C(2) * lane->slots * lane->slot_bytes;
+    return alloc_bytes ? alloc_bytes : UINT64_C(2) * slots * slot_bytes;
 }
 
 struct gpu_info {

@@ -170,7 +170,8 @@ static void gpu_take(struct gpu *gpu, struct gpu_msg *msg, int *fd)
         break;
     case GPU_MSG_LANE:
         lane = lane_of(gpu, msg, LANE_ASKED);
-        if (lane && msg->status == 0 && *fd >= 0 && msg->bytes >= gpu_lane_bytes(lane))
+        if (lane && msg->status == 0 && *fd >= 0 &&
+            msg->bytes >= gpu_lane_bytes(lane->slots, lane->slot_bytes, lane->alloc_bytes))
             session_gpu_lane_made(lane, 0, msg->bytes, steal_fd(fd), "");
         else if (lane && msg->status < 0)
             session_gpu_lane_made(lane, msg->status, 0, -1, msg->text);

@@ -144,11 +144,49 @@ static bool attach_is_sane(struct session *session, const struct spw_msg_gpu_att
     return true;
 }
 
-static uint64_t slot_bytes_of(const struct spw_msg_gpu_attach *ask)
+/* What it leaves out, and all of it as the driver can allocate it. */
+static void attach_fill(struct spw_msg_gpu_attach *ask)
 {
     uint64_t usual = ask->alloc_bytes ? GPU_SLOT_BYTES_MAX : DEFAULT_GPU_SLOT_BYTES;
 
-    return round_up(ask->slot_bytes ? ask->slot_bytes : usual, MEMORY_HUGE_BYTES);
+    ask->slots = ask->slots ? ask->slots : DEFAULT_GPU_SLOTS;
+    ask->slot_bytes = round_up(ask->slot_bytes ? ask->slot_bytes : usual, MEMORY_HUGE_BYTES);
+    ask->alloc_bytes = round_up(ask->alloc_bytes, MEMORY_HUGE_BYTES);
+}
+
+/* Of the pool's budget, for so many bytes more. */
+static bool attach_is_paid(struct session *session, uint32_t pool, uint64_t bytes)
+{
+    const struct control *control = session->control;
+    uint64_t budget = gpus_pool_budget(control->config, pool), used = gpus_pool_used(control->gpus, pool);
+
+    if (used <= budget && bytes <= budget - used)
+        return true;
+    session_reply_error(session, -ENOSPC, SPW_LIMIT_POOL_GPU,
+                        "a lane of %llu MiB: pool %s may have %llu MiB of GPU memory, and uses %llu: raise gpu in its "
+                        "[pool] section",
+                        (unsigned long long)(bytes / MIB), control->config->pools[pool].section.name,
+                        (unsigned long long)(budget / MIB), (unsigned long long)(used / MIB));
+    return false;
+}
+
+/* A number for one more lane of this session at that engine. */
+static bool attach_is_numbered(struct session *session, uint32_t engine, uint32_t *ret_number)
+{
+    uint32_t n = 0;
+
+    list_for_each (l, &session->lanes)
+        n += list_entry(l, struct gpu_lane, link)->engine == engine;
+    *ret_number = lane_number(session->control, engine);
+    if (n < SESSION_GPU_LANES_MAX && *ret_number < GPU_LANES_MAX)
+        return true;
+    if (n >= SESSION_GPU_LANES_MAX)
+        session_reply_error(session, -ENOSPC, SPW_LIMIT_GPU_LANES,
+                            "this session has %u lanes at engine %u, and %d at most", n, engine, SESSION_GPU_LANES_MAX);
+    else
+        session_reply_error(session, -ENOSPC, SPW_LIMIT_GPU_LANES, "all %d lanes of engine %u are in use",
+                            GPU_LANES_MAX, engine);
+    return false;
 }
 
 /* Nothing of it is known to anybody else yet. */
@@ -163,9 +201,9 @@ static struct gpu_lane *lane_new(struct session *session, const struct spw_msg_g
                               .number = number,
                               .engine = ask->engine,
                               .pool = pool,
-                              .slots = ask->slots ? ask->slots : DEFAULT_GPU_SLOTS,
-                              .slot_bytes = slot_bytes_of(ask),
-                              .alloc_bytes = round_up(ask->alloc_bytes, MEMORY_HUGE_BYTES),
+                              .slots = ask->slots,
+                              .slot_bytes = ask->slot_bytes,
+                              .alloc_bytes = ask->alloc_bytes,
                               .fences = MEMORY_SHARED_NONE,
                               .staging_fd = -1};
     list_init(&lane->link);
@@ -177,39 +215,29 @@ static struct gpu_lane *lane_new(struct session *session, const struct spw_msg_g
     return NULL;
 }
 
+/* What may be refused without the GPU is refused before it: to look for a GPU may start a process. */
 void session_gpu_attach(struct session *session, const void *message)
 {
     struct spw_msg_gpu_attach ask;
-    struct control *control = session->control;
     struct gpu *gpu;
     const char *why;
-    uint32_t pool;
+    uint32_t pool, number;
 
     memcpy(&ask, message, sizeof(ask));
     if (!attach_is_sane(session, &ask, &pool))
         return;
-    int r = gpus_find(control->gpus, ask.uuid, &gpu, &why);
+    attach_fill(&ask);
+    uint64_t bytes = gpu_lane_bytes(ask.slots, ask.slot_bytes, ask.alloc_bytes);
+    if (!attach_is_paid(session, pool, bytes) || !attach_is_numbered(session, ask.engine, &number))
+        return;
+    int r = gpus_find(session->control->gpus, ask.uuid, &gpu, &why);
     if (r < 0) {
         session_reply_error(session, r, r == -EAGAIN ? SPW_LIMIT_NONE : SPW_LIMIT_GPU_FAILED, "this GPU: %s", why);
         return;
     }
-    uint32_t number = lane_number(control, ask.engine);
-    struct gpu_lane *lane = number < GPU_LANES_MAX ? lane_new(session, &ask, pool, number) : NULL;
+    struct gpu_lane *lane = lane_new(session, &ask, pool, number);
     if (!lane) {
-        session_reply_error(session, number < GPU_LANES_MAX ? -ENOMEM : -ENOSPC,
-                            number < GPU_LANES_MAX ? SPW_LIMIT_NONE : SPW_LIMIT_GPU_LANES, "no lane is left");
-        return;
-    }
-    uint64_t bytes = gpu_lane_bytes(lane), budget = gpus_pool_budget(control->config, pool);
-    uint64_t used = gpus_pool_used(control->gpus, pool);
-    if (used > budget || bytes > budget - used) {
-        session_reply_error(
-            session, -ENOSPC, SPW_LIMIT_POOL_GPU,
-            "a lane of %llu MiB: pool %s may have %llu MiB of GPU memory, and uses %llu: raise gpu in its "
-            "[pool] section",
-            (unsigned long long)(bytes / MIB), control->config->pools[pool].section.name,
-            (unsigned long long)(budget / MIB), (unsigned long long)(used / MIB));
-        lane_free(lane);
+        session_reply_error(session, -ENOMEM, SPW_LIMIT_NONE, "no memory for a lane");
         return;
     }
     list_push_tail(&session->lanes, &lane->link);
@@ -218,7 +246,7 @@ void session_gpu_attach(struct session *session, const void *message)
     if (r < 0) {
         session->busy = false;
         lane_free(lane);
-        session_reply_error(session, r, 0, "this GPU: its helper is being started");
+        session_reply_error(session, r, SPW_LIMIT_NONE, "this GPU: its helper is being started");
         return;
     }
     gpu_charge(lane, bytes);

@@ -198,6 +198,41 @@ START_TEST(a_pool_has_a_budget)
 }
 END_TEST
 
+START_TEST(a_session_has_few_lanes)
+{
+    static const struct spw_gpu_options small = {.slots = 1, .slot_bytes = 8 * MIB}; /* 16 MiB, both directions */
+    spw_gpu *gpus[16], *more;
+
+    gpu_rig_driver(&rig);
+    gpu_rig_open(&rig, 128 * MIB, 0, ITEM_BYTES); /* the first lane */
+    for (size_t i = 1; i < ARRAY_LEN(gpus); i++)
+        ck_assert_int_eq(gpu_rig_attach(&rig, &small, &gpus[i]), 0);
+    ck_assert_int_eq(gpu_rig_attach(&rig, &small, &more), -ENOSPC);
+    ck_assert_uint_eq(spw_error_limit(), SPW_LIMIT_GPU_LANES);
+    ck_assert_msg(strstr(spw_error_text(), "this session has 16 lanes at engine 0"), "%s", spw_error_text());
+    ck_assert_int_eq(number("lanes"), 16);
+    spw_gpu_detach(gpus[7]);
+    ck_assert_int_eq(gpu_rig_attach(&rig, &small, &gpus[7]), 0);
+    for (size_t i = 1; i < ARRAY_LEN(gpus); i++)
+        spw_gpu_detach(gpus[i]);
+    gpu_rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_pool_without_a_budget_starts_nothing)
+{
+    gpu_rig_driver(&rig);
+    daemon_init(&rig.daemon);
+    configure("0");
+    daemon_start(&rig.daemon);
+    rig.session = daemon_connect(&rig.daemon);
+    rig.space = daemon_space(rig.session, "default", "kv", ITEM_BYTES, SPW_CLASS_KV, SPW_CACHE);
+    attach_is_refused(NULL, "pool default may have 0 MiB of GPU memory, and uses 0: raise gpu in its [pool] section");
+    ck_assert_ptr_null(gpu_shown(0));
+    gpu_rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("gpu_control");
@@ -208,6 +243,8 @@ int main(void)
     tcase_add_test(tc, a_helper_that_died_is_started_again);
     tcase_add_test(tc, a_helper_has_no_capabilities);
     tcase_add_test(tc, a_pool_has_a_budget);
+    tcase_add_test(tc, a_pool_without_a_budget_starts_nothing);
+    tcase_add_test(tc, a_session_has_few_lanes);
     suite_add_tcase(s, tc);
     return suite_main(s);
 }
