@@ -4,9 +4,9 @@
  * Control thread.
  *
  * A helper is not trusted with more than its GPU: one that breaks the rules, is silent for GPU_ANSWER_NS, or says that its
- * context is lost is killed. Nothing is concluded from its end before it was reaped: until then its copies may go on. While
- * it has lanes it is asked for its numbers each second, which is also how one that is stopped, or hangs in the driver, is
- * found.
+ * context is lost is killed, and not listened to any more. Nothing is concluded from its end before it was reaped: until then
+ * its copies may go on. While it has lanes it is asked for its numbers each second, which is also how one that is stopped, or
+ * hangs in the driver, is found; and engines are asked whether it keeps to the rules of their rings.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -45,10 +45,13 @@ void gpu_kill(struct gpu *gpu, const char *why)
     log_warning("%s: its helper (pid %d) is ended: %s", cuda_uuid_print(&gpu->uuid, text), (int)gpu->pid, why);
     gpu_set_state(gpu, GPU_ENDING);
     loop_timer_cancel(&gpu->timer);
+    loop_remove(gpu_loop(gpu), &gpu->socket); /* its hang-up would wake us again and again, until it is reaped */
     (void)kill(gpu->pid, SIGKILL);
 }
 
 /* --- It serves ------------------------------------------------------------------------------------------------------- */
+
+static void gpu_reap(struct gpu *gpu);
 
 static void gpu_added(struct call *base)
 {
@@ -58,6 +61,8 @@ static void gpu_added(struct call *base)
     gpu->n_calls--;
     if (call->result < 0)
         gpu_kill(gpu, "an engine does not take it");
+    if (gpu->has_ended && gpu->n_calls == 0)
+        gpu_reap(gpu);
 }
 
 static int gpu_ring_new(struct gpu *gpu, uint32_t engine)
@@ -94,15 +99,13 @@ static void gpu_serve(struct gpu *gpu)
     gpu->served_ns = gpu->since_ns;
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
         r = gpu_ring_new(gpu, i);
-    for (uint32_t i = 0; r == 0 && i < control->n_engines; i++)
-        for (uint32_t region = 0; region < CHUNKS_MAX; region++)
-            if (gpu->gpus->chunks[i][region].chunk)
-                gpu_tell_chunk(gpu, i, region);
-    if (r < 0)
+    if (r < 0) {
         gpu_kill(gpu, log_errno(r));
-    else
-        log_notice("%s (%s) is served by pid %d, whose context takes %llu MiB", cuda_uuid_print(&gpu->uuid, text),
-                   gpu->name, (int)gpu->pid, (unsigned long long)(gpu->stat.context_bytes / MIB));
+        return;
+    }
+    log_notice("%s (%s) is served by pid %d, whose context takes %llu MiB", cuda_uuid_print(&gpu->uuid, text),
+               gpu->name, (int)gpu->pid, (unsigned long long)(gpu->stat.context_bytes / MIB));
+    gpu_chunks_begin(gpu);
 }
 
 void gpu_started(struct gpu *gpu, const struct gpu_msg *msg)
@@ -119,12 +122,14 @@ void gpu_timer(struct loop_timer *timer)
 {
     struct gpu *gpu = container_of(timer, struct gpu, timer);
 
-    if (gpu->state == GPU_PAUSED)
+    if (gpu->state == GPU_PAUSED) {
         gpu_start(gpu);
-    else if (gpu->answer_by_ns > 0 && loop_now_ns() >= gpu->answer_by_ns)
+    } else if (gpu->answer_by_ns > 0 && loop_now_ns() >= gpu->answer_by_ns) {
         gpu_kill(gpu, "it does not answer");
-    else if (gpu->state == GPU_SERVING)
+    } else if (gpu->state == GPU_SERVING) {
         gpu_ask_stat(gpu);
+        gpus_ping(gpu->gpus);
+    }
 }
 
 /* --- Its end --------------------------------------------------------------------------------------------------------- */
@@ -134,7 +139,7 @@ void gpu_close(struct gpu *gpu)
     loop_remove(gpu_loop(gpu), &gpu->socket);
     close(gpu->socket.fd);
     gpu->socket.fd = -1;
-    gpu_out_clear(gpu);
+    gpu_talk_end(gpu);
     for (uint32_t i = 0; i < ENGINES_MAX; i++) {
         memory_shared_destroy(&gpu->rings[i]);
         if (gpu->doorbells[i] >= 0)
@@ -158,8 +163,6 @@ static void gpu_over(struct gpu *gpu)
         else if (lane->state == LANE_LEAVING)
             session_gpu_lane_left(lane);
     }
-    gpu->n_awaited = 0;
-    gpu->answer_by_ns = 0;
     gpu->incarnation++;
     gpu_set_state(gpu, GPU_PAUSED);
     if (gpu->has_served && !gpu->gpus->ending) {
@@ -200,27 +203,35 @@ static void gpu_reaped(struct gpu *gpu)
     }
 }
 
-static void gpu_process_ended(struct loop_source *source, uint32_t events)
+static void gpu_reap(struct gpu *gpu)
 {
-    struct gpu *gpu = container_of(source, struct gpu, pidfd);
     siginfo_t info = {0};
     char text[CUDA_UUID_TEXT_BYTES];
 
-    (void)events;
-    if (gpu->n_calls > 0) /* an engine is still being told of it, for a moment; we are asked again at once */
-        return;
-    if (waitid(P_PIDFD, (id_t)gpu->pidfd.fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
-        return;
+    (void)waitid(P_PIDFD, (id_t)gpu->pidfd.fd, &info, WEXITED | WNOHANG);
+    gpu->has_ended = false;
     if (gpu->state != GPU_ENDING) {
         snprintf(gpu->error, sizeof(gpu->error), "its helper ended by itself (%s %d)",
                  info.si_code == CLD_EXITED ? "status" : "signal", info.si_status);
         log_warning("%s: %s", cuda_uuid_print(&gpu->uuid, text), gpu->error);
     }
     loop_timer_cancel(&gpu->timer);
-    loop_remove(gpu_loop(gpu), &gpu->pidfd);
+    loop_remove(gpu_loop(gpu), &gpu->socket);
     close(gpu->pidfd.fd);
     gpu->pidfd.fd = -1;
     gpu_reaped(gpu);
+}
+
+static void gpu_process_ended(struct loop_source *source, uint32_t events)
+{
+    struct gpu *gpu = container_of(source, struct gpu, pidfd);
+
+    (void)events;
+    loop_remove(gpu_loop(gpu), &gpu->pidfd);
+    (void)gpu_listen(gpu); /* its last words */
+    gpu->has_ended = true;
+    if (gpu->n_calls == 0) /* else an engine is still being told of it, for a moment */
+        gpu_reap(gpu);
 }
 
 /* --- Its beginning --------------------------------------------------------------------------------------------------- */
@@ -298,6 +309,5 @@ void gpu_start(struct gpu *gpu)
     }
     gpu_set_state(gpu, GPU_STARTING);
     memcpy(msg.uuid, gpu->uuid.bytes, sizeof(msg.uuid));
-    gpu_await(gpu, START_NS);
-    gpu_send(gpu, &msg, NULL, 0);
+    gpu_ask(gpu, &gpu->start_question, &msg, -1, START_NS);
 }

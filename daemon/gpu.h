@@ -28,6 +28,12 @@ enum gpu_state { GPU_OFF, GPU_STARTING, GPU_SERVING, GPU_ENDING, GPU_REMOVING, G
  */
 enum lane_state { LANE_ASKED, LANE_ADDING, LANE_ATTACHED, LANE_REMOVING, LANE_LEAVING };
 
+/* What a helper was asked and has not answered. It answers in order. */
+struct gpu_question {
+    struct list link; /* gpu.awaited */
+    uint32_t type, number;
+};
+
 struct gpu_lane {
     struct list link;     /* session's */
     struct list gpu_link; /* gpu.lanes */
@@ -44,6 +50,7 @@ struct gpu_lane {
     int staging_fd;   /* of its memory, until it is sent */
     bool is_detached; /* the client waits for its end */
     struct lane_call call;
+    struct gpu_question question; /* ASKED, LEAVING */
 };
 
 /* What its helper is asked for. */
@@ -84,6 +91,8 @@ int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane);
 void gpu_lane_leave(struct gpu_lane *lane);
 uint32_t gpu_number(const struct gpu *gpu);
 void gpu_charge(struct gpu_lane *lane, uint64_t bytes);
+/* It is freed next: nothing of it is with the helper any more, or it never was. */
+void gpu_lane_forget(struct gpu_lane *lane);
 
 /* session_gpu.c: status 0 with a descriptor that is the callee's, or a negative errno and words. */
 void session_gpu_lane_made(struct gpu_lane *lane, int status, uint64_t staging_bytes, int fd, const char *text);

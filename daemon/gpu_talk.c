@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is said to a helper, and what it says. Its messages are checked here: one that breaks the rules is killed. Messages
- * that its socket has no room for wait, with descriptors of their own. Control thread.
+ * What is said to a helper, and what it says. Its messages are checked here: one that breaks the rules is killed. Questions
+ * that its socket has no room for wait, with descriptors of their own; so many are asked as there are lanes, and who is
+ * silent is killed. Answers come in the order of the questions, with their numbers. Control thread.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,16 +29,20 @@ static void out_free(struct gpu_out *out)
     free(out);
 }
 
-void gpu_out_clear(struct gpu *gpu)
+void gpu_talk_end(struct gpu *gpu)
 {
     while (!list_is_empty(&gpu->out))
         out_free(list_first_entry(&gpu->out, struct gpu_out, link));
+    gpu->n_out = 0;
+    while (list_pop(&gpu->awaited))
+        ;
+    gpu->answer_by_ns = 0;
 }
 
 /* Later, when there is room for it. */
 static void gpu_send_later(struct gpu *gpu, const struct gpu_msg *msg, const int *fds, uint32_t n_fds)
 {
-    struct gpu_out *out = calloc(1, sizeof(*out));
+    struct gpu_out *out = gpu->n_out < GPU_OUT_MAX ? calloc(1, sizeof(*out)) : NULL;
 
     if (!out) {
         gpu_kill(gpu, "no memory for a message to it");
@@ -56,20 +61,51 @@ static void gpu_send_later(struct gpu *gpu, const struct gpu_msg *msg, const int
         out->fds[out->n_fds++] = fd;
     }
     list_push_tail(&gpu->out, &out->link);
+    gpu->n_out++;
     loop_modify(gpu_loop(gpu), &gpu->socket, EPOLLIN | EPOLLOUT);
+}
+
+static bool is_listening(const struct gpu *gpu)
+{
+    return gpu->state == GPU_STARTING || gpu->state == GPU_SERVING;
+}
+
+/* What is said to one that has gone is lost: no harm. That it has gone is heard by other ways. */
+static void gpu_send_failed(struct gpu *gpu, int r)
+{
+    if (r != -EPIPE && r != -ECONNRESET)
+        gpu_kill(gpu, log_errno(r));
+}
+
+static int gpu_transmit(struct gpu *gpu, struct gpu_msg *msg, const int *fds, uint32_t n_fds)
+{
+    msg->version = GPU_WIRE_VERSION;
+    msg->number = ++gpu->next_number;
+    return list_is_empty(&gpu->out) ? socket_send(gpu->socket.fd, msg, sizeof(*msg), fds, n_fds, MSG_DONTWAIT)
+                                    : -EAGAIN;
 }
 
 void gpu_send(struct gpu *gpu, struct gpu_msg *msg, const int *fds, uint32_t n_fds)
 {
-    msg->version = GPU_WIRE_VERSION;
-    msg->number = ++gpu->next_number;
-    int r =
-        list_is_empty(&gpu->out) ? socket_send(gpu->socket.fd, msg, sizeof(*msg), fds, n_fds, MSG_DONTWAIT) : -EAGAIN;
+    if (!is_listening(gpu))
+        return;
+    int r = gpu_transmit(gpu, msg, fds, n_fds);
 
     if (r == -EAGAIN || r == -ENOBUFS)
         gpu_send_later(gpu, msg, fds, n_fds);
     else if (r < 0)
-        gpu_kill(gpu, log_errno(r));
+        gpu_send_failed(gpu, r);
+}
+
+int gpu_send_now(struct gpu *gpu, struct gpu_msg *msg, int fd)
+{
+    int r = gpu_transmit(gpu, msg, &fd, fd >= 0);
+
+    if (r == -ENOBUFS || r == -ENOMEM || r == -ETOOMANYREFS)
+        return -EAGAIN;
+    if (r < 0 && r != -EAGAIN)
+        gpu_send_failed(gpu, r);
+    return r;
 }
 
 static void gpu_flush(struct gpu *gpu)
@@ -81,8 +117,9 @@ static void gpu_flush(struct gpu *gpu)
         if (r == -EAGAIN)
             return;
         out_free(out);
+        gpu->n_out--;
         if (r < 0) {
-            gpu_kill(gpu, log_errno(r));
+            gpu_send_failed(gpu, r);
             return;
         }
     }
@@ -90,19 +127,22 @@ static void gpu_flush(struct gpu *gpu)
 }
 
 /* Sooner if something else is awaited sooner. */
-void gpu_await(struct gpu *gpu, uint64_t ns)
+void gpu_ask(struct gpu *gpu, struct gpu_question *question, struct gpu_msg *msg, int fd, uint64_t ns)
 {
-    gpu->n_awaited++;
+    question->type = msg->type;
+    question->number = gpu->next_number + 1; /* as gpu_transmit() will have it */
+    list_push_tail(&gpu->awaited, &question->link);
     if (gpu->answer_by_ns == 0) {
         gpu->answer_by_ns = loop_now_ns() + ns;
         loop_timer_set(gpu_loop(gpu), &gpu->timer, gpu->answer_by_ns);
     }
+    gpu_send(gpu, msg, &fd, fd >= 0);
 }
 
-static void gpu_answered(struct gpu *gpu)
+static void gpu_answered(struct gpu *gpu, struct gpu_question *question)
 {
-    gpu->n_awaited--;
-    gpu->answer_by_ns = gpu->n_awaited > 0 ? loop_now_ns() + GPU_ANSWER_NS : 0;
+    list_unlink(&question->link);
+    gpu->answer_by_ns = list_is_empty(&gpu->awaited) ? 0 : loop_now_ns() + GPU_ANSWER_NS;
     if (gpu->answer_by_ns > 0)
         loop_timer_set(gpu_loop(gpu), &gpu->timer, gpu->answer_by_ns);
     else if (!list_is_empty(&gpu->lanes))
@@ -115,80 +155,60 @@ void gpu_ask_stat(struct gpu *gpu)
 {
     struct gpu_msg msg = {.type = GPU_MSG_STAT};
 
-    gpu_await(gpu, GPU_ANSWER_NS);
-    gpu_send(gpu, &msg, NULL, 0);
-}
-
-void gpu_tell_chunk(struct gpu *gpu, uint32_t engine, uint32_t region)
-{
-    const struct known_chunk *known = &gpu->gpus->chunks[engine][region];
-    const struct memory_chunk *chunk = known->chunk;
-    struct gpu_msg msg = {.type = GPU_MSG_CHUNK,
-                          .engine = engine,
-                          .region = region,
-                          .epoch = known->epoch,
-                          .bytes = chunk->size_bytes,
-                          .page_bytes = chunk->report.pages == MEMORY_PAGES_HUGE ? (uint32_t)MEMORY_HUGE_BYTES
-                                                                                 : (uint32_t)MEMORY_PAGE_BYTES};
-
-    gpu_send(gpu, &msg, &chunk->fd, 1);
+    if (list_is_empty(&gpu->stat_question.link))
+        gpu_ask(gpu, &gpu->stat_question, &msg, -1, GPU_ANSWER_NS);
 }
 
 /* --- Messages from it ------------------------------------------------------------------------------------------------ */
 
-static struct gpu_lane *lane_of(struct gpu *gpu, const struct gpu_msg *msg, enum lane_state state)
+static void take_lane(struct gpu *gpu, struct gpu_lane *lane, const struct gpu_msg *msg, int *fd)
 {
-    list_for_each (l, &gpu->lanes) {
-        struct gpu_lane *lane = list_entry(l, struct gpu_lane, gpu_link);
+    uint64_t wanted = gpu_lane_bytes(lane->slots, lane->slot_bytes, lane->alloc_bytes);
+    bool is_sane = msg->bytes >= wanted && msg->bytes - wanted <= GPU_SLOT_BYTES_MAX; /* the pool pays for it */
 
-        if (lane->engine == msg->engine && lane->number == msg->lane && lane->state == state &&
-            lane->incarnation == gpu->incarnation)
-            return lane;
+    if (msg->status == 0 && *fd >= 0 && is_sane)
+        session_gpu_lane_made(lane, 0, msg->bytes, steal_fd(fd), "");
+    else if (msg->status < 0)
+        session_gpu_lane_made(lane, msg->status, 0, -1, msg->text);
+    else
+        gpu_kill(gpu, "an answer that makes no sense");
+}
+
+/* The lane's question was the first of those that are awaited, so the lane is there, and in the state that asked. */
+static void take_answer(struct gpu *gpu, struct gpu_question *question, const struct gpu_msg *msg, int *fd)
+{
+    gpu->stat = msg->type == GPU_MSG_STAT || msg->type == GPU_MSG_START ? msg->stat : gpu->stat;
+    switch (msg->type) {
+    case GPU_MSG_START:
+        gpu_started(gpu, msg);
+        break;
+    case GPU_MSG_LANE:
+        take_lane(gpu, container_of(question, struct gpu_lane, question), msg, fd);
+        break;
+    case GPU_MSG_LANE_GONE:
+        if (msg->status == 0)
+            session_gpu_lane_left(container_of(question, struct gpu_lane, question));
+        else
+            gpu_kill(gpu, msg->status < 0 ? msg->text : "an answer that makes no sense");
+        break;
+    default: /* STAT: nothing else is asked */
+        gpu_chunks_tell(gpu);
     }
-    return NULL;
 }
 
 static void gpu_take(struct gpu *gpu, struct gpu_msg *msg, int *fd)
 {
-    struct gpu_lane *lane;
+    struct gpu_question *question = list_first_entry(&gpu->awaited, struct gpu_question, link);
 
     msg->text[sizeof(msg->text) - 1] = 0;
     if (msg->type == GPU_MSG_LOST) {
         gpu_kill(gpu, msg->text);
-        return;
-    }
-    if (gpu->n_awaited == 0 || msg->version != GPU_WIRE_VERSION) {
-        gpu_kill(gpu, "an answer that nobody waits for");
-        return;
-    }
-    gpu_answered(gpu);
-    gpu->stat = msg->type == GPU_MSG_STAT || msg->type == GPU_MSG_START ? msg->stat : gpu->stat;
-    switch (msg->type) {
-    case GPU_MSG_START:
-        if (gpu->state == GPU_STARTING)
-            gpu_started(gpu, msg);
-        break;
-    case GPU_MSG_LANE:
-        lane = lane_of(gpu, msg, LANE_ASKED);
-        if (lane && msg->status == 0 && *fd >= 0 &&
-            msg->bytes >= gpu_lane_bytes(lane->slots, lane->slot_bytes, lane->alloc_bytes))
-            session_gpu_lane_made(lane, 0, msg->bytes, steal_fd(fd), "");
-        else if (lane && msg->status < 0)
-            session_gpu_lane_made(lane, msg->status, 0, -1, msg->text);
-        else
-            gpu_kill(gpu, "an answer that makes no sense");
-        break;
-    case GPU_MSG_LANE_GONE:
-        lane = lane_of(gpu, msg, LANE_LEAVING);
-        if (lane && msg->status == 0)
-            session_gpu_lane_left(lane);
-        else
-            gpu_kill(gpu, msg->status < 0 ? msg->text : "an answer that makes no sense");
-        break;
-    case GPU_MSG_STAT:
-        break;
-    default:
-        gpu_kill(gpu, "a message of an unknown type");
+    } else if (!question || msg->version != GPU_WIRE_VERSION || msg->type != question->type ||
+               msg->number != question->number) {
+        gpu_kill(gpu, "an answer to what it was not asked");
+    } else {
+        gpu_answered(gpu, question);
+        take_answer(gpu, question, msg, fd);
     }
 }
 
@@ -217,17 +237,21 @@ static int gpu_receive(struct gpu *gpu)
     return 1;
 }
 
+int gpu_listen(struct gpu *gpu)
+{
+    int r = 1;
+
+    while (r == 1 && is_listening(gpu))
+        r = gpu_receive(gpu);
+    return r;
+}
+
 void gpu_socket_ready(struct loop_source *source, uint32_t events)
 {
     struct gpu *gpu = container_of(source, struct gpu, socket);
-    int r = 1;
 
     if (events & EPOLLOUT)
         gpu_flush(gpu);
-    while (r == 1 && (gpu->state == GPU_STARTING || gpu->state == GPU_SERVING))
-        r = gpu_receive(gpu);
-    if (r < 0)
+    if (gpu_listen(gpu) < 0)
         gpu_kill(gpu, "its socket ended");
-    if (gpu->state == GPU_ENDING)
-        loop_modify(gpu_loop(gpu), &gpu->socket, 0);
 }

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +15,15 @@
 #include <unistd.h>
 
 #include "daemon/gpu_private.h"
+#include "daemon/log.h"
 
 /* --- Which there are ------------------------------------------------------------------------------------------------- */
+
+static void gpu_free(struct gpu *gpu)
+{
+    gpu_chunks_free(gpu);
+    free(gpu);
+}
 
 static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uuid)
 {
@@ -28,11 +36,18 @@ static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uui
     memcpy(gpu->uuid.bytes, uuid, sizeof(gpu->uuid.bytes));
     gpu->pidfd.fd = gpu->socket.fd = -1;
     loop_timer_init(&gpu->timer, gpu_timer);
+    list_init(&gpu->awaited);
+    list_init(&gpu->start_question.link);
+    list_init(&gpu->stat_question.link);
     list_init(&gpu->out);
     list_init(&gpu->lanes);
     for (uint32_t i = 0; i < ENGINES_MAX; i++) {
         gpu->rings[i] = MEMORY_SHARED_NONE;
         gpu->doorbells[i] = -1;
+    }
+    if (gpu_chunks_new(gpu) < 0) {
+        gpu_free(gpu);
+        return NULL;
     }
     gpus->gpu[index] = gpu;
     gpus->n = MAX(gpus->n, index + 1);
@@ -108,8 +123,8 @@ int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane)
     lane->incarnation = gpu->incarnation;
     lane->state = LANE_ASKED;
     list_push_tail(&gpu->lanes, &lane->gpu_link);
-    gpu_await(gpu, GPU_ANSWER_NS);
-    gpu_send(gpu, &msg, &lane->fences.fd, 1);
+    gpu->n_pool_lanes[lane->pool]++;
+    gpu_ask(gpu, &lane->question, &msg, lane->fences.fd, GPU_ANSWER_NS);
     return 0;
 }
 
@@ -125,8 +140,20 @@ void gpu_lane_leave(struct gpu_lane *lane)
     }
     if (gpu->state != GPU_SERVING)
         return; /* gpu_over() will say so */
-    gpu_await(gpu, GPU_ANSWER_NS);
-    gpu_send(gpu, &msg, NULL, 0);
+    gpu_ask(gpu, &lane->question, &msg, -1, GPU_ANSWER_NS);
+}
+
+void gpu_lane_forget(struct gpu_lane *lane)
+{
+    struct gpu *gpu = lane->gpu;
+
+    list_unlink(&lane->question.link);
+    list_unlink(&lane->gpu_link);
+    if (!gpu)
+        return;
+    gpu_charge(lane, 0);
+    if (--gpu->n_pool_lanes[lane->pool] == 0 && !gpu_pool_may(gpu, lane->pool))
+        gpu_chunks_look(gpu, lane->pool); /* a reload has taken it from the pool */
 }
 
 uint32_t gpu_number(const struct gpu *gpu)
@@ -134,32 +161,7 @@ uint32_t gpu_number(const struct gpu *gpu)
     return gpu->index;
 }
 
-/* --- Chunks, pools, what is shown ------------------------------------------------------------------------------------ */
-
-void gpus_chunk_note(void *ctx, struct engine_chunk_note *note)
-{
-    struct gpus *gpus = ctx;
-    struct known_chunk *known = &gpus->chunks[note->engine][note->region];
-
-    if (note->is_new) {
-        *known = (struct known_chunk){.chunk = note->chunk, .epoch = note->epoch};
-    } else {
-        memory_chunk_unref(known->chunk);
-        known->chunk = NULL;
-    }
-    for (uint32_t i = 0; i < gpus->n; i++) {
-        struct gpu *gpu = gpus->gpu[i];
-        struct gpu_msg gone = {
-            .type = GPU_MSG_CHUNK_GONE, .engine = note->engine, .region = note->region, .epoch = note->epoch};
-
-        if (gpu->state != GPU_SERVING)
-            continue;
-        if (note->is_new)
-            gpu_tell_chunk(gpu, note->engine, note->region);
-        else
-            gpu_send(gpu, &gone, NULL, 0);
-    }
-}
+/* --- Pools, what is shown -------------------------------------------------------------------------------------------- */
 
 bool gpus_are_served(const struct gpus *gpus)
 {
@@ -181,6 +183,11 @@ uint64_t gpus_pool_budget(const struct spillway_config *config, uint32_t pool)
     return amount->kind == CONFIG_AMOUNT_BYTES ? amount->bytes : DEFAULT_POOL_GPU_BYTES;
 }
 
+bool gpu_pool_may(const struct gpu *gpu, uint32_t pool)
+{
+    return gpus_pool_budget(gpu->gpus->control->config, pool) > 0;
+}
+
 bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
 {
     static const char *const states[] = {"off", "starting", "serving", "ending", "ending", "paused"};
@@ -197,6 +204,32 @@ bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
     list_for_each (l, &gpu->lanes)
         ret_info->lanes += list_entry(l, struct gpu_lane, gpu_link)->incarnation == gpu->incarnation;
     return true;
+}
+
+/* --- Engines look at them -------------------------------------------------------------------------------------------- */
+
+/* An engine runs its calls in order, and is told that a helper is gone by one: so what it finds is of the one that is there. */
+static void gpus_pinged(struct call *base)
+{
+    struct gpu_ping *ping = container_of(base, struct gpu_ping, ping.call);
+    struct gpus *gpus = ping->gpus;
+
+    ping->is_on_way = false;
+    for (uint32_t i = 0; i < gpus->n; i++)
+        if (ping->ping.gpus_bad >> i & 1)
+            gpu_kill(gpus->gpu[i], "an engine finds that it breaks the rules of its ring, or hangs");
+}
+
+void gpus_ping(struct gpus *gpus)
+{
+    for (uint32_t i = 0; i < gpus->control->n_engines; i++) {
+        struct gpu_ping *ping = &gpus->pings[i];
+
+        if (ping->is_on_way)
+            continue;
+        *ping = (struct gpu_ping){.gpus = gpus, .is_on_way = true, .ping.call.at_control = gpus_pinged};
+        engine_ping(gpus->control->engines[i], &ping->ping);
+    }
 }
 
 /* --- All of them ----------------------------------------------------------------------------------------------------- */
@@ -235,24 +268,45 @@ int gpus_new(struct control *control, struct gpus **ret_gpus)
     return r;
 }
 
+/* It was killed. One that hangs in the driver may not end for a long time, and nothing of ours is worth that. */
+static void gpu_wait(const struct gpu *gpu, uint64_t until_ns)
+{
+    struct pollfd end = {.fd = gpu->pidfd.fd, .events = POLLIN};
+    uint64_t now_ns = loop_now_ns();
+    char text[CUDA_UUID_TEXT_BYTES];
+    siginfo_t info;
+
+    while (poll(&end, 1, until_ns > now_ns ? (int)div_round_up(until_ns - now_ns, NS_PER_MS) : 0) < 0 && errno == EINTR)
+        now_ns = loop_now_ns();
+    if (end.revents == 0)
+        log_warning("%s: its helper (pid %d) was killed, and does not end", cuda_uuid_print(&gpu->uuid, text),
+                    (int)gpu->pid);
+    else
+        (void)waitid(P_PIDFD, (id_t)gpu->pidfd.fd, &info, WEXITED | WNOHANG);
+}
+
 void gpus_free(struct gpus *gpus)
 {
     if (!gpus)
         return;
+    uint64_t until_ns = loop_now_ns() + GPU_END_MS * NS_PER_MS;
+
     gpus->ending = true;
+    for (uint32_t i = 0; i < gpus->n; i++)
+        if (gpus->gpu[i]->pid > 0)
+            (void)kill(gpus->gpu[i]->pid, SIGKILL);
     for (uint32_t i = 0; i < gpus->n; i++) {
         struct gpu *gpu = gpus->gpu[i];
 
         loop_timer_cancel(&gpu->timer);
         if (gpu->pid > 0) {
-            (void)kill(gpu->pid, SIGKILL);
-            (void)waitpid(gpu->pid, NULL, 0);
+            gpu_wait(gpu, until_ns);
             loop_remove(gpu_loop(gpu), &gpu->pidfd);
             close(gpu->pidfd.fd);
         }
         if (gpu->socket.fd >= 0)
             gpu_close(gpu);
-        free(gpu);
+        gpu_free(gpu);
     }
     for (uint32_t e = 0; e < ENGINES_MAX; e++) {
         for (uint32_t i = 0; gpus->chunks[e] && i < CHUNKS_MAX; i++)

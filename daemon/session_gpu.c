@@ -18,10 +18,8 @@
 
 static void lane_free(struct gpu_lane *lane)
 {
-    if (lane->gpu)
-        gpu_charge(lane, 0);
+    gpu_lane_forget(lane);
     list_unlink(&lane->link);
-    list_unlink(&lane->gpu_link);
     memory_shared_destroy(&lane->fences);
     if (lane->staging_fd >= 0)
         close(lane->staging_fd);
@@ -208,6 +206,7 @@ static struct gpu_lane *lane_new(struct session *session, const struct spw_msg_g
                               .staging_fd = -1};
     list_init(&lane->link);
     list_init(&lane->gpu_link);
+    list_init(&lane->question.link);
     if (session_seat(session, ask->engine) &&
         shm_client_new("spillway-gpu-fences", MEMORY_PAGE_BYTES, &lane->fences) == 0)
         return lane;

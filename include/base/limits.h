@@ -134,6 +134,7 @@
 #define GPU_ALLOC_BYTES_MAX (1 * TIB)    /* of a direct lane: more than a GPU has */
 #define DEFAULT_POOL_GPU_BYTES (1 * GIB) /* of lanes of one pool, on all GPUs */
 #define GPU_RESTART_MS_MAX 30000         /* the longest pause before a helper is started again */
+#define GPU_END_MS 5000                  /* for all helpers to end, when the daemon does */
 #define GPU_TAKE_MAX 256                 /* commands of one ring that a helper takes in one turn */
 #define GPU_MESSAGES_MAX 16              /* of the daemon, likewise */
 #define GPU_SOCKET_TURNS 64              /* of a busy helper, until it looks for messages again */
