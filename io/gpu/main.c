@@ -4,8 +4,9 @@
  * socket does, and by nothing else that can be refused: signals that are meant for the daemon reach it too, as it is in
  * the same process group and unit, and then the daemon has still to end its lanes in order.
  *
- * It has no capabilities, even if the daemon is root's. No new privileges could be forbidden here, but the driver may have to
- * run nvidia-modprobe, which needs them: that is for the daemon's unit to decide.
+ * It has no capabilities, even if the daemon is root's, and gets none back: by no program that it runs. So the driver cannot
+ * make device files by nvidia-modprobe from here; they are there, as the client that named the GPU has used them, or the
+ * machine has made them (docs/admin.md). It leaves no core: the pools' bytes are mapped here.
  */
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -46,17 +48,22 @@ static void close_others(void)
 }
 
 /*
- * Only if there are some: the daemon's unit forbids capset(), and there the daemon has seen to it that none come along. If it
- * fails we are as before: less safe, but of use.
+ * The bounding set first, as that takes a capability. The others only if there are some: the daemon's unit forbids capset(),
+ * and there the daemon has seen to it that none come along. If it fails we are as before: less safe, but of use.
  */
-static void drop_capabilities(void)
+static void drop_privileges(void)
 {
+    static const struct rlimit no_core = {0, 0};
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct have[_LINUX_CAPABILITY_U32S_3] = {0}, none[_LINUX_CAPABILITY_U32S_3] = {0};
 
+    for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0L, 0L, 0L) == 0; cap++)
+        ;
     (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0L, 0L, 0L);
     if (syscall(SYS_capget, &header, have) == 0 && memcmp(have, none, sizeof(none)) != 0)
         (void)syscall(SYS_capset, &header, none);
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
+    (void)setrlimit(RLIMIT_CORE, &no_core);
 }
 
 int main(void)
@@ -68,7 +75,7 @@ int main(void)
         return EXIT_MISUSE;
     }
     close_others();
-    drop_capabilities();
+    drop_privileges();
     (void)prctl(PR_SET_NAME, "spillway-gpu");
     for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
         (void)signal(ignored[i], SIG_IGN);

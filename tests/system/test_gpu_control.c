@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "include/base/limits.h"
 #include "tests/system/support/gpu.h"
@@ -129,6 +130,7 @@ END_TEST
 START_TEST(a_helper_has_no_capabilities)
 {
     char path[64], line[256];
+    struct rlimit core;
     int n = 0;
 
     gpu_rig_driver(&rig);
@@ -137,13 +139,19 @@ START_TEST(a_helper_has_no_capabilities)
     FILE *f = fopen(path, "r");
     ck_assert_ptr_nonnull(f);
     while (fgets(line, sizeof(line), f)) {
-        if (strncmp(line, "Cap", 3) != 0 || strncmp(line, "CapBnd", 6) == 0)
+        if (strncmp(line, "NoNewPrivs:", 11) == 0)
+            ck_assert_int_eq(atoi(line + 11), 1);
+        else if (strncmp(line, "Cap", 3) != 0 || (geteuid() != 0 && strncmp(line, "CapBnd", 6) == 0))
             continue;
-        ck_assert_msg(strtoull(line + 7, NULL, 16) == 0, "%s", line);
+        else
+            ck_assert_msg(strtoull(line + 7, NULL, 16) == 0, "%s", line);
         n++;
     }
     fclose(f);
-    ck_assert_int_eq(n, 4); /* inheritable, permitted, effective, ambient */
+    ck_assert_int_eq(
+        n, geteuid() == 0 ? 6 : 5); /* inheritable, permitted, effective, ambient; the bounding set is root's */
+    ck_assert_int_eq(prlimit((pid_t)number("pid"), RLIMIT_CORE, NULL, &core), 0);
+    ck_assert_uint_eq(core.rlim_max, 0);
     if (geteuid() != 0)
         puts("SKIP: not root: a helper has none anyway");
     gpu_rig_close(&rig);
