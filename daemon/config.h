@@ -20,8 +20,9 @@
 #define CONFIG_FILE_BYTES_MAX (1 * MIB)
 #define CONFIG_LINE_BYTES_MAX 4096 /* without the newline */
 #define CONFIG_VALUE_BYTES_MAX 255
-#define CONFIG_KEYS_MAX 20 /* of one section; config_keys.c asserts it */
-#define CONFIG_IDS_MAX 64  /* users or groups of one pool */
+#define CONFIG_TEXT_BYTES_MAX 2687 /* of a value that lists GPUs: GPUS_MAX of them, a comma and a blank between */
+#define CONFIG_KEYS_MAX 20         /* of one section; config_keys.c asserts it */
+#define CONFIG_IDS_MAX 64          /* users or groups of one pool */
 
 enum config_kind {
     CONFIG_DAEMON,
@@ -74,6 +75,18 @@ struct config_ids {
     uint32_t ids[CONFIG_IDS_MAX];
 };
 
+struct config_gpu {
+    uint8_t uuid[16];
+    bool is_mig;
+};
+
+/* GPUs and MIG instances; without a list all that there are, or none. */
+struct config_gpus {
+    enum { CONFIG_GPUS_ALL, CONFIG_GPUS_NONE, CONFIG_GPUS_LIST } kind;
+    uint32_t n;
+    struct config_gpu at[GPUS_MAX];
+};
+
 struct config_daemon {
     struct config_section section;
     char socket[CONFIG_VALUE_BYTES_MAX + 1];
@@ -88,6 +101,7 @@ struct config_daemon {
     char admin_group[NAME_BYTES_MAX + 1]; /* empty: root and the daemon's own user alone */
     uint32_t log_level;                   /* enum config_log_level */
     bool ready_progress;                  /* say how far start-up is */
+    struct config_gpus gpus;              /* that are served */
 };
 
 struct config_dram {
@@ -122,6 +136,7 @@ struct config_pool {
     uint32_t trusted; /* enum config_trusted */
     bool is_trusted;  /* derived from users, groups and trusted */
     struct config_amount budgets[CONFIG_TIERS];
+    struct config_gpus gpus;         /* that its sessions may use, of those that are served */
     uint32_t weight;                 /* share of I/O, against the other pools */
     struct config_rate write_budget; /* what may be written to devices */
     uint64_t linger_ns;
@@ -173,8 +188,8 @@ struct config_errors {
 struct config_change {
     char section[NAME_BYTES_MAX + 16]; /* `pool chat` */
     char key[NAME_BYTES_MAX + 1];      /* empty: the whole section came or went */
-    char old_value[CONFIG_VALUE_BYTES_MAX + 1];
-    char new_value[CONFIG_VALUE_BYTES_MAX + 1];
+    char old_value[CONFIG_TEXT_BYTES_MAX + 1];
+    char new_value[CONFIG_TEXT_BYTES_MAX + 1];
     bool needs_restart;
 };
 
@@ -204,6 +219,8 @@ DEFINE_CLEANUP(struct spillway_config *, config_free)
  */
 uint64_t config_pool_budget_bytes(const struct spillway_config *config, uint32_t pool, enum config_tier tier,
                                   uint64_t tier_bytes);
+
+bool config_gpus_have(const struct config_gpus *gpus, const uint8_t uuid[static 16]);
 
 /* Key by key, what differs. Values are as `spillctl config show` prints them. */
 void config_diff(const struct spillway_config *old, const struct spillway_config *wanted,

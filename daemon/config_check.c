@@ -251,6 +251,20 @@ static void check_write_budget(struct checker *ck, const struct config_pool *p)
                     "write_budget: there is no device; add a [device NAME] section, or leave this out");
 }
 
+static void check_pool_gpus(struct checker *ck, const struct config_pool *p)
+{
+    const struct config_gpus *served = &ck->config->daemon.gpus;
+    char text[CONFIG_GPU_BYTES];
+
+    for (uint32_t i = 0; i < p->gpus.n; i++) {
+        if (config_gpus_have(served, p->gpus.at[i].uuid))
+            continue;
+        config_gpu_print(&p->gpus.at[i], text);
+        check_error(ck, line_of(CONFIG_POOL, &p->section, &p->gpus), "gpus: %s is not in gpus of [daemon]", text);
+        return;
+    }
+}
+
 static void check_daemon(struct checker *ck)
 {
     const struct config_daemon *d = &ck->config->daemon;
@@ -278,6 +292,8 @@ void config_check(struct spillway_config *config, const struct config_env *env, 
         check_budgets(&ck, tier);
     for (uint32_t i = 0; parsed && i < config->n_pools; i++)
         check_write_budget(&ck, &config->pools[i]);
+    for (uint32_t i = 0; parsed && i < config->n_pools; i++)
+        check_pool_gpus(&ck, &config->pools[i]);
     if (errors->n == 0)
         check_pools_get_dram(&ck);
     for (uint32_t i = 0; errors->n == 0 && i < config->n_pools; i++)

@@ -35,6 +35,7 @@ static const struct config_key keys_daemon[] = {
     {"admin_group", CONFIG_TYPE_NAME, KEY_DAEMON(admin_group), .zero = "none"},
     {"log_level", CONFIG_TYPE_ENUM, KEY_DAEMON(log_level), .reloads = true, WORDS(words_log_level)},
     {"ready_progress", CONFIG_TYPE_BOOL, KEY_DAEMON(ready_progress)},
+    {"gpus", CONFIG_TYPE_GPUS, KEY_DAEMON(gpus), .reloads = true, .zero = "any"},
 };
 
 #define KEY_DRAM(member_) MEMBER(config_dram, member_)
@@ -71,6 +72,7 @@ static const struct config_key keys_pool[] = {
     {"cxl", CONFIG_TYPE_AMOUNT, KEY_POOL(budgets[CONFIG_TIER_CXL]), .reloads = true},
     {"nvme", CONFIG_TYPE_AMOUNT, KEY_POOL(budgets[CONFIG_TIER_NVME]), .reloads = true},
     {"gpu", CONFIG_TYPE_AMOUNT, KEY_POOL(budgets[CONFIG_TIER_GPU]), .reloads = true},
+    {"gpus", CONFIG_TYPE_GPUS, KEY_POOL(gpus), .reloads = true, .zero = "all"},
     {"weight", CONFIG_TYPE_UINT, KEY_POOL(weight), .reloads = true, RANGE(1, WEIGHT_MAX)},
     {"write_budget", CONFIG_TYPE_RATE, KEY_POOL(write_budget), .reloads = true, .zero = "none"},
     {"linger", CONFIG_TYPE_DURATION, KEY_POOL(linger_ns), .reloads = true},

@@ -19,6 +19,7 @@ enum config_type {
     CONFIG_TYPE_NODES,    /* uint64_t, mask */
     CONFIG_TYPE_USERS,    /* struct config_ids */
     CONFIG_TYPE_GROUPS,
+    CONFIG_TYPE_GPUS, /* struct config_gpus; `zero` is the word for all */
 };
 
 struct config_key {
@@ -59,7 +60,7 @@ int config_value_parse(const struct config_key *key, const char *text, const str
                        struct config_section *section, char ret_message[static CONFIG_VALUE_BYTES_MAX + 1]);
 /* The text that would parse to the same value. */
 void config_value_print(const struct config_key *key, const struct config_section *section,
-                        char ret_text[static CONFIG_VALUE_BYTES_MAX + 1]);
+                        char ret_text[static CONFIG_TEXT_BYTES_MAX + 1]);
 
 void config_error_add(struct config_errors *errors, const char *path, uint32_t line, const char *format, ...)
     printf_like(4, 5);
@@ -70,6 +71,13 @@ void config_suggest(char *message, size_t message_bytes, const char *word, const
 /* config_parse.c: applies a file's text to a config that holds the defaults. */
 int config_parse_text(struct spillway_config *config, const char *text, size_t text_bytes, const struct config_env *env,
                       struct config_errors *errors);
+/* config_gpus.c: `all` is the word for all of them. */
+int config_gpus_parse(const char *all, const char *text, struct config_gpus *ret_gpus,
+                      char ret_message[static CONFIG_VALUE_BYTES_MAX + 1]);
+void config_gpus_print(const char *all, const struct config_gpus *gpus,
+                       char ret_text[static CONFIG_TEXT_BYTES_MAX + 1]);
+#define CONFIG_GPU_BYTES 41 /* of `GPU-…`, as nvidia-smi prints it */
+void config_gpu_print(const struct config_gpu *gpu, char ret_text[static CONFIG_GPU_BYTES]);
 /* config_check.c: fills in what is derived, and finds what no single line shows. */
 void config_check(struct spillway_config *config, const struct config_env *env, struct config_errors *errors);
 /* config.c */

@@ -263,12 +263,14 @@ static void key_unknown(struct reader *r, const char *name)
 }
 
 /* What inih cannot tell us is wrong with a value; NULL if nothing is. */
-static const char *value_complaint(const char *value)
+static const char *value_complaint(const struct config_key *key, const char *value)
 {
+    bool is_list = key->type == CONFIG_TYPE_GPUS;
+
     if (*value == '\0')
         return "has no value";
-    if (strlen(value) > CONFIG_VALUE_BYTES_MAX)
-        return "has a value of more than 255 characters";
+    if (strlen(value) > (is_list ? CONFIG_TEXT_BYTES_MAX : CONFIG_VALUE_BYTES_MAX))
+        return is_list ? "has a value of more than 2687 characters" : "has a value of more than 255 characters";
     if (*value == '"' || *value == '\'')
         return "has a value in quotes: values are written without";
     if (strstr(value, " #") || strstr(value, "\t#"))
@@ -294,7 +296,7 @@ static int key_assign(void *stream, const char *inih_section, const char *name, 
         return 1;
     }
     uint32_t *key_line = &r->section->key_lines[key - config_kinds[r->kind].keys];
-    const char *complaint = value_complaint(value);
+    const char *complaint = value_complaint(key, value);
     if (*key_line != 0)
         reader_error(r, "'%s' was already set on line %u", name, *key_line);
     else if (complaint)

@@ -26,7 +26,7 @@ static struct json_object *section_to_json(const struct spillway_config *config,
                                            const struct config_section *s, const struct config_changes *pending)
 {
     struct json_object *object = json_object_new_object(), *entry;
-    char value[CONFIG_VALUE_BYTES_MAX + 1], from[CONFIG_VALUE_BYTES_MAX + 16], title[TITLE_BYTES];
+    char value[CONFIG_TEXT_BYTES_MAX + 1], from[CONFIG_VALUE_BYTES_MAX + 16], title[TITLE_BYTES];
 
     config_section_title(kind, s, title);
     for (uint32_t k = 0; object && k < config_kinds[kind].n_keys; k++) {
@@ -118,7 +118,7 @@ static bool key_reloads(enum config_kind kind, const struct config_key *key, con
 static void diff_section(enum config_kind kind, const struct config_section *old, const struct config_section *wanted,
                          struct config_changes *changes)
 {
-    char title[TITLE_BYTES], old_value[CONFIG_VALUE_BYTES_MAX + 1], new_value[CONFIG_VALUE_BYTES_MAX + 1];
+    char title[TITLE_BYTES], old_value[CONFIG_TEXT_BYTES_MAX + 1], new_value[CONFIG_TEXT_BYTES_MAX + 1];
 
     config_section_title(kind, old, title);
     for (uint32_t k = 0; k < config_kinds[kind].n_keys; k++) {

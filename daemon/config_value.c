@@ -359,6 +359,8 @@ int config_value_parse(const struct config_key *key, const char *text, const str
     case CONFIG_TYPE_USERS:
     case CONFIG_TYPE_GROUPS:
         return parse_ids(text, key->type == CONFIG_TYPE_GROUPS, env, member, ret_message);
+    case CONFIG_TYPE_GPUS:
+        return config_gpus_parse(key->zero, text, member, ret_message);
     }
     return refuse(ret_message, "unknown type");
 }
@@ -409,7 +411,7 @@ static const char *amount_print(const struct config_amount *amount, char text[st
 }
 
 void config_value_print(const struct config_key *key, const struct config_section *section,
-                        char ret_text[static CONFIG_VALUE_BYTES_MAX + 1])
+                        char ret_text[static CONFIG_TEXT_BYTES_MAX + 1])
 {
     const void *member = (const char *)section + key->offset;
     const uint32_t *u32 = member;
@@ -457,6 +459,9 @@ void config_value_print(const struct config_key *key, const struct config_sectio
         text = ((const struct config_ids *)member)->text;
         text = *text == '\0' ? "none" : text;
         break;
+    case CONFIG_TYPE_GPUS:
+        config_gpus_print(key->zero, member, ret_text);
+        return;
     }
     snprintf(ret_text, CONFIG_VALUE_BYTES_MAX + 1, "%s", text);
 }

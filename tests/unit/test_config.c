@@ -97,6 +97,7 @@ static void load_bad(const char *text, size_t bytes, uint32_t line, const char *
 }
 
 #define POOL "[pool p]\nusers = alice\n"
+#define UUID(n) "GPU-8932f937-d72c-4106-c12f-20bd9faed9" n
 
 static const struct {
     uint32_t line;
@@ -175,6 +176,16 @@ static const struct {
     {3, POOL "linger = 5m\n", "is not a unit of time"},
     {3, POOL "linger = 30\n", "needs a unit"},
     {3, POOL "gpu = 10 %\n", "a number of bytes"},
+    {3, POOL "gpus = 0\n", "'0' is not a GPU as nvidia-smi -L prints it (GPU-..., MIG-...), and not 'all' or 'none'"},
+    {3, POOL "gpus = all, none\n", "'all' is not a GPU"},
+    {3, POOL "gpus = ,\n", "names no GPU"},
+    {2, "[daemon]\ngpus = all\n", "and not 'any' or 'none'"},
+    {2, "[daemon]\ngpus = " UUID("0") "\n", "is not a GPU"},
+    {2, "[daemon]\ngpus = " UUID("012") "\n", "is not a GPU"},
+    {2, "[daemon]\ngpus = 8932f937-d72c-4106-c12f-20bd9faed9f6\n", "is not a GPU"},
+    {5, "[daemon]\ngpus = " UUID("01") "\n" POOL "gpus = " UUID("01") " " UUID("02") "\n",
+     UUID("02") " is not in gpus of [daemon]"},
+    {5, "[daemon]\ngpus = none\n" POOL "gpus = " UUID("01") "\n", "is not in gpus of [daemon]"},
     {3, POOL "cxl = 10 %\n", "there is no cxl tier"},
     {3, POOL "nvme = 10 %\n", "there is no device"},
     {3, POOL "weight = 0\n", "not within 1 and 1000"},
@@ -384,6 +395,65 @@ START_TEST(values)
     ck_assert_uint_eq(config_pool_budget_bytes(c, 1, CONFIG_TIER_DRAM, 512 * MIB),
                       512 * MIB); /* a smaller tier came up */
     config_free(c);
+}
+END_TEST
+
+static const uint8_t *uuid(uint8_t last)
+{
+    static uint8_t bytes[16] = {0x89, 0x32, 0xf9, 0x37, 0xd7, 0x2c, 0x41, 0x06,
+                                0xc1, 0x2f, 0x20, 0xbd, 0x9f, 0xae, 0xd9};
+
+    bytes[15] = last;
+    return bytes;
+}
+
+START_TEST(gpus)
+{
+    cleanup_config struct spillway_config *c = load_ok(POOL "[pool q]\nusers = bob\ngpus = none\n");
+    cleanup_config struct spillway_config *list =
+        load_ok("[daemon]\ngpus = " UUID("01") ",\tMIG-8932F937-d72c-4106-c12f-20bd9faed902 " UUID(
+            "01") "\n" POOL "gpus = " UUID("02") "\n[pool q]\nusers = bob\n");
+    static struct config_changes changes;
+
+    ck_assert(config_gpus_have(&c->daemon.gpus, uuid(1)) && config_gpus_have(&c->pools[0].gpus, uuid(1)));
+    ck_assert(!config_gpus_have(&c->pools[1].gpus, uuid(1)));
+    ck_assert_uint_eq(list->daemon.gpus.n, 2);
+    ck_assert(config_gpus_have(&list->daemon.gpus, uuid(1)) && config_gpus_have(&list->daemon.gpus, uuid(2)));
+    ck_assert(!list->daemon.gpus.at[0].is_mig && list->daemon.gpus.at[1].is_mig);
+    ck_assert(!config_gpus_have(&list->daemon.gpus, uuid(3)));
+    ck_assert(!config_gpus_have(&list->pools[0].gpus, uuid(1)) && config_gpus_have(&list->pools[0].gpus, uuid(2)));
+    ck_assert(config_gpus_have(&list->pools[1].gpus, uuid(3))); /* all that are served */
+    config_diff(c, list, &changes);
+    ck_assert_uint_eq(changes.n, 3);
+    ck_assert_uint_eq(changes.n_restart, 0);
+    ck_assert_str_eq(changes.at[0].old_value, "any");
+    ck_assert_str_eq(changes.at[0].new_value, UUID("01") ", MIG-8932f937-d72c-4106-c12f-20bd9faed902");
+    ck_assert_str_eq(changes.at[1].old_value, "all");
+    ck_assert_str_eq(changes.at[2].old_value, "none");
+}
+END_TEST
+
+/* As many as there are places for: more than another value may have. */
+START_TEST(many_gpus)
+{
+    char text[GPUS_MAX * 48] = "[daemon]\ngpus = ", printed_text[sizeof(text)];
+    static struct config_changes changes;
+
+    for (int i = 0; i < GPUS_MAX; i++)
+        snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sGPU-8932f937-d72c-4106-c12f-20bd9faed9%02x",
+                 i ? ", " : "", i);
+    snprintf(printed_text, sizeof(printed_text), "%s", text + strlen("[daemon]\ngpus = "));
+    snprintf(text + strlen(text), sizeof(text) - strlen(text), "\n");
+    cleanup_config struct spillway_config *c = load_ok(text), *none = load_ok("");
+    ck_assert_uint_eq(c->daemon.gpus.n, GPUS_MAX);
+    config_diff(none, c, &changes);
+    ck_assert_str_eq(changes.at[0].new_value, printed_text);
+    snprintf(text + strlen(text) - 1, sizeof(text) - strlen(text), " GPU-8932f937-d72c-4106-c12f-20bd9faed9ff\n");
+    load_bad(text, strlen(text), 2, "more than 2687 characters");
+    char *comma; /* shorter, but as many */
+    while ((comma = strstr(text, ", ")) != NULL)
+        memmove(comma, comma + 1, strlen(comma));
+    load_bad(text, strlen(text), 2, "more than 64 GPUs");
 }
 END_TEST
 
@@ -712,6 +782,8 @@ int main(void)
     tcase_add_test(tc, all_mistakes_are_told);
     tcase_add_test(tc, defaults);
     tcase_add_test(tc, values);
+    tcase_add_test(tc, gpus);
+    tcase_add_test(tc, many_gpus);
     tcase_add_test(tc, example);
     tcase_add_test(tc, diff_and_merge);
     tcase_add_test(tc, live_numbers);
