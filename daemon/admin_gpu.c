@@ -38,6 +38,7 @@ static void put_gpu(struct json_object *o, const struct gpu_info *info)
     put_text(o, "uuid", info->uuid);
     put_text(o, "name", info->name);
     put_text(o, "state", info->state);
+    json_object_object_add(o, "listed", json_object_new_boolean(info->is_listed));
     json_object_object_add(o, "pid", info->pid > 0 ? json_object_new_int(info->pid) : NULL);
     json_object_object_add(o, "restarts", json_object_new_uint64(info->restarts));
     put_text(o, "last_error", info->error);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/control_budget.h"
+#include "daemon/gpu.h"
 #include "daemon/log.h"
 #include "daemon/owner.h"
 #include "daemon/sd.h"
@@ -319,6 +320,7 @@ static void reload_apply(struct control *control)
         engine_tune(control->engines[i], tune);
     }
     budgets_reload(control);
+    gpus_configured(control->gpus);
 }
 
 static void reload_say(const struct config_changes *changes)

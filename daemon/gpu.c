@@ -40,9 +40,11 @@ void gpu_kill(struct gpu *gpu, const char *why)
     if (gpu->state != GPU_STARTING && gpu->state != GPU_SERVING)
         return;
     char text[CUDA_UUID_TEXT_BYTES];
+    bool is_news = gpu->state == GPU_SERVING || strcmp(gpu->error, why) != 0; /* it may be tried for ever */
 
     snprintf(gpu->error, sizeof(gpu->error), "%s", why);
-    log_warning("%s: its helper (pid %d) is ended: %s", cuda_uuid_print(&gpu->uuid, text), (int)gpu->pid, why);
+    log_print(is_news ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "%s: its helper (pid %d) is ended: %s",
+              cuda_uuid_print(&gpu->uuid, text), (int)gpu->pid, why);
     gpu_set_state(gpu, GPU_ENDING);
     loop_timer_cancel(&gpu->timer);
     loop_remove(gpu_loop(gpu), &gpu->socket); /* its hang-up would wake us again and again, until it is reaped */
@@ -148,6 +150,20 @@ void gpu_close(struct gpu *gpu)
     }
 }
 
+/* Between two processes, or after the last one. */
+static void gpu_pause(struct gpu *gpu)
+{
+    bool is_kept = gpu_is_kept(gpu);
+
+    gpu_set_state(gpu, gpu->has_served && !is_kept ? GPU_OFF : GPU_PAUSED);
+    if (gpu->gpus->ending)
+        return;
+    if (is_kept)
+        loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + gpu->pause_ms * NS_PER_MS);
+    else if (!gpu->has_served) /* whoever asks for it next starts it */
+        gpu_blame(gpu);
+}
+
 /* Engines have let go of it: nothing of that process is left. */
 static void gpu_over(struct gpu *gpu)
 {
@@ -164,11 +180,8 @@ static void gpu_over(struct gpu *gpu)
             session_gpu_lane_left(lane);
     }
     gpu->incarnation++;
-    gpu_set_state(gpu, GPU_PAUSED);
-    if (gpu->has_served && !gpu->gpus->ending) {
-        gpu->restarts++;
-        loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + gpu->pause_ms * NS_PER_MS);
-    }
+    gpu->restarts += gpu->has_served;
+    gpu_pause(gpu);
 }
 
 static void gpu_removed(struct call *base)
@@ -297,14 +310,15 @@ void gpu_start(struct gpu *gpu)
     char text[CUDA_UUID_TEXT_BYTES];
 
     if (r < 0) {
-        snprintf(gpu->error, sizeof(gpu->error), "spillway-gpu cannot be started: %s", log_errno(r));
-        log_error("%s: %s", cuda_uuid_print(&gpu->uuid, text), gpu->error);
+        char why[GPU_TEXT_BYTES];
+
+        snprintf(why, sizeof(why), "spillway-gpu cannot be started: %s", log_errno(r));
+        if (strcmp(why, gpu->error) != 0)
+            log_error("%s: %s", cuda_uuid_print(&gpu->uuid, text), why);
+        snprintf(gpu->error, sizeof(gpu->error), "%s", why);
         gpu->pid = 0;
-        gpu_set_state(gpu, GPU_PAUSED);
-        if (gpu->has_served) { /* else whoever asks for it next starts it */
-            gpu->pause_ms = MIN(MAX(gpu->pause_ms * 2, (uint32_t)PAUSE_MS_MIN), (uint32_t)GPU_RESTART_MS_MAX);
-            loop_timer_set(gpu_loop(gpu), &gpu->timer, loop_now_ns() + gpu->pause_ms * NS_PER_MS);
-        }
+        gpu->pause_ms = MIN(MAX(gpu->pause_ms * 2, (uint32_t)PAUSE_MS_MIN), (uint32_t)GPU_RESTART_MS_MAX);
+        gpu_pause(gpu);
         return;
     }
     gpu_set_state(gpu, GPU_STARTING);

@@ -4,10 +4,10 @@
  * daemon itself never calls the driver: which GPUs there are is found out by starting a helper for one that somebody names.
  *
  *     OFF ─▶ STARTING ─▶ SERVING ─▶ ENDING ─▶ REMOVING ─▶ PAUSED ─▶ STARTING
- *               └────────────────────▶┘                      └─▶ OFF
+ *               └────────────────────▶┘           └─▶ OFF ◀─┘
  * OFF: no process. STARTING: until START is answered. ENDING: it was killed, or its socket ended, and is not reaped yet: only
- * then its copies have ended for sure. REMOVING: engines let go of it. PAUSED: it is started again by and by if it served
- * before; else the next who asks for it starts it. gpu_set_state() is the one place that assigns it.
+ * then its copies have ended for sure. REMOVING: engines let go of it. PAUSED: it is started again by and by if the config
+ * lists it or it served before; else the next who asks for it starts it. gpu_set_state() is the one place that assigns it.
  */
 #pragma once
 
@@ -66,12 +66,15 @@ struct gpu_info {
     const char *state;
     int pid;
     uint32_t restarts, lanes; /* of the process that is there now */
+    bool is_listed;           /* by UUID, in the config */
     struct gpu_stat stat;     /* at most a second old while there are lanes; a new process begins anew */
 };
 
 must_check int gpus_new(struct control *control, struct gpus **ret_gpus);
 /* All sessions are gone, and all engines: ends the helpers. Takes NULL. */
 void gpus_free(struct gpus *gpus);
+/* The config is there, or another one; engines run. Starts what it lists, and ends what it does not have any more. */
+void gpus_configured(struct gpus *gpus);
 /* A chunk is there, or gone; the engine's callback. */
 void gpus_chunk_note(void *ctx, struct engine_chunk_note *note);
 bool gpus_are_served(const struct gpus *gpus);
@@ -83,8 +86,15 @@ bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
 
 /* --- Between gpus.c and session_gpu.c ----------------------------------------------------------------------------- */
 
-/* 0: it serves; -EAGAIN: it is being started, from now on at least; -ENODEV; *ret_why: words, valid until the next turn. */
-int gpus_find(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES], struct gpu **ret_gpu, const char **ret_why);
+struct gpu_wanted {
+    const uint8_t *uuid; /* SPW_UUID_BYTES */
+    uint32_t pool;
+    uid_t uid; /* who wants it */
+};
+#define GPUS_FORBIDDEN 1 /* the config does not let that pool use it */
+/* 0: it serves; GPUS_FORBIDDEN; -EAGAIN: it is being started, or will be; -ENODEV. *ret_why: words, valid until the next
+ * turn. */
+int gpus_find(struct gpus *gpus, const struct gpu_wanted *wanted, struct gpu **ret_gpu, const char **ret_why);
 /* Asks the helper for the lane's memory; the answer comes to session_gpu_lane_made(). */
 int gpu_lane_ask(struct gpu *gpu, struct gpu_lane *lane);
 /* Tells it that the lane is over; the answer comes to session_gpu_lane_left(), perhaps at once. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Private to GPUs: gpus.c owns the table of them, gpu.c helpers' lives, gpu_talk.c what is said to them and what they say,
+ * Private to GPUs: gpus.c owns the table of them, gpu_place.c who has a place there, gpu.c helpers' lives, gpu_talk.c what is said to them and what they say,
  * gpu_chunk.c which chunks they know. Control thread.
  */
 #pragma once
@@ -41,6 +41,7 @@ struct gpu {
     enum gpu_state state;
     uint32_t incarnation, restarts, pause_ms, next_number;
     bool has_served;
+    uid_t uid;      /* who named it, while it has not served */
     bool has_ended; /* its process: it is waited for once engines have heard of it */
     pid_t pid;
     struct loop_source pidfd, socket;
@@ -68,6 +69,13 @@ struct known_chunk {
     uint32_t epoch, pool;
 };
 
+/* A user that named GPUs of which none could be started. */
+struct gpu_blame {
+    uid_t uid;
+    uint32_t n_failed;
+    uint64_t until_ns; /* nothing is tried for it before */
+};
+
 struct gpu_ping {
     struct ping_call ping;
     struct gpus *gpus;
@@ -82,6 +90,8 @@ struct gpus {
     struct known_chunk *chunks[ENGINES_MAX]; /* CHUNKS_MAX */
     uint64_t used_bytes[POOLS_MAX];
     struct gpu_ping pings[ENGINES_MAX];
+    struct gpu_blame blames[GPU_BLAMES_MAX];
+    char why[256]; /* what a client is told next */
     bool ending;
 };
 
@@ -130,7 +140,24 @@ void gpu_chunks_look_all(struct gpu *gpu);
 /* Tells it what is due, as far as it listens; is called again when it has. */
 void gpu_chunks_tell(struct gpu *gpu);
 
+/* gpu_place.c */
+/* The config names it. */
+bool gpu_is_listed(const struct gpu *gpu);
+/* It is started again whenever it ends, and has its place for good. */
+bool gpu_is_kept(const struct gpu *gpu);
+/* Starts what may not be there: -EAGAIN, and words, if it does, or will; -ENODEV: that user is to wait. */
+int gpu_try(struct gpu *gpu, uid_t uid, const char **ret_why);
+/* It could not be started, and is not kept: whoever named it waits before the next one. */
+void gpu_blame(struct gpu *gpu);
+struct gpu *gpu_find(const struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES]);
+/* Its place, or one for it. NULL: there is none. */
+struct gpu *gpu_place(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES]);
+/* The same for what a user names, who may have few. -EAGAIN: all of them are busy; -ENODEV: there is none. */
+int gpu_place_for(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES], uid_t uid, struct gpu **ret_gpu);
+
 /* gpus.c */
+/* With the next place of the table, of which there must be one. NULL: no memory. */
+struct gpu *gpu_new(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES]);
 /* Whether sessions may attach to it with that pool. */
 bool gpu_pool_may(const struct gpu *gpu, uint32_t pool);
 /* Asks engines whether helpers keep to the rules of their rings; the answers may end some. */

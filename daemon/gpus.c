@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -25,14 +26,14 @@ static void gpu_free(struct gpu *gpu)
     free(gpu);
 }
 
-static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uuid)
+struct gpu *gpu_new(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES])
 {
     struct gpu *gpu = calloc(1, sizeof(*gpu));
 
     if (!gpu)
         return NULL;
     gpu->gpus = gpus;
-    gpu->index = index;
+    gpu->index = gpus->n;
     memcpy(gpu->uuid.bytes, uuid, sizeof(gpu->uuid.bytes));
     gpu->pidfd.fd = gpu->socket.fd = -1;
     loop_timer_init(&gpu->timer, gpu_timer);
@@ -49,53 +50,88 @@ static struct gpu *gpu_new(struct gpus *gpus, uint32_t index, const uint8_t *uui
         gpu_free(gpu);
         return NULL;
     }
-    gpus->gpu[index] = gpu;
-    gpus->n = MAX(gpus->n, index + 1);
+    gpus->gpu[gpus->n++] = gpu;
     return gpu;
 }
 
-/* By its UUID; or a place for it: a new one, or that of one that never served. */
-static struct gpu *gpu_place(struct gpus *gpus, const uint8_t *uuid)
+/* Whether the config has it for that pool; else words that name the key. */
+static bool is_configured(struct gpus *gpus, const struct gpu_wanted *wanted, const char **ret_why)
 {
-    for (uint32_t i = 0; i < gpus->n; i++)
-        if (memcmp(gpus->gpu[i]->uuid.bytes, uuid, SPW_UUID_BYTES) == 0)
-            return gpus->gpu[i];
-    if (gpus->n < GPUS_MAX)
-        return gpu_new(gpus, gpus->n, uuid);
-    for (uint32_t i = 0; i < gpus->n; i++) {
-        struct gpu *gpu = gpus->gpu[i];
+    const struct spillway_config *config = gpus->control->config;
 
-        if (gpu->has_served || gpu->state != GPU_PAUSED)
-            continue;
-        memcpy(gpu->uuid.bytes, uuid, sizeof(gpu->uuid.bytes));
-        gpu->error[0] = 0;
-        gpu_set_state(gpu, GPU_OFF);
-        return gpu;
-    }
-    return NULL;
+    if (config_gpus_have(&config->daemon.gpus, wanted->uuid) &&
+        config_gpus_have(&config->pools[wanted->pool].gpus, wanted->uuid))
+        return true;
+    if (config_gpus_have(&config->daemon.gpus, wanted->uuid))
+        snprintf(gpus->why, sizeof(gpus->why), "pool %s may not use it: see gpus in its [pool] section",
+                 config->pools[wanted->pool].section.name);
+    else
+        snprintf(gpus->why, sizeof(gpus->why), "it is not served here: see gpus in [daemon]");
+    *ret_why = gpus->why;
+    return false;
 }
 
-int gpus_find(struct gpus *gpus, const uint8_t uuid[static SPW_UUID_BYTES], struct gpu **ret_gpu, const char **ret_why)
+int gpus_find(struct gpus *gpus, const struct gpu_wanted *wanted, struct gpu **ret_gpu, const char **ret_why)
 {
-    struct gpu *gpu = gpu_place(gpus, uuid);
+    struct gpu *gpu = NULL;
 
-    *ret_why = "too many GPUs were asked for";
-    if (!gpu)
-        return -ENODEV;
-    *ret_why = "its helper is being started";
+    if (!is_configured(gpus, wanted, ret_why))
+        return GPUS_FORBIDDEN;
+    int r = gpu_place_for(gpus, wanted->uuid, wanted->uid, &gpu);
+
+    *ret_why = r == -EAGAIN ? "others that this user has named are being started" : "too many GPUs were asked for";
+    if (r < 0)
+        return r;
     if (gpu->state == GPU_SERVING) {
         *ret_gpu = gpu;
         return 0;
     }
-    bool failed = gpu->state == GPU_PAUSED && !gpu->has_served;
+    bool has_failed = gpu->state == GPU_PAUSED && !gpu->has_served;
 
-    if (failed && loop_now_ns() - gpu->since_ns < NS_PER_S) { /* as it was a moment ago */
-        *ret_why = gpu->error;
+    *ret_why = gpu->error;
+    if (has_failed && (gpu_is_listed(gpu) || loop_now_ns() - gpu->since_ns < NS_PER_S)) /* as it was a moment ago */
         return -ENODEV;
-    }
-    if (failed || gpu->state == GPU_OFF)
-        gpu_start(gpu);
+    if (has_failed || gpu->state == GPU_OFF)
+        return gpu_try(gpu, wanted->uid, ret_why);
+    *ret_why = "its helper is being started";
     return -EAGAIN;
+}
+
+/* The config does not have it any more: its helper goes when nobody uses it. */
+static void gpu_retire(struct gpu *gpu)
+{
+    if (config_gpus_have(&gpu->gpus->control->config->daemon.gpus, gpu->uuid.bytes) || !list_is_empty(&gpu->lanes))
+        return;
+    if (gpu->state == GPU_PAUSED) {
+        loop_timer_cancel(&gpu->timer);
+        gpu_set_state(gpu, GPU_OFF);
+    } else {
+        gpu_kill(gpu, "it is not in gpus of [daemon] any more");
+    }
+}
+
+void gpus_configured(struct gpus *gpus)
+{
+    const struct config_gpus *served = &gpus->control->config->daemon.gpus;
+    char text[CUDA_UUID_TEXT_BYTES];
+
+    for (uint32_t i = 0; i < gpus->n; i++) {
+        gpu_retire(gpus->gpu[i]);
+        gpu_chunks_look_all(gpus->gpu[i]);
+    }
+    for (uint32_t i = 0; i < served->n; i++) { /* of a list; else there is none */
+        struct gpu *gpu = gpu_place(gpus, served->at[i].uuid);
+
+        if (!gpu) {
+            struct cuda_uuid uuid;
+
+            memcpy(uuid.bytes, served->at[i].uuid, sizeof(uuid.bytes));
+            log_error("%s: no place is left for it until others have gone", cuda_uuid_print(&uuid, text));
+        } else if (gpu->state == GPU_OFF || (gpu->state == GPU_PAUSED && !gpu->has_served)) {
+            loop_timer_cancel(&gpu->timer);
+            gpu_start(gpu);
+        }
+    }
 }
 
 /* --- Lanes ----------------------------------------------------------------------------------------------------------- */
@@ -154,6 +190,7 @@ void gpu_lane_forget(struct gpu_lane *lane)
     gpu_charge(lane, 0);
     if (--gpu->n_pool_lanes[lane->pool] == 0 && !gpu_pool_may(gpu, lane->pool))
         gpu_chunks_look(gpu, lane->pool); /* a reload has taken it from the pool */
+    gpu_retire(gpu);
 }
 
 uint32_t gpu_number(const struct gpu *gpu)
@@ -185,7 +222,9 @@ uint64_t gpus_pool_budget(const struct spillway_config *config, uint32_t pool)
 
 bool gpu_pool_may(const struct gpu *gpu, uint32_t pool)
 {
-    return gpus_pool_budget(gpu->gpus->control->config, pool) > 0;
+    const struct spillway_config *config = gpu->gpus->control->config;
+
+    return gpus_pool_budget(config, pool) > 0 && config_gpus_have(&config->pools[pool].gpus, gpu->uuid.bytes);
 }
 
 bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
@@ -196,8 +235,11 @@ bool gpus_at(const struct gpus *gpus, uint32_t index, struct gpu_info *ret_info)
         return false;
     const struct gpu *gpu = gpus->gpu[index];
 
-    *ret_info = (struct gpu_info){
-        .state = states[gpu->state], .pid = (int)gpu->pid, .restarts = gpu->restarts, .stat = gpu->stat};
+    *ret_info = (struct gpu_info){.state = states[gpu->state],
+                                  .pid = (int)gpu->pid,
+                                  .restarts = gpu->restarts,
+                                  .is_listed = gpu_is_listed(gpu),
+                                  .stat = gpu->stat};
     (void)cuda_uuid_print(&gpu->uuid, ret_info->uuid);
     memcpy(ret_info->name, gpu->name, sizeof(ret_info->name));
     memcpy(ret_info->error, gpu->error, sizeof(ret_info->error));

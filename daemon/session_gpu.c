@@ -229,9 +229,11 @@ void session_gpu_attach(struct session *session, const void *message)
     uint64_t bytes = gpu_lane_bytes(ask.slots, ask.slot_bytes, ask.alloc_bytes);
     if (!attach_is_paid(session, pool, bytes) || !attach_is_numbered(session, ask.engine, &number))
         return;
-    int r = gpus_find(session->control->gpus, ask.uuid, &gpu, &why);
-    if (r < 0) {
-        session_reply_error(session, r, r == -EAGAIN ? SPW_LIMIT_NONE : SPW_LIMIT_GPU_FAILED, "this GPU: %s", why);
+    const struct gpu_wanted wanted = {.uuid = ask.uuid, .pool = pool, .uid = session->who.uid};
+    int r = gpus_find(session->control->gpus, &wanted, &gpu, &why);
+    if (r != 0) {
+        session_reply_error(session, r == GPUS_FORBIDDEN ? -ENODEV : r,
+                            r == -ENODEV ? SPW_LIMIT_GPU_FAILED : SPW_LIMIT_NONE, "this GPU: %s", why);
         return;
     }
     struct gpu_lane *lane = lane_new(session, &ask, pool, number);

@@ -455,6 +455,8 @@ int startup_engines(struct control *control)
         if (r < 0)
             log_error("engine %u does not start: %s", i, log_errno(r));
     }
+    if (r == 0)
+        gpus_configured(control->gpus);
     return r;
 }
 

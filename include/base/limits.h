@@ -134,12 +134,17 @@
 #define GPU_ALLOC_BYTES_MAX (1 * TIB)    /* of a direct lane: more than a GPU has */
 #define DEFAULT_POOL_GPU_BYTES (1 * GIB) /* of lanes of one pool, on all GPUs */
 #define GPU_RESTART_MS_MAX 30000         /* the longest pause before a helper is started again */
-#define GPU_END_MS 5000                  /* for all helpers to end, when the daemon does */
-#define GPU_TAKE_MAX 256                 /* commands of one ring that a helper takes in one turn */
-#define GPU_MESSAGES_MAX 16              /* of the daemon, likewise */
-#define GPU_SOCKET_TURNS 64              /* of a busy helper, until it looks for messages again */
-#define GPU_SPIN_US_MAX 1000000          /* that a helper polls before it naps */
-#define GPU_NAP_NS_MIN 20000 /* of a helper that expects what wakes nobody: at first, and from the fourth on */
+#define GPU_TRIALS_MAX 8                 /* helpers at a time of GPUs that may not be there; of one user: */
+#define GPU_UID_TRIALS_MAX 4
+#define GPU_UID_PLACES_MAX 4    /* GPUs that a user named and that never served; the next takes the place of one */
+#define GPU_BLAMES_MAX 64       /* users that named GPUs that could not be started */
+#define GPU_BLAME_MS_MAX 60000  /* the longest pause before one is tried again for such a user */
+#define GPU_END_MS 5000         /* for all helpers to end, when the daemon does */
+#define GPU_TAKE_MAX 256        /* commands of one ring that a helper takes in one turn */
+#define GPU_MESSAGES_MAX 16     /* of the daemon, likewise */
+#define GPU_SOCKET_TURNS 64     /* of a busy helper, until it looks for messages again */
+#define GPU_SPIN_US_MAX 1000000 /* that a helper polls before it naps */
+#define GPU_NAP_NS_MIN 20000    /* of a helper that expects what wakes nobody: at first, and from the fourth on */
 #define GPU_NAP_NS_MAX 50000
 #define GPU_HANG_MS 10000 /* a copy that takes longer never ends: the context is given up */
 #define GPU_STOP_MS 1000  /* for copies under way, when the daemon has gone */

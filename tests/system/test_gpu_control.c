@@ -69,6 +69,19 @@ static void check_text(const char *name, const char *want)
     json_object_put(gpu);
 }
 
+static void wait_text(const char *name, const char *want)
+{
+    for (int64_t end = clock_ms() + WAIT_MS;; sleep_ms(20)) {
+        struct json_object *gpu = gpu_shown(1), *o = member(gpu, name);
+        bool is_there = o && strstr(json_object_get_string(o), want);
+
+        ck_assert_msg(is_there || clock_ms() < end, "%s: %s", name, json_object_get_string(o));
+        json_object_put(gpu);
+        if (is_there)
+            return;
+    }
+}
+
 static void uuid_print(char ret_text[static 64])
 {
     const uint8_t *u = rig.uuid;
@@ -227,6 +240,89 @@ START_TEST(a_session_has_few_lanes)
 }
 END_TEST
 
+/* The daemon does not find the driver; this process has it already. */
+START_TEST(without_a_driver_there_is_no_gpu)
+{
+    static const char *const variable = "LD_LIBRARY_PATH";
+    const char *path = getenv(variable);
+
+    gpu_rig_driver(&rig);
+    if (!rig.control || !path) {
+        puts("SKIP: the machine has a driver, and it cannot be taken away");
+        return;
+    }
+    unsetenv(variable);
+    gpu_rig_daemon(&rig, 128 * MIB, 0);
+    setenv(variable, path, 1);
+    rig.session = daemon_connect(&rig.daemon);
+    rig.space = daemon_space(rig.session, "default", "kv", ITEM_BYTES, SPW_CLASS_KV, SPW_CACHE);
+    ck_assert_int_eq(gpu_rig_attach(&rig, NULL, &rig.gpu), -ENODEV);
+    ck_assert_uint_eq(spw_error_limit(), SPW_LIMIT_GPU_FAILED);
+    ck_assert_msg(strstr(spw_error_text(), "libcuda.so.1"), "%s", spw_error_text());
+    wait_text("state", "paused");
+    check_text("last_error", "libcuda.so.1");
+    ck_assert_int_eq(number("lanes"), 0);
+    ck_assert_int_eq(number("pid"), 0);
+    ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/used_bytes"), 0);
+    rig.gpu = NULL;
+    gpu_rig_close(&rig);
+}
+END_TEST
+
+static void configure_gpus(const char *daemon_gpus, const char *pool_keys)
+{
+    char keys[256], sections[256];
+
+    snprintf(keys, sizeof(keys), "engines = 1\ngpus = %s\n", daemon_gpus);
+    snprintf(sections, sizeof(sections), "[tier.dram]\nsize = 128 MiB\n[pool default]\n%s", pool_keys);
+    daemon_configure(&rig.daemon, keys, sections);
+}
+
+static void reload_gpus(const char *daemon_gpus, const char *pool_keys, const char *logged)
+{
+    configure_gpus(daemon_gpus, pool_keys);
+    kill(rig.daemon.pid, SIGHUP);
+    for (int64_t end = clock_ms() + WAIT_MS; !daemon_logged(&rig.daemon, logged);)
+        ck_assert_msg(clock_ms() < end, "no '%s' in %s", logged, daemon_log(&rig.daemon));
+}
+
+static void attach_is_forbidden(const char *words)
+{
+    spw_gpu *gpu;
+
+    ck_assert_int_eq(gpu_rig_attach(&rig, NULL, &gpu), -ENODEV);
+    ck_assert_msg(strstr(spw_error_text(), words) != NULL, "\"%s\" in: %s", words, spw_error_text());
+}
+
+START_TEST(what_is_listed_is_served_from_the_start)
+{
+    char uuid[64];
+
+    gpu_rig_driver(&rig);
+    gpu_rig_context(&rig);
+    uuid_print(uuid);
+    daemon_init(&rig.daemon);
+    configure_gpus(uuid, "");
+    daemon_start(&rig.daemon);
+    wait_text("state", "serving"); /* nobody has asked for it */
+    check_text("uuid", uuid);
+    check_text("listed", "true");
+    gpu_rig_connect(&rig, ITEM_BYTES);
+    reload_gpus(uuid, "gpus = none\n", "[pool default] gpus: none, was all");
+    attach_is_forbidden("pool default may not use it: see gpus in its [pool] section");
+    reload_gpus("none", "", "gpus: none, was GPU-");
+    attach_is_forbidden("see gpus in [daemon]");
+    check_text("state", "serving"); /* there is a lane */
+    spw_gpu_detach(rig.gpu);
+    rig.gpu = NULL;
+    wait_text("state", "off");
+    reload_gpus("any", "", "gpus: any, was none");
+    ck_assert_int_eq(gpu_rig_attach(&rig, NULL, &rig.gpu), 0);
+    check_text("listed", "false");
+    gpu_rig_close(&rig);
+}
+END_TEST
+
 START_TEST(a_pool_without_a_budget_starts_nothing)
 {
     gpu_rig_driver(&rig);
@@ -253,6 +349,8 @@ int main(void)
     tcase_add_test(tc, a_pool_has_a_budget);
     tcase_add_test(tc, a_pool_without_a_budget_starts_nothing);
     tcase_add_test(tc, a_session_has_few_lanes);
+    tcase_add_test(tc, without_a_driver_there_is_no_gpu);
+    tcase_add_test(tc, what_is_listed_is_served_from_the_start);
     suite_add_tcase(s, tc);
     return suite_main(s);
 }
