@@ -244,7 +244,7 @@ struct client_call {
     const uint64_t *sizes;   /* length of each item; NULL: the same for all */
     const uint64_t *offsets; /* where each begins; likewise */
     uint64_t offset_bytes, length_bytes;
-    uint64_t arg[2];
+    uint64_t arg[3];
     uint32_t timeout_ms;
     uint32_t handle_flags; /* SPW_RELEASE_… */
     uint8_t opcode, flags; /* of the SQE */

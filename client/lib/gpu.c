@@ -53,13 +53,19 @@ int client_gpu_space_check(const char *name, const struct spw_gpu *gpu, const sp
 
 static bool lane_runs(const struct gpu_lane *lane)
 {
-    for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
-        if (lane->gpu->cuda->StreamQuery(lane->directions[i].stream) == NV_ERROR_NOT_READY)
+    const struct cuda_driver *cuda = lane->gpu->cuda;
+
+    for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
+        const struct gpu_direction_state *d = &lane->directions[i];
+
+        if (cuda->StreamQuery(d->stream) == NV_ERROR_NOT_READY ||
+            (d->ends && cuda->StreamQuery(d->ends) == NV_ERROR_NOT_READY))
             return true;
+    }
     return false;
 }
 
-static bool lane_is_idle(const struct gpu_lane *lane)
+bool client_gpu_lane_is_idle(const struct gpu_lane *lane)
 {
     return list_is_empty(&lane->directions[GPU_SPILL].uses) && list_is_empty(&lane->directions[GPU_FETCH].uses) &&
            !lane_runs(lane);
@@ -73,14 +79,16 @@ int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
         next = l->next;
+        if (lane->memory)
+            continue;
         if (lane->over == 0) {
             *ret_lane = lane;
             return 0;
         }
-        if (lane_is_idle(lane))
+        if (client_gpu_lane_is_idle(lane))
             client_gpu_lane_free(lane);
     }
-    int r = client_gpu_lane_new(gpu, ret_lane);
+    int r = client_gpu_lane_new(gpu, NULL, ret_lane);
     if (r == 0) {
         list_push_head(&gpu->lanes, &(*ret_lane)->link);
         client_gpu_wake(gpu); /* it sleeps on the old one's queue */
@@ -109,16 +117,17 @@ static bool gpu_works(const struct spw_gpu *gpu)
 
 /* What the thread sleeps with. */
 struct thread_sleep {
-    struct pollfd fds[3];
+    struct pollfd fds[2 + SESSION_GPU_LANES_MAX]; /* the first is to wake it; the lane with slots has two queues */
+    nfds_t n_fds;
     int64_t nap_ns; /* at most so long; 0: it need not sleep; -1: as long as nobody wakes it */
 };
 
-static void sleep_on(struct thread_sleep *sleep, struct pollfd *pollfd, spw_queue *queue)
+static void sleep_on(struct thread_sleep *sleep, spw_queue *queue)
 {
-    int r = client_queue_arm(queue);
+    int r = sleep->n_fds < ARRAY_LEN(sleep->fds) ? client_queue_arm(queue) : -EMFILE;
 
     if (r == 0)
-        pollfd->fd = spw_queue_fd(queue);
+        sleep->fds[sleep->n_fds++] = (struct pollfd){.fd = spw_queue_fd(queue), .events = POLLIN};
     else if (r == 1)
         sleep->nap_ns = 0; /* something has come already */
 }
@@ -128,20 +137,25 @@ static void sleep_prepare(struct spw_gpu *gpu, const struct gpu_awaited *await, 
     ret_sleep->nap_ns = await->look ? GPU_NAP_NS : THREAD_SLEEP_MS * INT64_C(1000000);
     if (!gpu_works(gpu))
         ret_sleep->nap_ns = -1;
-    if (ret_sleep->nap_ns < 0 || list_is_empty(&gpu->lanes))
+    if (ret_sleep->nap_ns < 0)
         return;
-    const struct gpu_lane *lane = list_first_entry(&gpu->lanes, struct gpu_lane, link);
+    bool is_first = true;
 
-    sleep_on(ret_sleep, &ret_sleep->fds[1], lane->moves);
-    if (await->leases)
-        sleep_on(ret_sleep, &ret_sleep->fds[2], lane->leases);
+    list_for_each (l, &gpu->lanes) {
+        const struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+        if (lane->memory ? lane->directions[GPU_SPILL].n_uses + lane->directions[GPU_FETCH].n_uses > 0 : is_first)
+            sleep_on(ret_sleep, lane->moves);
+        if (!lane->memory && is_first && await->leases)
+            sleep_on(ret_sleep, lane->leases);
+        is_first &= lane->memory != NULL;
+    }
 }
 
 static void thread_turn(struct spw_gpu *gpu, struct thread_sleep *ret_sleep)
 {
-    *ret_sleep = (struct thread_sleep){
-        .fds = {{.fd = gpu->wake_fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}, {.fd = -1, .events = POLLIN}},
-        .nap_ns = GPU_NAP_NS};
+    *ret_sleep =
+        (struct thread_sleep){.fds = {{.fd = gpu->wake_fd, .events = POLLIN}}, .n_fds = 1, .nap_ns = GPU_NAP_NS};
     list_for_each (l, &gpu->lanes) {
         const struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
@@ -162,7 +176,7 @@ static void thread_sleep(const struct spw_gpu *gpu, struct thread_sleep *sleep)
 
     if (sleep->nap_ns == 0)
         return;
-    (void)ppoll(sleep->fds, ARRAY_LEN(sleep->fds), sleep->nap_ns > 0 ? &nap : NULL, NULL);
+    (void)ppoll(sleep->fds, sleep->n_fds, sleep->nap_ns > 0 ? &nap : NULL, NULL);
     if (sleep->fds[0].revents)
         (void)!eventfd_read(gpu->wake_fd, &value);
 }
@@ -250,7 +264,7 @@ static void gpu_destroy(struct spw_gpu *gpu)
             struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
             next = l->next;
-            if (lane_is_idle(lane))
+            if (client_gpu_lane_is_idle(lane))
                 client_gpu_lane_free(lane);
             else if (!lane_runs(lane)) /* the daemon is silent: its answers may come until spw_close() */
                 client_gpu_lane_release(lane);

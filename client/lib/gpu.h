@@ -4,6 +4,7 @@
  *
  *   gpu_range.c    the API: ranges of objects
  *   gpu_job.c      the API on jobs: start, wait, join, cancel; blocks
+ *   gpu_alloc.c    the API on memory that the daemon hands out; how a direct lane moves
  *   gpu.c          attaching, and the thread that keeps jobs going
  *   gpu_use.c      what becomes of a job, one slot's worth at a time
  *   gpu_element.c  what a job's elements are: blocks of a layout, or ranges
@@ -32,6 +33,8 @@
 #define GPU_NAP_NS 50000                                   /* between two looks at what wakes nobody */
 #define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
+#define GPU_DIRECT_SLOTS 16                   /* uses of an allocation that are on their way, in each direction */
+#define GPU_DIRECT_RUN_BYTES (256 * KIB)      /* of what lies together, on average: below that slots are faster */
 #define GPU_PIECES_MAX 4096                   /* of one layout */
 #define GPU_USE_RANGES_MAX KERNEL_PIECES_NEAR /* parts, and what lies between them, of one use */
 #define GPU_USE_BYTES_MIN (4 * MIB)           /* of the first use of a job, and of its last ones */
@@ -43,6 +46,7 @@ enum gpu_direction { GPU_SPILL, GPU_FETCH, GPU_DIRECTIONS };
 /*
  *   LEASING ─ RESERVE, ACQUIRE answered ─▶ LEASED ─ a slot is free: kernel and copy are on their way ─▶ MOVING
  *   ─ copied, and the slot is free again ─▶ ENDING ─ COMMIT, ABORT, RELEASE answered ─▶ gone
+ *   MOVING ─ copied, but elements without leases part it from more, on a direct lane ─▶ LEASED
  * use_set_state() is the one place that assigns it.
  */
 enum gpu_use_state { GPU_USE_LEASING, GPU_USE_LEASED, GPU_USE_MOVING, GPU_USE_ENDING };
@@ -57,6 +61,7 @@ struct gpu_use {
     uint64_t moved_bytes;              /* of those with leases */
     uint64_t leased_bytes;             /* as the pool counts them */
     uint64_t seq;                      /* MOVING: of its slot */
+    uint32_t run, run_end;             /* of a direct lane: the elements that are copied at once */
     int error;                         /* why its elements failed, if they did */
     bool on_stream, source_free, told; /* the job knows */
     bool orphan;                       /* the job needs it no more, or ended without it */
@@ -71,31 +76,42 @@ struct gpu_direction_state {
     uint32_t n_ahead; /* LEASING and LEASED */
     uint32_t n_uses;
     struct CUstream_st *stream;
+    struct CUstream_st *ends; /* of a direct lane: waits for copies, which `stream` lets begin */
     struct spw_gpu_fence *fence;
     uint64_t fence_address;      /* on the device */
     struct gpu_use **slots;      /* whose they are; NULL: free */
-    struct CUevent_st **emptied; /* of each slot: after its kernel */
+    struct CUevent_st **emptied; /* of each slot: after its kernel, or copy */
 };
 
 struct gpu_lane {
-    struct list link; /* spw_gpu.lanes: the first is in use, the others are over and not yet idle */
+    struct list link; /* spw_gpu.lanes: the first with slots is in use, the others are over and not yet idle */
     struct spw_gpu *gpu;
+    struct spw_gpu_memory *memory; /* of a direct lane; NULL: it has slots */
     uint32_t number, slots;
     uint64_t slot_bytes, staging_bytes;
     uint64_t use_bytes;                      /* of one use at most: a slot's, or less in a small pool */
     uint64_t leased_bytes, leased_bytes_max; /* of all uses */
     uint32_t n_leased;                       /* elements of all uses */
     int over;                                /* 0, or the negative errno that ended it */
-    spw_queue *leases, *moves; /* requests for leases, and for copies: so that one can be slept for without the other */
+    spw_queue *leases,
+        *moves; /* requests for leases, and for copies: so that one can be slept for without the other; of a
+                                  direct lane, the same */
     struct client_map fences_map;
     bool fences_registered, mapped;
-    uint64_t staging_handle, staging; /* device address */
+    uint64_t staging_handle, staging; /* device address: of slots, or of the allocation */
     /* For each slot, spills' first; host memory that kernels read, or write. */
     uint32_t *ids;               /* SPW_LIST_MAX: of blocks */
     struct kernel_piece *ranges; /* GPU_USE_RANGES_MAX: where ranges lie */
     uint64_t *errors;            /* one: what a kernel found in `status` */
     uint64_t ids_address, ranges_address, errors_address;
     struct gpu_direction_state directions[GPU_DIRECTIONS];
+};
+
+/* What spw_gpu_alloc() gave: it is its lane's, and goes with it. */
+struct spw_gpu_memory {
+    struct gpu_lane *lane;
+    uint64_t bytes;
+    uint32_t n_jobs;
 };
 
 struct spw_gpu_layout {
@@ -120,6 +136,7 @@ struct spw_gpu_job {
     struct list all;  /* spw_gpu.all_jobs, until it is freed */
     struct spw_gpu *gpu;
     struct spw_gpu_layout *layout; /* of blocks; may be freed once the job is done: orphans need it no more */
+    struct spw_gpu_memory *memory; /* whose direct lane it takes, as its parts lie there; NULL: slots */
     spw_space *space;
     uint32_t item_bytes; /* of a block; 0: ranges */
     enum gpu_direction direction;
@@ -173,18 +190,24 @@ struct spw_gpu {
 };
 
 /* gpu_lane.c. With the context current. */
-int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;
+/* memory: its direct lane; NULL: one with slots. */
+int client_gpu_lane_new(struct spw_gpu *gpu, struct spw_gpu_memory *memory, struct gpu_lane **ret_lane) must_check;
 /* Gives back what it has of the driver: no kernel of it runs. */
 void client_gpu_lane_release(struct gpu_lane *lane);
 /* The same, and the rest: nothing of it is on its way. Takes NULL. */
 void client_gpu_lane_free(struct gpu_lane *lane);
 /* Every wait for it goes on, and kernels touch no slot any more. The first error stays. */
 void client_gpu_lane_over(struct gpu_lane *lane, int error);
-/* Launches the kernel of a use that has its slot, and what tells the daemon so. */
+/* Launches the kernel of a use that has its slot, and what tells the daemon so; of a direct lane, that alone. */
 int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use) must_check;
-/* Has the slot's kernel ended? 0: not yet; 1; or an errno: nothing runs any more, and it may not have run. */
+/* Has the slot's kernel ended, or the copy? 0: not yet; 1; or an errno: nothing runs any more, and it may not have run. */
 int client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *use) must_check;
 int client_gpu_error(int result, const char *what) must_check;
+
+/* gpu_alloc.c. With the lock and the context. */
+int client_gpu_direct_launch(struct gpu_lane *lane, const struct gpu_use *use) must_check;
+/* The memory that has all of these bytes, or NULL. */
+struct spw_gpu_memory *client_gpu_memory_find(const struct spw_gpu *gpu, uint64_t address, uint64_t bytes);
 
 /* gpu_map.c. It maps nothing any more. */
 void client_gpu_map_end(struct spw_gpu *gpu);
@@ -209,6 +232,11 @@ uint64_t client_gpu_elements_leased_max(const struct gpu_lane *lane, const struc
 /* Asks for leases on a use's elements; and gives them back, publishing what was spilled if all went well. */
 int client_gpu_elements_lease(struct gpu_lane *lane, struct gpu_use *use, uint32_t timeout_ms) must_check;
 int client_gpu_elements_give(struct gpu_lane *lane, struct gpu_use *use) must_check;
+/* The next elements that have leases and lie together in an allocation: one copy. False: there are no more. */
+bool client_gpu_elements_next_run(struct gpu_use *use);
+bool client_gpu_elements_run_is_last(const struct gpu_use *use);
+/* Of the run, in the allocation. */
+uint64_t client_gpu_elements_run_offset(const struct gpu_lane *lane, const struct gpu_use *use);
 /* Where the elements with leases lie: written to the slot's tables, and what a kernel is told of them. */
 void client_gpu_elements_place(struct gpu_lane *lane, const struct gpu_use *use, uint32_t place,
                                struct kernel_args *args);
@@ -242,6 +270,7 @@ void client_gpu_job_destroy(struct spw_gpu_job *job);
 void client_gpu_job_free_locked(struct spw_gpu_job *job);
 
 /* gpu.c */
+bool client_gpu_lane_is_idle(const struct gpu_lane *lane);
 /* Takes the lock and makes the context current; 0, or why not. */
 int client_gpu_enter(const char *name, struct spw_gpu *gpu) must_check;
 /* -EXDEV unless its lanes are for that space. */

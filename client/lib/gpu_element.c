@@ -42,6 +42,18 @@ uint64_t client_gpu_elements_leased_max(const struct gpu_lane *lane, const struc
     return job_has_ranges(job) ? MAX(lane->leased_bytes_max / 4, (uint64_t)job->space->piece_bytes) : lane->use_bytes;
 }
 
+/* An element of a job that goes straight into an allocation is one part of it, or several without a gap. */
+static uint64_t element_address(const struct spw_gpu_job *job, size_t i)
+{
+    return job->parts[parts_begin(job, i)].address;
+}
+
+/* Can a use have both it and the one before? A copy of a direct lane is of bytes that lie together. */
+static bool element_follows(const struct spw_gpu_job *job, size_t i)
+{
+    return !job->memory || element_address(job, i) == element_address(job, i - 1) + job->sizes[i - 1];
+}
+
 /* Of the tables that a kernel reads. */
 static bool parts_fit(const struct spw_gpu_job *job, size_t end)
 {
@@ -58,7 +70,7 @@ uint32_t client_gpu_elements_fit(const struct gpu_lane *lane, const struct spw_g
     uint32_t n = 1;
 
     while (n < n_max && bytes + element_bytes(job, job->next + n) <= bytes_max && (n + 1) * each <= leased_max &&
-           parts_fit(job, job->next + n + 1))
+           parts_fit(job, job->next + n + 1) && element_follows(job, job->next + n))
         bytes += element_bytes(job, job->next + n++);
     *ret_bytes = bytes;
     *ret_leased_bytes = n * each;
@@ -115,6 +127,32 @@ void client_gpu_elements_count(struct gpu_use *use)
         use->n_moved++;
         use->moved_bytes += element_bytes(use->job, use->first + i);
     }
+}
+
+/* --- Runs of a direct lane ------------------------------------------------------------------------------------------- */
+
+static uint32_t skip(const struct gpu_use *use, uint32_t i, bool leased)
+{
+    while (i < use->n && (use->views[i].lease != 0) == leased)
+        i++;
+    return i;
+}
+
+bool client_gpu_elements_next_run(struct gpu_use *use)
+{
+    use->run = skip(use, use->run_end, false);
+    use->run_end = skip(use, use->run, true);
+    return use->run < use->n;
+}
+
+bool client_gpu_elements_run_is_last(const struct gpu_use *use)
+{
+    return skip(use, use->run_end, false) == use->n;
+}
+
+uint64_t client_gpu_elements_run_offset(const struct gpu_lane *lane, const struct gpu_use *use)
+{
+    return element_address(use->job, use->first + use->run) - lane->staging;
 }
 
 /* --- Kernels --------------------------------------------------------------------------------------------------------- */

@@ -95,7 +95,9 @@ static int job_start(const char *name, struct spw_gpu_job *job, struct CUstream_
     struct gpu_lane *lane;
     int r = job_mark(name, job, stream);
 
-    if (r == 0)
+    if (r == 0 && job->memory && job->memory->lane->over < 0)
+        r = client_error(-EPIPE, 0, "%s: this memory's lane to the daemon has ended: it must be allocated anew", name);
+    else if (r == 0 && !job->memory)
         r = client_gpu_lane(gpu, &lane);
     if (r < 0) {
         if (job->begin)
@@ -104,6 +106,8 @@ static int job_start(const char *name, struct spw_gpu_job *job, struct CUstream_
     }
     if (job->layout)
         job->layout->n_jobs++;
+    if (job->memory)
+        job->memory->n_jobs++;
     list_push_tail(&gpu->jobs, &job->link);
     list_push_tail(&gpu->all_jobs, &job->all);
     (void)client_gpu_pump(gpu);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A lane as the client has it: the staging memory, imported; the page of fences, registered, since streams write and wait
- * there; two streams; and for each slot a list of block ids, one of ranges, and a word for errors in host memory that
- * kernels read and write. Nothing else is pinned. With gpu.lock held.
+ * A lane as the client has it: its memory, imported; the page of fences, registered, since streams write and wait there; two
+ * streams, of a direct lane four; and for each slot a list of block ids, one of ranges, and a word for errors in host memory
+ * that kernels read and write. Nothing else is pinned. With gpu.lock held.
  *
  * A lane that is over is left alone until its streams are idle, then freed: the memory behind its slots must stay as long
  * as a kernel may look at it.
@@ -19,13 +19,23 @@ int client_gpu_error(int result, const char *what)
 
 /* --- Making ---------------------------------------------------------------------------------------------------------- */
 
+static bool reply_is_sane(const struct spw_msg_gpu_attach *ask, const struct spw_msg_gpu *reply)
+{
+    uint64_t needed = ask->alloc_bytes ? ask->alloc_bytes : UINT64_C(2) * reply->slots * reply->slot_bytes;
+
+    return reply->slots > 0 && reply->slots <= GPU_SLOTS_MAX && reply->slot_bytes >= GPU_SLOT_BYTES_MIN &&
+           reply->slot_bytes <= GPU_SLOT_BYTES_MAX && reply->staging_bytes >= needed &&
+           reply->alloc_bytes >= ask->alloc_bytes;
+}
+
 static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
 {
     const struct spw_gpu *gpu = lane->gpu;
     struct spw_msg_gpu_attach ask = {.pool = gpu->space->pool->handle,
                                      .engine = gpu->space->engine,
-                                     .slots = gpu->options.slots,
-                                     .slot_bytes = gpu->options.slot_bytes};
+                                     .slots = lane->memory ? GPU_DIRECT_SLOTS : gpu->options.slots,
+                                     .slot_bytes = lane->memory ? 0 : gpu->options.slot_bytes,
+                                     .alloc_bytes = lane->memory ? lane->memory->bytes : 0};
     struct spw_msg_gpu reply = {0};
 
     memcpy(ask.uuid, gpu->uuid, sizeof(ask.uuid));
@@ -33,8 +43,7 @@ static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
                                    ret_fds, 2);
     if (r < 0)
         return r;
-    if (reply.slots == 0 || reply.slots > GPU_SLOTS_MAX || reply.slot_bytes < GPU_SLOT_BYTES_MIN ||
-        reply.slot_bytes > GPU_SLOT_BYTES_MAX || reply.staging_bytes < UINT64_C(2) * reply.slots * reply.slot_bytes) {
+    if (!reply_is_sane(&ask, &reply)) {
         close(ret_fds[0]);
         close(ret_fds[1]);
         return client_session_end(gpu->session, "a lane with impossible slots");
@@ -57,7 +66,7 @@ static int staging_import(struct gpu_lane *lane, int fd)
                                                NV_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
 
     if (r != NV_SUCCESS)
-        return client_gpu_error(r, "the daemon's staging memory");
+        return client_gpu_error(r, "memory of the daemon's");
     r = cuda->MemAddressReserve(&lane->staging, lane->staging_bytes, 0, 0, 0);
     if (r == NV_SUCCESS) {
         r = cuda->MemMap(lane->staging, lane->staging_bytes, 0, lane->staging_handle, 0);
@@ -65,7 +74,7 @@ static int staging_import(struct gpu_lane *lane, int fd)
     }
     if (r == NV_SUCCESS)
         r = cuda->MemSetAccess(lane->staging, lane->staging_bytes, &access, 1);
-    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "mapping the daemon's staging memory");
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "mapping memory of the daemon's");
 }
 
 static int fences_map(struct gpu_lane *lane, int fd)
@@ -113,9 +122,36 @@ static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, 
     if (!d->slots || !d->emptied)
         return client_error(-ENOMEM, 0, "out of memory");
     int r = cuda->StreamCreateWithPriority(&d->stream, NV_STREAM_NON_BLOCKING, priority);
+    if (r == NV_SUCCESS && lane->memory)
+        r = cuda->StreamCreateWithPriority(&d->ends, NV_STREAM_NON_BLOCKING, priority);
     for (uint32_t i = 0; r == NV_SUCCESS && i < lane->slots; i++)
         r = cuda->EventCreate(&d->emptied[i], NV_EVENT_DISABLE_TIMING);
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a stream of a lane");
+}
+
+/* What kernels read and write. */
+static int tables_init(struct gpu_lane *lane)
+{
+    int r =
+        host_alloc(lane, 2 * (uint64_t)lane->slots * SPW_LIST_MAX * sizeof(*lane->ids), &lane->ids, &lane->ids_address);
+    if (r == 0)
+        r = host_alloc(lane, 2 * (uint64_t)lane->slots * GPU_USE_RANGES_MAX * sizeof(*lane->ranges), &lane->ranges,
+                       &lane->ranges_address);
+    if (r == 0)
+        r = host_alloc(lane, 2 * (uint64_t)lane->slots * sizeof(*lane->errors), &lane->errors, &lane->errors_address);
+    return r;
+}
+
+static int queues_init(struct gpu_lane *lane)
+{
+    spw_session *session = lane->gpu->session;
+    int r = spw_queue_new(session, lane->gpu->space, GPU_DIRECTIONS * GPU_USES(lane->slots), &lane->leases);
+
+    if (lane->memory)
+        lane->moves = lane->leases;
+    else if (r == 0)
+        r = spw_queue_new(session, lane->gpu->space, GPU_DIRECTIONS * lane->slots, &lane->moves);
+    return r;
 }
 
 static int lane_init(struct gpu_lane *lane, const int fds[static 2])
@@ -125,27 +161,17 @@ static int lane_init(struct gpu_lane *lane, const int fds[static 2])
 
     if (r == 0)
         r = fences_map(lane, fds[1]);
-    if (r == 0)
-        r = host_alloc(lane, 2 * (uint64_t)lane->slots * SPW_LIST_MAX * sizeof(*lane->ids), &lane->ids,
-                       &lane->ids_address);
-    if (r == 0)
-        r = host_alloc(lane, 2 * (uint64_t)lane->slots * GPU_USE_RANGES_MAX * sizeof(*lane->ranges), &lane->ranges,
-                       &lane->ranges_address);
-    if (r == 0)
-        r = host_alloc(lane, 2 * (uint64_t)lane->slots * sizeof(*lane->errors), &lane->errors, &lane->errors_address);
+    if (r == 0 && !lane->memory)
+        r = tables_init(lane);
     (void)lane->gpu->cuda->CtxGetStreamPriorityRange(&least, &greatest);
     if (r == 0)
         r = direction_init(lane, &lane->directions[GPU_SPILL], least);
     if (r == 0) /* somebody waits for a fetch */
         r = direction_init(lane, &lane->directions[GPU_FETCH], greatest);
-    if (r == 0)
-        r = spw_queue_new(lane->gpu->session, lane->gpu->space, GPU_DIRECTIONS * GPU_USES(lane->slots), &lane->leases);
-    if (r == 0)
-        r = spw_queue_new(lane->gpu->session, lane->gpu->space, GPU_DIRECTIONS * lane->slots, &lane->moves);
-    return r;
+    return r == 0 ? queues_init(lane) : r;
 }
 
-int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
+int client_gpu_lane_new(struct spw_gpu *gpu, struct spw_gpu_memory *memory, struct gpu_lane **ret_lane)
 {
     struct gpu_lane *lane = calloc(1, sizeof(*lane));
     int fds[2];
@@ -154,6 +180,7 @@ int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
         return client_error(-ENOMEM, 0, "out of memory");
     list_init(&lane->link);
     lane->gpu = gpu;
+    lane->memory = memory;
     for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
         list_init(&lane->directions[i].uses);
     int r = lane_ask(lane, fds);
@@ -164,11 +191,15 @@ int client_gpu_lane_new(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
     r = lane_init(lane, fds);
     close(fds[0]);
     close(fds[1]);
-    if (r < 0)
+    if (r < 0) {
+        lane->memory = NULL; /* it is the caller's still */
         client_gpu_lane_free(lane);
-    else
-        *ret_lane = lane;
-    return r;
+        return r;
+    }
+    if (memory)
+        memory->lane = lane;
+    *ret_lane = lane;
+    return 0;
 }
 
 /* --- The end --------------------------------------------------------------------------------------------------------- */
@@ -182,7 +213,9 @@ static void direction_deinit(const struct gpu_lane *lane, struct gpu_direction_s
             (void)cuda->EventDestroy(d->emptied[i]);
     if (d->stream)
         (void)cuda->StreamDestroy(d->stream);
-    d->stream = NULL;
+    if (d->ends)
+        (void)cuda->StreamDestroy(d->ends);
+    d->stream = d->ends = NULL;
     free(steal_ptr(d->slots));
     free(steal_ptr(d->emptied));
 }
@@ -218,11 +251,13 @@ void client_gpu_lane_free(struct gpu_lane *lane)
     struct spw_msg reply;
 
     client_gpu_lane_release(lane);
+    if (lane->moves != lane->leases)
+        spw_queue_free(lane->moves);
     spw_queue_free(lane->leases);
-    spw_queue_free(lane->moves);
     (void)!client_control_request(lane->gpu->session, SPW_MSG_GPU_DETACH, &detach.msg, sizeof(detach), &reply,
                                   sizeof(reply), NULL, 0);
     list_unlink(&lane->link);
+    free(lane->memory);
     free(lane);
 }
 
@@ -265,6 +300,8 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     };
     void *params[] = {&args};
 
+    if (lane->memory)
+        return client_gpu_direct_launch(lane, use);
     client_gpu_elements_place(lane, use, place, &args);
     store_relaxed(&lane->errors[place], UINT64_C(0));
     int r = NV_SUCCESS;
@@ -287,7 +324,7 @@ int client_gpu_lane_emptied(const struct gpu_lane *lane, const struct gpu_use *u
     const struct gpu_direction_state *d = &lane->directions[use->job->direction];
 
     if (lane->over == 0)
-        return (int64_t)(load_acquire(&d->fence->client_seq) - use->seq) >= 0;
+        return (int64_t)(load_acquire(lane->memory ? &d->fence->daemon_seq : &d->fence->client_seq) - use->seq) >= 0;
     /* Others may write there now. */
     int r = lane->gpu->cuda->EventQuery(d->emptied[lane_slot(lane, use)]);
     if (r == NV_ERROR_NOT_READY)

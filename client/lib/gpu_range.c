@@ -16,6 +16,7 @@ struct range_list {
     spw_space *space;
     const struct spw_gpu_range *ranges;
     size_t n;
+    struct spw_gpu_memory *memory; /* found by the check: to whose direct lane it is left; NULL: slots */
 };
 
 static uint64_t range_parts(const spw_space *space, const struct spw_gpu_range *range)
@@ -37,7 +38,27 @@ static int range_check(const struct range_list *list, size_t i)
     return 0;
 }
 
-static int memory_check(const struct range_list *list)
+/* With the lock. All of it lies in one allocation, and not in too many places there. */
+static struct spw_gpu_memory *direct_memory(const struct range_list *list)
+{
+    struct spw_gpu_memory *memory = NULL;
+    uint64_t bytes = 0, n_runs = 0, end = 0;
+
+    for (size_t i = 0; i < list->n; i++) {
+        const struct spw_gpu_range *range = &list->ranges[i];
+        struct spw_gpu_memory *at = client_gpu_memory_find(list->gpu, range->address, range->bytes);
+
+        if (!at || (memory && at != memory))
+            return NULL;
+        memory = at;
+        n_runs += range->address != end;
+        end = range->address + range->bytes;
+        bytes += range->bytes;
+    }
+    return bytes >= n_runs * GPU_DIRECT_RUN_BYTES ? memory : NULL;
+}
+
+static int memory_check(struct range_list *list)
 {
     struct gpu_memory known = {0, 0};
     char what[64];
@@ -49,12 +70,13 @@ static int memory_check(const struct range_list *list)
     for (size_t i = 0; r == 0 && i < list->n; i++)
         r = client_gpu_memory_check(list->gpu, what, i, list->ranges[i].address,
                                     list->ranges[i].address + list->ranges[i].bytes, &known);
+    list->memory = r == 0 ? direct_memory(list) : NULL;
     client_gpu_leave(list->gpu);
     return r;
 }
 
 /* And how many parts there are. */
-static int list_check(const struct range_list *list, unsigned flags, unsigned allowed, size_t *ret_n_parts)
+static int list_check(struct range_list *list, unsigned flags, unsigned allowed, size_t *ret_n_parts)
 {
     uint64_t n_parts = 0;
 
@@ -75,11 +97,13 @@ static int list_check(const struct range_list *list, unsigned flags, unsigned al
 }
 
 /* The last element, if the bytes at that offset of that object can be a part of it; else a new one. */
-static size_t element_for(struct spw_gpu_job *job, const struct spw_key *key, uint64_t offset_bytes, uint64_t bytes)
+static size_t element_for(struct spw_gpu_job *job, const struct spw_key *key, uint64_t offset_bytes, uint64_t bytes,
+                          bool follows)
 {
-    uint64_t gap_max = job->direction == GPU_FETCH ? GPU_RANGES_GAP_BYTES : 0, piece_bytes = job->space->piece_bytes;
+    uint64_t gap_max = job->direction == GPU_FETCH && !job->memory ? GPU_RANGES_GAP_BYTES : 0;
+    uint64_t piece_bytes = job->space->piece_bytes;
 
-    if (job->n > 0) {
+    if (job->n > 0 && (follows || !job->memory)) {
         size_t last = job->n - 1;
         uint64_t end = job->offsets[last] + job->sizes[last];
         uint32_t n_parts = job->parts_end[last] - (last > 0 ? job->parts_end[last - 1] : 0);
@@ -118,7 +142,9 @@ static int job_fill(struct spw_gpu_job *job, const struct range_list *list)
                     -EINVAL, 0,
                     "%s: range %zu crosses the end of its object's piece at an offset that is no multiple of %d",
                     list->name, i, KERNEL_VECTOR_BYTES);
-            size_t element = element_for(job, &range->key, offset_bytes, bytes);
+            bool follows =
+                n_parts > 0 && job->parts[n_parts - 1].address + job->parts[n_parts - 1].bytes == range->address + done;
+            size_t element = element_for(job, &range->key, offset_bytes, bytes, follows);
             job->parts[n_parts++] = (struct gpu_part){.address = range->address + done,
                                                       .offset_bytes = (uint32_t)(offset_bytes - job->offsets[element]),
                                                       .bytes = (uint32_t)bytes,
@@ -131,9 +157,8 @@ static int job_fill(struct spw_gpu_job *job, const struct range_list *list)
     return client_call_check(list->name, &call);
 }
 
-static int start(const struct range_list *list, enum gpu_direction direction, struct CUstream_st *stream,
-                 unsigned flags, unsigned allowed, bool all_or_none, uint32_t timeout_ms, int32_t *ret_status,
-                 spw_gpu_job **ret_job)
+static int start(struct range_list *list, enum gpu_direction direction, struct CUstream_st *stream, unsigned flags,
+                 unsigned allowed, bool all_or_none, uint32_t timeout_ms, int32_t *ret_status, spw_gpu_job **ret_job)
 {
     size_t n_parts;
     int r = ret_job ? list_check(list, flags, allowed, &n_parts)
@@ -144,6 +169,7 @@ static int start(const struct range_list *list, enum gpu_direction direction, st
     struct spw_gpu_job *job = client_gpu_job_new(list->gpu, direction, list->space, n_parts, n_parts, list->n);
     if (!job)
         return client_error(-ENOMEM, 0, "%s: out of memory", list->name);
+    job->memory = list->memory;
     job->flags = flags;
     job->all_or_none = all_or_none;
     job->ret_status = ret_status;
@@ -158,7 +184,7 @@ static int start(const struct range_list *list, enum gpu_direction direction, st
 int spw_gpu_put_ranges(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
                        struct CUstream_st *stream, uint32_t timeout_ms, int32_t *ret_status, spw_gpu_job **ret_job)
 {
-    struct range_list list = {"spw_gpu_put_ranges", gpu, space, ranges, n};
+    struct range_list list = {"spw_gpu_put_ranges", gpu, space, ranges, n, NULL};
 
     return start(&list, GPU_SPILL, stream, 0, 0, false, timeout_ms, ret_status, ret_job);
 }
@@ -167,7 +193,7 @@ int spw_gpu_get_ranges(spw_gpu *gpu, spw_space *space, const struct spw_gpu_rang
                        struct CUstream_st *stream, unsigned flags, uint32_t timeout_ms, int32_t *ret_status,
                        spw_gpu_job **ret_job)
 {
-    struct range_list list = {"spw_gpu_get_ranges", gpu, space, ranges, n};
+    struct range_list list = {"spw_gpu_get_ranges", gpu, space, ranges, n, NULL};
 
     return start(&list, GPU_FETCH, stream, flags, SPW_NO_WAIT, false, timeout_ms, ret_status, ret_job);
 }
@@ -197,7 +223,7 @@ static int set_check(const struct range_list *list)
 int spw_gpu_activate(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
                      struct CUstream_st *stream, uint32_t timeout_ms, spw_gpu_job **ret_job)
 {
-    struct range_list list = {"spw_gpu_activate", gpu, space, ranges, n};
+    struct range_list list = {"spw_gpu_activate", gpu, space, ranges, n, NULL};
     size_t n_parts;
     int r = list_check(&list, 0, 0, &n_parts);
 

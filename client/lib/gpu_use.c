@@ -124,6 +124,7 @@ void client_gpu_lane_forget(struct gpu_lane *lane)
             free(use);
         }
     list_unlink(&lane->link);
+    free(lane->memory);
     free(lane);
 }
 
@@ -171,15 +172,20 @@ static int job_begin(struct gpu_direction_state *d, struct spw_gpu_job *job)
     return job->begun ? 0 : client_gpu_error(r, "waiting for the caller's stream");
 }
 
+static bool is_last_run(const struct gpu_lane *lane, const struct gpu_use *use)
+{
+    return !lane->memory || client_gpu_elements_run_is_last(use);
+}
+
 static int use_submit(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
 {
     const struct spw_gpu_job *job = use->job;
     struct client_call call = {
         .space = job->space,
-        .handles = use->views,
-        .n = use->n,
+        .handles = lane->memory ? use->views + use->run : use->views,
+        .n = lane->memory ? use->run_end - use->run : use->n,
         .opcode = job->direction == GPU_SPILL ? SPW_OP_GPU_SPILL : SPW_OP_GPU_FETCH,
-        .arg = {lane->number, use->seq},
+        .arg = {lane->number, use->seq, lane->memory ? client_gpu_elements_run_offset(lane, use) : 0},
         .timeout_ms = left_ms(job, now_ns),
         .whole = true,
         .no_results = true,
@@ -210,7 +216,8 @@ static void use_move(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
     d->seq++;
     d->n_ahead--;
     d->slots[slot] = use;
-    use_on_stream(use);
+    if (is_last_run(lane, use))
+        use_on_stream(use);
     use_set_state(use, GPU_USE_MOVING);
     r = client_gpu_lane_launch(lane, use);
     if (r < 0) { /* the daemon would wait for the slot */
@@ -240,11 +247,23 @@ static void use_leased(struct gpu_lane *lane, struct gpu_use *use)
         return;
     client_gpu_elements_count(use);
     use_set_state(use, GPU_USE_LEASED);
+    if (lane->memory)
+        (void)client_gpu_elements_next_run(use);
     if (use->n_moved > 0)
         return;
     if (r < 0)
         use->error = r;
     use_ending(lane, use);
+}
+
+/* A run of it was copied, and there is another. */
+static void use_again(struct gpu_lane *lane, struct gpu_use *use)
+{
+    struct gpu_direction_state *d = &lane->directions[use->job->direction];
+
+    d->slots[(use->seq - 1) % lane->slots] = NULL;
+    d->n_ahead++;
+    use_set_state(use, GPU_USE_LEASED);
 }
 
 static void use_moving(struct gpu_lane *lane, struct gpu_use *use)
@@ -256,7 +275,7 @@ static void use_moving(struct gpu_lane *lane, struct gpu_use *use)
 
     if (emptied < 0 && use->error == 0)
         use->error = emptied;
-    if (emptied != 0 && !is_fetch)
+    if (emptied != 0 && !is_fetch && is_last_run(lane, use))
         use_source_free(use);
     if (use->call && use_answered(use, &r) && r < 0) {
         use->error = use->error < 0 ? use->error : r;
@@ -264,9 +283,12 @@ static void use_moving(struct gpu_lane *lane, struct gpu_use *use)
     }
     if (use->call || emptied == 0) /* its leases are the daemon's until it answers, and the slot until it is emptied */
         return;
-    if (use->error == 0 && load_relaxed(&lane->errors[place]) != 0)
+    if (use->error == 0 && !lane->memory && load_relaxed(&lane->errors[place]) != 0)
         use->error = -EPIPE; /* the lane was over before the kernel began */
-    use_ending(lane, use);
+    if (use->error == 0 && lane->memory && client_gpu_elements_next_run(use))
+        use_again(lane, use);
+    else
+        use_ending(lane, use);
 }
 
 static void use_ended(struct gpu_lane *lane, struct gpu_use *use)
@@ -316,6 +338,10 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
 {
     uint32_t n_copies = 0, n_kernels = 0, n_ready = 0;
 
+    if (lane->memory) { /* answers ring, and copies have no kernels behind them */
+        await->look |= lane->over < 0 && !list_is_empty(&d->uses);
+        return;
+    }
     list_for_each (l, &d->uses) {
         const struct gpu_use *use = list_entry(l, struct gpu_use, link);
 
@@ -332,20 +358,25 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
 static bool lane_has_room(const struct gpu_lane *lane, const struct gpu_direction_state *d,
                           const struct spw_gpu_job *job)
 {
-    uint64_t leased_bytes = lane->leased_bytes + client_gpu_elements_leased_max(lane, job);
+    uint64_t leased_bytes = client_gpu_elements_leased_max(lane, job);
+
+    list_for_each (l, &lane->gpu->lanes)
+        leased_bytes += list_entry(l, struct gpu_lane, link)->leased_bytes;
 
     return d->n_ahead < GPU_LEASED_AHEAD * lane->slots && d->n_uses < GPU_USES(lane->slots) &&
            lane->n_leased + SPW_LIST_MAX <= GPU_LEASES_MAX &&
            (lane->leased_bytes == 0 || leased_bytes <= lane->leased_bytes_max);
 }
 
-/* Of the jobs in the order of their calls. */
+/* Of its jobs in the order of their calls. */
 static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
 {
     list_for_each (l, &lane->gpu->jobs) {
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
         struct gpu_direction_state *d = &lane->directions[job->direction];
 
+        if (job->memory != lane->memory)
+            continue;
         while (job->next < job->n && job->error == 0 && !job->cancel && lane_has_room(lane, d, job)) {
             int r = use_new(lane, job, now_ns);
 
@@ -365,6 +396,8 @@ static void job_done(struct spw_gpu_job *job)
     job->n_waiting = job->n_sources = 0;
     if (job->layout)
         job->layout->n_jobs--;
+    if (job->memory)
+        job->memory->n_jobs--;
     list_unlink(&job->link);
     store_release(&job->done, true);
     pthread_cond_broadcast(&job->gpu->changed);
@@ -378,6 +411,8 @@ static void job_expire(struct spw_gpu_job *job)
     list_for_each (l, &job->gpu->lanes) {
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
+        if (lane->memory != job->memory)
+            continue;
         client_gpu_lane_over(lane, -ETIMEDOUT);
         list_for_each (u, &lane->directions[job->direction].uses) {
             struct gpu_use *use = list_entry(u, struct gpu_use, link);
@@ -406,11 +441,11 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
         client_queue_turn(lane->leases);
         for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
             direction_step(lane, &lane->directions[i], now_ns);
-        if (is_first && lane->over == 0)
+        if ((lane->memory || is_first) && lane->over == 0)
             lane_feed(lane, now_ns); /* at once with what the steps have sent: one wake-up of the engine for all */
-        if (is_first)
+        if (!lane->memory && is_first)
             is_over = lane->over < 0;
-        is_first = false;
+        is_first &= lane->memory != NULL;
         for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
             direction_await(lane, &lane->directions[i], &await);
     }
@@ -418,7 +453,7 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
 
         next = l->next;
-        if (is_over && job->next < job->n && job->error == 0)
+        if ((job->memory ? job->memory->lane->over < 0 : is_over) && job->next < job->n && job->error == 0)
             job->error = -EPIPE; /* it began on that lane */
         if (now_ns > job->deadline_ns + GPU_GRACE_MS * UINT64_C(1000000))
             job_expire(job);

@@ -113,7 +113,7 @@ static struct client_slot *slice_submit(struct client_ring *ring, struct client_
                         .n_items = slice->n_items,
                         .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
                         .timeout_ms = call->timeout_ms,
-                        .arg = {call->arg[0], call->arg[1]},
+                        .arg = {call->arg[0], call->arg[1], call->arg[2]},
                     });
     call->in_flight++;
     return slot;

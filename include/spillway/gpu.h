@@ -9,6 +9,7 @@
  *     spw_gpu_job_wait(job, SPW_GPU_SOURCE_FREE, 1000);                  the blocks may be used again
  *     spw_gpu_job_wait(job, SPW_GPU_DONE, 1000);                         status[i]: stored, or why not
  *     spw_gpu_activate(gpu, space, weights, n, stream, 60000, &job);     ranges of objects: tensors, whole weights
+ *     spw_gpu_alloc(gpu, bytes, &memory);                                where these go without staging
  *
  * A block of a paged cache is not one range of memory: it is a piece of each layer's tensor. A layout says where the
  * pieces are; in the store a block is one object, its pieces one behind the other. A kernel in this process gathers the
@@ -45,6 +46,7 @@ struct CUstream_st; /* a CUstream or a cudaStream_t points to it */
 typedef struct spw_gpu spw_gpu;
 typedef struct spw_gpu_layout spw_gpu_layout;
 typedef struct spw_gpu_job spw_gpu_job;
+typedef struct spw_gpu_memory spw_gpu_memory;
 
 struct spw_gpu_options {
     const uint8_t *uuid; /* SPW_UUID_BYTES; NULL: that of the current context's device */
@@ -68,7 +70,7 @@ enum {
  * the first client that names a GPU: try again, for some seconds); -EINVAL: no context.
  */
 int spw_gpu_attach(spw_space *space, const struct spw_gpu_options *options, spw_gpu **ret_gpu);
-/* Cancels its jobs, waits for them, frees its layouts and jobs. Before spw_close(). NULL is fine. */
+/* Cancels its jobs, waits for them, frees its layouts, jobs and memory. Before spw_close(). NULL is fine. */
 void spw_gpu_detach(spw_gpu *gpu);
 
 /*
@@ -154,6 +156,29 @@ int spw_gpu_get_ranges(spw_gpu *gpu, spw_space *space, const struct spw_gpu_rang
  */
 int spw_gpu_activate(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
                      struct CUstream_st *stream, uint32_t timeout_ms, spw_gpu_job **ret_job);
+
+/*
+ * Memory of the GPU that the daemon hands out, zeroed, for whatever the caller keeps there: weights, optimizer state, a whole
+ * cache. The daemon's helper has it too; so ranges of it go straight between there and the pool's memory, without staging
+ * memory, kernels, or copies on the GPU. A job of ranges does that if all of them lie in one such allocation, in stretches of
+ * 256 KiB or more on average (ranges are one stretch that follow each other in the list and in memory); any other job uses
+ * staging memory as ever, also for bytes that lie here. What is promised is the same.
+ *
+ * Its size, rounded up to 2 MiB, counts against the pool's gpu budget until it is freed. A session has up to 16 lanes at an
+ * engine, of which the attachment is one and each allocation another: better few and large ones.
+ *
+ * If the helper or the daemon ends, or a job has to be given up because they are silent, the memory stays mapped, and what is
+ * in it may be read and written by the caller as before (after a job that was given up, a copy of it may still arrive); but
+ * jobs that would take its lane are -EPIPE from then on. To have one again: allocate anew, copy, and free this.
+ *
+ * -ENOSPC: SPW_LIMIT_POOL_GPU, SPW_LIMIT_GPU_LANES; -ENOMEM: the GPU has no memory left; -EAGAIN: its helper is being started;
+ * -ENOTSUP: SPW_GPU_MAP_ONLY. It may take 100 ms and more for many GiB; jobs go on meanwhile.
+ */
+int spw_gpu_alloc(spw_gpu *gpu, uint64_t bytes, spw_gpu_memory **ret_memory);
+/* CUdeviceptr of its first byte, a multiple of 2 MiB. */
+uint64_t spw_gpu_memory_address(const spw_gpu_memory *memory);
+/* No job uses it any more, nor anything else that is under way on the GPU. NULL is fine. */
+void spw_gpu_memory_free(spw_gpu_memory *memory);
 
 enum spw_gpu_end {
     SPW_GPU_SOURCE_FREE = 1, /* what it reads may be overwritten: a spill's blocks, before they are stored */
