@@ -78,7 +78,7 @@ static int map_locked(struct spw_gpu *gpu, const struct spw_view *view, uint64_t
     uint64_t address;
     int r = window ? 0 : window_new(gpu, view, &window);
 
-    if (r < 0)
+    if (!window)
         return r;
     if (list_is_empty(&gpu->mapper))
         list_push_tail(&gpu->session->gpu_mappers, &gpu->mapper);
