@@ -371,6 +371,7 @@ void control_reload(struct control *control)
     reload_say(changes);
     config_free(control->config);
     control->config = merged;
+    control_tell_gpus(control);
     free(control->pending);
     control->pending = steal_ptr(changes);
     reload_apply(control);

@@ -83,6 +83,7 @@ struct control {
     uint64_t next_owner;
     struct spaces *spaces;
     struct gpus *gpus;
+    struct pool_gpu_stat pool_gpus[POOLS_MAX]; /* engines read them */
 };
 
 /* --- shares.c --- */
@@ -94,6 +95,8 @@ void control_pool_config(const struct control *control, uint32_t engine, uint32_
 const struct config_class *control_class(const struct spillway_config *config, uint32_t spw_class);
 /* All that an engine can be told while it runs. */
 void control_tuning(const struct control *control, uint32_t engine, struct engine_tuning *ret_tuning);
+/* And what they look at for themselves: pools' budgets on GPUs. */
+void control_tell_gpus(struct control *control);
 uint64_t control_nvme_bytes(const struct control *control);
 
 /* --- control.c --- */

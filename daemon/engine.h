@@ -246,6 +246,7 @@ struct engine_config {
     struct tiering_config tiering; /* pools, classes, nodes, sizes; the rest is the engine's */
     uint64_t spin_ns;
     uint32_t max_requests, max_waits;
+    const struct pool_gpu_stat *gpus;
     struct engine_queue *control; /* mailbox of the control thread */
     /* Control thread; NULL: nobody wants to know. The note is the engine's again on return. */
     void (*chunk_note)(void *ctx, struct engine_chunk_note *note);

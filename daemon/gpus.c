@@ -141,6 +141,7 @@ void gpu_charge(struct gpu_lane *lane, uint64_t bytes)
     uint64_t *used = &lane->gpu->gpus->used_bytes[lane->pool];
 
     *used += bytes - lane->charged_bytes;
+    store_relaxed(&lane->gpu->gpus->control->pool_gpus[lane->pool].used_bytes, *used);
     lane->charged_bytes = bytes;
 }
 

@@ -78,12 +78,18 @@ struct requests_events {
     void (*lane_gone)(void *ctx, void *removal);
 };
 
+/* What a pool has of GPUs' memory, for STAT. Atomic: the control thread writes it. */
+struct pool_gpu_stat {
+    uint64_t budget_bytes, used_bytes;
+};
+
 struct requests_config {
     struct tiering *tiering;
     uint32_t engine; /* its number: part of every space handle */
     uint32_t max_requests;
-    uint32_t max_waits; /* pieces that wait for room, a device or a copy */
-    uint64_t spin_ns;   /* how long a ring without work stays hot */
+    uint32_t max_waits;               /* pieces that wait for room, a device or a copy */
+    uint64_t spin_ns;                 /* how long a ring without work stays hot */
+    const struct pool_gpu_stat *gpus; /* of each pool */
     const struct requests_events *events;
     void *ctx;
 };

@@ -248,6 +248,7 @@ static int begin_stat(struct request *req)
         read_bytes += store.got_bytes;
         written_bytes += store.written_bytes;
     }
+    const struct pool_gpu_stat *gpu = &req->rq->config.gpus[req->space.pool];
     struct spw_stat stat = {
         .dram_budget = pool.dram_budget,
         .dram_used = pool.dram_used,
@@ -255,6 +256,8 @@ static int begin_stat(struct request *req)
         .cxl_used = pool.cxl_used,
         .nvme_budget = pool.nvme_budget,
         .nvme_used = pool.nvme_used,
+        .gpu_budget = load_relaxed(&gpu->budget_bytes),
+        .gpu_used = load_relaxed(&gpu->used_bytes),
         .leased = pool.leased,
         .dirty = pool.dirty,
         .objects = pool.objects,

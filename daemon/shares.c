@@ -7,6 +7,9 @@
 
 #include <string.h>
 
+#include "daemon/gpu.h"
+#include "include/base/atomic.h"
+
 #define DAY_NS UINT64_C(86400000000000)
 #define STORE_WEIGHT_SCALE 1000 /* a device's weight is divided among its partitions */
 
@@ -101,4 +104,10 @@ void control_tuning(const struct control *control, uint32_t engine, struct engin
     ret_tuning->n_stores = e->n_stores;
     for (uint32_t i = 0; i < e->n_stores; i++)
         store_config(control, e, i, &ret_tuning->stores[i]);
+}
+
+void control_tell_gpus(struct control *control)
+{
+    for (uint32_t i = 0; i < control->config->n_pools; i++)
+        store_relaxed(&control->pool_gpus[i].budget_bytes, gpus_pool_budget(control->config, i));
 }

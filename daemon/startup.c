@@ -308,6 +308,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .spin_ns = config->daemon.spin_us * UINT64_C(1000),
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
+        .gpus = control->pool_gpus,
         .control = &control->mailbox,
         .chunk_note = gpus_chunk_note,
         .chunk_note_ctx = control->gpus,
@@ -431,6 +432,7 @@ int startup_engines(struct control *control)
         log_error("threads cannot be made: %s", log_errno(r));
         return r;
     }
+    control_tell_gpus(control);
     uint32_t max_objects = auto_max_objects(config, control_nvme_bytes(control), control->n_engines);
 
     for (uint32_t i = 0; i < config->n_pools; i++)

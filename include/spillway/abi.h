@@ -610,16 +610,16 @@ struct spw_stat {
     uint64_t dram_budget, dram_used;
     uint64_t cxl_budget, cxl_used;
     uint64_t nvme_budget, nvme_used;
-    uint64_t gpu_budget, gpu_used; /* always 0: engines do not know; spillctl pools does */
+    uint64_t gpu_budget, gpu_used; /* staging memory, on all GPUs */
     uint64_t leased, dirty;        /* of what is in memory, in DRAM or CXL */
     uint64_t objects, resident;    /* in all tiers; in memory */
-    uint64_t hits_dram, hits_cxl, hits_nvme, hits_gpu, misses;
+    uint64_t hits_dram, hits_cxl, hits_nvme, misses;
     uint64_t bytes_read, bytes_written; /* device I/O of this engine */
-    uint64_t reserved[13];
+    uint64_t reserved[14];
 };
 SPW_ASSERT_SIZE(spw_stat, 256);
 SPW_ASSERT_OFFSET(spw_stat, leased, 64);
 SPW_ASSERT_OFFSET(spw_stat, objects, 80);
 SPW_ASSERT_OFFSET(spw_stat, hits_dram, 96);
-SPW_ASSERT_OFFSET(spw_stat, bytes_read, 136);
-SPW_ASSERT_OFFSET(spw_stat, reserved, 152);
+SPW_ASSERT_OFFSET(spw_stat, bytes_read, 128);
+SPW_ASSERT_OFFSET(spw_stat, reserved, 144);

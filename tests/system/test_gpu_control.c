@@ -171,6 +171,16 @@ START_TEST(a_helper_has_no_capabilities)
 }
 END_TEST
 
+/* What a client is told of its pool. */
+static void check_stat(uint64_t budget_bytes, uint64_t used_bytes)
+{
+    struct spw_stat stat;
+
+    SPW(spw_stat(rig.space, &stat));
+    ck_assert_uint_eq(stat.gpu_budget, budget_bytes);
+    ck_assert_uint_eq(stat.gpu_used, used_bytes);
+}
+
 static void attach_is_refused(const struct spw_gpu_options *options, const char *words)
 {
     spw_gpu *gpu;
@@ -200,8 +210,11 @@ START_TEST(a_pool_has_a_budget)
     rig.session = daemon_connect(&rig.daemon);
     rig.space = daemon_space(rig.session, "default", "kv", ITEM_BYTES, SPW_CLASS_KV, SPW_CACHE);
     attach_is_refused(NULL, "a lane of 120 MiB: pool default may have 64 MiB of GPU memory, and uses 0");
+    check_stat(64 * MIB, 0);
     ck_assert_int_eq(gpu_rig_attach(&rig, &small, &one), 0);
+    check_stat(64 * MIB, 32 * MIB);
     ck_assert_int_eq(gpu_rig_attach(&rig, &small, &two), 0);
+    check_stat(64 * MIB, 64 * MIB);
     attach_is_refused(&small, "and uses 64");
     spw_gpu_detach(one); /* its own go first */
     ck_assert_int_eq(gpu_rig_attach(&rig, &small, &one), 0);
@@ -213,8 +226,10 @@ START_TEST(a_pool_has_a_budget)
             break;
     ck_assert_int_eq(gpu_rig_attach(&rig, NULL, &rig.gpu), 0);
     ck_assert_int_eq(daemon_admin_number(rig.session, "pools", "pools/0/gpu/used_bytes"), 64 * MIB + LANE_BYTES);
+    check_stat(512 * MIB, 64 * MIB + LANE_BYTES);
     spw_gpu_detach(two);
     spw_gpu_detach(one);
+    check_stat(512 * MIB, LANE_BYTES);
     gpu_rig_close(&rig);
 }
 END_TEST

@@ -509,6 +509,8 @@ static __attribute__((unused)) void client_free(struct client *c)
     free(c->scratch);
 }
 
+static struct pool_gpu_stat pool_gpus[POOLS_MAX];
+
 static __attribute__((unused)) void engine_new(uint32_t max_requests, uint32_t max_waits)
 {
     struct requests_config config = {.tiering = &stub,
@@ -516,6 +518,7 @@ static __attribute__((unused)) void engine_new(uint32_t max_requests, uint32_t m
                                      .max_requests = max_requests,
                                      .max_waits = max_waits,
                                      .spin_ns = 1000,
+                                     .gpus = pool_gpus,
                                      .events = &events};
 
     memset(&stub, 0, sizeof(stub));

@@ -140,8 +140,10 @@ static void engine_start(void)
                                        .weight = 1,
                                        .max_leases_percent = 80};
     struct workers_config workers_config = {.threads = 1};
+    static const struct pool_gpu_stat gpus[1];
     struct engine_config config = {.number = 1,
                                    .spin_ns = 1000,
+                                   .gpus = gpus,
                                    .max_requests = 64,
                                    .max_waits = 64,
                                    .control = &control,

@@ -268,8 +268,12 @@ START_TEST(test_each_operation_once)
     ck_assert_uint_eq(call(&a, &sqe).value, 1);
     ck_assert_uint_eq(stub.last_object_bytes, 100 * MIB);
     sqe = sqe_of(&a, SPW_OP_STAT, 0);
+    pool_gpus[0] = (struct pool_gpu_stat){.budget_bytes = 777, .used_bytes = 55};
     ck_assert_int_eq(status_of(&a, &sqe), 0);
-    ck_assert_uint_eq(((struct spw_stat *)(void *)a.results)->dram_budget, 12345);
+    const struct spw_stat *stat = (const void *)a.results;
+    ck_assert_uint_eq(stat->dram_budget, 12345);
+    ck_assert_uint_eq(stat->gpu_budget, 777);
+    ck_assert_uint_eq(stat->gpu_used, 55);
 }
 END_TEST
 

@@ -67,9 +67,9 @@ class Stat(ctypes.Structure):
         (name, ctypes.c_uint64)
         for name in (
             "dram_budget dram_used cxl_budget cxl_used nvme_budget nvme_used gpu_budget gpu_used leased dirty objects "
-            "resident hits_dram hits_cxl hits_nvme hits_gpu misses bytes_read bytes_written"
+            "resident hits_dram hits_cxl hits_nvme misses bytes_read bytes_written"
         ).split()
-    ] + [("reserved", ctypes.c_uint64 * 13)]
+    ] + [("reserved", ctypes.c_uint64 * 14)]
 
 
 def library_load(folder):
