@@ -13,8 +13,8 @@
  * When the socket ends, the helper ends what is under way and all its lanes (status EIO in their fences), frees everything,
  * and exits with 0; after LOST, or if a copy does not end within a second, with another status.
  *
- * Its environment: CUDA_VISIBLE_DEVICES names the GPU as START does, with GPU- or MIG- before it: then the driver looks at
- * that one alone, and of MIG instances it would show no other than the first.
+ * Its environment is the daemon's. CUDA_VISIBLE_DEVICES it sets itself to what START names (io/gpu/visible.c), within what the
+ * daemon's has: so the driver looks at that one device alone, whether it is a GPU or a MIG instance.
  *
  * A ring for each engine (struct gpu_ring), where the engine is the producer of commands and the consumer of completions.
  * Rules of include/base/ring.h: free-running indices, powers of two, each side believes the other's index only if it can

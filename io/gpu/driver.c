@@ -45,6 +45,20 @@ static int find_device(struct helper *h, const uint8_t uuid[static 16])
     return -ENODEV;
 }
 
+static int init(struct helper *h, const uint8_t uuid[static 16])
+{
+    int r = h->cu->Init(0);
+    char text[CUDA_UUID_TEXT_BYTES];
+    struct cuda_uuid wanted;
+
+    if (r != NV_ERROR_NO_DEVICE)
+        return result(h, "cuInit", r);
+    memcpy(wanted.bytes, uuid, sizeof(wanted.bytes));
+    snprintf(h->text, sizeof(h->text), "the driver shows nothing that is %s, or a MIG instance of that number",
+             cuda_uuid_print(&wanted, text));
+    return -ENODEV;
+}
+
 static int copier_new(struct helper *h, struct helper_copier *copier, int priority)
 {
     int r = CALL(StreamCreateWithPriority, &copier->stream, NV_STREAM_NON_BLOCKING, priority);
@@ -107,7 +121,7 @@ int helper_driver_start(struct helper *h, const uint8_t uuid[static 16])
         snprintf(h->text, sizeof(h->text), "%s", cuda_driver_problem());
         return r;
     }
-    r = CALL(Init, 0);
+    r = init(h, uuid);
     if (r == 0)
         r = find_device(h, uuid);
     if (r == 0)

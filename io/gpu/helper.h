@@ -297,6 +297,11 @@ bool helper_driver_has_come_to(struct helper *h, struct helper_copier *copier, u
 /* Of the whole GPU, by everybody; needs no context. False: not known. */
 bool helper_hbm_used(const struct cuda_uuid *uuid, uint64_t *ret_bytes);
 
+/* visible.c */
+
+/* Of the program alone, before helper_run(): what START asks for is what the driver will look at. It may start anew. */
+void helper_show_device(int socket_fd);
+
 /* map.c */
 
 /* All of it, shared, aligned to its pages. sealed: -EPERM if somebody could make it smaller under us. -EINVAL: too small. */

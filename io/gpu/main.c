@@ -79,5 +79,6 @@ int main(void)
     (void)prctl(PR_SET_NAME, "spillway-gpu");
     for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
         (void)signal(ignored[i], SIG_IGN);
+    helper_show_device(GPU_WIRE_FD);
     return helper_run(GPU_WIRE_FD) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -171,7 +171,9 @@ int cuInit(unsigned flags)
     ENTER("cuInit", FAKE_NOTHING);
     if (flags != 0)
         return NV_ERROR_INVALID_VALUE;
-    if (fake.n_devices == 0)
+    if (!load_acquire(&fake.inited))
+        fake_devices_show();
+    if (fake.n_visible == 0)
         return NV_ERROR_NO_DEVICE;
     store_release(&fake.inited, true);
     return NV_SUCCESS;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices, their one (primary) context each, which of them a thread has current, and the search for functions. */
 #include <stdlib.h>
+#include <strings.h>
 
 #include "tests/fake/fake.h"
 
@@ -48,28 +49,68 @@ int cuGetErrorString(int result, const char **ret_text)
     return cuGetErrorName(result, ret_text);
 }
 
+/* The device that an entry of the list means, or -1. */
+static int device_named(const char *entry, size_t len, bool is_mig)
+{
+    char name[64];
+
+    for (int i = 0; i < fake.n_devices; i++) {
+        if (!is_mig && len == 1 && entry[0] == '0' + i)
+            return i;
+        snprintf(name, sizeof(name), "%s-fa4ec0da-0000-4000-8000-%012x", is_mig ? "MIG" : "GPU", (unsigned)i);
+        if (len > 4 && len <= strlen(name) && strncasecmp(entry, name, len) == 0)
+            return i;
+    }
+    return -1;
+}
+
+void fake_devices_show(void)
+{
+    const char *list = getenv("CUDA_VISIBLE_DEVICES");
+    bool is_mig = getenv("FAKE_CUDA_MIG") != NULL;
+    int n_max = is_mig ? MIN(fake.n_devices, 1) : fake.n_devices;
+
+    fake.n_visible = 0;
+    for (int i = 0; !list && i < n_max; i++)
+        fake.visible[fake.n_visible++] = i;
+    while (list && fake.n_visible < n_max) {
+        size_t len = strcspn(list, ",");
+        int device = device_named(list, len, is_mig);
+
+        if (device < 0)
+            break;
+        fake.visible[fake.n_visible++] = device;
+        if (list[len] == '\0')
+            break;
+        list += len + 1;
+    }
+}
+
 int cuDeviceGetCount(int *ret_n)
 {
     ENTER("cuDeviceGetCount", FAKE_INIT);
-    *ret_n = fake.n_devices;
+    *ret_n = fake.n_visible;
     return NV_SUCCESS;
 }
 
 static bool is_device(int device)
 {
-    return device >= 0 && device < fake.n_devices;
+    for (int i = 0; i < fake.n_visible; i++)
+        if (fake.visible[i] == device)
+            return true;
+    return false;
 }
 
 int cuDeviceGet(int *ret_device, int ordinal)
 {
     ENTER("cuDeviceGet", FAKE_INIT);
-    if (!is_device(ordinal))
+    if (ordinal < 0 || ordinal >= fake.n_visible)
         return NV_ERROR_INVALID_DEVICE;
-    *ret_device = ordinal;
+    *ret_device = fake.visible[ordinal];
     return NV_SUCCESS;
 }
 
-/* GPU-fa4ec0da-0000-4000-8000-00000000000N, N the ordinal. */
+/* GPU-fa4ec0da-0000-4000-8000-00000000000N, N its number among all. */
 int cuDeviceGetUuid_v2(struct cuda_uuid *ret_uuid, int device)
 {
     ENTER("cuDeviceGetUuid", FAKE_INIT);

@@ -22,7 +22,8 @@ struct fake {
     pthread_mutex_t lock;
     pthread_cond_t progress;
     bool inited;
-    int n_devices;
+    int n_devices, n_visible; /* a device's handle is its number among all, whatever is visible */
+    int visible[FAKE_CUDA_DEVICES_MAX];
     size_t hbm_bytes;
     int version;
     uint32_t lost; /* sticky, atomic */
@@ -69,6 +70,8 @@ struct CUctx_st {
 struct CUctx_st *fake_context(void); /* the thread's current one */
 /* In a host function, which may not call us. */
 extern _Thread_local bool fake_in_host_fn;
+/* What CUDA_VISIBLE_DEVICES lets this process see. */
+void fake_devices_show(void);
 
 /* ── region.c ── */
 

@@ -5,6 +5,9 @@
  * Environment, read once by each process:
  *   FAKE_CUDA_CONTROL         a file for struct fake_cuda_control, shared by all processes and the test; made if missing
  *   FAKE_CUDA_DEVICES         how many there are, 1 if unset; 0: cuInit says that there is none
+ *   FAKE_CUDA_MIG             set: they are MIG instances; without CUDA_VISIBLE_DEVICES only the first is shown
+ *   CUDA_VISIBLE_DEVICES      read by cuInit, as in reality: numbers, or UUIDs, or their first letters after GPU- or MIG-; the
+ *                             first that is not there ends the list, and of MIG instances there is never more than one
  *   FAKE_CUDA_HBM             bytes of each device, 1 GiB if unset
  *   FAKE_CUDA_DRIVER_VERSION  13000 if unset; what is newer is not there
  *   FAKE_CUDA_WITHOUT         a function that cuGetProcAddress does not know

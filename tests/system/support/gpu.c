@@ -32,13 +32,15 @@ void gpu_rig_driver(struct gpu_rig *rig)
 void gpu_rig_context(struct gpu_rig *rig)
 {
     struct cuda_uuid uuid;
+    int device;
 
     if (rig->ctx)
         return;
     CU(rig->cu->Init(0));
-    CU(rig->cu->DevicePrimaryCtxRetain(&rig->ctx, 0));
+    CU(rig->cu->DeviceGet(&device, 0));
+    CU(rig->cu->DevicePrimaryCtxRetain(&rig->ctx, device));
     CU(rig->cu->CtxSetCurrent(rig->ctx));
-    CU(rig->cu->DeviceGetUuid(&uuid, 0));
+    CU(rig->cu->DeviceGetUuid(&uuid, device));
     memcpy(rig->uuid, uuid.bytes, sizeof(rig->uuid));
 }
 
