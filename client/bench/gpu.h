@@ -31,6 +31,16 @@ struct gpu_set {
     uint32_t n; /* blocks */
 };
 
+/* A model's weights: tensors, each one range of `cache`. */
+struct gpu_weights {
+    spw_space *space;
+    spw_gpu *gpu;
+    struct spw_gpu_range *ranges;
+    int32_t *statuses;
+    uint64_t tensor_bytes;
+    uint32_t n;
+};
+
 struct gpu_bench {
     const struct options *options;
     const struct cuda_driver *cu;
@@ -48,6 +58,7 @@ struct gpu_bench {
     char *pinned;
 
     struct gpu_set set;
+    struct gpu_weights weights;
     struct gpu_cpu cpu;
     bool both; /* the ceiling's copies go both ways */
 };
@@ -123,6 +134,16 @@ struct gpu_numbers {
 must_check int gpu_numbers_get(spw_session *session, struct gpu_numbers *ret_numbers);
 /* An average of sessions of `set`: attaches, as soon as there is a helper. */
 must_check int gpu_attach(spw_space *space, spw_gpu **ret_gpu);
+
+/* ── gpu_disk.c ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define GPU_RAW_READS "raw reads of the same file, 2 MiB, depth 32"
+#define GPU_DISK_GOAL 0.95
+
+/* Bytes that the daemon has read from, or written to, its device. */
+must_check int gpu_disk_counted(struct gpu_bench *b, bool is_in, double *ret_bytes);
+/* A sample: GB/s of raw reads of the daemon's file. */
+int gpu_disk_sample_raw_in(void *ctx, double ret_values[static METRICS_MAX]);
 
 /* ── rows ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 

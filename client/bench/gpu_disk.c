@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Between a GPU and a device, by way of a memory that holds a small part of it: out, in, and weights that were stored, beside
- * what the device itself can do. Only what was written or read meanwhile counts: what is still or already in memory was no
+ * Between a GPU and a device, by way of a memory that holds a small part of it, out and in, beside what the device itself
+ * can do. Only what was written or read meanwhile counts: what is still or already in memory was no
  * work. Our reads are compared with raw ones of the daemon's own file, where its blocks lie, our writes with raw ones to
  * another. Blocks are `scratch`, which is never dropped. One thread.
  */
@@ -13,13 +13,12 @@
 #include "client/bench/process.h"
 #include "include/base/cleanup.h"
 
-#define GOAL 0.95
 #define DEPTH 32
 #define RAW_BLOCK_BYTES (2 * MIB)
 #define RAW_BYTES (4 * GIB) /* of a sample, at most */
 #define STAGING_GOAL_MIB 128
 
-static int counted(struct gpu_bench *b, bool is_in, double *ret_bytes)
+int gpu_disk_counted(struct gpu_bench *b, bool is_in, double *ret_bytes)
 {
     cleanup_json struct json_object *reply = NULL;
     int r = admin_get(b->micro->session, "iostat", &reply);
@@ -32,13 +31,13 @@ static int counted(struct gpu_bench *b, bool is_in, double *ret_bytes)
 static int sample(struct gpu_bench *b, bool is_in, double ret_values[static METRICS_MAX])
 {
     double before = 0, after = 0, all = (double)b->set.n * b->set.item_bytes;
-    int r = counted(b, is_in, &before);
+    int r = gpu_disk_counted(b, is_in, &before);
 
     if (r < 0)
         return r;
     r = is_in ? gpu_set_sample_fetch(b, ret_values) : gpu_set_sample_spill(b, ret_values);
     if (r == 0)
-        r = counted(b, is_in, &after);
+        r = gpu_disk_counted(b, is_in, &after);
     ret_values[0] *= MIN(all, after - before) / all;
     return r;
 }
@@ -73,19 +72,18 @@ static int sample_raw_out(void *ctx, double ret_values[static METRICS_MAX])
     return raw(ctx, false, ret_values);
 }
 
-static int sample_raw_in(void *ctx, double ret_values[static METRICS_MAX])
+int gpu_disk_sample_raw_in(void *ctx, double ret_values[static METRICS_MAX])
 {
     return raw(ctx, true, ret_values);
 }
 
 static int contest(struct gpu_bench *b, const char *name, bool is_in)
 {
-    struct contest c = {.metrics = {{"", "GB/s", GOAL_AT_LEAST, false, GOAL}},
+    struct contest c = {.metrics = {{"", "GB/s", GOAL_AT_LEAST, false, GPU_DISK_GOAL}},
                         .n_metrics = 1,
-                        .neighbour =
-                            is_in ? "raw reads of the same file, 2 MiB, depth 32" : "raw writes, 2 MiB, depth 32",
+                        .neighbour = is_in ? GPU_RAW_READS : "raw writes, 2 MiB, depth 32",
                         .ours = is_in ? sample_in : sample_out,
-                        .theirs = is_in ? sample_raw_in : sample_raw_out,
+                        .theirs = is_in ? gpu_disk_sample_raw_in : sample_raw_out,
                         .ctx = b,
                         .seconds = b->options->seconds,
                         .quiet = b->options->quiet};
@@ -133,22 +131,5 @@ int gpu_disk_measure(struct micro *m)
         gpu_cpu_say(&b->cpu, "NVMe to GPU", m->figures);
     if (r == 0)
         r = say_staging(b);
-    return r < 0 ? r : gpu_set_close(b);
-}
-
-int gpu_stored_weights_measure(struct micro *m)
-{
-    struct gpu_bench *b = m->ctx;
-    int r = gpu_driver_open(b, true);
-
-    if (r == 0)
-        r = gpu_set_open(b, &(struct gpu_shape){.piece_bytes = 4 * MIB,
-                                                .item_bytes = 4 * MIB,
-                                                .class_id = SPW_CLASS_WEIGHTS,
-                                                .durability = SPW_SCRATCH});
-    if (r == 0)
-        r = gpu_set_check(b);
-    if (r == 0)
-        r = contest(b, "weights, NVMe to GPU", true);
     return r < 0 ? r : gpu_set_close(b);
 }

@@ -34,8 +34,8 @@ row idle "client's CPU, idle after work" "helper's CPU, idle after work" "daemon
 row neighbours 'beside a spill: reading memory' 'beside a spill: products of bf16 in registers' \
     'the spill beside: reading memory'
 row disk 'GPU to NVMe, 96 MiB in objects of 2 MiB' 'NVMe to GPU, 96 MiB in objects of 2 MiB' 'staging memory of the GPU'
-row weights 'weights, memory to GPU, 16 MiB in objects of 8 MiB' 'weights, memory to GPU, 16 MiB in objects of 2 MiB'
-row stored-weights 'weights, NVMe to GPU, 96 MiB in objects of 4 MiB'
+row weights 'weights, memory to GPU, 16 MiB in tensors of 8 MiB'
+row stored-weights 'weights, NVMe to GPU, 96 MiB in tensors of 8 MiB'
 row register 'pinned again, an engine killed and started again'
 
 status=0
