@@ -150,6 +150,7 @@ static int row_measure_all(struct run *run, struct figures *figures)
     b->disk_paths[1] = devices.paths[0];
     if (r == 0)
         r = row_run(run, figures);
+    b->disk_paths[0] = b->disk_paths[1] = NULL;
     devices_deinit(&devices);
     return r;
 }

@@ -16,7 +16,7 @@
 #include "client/bench/gpu.h"
 #include "client/bench/process.h"
 
-#define CLIENTS 4
+#define CLIENTS 4U
 #define TOTAL_GOAL 0.97
 #define FAIR_GOAL 0.9
 #define START_NS 2000000 /* from an order until all begin */
@@ -155,7 +155,7 @@ static int sample_all(void *ctx, double ret_values[static METRICS_MAX])
     struct clients *c = ctx;
     double seconds = c->bench->options->quick ? SAMPLE_SECONDS_QUICK : SAMPLE_SECONDS;
     struct order order = {.kind = ORDER_PUMP, .is_fetch = c->is_fetch, .start_ns = now_ns() + START_NS};
-    struct answer answers[CLIENTS];
+    struct answer answers[CLIENTS] = {{.result = 0}};
     uint64_t bytes = 0, start_ns = UINT64_MAX, end_ns = 0;
     double least = 0, most = 0;
 

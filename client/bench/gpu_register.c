@@ -60,9 +60,10 @@ static int engine_measure(struct micro *m)
         r = gpu_set_check(b);
     if (r == 0 && write(moves->fd, "", 1) != 1)
         r = -errno;
-    while (r == 0)
-        pause(); /* until it is killed */
-    return r;
+    if (r < 0)
+        return r;
+    for (;;) /* until it is killed */
+        pause();
 }
 
 static void engine_kill(struct engine *e)
@@ -195,7 +196,7 @@ static int say_speed(struct gpu_bench *b, const struct gpu_numbers *last, double
 /* The time that was spent tells more than what is registered now: that could be what was, given up and taken again. */
 static int again(struct gpu_bench *b, struct engine *engine, const struct gpu_numbers *numbers)
 {
-    struct gpu_numbers before = *numbers, after;
+    struct gpu_numbers before = *numbers, after = *numbers;
 
     sleep_fresh();
     int r = gpu_numbers_get(b->micro->session, &before);
