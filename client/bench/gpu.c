@@ -33,20 +33,20 @@ struct row {
     uint64_t set_bytes, quick_bytes;
     unsigned dram_percent;
     uint64_t dram_bytes;
-    bool has_disk;
+    unsigned disk_percent; /* 0: no device; more than 100: it is written again and again */
 };
 
 static const struct row rows[] = {
-    {"blocks", gpu_blocks_measure, 2 * GIB, 16 * MIB, 200, 0, false},
-    {"calls", gpu_calls_measure, 2 * GIB, 16 * MIB, 0, 0, false},
-    {"clients", gpu_clients_measure, 512 * MIB, 16 * MIB, 800, 0, false}, /* of each of four */
-    {"latency", gpu_latency_measure, 256 * MIB, 16 * MIB, 200, 0, false},
-    {"idle", gpu_idle_measure, 1 * GIB, 16 * MIB, 200, 0, false},
-    {"neighbours", gpu_neighbours_measure, 1 * GIB, 32 * MIB, 200, 0, false},
-    {"disk", gpu_disk_measure, 8 * GIB, 96 * MIB, 0, 1 * GIB, true},
-    {"weights", gpu_weights_measure, 16 * GIB, 16 * MIB, 125, 0, false},
-    {"stored-weights", gpu_stored_weights_measure, 16 * GIB, 96 * MIB, 0, 1 * GIB, true},
-    {"register", gpu_register_measure, 64 * GIB, 256 * MIB, 100, 0, false},
+    {"blocks", gpu_blocks_measure, 2 * GIB, 16 * MIB, 200, 0, 0},
+    {"calls", gpu_calls_measure, 2 * GIB, 16 * MIB, 0, 0, 0},
+    {"clients", gpu_clients_measure, 512 * MIB, 16 * MIB, 800, 0, 0}, /* of each of four */
+    {"latency", gpu_latency_measure, 256 * MIB, 16 * MIB, 200, 0, 0},
+    {"idle", gpu_idle_measure, 1 * GIB, 16 * MIB, 200, 0, 0},
+    {"neighbours", gpu_neighbours_measure, 1 * GIB, 32 * MIB, 200, 0, 0},
+    {"disk", gpu_disk_measure, 8 * GIB, 96 * MIB, 0, 1 * GIB, 200},
+    {"weights", gpu_weights_measure, 16 * GIB, 16 * MIB, 125, 0, 0},
+    {"stored-weights", gpu_stored_weights_measure, 16 * GIB, 96 * MIB, 0, 1 * GIB, 100},
+    {"register", gpu_register_measure, 64 * GIB, 256 * MIB, 100, 0, 0},
 };
 static const char *const words[] = {"blocks", "calls",   "clients",        "latency",  "idle", "neighbours",
                                     "disk",   "weights", "stored-weights", "register", NULL};
@@ -71,9 +71,14 @@ static uint64_t memory_free_bytes(void)
 
 static uint64_t dram_bytes(const struct row *row, uint64_t set_bytes, bool quick)
 {
-    uint64_t bytes = row->has_disk && !quick ? row->dram_bytes : set_bytes * row->dram_percent / 100;
+    uint64_t bytes = row->disk_percent > 0 && !quick ? row->dram_bytes : set_bytes * row->dram_percent / 100;
 
     return MAX(bytes, DRAM_BYTES_MIN);
+}
+
+static uint64_t disk_bytes(const struct row *row, uint64_t set_bytes)
+{
+    return row->disk_percent > 0 ? harness_device_bytes(set_bytes * row->disk_percent / 100) : 0;
 }
 
 /* Halves the set until it fits. */
@@ -83,10 +88,10 @@ static uint64_t set_bytes(const struct row *row, bool quick)
 
     while (bytes > row->quick_bytes && dram_bytes(row, bytes, quick) + PINNED_BYTES > memory_free_bytes())
         bytes /= 2;
-    if (row->has_disk && harness_room(&room) < 0)
+    if (row->disk_percent > 0 && harness_room(&room) < 0)
         return 0;
-    while (row->has_disk && bytes > row->quick_bytes &&
-           harness_device_bytes(2 * bytes) + MIN(bytes, RAW_FILE_BYTES) > room / 8 * 7)
+    while (row->disk_percent > 0 && bytes > row->quick_bytes &&
+           disk_bytes(row, bytes) + MIN(bytes, RAW_FILE_BYTES) > room / 8 * 7)
         bytes /= 2;
     return bytes;
 }
@@ -112,10 +117,11 @@ static int row_run(struct run *run, struct figures *figures)
 {
     struct gpu_bench *b = &run->bench;
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
-    const struct harness_options ho = {.dram_bytes = dram_bytes(run->row, b->set_bytes, b->options->quick),
-                                       .device_bytes = run->row->has_disk ? harness_device_bytes(2 * b->set_bytes) : 0,
+    const struct harness_options ho = {.pools = "[pool bench]\ngpu = 64 GiB\n", /* whatever the rows ask for */
+                                       .dram_bytes = dram_bytes(run->row, b->set_bytes, b->options->quick),
+                                       .device_bytes = disk_bytes(run->row, b->set_bytes),
                                        .object_bytes = MIB,
-                                       .policy = run->row->has_disk ? "lru" : NULL,
+                                       .policy = run->row->disk_percent > 0 ? "lru" : NULL,
                                        .keep = b->options->keep,
                                        .quiet = b->options->quiet};
     char path[PATH_MAX];
@@ -143,7 +149,7 @@ static int row_measure_all(struct run *run, struct figures *figures)
     b->disk_bytes = MIN(b->set_bytes, RAW_FILE_BYTES);
     if (b->set_bytes == 0)
         return -ENOSPC;
-    if (run->row->has_disk)
+    if (run->row->disk_percent > 0)
         r = devices_init(&devices, false, 1, b->disk_bytes);
     if (r < 0)
         fprintf(stderr, "spillbench: %s: %s\n", devices.folder, strerrordesc_np(-r));

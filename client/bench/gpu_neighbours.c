@@ -2,7 +2,7 @@
 /*
  * What a spill at full rate takes from the rest of the GPU: work that has nothing to do with it, alone and beside it, in
  * turns. The work is timed by events in its own stream; the spill runs in a thread of its own from before the first of
- * them until after the last. Small products are as a decoder has them: one row times a matrix, which is reading that matrix.
+ * them until after the last. Small products are as a decoder has them: a matrix times one column, which is reading that matrix.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -33,7 +33,7 @@ static const char *const names[WORKS] = {
     [READ_SMALL] = "reading 32 MiB at a time, as a small product does",
     [MULTIPLY] = "products of bf16 in registers",
     [CUBLAS] = "cuBLAS, bf16, a product of square matrices",
-    [CUBLAS_SMALL] = "cuBLAS, bf16, one row times a matrix",
+    [CUBLAS_SMALL] = "cuBLAS, bf16, a matrix times one column",
 };
 
 struct neighbours {
@@ -68,9 +68,8 @@ static int launch(struct neighbours *n, unsigned i)
         return gpu_cublas_multiply(load->cublas, load->memory, load->memory + matrix_bytes,
                                    load->memory + 2 * matrix_bytes, n->side, n->side, n->side);
     case CUBLAS_SMALL: /* not always the same matrix, which would be in a cache */
-        return gpu_cublas_multiply(load->cublas, load->memory + 2 * matrix_bytes + i % 64 * SECTOR_BYTES,
-                                   load->memory + i % 2 * matrix_bytes, load->memory + 2 * matrix_bytes + MIB, 1,
-                                   n->side, n->side);
+        return gpu_cublas_multiply(load->cublas, load->memory + i % 2 * matrix_bytes, load->memory + 2 * matrix_bytes,
+                                   load->memory + 2 * matrix_bytes + MIB, n->side, 1, n->side);
     default:
         return -EINVAL;
     }
