@@ -85,9 +85,11 @@ set_target_properties(spillway-fake-cuda PROPERTIES
     LIBRARY_OUTPUT_DIRECTORY ${tests_dir}/fake)
 target_link_libraries(spillway-fake-cuda PRIVATE spillway-io Threads::Threads)
 target_link_options(spillway-fake-cuda PRIVATE LINKER:--exclude-libs,ALL)
-# It is NVML as well, for who looks for that.
-add_custom_command(TARGET spillway-fake-cuda POST_BUILD
-                   COMMAND ${CMAKE_COMMAND} -E create_symlink libcuda.so.1 ${tests_dir}/fake/libnvidia-ml.so.1)
+# It is NVML and cuBLAS as well, for who looks for these.
+foreach(library libnvidia-ml.so.1 libcublas.so.12)
+    add_custom_command(TARGET spillway-fake-cuda POST_BUILD
+                       COMMAND ${CMAKE_COMMAND} -E create_symlink libcuda.so.1 ${tests_dir}/fake/${library})
+endforeach()
 
 spillway_glob(unit_sources GLOB tests/unit/test_*.c)
 foreach(source IN LISTS unit_sources)

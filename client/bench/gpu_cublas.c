@@ -37,12 +37,11 @@ static void *library_open(void)
     return NULL;
 }
 
-int gpu_cublas_open(struct gpu_bench *b, struct CUstream_st *stream, struct gpu_cublas **ret_cublas)
+int gpu_cublas_open(struct CUstream_st *stream, struct gpu_cublas **ret_cublas)
 {
     cleanup_free struct gpu_cublas *cublas = calloc(1, sizeof(*cublas));
     void *library = library_open();
 
-    (void)b;
     if (!cublas)
         return -ENOMEM;
     if (!library) {

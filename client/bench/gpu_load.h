@@ -46,6 +46,6 @@ int gpu_load_multiply(const struct gpu_load *load, uint32_t rounds, struct CUstr
 /* ── gpu_cublas.c ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* -ENOENT: no libcublas.so.12 or .13, after it has said so. Lives as long as the process. */
-int gpu_cublas_open(struct gpu_bench *b, struct CUstream_st *stream, struct gpu_cublas **ret_cublas);
+int gpu_cublas_open(struct CUstream_st *stream, struct gpu_cublas **ret_cublas);
 /* C = A * B in bf16, A of m x k, B of k x n, all three in memory at these addresses. */
 int gpu_cublas_multiply(struct gpu_cublas *cublas, uint64_t a, uint64_t b, uint64_t c, int m, int n, int k);

@@ -173,7 +173,7 @@ static int contest(struct neighbours *n)
 static int measure(struct neighbours *n)
 {
     struct gpu_bench *b = n->bench;
-    int r = gpu_cublas_open(b, n->stream, &n->load.cublas);
+    int r = gpu_cublas_open(n->stream, &n->load.cublas);
 
     if (r < 0 && r != -ENOENT)
         return r;

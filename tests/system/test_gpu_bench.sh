@@ -32,7 +32,8 @@ row latency 'one block of 128 KiB in memory, stream to stream' 'one block of 128
     'a kernel that does nothing, launched and waited for'
 row idle "client's CPU, idle after work" "helper's CPU, idle after work" "daemon's CPU, idle after work"
 row neighbours 'beside a spill: reading memory' 'beside a spill: products of bf16 in registers' \
-    'the spill beside: reading memory'
+    'the spill beside: reading memory' 'beside a spill: cuBLAS, bf16, a product of square matrices' \
+    'beside a spill: cuBLAS, bf16, a matrix times one column'
 row disk 'GPU to NVMe, 96 MiB in objects of 2 MiB' 'NVMe to GPU, 96 MiB in objects of 2 MiB' 'staging memory of the GPU'
 row weights 'weights, memory to GPU, 16 MiB in tensors of 8 MiB'
 row stored-weights 'weights, NVMe to GPU, 96 MiB in tensors of 8 MiB'
