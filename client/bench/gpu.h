@@ -31,10 +31,12 @@ struct gpu_set {
     uint32_t n; /* blocks */
 };
 
-/* A model's weights: tensors, each one range of `cache`. */
+/* A model's weights: tensors, each one range of memory. */
 struct gpu_weights {
     spw_space *space;
     spw_gpu *gpu;
+    spw_gpu_memory *memory; /* NULL: they lie in `cache` */
+    uint64_t address;
     struct spw_gpu_range *ranges;
     int32_t *statuses;
     uint64_t tensor_bytes;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A model's weights into a GPU, as one set: from the daemon's memory, beside the link, or from its device, whose memory holds
- * a small part of them, beside the device. They are tensors, and were put there from the GPU. One thread.
+ * a small part of them, beside the device. They are tensors, and were put there from the GPU. On the GPU they lie in memory
+ * of this process's own, through staging memory, or in memory that the daemon handed out, straight. One thread.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -29,25 +30,32 @@ static int ranges_new(struct gpu_bench *b)
         return -ENOMEM;
     for (uint32_t i = 0; r == 0 && i < w->n; i++) {
         w->ranges[i] =
-            (struct spw_gpu_range){.bytes = w->tensor_bytes, .address = b->cache + (uint64_t)i * w->tensor_bytes};
+            (struct spw_gpu_range){.bytes = w->tensor_bytes, .address = w->address + (uint64_t)i * w->tensor_bytes};
         payload_key(w->tensor_bytes, i, &w->ranges[i].key);
         r = spw_tensor_open(w->space, &w->ranges[i].key, w->tensor_bytes);
     }
     return r < 0 ? micro_say("spw_tensor_open", r) : 0;
 }
 
-static int weights_open(struct gpu_bench *b, uint64_t tensor_bytes)
+static int weights_open(struct gpu_bench *b, uint64_t tensor_bytes, bool is_straight)
 {
     struct spw_space_options so = {.class_id = SPW_CLASS_WEIGHTS, .durability = SPW_SCRATCH};
     struct gpu_weights *w = &b->weights;
     struct gpu_numbers numbers = {0};
 
-    *w = (struct gpu_weights){.tensor_bytes = tensor_bytes, .n = (uint32_t)(b->set_bytes / tensor_bytes)};
+    *w = (struct gpu_weights){
+        .address = b->cache, .tensor_bytes = tensor_bytes, .n = (uint32_t)(b->set_bytes / tensor_bytes)};
     memcpy(so.digest, &tensor_bytes, sizeof(tensor_bytes));
     int r = spw_space_open(b->micro->pool, &so, &w->space);
     if (r < 0)
         return micro_say("a space", r);
     r = gpu_attach(w->space, &w->gpu);
+    if (r == 0 && is_straight) {
+        r = spw_gpu_alloc(w->gpu, b->set_bytes, &w->memory);
+        if (r < 0)
+            return micro_say("spw_gpu_alloc", r);
+        w->address = spw_gpu_memory_address(w->memory);
+    }
     if (r == 0)
         r = ranges_new(b);
     if (r == 0)
@@ -63,6 +71,7 @@ static int weights_close(struct gpu_bench *b)
 
     for (uint32_t i = 0; r == 0 && i < w->n; i++)
         r = spw_delete(w->space, &w->ranges[i].key, 1, w->statuses);
+    spw_gpu_memory_free(w->memory);
     spw_gpu_detach(w->gpu);
     free(w->ranges);
     free(w->statuses);
@@ -107,17 +116,17 @@ static int activate(struct gpu_bench *b)
 static int check(struct gpu_bench *b)
 {
     uint64_t bytes = b->weights.n * b->weights.tensor_bytes;
-    int r = gpu_driver_fill(b, b->cache, bytes, b->weights.tensor_bytes);
+    int r = gpu_driver_fill(b, b->weights.address, bytes, b->weights.tensor_bytes);
 
     if (r == 0)
         r = put(b);
     if (r == 0)
-        r = CU(b, MemsetD8(b->cache, 0, bytes));
+        r = CU(b, MemsetD8(b->weights.address, 0, bytes));
     if (r == 0)
         r = CU(b, StreamSynchronize(NULL)); /* it may return before it is done, and ours do not wait for it */
     if (r == 0)
         r = activate(b);
-    return r < 0 ? r : gpu_driver_check(b, b->cache, bytes, b->weights.tensor_bytes);
+    return r < 0 ? r : gpu_driver_check(b, b->weights.address, bytes, b->weights.tensor_bytes);
 }
 
 static int sample(void *ctx, double ret_values[static METRICS_MAX])
@@ -148,9 +157,8 @@ static int sample_stored(void *ctx, double ret_values[static METRICS_MAX])
     return r;
 }
 
-static int measure(struct gpu_bench *b, bool is_stored)
+static int measure(struct gpu_bench *b, bool is_stored, bool is_straight)
 {
-    const char *from = is_stored ? "NVMe" : "memory";
     struct contest c = {.metrics = {{"", "GB/s", GOAL_AT_LEAST, false, is_stored ? GPU_DISK_GOAL : GOAL}},
                         .n_metrics = 1,
                         .neighbour = is_stored ? GPU_RAW_READS : GPU_LINK,
@@ -160,13 +168,12 @@ static int measure(struct gpu_bench *b, bool is_stored)
                         .seconds = b->options->seconds,
                         .quiet = b->options->quiet};
     char what[FIGURE_NAME_BYTES / 2];
-    int r = gpu_driver_open(b, true);
+    int r = weights_open(b, b->options->quick ? TENSOR_BYTES_QUICK : TENSOR_BYTES, is_straight);
 
     if (r == 0)
-        r = weights_open(b, b->options->quick ? TENSOR_BYTES_QUICK : TENSOR_BYTES);
-    if (r == 0)
         r = check(b);
-    snprintf(what, sizeof(what), "weights, %s to GPU", from);
+    snprintf(what, sizeof(what), "weights, %s to GPU, %s", is_stored ? "NVMe" : "memory",
+             is_straight ? "spw_gpu_alloc()" : "staged");
     snprintf(c.metrics[0].name, FIGURE_NAME_BYTES, "%s, %llu MiB in tensors of %u MiB", what,
              (unsigned long long)(b->set_bytes / MIB), (unsigned)(b->weights.tensor_bytes / MIB));
     if (r == 0)
@@ -178,10 +185,16 @@ static int measure(struct gpu_bench *b, bool is_stored)
 
 int gpu_weights_measure(struct micro *m)
 {
-    return measure(m->ctx, false);
+    int r = gpu_driver_open(m->ctx, true);
+
+    if (r == 0)
+        r = measure(m->ctx, false, false);
+    return r < 0 ? r : measure(m->ctx, false, true);
 }
 
 int gpu_stored_weights_measure(struct micro *m)
 {
-    return measure(m->ctx, true);
+    int r = gpu_driver_open(m->ctx, true);
+
+    return r < 0 ? r : measure(m->ctx, true, true);
 }

@@ -35,8 +35,9 @@ row neighbours 'beside a spill: reading memory' 'beside a spill: products of bf1
     'the spill beside: reading memory' 'beside a spill: cuBLAS, bf16, a product of square matrices' \
     'beside a spill: cuBLAS, bf16, a matrix times one column'
 row disk 'GPU to NVMe, 96 MiB in objects of 2 MiB' 'NVMe to GPU, 96 MiB in objects of 2 MiB' 'staging memory of the GPU'
-row weights 'weights, memory to GPU, 16 MiB in tensors of 8 MiB'
-row stored-weights 'weights, NVMe to GPU, 96 MiB in tensors of 8 MiB'
+row weights 'weights, memory to GPU, staged, 16 MiB in tensors of 8 MiB' \
+    'weights, memory to GPU, spw_gpu_alloc(), 16 MiB in tensors of 8 MiB'
+row stored-weights 'weights, NVMe to GPU, spw_gpu_alloc(), 96 MiB in tensors of 8 MiB'
 row register 'pinned again, an engine killed and started again'
 
 status=0
