@@ -22,8 +22,8 @@
 #include "include/spillway/gpu.h"
 #include "io/cuda_driver.h"
 
-#define GPU_THREAD_BLOCKS 4       /* move 65 GB/s and more, so that no more of the chip is taken than the link needs */
-#define GPU_THREAD_BLOCKS_SMALL 8 /* of small uses, which somebody may wait for */
+#define GPU_THREAD_BLOCKS 8
+#define GPU_THREAD_BLOCKS_SPILL 4 /* of what nobody waits for: no more of the chip than the link needs */
 #define GPU_THREAD_BLOCKS_MAX 1024
 #define GPU_POOL_SHARE 4 /* one lane leases at most such a part of a pool's memory: leases beyond 80 % are refused */
 #define GPU_LEASES_MAX 16384 /* of one lane: a session may have 65536 */

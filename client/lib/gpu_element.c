@@ -33,8 +33,9 @@ static uint64_t use_bytes_max(const struct gpu_lane *lane, const struct spw_gpu_
 {
     uint64_t first = GPU_USE_BYTES_MIN << MIN(job->n_begun, 16U);
     uint64_t last = MAX(job->left_bytes / 2, GPU_USE_BYTES_MIN);
+    uint64_t bytes = MIN(first, last);
 
-    return MIN(MIN(first, last), lane->use_bytes);
+    return MIN(bytes, lane->use_bytes);
 }
 
 uint64_t client_gpu_elements_leased_max(const struct gpu_lane *lane, const struct spw_gpu_job *job)

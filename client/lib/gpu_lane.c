@@ -292,7 +292,8 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     uint32_t blocks = lane->gpu->options.thread_blocks;
 
     if (blocks == 0)
-        blocks = use->moved_bytes > GPU_USE_BYTES_MIN ? GPU_THREAD_BLOCKS : GPU_THREAD_BLOCKS_SMALL;
+        blocks = job->direction == GPU_SPILL && use->moved_bytes > GPU_USE_BYTES_MIN ? GPU_THREAD_BLOCKS_SPILL
+                                                                                     : GPU_THREAD_BLOCKS;
     struct kernel_args args = {
         .slot = lane->staging + place * lane->slot_bytes,
         .status = d->fence_address + offsetof(struct spw_gpu_fence, status),

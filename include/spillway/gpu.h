@@ -52,8 +52,8 @@ struct spw_gpu_options {
     const uint8_t *uuid; /* SPW_UUID_BYTES; NULL: that of the current context's device */
     uint64_t slot_bytes; /* of staging memory; 0: the daemon's default */
     uint32_t slots;      /* of each direction; 0: the daemon's default */
-    /* Of the gather and scatter kernels; 0: 4, which move 65 GB/s and more, and 8 for the few MiB that somebody may wait for:
-     * the rest of the GPU is others'. */
+    /* Of the gather and scatter kernels; 0: 8, which move 130 GB/s and more, and 4 for spills of more than a few MiB, whose rest
+     * of the GPU is others'. */
     uint32_t thread_blocks;
     uint32_t flags; /* SPW_GPU_MAP_ONLY */
 };
