@@ -201,7 +201,7 @@ void client_gpu_elements_place(struct gpu_lane *lane, const struct gpu_use *use,
                                struct kernel_args *args)
 {
     const struct spw_gpu_job *job = use->job;
-    uint32_t *ids = &lane->ids[place * SPW_LIST_MAX];
+    uint32_t *ids = &lane->ids[(size_t)place * SPW_LIST_MAX];
 
     args->ids = lane->ids_address + (uint64_t)place * SPW_LIST_MAX * sizeof(*lane->ids);
     args->window_bytes = (uint32_t)use->moved_bytes;
@@ -213,7 +213,7 @@ void client_gpu_elements_place(struct gpu_lane *lane, const struct gpu_use *use,
         return;
     }
     args->pieces = lane->ranges_address + (uint64_t)place * GPU_USE_RANGES_MAX * sizeof(*lane->ranges);
-    args->n_pieces = place_ranges(use, args->slot, &lane->ranges[place * GPU_USE_RANGES_MAX]);
+    args->n_pieces = place_ranges(use, args->slot, &lane->ranges[(size_t)place * GPU_USE_RANGES_MAX]);
     args->item_bytes = (uint32_t)use->moved_bytes;
     ids[0] = 0;
 }

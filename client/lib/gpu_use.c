@@ -338,6 +338,8 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
 {
     uint32_t n_copies = 0, n_kernels = 0, n_ready = 0;
 
+    if (list_is_empty(&d->uses))
+        return;
     if (lane->memory) { /* answers ring, and copies have no kernels behind them */
         await->look |= lane->over < 0 && !list_is_empty(&d->uses);
         return;
