@@ -74,7 +74,10 @@ static bool turn(struct helper *h)
     progress |= helper_issue_start(h, now_ns);
     for (uint32_t i = 0; i < h->n_rings; i++)
         helper_ring_flush(ring_at(h, i));
-    progress |= helper_chunk_register(h); /* after everything else, as it takes long */
+    if (helper_chunk_register(h)) { /* after everything else, as it takes long; the daemon awaits answers meanwhile */
+        progress = true;
+        h->must_listen = true;
+    }
     if (progress) {
         h->progress_ns = now_ns;
         h->nap_ns = GPU_NAP_NS_MIN;
@@ -131,12 +134,11 @@ static void doze(struct helper *h)
 
 static void serve(struct helper *h)
 {
-    bool has_slept = true;
-
+    h->must_listen = true;
     while (!h->is_lost) {
-        if ((has_slept || h->n_turns % GPU_SOCKET_TURNS == 0) && !helper_control_serve(h))
+        if ((h->must_listen || h->n_turns % GPU_SOCKET_TURNS == 0) && !helper_control_serve(h))
             return;
-        has_slept = false;
+        h->must_listen = false;
         if (h->is_lost || turn(h))
             continue;
         if (helper_issue_is_ahead(h)) {
@@ -145,7 +147,7 @@ static void serve(struct helper *h)
             cpu_relax();
         } else {
             sleep_a_while(h);
-            has_slept = true;
+            h->must_listen = true;
         }
     }
 }

@@ -179,6 +179,7 @@ struct helper {
     uint64_t spin_ns, nap_ns;
     uint64_t progress_ns; /* when it was made last */
     uint64_t n_turns;
+    bool must_listen; /* before the next turn: so much time has passed */
     struct gpu_stat stat;
 };
 

@@ -57,6 +57,8 @@ struct fake_cuda_role {
     uint32_t hang;         /* work in streams is not finished while this is set */
     uint32_t capturing;    /* cuStreamIsCapturing says so */
     uint32_t dma_delay_us; /* of each copy */
+    uint32_t hold;         /* cuMemHostRegister does not come back while this is set */
+    uint32_t is_held;      /* a call has come to that */
     struct fake_cuda_fault faults[FAKE_CUDA_FAULTS_MAX];
     /* Counters: they only grow. */
     uint64_t bytes_dtoh, bytes_htod, bytes_dtod;

@@ -197,6 +197,10 @@ int cuMemHostRegister_v2(void *memory, size_t size_bytes, unsigned flags)
     pthread_mutex_unlock(&fake.lock);
     if (overlaps)
         return NV_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    while (load_acquire(&fake.role->hold)) {
+        store_release(&fake.role->is_held, 1);
+        (void)usleep(100);
+    }
     region = region_new(FAKE_REGISTERED, (uintptr_t)memory, size_bytes, memory);
     if (!region)
         return NV_ERROR_OUT_OF_MEMORY;

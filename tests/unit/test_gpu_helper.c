@@ -390,6 +390,23 @@ START_TEST(test_sleeps)
 }
 END_TEST
 
+/* What takes long: a message that comes meanwhile is answered before more of it. */
+START_TEST(test_registers_between_messages)
+{
+    struct gpu_msg question = {.type = GPU_MSG_STAT};
+
+    gpu_rig_init(&rig);
+    store_release(&rig.role->hold, 1);
+    (void)gpu_rig_chunk(&rig, 0, 0, 2 * GPU_SOCKET_TURNS * GPU_WINDOW_BYTES);
+    while (!load_acquire(&rig.role->is_held))
+        (void)usleep(100);
+    gpu_rig_send(&rig, &question, NULL, 0);
+    store_release(&rig.role->hold, 0);
+    ck_assert_uint_eq(gpu_rig_receive(&rig, NULL).stat.registered_bytes, GPU_WINDOW_BYTES);
+    gpu_rig_deinit(&rig);
+}
+END_TEST
+
 /* The program: it is what LD_LIBRARY_PATH's driver serves, has the right name, and keeps nothing open but its socket. */
 START_TEST(test_program)
 {
@@ -434,6 +451,7 @@ int main(void)
     tcase_add_test(tests, test_late_chunk);
     tcase_add_test(tests, test_across_windows);
     tcase_add_test(tests, test_sleeps);
+    tcase_add_test(tests, test_registers_between_messages);
     tcase_add_test(tests, test_program);
     suite_add_tcase(suite, tests);
     return cuda_rig_main(suite);
