@@ -161,6 +161,13 @@ void gpu_ask_stat(struct gpu *gpu)
 
 /* --- Messages from it ------------------------------------------------------------------------------------------------ */
 
+#define ERRNO_MAX 4095 /* the kernel's */
+
+static bool is_errno(int32_t status)
+{
+    return status < 0 && status >= -ERRNO_MAX;
+}
+
 static void take_lane(struct gpu *gpu, struct gpu_lane *lane, const struct gpu_msg *msg, int *fd)
 {
     uint64_t wanted = gpu_lane_bytes(lane->slots, lane->slot_bytes, lane->alloc_bytes);
@@ -168,7 +175,7 @@ static void take_lane(struct gpu *gpu, struct gpu_lane *lane, const struct gpu_m
 
     if (msg->status == 0 && *fd >= 0 && is_sane)
         session_gpu_lane_made(lane, 0, msg->bytes, steal_fd(fd), "");
-    else if (msg->status < 0)
+    else if (is_errno(msg->status))
         session_gpu_lane_made(lane, msg->status, 0, -1, msg->text);
     else
         gpu_kill(gpu, "an answer that makes no sense");
@@ -196,11 +203,20 @@ static void take_answer(struct gpu *gpu, struct gpu_question *question, const st
     }
 }
 
+/* It goes to clients, and to an admin's terminal. */
+static void text_sanitise(char *text, size_t text_bytes)
+{
+    text[text_bytes - 1] = 0;
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
 static void gpu_take(struct gpu *gpu, struct gpu_msg *msg, int *fd)
 {
     struct gpu_question *question = list_first_entry(&gpu->awaited, struct gpu_question, link);
 
-    msg->text[sizeof(msg->text) - 1] = 0;
+    text_sanitise(msg->text, sizeof(msg->text));
     if (msg->type == GPU_MSG_LOST) {
         gpu_kill(gpu, msg->text);
     } else if (!question || msg->version != GPU_WIRE_VERSION || msg->type != question->type ||

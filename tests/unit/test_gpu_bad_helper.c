@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/session.h"
 #include "tests/unit/support/gpus_rig.h"
 
 #define POOL "[tier.dram]\nsize = 64 MiB\n[pool default]\n"
@@ -52,13 +53,26 @@ static void answer_stat(const struct gpu_msg *msg)
     else if (is("unknown type"))
         reply.type = 99;
     else if (is("lost"))
-        reply = (struct gpu_msg){.type = GPU_MSG_LOST, .text = "a context"};
+        reply = (struct gpu_msg){.type = GPU_MSG_LOST, .text = "a \033[31mcontext\n"};
     if (is("short"))
         (void)send(GPU_WIRE_FD, "", 1, 0);
     else if (!is("silent"))
         gpus_rig_answer(msg, reply, -1);
     if (is("twice"))
         gpus_rig_answer(msg, reply, -1);
+}
+
+static void answer_lane(const struct gpu_msg *msg)
+{
+    struct gpu_msg reply = {.bytes = UINT64_C(2) * msg->slots * msg->slot_bytes};
+
+    if (is("a status"))
+        reply.status = INT32_MIN;
+    else if (is("too many bytes"))
+        reply.bytes = UINT64_MAX;
+    else if (is("too few bytes"))
+        reply.bytes--;
+    gpus_rig_answer(msg, reply, is("no descriptor") ? -1 : GPU_WIRE_FD);
 }
 
 static void chunk(const struct gpu_msg *msg)
@@ -95,6 +109,8 @@ static _Noreturn void play(void)
             chunk(&msg);
         } else if (msg.type == GPU_MSG_STAT) {
             answer_stat(&msg);
+        } else if (msg.type == GPU_MSG_LANE) {
+            answer_lane(&msg);
         }
         for (int i = 0; i < 2; i++)
             if (fds[i] >= 0)
@@ -113,7 +129,7 @@ static const struct {
     {"unknown type", "an answer to what it was not asked"},
     {"twice", "an answer to what it was not asked"},
     {"short", "its socket ended"},
-    {"lost", "a context"},
+    {"lost", "a ?[31mcontext?"}, /* for an admin's terminal, too */
     {"silent", "it does not answer"},
 };
 
@@ -127,6 +143,41 @@ START_TEST(who_lies_is_ended)
 
     gpus_rig_until(&rig, gpu->restarts > 0); /* it was told of memory, and asked a question */
     ck_assert_str_eq(gpu->error, lies[_i].error);
+    gpus_rig_deinit(&rig);
+}
+END_TEST
+
+static const char *const lane_lies[] = {"a status", "too many bytes", "too few bytes", "no descriptor"};
+
+/* The client is told to come back; nothing of what was said is believed, nor paid for. */
+START_TEST(who_lies_of_a_lane_is_ended)
+{
+    struct gpu_lane *lane = calloc(1, sizeof(*lane));
+    struct session session = {.control = &rig.control, .state = SESSION_OPEN, .busy = true};
+    struct spw_msg_error error = {0};
+    int sockets[2];
+
+    gpus_rig_init(&rig, POOL, lane_lies[_i]);
+    struct gpu *gpu = gpus_rig_served(&rig, 1);
+
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
+    session.socket.fd = sockets[0];
+    list_init(&session.lanes);
+    *lane = (struct gpu_lane){.session = &session, .slots = 1, .slot_bytes = 8 * MIB, .staging_fd = -1};
+    lane->fences = MEMORY_SHARED_NONE;
+    list_init(&lane->gpu_link);
+    list_init(&lane->question.link);
+    list_push_tail(&session.lanes, &lane->link);
+    ck_assert_int_eq(gpu_lane_ask(gpu, lane), 0);
+    gpu_charge(lane, 16 * MIB);
+    gpus_rig_until(&rig, gpu->restarts > 0);
+    ck_assert_str_eq(gpu->error, "an answer that makes no sense");
+    ck_assert_int_gt(recv(sockets[1], &error, sizeof(error), MSG_DONTWAIT), 0);
+    ck_assert_int_eq(error.msg.status, -EAGAIN);
+    ck_assert(!session.busy && list_is_empty(&session.lanes) && list_is_empty(&gpu->lanes));
+    ck_assert_uint_eq(gpus_pool_used(rig.gpus, 0), 0);
+    close(sockets[0]);
+    close(sockets[1]);
     gpus_rig_deinit(&rig);
 }
 END_TEST
@@ -352,6 +403,7 @@ int main(int argc, char *argv[])
     TCase *tc = tcase_create("bad_helper");
 
     tcase_add_loop_test(tc, who_lies_is_ended, 0, ARRAY_LEN(lies));
+    tcase_add_loop_test(tc, who_lies_of_a_lane_is_ended, 0, ARRAY_LEN(lane_lies));
     tcase_add_test(tc, what_engines_find_ends_it);
     tcase_add_test(tc, who_hangs_up_wakes_nobody);
     tcase_add_test(tc, who_does_not_end_is_left_behind);
