@@ -58,7 +58,9 @@ void gpu_blame(struct gpu *gpu)
         blame = blame_new(gpu->gpus, gpu->uid);
     if (now_ns > blame->until_ns + GPU_BLAME_MS_MAX * NS_PER_MS)
         blame->n_failed = 0;
-    blame->until_ns = now_ns + MIN(NS_PER_S << MIN(blame->n_failed, 6U), GPU_BLAME_MS_MAX * NS_PER_MS);
+    uint64_t pause_ns = NS_PER_S << MIN(blame->n_failed, 6U);
+
+    blame->until_ns = now_ns + MIN(pause_ns, GPU_BLAME_MS_MAX * NS_PER_MS);
     blame->n_failed++;
 }
 
