@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is promised when something of the GPU tier fails: jobs end with an error soon after their deadline, streams go on,
- * nothing is left behind, and what comes next attaches anew. The daemon, its helper and the client are killed and stopped
- * while copies are on their way, and the driver fails on command. On the fake driver alone.
+ * nothing is left behind, what comes next attaches anew, and the same keys can be stored. The daemon, its helper and the client
+ * are killed and stopped while copies are on their way, jobs are cancelled, and the driver fails on command. On the fake
+ * driver alone.
  */
 #include <check.h>
 #include <errno.h>
@@ -13,9 +14,9 @@
 #include "tests/system/support/gpu.h"
 
 #define PIECE_BYTES (256 * KIB)
-#define N_BLOCKS 256
+#define N_BLOCKS 128
 #define HALF (N_BLOCKS / 2)
-#define DRAM_BYTES (256 * MIB)
+#define DRAM_BYTES (192 * MIB)
 #define DEADLINE_MS 2000
 #define ENDS_MS 1000   /* after the deadline, as promised */
 #define SLACK_MS 10000 /* of a busy machine */
@@ -163,12 +164,29 @@ static void serves_again(uint32_t seed)
     gpu_cache_check(&rig, &cache, seed, ids, ids, N_BLOCKS / 4);
 }
 
+/* Keys that a failed spill had reserved: they can be stored as soon as the daemon has heard of its end. */
+static void stores_the_same_again(uint32_t round)
+{
+    int32_t status[HALF];
+    uint64_t n = 0;
+
+    keys_are(round);
+    for (int64_t end = clock_ms() + LONG_MS; n < HALF && clock_ms() < end; sleep_ms(10)) {
+        (void)spw_delete(rig.space, keys + HALF, HALF, status);
+        spw_gpu_job *job = start(true, HALF, HALF, status);
+        (void)spw_gpu_job_wait(job, SPW_GPU_DONE, LONG_MS);
+        n = spw_gpu_job_value(job);
+        spw_gpu_job_free(job);
+    }
+    ck_assert_uint_eq(n, HALF);
+}
+
 /* --- Processes that die ---------------------------------------------------------------------------------------------- */
 
 START_TEST(the_helper_is_killed)
 {
     begin();
-    for (uint32_t round = 0; round < 3; round++) {
+    for (uint32_t round = 0; round < 2; round++) {
         pid_t helper = gpu_rig_helper(&rig, 0);
 
         keys_are(round);
@@ -177,6 +195,7 @@ START_TEST(the_helper_is_killed)
         both_end(0);
         all_clear();
         gpu_rig_helper(&rig, helper);
+        stores_the_same_again(round);
         serves_again(round + 2);
     }
     finish();
@@ -303,6 +322,28 @@ START_TEST(a_copy_fails)
 }
 END_TEST
 
+/* Blocks that lie apart in memory go to the driver together. */
+START_TEST(a_copy_of_many_fails)
+{
+    int32_t status[HALF];
+
+    begin();
+    gpu_cache_fill(&rig, &cache, 1);
+    wait_all(start(true, 0, HALF, status), HALF);
+    for (uint32_t i = 0; i < HALF; i += 2)
+        ck_assert_int_eq(spw_delete(rig.space, keys + i, 1, status), 0);
+    fake_cuda_fail(helper_role(), "cuMemcpyBatchAsync", 1, 1, NV_ERROR_INVALID_VALUE);
+    started_ms = clock_ms();
+    SPW(spw_spill(cache.layout, keys + HALF, ids + HALF, HALF, stream, 0, DEADLINE_MS, status, &spill));
+    ends_with(spill, status, HALF, 0);
+    ck_assert_uint_eq(helper_role()->faults[0].n_fired, 1);
+    stream_drains();
+    stores_the_same_again(0);
+    serves_again(2);
+    finish();
+}
+END_TEST
+
 START_TEST(the_helper_loses_its_context)
 {
     begin();
@@ -323,6 +364,36 @@ START_TEST(a_kernel_is_not_launched)
     gpu_cache_fill(&rig, &cache, 1);
     fake_cuda_fail(&rig.control->roles[FAKE_CUDA_CLIENT], "cuLaunchKernel", 1, 1, NV_ERROR_OUT_OF_MEMORY);
     one_spill_fails(7000, -ENOMEM);
+    serves_again(2);
+    fake_cuda_fail(&rig.control->roles[FAKE_CUDA_CLIENT], "cuLaunchKernel", 2, 1, NV_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    started_ms = clock_ms();
+    keys_are(1);
+    ends_with(start(true, HALF, HALF, spill_status), spill_status, HALF, 0); /* in the middle of a job */
+    stores_the_same_again(1);
+    serves_again(3);
+    finish();
+}
+END_TEST
+
+START_TEST(cancelled_in_the_middle)
+{
+    begin();
+    set_out(SLOW_US);
+    SPW(spw_gpu_job_cancel(spill));
+    (void)spw_gpu_job_wait(spill, SPW_GPU_DONE, LONG_MS);
+    ck_assert_int_ne(spw_gpu_job_status(spill, SPW_GPU_DONE), -EINPROGRESS);
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < HALF; i++) {
+        ck_assert_int_ne(spill_status[i], -EINPROGRESS);
+        n += spill_status[i] == 0;
+    }
+    ck_assert_uint_eq(n, spw_gpu_job_value(spill));
+    spw_gpu_job_free(spill);
+    (void)spw_gpu_job_wait(fetch, SPW_GPU_DONE, LONG_MS);
+    spw_gpu_job_free(fetch);
+    stream_drains();
+    all_clear();
+    stores_the_same_again(0);
     serves_again(2);
     finish();
 }
@@ -376,9 +447,10 @@ END_TEST
 
 /* --- The client is killed -------------------------------------------------------------------------------------------- */
 
-static const struct spw_gpu_options whole_budget = {.slots = 16, .slot_bytes = 16 * MIB};
+/* More than half of it: two do not fit. */
+static const struct spw_gpu_options large_part = {.slots = 9, .slot_bytes = 16 * MIB};
 
-static void connect_with_whole_budget(int64_t within_ms)
+static void connect_with_large_part(int64_t within_ms)
 {
     int r = -EAGAIN;
 
@@ -386,7 +458,7 @@ static void connect_with_whole_budget(int64_t within_ms)
     rig.session = daemon_connect(&rig.daemon);
     rig.space = daemon_space(rig.session, "default", "kv", PIECE_BYTES, SPW_CLASS_KV, SPW_CACHE);
     for (int64_t end = clock_ms() + within_ms; (r == -EAGAIN || r == -ENOSPC) && clock_ms() < end; sleep_ms(10))
-        r = spw_gpu_attach(rig.space, &whole_budget, &rig.gpu);
+        r = spw_gpu_attach(rig.space, &large_part, &rig.gpu);
     ck_assert_msg(r == 0, "spw_gpu_attach: %d: %s", r, spw_error_text());
     cache_new();
 }
@@ -400,7 +472,7 @@ static pid_t fork_client(uint32_t round)
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
     if (pid == 0) {
-        connect_with_whole_budget(LONG_MS);
+        connect_with_large_part(LONG_MS);
         keys_are(round);
         set_out(SLOW_US);
         (void)!write(ready[1], "", 1);
@@ -413,7 +485,7 @@ static pid_t fork_client(uint32_t round)
     return pid;
 }
 
-/* What it had is there for the next one: the pool's budget, all of it, and the keys that it had reserved. */
+/* What it had is there for the next one: its part of the pool's budget, and the keys that it had reserved. */
 START_TEST(the_client_is_killed)
 {
     int32_t status[HALF];
@@ -427,7 +499,7 @@ START_TEST(the_client_is_killed)
         ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
         all_clear();
     }
-    connect_with_whole_budget(2000 + SLACK_MS);
+    connect_with_large_part(2000 + SLACK_MS);
     keys_are(1);
     gpu_cache_fill(&rig, &cache, 1);
     spw_gpu_job *job = start(true, HALF, HALF, status);
@@ -500,8 +572,10 @@ int main(void)
     tcase_add_test(tc, the_daemon_is_stopped_and_we_leave);
     tcase_add_test(tc, the_helper_is_stopped);
     tcase_add_test(tc, a_copy_fails);
+    tcase_add_test(tc, a_copy_of_many_fails);
     tcase_add_test(tc, the_helper_loses_its_context);
     tcase_add_test(tc, a_kernel_is_not_launched);
+    tcase_add_test(tc, cancelled_in_the_middle);
     tcase_add_test(tc, the_client_loses_its_context);
     tcase_add_test(tc, the_gpu_is_full);
     tcase_add_test(tc, the_client_is_killed);
