@@ -53,17 +53,26 @@ struct spw_gpu_job *client_gpu_job_new(struct spw_gpu *gpu, enum gpu_direction d
     return job;
 }
 
-/* Marks where the caller's stream is. Refuses while it is being captured. */
-static int job_mark(const char *name, struct spw_gpu_job *job, struct CUstream_st *stream)
+/* Refuses a stream that is being captured: what we would put into it has no place in a graph, and would end the capture. */
+static int stream_check(const char *name, const struct cuda_driver *cuda, struct CUstream_st *stream)
 {
-    const struct cuda_driver *cuda = job->gpu->cuda;
     int capturing = NV_CAPTURE_STATUS_NONE;
     int r = cuda->StreamIsCapturing(stream, &capturing);
 
     if (r == NV_SUCCESS && capturing != NV_CAPTURE_STATUS_NONE)
         return client_error(-EPERM, 0, "%s: the stream is being captured: a transfer cannot be part of a graph", name);
-    if (r == NV_SUCCESS)
-        r = cuda->EventCreate(&job->begin, NV_EVENT_DISABLE_TIMING);
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, name);
+}
+
+/* Marks where the caller's stream is. */
+static int job_mark(const char *name, struct spw_gpu_job *job, struct CUstream_st *stream)
+{
+    const struct cuda_driver *cuda = job->gpu->cuda;
+    int r = stream_check(name, cuda, stream);
+
+    if (r < 0)
+        return r;
+    r = cuda->EventCreate(&job->begin, NV_EVENT_DISABLE_TIMING);
     if (r == NV_SUCCESS)
         r = cuda->EventRecord(job->begin, stream);
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, name);
@@ -263,6 +272,11 @@ int spw_gpu_job_join(spw_gpu_job *job, struct CUstream_st *stream, uint32_t time
     int r = client_gpu_enter("spw_gpu_job_join", gpu);
     if (r < 0)
         return r;
+    r = stream_check("spw_gpu_job_join", gpu->cuda, stream);
+    if (r < 0) {
+        client_gpu_leave(gpu);
+        return r;
+    }
     if (!job_wait_locked(job, POINT_STREAMED, timeout_ns_of(timeout_ms))) {
         r = timeout_ms == 0 ? client_error(-EAGAIN, 0, "spw_gpu_job_join: not all of it is on its way yet")
                             : client_error(-ETIMEDOUT, 0, "spw_gpu_job_join: not in %u ms", timeout_ms);

@@ -72,11 +72,14 @@ START_TEST(under_capture)
     struct spw_key key = gpu_key(1);
     struct CUstream_st *stream;
     uint32_t id = 0;
-    spw_gpu_job *job;
+    spw_gpu_job *job, *begun;
 
     hostile_begin();
     CU(hostile_rig.cu->StreamCreateWithPriority(&stream, NV_STREAM_NON_BLOCKING, 0));
     others_are_served();
+    gpu_cache_fill(&hostile_rig, &hostile_cache, 1);
+    SPW(spw_spill(hostile_cache.layout, &key, &id, 1, stream, 0, HOSTILE_LONG_MS, NULL, &begun));
+    SPW(spw_gpu_job_wait(begun, SPW_GPU_DONE, HOSTILE_LONG_MS));
     int64_t before = client_events();
     store_relaxed(&hostile_rig.control->roles[FAKE_CUDA_CLIENT].capturing, 1);
     for (int i = 0; i < 100; i++) {
@@ -84,8 +87,11 @@ START_TEST(under_capture)
         ck_assert_int_eq(spw_fetch(hostile_cache.layout, &key, &id, 1, stream, 0, HOSTILE_LONG_MS, NULL, &job), -EPERM);
     }
     ck_assert_msg(strstr(spw_error_text(), "captured") != NULL, "%s", spw_error_text());
+    ck_assert_int_eq(spw_gpu_job_join(begun, stream, HOSTILE_LONG_MS), -EPERM); /* it would end the capture */
     store_relaxed(&hostile_rig.control->roles[FAKE_CUDA_CLIENT].capturing, 0);
     ck_assert_int_eq(client_events(), before);
+    SPW(spw_gpu_job_join(begun, stream, HOSTILE_LONG_MS));
+    spw_gpu_job_free(begun);
     nothing_is_left();
     CU(hostile_rig.cu->StreamDestroy(stream));
     hostile_finish();
