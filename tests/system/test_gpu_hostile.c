@@ -101,7 +101,7 @@ START_TEST(a_page_of_garbage)
                                        is_fetch ? 0 : 10000);
         struct spw_sqe sqe =
             hostile_use_sqe(&h, is_fetch ? SPW_OP_GPU_FETCH : SPW_OP_GPU_SPILL, 1, &lease, 1, HOSTILE_SHORT_MS);
-        struct spw_cqe cqe;
+        struct spw_cqe cqe = {0};
         bool ended = false;
 
         store_relaxed(&hostile_role()->dma_delay_us, 2000);
