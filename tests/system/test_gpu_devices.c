@@ -32,6 +32,16 @@ static void begin(bool is_mig, const char *daemons, const char *clients)
     rig.space = daemon_space(rig.session, "default", "kv", BLOCK_BYTES, SPW_CLASS_KV, SPW_CACHE);
 }
 
+static void finish(void)
+{
+    const char *control = getenv("FAKE_CUDA_CONTROL");
+
+    spw_close(rig.session);
+    daemon_deinit(&rig.daemon);
+    if (control)
+        unlink(control);
+}
+
 static int64_t helpers_bytes(unsigned device)
 {
     return fake_cuda_sum(rig.control, FAKE_CUDA_HELPER,
@@ -67,8 +77,7 @@ static void is_served_on(unsigned device)
     gpu_cache_check(&rig, &cache, 1, ids, ids, N_BLOCKS);
     gpu_cache_free(&rig, &cache);
     spw_gpu_detach(rig.gpu);
-    spw_close(rig.session);
-    daemon_deinit(&rig.daemon);
+    finish();
 }
 
 static void is_not_served(void)
@@ -77,8 +86,7 @@ static void is_not_served(void)
     ck_assert_msg(strstr(spw_error_text(), UUID) != NULL, "%s", spw_error_text());
     for (unsigned i = 0; i < 3; i++)
         ck_assert_int_eq(helpers_bytes(i), 0);
-    spw_close(rig.session);
-    daemon_deinit(&rig.daemon);
+    finish();
 }
 
 START_TEST(one_of_several)
