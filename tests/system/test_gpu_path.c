@@ -6,7 +6,11 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/system/support/gpu.h"
 
@@ -109,6 +113,67 @@ START_TEST(by_way_of_a_device)
     static const uint32_t pieces[] = {64 * KIB, 64 * KIB};
 
     there_and_back(pieces, ARRAY_LEN(pieces), 0, 1201, 1200, 64 * MIB, 512 * MIB);
+}
+END_TEST
+
+/* One byte of what the device has there is another one. */
+static void damage(const uint8_t *bytes, size_t n_bytes)
+{
+    int fd = open(rig.daemon.disk, O_RDWR | O_CLOEXEC);
+
+    ck_assert_int_ge(fd, 0);
+    off_t size = lseek(fd, 0, SEEK_END);
+    uint8_t *disk = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ck_assert(disk != MAP_FAILED);
+    uint8_t *found = memmem(disk, (size_t)size, bytes, n_bytes);
+    ck_assert_ptr_nonnull(found);
+    found[n_bytes / 2] ^= 1;
+    munmap(disk, (size_t)size);
+    close(fd);
+}
+
+/* Of a job, one block is damaged on its device: it alone is not fetched, and what was at its place stays. */
+START_TEST(a_damaged_block_is_not_fetched)
+{
+    enum { N = 64, BAD = 5 };
+    static const uint32_t piece = 64 * KIB;
+    struct gpu_cache cache;
+    struct spw_key keys[N];
+    uint32_t ids[N];
+    int32_t status[N];
+    spw_gpu_job *job;
+    uint8_t *bytes = malloc(piece);
+
+    gpu_rig_driver(&rig);
+    gpu_rig_open(&rig, 64 * MIB, 512 * MIB, piece);
+    gpu_cache_new(&rig, &cache, &piece, 1, 0, N);
+    gpu_cache_fill(&rig, &cache, 1);
+    for (uint32_t i = 0; i < N; i++) {
+        keys[i] = gpu_key(i);
+        ids[i] = i;
+    }
+    SPW(spw_spill(cache.layout, keys, ids, N, NULL, 0, TIMEOUT_MS, status, &job));
+    wait_done(job, N);
+    CU(rig.cu->MemcpyDtoH(bytes, cache.memory + BAD * piece, piece));
+    spw_gpu_layout_free(cache.layout);
+    gpu_rig_disconnect(&rig);
+    ck_assert_int_eq(daemon_stop(&rig.daemon), 0);
+    damage(bytes, piece);
+    daemon_start(&rig.daemon);
+    gpu_rig_connect(&rig, piece);
+    SPW(spw_gpu_layout_new(rig.gpu, rig.space, cache.pieces, 1, N, &cache.layout));
+    gpu_cache_fill(&rig, &cache, 2);
+    SPW(spw_fetch(cache.layout, keys, ids, N, NULL, 0, TIMEOUT_MS, status, &job));
+    wait_done(job, N - 1);
+    for (uint32_t i = 0; i < N; i++)
+        ck_assert_msg(i == BAD ? status[i] == -EBADMSG || status[i] == -ENOENT : status[i] == 0, "block %u: %d", i,
+                      status[i]);
+    gpu_cache_check(&rig, &cache, 1, ids, ids, BAD);
+    gpu_cache_check(&rig, &cache, 2, ids + BAD, ids + BAD, 1);
+    gpu_cache_check(&rig, &cache, 1, ids + BAD + 1, ids + BAD + 1, N - BAD - 1);
+    gpu_cache_free(&rig, &cache);
+    gpu_rig_close(&rig);
+    free(bytes);
 }
 END_TEST
 
@@ -258,6 +323,7 @@ int main(void)
     tcase_add_test(tc, odd_pieces);
     tcase_add_test(tc, large_blocks);
     tcase_add_test(tc, by_way_of_a_device);
+    tcase_add_test(tc, a_damaged_block_is_not_fetched);
     tcase_add_test(tc, each_key_has_its_status);
     tcase_add_test(tc, streams_order_it);
     tcase_add_test(tc, wrong_arguments_are_refused);
