@@ -115,8 +115,7 @@ const struct client_map *client_chunk_find_locked(const spw_session *session, co
         for (uint32_t i = 0; session->chunks[e] && i < CHUNKS_MAX; i++) {
             const struct client_chunk *chunk = session->chunks[e]->slots[i];
 
-            if (chunk && (uintptr_t)data >= (uintptr_t)chunk->map.base &&
-                range_ok((uintptr_t)data - (uintptr_t)chunk->map.base, size_bytes, chunk->map.size_bytes))
+            if (chunk && range_within((uintptr_t)data, size_bytes, (uintptr_t)chunk->map.base, chunk->map.size_bytes))
                 return &chunk->map;
         }
     return NULL;

@@ -8,6 +8,7 @@
  * A lane that is over can move nothing any more, but its memory stays as it is until the caller frees it. Any thread.
  */
 #include "client/lib/gpu.h"
+#include "include/base/checked.h"
 
 int client_gpu_direct_launch(struct gpu_lane *lane, const struct gpu_use *use)
 {
@@ -30,8 +31,7 @@ struct spw_gpu_memory *client_gpu_memory_find(const struct spw_gpu *gpu, uint64_
         const struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
         struct spw_gpu_memory *memory = lane->memory;
 
-        if (memory && address >= lane->staging && address - lane->staging < memory->bytes &&
-            bytes <= memory->bytes - (address - lane->staging))
+        if (memory && range_within(address, bytes, lane->staging, memory->bytes))
             return memory;
     }
     return NULL;

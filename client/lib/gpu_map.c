@@ -18,17 +18,12 @@ struct gpu_window {
     size_t size_bytes;
 };
 
-static bool lies_within(const void *data, size_t size_bytes, const void *base, size_t base_bytes)
-{
-    return (uintptr_t)data >= (uintptr_t)base && range_ok((uintptr_t)data - (uintptr_t)base, size_bytes, base_bytes);
-}
-
 static const struct gpu_window *window_find(const spw_session *session, const struct spw_view *view)
 {
     list_for_each (l, &session->gpu_windows) {
         const struct gpu_window *window = list_entry(l, struct gpu_window, link);
 
-        if (lies_within(view->data, view->size_bytes, window->base, window->size_bytes))
+        if (range_within((uintptr_t)view->data, view->size_bytes, (uintptr_t)window->base, window->size_bytes))
             return window;
     }
     return NULL;
@@ -119,7 +114,7 @@ static void windows_drop(spw_session *session, const struct spw_gpu *gpu, const 
     list_for_each_safe (l, &session->gpu_windows) {
         struct gpu_window *window = list_entry(l, struct gpu_window, link);
 
-        if (!map || lies_within(window->base, window->size_bytes, map->base, map->size_bytes))
+        if (!map || range_within((uintptr_t)window->base, window->size_bytes, (uintptr_t)map->base, map->size_bytes))
             window_free(gpu->cuda, window);
     }
     if (r == NV_SUCCESS)

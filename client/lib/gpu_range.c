@@ -157,6 +157,28 @@ static int job_fill(struct spw_gpu_job *job, const struct range_list *list)
     return client_call_check(list->name, &call);
 }
 
+/* All of them are there, and as large as was asked for. */
+static int set_check(const struct range_list *list)
+{
+    cleanup_free struct spw_key *keys = calloc(MAX(list->n, (size_t)1), sizeof(*keys));
+    cleanup_free struct spw_hit *hits = calloc(MAX(list->n, (size_t)1), sizeof(*hits));
+
+    if (!keys || !hits)
+        return client_error(-ENOMEM, 0, "%s: out of memory", list->name);
+    for (size_t i = 0; i < list->n; i++)
+        keys[i] = list->ranges[i].key;
+    long r = spw_lookup(list->space, keys, list->n, 0, hits);
+    for (size_t i = 0; r >= 0 && i < list->n; i++) {
+        if (hits[i].status < 0)
+            return client_error(hits[i].status, 0, "%s: object %zu of the set is not there: %s", list->name, i,
+                                strerrordesc_np(-hits[i].status));
+        if (!range_ok(list->ranges[i].offset_bytes, list->ranges[i].bytes, hits[i].size_bytes))
+            return client_error(-ERANGE, 0, "%s: range %zu ends past its object, which has %llu bytes", list->name, i,
+                                (unsigned long long)hits[i].size_bytes);
+    }
+    return r < 0 ? (int)r : 0;
+}
+
 static int start(struct range_list *list, enum gpu_direction direction, struct CUstream_st *stream, unsigned flags,
                  unsigned allowed, bool all_or_none, uint32_t timeout_ms, int32_t *ret_status, spw_gpu_job **ret_job)
 {
@@ -164,6 +186,8 @@ static int start(struct range_list *list, enum gpu_direction direction, struct C
     int r = ret_job ? list_check(list, flags, allowed, &n_parts)
                     : client_error(-EINVAL, 0, "%s: an argument is NULL", list->name);
 
+    if (r == 0 && all_or_none)
+        r = set_check(list);
     if (r < 0)
         return r;
     struct spw_gpu_job *job = client_gpu_job_new(list->gpu, direction, list->space, n_parts, n_parts, list->n);
@@ -198,36 +222,10 @@ int spw_gpu_get_ranges(spw_gpu *gpu, spw_space *space, const struct spw_gpu_rang
     return start(&list, GPU_FETCH, stream, flags, SPW_NO_WAIT, false, timeout_ms, ret_status, ret_job);
 }
 
-/* All of them are there, and as large as was asked for. */
-static int set_check(const struct range_list *list)
-{
-    cleanup_free struct spw_key *keys = calloc(MAX(list->n, (size_t)1), sizeof(*keys));
-    cleanup_free struct spw_hit *hits = calloc(MAX(list->n, (size_t)1), sizeof(*hits));
-
-    if (!keys || !hits)
-        return client_error(-ENOMEM, 0, "%s: out of memory", list->name);
-    for (size_t i = 0; i < list->n; i++)
-        keys[i] = list->ranges[i].key;
-    long r = spw_lookup(list->space, keys, list->n, 0, hits);
-    for (size_t i = 0; r >= 0 && i < list->n; i++) {
-        if (hits[i].status < 0)
-            return client_error(hits[i].status, 0, "%s: object %zu of the set is not there: %s", list->name, i,
-                                strerrordesc_np(-hits[i].status));
-        if (!range_ok(list->ranges[i].offset_bytes, list->ranges[i].bytes, hits[i].size_bytes))
-            return client_error(-ERANGE, 0, "%s: range %zu ends past its object, which has %llu bytes", list->name, i,
-                                (unsigned long long)hits[i].size_bytes);
-    }
-    return r < 0 ? (int)r : 0;
-}
-
 int spw_gpu_activate(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range *ranges, size_t n,
                      struct CUstream_st *stream, uint32_t timeout_ms, spw_gpu_job **ret_job)
 {
     struct range_list list = {"spw_gpu_activate", gpu, space, ranges, n, NULL};
-    size_t n_parts;
-    int r = list_check(&list, 0, 0, &n_parts);
 
-    if (r == 0)
-        r = set_check(&list);
-    return r < 0 ? r : start(&list, GPU_FETCH, stream, 0, 0, true, timeout_ms, NULL, ret_job);
+    return start(&list, GPU_FETCH, stream, 0, 0, true, timeout_ms, NULL, ret_job);
 }

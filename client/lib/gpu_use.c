@@ -341,7 +341,7 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
     if (list_is_empty(&d->uses))
         return;
     if (lane->memory) { /* answers ring, and copies have no kernels behind them */
-        await->look |= lane->over < 0 && !list_is_empty(&d->uses);
+        await->look |= lane->over < 0;
         return;
     }
     list_for_each (l, &d->uses) {

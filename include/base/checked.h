@@ -22,3 +22,9 @@ static inline bool range_ok(uint64_t off, uint64_t len, uint64_t size)
 {
     return len != 0 && len <= size && off <= size - len;
 }
+
+/* The same of addresses: do len bytes at `at` lie within `size` bytes at `base`? */
+static inline bool range_within(uint64_t at, uint64_t len, uint64_t base, uint64_t size)
+{
+    return at >= base && range_ok(at - base, len, size);
+}
