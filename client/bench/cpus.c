@@ -93,13 +93,19 @@ struct pin_wish {
     unsigned cpu, n_found;
 };
 
-static void pin_if_named(pid_t pid, pid_t tid, void *ctx)
+static bool is_named(pid_t pid, pid_t tid, const char *begin)
 {
-    struct pin_wish *wish = ctx;
     cleanup_fclose FILE *f = thread_file(pid, tid, "comm");
     char name[32];
 
-    if (!f || !fgets(name, sizeof(name), f) || strncmp(name, wish->name, strlen(wish->name)) != 0)
+    return f && fgets(name, sizeof(name), f) && strncmp(name, begin, strlen(begin)) == 0;
+}
+
+static void pin_if_named(pid_t pid, pid_t tid, void *ctx)
+{
+    struct pin_wish *wish = ctx;
+
+    if (!is_named(pid, tid, wish->name))
         return;
     pin(tid, wish->cpu);
     wish->n_found++;
@@ -113,19 +119,29 @@ int cpus_pin_threads(pid_t pid, const char *name, unsigned cpu)
     return wish.n_found > 0 ? 0 : -ENOENT;
 }
 
+struct used {
+    const char *but; /* NULL: all */
+    double sum_ns;
+};
+
 static void used_add(pid_t pid, pid_t tid, void *ctx)
 {
+    struct used *used = ctx;
     cleanup_fclose FILE *f = thread_file(pid, tid, "schedstat");
     unsigned long long ns;
-    double *sum_ns = ctx;
 
-    if (f && fscanf(f, "%llu", &ns) == 1)
-        *sum_ns += (double)ns;
+    if (f && fscanf(f, "%llu", &ns) == 1 && !(used->but && is_named(pid, tid, used->but)))
+        used->sum_ns += (double)ns;
+}
+
+double cpus_used_but_ns(pid_t pid, const char *name)
+{
+    struct used used = {.but = name};
+
+    return each_thread(pid, used_add, &used) > 0 ? used.sum_ns : NAN;
 }
 
 double cpus_used_ns(pid_t pid)
 {
-    double sum_ns = 0;
-
-    return each_thread(pid, used_add, &sum_ns) > 0 ? sum_ns : NAN;
+    return cpus_used_but_ns(pid, NULL);
 }

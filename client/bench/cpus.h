@@ -18,3 +18,5 @@ void cpus_unpin(void);
 must_check int cpus_pin_threads(pid_t pid, const char *name, unsigned cpu);
 /* CPU time of all threads of a process (0: this one) in nanoseconds; NaN if it has gone. */
 double cpus_used_ns(pid_t pid);
+/* The same, without the threads whose names begin so. */
+double cpus_used_but_ns(pid_t pid, const char *name);

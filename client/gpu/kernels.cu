@@ -90,7 +90,32 @@ INLINE void move_vectors(const struct kernel_args *a, bool gather, const struct 
     }
 }
 
-/* Each thread block does its part of the window, as many objects at a time as it has room for their ids. */
+/* To shared memory: the ids of n objects of the window, from `object` on. */
+INLINE void fetch_ids(const struct kernel_args *a, uint32_t *ids, uint32_t object, uint32_t n)
+{
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
+        ids[i] = a->ids ? *GLOBAL(const uint32_t, a->ids + (uint64_t)(object + i) * sizeof(uint32_t))
+                        : a->inline_ids[object + i];
+}
+
+/* The last thread block to come here says so. What it and the others wrote is there before that, for whoever reads it. */
+INLINE void finish(const struct kernel_args *a)
+{
+    if (!a->done)
+        return;
+    __syncthreads();
+    if (threadIdx.x != 0)
+        return;
+    __threadfence_system();
+    /* Begins again at 0 behind the last. */
+    if (atomicInc(GLOBAL(unsigned, a->count), gridDim.x - 1) != gridDim.x - 1)
+        return;
+    __threadfence_system();
+    *GLOBAL(volatile uint64_t, a->done) = a->done_value;
+}
+
+/* Each thread block does its part of the window, as many objects at a time as it has room for their ids. What comes from
+ * host memory is asked for at once. */
 INLINE void move_window(const struct kernel_args *a, bool gather)
 {
     __shared__ struct kernel_piece near_pieces[KERNEL_PIECES_NEAR];
@@ -103,26 +128,23 @@ INLINE void move_window(const struct kernel_args *a, bool gather)
     uint32_t from = blockIdx.x > n / part ? n : blockIdx.x * part;
     uint32_t end = n - from > part ? from + part : n;
 
+    /* Not volatile: of such loads the blocks of a GPU have one at a time, a microsecond each. */
+    uint64_t first_status = threadIdx.x == 0 && a->status ? *GLOBAL(const uint64_t, a->status) : 0;
+
     if (threadIdx.x == 0)
-        status = a->status ? *GLOBAL(const volatile uint64_t, a->status) : 0;
+        status = first_status;
     if (a->n_pieces <= KERNEL_PIECES_NEAR)
         for (uint32_t i = threadIdx.x; i < a->n_pieces; i += blockDim.x)
             near_pieces[i] = *GLOBAL(const struct kernel_piece, a->pieces + i * sizeof(struct kernel_piece));
-    __syncthreads();
-    if (status != 0) {
-        /* Every block that skips says so: they may have begun at different times. */
-        if (threadIdx.x == 0 && a->error)
-            *GLOBAL(volatile uint64_t, a->error) = status;
-        return;
-    }
     while (from < end) {
         uint32_t object = (first + from) / item, last = (first + end - 1) / item;
         uint32_t n_ids = last - object < KERNEL_IDS_NEAR ? last - object + 1 : KERNEL_IDS_NEAR;
         uint32_t to = object + n_ids > last ? end : (object + n_ids) * item - first;
 
-        for (uint32_t i = threadIdx.x; i < n_ids; i += blockDim.x)
-            near_ids[i] = *GLOBAL(const uint32_t, a->ids + (uint64_t)(object + i) * sizeof(uint32_t));
+        fetch_ids(a, near_ids, object, n_ids);
         __syncthreads();
+        if (status != 0)
+            break;
         if (a->n_pieces <= KERNEL_PIECES_NEAR)
             move_vectors(a, gather, near_pieces, near_ids, object, from, to);
         else
@@ -130,6 +152,10 @@ INLINE void move_window(const struct kernel_args *a, bool gather)
         __syncthreads(); /* before the next ids take the place of these */
         from = to;
     }
+    /* Every block that skips says so: they may have begun at different times. */
+    if (first_status != 0 && a->error)
+        *GLOBAL(volatile uint64_t, a->error) = first_status;
+    finish(a);
 }
 
 KERNEL spw_gather(struct kernel_args args)

@@ -27,6 +27,8 @@
 #define KERNEL_PIECES_NEAR 1024
 /* Block ids that a thread block fetches at a time. */
 #define KERNEL_IDS_NEAR 1024
+/* Block ids that come with the arguments. */
+#define KERNEL_IDS_INLINE 16
 
 /* One piece of every object: of block id it lies at base + id * stride, and at offset in the packed object. */
 struct kernel_piece {
@@ -44,19 +46,25 @@ struct kernel_args {
     uint64_t pieces; /* struct kernel_piece[n_pieces] in device memory */
     uint32_t n_pieces;
     uint32_t item_bytes;
-    uint64_t ids;         /* uint32_t[]: ids[0] is the object that holds the window's first byte */
+    uint64_t ids;         /* uint32_t[]: ids[0] is the object that holds the window's first byte; or 0: inline_ids */
     uint32_t first_bytes; /* offset of that byte in it */
     uint32_t window_bytes;
     uint64_t slot;   /* where the window lies */
     uint64_t status; /* uint64_t, or 0 for none: if it is not zero, nothing is copied */
     uint64_t error;  /* uint64_t, or 0 for none: where it is stored then */
+    uint64_t
+        done; /* uint64_t, or 0 for none: where done_value is stored when no thread block reads or writes any more */
+    uint64_t done_value;
+    uint64_t
+        count; /* with `done`: uint32_t in device memory, of no other launch at the same time; 0 before and after */
+    uint32_t inline_ids[KERNEL_IDS_INLINE];
 };
 
 static_assert(sizeof(struct kernel_piece) == 24, "read by the device");
 static_assert(offsetof(struct kernel_piece, stride_bytes) == 8, "read by the device");
 static_assert(offsetof(struct kernel_piece, offset_bytes) == 16, "read by the device");
 static_assert(offsetof(struct kernel_piece, bytes) == 20, "read by the device");
-static_assert(sizeof(struct kernel_args) == 56, "read by the device");
+static_assert(sizeof(struct kernel_args) == 144, "read by the device");
 static_assert(offsetof(struct kernel_args, n_pieces) == 8, "read by the device");
 static_assert(offsetof(struct kernel_args, item_bytes) == 12, "read by the device");
 static_assert(offsetof(struct kernel_args, ids) == 16, "read by the device");
@@ -65,6 +73,10 @@ static_assert(offsetof(struct kernel_args, window_bytes) == 28, "read by the dev
 static_assert(offsetof(struct kernel_args, slot) == 32, "read by the device");
 static_assert(offsetof(struct kernel_args, status) == 40, "read by the device");
 static_assert(offsetof(struct kernel_args, error) == 48, "read by the device");
+static_assert(offsetof(struct kernel_args, done) == 56, "read by the device");
+static_assert(offsetof(struct kernel_args, done_value) == 64, "read by the device");
+static_assert(offsetof(struct kernel_args, count) == 72, "read by the device");
+static_assert(offsetof(struct kernel_args, inline_ids) == 80, "read by the device");
 
 #ifndef __CUDACC__
 /* The PTX text, for cuModuleLoadDataEx; ends with a NUL. */

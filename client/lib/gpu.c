@@ -162,7 +162,7 @@ static void thread_turn(struct spw_gpu *gpu, struct thread_sleep *ret_sleep)
         client_queue_disarm(lane->moves);
         client_queue_disarm(lane->leases);
     }
-    if (gpu->n_spinning > 0)
+    if (load_relaxed(&gpu->n_spinning) > 0)
         return;
     struct gpu_awaited await = client_gpu_pump(gpu);
 
@@ -181,6 +181,14 @@ static void thread_sleep(const struct spw_gpu *gpu, struct thread_sleep *sleep)
         (void)!eventfd_read(gpu->wake_fd, &value);
 }
 
+/* Whoever spins has the lock all the time, and would go to sleep if he met us there. */
+static void thread_lock(struct spw_gpu *gpu)
+{
+    while (load_relaxed(&gpu->n_spinning) > 0)
+        nanosleep(&(struct timespec){.tv_nsec = GPU_NAP_NS}, NULL);
+    pthread_mutex_lock(&gpu->lock);
+}
+
 static void *thread_main(void *arg)
 {
     struct spw_gpu *gpu = arg;
@@ -193,7 +201,7 @@ static void *thread_main(void *arg)
         thread_turn(gpu, &sleep);
         pthread_mutex_unlock(&gpu->lock);
         thread_sleep(gpu, &sleep);
-        pthread_mutex_lock(&gpu->lock);
+        thread_lock(gpu);
     }
     pthread_mutex_unlock(&gpu->lock);
     return NULL;
@@ -271,6 +279,8 @@ static void gpu_destroy(struct spw_gpu *gpu)
         }
         while (!list_is_empty(&gpu->layouts))
             client_gpu_layout_destroy(list_first_entry(&gpu->layouts, struct spw_gpu_layout, link));
+        if (gpu->counts && list_is_empty(&gpu->lanes))
+            (void)gpu->cuda->MemFree(gpu->counts);
         if (gpu->module)
             (void)gpu->cuda->ModuleUnload(gpu->module);
         (void)gpu->cuda->CtxPopCurrent(&ours);

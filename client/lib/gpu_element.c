@@ -201,9 +201,12 @@ void client_gpu_elements_place(struct gpu_lane *lane, const struct gpu_use *use,
                                struct kernel_args *args)
 {
     const struct spw_gpu_job *job = use->job;
-    uint32_t *ids = &lane->ids[(size_t)place * SPW_LIST_MAX];
+    uint32_t *ids = args->inline_ids;
 
-    args->ids = lane->ids_address + (uint64_t)place * SPW_LIST_MAX * sizeof(*lane->ids);
+    if (use->n_moved > KERNEL_IDS_INLINE) {
+        ids = &lane->ids[(size_t)place * SPW_LIST_MAX];
+        args->ids = lane->ids_address + (uint64_t)place * SPW_LIST_MAX * sizeof(*lane->ids);
+    }
     args->window_bytes = (uint32_t)use->moved_bytes;
     if (!job_has_ranges(job)) {
         args->pieces = job->layout->pieces;
@@ -215,7 +218,7 @@ void client_gpu_elements_place(struct gpu_lane *lane, const struct gpu_use *use,
     args->pieces = lane->ranges_address + (uint64_t)place * GPU_USE_RANGES_MAX * sizeof(*lane->ranges);
     args->n_pieces = place_ranges(use, args->slot, &lane->ranges[(size_t)place * GPU_USE_RANGES_MAX]);
     args->item_bytes = (uint32_t)use->moved_bytes;
-    ids[0] = 0;
+    args->ids = 0; /* object 0 is all there is */
 }
 
 /* --- The end --------------------------------------------------------------------------------------------------------- */

@@ -196,34 +196,39 @@ static bool job_is_at(const struct spw_gpu_job *job, enum job_point point)
     return point == POINT_SOURCE_FREE && job->direction == GPU_SPILL && all_begun && job->n_sources == 0;
 }
 
+static void set_spinning(struct spw_gpu *gpu, bool *spins, bool wanted)
+{
+    if (*spins != wanted)
+        store_relaxed(&gpu->n_spinning, wanted ? gpu->n_spinning + 1 : gpu->n_spinning - 1);
+    *spins = wanted;
+}
+
 /* With the lock, and the context. While we spin, the thread leaves everything to us. For an end it is left to work alone after
  * that; of what comes before nobody is told, so one has to look. */
 static bool job_wait_locked(struct spw_gpu_job *job, enum job_point point, uint64_t timeout_ns)
 {
     struct spw_gpu *gpu = job->gpu;
     uint64_t start_ns = client_now_ns(), waited_ns = 0;
+    bool spins = false;
 
     for (;;) {
         (void)client_gpu_pump(gpu);
-        if (job_is_at(job, point))
-            return true;
-        waited_ns = client_now_ns() - start_ns;
-        if (waited_ns >= timeout_ns)
-            return false;
-        if (waited_ns >= GPU_SPIN_NS && point == POINT_DONE) {
+        if (job_is_at(job, point) || (waited_ns = client_now_ns() - start_ns) >= timeout_ns)
+            break;
+        set_spinning(gpu, &spins, waited_ns < GPU_SPIN_NS);
+        if (!spins && point == POINT_DONE) {
             client_cond_wait(&gpu->changed, &gpu->lock, timeout_ns - waited_ns);
             continue;
         }
-        uint32_t spins = waited_ns < GPU_SPIN_NS ? 1 : 0;
-        gpu->n_spinning += spins;
         pthread_mutex_unlock(&gpu->lock);
         if (spins)
             cpu_relax();
         else
             nanosleep(&(struct timespec){.tv_nsec = GPU_NAP_NS}, NULL);
         pthread_mutex_lock(&gpu->lock);
-        gpu->n_spinning -= spins;
     }
+    set_spinning(gpu, &spins, false);
+    return job_is_at(job, point);
 }
 
 static uint64_t timeout_ns_of(uint32_t timeout_ms)

@@ -113,7 +113,8 @@ static int host_alloc(const struct gpu_lane *lane, uint64_t size_bytes, void *re
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "memory for lists");
 }
 
-static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, int priority)
+/* `counts`: on the device, for so many slots; 0 for a direct lane. */
+static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, uint64_t counts, int priority)
 {
     const struct cuda_driver *cuda = lane->gpu->cuda;
 
@@ -124,9 +125,38 @@ static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, 
     int r = cuda->StreamCreateWithPriority(&d->stream, NV_STREAM_NON_BLOCKING, priority);
     if (r == NV_SUCCESS && lane->memory)
         r = cuda->StreamCreateWithPriority(&d->ends, NV_STREAM_NON_BLOCKING, priority);
+    d->counts = counts;
+    if (r == NV_SUCCESS && counts)
+        r = cuda->MemsetD8Async(counts, 0, lane->slots * sizeof(uint32_t), d->stream);
     for (uint32_t i = 0; r == NV_SUCCESS && i < lane->slots; i++)
         r = cuda->EventCreate(&d->emptied[i], NV_EVENT_DISABLE_TIMING);
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a stream of a lane");
+}
+
+static uint32_t lane_counts_bytes(void)
+{
+    return GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t);
+}
+
+/* A place in the attachment's memory for them that no other lane has: freeing memory of the device waits for all of it. */
+static int counts_find(struct gpu_lane *lane)
+{
+    struct spw_gpu *gpu = lane->gpu;
+    int r = gpu->counts ? NV_SUCCESS
+                        : gpu->cuda->MemAlloc(&gpu->counts, (uint64_t)GPU_LANES_LEFT_MAX * lane_counts_bytes());
+
+    if (r != NV_SUCCESS)
+        return client_gpu_error(r, "memory for counts");
+    for (uint32_t i = 0; i < GPU_LANES_LEFT_MAX; i++) {
+        bool is_free = true;
+
+        lane->counts = gpu->counts + (uint64_t)i * lane_counts_bytes();
+        list_for_each (l, &gpu->lanes)
+            is_free &= list_entry(l, struct gpu_lane, link)->counts != lane->counts;
+        if (is_free)
+            return 0;
+    }
+    return client_error(-EAGAIN, 0, "%d lanes that ended are busy on the GPU still", GPU_LANES_LEFT_MAX);
 }
 
 /* What kernels read and write. */
@@ -139,7 +169,7 @@ static int tables_init(struct gpu_lane *lane)
                        &lane->ranges_address);
     if (r == 0)
         r = host_alloc(lane, 2 * (uint64_t)lane->slots * sizeof(*lane->errors), &lane->errors, &lane->errors_address);
-    return r;
+    return r == 0 ? counts_find(lane) : r;
 }
 
 static int queues_init(struct gpu_lane *lane)
@@ -165,9 +195,10 @@ static int lane_init(struct gpu_lane *lane, const int fds[static 2])
         r = tables_init(lane);
     (void)lane->gpu->cuda->CtxGetStreamPriorityRange(&least, &greatest);
     if (r == 0)
-        r = direction_init(lane, &lane->directions[GPU_SPILL], least);
+        r = direction_init(lane, &lane->directions[GPU_SPILL], lane->counts, least);
     if (r == 0) /* somebody waits for a fetch */
-        r = direction_init(lane, &lane->directions[GPU_FETCH], greatest);
+        r = direction_init(lane, &lane->directions[GPU_FETCH],
+                           lane->counts ? lane->counts + lane_counts_bytes() / 2 : 0, greatest);
     return r == 0 ? queues_init(lane) : r;
 }
 
@@ -289,15 +320,14 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     const struct cuda_driver *cuda = lane->gpu->cuda;
     struct gpu_direction_state *d = &lane->directions[job->direction];
     uint32_t slot = lane_slot(lane, use), place = slot + (job->direction == GPU_FETCH ? lane->slots : 0);
-    uint32_t blocks = lane->gpu->options.thread_blocks;
-
-    if (blocks == 0)
-        blocks = job->direction == GPU_SPILL && use->moved_bytes > GPU_USE_BYTES_MIN ? GPU_THREAD_BLOCKS_SPILL
-                                                                                     : GPU_THREAD_BLOCKS;
+    uint32_t blocks = lane->gpu->options.thread_blocks ? lane->gpu->options.thread_blocks : GPU_THREAD_BLOCKS;
     struct kernel_args args = {
         .slot = lane->staging + place * lane->slot_bytes,
         .status = d->fence_address + offsetof(struct spw_gpu_fence, status),
         .error = lane->errors_address + place * sizeof(*lane->errors),
+        .done = d->fence_address + offsetof(struct spw_gpu_fence, client_seq),
+        .done_value = use->seq,
+        .count = d->counts + slot * sizeof(uint32_t),
     };
     void *params[] = {&args};
 
@@ -312,9 +342,6 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
     if (r == NV_SUCCESS)
         r = cuda->LaunchKernel(lane->gpu->kernels[job->direction], blocks, 1, 1, KERNEL_THREADS, 1, 1, 0, d->stream,
                                params, NULL);
-    if (r == NV_SUCCESS)
-        r = cuda->StreamWriteValue64(d->stream, d->fence_address + offsetof(struct spw_gpu_fence, client_seq), use->seq,
-                                     NV_STREAM_WRITE_VALUE_DEFAULT);
     if (r == NV_SUCCESS)
         r = cuda->EventRecord(d->emptied[slot], d->stream);
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a kernel of a lane");

@@ -203,11 +203,9 @@ static void use_move(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
     struct spw_gpu_job *job = use->job;
     struct gpu_direction_state *d = &lane->directions[job->direction];
     uint32_t slot = (uint32_t)(d->seq % lane->slots);
-    int r = job_begin(d, job);
 
     use->seq = d->seq + 1;
-    if (r == 0)
-        r = use_submit(lane, use, now_ns);
+    int r = use_submit(lane, use, now_ns);
     if (r < 0) {
         use->error = r;
         use_ending(lane, use);
@@ -219,7 +217,9 @@ static void use_move(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns
     if (is_last_run(lane, use))
         use_on_stream(use);
     use_set_state(use, GPU_USE_MOVING);
-    r = client_gpu_lane_launch(lane, use);
+    r = job_begin(d, job);
+    if (r == 0)
+        r = client_gpu_lane_launch(lane, use);
     if (r < 0) { /* the daemon would wait for the slot */
         use->error = r;
         client_gpu_lane_over(lane, r);

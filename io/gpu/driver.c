@@ -158,6 +158,18 @@ int helper_driver_register(struct helper *h, void *mem, uint64_t size_bytes)
     return r;
 }
 
+int helper_driver_register_page(struct helper *h, void *mem, uint64_t *ret_ptr)
+{
+    int r = CALL(MemHostRegister, mem, SECTOR_BYTES, NV_HOST_REGISTER_DEVICEMAP);
+
+    if (r < 0)
+        return r;
+    r = CALL(MemHostGetDevicePointer, ret_ptr, mem, 0);
+    if (r < 0)
+        helper_driver_unregister(h, mem);
+    return r;
+}
+
 void helper_driver_unregister(struct helper *h, void *mem)
 {
     (void)CALL(MemHostUnregister, mem);
@@ -216,6 +228,7 @@ int helper_driver_memory_new(struct helper *h, uint64_t size_bytes, struct helpe
     }
     *ret_memory = memory;
     *ret_fd = fd;
+    h->hbm_seen_ns = 0;
     return 0;
 }
 
@@ -228,6 +241,7 @@ void helper_driver_memory_free(struct helper *h, struct helper_memory *memory)
     }
     (void)CALL(MemRelease, memory->handle);
     *memory = (struct helper_memory){.handle = 0};
+    h->hbm_seen_ns = 0;
 }
 
 uint64_t helper_driver_free_bytes(struct helper *h)
@@ -262,6 +276,11 @@ int helper_driver_copy(struct helper *h, enum helper_direction d, struct helper_
     for (size_t i = 0; i < copies->n && r == 0; i++, h->stat.copies++)
         r = copy_one(h, d, copies->to[i], copies->from[i], copies->len_bytes[i]);
     return r;
+}
+
+int helper_driver_write(struct helper *h, struct helper_copier *copier, uint64_t ptr, uint64_t value)
+{
+    return CALL(StreamWriteValue64, copier->stream, ptr, value, NV_STREAM_WRITE_VALUE_DEFAULT);
 }
 
 /* Without a mark nobody can tell when memory is no longer written to. */

@@ -103,6 +103,7 @@ struct helper_lane {
     uint64_t slot_bytes;
     uint64_t alloc_bytes;          /* that uses may name; 0: it has slots */
     struct spw_gpu_fences *fences; /* hostile: clients write here */
+    uint64_t fences_ptr;           /* the same, as the driver writes there */
     struct helper_memory memory;
     enum helper_lane_state state;
     int status;         /* why it ends, a negative errno */
@@ -181,11 +182,18 @@ struct helper {
     uint64_t n_turns;
     bool must_listen; /* before the next turn: so much time has passed */
     struct gpu_stat stat;
+    uint64_t hbm_seen_ns; /* when its free memory was asked for; 0: something has changed */
 };
 
 static inline struct spw_gpu_fence *helper_fence(const struct helper_lane *lane, enum helper_direction d)
 {
     return d == HELPER_SPILL ? &lane->fences->spill : &lane->fences->fetch;
+}
+
+/* Is somebody's stream waiting for the ends of copies? Those the copy engine tells itself. */
+static inline bool helper_lane_is_awaited(const struct helper_lane *lane, enum helper_direction d)
+{
+    return d == HELPER_FETCH || lane->alloc_bytes > 0;
 }
 
 static inline struct helper_use *helper_use_at(const struct helper_queue *queue, uint32_t index)
@@ -275,6 +283,8 @@ must_check int helper_driver_start(struct helper *h, const uint8_t uuid[static 1
 /* Everything else of the driver's is freed. */
 void helper_driver_stop(struct helper *h);
 must_check int helper_driver_register(struct helper *h, void *mem, uint64_t size_bytes);
+/* A page of words that the copy engines write to. */
+must_check int helper_driver_register_page(struct helper *h, void *mem, uint64_t *ret_ptr);
 void helper_driver_unregister(struct helper *h, void *mem);
 must_check int helper_driver_memory_new(struct helper *h, uint64_t size_bytes, struct helper_memory *ret_memory,
                                         int *ret_fd);
@@ -288,6 +298,8 @@ struct helper_copies {
     size_t len_bytes[HELPER_COPIES_MAX];
 };
 must_check int helper_driver_copy(struct helper *h, enum helper_direction d, struct helper_copies *copies);
+/* Behind what was given to the copier. */
+must_check int helper_driver_write(struct helper *h, struct helper_copier *copier, uint64_t ptr, uint64_t value);
 /* Marks the end of what was given to the copier, with its event of that number. */
 void helper_driver_mark(struct helper *h, struct helper_copier *copier, uint64_t number);
 /* Whether the copier has come to that end. */

@@ -54,8 +54,8 @@ static void flight_end(struct helper *h, enum helper_direction d, const struct h
     lane->n_flights--;
     use->status = flight->status;
     if (use->status == 0) {
-        /* The copy has ended. Pairs with the wait of the client's stream. */
-        store_release(&helper_fence(lane, d)->daemon_seq, use->seq);
+        if (!helper_lane_is_awaited(lane, d))
+            store_release(&helper_fence(lane, d)->daemon_seq, use->seq);
         *(d == HELPER_SPILL ? &h->stat.spilled_bytes : &h->stat.fetched_bytes) += use->bytes;
     }
     helper_lane_settle(h, lane);
@@ -165,10 +165,24 @@ static void begin(struct helper_copier *copier, struct helper_queue *queue, uint
         list_push_tail(&copier->waiting, &queue->waiting);
 }
 
-static void end(struct helper *h, struct helper_copier *copier, int status)
+/* Behind the copy: two microseconds before we see its end. */
+static int tell_stream(struct helper *h, struct helper_copier *copier, enum helper_direction d)
 {
+    const struct helper_lane *lane = copier->issuing;
+    const struct helper_queue *queue = &lane->queues[d];
+    uint64_t offset_bytes = (uint64_t)((char *)&helper_fence(lane, d)->daemon_seq - (char *)lane->fences);
+
+    return helper_driver_write(h, copier, lane->fences_ptr + offset_bytes,
+                               helper_use_at(queue, queue->n_issued - 1)->seq);
+}
+
+static void end(struct helper *h, enum helper_direction d, int status)
+{
+    struct helper_copier *copier = &h->copiers[d];
     struct helper_lane *lane = copier->issuing;
 
+    if (status == 0 && helper_lane_is_awaited(lane, d) && tell_stream(h, copier, d) < 0)
+        status = -EIO;
     copier->flights[copier->tail % GPU_AHEAD_SLOTS].status = status;
     helper_driver_mark(h, copier, copier->tail);
     copier->tail++;
@@ -216,7 +230,7 @@ static size_t go_on(struct helper *h, enum helper_direction d)
     uint64_t base_ptr;
 
     if (lane->state != HELPER_LANE_LIVE) {
-        end(h, copier, lane->status == -ECANCELED ? -ECANCELED : -EPIPE);
+        end(h, d, lane->status == -ECANCELED ? -ECANCELED : -EPIPE);
         return 0;
     }
     base_ptr = base_of(lane, d, helper_use_at(queue, queue->n_issued - 1));
@@ -227,9 +241,9 @@ static size_t go_on(struct helper *h, enum helper_direction d)
         copier->n_left -= queue->part_head - head;
     }
     if (helper_driver_copy(h, d, &copies) < 0)
-        end(h, copier, -EIO);
+        end(h, d, -EIO);
     else if (copier->n_left == 0)
-        end(h, copier, 0);
+        end(h, d, 0);
     return copies.n;
 }
 

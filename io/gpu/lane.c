@@ -52,6 +52,8 @@ static int lane_init(struct helper *h, struct helper_lane *lane, int fences_fd, 
         r = helper_map(fences_fd, SECTOR_BYTES, SECTOR_BYTES, true, &mem);
     lane->fences = mem;
     if (r == 0)
+        r = helper_driver_register_page(h, mem, &lane->fences_ptr);
+    if (r == 0)
         r = helper_driver_memory_new(h, bytes, &lane->memory, ret_memory_fd);
     *lane_stat(h, lane) += lane->memory.size_bytes;
     return r;
@@ -103,6 +105,8 @@ void helper_lane_free(struct helper *h, struct helper_lane *lane)
         h->urgent.chunk = NULL;
     if (lane->memory.handle)
         helper_driver_memory_free(h, &lane->memory);
+    if (lane->fences_ptr)
+        helper_driver_unregister(h, lane->fences);
     helper_unmap(lane->fences, SECTOR_BYTES);
     free(lane);
 }

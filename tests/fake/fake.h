@@ -139,7 +139,7 @@ struct fake_op {
     bool is_dma;
     bool to_host, from_host; /* that side is an address of the CPU, registered or not */
     unsigned grid, block;
-    uint8_t params[64];
+    uint8_t params[160];
 };
 
 struct fake_channel;

@@ -64,12 +64,21 @@ static _Thread_local struct index threadIdx, blockIdx, blockDim = {1}, gridDim;
 
 #define __shared__ static _Thread_local
 #define __syncthreads() ((void)0)
+#define __threadfence_system() fence_full()
 #define __ldcs(p) (*(p))
 #define __stcs(p, v) (*(p) = (v))
 #define GLOBAL(type, address) ((type *)global(address, sizeof(type)))
 #define KERNEL static void
 #define INLINE static inline
 #define UNROLL
+
+static unsigned atomicInc(unsigned *value, unsigned most)
+{
+    unsigned before = *value;
+
+    *value = before >= most ? 0 : before + 1;
+    return before;
+}
 
 #include "client/gpu/kernels.cu"
 

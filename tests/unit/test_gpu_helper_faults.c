@@ -153,6 +153,18 @@ START_TEST(test_copy_fails)
 }
 END_TEST
 
+/* A copy whose end the client's stream would never be told of is one that failed. */
+START_TEST(test_telling_fails)
+{
+    begin();
+    fake_cuda_fail(rig.role, "cuStreamWriteValue64", 1, 1, NV_ERROR_INVALID_VALUE);
+    gpu_rig_use(&lane, GPU_CMD_FETCH, 1, 0, LEN);
+    gpu_rig_expect(&lane, GPU_CMD_FETCH, 1, -EIO, 0);
+    gpu_rig_expect_over(&lane, -EIO);
+    finish();
+}
+END_TEST
+
 /* Of a spill that fails nobody is told while a fetch of the lane is under way: its slot is still written to. */
 START_TEST(test_failure_waits)
 {
@@ -266,9 +278,15 @@ END_TEST
 /* Too much for the GPU, and memory that cannot be passed on: in words, and nothing stays behind. */
 START_TEST(test_no_staging)
 {
-    static const char *const functions[] = {
-        "cuMemCreate",         "cuMemAddressReserve",         "cuMemMap", "cuMemSetAccess", "cuMemsetD8",
-        "cuStreamSynchronize", "cuMemExportToShareableHandle"};
+    static const char *const functions[] = {"cuMemHostRegister",
+                                            "cuMemHostGetDevicePointer",
+                                            "cuMemCreate",
+                                            "cuMemAddressReserve",
+                                            "cuMemMap",
+                                            "cuMemSetAccess",
+                                            "cuMemsetD8",
+                                            "cuStreamSynchronize",
+                                            "cuMemExportToShareableHandle"};
     struct gpu_msg msg = {.type = GPU_MSG_LANE, .lane = 3, .slots = 64, .slot_bytes = 16 * MIB}, reply;
     int fences_fd = gpu_rig_memfd(SECTOR_BYTES, F_SEAL_SHRINK), fd;
 
@@ -528,6 +546,7 @@ int main(void)
     tcase_add_test(tests, test_expires_under_way);
     tcase_add_test(tests, test_cancel_under_way);
     tcase_add_loop_test(tests, test_copy_fails, 0, 2);
+    tcase_add_test(tests, test_telling_fails);
     tcase_add_test(tests, test_failure_waits);
     tcase_add_test(tests, test_register_fails);
     tcase_add_test(tests, test_lost);

@@ -29,6 +29,8 @@ struct kernels {
     uint8_t *slot_model, *slot_seen;
     uint32_t *ids; /* host memory that is mapped, as a client's */
     uint64_t *words;
+    uint64_t count; /* on the device */
+    uint64_t n_done;
 };
 
 static uint32_t below(struct kernels *k, uint32_t n)
@@ -53,6 +55,9 @@ static void kernels_init(struct kernels *k, uint32_t seed)
     OK(cu->MemAlloc(&k->slot, SLOT_BYTES));
     OK(cu->MemHostAlloc((void **)&k->ids, SLOT_BYTES / KERNEL_VECTOR_BYTES * sizeof(uint32_t), 0));
     OK(cu->MemHostAlloc((void **)&k->words, 4096, 0));
+    OK(cu->MemAlloc(&k->count, sizeof(uint32_t)));
+    OK(cu->MemsetD8(k->count, 0, sizeof(uint32_t)));
+    memset(k->words, 0, 4096);
     k->pieces = calloc(PIECES_MAX, sizeof(*k->pieces));
     k->slot_model = malloc(SLOT_BYTES);
     k->slot_seen = malloc(SLOT_BYTES);
@@ -73,6 +78,7 @@ static void kernels_deinit(struct kernels *k)
 
     OK(cu->MemFree(k->table));
     OK(cu->MemFree(k->slot));
+    OK(cu->MemFree(k->count));
     OK(cu->MemFree(k->hbm));
     OK(cu->MemFreeHost(k->ids));
     OK(cu->MemFreeHost(k->words));
@@ -143,12 +149,21 @@ static struct kernel_args random_window(struct kernels *k)
     return args;
 }
 
+/* Each launch says when it is done, and leaves the count as it was; without its arguments for that it says nothing. */
 static void launch(struct kernels *k, struct CUfunc_st *function, struct kernel_args *args, unsigned n_blocks)
 {
     void *params[] = {args};
+    uint64_t *done = &k->words[2];
+    uint32_t count;
 
+    args->done = below(k, 4) > 0 ? (uintptr_t)done : 0;
+    args->done_value = args->done ? ++k->n_done : 999;
+    args->count = args->done ? k->count : 0;
     OK(k->rig.cu.LaunchKernel(function, n_blocks, 1, 1, KERNEL_THREADS, 1, 1, 0, NULL, params, NULL));
     OK(k->rig.cu.CtxSynchronize());
+    ck_assert_uint_eq(*done, k->n_done);
+    OK(k->rig.cu.MemcpyDtoH(&count, k->count, sizeof(count)));
+    ck_assert_uint_eq(count, 0);
 }
 
 static void check_slot(struct kernels *k)
@@ -225,6 +240,26 @@ static void check_gather(struct kernels *k, uint32_t first_bytes, uint32_t windo
     launch(k, k->gather, &args, n_blocks);
     check_slot(k);
 }
+
+/* Ids that come with the launch: as many as there is room for, and fewer. */
+START_TEST(test_inline_ids)
+{
+    struct kernels k;
+
+    kernels_init(&k, 6);
+    make_layout(&k, 3, 512);
+    for (uint32_t n = 1; n <= KERNEL_IDS_INLINE; n++) {
+        struct kernel_args args = random_window(&k);
+
+        args.first_bytes = n % 2 == 0 ? 0 : args.first_bytes;
+        args.window_bytes = n * k.item_bytes - args.first_bytes;
+        args.ids = 0;
+        memcpy(args.inline_ids, k.ids, sizeof(args.inline_ids));
+        check_window(&k, &args, 1 + below(&k, 12));
+    }
+    kernels_deinit(&k);
+}
+END_TEST
 
 /* More objects than a thread block takes ids at a time, and just as many. Ids repeat here, so bytes are only gathered. */
 START_TEST(test_many_ids)
@@ -337,6 +372,7 @@ int main(void)
     TCase *tests = tcase_create("kernels");
 
     tcase_add_loop_test(tests, test_windows, 0, 9);
+    tcase_add_test(tests, test_inline_ids);
     tcase_add_test(tests, test_many_ids);
     tcase_add_test(tests, test_status);
     tcase_set_timeout(tests, 300); /* under compute-sanitizer */
