@@ -98,7 +98,8 @@ INLINE void fetch_ids(const struct kernel_args *a, uint32_t *ids, uint32_t objec
                         : a->inline_ids[object + i];
 }
 
-/* The last thread block to come here says so. What it and the others wrote is there before that, for whoever reads it. */
+/* The last thread block to come here says so. What it and the others wrote is there before that, for whoever reads it: theirs
+ * for it first, which costs less than for everybody. */
 INLINE void finish(const struct kernel_args *a)
 {
     if (!a->done)
@@ -106,7 +107,7 @@ INLINE void finish(const struct kernel_args *a)
     __syncthreads();
     if (threadIdx.x != 0)
         return;
-    __threadfence_system();
+    __threadfence();
     /* Begins again at 0 behind the last. */
     if (atomicInc(GLOBAL(unsigned, a->count), gridDim.x - 1) != gridDim.x - 1)
         return;

@@ -64,6 +64,7 @@ static _Thread_local struct index threadIdx, blockIdx, blockDim = {1}, gridDim;
 
 #define __shared__ static _Thread_local
 #define __syncthreads() ((void)0)
+#define __threadfence() fence_full()
 #define __threadfence_system() fence_full()
 #define __ldcs(p) (*(p))
 #define __stcs(p, v) (*(p) = (v))
