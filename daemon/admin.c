@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "daemon/control.h"
+#include "daemon/json.h"
 #include "daemon/session.h"
 #include "include/base/cleanup.h"
 
@@ -35,14 +36,11 @@ static const struct admin_kind kinds[] = {
     {"devices", admin_devices}, {"gpus", admin_gpus},   {"iostat", admin_iostat}, {"doctor", admin_doctor},
 };
 
-static void reply_json(struct session *session, struct json_object *object)
+/* NULL: something found no memory. */
+static void reply_json(struct session *session, char *text, size_t size)
 {
-    const char *text = object ? json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN) : NULL;
-    char *copy = text ? strdup(text) : NULL;
-
-    json_object_put(object);
-    if (copy)
-        session_reply_text(session, copy, strlen(copy));
+    if (text)
+        session_reply_text(session, text, size);
     else
         session_reply_error(session, -ENOMEM, 0, "out of memory");
 }
@@ -61,8 +59,12 @@ static void report_came(struct call *call)
 
     if (--request->n_left > 0)
         return;
-    if (session_call_over(session))
-        reply_json(session, request->kind->make(session->control, &request->reports));
+    if (session_call_over(session)) {
+        size_t size = 0;
+        char *text = json_end(request->kind->make(session->control, &request->reports), &size);
+
+        reply_json(session, text, size);
+    }
     request_free(request);
 }
 
@@ -109,19 +111,10 @@ static void ask_engines(struct session *session, const struct admin_kind *kind)
 
 static void reply_config(struct session *session)
 {
-    char *text = NULL;
     size_t size = 0;
-    FILE *f = open_memstream(&text, &size);
-    int r = f ? config_print_json(session->control->config, session->control->pending, f) : -ENOMEM;
+    char *text = config_print_json(session->control->config, session->control->pending, &size);
 
-    if (f && fclose(f) != 0)
-        r = -ENOMEM;
-    if (r < 0) {
-        free(text);
-        session_reply_error(session, r, 0, "the configuration cannot be printed");
-        return;
-    }
-    session_reply_text(session, text, size);
+    reply_json(session, text, size);
 }
 
 /* The value of "get"; NULL with an answer sent. */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What an admin should know about this machine and this configuration, each with what to do about it. */
-#include <json-c/json.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
+#include "daemon/json.h"
 #include "include/base/units.h"
 #include "io/memory.h"
 
@@ -20,18 +20,17 @@ static void say(struct doctor *doctor, const char *name, bool ok, const char *ad
 
 static void say(struct doctor *doctor, const char *name, bool ok, const char *advice, const char *fmt, ...)
 {
-    struct json_object *check = json_object_new_object();
+    struct json_object *check = json_add_object(doctor->checks);
     char text[256];
     va_list args;
 
     va_start(args, fmt);
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    json_object_object_add(check, "check", json_object_new_string(name));
-    json_object_object_add(check, "ok", json_object_new_boolean(ok));
-    json_object_object_add(check, "text", json_object_new_string(text));
-    json_object_object_add(check, "advice", ok ? NULL : json_object_new_string(advice));
-    json_object_array_add(doctor->checks, check);
+    json_put_text(check, "check", name);
+    json_put_bool(check, "ok", ok);
+    json_put_text(check, "text", text);
+    json_put_text(check, "advice", ok ? NULL : advice);
     doctor->n_bad += !ok;
 }
 
@@ -92,15 +91,14 @@ static void check_process(struct doctor *doctor, const struct control *control)
 
 struct json_object *admin_doctor(const struct control *control, const struct admin_reports *reports)
 {
-    struct json_object *o = json_object_new_object();
-    struct doctor doctor = {.checks = json_object_new_array()};
+    struct json_object *o = json_begin();
+    struct doctor doctor = {.checks = json_put_array(o, "checks")};
 
-    json_object_object_add(o, "checks", doctor.checks);
     check_process(&doctor, control);
     for (uint32_t i = 0; i < reports->n; i++) {
         check_memory(&doctor, reports->at[i]);
         check_stores(&doctor, control, reports->at[i]);
     }
-    json_object_object_add(o, "problems", json_object_new_uint64(doctor.n_bad));
+    json_put_u64(o, "problems", doctor.n_bad);
     return o;
 }

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the GPUs' helpers do, and what each pool has staged there (docs/admin-json.md). */
-#include <json-c/json.h>
-
 #include "daemon/admin.h"
 #include "daemon/control.h"
 #include "daemon/gpu.h"
+#include "daemon/json.h"
 
 /* Members of struct gpu_stat, as they come from the helper. */
 static const struct {
@@ -30,7 +29,7 @@ static const struct {
 
 static void put_text(struct json_object *o, const char *name, const char *text)
 {
-    json_object_object_add(o, name, *text ? json_object_new_string(text) : NULL);
+    json_put_text(o, name, *text ? text : NULL);
 }
 
 static void put_gpu(struct json_object *o, const struct gpu_info *info)
@@ -38,39 +37,36 @@ static void put_gpu(struct json_object *o, const struct gpu_info *info)
     put_text(o, "uuid", info->uuid);
     put_text(o, "name", info->name);
     put_text(o, "state", info->state);
-    json_object_object_add(o, "listed", json_object_new_boolean(info->is_listed));
-    json_object_object_add(o, "pid", info->pid > 0 ? json_object_new_int(info->pid) : NULL);
-    json_object_object_add(o, "restarts", json_object_new_uint64(info->restarts));
+    json_put_bool(o, "listed", info->is_listed);
+    if (info->pid > 0)
+        json_put_int(o, "pid", info->pid);
+    else
+        json_put_text(o, "pid", NULL);
+    json_put_u64(o, "restarts", info->restarts);
     put_text(o, "last_error", info->error);
-    json_object_object_add(o, "lanes", json_object_new_uint64(info->lanes));
+    json_put_u64(o, "lanes", info->lanes);
     for (size_t i = 0; i < ARRAY_LEN(members); i++) {
         const uint64_t *value = (const void *)((const char *)&info->stat + members[i].offset);
 
-        json_object_object_add(o, members[i].name, json_object_new_uint64(*value));
+        json_put_u64(o, members[i].name, *value);
     }
 }
 
 struct json_object *admin_gpus(const struct control *control, const struct admin_reports *reports)
 {
-    struct json_object *o = json_object_new_object(), *gpus = json_object_new_array();
+    struct json_object *o = json_begin(), *gpus = json_put_array(o, "gpus");
     struct gpu_info info;
 
     (void)reports;
-    json_object_object_add(o, "gpus", gpus);
-    for (uint32_t i = 0; gpus_at(control->gpus, i, &info); i++) {
-        struct json_object *gpu = json_object_new_object();
-
-        put_gpu(gpu, &info);
-        json_object_array_add(gpus, gpu);
-    }
+    for (uint32_t i = 0; gpus_at(control->gpus, i, &info); i++)
+        put_gpu(json_add_object(gpus), &info);
     return o;
 }
 
 void admin_put_pool_gpu(struct json_object *pool, const struct control *control, uint32_t number)
 {
-    struct json_object *gpu = json_object_new_object();
+    struct json_object *gpu = json_put_object(pool, "gpu");
 
-    json_object_object_add(gpu, "budget_bytes", json_object_new_uint64(gpus_pool_budget(control->config, number)));
-    json_object_object_add(gpu, "used_bytes", json_object_new_uint64(gpus_pool_used(control->gpus, number)));
-    json_object_object_add(pool, "gpu", gpu);
+    json_put_u64(gpu, "budget_bytes", gpus_pool_budget(control->config, number));
+    json_put_u64(gpu, "used_bytes", gpus_pool_used(control->gpus, number));
 }

@@ -3,12 +3,12 @@
  * Makes the objects that spillctl shows. docs/admin-json.md says what each member means: names are part of the
  * interface, bytes are whole numbers, times are in the unit that the name ends in. Nothing here changes anything.
  */
-#include <json-c/json.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
+#include "daemon/json.h"
 #include "daemon/session.h"
 
 #define NS_PER_S UINT64_C(1000000000)
@@ -17,41 +17,32 @@ typedef struct json_object json;
 
 static void put_u64(json *o, const char *name, uint64_t value)
 {
-    json_object_object_add(o, name, json_object_new_uint64(value));
+    json_put_u64(o, name, value);
 }
 
 static void put_bool(json *o, const char *name, bool value)
 {
-    json_object_object_add(o, name, json_object_new_boolean(value));
+    json_put_bool(o, name, value);
 }
 
 static void put_text(json *o, const char *name, const char *value)
 {
-    json_object_object_add(o, name, value ? json_object_new_string(value) : NULL);
+    json_put_text(o, name, value);
 }
 
 static json *put_object(json *o, const char *name)
 {
-    json *child = json_object_new_object();
-
-    json_object_object_add(o, name, child);
-    return child;
+    return json_put_object(o, name);
 }
 
 static json *put_array(json *o, const char *name)
 {
-    json *child = json_object_new_array();
-
-    json_object_object_add(o, name, child);
-    return child;
+    return json_put_array(o, name);
 }
 
 static json *add_object(json *array)
 {
-    json *child = json_object_new_object();
-
-    json_object_array_add(array, child);
-    return child;
+    return json_add_object(array);
 }
 
 /* --- status ------------------------------------------------------------------------------------------------------ */
@@ -115,7 +106,7 @@ static void put_engine(json *o, const struct engine_report *r)
 
 json *admin_status(const struct control *control, const struct admin_reports *reports)
 {
-    json *o = json_object_new_object();
+    json *o = json_begin();
     json *engines;
 
     put_text(o, "version", SPILLWAY_VERSION);
@@ -146,7 +137,7 @@ static void put_writes(json *o, const struct tiering_writes *w)
     if (w->day_bytes > 0)
         put_u64(writes, "budget_day_bytes", w->day_bytes);
     else
-        json_object_object_add(writes, "budget_day_bytes", NULL);
+        put_text(writes, "budget_day_bytes", NULL);
     put_u64(writes, "used_bytes", w->used_bytes);
     put_u64(writes, "over_bytes", w->over_bytes);
     put_u64(writes, "dropped", w->dropped);
@@ -261,7 +252,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
 
 json *admin_pools(const struct control *control, const struct admin_reports *reports)
 {
-    json *o = json_object_new_object();
+    json *o = json_begin();
     json *pools = put_array(o, "pools");
 
     for (uint32_t i = 0; i < control->config->n_pools; i++) {
@@ -345,8 +336,10 @@ static void put_nodes(json *tier, const struct admin_reports *reports, bool is_c
     for (uint32_t i = 0; i < n; i++) {
         json *o = add_object(array);
 
-        json_object_object_add(o, "node",
-                               nodes[i].node == MEMORY_NODE_ANY ? NULL : json_object_new_uint64(nodes[i].node));
+        if (nodes[i].node == MEMORY_NODE_ANY)
+            put_text(o, "node", NULL);
+        else
+            put_u64(o, "node", nodes[i].node);
         put_u64(o, "allocated_bytes", nodes[i].bytes);
         put_u64(o, "hugepage_bytes", nodes[i].huge_bytes);
         put_u64(o, "locked_bytes", nodes[i].locked_bytes);
@@ -357,7 +350,7 @@ static void put_nodes(json *tier, const struct admin_reports *reports, bool is_c
 
 json *admin_tiers(const struct control *control, const struct admin_reports *reports)
 {
-    json *o = json_object_new_object();
+    json *o = json_begin();
     json *tiers = put_array(o, "tiers");
     struct tiering_pool_stat all = {0}, sum;
     struct tiering_stat metadata = {0};
@@ -462,12 +455,12 @@ static void put_session(json *o, const struct session *session, const struct adm
     pools = put_array(o, "pools");
     for (uint32_t i = 0; i < config->n_pools; i++)
         if (session->pools[i])
-            json_object_array_add(pools, json_object_new_string(config->pools[i].section.name));
+            json_add_text(pools, config->pools[i].section.name);
 }
 
 json *admin_sessions(const struct control *control, const struct admin_reports *reports)
 {
-    json *o = json_object_new_object();
+    json *o = json_begin();
     json *sessions = put_array(o, "sessions");
 
     list_for_each (l, &control->sessions)
@@ -498,7 +491,7 @@ static void put_store(json *o, const struct store_stat *s)
     put_u64(o, "checkpoints", s->checkpoints);
     put_u64(o, "reclaimed_segments", s->reclaimed_segments);
     put_u64(o, "flushes", s->flushes);
-    json_object_object_add(o, "failed", json_object_new_int(s->failed));
+    json_put_int(o, "failed", s->failed);
 }
 
 static void put_stores(json *o, const struct admin_reports *reports, uint32_t device)
@@ -531,7 +524,7 @@ static void put_device_writes(json *o, const struct admin_reports *reports, uint
 
 json *admin_devices(const struct control *control, const struct admin_reports *reports)
 {
-    json *o = json_object_new_object();
+    json *o = json_begin();
     json *devices = put_array(o, "devices");
 
     for (uint32_t i = 0; i < control->config->n_devices; i++) {
@@ -559,7 +552,7 @@ json *admin_devices(const struct control *control, const struct admin_reports *r
 
 json *admin_iostat(const struct control *control, const struct admin_reports *reports)
 {
-    json *o = json_object_new_object();
+    json *o = json_begin();
     json *engines = put_array(o, "engines");
 
     (void)control;

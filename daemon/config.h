@@ -235,6 +235,6 @@ int config_merge(const struct spillway_config *old, const struct spillway_config
 
 /*
  * Every key with its value, where it came from and whether a reload changes it; and of `pending` (may be NULL), what waits
- * for a restart. Returns 0, or -EIO if the stream failed, -ENOMEM.
+ * for a restart. A text for the caller to free; NULL: no memory.
  */
-int config_print_json(const struct spillway_config *config, const struct config_changes *pending, FILE *out);
+char *config_print_json(const struct spillway_config *config, const struct config_changes *pending, size_t *ret_size);

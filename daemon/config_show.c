@@ -5,10 +5,10 @@
  * have them. Main thread only.
  */
 #include <errno.h>
-#include <json-c/json.h>
 #include <string.h>
 
 #include "daemon/config_keys.h"
+#include "daemon/json.h"
 
 #define TITLE_BYTES (NAME_BYTES_MAX + 16)
 
@@ -22,63 +22,48 @@ static const char *pending_value(const struct config_changes *pending, const cha
     return NULL;
 }
 
-static struct json_object *section_to_json(const struct spillway_config *config, enum config_kind kind,
-                                           const struct config_section *s, const struct config_changes *pending)
+static void section_to_json(struct json_object *sections, const struct spillway_config *config, enum config_kind kind,
+                            const struct config_section *s, const struct config_changes *pending)
 {
-    struct json_object *object = json_object_new_object(), *entry;
     char value[CONFIG_TEXT_BYTES_MAX + 1], from[CONFIG_VALUE_BYTES_MAX + 16], title[TITLE_BYTES];
+    struct json_object *object = json_put_object(sections, config_section_title(kind, s, title));
 
-    config_section_title(kind, s, title);
-    for (uint32_t k = 0; object && k < config_kinds[kind].n_keys; k++) {
+    for (uint32_t k = 0; k < config_kinds[kind].n_keys; k++) {
         const struct config_key *key = &config_kinds[kind].keys[k];
         const char *later = pending_value(pending, title, key->name);
+        struct json_object *entry = json_put_object(object, key->name);
 
         config_value_print(key, s, value);
         snprintf(from, sizeof(from), "%s:%u", config->path, s->key_lines[k]);
-        entry = json_object_new_object();
-        json_object_object_add(entry, "value", json_object_new_string(value));
-        json_object_object_add(entry, "from", json_object_new_string(s->key_lines[k] ? from : "default"));
-        json_object_object_add(entry, "reloads", json_object_new_boolean(key->reloads));
+        json_put_text(entry, "value", value);
+        json_put_text(entry, "from", s->key_lines[k] ? from : "default");
+        json_put_bool(entry, "reloads", key->reloads);
         if (later)
-            json_object_object_add(entry, "after_restart", json_object_new_string(later));
-        json_object_object_add(object, key->name, entry);
+            json_put_text(entry, "after_restart", later);
     }
-    return object;
 }
 
 /* Whole sections that the file has and the daemon has not, or the other way round: by their titles. */
-static struct json_object *sections_to_come(const struct config_changes *pending, bool added)
+static void sections_to_come(struct json_object *array, const struct config_changes *pending, bool added)
 {
-    struct json_object *array = json_object_new_array();
-
     for (uint32_t i = 0; pending && i < pending->n; i++)
         if (*pending->at[i].key == '\0' && (*pending->at[i].old_value == '\0') == added)
-            json_object_array_add(array, json_object_new_string(pending->at[i].section));
-    return array;
+            json_add_text(array, pending->at[i].section);
 }
 
-int config_print_json(const struct spillway_config *config, const struct config_changes *pending, FILE *out)
+char *config_print_json(const struct spillway_config *config, const struct config_changes *pending, size_t *ret_size)
 {
-    struct json_object *root = json_object_new_object(), *sections = json_object_new_object();
-    char title[TITLE_BYTES];
+    struct json_object *root = json_begin(), *sections;
     struct config_section *s;
-    const char *text;
-    int r = -ENOMEM;
 
-    json_object_object_add(root, "file", *config->path ? json_object_new_string(config->path) : NULL);
-    json_object_object_add(root, "sections", sections);
+    json_put_text(root, "file", *config->path ? config->path : NULL);
+    sections = json_put_object(root, "sections");
     for (enum config_kind kind = 0; kind < CONFIG_KINDS; kind++)
         for (uint32_t i = 0; (s = config_section_at(config, kind, i)) != NULL; i++)
-            json_object_object_add(sections, config_section_title(kind, s, title),
-                                   section_to_json(config, kind, s, pending));
-    json_object_object_add(root, "added_after_restart", sections_to_come(pending, true));
-    json_object_object_add(root, "gone_after_restart", sections_to_come(pending, false));
-    text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                                                    JSON_C_TO_STRING_NOSLASHESCAPE);
-    if (text)
-        r = fprintf(out, "%s\n", text) < 0 || ferror(out) ? -EIO : 0;
-    json_object_put(root);
-    return r;
+            section_to_json(sections, config, kind, s, pending);
+    sections_to_come(json_put_array(root, "added_after_restart"), pending, true);
+    sections_to_come(json_put_array(root, "gone_after_restart"), pending, false);
+    return json_end(root, ret_size);
 }
 
 static void change_add(struct config_changes *changes, const char *section, const char *key, const char *old_value,
