@@ -200,13 +200,15 @@ int config_load(const char *path, const struct config_env *env, struct spillway_
                 struct config_errors *errors)
 {
     cleanup_config struct spillway_config *c = calloc(1, sizeof(*c));
-    int r;
+    int r = -ENOMEM;
 
     *errors = (struct config_errors){0};
-    if (!c)
-        return -ENOMEM;
-    defaults_init(c, env);
-    r = path ? file_apply(c, path, env, errors) : 0;
+    if (c) {
+        defaults_init(c, env);
+        r = path ? file_apply(c, path, env, errors) : 0;
+    }
+    if (r == -ENOMEM && errors->n == 0) /* it is no mistake of the file's, but whoever waits has to hear of it */
+        config_error_add(errors, path ? path : "the defaults", 0, "cannot read: %s", strerror(ENOMEM));
     if (r < 0)
         return r;
     if (c->n_pools == 0) {

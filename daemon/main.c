@@ -87,13 +87,20 @@ static void print_errors(const struct config_errors *errors)
         fprintf(stderr, "and %u mistakes more\n", errors->n_left_out);
 }
 
+/* Before there is a log: what cannot even be begun. */
+static int no_memory(void)
+{
+    fputs("spillwayd: out of memory\n", stderr);
+    return EXIT_FAILURE;
+}
+
 static int check_config(const struct config_env *env, const char *path)
 {
     cleanup_free struct config_errors *errors = calloc(1, sizeof(*errors));
     cleanup_config struct spillway_config *config = NULL;
 
     if (!errors)
-        return EXIT_FAILURE;
+        return no_memory();
     if (config_load(path, env, &config, errors) < 0) {
         print_errors(errors);
         return EX_CONFIG;
@@ -114,7 +121,7 @@ static int load_config(struct control *control, const struct options *options)
     cleanup_free struct config_errors *errors = calloc(1, sizeof(*errors));
 
     if (!errors)
-        return EXIT_FAILURE;
+        return no_memory();
     control->config_path = config_path_of(options);
     if (config_load(control->config_path, &control->env, &control->config, errors) < 0) {
         print_errors(errors);
@@ -192,8 +199,10 @@ int main(int argc, char **argv)
     struct control *control = calloc(1, sizeof(*control));
 
     log_setup();
-    if (argp_parse(&argp, argc, argv, 0, NULL, &options) != 0 || !control)
+    if (argp_parse(&argp, argc, argv, 0, NULL, &options) != 0)
         return EX_USAGE;
+    if (!control)
+        return no_memory();
     config_env_init(&control->env, options.user_mode);
     control->env.policy_names = policy_names();
     control->user_mode = options.user_mode;
