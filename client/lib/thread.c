@@ -28,8 +28,7 @@ static struct list sessions = LIST_INIT(sessions);
 static uint64_t serials;
 
 static pthread_key_t key; /* its destructor sees threads end */
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int once_result;
+static bool has_key, has_atfork;
 /* One pointer: it fits into what the C library keeps for libraries that are loaded later, and costs no call to find. */
 static __thread struct table *table __attribute__((tls_model("initial-exec")));
 
@@ -87,27 +86,32 @@ static void fork_child(void)
     pthread_mutex_unlock(&lock);
 }
 
-static void once_init(void)
+/* What the process needs once. What cannot be had now is asked for again by the next session. */
+static int process_init_locked(void)
 {
-    once_result = -pthread_key_create(&key, thread_ends);
-    if (once_result == 0)
-        once_result = -pthread_atfork(fork_prepare, fork_parent, fork_child);
+    int r = has_key ? 0 : -pthread_key_create(&key, thread_ends);
+
+    has_key |= r == 0;
+    if (r == 0 && !has_atfork) {
+        r = -pthread_atfork(fork_prepare, fork_parent, fork_child);
+        has_atfork = r == 0;
+    }
+    return r;
 }
 
 /* If the library is unloaded, no destructor of ours may run. */
 __attribute__((destructor)) static void unload(void)
 {
-    if (serials > 0)
+    if (has_key)
         pthread_key_delete(key);
 }
 
 int client_thread_register(spw_session *session)
 {
-    pthread_once(&once, once_init);
-    if (once_result < 0)
-        return once_result;
     pthread_mutex_lock(&lock);
-    int r = client_fork_mark(&session->fork_mark);
+    int r = process_init_locked();
+    if (r == 0)
+        r = client_fork_mark(&session->fork_mark);
     if (r == 0) {
         session->serial = ++serials;
         list_push_tail(&sessions, &session->link);
