@@ -326,6 +326,7 @@ struct client_ring {
     uint32_t spin_ns, n_waits;
     uint32_t n_sleeps; /* of ours */
     uint32_t rung;     /* the engine's sleep that it was last woken from */
+    bool must_rewake;  /* the engine could not be woken: try again before waiting */
 };
 
 int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring) must_check;
@@ -345,6 +346,8 @@ void client_ring_flush(struct client_ring *ring);
 /* Wakes the engine if it sleeps, because something will be published in a moment: a sleeper takes as long to wake as a few
  * hundred KiB take to copy. Publishes what was written so far. */
 void client_ring_wake_ahead(struct client_ring *ring);
+/* Before waiting: wakes the engine if that failed. */
+void client_ring_rewake(struct client_ring *ring);
 /* Waits for what was posted, or for the session's end. */
 void client_ring_drain(struct client_ring *ring);
 /* Takes what has completed and sends what can be sent. A negative errno says that the session is over: every call of

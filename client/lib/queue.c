@@ -212,6 +212,7 @@ static int queue_arm(spw_queue *queue, bool looks)
     queue_turn_locked(queue); /* the answers to leases given back are nothing to stay awake for */
     bool ready = !list_is_empty(&queue->ended) || !list_is_empty(&queue->due);
     if (!ready) {
+        client_ring_rewake(queue->ring);
         queue->armed = true;
         uint32_t flags = SPW_RING_WAKE_DOORBELL | (queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
         ring_sleep_prepare(&queue->ring->shared->client.cq_flags,
@@ -284,6 +285,7 @@ static void queue_wait_locked(spw_queue *queue, bool on_ring, uint64_t left_ms)
     uint64_t ms = MIN(left_ms, UINT64_C(1000));
     uint32_t *cq_flags = &queue->ring->shared->client.cq_flags;
 
+    client_ring_rewake(queue->ring);
     if (on_ring && !queue->sleeper) {
         uint32_t head = queue->ring->cq_head;
         queue->sleeper = true;

@@ -68,9 +68,17 @@ static void sqe_write(struct client_ring *ring, const struct spw_sqe *sqe)
 
 static void ring_wake(struct client_ring *ring)
 {
-    /* EAGAIN: the socket is full of wake-ups already. Other errors mean a hang-up, which the waiting side looks for. */
-    if (send(ring->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN && errno != EINTR)
+    /* EAGAIN: the socket is full of wake-ups already. Others mean a hang-up, which the waiting side looks for, or that the
+     * kernel has no memory now: then nobody was woken, and whoever waits has to try again. */
+    ring->must_rewake = send(ring->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN;
+    if (ring->must_rewake)
         (void)client_session_probe(ring->session);
+}
+
+void client_ring_rewake(struct client_ring *ring)
+{
+    if (ring->must_rewake)
+        ring_wake(ring);
 }
 
 void client_ring_flush(struct client_ring *ring)
@@ -373,6 +381,7 @@ static bool ring_spin(const struct client_ring *ring, uint64_t spin_ns, uint64_t
 
 static void ring_sleep(struct client_ring *ring)
 {
+    client_ring_rewake(ring);
     ring_sleep_prepare(&ring->shared->client.cq_flags, SPW_RING_WAKE_FUTEX); /* S1, S2 */
     client_ring_sleep(ring, ring->cq_head, UINT32_MAX);                      /* S3 */
     ring_sleep_cancel(&ring->shared->client.cq_flags);
