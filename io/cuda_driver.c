@@ -71,7 +71,7 @@ int cuda_driver_load(const struct cuda_driver **ret_driver)
     int r;
 
     pthread_mutex_lock(&loaded.lock);
-    if (!loaded.tried) {
+    if (!loaded.tried || loaded.status == -ENOENT) { /* no memory for it, perhaps: the next time there may be */
         loaded.status = cuda_driver_open(loaded.library, &loaded.driver, loaded.problem);
         loaded.tried = true;
     }
