@@ -418,9 +418,9 @@ int control_run(struct control *control)
         engine_queue_sleep_end(&control->mailbox);
         (void)engine_queue_run(&control->mailbox);
     }
-    if (r < 0) {
-        log_error("epoll: %s", log_errno(r));
-        return EXIT_FAILURE;
+    if (r < 0) { /* engines cannot be stopped in order without it; what was acknowledged is on the devices */
+        log_error("epoll_wait: %s", log_errno(r));
+        _exit(EXIT_FAILURE);
     }
     return control->exit_status;
 }

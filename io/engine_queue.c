@@ -17,6 +17,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define WAKE_TRIES 4
+
 int engine_queue_init(struct engine_queue *q)
 {
     /* Blocking, because the engine reads it through io_uring, where a non-blocking one would answer EAGAIN at once. */
@@ -56,7 +58,8 @@ static void ring_if_asleep(struct engine_queue *q)
 
     fence_full(); /* W2, pairs with S2 in engine_queue_sleep_prepare() */
     if (load_relaxed(&q->sleeping) && __atomic_exchange_n(&q->sleeping, 0, __ATOMIC_ACQ_REL)) {
-        while (write(q->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        /* It fails for a signal, or never: but who sleeps would sleep for ever. */
+        for (unsigned n = 0; n < WAKE_TRIES && write(q->wake_fd, &one, sizeof(one)) < 0; n++)
             ;
     }
     errno = saved_errno;
