@@ -6,8 +6,8 @@
  * it was granted. Then, in steps of an eighth of a share:
  * - below its share, it gets back what another has above its own, whether that one likes it or not;
  * - at its share or above, it gets what another does not use: what is free there, or what nobody has used for a while.
- * One trade at a time. It is over when the giver holds no more than it is granted and the taker was granted the rest; a
- * giver that cannot let go (leases, say) keeps it, and is left alone for a while.
+ * One trade at a time, and not too soon after the last. It is over when the giver holds no more than it is granted and
+ * the taker was granted the rest; a giver that cannot let go (leases, say) keeps it, and is left alone for a while.
  */
 #include "daemon/balance.h"
 
@@ -15,7 +15,8 @@
 #define IDLE_NS (60 * NS_PER_S)
 #define TRADE_NS_MAX (10 * NS_PER_S)
 #define PAUSE_NS (30 * NS_PER_S)
-#define ALIGN_BYTES (2 * MIB) /* whole hugepages */
+#define TRADE_EVERY_NS (NS_PER_S / 20) /* a look that changes something is followed by another at once */
+#define ALIGN_BYTES (2 * MIB)          /* whole hugepages */
 #define DEVICE_SLACK_BYTES (2 * SEGMENT_BYTES_MAX)
 
 static uint64_t aligned(uint64_t bytes)
@@ -32,6 +33,12 @@ static uint64_t step_bytes(const struct balance_engine *e)
 static uint64_t least_bytes(const struct balance_engine *e)
 {
     return MIN(step_bytes(e), e->share / 2);
+}
+
+/* On a device segments are taken as they are needed: pressed is who has no more left. */
+static bool device_is_pressed(uint64_t used, uint64_t granted)
+{
+    return used + MAX(granted / 16, DEVICE_SLACK_BYTES) > granted;
 }
 
 void balance_set(struct balance *b, const uint64_t *shares, const uint64_t *most)
@@ -52,8 +59,8 @@ static void balance_observe(struct balance *b, const struct balance_view *views,
         const struct balance_view *v = &views[i];
         bool is_full = v->held + ALIGN_BYTES > e->granted;
 
-        if (b->is_device) /* segments are taken as they are needed: pressed is who has no more left */
-            e->is_pressed = v->used + MAX(e->granted / 16, DEVICE_SLACK_BYTES) > e->granted;
+        if (b->is_device)
+            e->is_pressed = device_is_pressed(v->used, e->granted);
         else
             e->is_pressed = is_full && (v->pressure != e->pressure || v->is_waiting);
         if (v->uses != e->uses || e->used_ns == 0)
@@ -142,8 +149,9 @@ static uint32_t trade_taker(const struct balance *b)
     return best;
 }
 
-/* What this engine can give to one that is, or is not, below its share. */
-static uint64_t trade_offer(const struct balance_engine *e, const struct balance_view *v, bool is_below)
+/* What this engine can give to one that is, or is not, below its share. Never so much that it would want it back. */
+static uint64_t trade_offer(const struct balance *b, const struct balance_engine *e, const struct balance_view *v,
+                            bool is_below)
 {
     uint64_t step = step_bytes(e), least = least_bytes(e);
 
@@ -154,7 +162,9 @@ static uint64_t trade_offer(const struct balance_engine *e, const struct balance
     /* Two steps free, so that what is left is not full at once. */
     if (!e->is_idle && v->used + 2 * MIN(step, e->share / 4) > e->target)
         return 0;
-    return MIN(e->target - least, step);
+    uint64_t offer = MIN(e->target - least, step);
+
+    return b->is_device && device_is_pressed(v->used, e->target - offer) ? 0 : offer;
 }
 
 static bool trade_begin(struct balance *b, const struct balance_view *views, uint64_t now_ns)
@@ -169,7 +179,7 @@ static bool trade_begin(struct balance *b, const struct balance_view *views, uin
     uint64_t want = MIN(step_bytes(taker), (is_below ? taker->share : taker->most) - taker->target);
 
     for (uint32_t i = 0; i < b->n_engines; i++) {
-        uint64_t offer = i == to ? 0 : aligned(MIN(trade_offer(&b->engines[i], &views[i], is_below), want));
+        uint64_t offer = i == to ? 0 : aligned(MIN(trade_offer(b, &b->engines[i], &views[i], is_below), want));
 
         if (offer > best) {
             best = offer;
@@ -181,6 +191,7 @@ static bool trade_begin(struct balance *b, const struct balance_view *views, uin
     b->engines[from].target -= best;
     taker->target += best;
     b->trade = (struct balance_trade){.is_on = true, .from = from, .to = to, .bytes = best, .since_ns = now_ns};
+    b->trade_ns = now_ns + TRADE_EVERY_NS;
     return true;
 }
 

@@ -188,6 +188,45 @@ START_TEST(device)
 }
 END_TEST
 
+/* What is given must not be missed at once: two that need it by turns would hand it back and forth for ever, and each time
+ * is a look at all engines. */
+START_TEST(device_back_and_forth)
+{
+    for (uint64_t used = 0; used <= 76 * MIB; used += 4 * MIB) {
+        uint64_t shares[2] = {76 * MIB, 76 * MIB}, most[2] = {UINT64_MAX, UINT64_MAX};
+        uint32_t n_changes = 0;
+
+        open_budget(2, true);
+        balance_set(&budget, shares, most);
+        look(5);
+        views[0].used = views[0].held = 70 * MIB;
+        views[1].used = views[1].held = used;
+        for (int i = 0; i < 1000; i++)
+            n_changes += balance_look(&budget, views, now_ns += LOOK_NS);
+        ck_assert_msg(n_changes <= 8, "%u changes with %llu MiB in use", n_changes, (unsigned long long)(used / MIB));
+    }
+}
+END_TEST
+
+/* However it comes, trades do not follow each other faster than looks do by themselves. */
+START_TEST(trades_take_time)
+{
+    uint32_t n_changes = 0;
+
+    open_budget(2, false);
+    for (int i = 0; i < 1000; i++) {
+        for (int e = 0; e < 2; e++) {
+            views[e].pressure++;
+            views[e].used = engines[i & 1 ? e : 1 - e].granted / 4;
+            views[e].held = engines[e].granted;
+        }
+        views[i & 1].pressure--;
+        n_changes += balance_look(&budget, views, now_ns += 1000);
+    }
+    ck_assert_uint_le(n_changes, 2);
+}
+END_TEST
+
 /* Pools of a few MiB, engines of which one is alone: nothing is divided by zero, nothing goes below zero. */
 START_TEST(small)
 {
@@ -219,6 +258,8 @@ int main(void)
     tcase_add_test(t, stuck_giver_keeps_it);
     tcase_add_test(t, new_shares);
     tcase_add_test(t, device);
+    tcase_add_test(t, device_back_and_forth);
+    tcase_add_test(t, trades_take_time);
     tcase_add_test(t, small);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
