@@ -32,6 +32,9 @@ add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototy
 if(SPILLWAY_WERROR)
     add_compile_options(-Werror)
 endif()
+if(SPILLWAY_KILL_POINTS)
+    add_compile_definitions(SPILLWAY_KILL_POINTS)
+endif()
 
 if(SPILLWAY_SANITIZE)
     add_compile_options(-O1 -fsanitize=${SPILLWAY_SANITIZE} -fno-sanitize-recover=all)

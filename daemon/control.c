@@ -23,6 +23,7 @@
 #include "daemon/sd.h"
 #include "daemon/session.h"
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "include/base/units.h"
 #include "io/workers.h"
 
@@ -175,12 +176,14 @@ static void control_become_ready(struct control *control)
         control->exit_status = EXIT_FAILURE;
         return;
     }
+    kill_point("control.listening");
     control_set_state(control, CONTROL_READY);
     log_notice("ready: %u engine%s, %u pool%s, socket %s", control->n_engines, control->n_engines == 1 ? "" : "s",
                control->config->n_pools, control->config->n_pools == 1 ? "" : "s",
                listener->path[0] ? listener->path : "of the service manager");
     sd_status("serving");
     sd_ready();
+    kill_point("control.ready");
 }
 
 static void engine_stopped(struct call *base)
@@ -189,6 +192,7 @@ static void engine_stopped(struct call *base)
     struct control *control = base->at_control_ctx;
 
     watch->is_stopped = true;
+    kill_point("control.engine_stopped");
     if (watch->stop.result < 0) {
         log_error("engine %u did not close its devices cleanly: %s", base->engine->config.number,
                   log_errno(watch->stop.result));
@@ -202,6 +206,7 @@ static void engine_drained(struct call *base)
     struct engine_watch *watch = container_of(base, struct engine_watch, stop.call);
 
     watch->is_drained = true;
+    kill_point("control.engine_drained");
     control_step(base->at_control_ctx);
 }
 
@@ -222,6 +227,7 @@ void control_stop(struct control *control, const char *why)
         return;
     log_notice("stopping: %s", why);
     sd_stopping();
+    kill_point("control.stop");
     control_set_state(control, CONTROL_DRAINING);
     loop_timer_set(&control->loop, &control->watch_timer, loop_now_ns() + PING_NS);
     listener_close(&control->listener);
@@ -282,6 +288,7 @@ static void reload_done(struct call *base)
         return;
     free(control->tune);
     control->tune = NULL;
+    kill_point("control.reloaded");
     log_notice("reloaded");
     sd_ready();
 }
@@ -374,6 +381,7 @@ void control_reload(struct control *control)
     control_tell_gpus(control);
     free(control->pending);
     control->pending = steal_ptr(changes);
+    kill_point("control.reload");
     reload_apply(control);
 }
 
@@ -411,6 +419,7 @@ int control_run(struct control *control)
     control_set_state(control, CONTROL_STARTING);
     control->watchdog_ns = sd_watchdog_ns();
     control_watch(&control->watch_timer);
+    kill_point("control.run");
     while (!control->loop.stop && r == 0) {
         bool may_sleep = engine_queue_sleep_prepare(&control->mailbox);
 

@@ -23,6 +23,7 @@
 
 #include "daemon/log.h"
 #include "daemon/shm.h"
+#include "include/base/kill_point.h"
 #include "include/base/units.h"
 
 #define NS_PER_S UINT64_C(1000000000)
@@ -93,6 +94,7 @@ static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t po
     entry->kind = (uint8_t)kind;
     entry->is_live = true;
     entry->said_poisoned = false;
+    kill_point("engine.chunk");
     engine_chunk_changed(engine, region);
 }
 
@@ -248,6 +250,7 @@ static void engine_step_stop(struct engine *engine)
     if (engine->draining && tiering_drain(engine->tiering)) {
         struct stop_call *call = engine->draining;
 
+        kill_point("engine.drained");
         engine->draining = NULL;
         call->result = 0;
         engine_call_answer(&call->call);
@@ -258,6 +261,7 @@ static void engine_step_stop(struct engine *engine)
 
         engine->stopping = NULL;
         call->result = tiering_close_clean(engine->tiering);
+        kill_point("engine.closed");
         engine->stopped = true;
         engine_call_answer(&call->call);
     }
@@ -300,6 +304,7 @@ static int engine_turn(struct engine *engine)
 {
     engine->now_ns = engine_clock_ns();
     engine->heartbeat++;
+    kill_point("engine.turn");
     uint64_t tick_ns = tiering_tick(engine->tiering, engine->now_ns);
     uint32_t n_done = requests_run(engine->requests, engine->now_ns);
 
@@ -312,6 +317,7 @@ static int engine_turn(struct engine *engine)
         engine_chunks_tell(engine);
     if (engine->draining || engine->stopping)
         engine_step_stop(engine);
+    kill_point("engine.served");
     if (engine->stopped)
         return 0;
     uint64_t timeout_ns = engine_timeout_ns(engine, n_done, tick_ns);
@@ -341,6 +347,7 @@ static void *engine_main(void *arg)
     (void)pthread_setname_np(pthread_self(), name);
     int r = uring_start(engine->uring);
 
+    kill_point("engine.started");
     while (r >= 0 && !engine->stopped)
         r = engine_turn(engine);
     if (r < 0) { /* nothing can be served any more, nor be written back */
@@ -376,6 +383,7 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     tiering->records = engine->records;
     tiering->events = &tiering_events;
     tiering->ctx = engine;
+    kill_point("engine.records");
     *ret_why = "no memory for tiering: lower max_objects";
     r = tiering_new(tiering, &engine->tiering);
     if (r < 0)
@@ -432,6 +440,7 @@ int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint1
     *ret_why = "more partitions than one engine can serve: raise engines";
     if (engine->n_stores == DEVICES_MAX)
         return -ENOSPC;
+    kill_point("engine.store");
     int r = tiering_store_add(engine->tiering, dev, partition, device_bytes, ret_why);
 
     if (r == 0)
@@ -445,6 +454,7 @@ int engine_run(struct engine *engine)
 
     if (r < 0)
         return r;
+    kill_point("engine.run");
     r = pthread_create(&engine->thread, NULL, engine_main, engine);
     engine->has_thread = r == 0;
     return -r;

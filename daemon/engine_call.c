@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "daemon/engine.h"
+#include "include/base/kill_point.h"
 
 static void call_at_control(struct engine_msg *msg)
 {
@@ -50,6 +51,7 @@ static void peer_add_at_engine(struct call *base)
 {
     struct peer_add_call *call = container_of(base, struct peer_add_call, call);
 
+    kill_point("engine.peer_add");
     requests_peer_add(base->engine->requests, &call->peer->peer, call->session, call->owner, call->max_leases);
 }
 
@@ -72,7 +74,9 @@ static void peer_end_at_engine(struct call *base)
 
     list_for_each (l, &peer->peer.rings)
         ring_forget_poll(base->engine, list_entry(l, struct ring, link));
+    kill_point("engine.peer_end");
     requests_peer_remove(base->engine->requests, &peer->peer);
+    kill_point("engine.peer_gone");
 }
 
 void engine_peer_end(struct engine_peer *peer)
@@ -84,6 +88,7 @@ static void space_open_at_engine(struct call *base)
 {
     struct space_call *call = container_of(base, struct space_call, call);
 
+    kill_point("engine.space_open");
     call->result = tiering_space_open(base->engine->tiering, &call->spec, &call->info);
     if (call->result == 0)
         call->result =
@@ -105,6 +110,7 @@ static void ring_add_at_engine(struct call *base)
         call->result = -ENOSPC;
         return;
     }
+    kill_point("engine.ring_add");
     requests_ring_add(base->engine->requests, &call->peer->peer, call->ring);
     call->result = 0;
 }
@@ -150,6 +156,7 @@ static void chunk_get_at_engine(struct call *base)
 
     if (!chunk)
         return;
+    kill_point("engine.chunk_get");
     call->chunk = memory_chunk_ref(chunk);
     call->pool = entry->pool;
     call->writable = entry->kind != IO_CHUNK_SHARED;
@@ -189,6 +196,7 @@ void engine_tune_now(struct engine *engine, const struct engine_tuning *tuning)
         uring_pool_weight(engine->uring, i, tuning->pools[i].weight);
         weights[i] = tuning->pools[i].weight;
     }
+    kill_point("engine.tune");
     requests_set_weights(engine->requests, weights);
     for (uint32_t i = 0; i < tuning->n_stores; i++)
         tiering_store_update(engine->tiering, i, &tuning->stores[i]);
@@ -203,6 +211,7 @@ static void budget_at_engine(struct call *base)
 {
     struct budget_call *call = container_of(base, struct budget_call, call);
 
+    kill_point("engine.budget");
     for (uint32_t i = 0; i < call->n_pools; i++) {
         tiering_pool_budget(base->engine->tiering, i, call->bytes[i]);
         tiering_pool_memory(base->engine->tiering, i, &call->memory[i]);
@@ -309,6 +318,7 @@ void engine_ping(struct engine *engine, struct ping_call *call)
 
 static void drain_at_engine(struct call *base)
 {
+    kill_point("engine.drain");
     base->deferred = true;
     base->engine->draining = container_of(base, struct stop_call, call);
 }
@@ -321,6 +331,7 @@ void engine_drain(struct engine *engine, struct stop_call *call)
 static void stop_at_engine(struct call *base)
 {
     base->deferred = true;
+    kill_point("engine.stop");
     tiering_stop(base->engine->tiering);
     base->engine->stopping = container_of(base, struct stop_call, call);
 }

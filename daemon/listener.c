@@ -21,6 +21,7 @@
 #include "daemon/log.h"
 #include "daemon/session.h"
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 
 #define LISTENER_BACKLOG 256
 #define LISTENER_RETRY_NS UINT64_C(1000000000)
@@ -57,6 +58,7 @@ static int socket_make(const char *path, bool user_mode, int *ret_fd, const char
         return -ENAMETOOLONG;
     memcpy(addr.sun_path, path, len + 1);
     socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
+    kill_point("listener.path");
     int r = path_is_taken(&addr, size);
 
     *ret_why = r == -EADDRINUSE ? "another spillwayd answers there" : log_errno(r);
@@ -71,6 +73,7 @@ static int socket_make(const char *path, bool user_mode, int *ret_fd, const char
         *ret_why = log_errno(r);
         return r;
     }
+    kill_point("listener.socket");
     *ret_fd = steal_fd(&fd);
     return 0;
 }

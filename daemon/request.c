@@ -15,6 +15,7 @@
 
 #include "daemon/request_core.h"
 #include "include/base/checked.h"
+#include "include/base/kill_point.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 
@@ -172,6 +173,7 @@ void request_end(struct request *req, int status, uint32_t detail, uint64_t valu
     assert(req->waiting == 0 && list_is_empty(&req->pieces));
     request_set_state(req, req->runs ? REQUEST_DETACHED : REQUEST_FREE);
     rq->stat.cqes++;
+    kill_point("request.answer");
     ring_complete(ring, &cqe);
     ring_set_dirty(rq, ring);
 }
@@ -279,6 +281,7 @@ static struct request *request_new(struct requests *rq, struct ring *ring, const
     list_push_tail(&ring->requests, &req->link);
     ring->n_requests++;
     req->peer->n_requests++;
+    kill_point("request.new");
     rq->stat.sqes++;
     return req;
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "daemon/request_core.h"
+#include "include/base/kill_point.h"
 
 #define SPIN_NS_MIN 2000  /* unless spin_us says less */
 #define SPIN_AWAKE_PART 5 /* of spin_us, for a client that sleeps */
@@ -194,6 +195,7 @@ static void request_drop(struct request *req)
     req->waiting = 0;
     if (req->runs && req->op->run == dma_run)
         (void)dma_stop(req, -ECANCELED, 0); /* so that it ends soon */
+    kill_point("request.drop");
     request_set_state(req, req->runs ? REQUEST_DETACHED : REQUEST_FREE);
 }
 
@@ -205,6 +207,7 @@ void requests_ring_remove(struct requests *rq, struct ring *ring)
     ring_set_hot(rq, ring, false);
     list_unlink(&ring->dirty_link);
     list_unlink(&ring->link);
+    kill_point("request.ring_gone");
     rq->n_rings--;
     rq->changes++;
 }

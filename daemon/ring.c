@@ -14,6 +14,7 @@
 
 #include "include/base/cache.h"
 #include "include/base/checked.h"
+#include "include/base/kill_point.h"
 #include "include/base/limits.h"
 #include "include/base/ring.h"
 
@@ -92,6 +93,7 @@ int ring_take(struct ring *ring, struct spw_sqe *ret_sqe)
     if (r <= 0)
         return r;
     copy_once(ret_sqe, &ring->sqes[ring->sq_head & (ring->sq_entries - 1)], sizeof(*ret_sqe));
+    kill_point("ring.taken");
     ring->sq_head++;
     cache_warm_line_to_write(&ring->cqes[ring->cq_tail & (ring->cq_entries - 1)]); /* the client read it last */
     return 1;
@@ -107,6 +109,7 @@ void ring_complete(struct ring *ring, const struct spw_cqe *cqe)
 {
     assert(ring_count(ring->cq_head, ring->cq_tail) < ring->cq_entries);
     ring->cqes[ring->cq_tail & (ring->cq_entries - 1)] = *cqe;
+    kill_point("ring.answer_written");
     ring->cq_tail++;
 }
 
@@ -121,9 +124,11 @@ void ring_flush(struct ring *ring)
     if (ring->cq_published == ring->cq_tail)
         return;
     ring->cq_published = ring->cq_tail;
+    kill_point("ring.publish");
     uint32_t word = ring_publish(&ring->shared->daemon.cq_tail, ring->cq_tail, &ring->shared->client.cq_flags);
     uint32_t flags = ring_must_wake(word, SPW_RING_WAKE_DOORBELL, &ring->rung);
 
+    kill_point("ring.published");
     /* What goes wrong here is the client's loss: it asked to be woken at memory and through a socket of its own. */
     if (flags & SPW_RING_WAKE_FUTEX)
         (void)syscall(SYS_futex, &ring->shared->daemon.cq_tail, FUTEX_WAKE, FUTEX_WAKE_MAX, NULL, NULL, 0);

@@ -23,6 +23,7 @@
 #include "daemon/control.h"
 #include "daemon/gpu.h"
 #include "daemon/log.h"
+#include "include/base/kill_point.h"
 #include "include/base/socket.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -52,6 +53,7 @@ static void session_free(struct engine_msg *msg)
         control->n_sessions--;
         session->account->n_sessions--;
     }
+    kill_point("session.free");
     account_put(control, session->account);
     access_deinit(&session->who);
     free(session->out);
@@ -81,6 +83,7 @@ static void session_end_seats(struct session *session)
     if (session_gpu_end(session, session_end_seats))
         return;
 
+    kill_point("session.seats_end");
     session->n_ending = 1; /* ours */
     for (uint32_t i = 0; i < control->n_engines; i++) {
         if (!session->seats[i])
@@ -112,6 +115,7 @@ void session_end(struct session *session, const char *why, bool violation)
         log_print_limited(violation ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "session %llu (%s, uid %u, pid %d) ends: %s",
                           (unsigned long long)session->number, session->name, session->who.uid, session->who.pid, why);
     session_set_state(session, SESSION_ENDING);
+    kill_point("session.end");
     loop_timer_cancel(&session->timer);
     source_close(session->control, &session->socket);
     source_close(session->control, &session->pidfd);
@@ -402,6 +406,7 @@ int session_accept(struct control *control, int fd)
         free(session);
         return r;
     }
+    kill_point("session.accept");
     list_push_tail(&control->sessions, &session->link);
     loop_timer_set(&control->loop, &session->timer, session->since_ns + HELLO_TIMEOUT_MS * NS_PER_MS);
     return 0;

@@ -12,6 +12,7 @@
 #include "daemon/gpu.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
+#include "include/base/kill_point.h"
 
 static void violation(struct session *session, const char *why)
 {
@@ -86,6 +87,7 @@ static void hello_welcome(struct session *session)
         welcome.features |= SPW_FEATURE_GPU;
     memcpy(welcome.session_token, session->token, sizeof(welcome.session_token));
     memcpy(welcome.owner_token, session->owner->token, sizeof(welcome.owner_token));
+    kill_point("session.welcome");
     session_reply(session, &welcome, sizeof(welcome), NULL, 0);
 }
 
@@ -183,6 +185,7 @@ static void handle_pool_open(struct session *session, const void *message)
         .nvme_bytes = config_pool_budget_bytes(config, pool, CONFIG_TIER_NVME, control_nvme_bytes(session->control)),
         .gpu_bytes = gpus_pool_budget(config, pool),
     };
+    kill_point("session.pool");
     session_reply(session, &reply, sizeof(reply), NULL, 0);
 }
 
@@ -218,6 +221,7 @@ static void space_opened(struct call *base)
         .piece_bytes = call.info.piece_bytes,
         .shards = 1,
     };
+    kill_point("session.space");
     session_reply(session, &reply, sizeof(reply), NULL, 0);
 }
 
@@ -322,6 +326,7 @@ static void chunk_send(struct session *session, const struct chunk_call *call)
         .size_bytes = call->chunk->size_bytes,
     };
 
+    kill_point("session.chunk");
     if (fd < 0) /* a shared chunk without its read-only descriptor is never handed out */
         session_reply_error(session, -EACCES, 0, "this chunk is not for clients");
     else

@@ -16,6 +16,7 @@
 #include "daemon/session.h"
 #include "daemon/shm.h"
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 
 /* --- Seats ------------------------------------------------------------------------------------------------------- */
 
@@ -107,6 +108,7 @@ static int ring_new(struct session *session, const struct spw_msg_ring_new *want
         session_ring_free(session, ring);
         return r;
     }
+    kill_point("session.ring_made");
     ring_init(&ring->ring, session->next_ring++, &ring->geometry, ring->ring_mem.mem, ring->scratch_mem.mem,
               ring->scratch_mem.size_bytes, ring->doorbell_fd);
     *ret_ring = ring;
@@ -143,6 +145,7 @@ static void ring_added(struct call *base)
     /* A client that does not read has ended its session by this; then the ring is gone too, by and by. */
     int peer = steal_fd(&ring->doorbell_peer);
 
+    kill_point("session.ring");
     session_reply(session, &reply, sizeof(reply), fds, ARRAY_LEN(fds));
     close(peer);
 }

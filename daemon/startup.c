@@ -23,6 +23,7 @@
 #include "daemon/sd.h"
 #include "daemon/startup_hugepages.h"
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "include/base/units.h"
 #include "io/grower.h"
 #include "io/memory.h"
@@ -180,6 +181,7 @@ static int device_identify(struct control *control, uint32_t index)
     struct uring *uring = control->engines[0]->uring;
     uint16_t dev = 0;
     const char *why = "it cannot be opened";
+    kill_point("startup.device");
     int r = device_open_patiently(config->path, &d->device, &why);
 
     if (r == 0)
@@ -190,6 +192,7 @@ static int device_identify(struct control *control, uint32_t index)
         device_refuse(config, r, why);
         return r;
     }
+    kill_point("startup.device_known");
     d->used_bytes = d->identity.format.device_bytes;
     if (config->capacity_bytes > 0)
         d->used_bytes = MIN(d->used_bytes, config->capacity_bytes);
@@ -221,6 +224,7 @@ static int device_attach(struct control *control, uint32_t index)
             return r;
         }
     }
+    kill_point("startup.device_open");
     char size[UNITS_TEXT_BYTES];
 
     log_info("[device %s] %s: %s in %u partition%s%s", config->section.name, config->path,
@@ -384,6 +388,7 @@ static int threads_make(struct control *control, const struct machine *machine)
                                      .threads = MIN(n, (uint32_t)WORKERS_MAX)};
     int r = workers_new(&workers, &control->workers);
 
+    kill_point("startup.workers");
     return r < 0 ? r : grower_new(&control->grower);
 }
 
@@ -450,9 +455,11 @@ int startup_engines(struct control *control)
         r = device_attach(control, i);
     if (r == 0) {
         engines_share(control);
+        kill_point("startup.shared");
         r = engines_list_spaces(control);
     }
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++) {
+        kill_point("startup.engine_run");
         r = engine_run(control->engines[i]);
         if (r < 0)
             log_error("engine %u does not start: %s", i, log_errno(r));

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "include/base/kill_point.h"
+
 struct grower {
     pthread_mutex_t lock;
     pthread_cond_t more;
@@ -56,6 +58,7 @@ static uint64_t clock_now_ns(void)
 static void discard_job(struct grower_job *job)
 {
     do_discard(job->chunk);
+    kill_point("grower.discarded");
     free(job);
 }
 
@@ -111,6 +114,7 @@ static void do_job(struct grower *g, struct grower_job *job)
     config.progress_ctx = &watch;
     job->chunk = NULL;
     job->result = load_relaxed(&g->stopping) ? -ECANCELED : memory_chunk_create(&config, &job->chunk);
+    kill_point("grower.chunk_made");
     engine_queue_post(job->home, &job->msg);
 }
 

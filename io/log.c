@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 
 #define QUEUE_BYTES_MAX MIB
@@ -111,6 +112,7 @@ void log_append_put(struct log *l, const struct store_entry *entry, uint64_t txn
 
     log_unreserve(l, bytes);
     queue_copy_in(l, out, bytes);
+    kill_point("log.put");
 }
 
 void log_leave_to_sweep(struct log *l)
@@ -131,6 +133,7 @@ void log_append_delete(struct log *l, const struct store_id *id, uint64_t genera
 {
     uint8_t out[FORMAT_ENTRY_BYTES_MAX];
 
+    kill_point("log.delete");
     log_append_or_sweep(l, out, log_encode_delete(out, id, generation), QUEUE_SPARE_BYTES);
 }
 
@@ -139,6 +142,7 @@ void log_append_space(struct log *l, const struct store_space *space)
     uint8_t out[FORMAT_ENTRY_BYTES_MAX];
     uint32_t bytes = log_encode_space(out, space);
 
+    kill_point("log.space");
     if (!space->deleted)
         l->space_bytes += bytes;
     log_append_or_sweep(l, out, bytes, QUEUE_SPARE_BYTES);
@@ -149,6 +153,7 @@ void log_append_txn_commit(struct log *l, uint64_t txn)
     const struct format_txn_commit f = {.head = {.type = FORMAT_ENTRY_TXN_COMMIT, .entry_bytes = sizeof(f)},
                                         .txn = txn};
 
+    kill_point("log.txn_commit");
     log_append_or_sweep(l, (const uint8_t *)&f, sizeof(f), 0);
 }
 
@@ -160,6 +165,7 @@ bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generati
 
     if (queue_room(l) < sizeof(f) + QUEUE_SPARE_BYTES / 2)
         return false;
+    kill_point("log.segment_freed");
     queue_copy_in(l, (const uint8_t *)&f, sizeof(f));
     return true;
 }
@@ -239,12 +245,14 @@ void log_sweep_begin(struct log *l, struct log_mark oldest, bool hurry)
         .start = oldest,
         .bound_sectors = sweep_sectors(l, l->live_bytes + l->space_bytes),
     };
+    kill_point("log.sweep_begin");
     l->space_bytes = 0; /* counted anew: by this sweep, and by what is appended from now on */
 }
 
 void log_sweep_finish(struct log *l)
 {
     l->tail = l->sweep.start;
+    kill_point("log.sweep_finish");
     l->space_bytes += l->sweep.space_bytes;
     l->unlogged_done = l->sweep.unlogged;
     l->sweep = (struct log_sweep){0};
@@ -259,6 +267,7 @@ static uint32_t sweep_emit(struct log *l, uint8_t *out)
 
     while (w->in_spaces) {
         if (!l->events->next_space(l->ctx, &w->cursor, &space)) {
+            kill_point("log.sweep_spaces_over");
             w->in_spaces = false;
             w->cursor = 0;
         } else if (!space.deleted) {
@@ -304,6 +313,7 @@ static uint32_t compose_sweep(struct log *l, uint8_t *block, uint32_t at, uint32
         uint32_t bytes = sweep_emit(l, block + at);
         if (bytes == 0) {
             l->sweep.ended = true;
+            kill_point("log.sweep_ended");
             break;
         }
         at += bytes;
@@ -317,6 +327,7 @@ static void compose_seal(struct log *l, uint8_t *block, uint32_t at, uint32_t en
     uint32_t sectors = sectors_of(at);
     uint64_t place = log_place(l, l->head.lsn);
 
+    kill_point("log.seal");
     memset(block + at, 0, (size_t)sectors * SECTOR_BYTES - at);
     if (place + sectors > l->ring_sectors)
         l->head.lsn += l->ring_sectors - place;
@@ -334,6 +345,7 @@ static void compose_seal(struct log *l, uint8_t *block, uint32_t at, uint32_t en
         .flags = sweep_only ? FORMAT_BLOCK_SWEEP_ONLY : 0,
     };
     b->checksum = log_block_checksum(l, b);
+    kill_point("log.sealed");
     l->head = (struct log_mark){.lsn = b->lsn + sectors, .prev = b->checksum};
 }
 
@@ -348,6 +360,7 @@ uint32_t log_compose(struct log *l, uint8_t *block, uint64_t *ret_lsn)
         return 0; /* cannot be: see the room, above */
     if (log_has_room(l))
         at = compose_queue(l, block, at, w->active ? cap / (SWEEP_PACE + 1) : cap, &entries);
+    kill_point("log.compose");
     uint32_t normal = entries > 0 ? sectors_of(at) : 0;
     if (w->active && !w->ended) {
         /* A turn without normal entries is time's turn, or a hurry: then a whole block. */
@@ -358,6 +371,7 @@ uint32_t log_compose(struct log *l, uint8_t *block, uint64_t *ret_lsn)
     if (entries == 0)
         return 0;
     compose_seal(l, block, at, entries, normal == 0);
+    kill_point("log.composed");
     if (w->active) {
         w->appended_sectors += normal;
         w->emitted_sectors += l->head.lsn - before - normal;

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "io/log.h"
 
 #define WINDOW_SECTORS 256
@@ -154,6 +155,7 @@ static int find_end(struct reader *r, const struct format_partition *h, struct t
             return e;
         if (!b || b->lsn + b->sectors > h->tail_lsn + r->l->ring_sectors)
             break;
+        kill_point("replay.found_block");
         e = block_records(r->l, b, collect_txn, set);
         if (e < 0)
             return e;
@@ -162,6 +164,7 @@ static int find_end(struct reader *r, const struct format_partition *h, struct t
         if (!repeat)
             x.repeat = at;
     }
+    kill_point("replay.found_end");
     x.end = at;
     *ret = x;
     return 0;
@@ -174,6 +177,7 @@ static int check_end(struct reader *r, const struct format_partition *h, uint64_
 
     if (end_lsn < h->needed_lsn || (h->clean && end_lsn != h->needed_lsn))
         return -EUCLEAN;
+    kill_point("replay.check_end");
     uint64_t last = MIN(end_lsn + WITNESS_SECTORS, h->tail_lsn + r->l->ring_sectors);
     for (uint64_t lsn = end_lsn; lsn < last; lsn++) {
         int e = block_at(r, lsn, &b);
@@ -207,6 +211,7 @@ static int replay_hold(struct replay *p, const struct log_record *record)
         p->held = held;
         p->room = room;
     }
+    kill_point("replay.txn_held");
     p->held[p->n_held++] = *record;
     return 0;
 }
@@ -221,6 +226,7 @@ static int replay_commit(struct replay *p, uint64_t txn)
             p->held[kept++] = p->held[i];
         else if (r == 0)
             r = p->recovery->record(p->recovery->ctx, &p->held[i]);
+    kill_point("replay.txn_over");
     p->n_held = kept;
     return r;
 }
@@ -262,9 +268,11 @@ static int replay(struct reader *r, struct log_mark at, uint64_t end_lsn, const 
             e = -EUCLEAN; /* it was there a moment ago */
         if (e < 0)
             break;
+        kill_point("replay.block");
         e = block_records(r->l, b, replay_record, &p);
         at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
     }
+    kill_point("replay.over");
     free(p.held);
     return e;
 }
@@ -286,11 +294,13 @@ int log_recover(struct log *l, struct io_backend *be, uint32_t dev, const struct
     if (e < 0)
         return e;
     set.txns = txns;
+    kill_point("replay.txns");
     if (set.n > 0)
         qsort(set.txns, set.n, sizeof(*set.txns), compare_u64);
     else
         set.txns = &(uint64_t){0};
     l->tail = (struct log_mark){.lsn = header->tail_lsn, .prev = header->tail_prev};
+    kill_point("replay.head");
     l->head = x.repeat;
     l->flushed_lsn = header->needed_lsn;
     return replay(&r, l->tail, x.repeat.lsn, &set, recovery);

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
+
 #define NONE STORE_SEGMENT_NONE
 #define RESERVE_PERCENT 7
 #define RESERVE_MIN 2
@@ -362,6 +364,7 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
                           .sums_dirty = s->sums_dirty};
     count_by(t, s, 1);
     list_push(t, &t->list[SEGMENT_OPEN], segment);
+    kill_point("segment.taken");
     *ret_segment = segment;
     return 0;
 }
@@ -378,6 +381,7 @@ int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint
         durability = MAX(durability, s->durability);
     list_remove(t, place_of(t, s), segment);
     count_by(t, s, UINT32_MAX);
+    kill_point("segment.adopt");
     s->state = SEGMENT_SEALED;
     s->pool = (uint16_t)pool;
     s->durability = durability;

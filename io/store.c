@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 #include "io/store_private.h"
 
@@ -61,7 +62,9 @@ static bool segment_free_log(struct store *s, uint32_t segment)
     if (!log_append_segment_freed(&s->log, segment, s->next_generation))
         return false;
     store_segment(s, segment)->freed_seq = s->log.queue_in;
+    kill_point("store.freeing_logged");
     segment_set_state(&s->table, segment, SEGMENT_FREEING);
+    kill_point("store.segment_freeing");
     return true;
 }
 
@@ -71,11 +74,13 @@ void store_segment_check(struct store *s, uint32_t segment)
 
     if (seg->state == SEGMENT_CLOSING && seg->writers == 0) {
         segment_set_state(&s->table, segment, SEGMENT_SEALED);
+        kill_point("store.segment_sealed");
         s->room = true; /* it may be reclaimed now */
     }
     if ((seg->state != SEGMENT_SEALED && seg->state != SEGMENT_EVACUATING) || seg->live_sectors > 0 || seg->readers > 0)
         return;
     segment_set_state(&s->table, segment, SEGMENT_EMPTY);
+    kill_point("store.segment_empty");
     segment_free_log(s, segment);
 }
 
@@ -114,8 +119,10 @@ static int close_header(struct store *s)
     s->header.needed_lsn = s->log.head.lsn;
     s->header.next_generation = s->next_generation;
     *s->header_mem = s->header;
+    kill_point("store.close_header");
     uint64_t off = superblock_header_fill(&s->g, s->partition, s->header_mem);
     int r = s->be->ops->blk_now(s->be, IO_BLK_WRITE, s->dev, off, s->header_mem, SECTOR_BYTES);
+    kill_point("store.close_written");
     return r < 0 ? r : s->be->ops->blk_now(s->be, IO_BLK_FLUSH, s->dev, 0, NULL, 0);
 }
 
@@ -128,6 +135,7 @@ int store_close_clean(struct store *s)
     for (uint32_t pool = 0; pool < s->table.n_pools && !s->failed; pool++)
         put_streams_seal(s, pool);
     s->blocking = true;
+    kill_point("store.close");
     while (!s->failed && (s->log.queue_in > s->log.queue_out || s->n_dirty > 0 || log_has_unlogged(&s->log) ||
                           s->log.flushed_lsn < s->log.head.lsn)) {
         uint64_t before = s->commit.started;
@@ -138,6 +146,7 @@ int store_close_clean(struct store *s)
     s->blocking = false;
     if (s->failed)
         return -EIO;
+    kill_point("store.close_logged");
     int r = close_header(s);
     if (r < 0)
         store_fail(s, r);
@@ -151,9 +160,11 @@ void store_drop(struct store *s, const struct store_entry *entry)
     struct commit *c = &s->commit;
 
     log_append_delete(&s->log, &entry->id, entry->generation);
+    kill_point("store.drop_logged");
     c->delete_last_seq = s->log.queue_in;
     if (!c->delete_first_seq)
         c->delete_first_seq = c->delete_last_seq;
+    kill_point("store.drop");
     store_forget(s, entry);
 }
 
@@ -164,6 +175,7 @@ void store_forget(struct store *s, const struct store_entry *entry)
     assert(s->log.live_bytes >= bytes);
     s->log.live_bytes -= bytes;
     s->stat.live_bytes -= (uint64_t)sectors * SECTOR_BYTES;
+    kill_point("store.forget");
     segment_live_sub(&s->table, entry->loc.segment, sectors);
     store_segment_check(s, entry->loc.segment);
     s->room = true;
@@ -175,6 +187,7 @@ int store_space_put(struct store *s, const struct store_space *space)
         return -EIO;
     if (!space->deleted && !log_live_room(&s->log, sizeof(struct format_space), false))
         return -ENOSPC;
+    kill_point("store.space");
     log_append_space(&s->log, space);
     return 0;
 }
@@ -188,6 +201,7 @@ uint32_t store_txn_begin(struct store *s)
     if (++s->next_txn == 0)
         s->next_txn = 1;
     *txn = (struct store_txn){.number = s->next_txn};
+    kill_point("store.txn_begin");
     return txn->number;
 }
 
@@ -196,8 +210,10 @@ void store_txn_commit(struct store *s, uint32_t txn)
     struct store_txn *t = put_txn_find(s, txn);
 
     assert(txn != 0 && t);
+    kill_point("store.txn_commit");
     if (t->has_mark)
         log_append_txn_commit(&s->log, (uint64_t)s->log.epoch << 32 | txn);
+    kill_point("store.txn_logged");
     *t = (struct store_txn){0};
 }
 
@@ -214,13 +230,16 @@ void store_sync(struct store *s, struct store_sync *sync)
     sync->lsn_ = s->next_generation;
     sync->cycle_ = 0;
     list_push_tail(&s->syncs_puts, &sync->link_);
+    kill_point("store.sync");
     put_urge_all(s);
 }
 
 static void tick_evacuate(struct store *s, uint32_t segment)
 {
     segment_set_state(&s->table, segment, SEGMENT_EVACUATING);
+    kill_point("store.evacuate");
     s->events->evacuate(s->ctx, segment);
+    kill_point("store.evacuate_told");
 }
 
 /* Ahead of need: each pool against its budget, and all together against the reserve. */
@@ -266,6 +285,7 @@ uint64_t store_tick(struct store *s, uint64_t now_ns)
     if (s->want_room && s->room) {
         s->want_room = false;
         s->room = false;
+        kill_point("store.room");
         s->events->room(s->ctx);
     }
     s->room = false;

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "include/base/atomic.h"
+#include "include/base/kill_point.h"
 #include "io/store_private.h"
 
 static bool commit_closing(const struct store *s)
@@ -47,6 +48,7 @@ static void commit_io_done(struct io_blk *blk)
     if (r == -EAGAIN)
         return;
     c->pending = false;
+    kill_point("commit.io_done");
     if (r < 0)
         store_fail(s, r);
     commit_run(s);
@@ -89,6 +91,7 @@ static bool commit_io(struct store *s, enum io_blk_op op, uint64_t off_bytes, st
 static bool commit_flush(struct store *s)
 {
     s->durable_unflushed = s->sums_unflushed = false; /* if it fails, that does not matter any more */
+    kill_point("commit.flush");
     return commit_io(s, IO_BLK_FLUSH, 0, (struct io_buf){.region = IO_REGION_NONE}, NULL, 0);
 }
 
@@ -133,6 +136,7 @@ static void sums_choose(struct store *s)
             c->writing[c->n_writing++] = s->dirty[i];
     }
     s->n_dirty = kept;
+    kill_point("commit.sums_chosen");
     s->sums_unflushed |= c->n_writing > 0;
 }
 
@@ -152,6 +156,7 @@ static void sums_written(struct io_blk *blk)
     struct store *s = b->store;
 
     s->commit.n_in_flight--;
+    kill_point("commit.sums_written");
     if (blk->result != (int32_t)SECTOR_BYTES)
         store_fail(s, blk->result < 0 ? blk->result : -EIO);
     commit_sums_release(s, b);
@@ -174,6 +179,7 @@ static void sums_write(struct store *s, uint32_t segment, struct sums_buffer *b)
     uint64_t off = s->g.sums_off_bytes + (uint64_t)segment * SECTOR_BYTES;
 
     sums_copy(s, segment, b->mem);
+    kill_point("commit.sums_copied");
     s->stat.written_bytes += SECTOR_BYTES;
     s->stat.written_log_bytes += SECTOR_BYTES;
     if (s->blocking) {
@@ -196,7 +202,9 @@ static void sums_write(struct store *s, uint32_t segment, struct sums_buffer *b)
         .done = sums_written,
     };
     s->commit.n_in_flight++;
+    kill_point("commit.sums_submit");
     s->be->ops->blk_submit(s->be, &b->blk);
+    kill_point("commit.sums_submitted");
 }
 
 /* True when all are written. */
@@ -218,6 +226,7 @@ static bool sums_step(struct store *s)
 static void sync_finish(struct store_sync *sync, int status)
 {
     list_unlink(&sync->link_);
+    kill_point("commit.sync_answer");
     sync->done(sync, status);
 }
 
@@ -235,6 +244,7 @@ void commit_syncs_advance(struct store *s)
         sync->cycle_ = clean ? 0 : s->commit.started + 1;
         list_unlink(&sync->link_);
         list_push_tail(&s->syncs_log, &sync->link_);
+        kill_point("commit.sync_to_log");
     }
 }
 
@@ -319,6 +329,7 @@ static bool commit_begin(struct store *s)
     if (sectors == 0 && !sums && !commit_wants_flush(s) && !s->log.sweep.ended)
         return false;
     s->room = true; /* in the queue */
+    kill_point("commit.begin");
     c->last_ns = s->now_ns;
     c->started++;
     c->block_bytes = sectors * SECTOR_BYTES;
@@ -350,10 +361,12 @@ static void commit_flushed(struct store *s)
     if (c->delete_first_seq <= c->flushed_seq)
         c->delete_first_seq = c->delete_last_seq > c->flushed_seq ? c->delete_last_seq : 0;
     s->log.flushed_lsn = s->log.head.lsn;
+    kill_point("commit.flushed");
     for (uint32_t i; (i = segment_first(t, SEGMENT_FREEING)) != STORE_SEGMENT_NONE;) {
         if (t->segments[i].freed_seq > c->flushed_seq)
             break;
         segment_set_state(t, i, SEGMENT_FREE);
+        kill_point("commit.segment_free");
         s->stat.reclaimed_segments++;
         s->room = true;
     }
@@ -365,6 +378,7 @@ static uint64_t commit_header_fill(struct store *s)
     struct format_partition *h = &s->header;
 
     h->sequence++;
+    kill_point("commit.header_fill");
     h->tail_lsn = s->log.sweep.ended ? s->log.sweep.start.lsn : s->log.tail.lsn;
     h->tail_prev = s->log.sweep.ended ? s->log.sweep.start.prev : s->log.tail.prev;
     h->needed_lsn = s->log.head.lsn;
@@ -383,20 +397,25 @@ static bool commit_enter(struct store *s)
     case COMMIT_PRE_FLUSH:
         if (!s->durable_unflushed)
             return true;
+        kill_point("commit.pre_flush");
         return commit_flush(s);
     case COMMIT_BLOCK:
         if (c->block_bytes == 0)
             return true;
         c->unflushed++;
+        kill_point("commit.block");
         return commit_io(s, IO_BLK_WRITE, s->g.log_off_bytes + log_place(&s->log, c->block_lsn) * SECTOR_BYTES,
                          s->block_buf, s->block_mem, c->block_bytes);
     case COMMIT_POST_FLUSH:
+        kill_point("commit.post_flush");
         return commit_flush(s);
     case COMMIT_HEADER: {
         uint64_t off = commit_header_fill(s);
+        kill_point("commit.header");
         return commit_io(s, IO_BLK_WRITE, off, s->header_buf, s->header_mem, SECTOR_BYTES);
     }
     case COMMIT_HEADER_FLUSH:
+        kill_point("commit.header_flush");
         return commit_flush(s);
     default:
         return true;
@@ -408,18 +427,24 @@ static enum commit_state commit_next(struct store *s)
 {
     switch (s->commit.state) {
     case COMMIT_SUMS:
+        kill_point("commit.sums_over");
         return COMMIT_PRE_FLUSH;
     case COMMIT_PRE_FLUSH:
+        kill_point("commit.pre_flushed");
         return COMMIT_BLOCK;
     case COMMIT_BLOCK:
+        kill_point("commit.block_written");
         return commit_wants_post_flush(s) ? COMMIT_POST_FLUSH : COMMIT_IDLE;
     case COMMIT_POST_FLUSH:
         commit_flushed(s);
+        kill_point("commit.block_flushed");
         return s->log.sweep.ended ? COMMIT_HEADER : COMMIT_IDLE;
     case COMMIT_HEADER:
+        kill_point("commit.header_written");
         return COMMIT_HEADER_FLUSH;
     case COMMIT_HEADER_FLUSH:
         log_sweep_finish(&s->log);
+        kill_point("commit.sweep_over");
         s->stat.checkpoints++;
         s->room = true;
         return COMMIT_IDLE;
@@ -445,6 +470,7 @@ static bool commit_step(struct store *s)
     if (c->pending)
         return false;
     c->state = (uint8_t)commit_next(s);
+    kill_point("commit.step");
     c->entered = false;
     return true;
 }

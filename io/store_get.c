@@ -14,6 +14,7 @@
 
 #include "include/base/atomic.h"
 #include "include/base/checked.h"
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 #include "io/store_private.h"
 
@@ -30,6 +31,7 @@ static void get_finish(struct store_get *get, int status)
     s->n_gets--;
     store_segment(s, get->entry.loc.segment)->readers--;
     store_segment_check(s, get->entry.loc.segment);
+    kill_point("get.done");
     get->done(get, status);
 }
 
@@ -50,6 +52,7 @@ static void get_hashed(struct io_work *work)
 {
     struct store_get *get = container_of(work, struct store_get, work_);
 
+    kill_point("get.hashed");
     if (work->result < 0)
         get_finish(get, work->result);
     else
@@ -68,6 +71,7 @@ static void get_read(struct io_blk *blk)
         get_finish(get, r);
         return;
     }
+    kill_point("get.read");
     get->phase_ = GET_HASH;
     get->work_ = (struct io_work){
         .op = IO_WORK_HASH,
@@ -96,7 +100,9 @@ static void get_start_read(struct store_get *get)
         .buf = get->buf,
         .done = get_read,
     };
+    kill_point("get.submit");
     s->be->ops->blk_submit(s->be, &get->blk_);
+    kill_point("get.submitted");
 }
 
 static void get_sums_read(struct io_blk *blk)
@@ -117,6 +123,7 @@ void get_sums_done(struct sums_buffer *b)
         seg->sums_loaded = 1;
     }
     commit_sums_release(s, b);
+    kill_point("get.sums_there");
     if (result == (int32_t)SECTOR_BYTES)
         get_start_read(get);
     else
@@ -139,6 +146,7 @@ void get_sums_load(struct sums_buffer *b, struct store_get *get)
         .buf = b->buf,
         .done = get_sums_read,
     };
+    kill_point("get.sums_load");
     s->be->ops->blk_submit(s->be, &b->blk);
 }
 
@@ -155,6 +163,7 @@ void store_get(struct store *s, struct store_get *get)
     get->phase_ = GET_LOAD;
     list_init(&get->link_);
     s->n_gets++;
+    kill_point("get.begin");
     store_segment(s, e->loc.segment)->readers++;
     if (e->size_bytes <= GRANULE_BYTES || store_segment(s, e->loc.segment)->sums_loaded) {
         get_start_read(get);

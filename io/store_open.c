@@ -12,6 +12,7 @@
 
 #include "include/base/checked.h"
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "io/store_private.h"
 
 #define DEFAULT_INTERVAL_MS 1000
@@ -33,16 +34,20 @@ static int open_record(void *ctx, const struct log_record *record)
 
     switch (record->type) {
     case FORMAT_ENTRY_SPACE:
+        kill_point("open.space");
         s->log.space_bytes += record->space.deleted ? 0 : sizeof(struct format_space);
         return s->events->replay_space(s->ctx, &record->space);
     case FORMAT_ENTRY_PUT:
+        kill_point("open.put");
         store_segment(s, e->loc.segment)->touched = 1;
         s->next_generation = MAX(s->next_generation, e->generation + 1);
         return open_put(s, e);
     case FORMAT_ENTRY_DELETE:
+        kill_point("open.delete");
         s->next_generation = MAX(s->next_generation, record->delete.generation + 1);
         return s->events->replay_delete(s->ctx, &record->delete.id, record->delete.generation);
     case FORMAT_ENTRY_SEGMENT_FREED:
+        kill_point("open.segment_freed");
         store_segment(s, record->segment_freed.segment)->touched = 0;
         s->next_generation = MAX(s->next_generation, record->segment_freed.generation);
         return s->events->replay_segment_freed(s->ctx, record->segment_freed.segment, record->segment_freed.generation);
@@ -113,15 +118,18 @@ static int open_header(struct store *s)
     s->header.sequence++;
     s->header.epoch++;
     s->header.clean = 0;
+    kill_point("open.header");
     s->header.needed_lsn = s->log.head.lsn;
     s->header.next_generation = s->next_generation;
     *s->header_mem = s->header;
     uint64_t off = superblock_header_fill(&s->g, s->partition, s->header_mem);
     int r = s->be->ops->blk_now(s->be, IO_BLK_FLUSH, s->dev, 0, NULL, 0);
+    kill_point("open.header_flushed");
     if (r == 0)
         r = s->be->ops->blk_now(s->be, IO_BLK_WRITE, s->dev, off, s->header_mem, SECTOR_BYTES);
     if (r == 0)
         r = s->be->ops->blk_now(s->be, IO_BLK_FLUSH, s->dev, 0, NULL, 0);
+    kill_point("open.header_written");
     s->log.epoch = s->header.epoch;
     s->log.flushed_lsn = s->log.head.lsn;
     return r;
@@ -146,13 +154,16 @@ static int open_device(struct store *s, const struct store_config *config, const
         return r;
     *ret_why = "out of memory";
     s->next_generation = MAX(s->header.next_generation, UINT64_C(1));
+    kill_point("open.tables");
     r = open_tables(s, config->n_pools);
     if (r < 0)
         return r;
+    kill_point("open.log");
     *ret_why = "the log is damaged or cannot be read";
     r = log_recover(&s->log, s->be, s->dev, &s->g, &s->header, &recovery);
     if (r < 0)
         return r;
+    kill_point("open.log_read");
     *ret_why = "the partition's header cannot be written";
     return open_header(s);
 }
@@ -186,9 +197,11 @@ int store_open(const struct store_config *config, struct store **ret_store, cons
         *ret_why = "too many pools";
         return -EINVAL;
     }
+    kill_point("open.begin");
     int r = open_device(s, config, ret_why);
     if (r < 0)
         return r;
+    kill_point("open.done");
     *ret_store = steal_ptr(s);
     return 0;
 }
@@ -200,6 +213,7 @@ int store_adopt(struct store *s, uint32_t pool, const struct store_entry *entry)
     if (pool >= s->table.n_pools || entry->loc.segment >= s->table.n || entry->size_bytes > PIECE_BYTES_MAX ||
         !range_ok(entry->loc.sector, sectors, s->g.segment_sectors) || !store_segment(s, entry->loc.segment)->touched)
         return -EINVAL;
+    kill_point("open.adopt");
     int r = segment_adopt(&s->table, entry->loc.segment, pool, entry->durability, sectors);
     if (r < 0)
         return r;
@@ -221,8 +235,10 @@ void store_adopt_done(struct store *s)
         if (seg->state == SEGMENT_FREE && seg->touched) {
             seg->pool = 0;
             segment_set_state(&s->table, i, SEGMENT_EMPTY);
+            kill_point("open.segment_empty");
         }
     }
+    kill_point("open.adopted");
     s->blocking = true;
     while (!s->failed && !log_has_room(&s->log)) {
         uint64_t before = s->stat.checkpoints;

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 #include "io/store_private.h"
 
@@ -33,6 +34,7 @@ static void put_finish(struct store_put *put, int status)
     uint32_t bytes = log_put_bytes(e->id.key_len);
 
     list_unlink(&put->link_);
+    kill_point("put.finish");
     store_segment(s, e->loc.segment)->writers--;
     if (status == 0 && s->failed)
         status = -EIO;
@@ -40,6 +42,7 @@ static void put_finish(struct store_put *put, int status)
         status = -ECANCELED;
     if (status < 0) {
         s->stat.write_errors += status == -EIO;
+        kill_point("put.came_to_nothing");
         log_unreserve(&s->log, bytes);
         segment_live_sub(&s->table, e->loc.segment, sectors_of(e->size_bytes));
         store_segment_check(s, e->loc.segment);
@@ -51,8 +54,10 @@ static void put_finish(struct store_put *put, int status)
         txn->has_mark = true;
         txn->mark = s->log.head;
     }
+    kill_point("put.to_log");
     log_append_put(&s->log, e, put->txn ? (uint64_t)s->log.epoch << 32 | put->txn : 0);
     s->log.live_bytes += bytes;
+    kill_point("put.logged");
     if (e->size_bytes > GRANULE_BYTES)
         commit_sums_dirty(s, e->loc.segment, e->durability != STORE_CACHE);
     /* `scratch` too: it is copied forward and the old copy dropped, and a crash in between must not cost a synced one. */
@@ -61,6 +66,7 @@ static void put_finish(struct store_put *put, int status)
     s->stat.put_bytes += e->size_bytes;
     s->stat.live_bytes += (uint64_t)sectors_of(e->size_bytes) * SECTOR_BYTES;
     store_segment_check(s, e->loc.segment);
+    kill_point("put.done");
     put->done(put, 0);
 }
 
@@ -82,6 +88,7 @@ static void batch_finish(struct batch *b, int status)
     /* The batch first: done() may put again, into this very memory. */
     list_splice_tail(&puts, &b->puts);
     batch_free(b);
+    kill_point("put.batch_finish");
     while (!list_is_empty(&puts)) {
         struct list *l = list_pop(&puts);
         put_finish(list_entry(l, struct store_put, batch_link_), status);
@@ -104,6 +111,7 @@ static void batch_written(struct io_blk *blk)
     int r = store_blk_more(b->store, blk, &b->moved_bytes, b->n_sectors * SECTOR_BYTES);
     if (r == -EAGAIN)
         return;
+    kill_point("put.batch_written");
     count_write(b->store, blk, r);
     batch_finish(b, r);
 }
@@ -129,7 +137,9 @@ static void batch_write(struct batch *b)
         .done = batch_written,
     };
     s->stat.written_bytes += b->blk.len_bytes;
+    kill_point("put.batch_submit");
     s->be->ops->blk_submit(s->be, &b->blk);
+    kill_point("put.batch_submitted");
 }
 
 static void batch_close(struct batch *b)
@@ -137,6 +147,7 @@ static void batch_close(struct batch *b)
     b->state = BATCH_CLOSED;
     b->stream->batch = NULL;
     b->stream = NULL;
+    kill_point("put.batch_closed");
     if (b->n_copying == 0)
         batch_write(b);
 }
@@ -186,6 +197,7 @@ static void small_copied(struct io_work *work)
     struct batch *b = batch_of(put);
 
     b->n_copying--;
+    kill_point("put.small_copied");
     put->entry.sum = put->sum_one_;
     if (work->result < 0) {
         /* What another pool left in this memory must not reach this pool's sectors. */
@@ -216,7 +228,9 @@ static void small_submit(struct store *s, struct store_put *put, struct batch *b
         .sums = &put->sum_one_,
         .done = small_copied,
     };
+    kill_point("put.small_submit");
     s->be->ops->work_submit(s->be, &put->work_);
+    kill_point("put.small_submitted");
     if (b->n_sectors == b->max_sectors)
         batch_close(b);
 }
@@ -230,6 +244,7 @@ static void large_written(struct io_blk *blk)
     int r = store_blk_more(put->store_, blk, &put->moved_, sectors_of(put->size_bytes) * SECTOR_BYTES);
     if (r == -EAGAIN)
         return;
+    kill_point("put.large_written");
     count_write(put->store_, blk, r);
     put_finish(put, r);
 }
@@ -255,7 +270,9 @@ static void large_hashed(struct io_work *work)
         .done = large_written,
     };
     s->stat.written_bytes += put->blk_.len_bytes;
+    kill_point("put.large_submit");
     s->be->ops->blk_submit(s->be, &put->blk_);
+    kill_point("put.large_submitted");
 }
 
 static void large_submit(struct store *s, struct store_put *put)
@@ -268,6 +285,7 @@ static void large_submit(struct store *s, struct store_put *put)
         .sums = put->size_bytes > GRANULE_BYTES ? segment_sums(&s->table, put->entry.loc) : &put->sum_one_,
         .done = large_hashed,
     };
+    kill_point("put.large_hash");
     s->be->ops->work_submit(s->be, &put->work_);
 }
 
@@ -288,6 +306,7 @@ static void stream_seal(struct store *s, struct stream *t)
         batch_close(t->batch);
     *t = (struct stream){.segment = STORE_SEGMENT_NONE};
     segment_set_state(&s->table, segment, SEGMENT_CLOSING);
+    kill_point("put.segment_closing");
     store_segment_check(s, segment);
 }
 
@@ -301,6 +320,7 @@ void put_streams_seal(struct store *s, uint32_t pool)
 static int stream_open(struct store *s, struct stream *t, const struct store_put *put)
 {
     stream_seal(s, t);
+    kill_point("put.segment_wanted");
     int r = segment_take(&s->table, put->pool, put->durability, put->evacuating, &t->segment);
     if (r == -ENOSPC) {
         /* The pool's other open segments may be what it has left to give. */
@@ -340,6 +360,7 @@ static int stream_region(struct store *s, struct stream *t, const struct store_p
     /* Right behind the old region, what is left of that is not lost. */
     if (t->region_end != t->next)
         t->region_next = t->next;
+    kill_point("put.region");
     t->next += MIN(want, s->g.segment_sectors - t->next);
     t->region_end = t->next;
     return 0;
@@ -372,6 +393,7 @@ static int stream_batch(struct store *s, struct stream *t, const struct store_pu
     b->max_sectors = MIN(t->region_end - t->region_next, REGION_SECTORS_MAX);
     b->n_copying = 0;
     b->deadline_ns = s->now_ns + STORE_BATCH_WAIT_NS;
+    kill_point("put.batch_new");
     t->batch = b;
     *ret_batch = b;
     return 0;
@@ -461,12 +483,14 @@ int store_put(struct store *s, struct store_put *put)
     if (r < 0)
         return r;
     put_entry_fill(s, put, loc);
+    kill_point("put.placed");
     put->store_ = s;
     put->moved_ = 0;
     put->blk_.queued = 0;
     list_init(&put->batch_link_);
     list_push_tail(put->evacuating ? &s->copies : &s->puts, &put->link_);
     segment_live_add(&s->table, loc.segment, sectors_of(put->size_bytes));
+    kill_point("put.counted");
     store_segment(s, loc.segment)->writers++;
     if (batch)
         small_submit(s, put, batch);
@@ -483,6 +507,7 @@ void store_put_urge(struct store_put *put)
     if (put->urgent)
         return;
     put->urgent = 1;
+    kill_point("put.urged");
     if (!list_is_empty(&put->batch_link_)) {
         struct batch *b = batch_of(put);
 

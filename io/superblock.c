@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 
 /* 0: no room for anything. */
@@ -217,6 +218,7 @@ uint64_t superblock_header_fill(const struct geometry *g, uint32_t partition, st
     header->magic = FORMAT_PARTITION_MAGIC;
     header->partition = (uint16_t)partition;
     header->checksum = checksum_bytes(header, offsetof(struct format_partition, checksum), g->seed);
+    kill_point("header.filled");
     return g->header_off_bytes[header->sequence & 1];
 }
 
@@ -245,6 +247,7 @@ int superblock_header_read(struct io_backend *be, uint32_t dev, const struct geo
     }
     if (!found)
         return error;
+    kill_point("header.read");
     *ret_header = best;
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "include/base/kill_point.h"
 #include "io/uring_private.h"
 
 #define SLOT_NONE UINT32_MAX
@@ -104,6 +105,7 @@ void uring_block_submit(struct io_backend *be, struct io_blk *blk)
         return;
     }
     blk_queue_push(&u->devices[blk->dev].queue, blk);
+    kill_point("device.queued");
     u->lanes[blk->lane].queued++;
     u->lanes[blk->lane].queued_bytes += blk->len_bytes;
     u->stat.blks_queued++;
@@ -144,6 +146,7 @@ static bool blk_prepare(struct uring *u, struct uring_device *d, struct io_blk *
         return false;
     blk_queue_take(&d->queue, blk, part_bytes, u->weights);
     d->in_flight++;
+    kill_point("device.prepared");
     u->first_free_slot = slot->next_free;
     slot->blk = blk;
     slot->part_bytes = part_bytes;
@@ -208,6 +211,7 @@ bool uring_block_complete(struct uring *u, uint32_t generation, uint32_t index, 
     if (!blk || (slot->generation & 0xffffff) != generation)
         return false;
     slot->blk = NULL;
+    kill_point("device.reaped");
     slot->generation++;
     slot->next_free = u->first_free_slot;
     u->first_free_slot = index;
@@ -217,6 +221,7 @@ bool uring_block_complete(struct uring *u, uint32_t generation, uint32_t index, 
     if (result == -EFAULT)
         poison(u, blk);
     count_completed(u, blk, slot->part_bytes);
+    kill_point("device.completed");
     blk->done(blk);
     return true;
 }
@@ -249,6 +254,7 @@ int uring_block_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint
         return -ENODEV;
     if (op == IO_BLK_FLUSH)
         return fdatasync(d->fd) < 0 ? -errno : 0;
+    kill_point("device.now");
     while (len_bytes > 0) {
         ssize_t n = op == IO_BLK_READ ? pread(d->fd, p, len_bytes, (off_t)off_bytes)
                                       : pwrite(d->fd, p, len_bytes, (off_t)off_bytes);

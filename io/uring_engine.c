@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "io/uring_private.h"
 
 #define EVENTS_A_REAP 64
@@ -272,6 +273,7 @@ static bool polls_fill(struct uring *u)
 static int submit(struct uring *u)
 {
     u->stat.batches++;
+    kill_point("uring.submit");
     u->stat.enters++;
     return uring_kernel_submit(u->kernel);
 }
@@ -388,6 +390,7 @@ int uring_run(struct uring *u, uint64_t timeout_ns)
         r = submit(u);
     if (r < 0)
         return r;
+    kill_point("uring.collect");
     n += collect(u);
     uring_work_flush(u);
     return (int)n;

@@ -21,6 +21,7 @@
 #include <time.h>
 
 #include "include/base/cleanup.h"
+#include "include/base/kill_point.h"
 #include "include/base/limits.h"
 #include "io/checksum.h"
 #include "io/copy.h"
@@ -74,6 +75,7 @@ static void do_part(struct workers_job *job, uint32_t part, char *granule)
     size_t len_bytes = MIN(job->len_bytes - off, (size_t)WORK_PART_BYTES);
     const char *src = (const char *)job->src + off;
 
+    kill_point("worker.part");
     switch (job->op) {
     case IO_WORK_HASH:
         checksum_granules(job->seed, job->first_granule + off / GRANULE_BYTES, src, len_bytes,
@@ -110,6 +112,7 @@ static void finish_part(struct workers_job *job)
 {
     if (__atomic_sub_fetch(&job->parts_left_, 1, __ATOMIC_ACQ_REL) != 0)
         return;
+    kill_point("worker.over");
     job->result = job_result(job);
     engine_queue_post(job->home, &job->msg);
 }

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 void object_used(struct tiering *t, uint32_t object)
@@ -140,6 +141,7 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
         count_found(t, object, ret_grant->tier);
         return 0;
     }
+    kill_point("acquire.miss");
     status = acquire_move(t, object, true, &m);
     if (status < 0) {
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
@@ -166,6 +168,7 @@ void piece_dirtied(struct tiering *t, uint32_t object, bool whole)
         shadow_of(t, object)->changed = true; /* its last durable copy stays until the next SYNC */
     else
         object_drop_dev(t, object, true);
+    kill_point("release.dirtied");
     object_clear_flags(t, object, (uint8_t)(RECORD_ZERO | (whole ? RECORD_TORN : 0)));
     pool_of(t, r)->look_ahead = true;
 }
@@ -183,10 +186,12 @@ static void piece_reverted(struct tiering *t, uint32_t object)
     bool alone = hot_at(t, object)->pins == 1;
     if (alone && ((r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) || shadow_restore(t, object))) {
         policy_leave(t, object, true);
+        kill_point("release.reverted");
         object_drop_mem(t, object);
     } else {
         object_drop_dev(t, object, true);
         object_set_flags(t, object, RECORD_TORN);
+        kill_point("release.torn");
     }
 }
 

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 #define LOOKS_MAX 1024   /* extents of closing chunks that one tick looks at */
@@ -269,6 +270,7 @@ void chunk_budget(struct tiering *t, uint32_t pool)
 void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk)
 {
     t->chunk_of[chunk->region] = NULL;
+    kill_point("chunk.give_back");
     t->config.events->chunk_gone(t->config.ctx, chunk->region, chunk->epoch);
     t->config.backend->ops->chunk_close(t->config.backend, chunk->region);
 }
@@ -376,6 +378,7 @@ static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena
     t->chunk_of[req->io.region] = chunk;
     if (!sa)
         shortage_ease(t, &t->pools[req->pool], req->tier);
+    kill_point("chunk.there");
     t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind,
                                 sa && sa->session ? sa->session->number : 0);
 }
@@ -389,6 +392,7 @@ static void chunk_done(struct io_chunk *io)
     uint64_t asked_bytes = sa ? sa->asked_bytes : p->asked_chunks[req->tier];
 
     list_unlink(&req->link);
+    kill_point("chunk.asked");
     if (sa)
         sa->asked_bytes = 0;
     else

@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 #define EVACUATE_STEPS 256 /* pieces of one segment that one turn looks at */
@@ -78,6 +79,7 @@ static enum evacuated evacuate_cache(struct tiering *t, uint32_t object)
         return EVACUATE_SEEN;
     t->stat.evacuated++;
     object_drop_dev(t, object, false);
+    kill_point("evacuate.cache");
     if (!(record_at(&t->records, object)->flags & RECORD_HAS_MEM))
         object_kill_all(t, object);
     return EVACUATE_GONE;
@@ -106,6 +108,7 @@ static enum evacuated evacuate_one(struct tiering *t, uint32_t object)
             return status == 0 ? EVACUATE_SEEN : EVACUATE_FULL;
     }
     object_to_entry(t, object, &entry);
+    kill_point("evacuate.relocate");
     return relocate(t, object, r->dev_store, &entry) ? EVACUATE_SEEN : EVACUATE_FULL;
 }
 

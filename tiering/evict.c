@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 #define VICTIM_SEARCHES 16
@@ -32,6 +33,7 @@ static void room_evict_clean(struct tiering *t, uint32_t object)
 
     policy_leave(t, object, true);
     object_drop_mem(t, object);
+    kill_point("evict.clean");
     rank_used(t, object); /* "not again" has had its effect */
     hot_at(t, object)->is_warm = 0;
     p->stat.evictions++;

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 /* Of the memory that serves: what is to be given back must not be leased anew. */
@@ -145,6 +146,7 @@ static int lease_new(struct tiering *t, struct tiering_session *s, uint32_t obje
     s->first_lease = index;
     s->n_leases++;
     t->n_leases++;
+    kill_point("lease.new");
     object_pin(t, object);
     if (mode != LEASE_RESERVE)
         uses_spend(t, object);
@@ -228,6 +230,7 @@ void lease_end(struct tiering *t, struct lease *l)
     if (l->session)
         lease_leave_session(t, l);
     t->n_leases--;
+    kill_point("lease.end");
     if (l->mode == LEASE_WRITE)
         hot_at(t, object)->flags -= HOT_WRITER;
     if (l->tier != MEM_PRIVATE)
@@ -284,6 +287,7 @@ void tiering_session_end(struct tiering *t, struct tiering_session *s)
         assert(r == 0);
         (void)r;
     }
+    kill_point("lease.session_over");
     room_session_end(t, s);
     room_orphans(t);
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 void move_set_phase(struct move *m, enum move_phase phase)
@@ -35,6 +36,7 @@ struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
     m->io = MOVE_IO_NONE;
     m->step = 0;
     move_set_phase(m, MOVE_IDLE);
+    kill_point("move.new");
     t->n_moves++;
     return m;
 }
@@ -89,6 +91,7 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
         if (status < 0 && w->mode_ == LEASE_RESERVE)
             object_kill(t, object); /* nobody could commit it */
     }
+    kill_point("move.wake");
     w->done(w, status);
 }
 
@@ -120,6 +123,7 @@ static void move_load_end(struct move *m, int status)
     struct tpool *p = &t->pools[m->pool];
 
     hot_at(t, object)->flags &= (uint16_t)~HOT_LOADING;
+    kill_point("move.load_end");
     if (status == 0 && r->state != RECORD_COMMITTED)
         status = -ENOENT; /* deleted meanwhile */
     if (status == 0) {
@@ -135,6 +139,7 @@ static void move_load_end(struct move *m, int status)
     } else if (m->chunk) {
         room_give(t, m->chunk->region, m->sector);
     }
+    kill_point("move.loaded");
     move_wake(m, status);
     if (status == -EBADMSG && r->state == RECORD_COMMITTED && durability_of(t, r) == STORE_CACHE)
         object_kill_all(t, object);
@@ -167,6 +172,7 @@ static void move_load_go(struct move *m)
         m->get.urgent = !list_is_empty(&m->waiters);
         m->get.done = move_load_got;
         m->io = MOVE_IO_GET;
+        kill_point("move.load_read");
         store_get(t->stores[r->dev_store].store, &m->get);
     } else {
         m->work = (struct io_work){.op = IO_WORK_COPY,
@@ -194,6 +200,7 @@ int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret
     hot_at(t, object)->flags |= HOT_LOADING;
     t->records.objects[object].node.state[0] = (uint32_t)(m - t->moves);
     object_pin(t, object);
+    kill_point("move.load");
     move_queue(m);
     room_kick(t, m->pool);
     *ret_move = m;
@@ -214,18 +221,22 @@ static void move_spill_end(struct move *m, int status)
     hot_at(t, object)->flags &= (uint16_t)~HOT_SPILLING;
     p->spilling--;
     p->spilling_bytes -= m->put.size_bytes;
+    kill_point("move.spill_end");
     if (status == 0) {
         assert(r->state == RECORD_COMMITTED); /* else the put was cancelled */
         room_written(t, object);
         p->stat.spills++;
         p->stat.spill_bytes += r->size_bytes;
         object_drop_dev(t, object, true); /* it is moving to another segment */
+        kill_point("move.spill_moved");
         object_set_dev(t, object, m->store, &m->put.entry);
+        kill_point("move.spilled");
     }
     if (status < 0)
         rank_used(t, object);                           /* advice that wants it out of memory must not try for ever */
     sync_spilled(m, status == -ECANCELED ? 0 : status); /* what is deleted needs no writing */
     move_wake(m, r->state == RECORD_COMMITTED ? 0 : -ENOENT); /* writers that waited */
+    kill_point("move.spill_told");
     move_free(m);
     evacuate_again(t, object);
     object_unpin(t, object);
@@ -312,6 +323,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     m->put.evacuating = evacuating;
     m->put.buf = (struct io_buf){.region = r->mem_region, .off = (uint64_t)r->mem_sector * SECTOR_BYTES};
     m->put.done = move_spill_put;
+    kill_point("move.spill");
     status = store_put(t->stores[store].store, &m->put);
     if (status < 0) {
         if (status == -EAGAIN)
@@ -319,6 +331,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         move_unused(m);
         return status;
     }
+    kill_point("move.spill_placed");
     place_charge(t, space->info.pool, store, r->size_bytes);
     m->io = MOVE_IO_PUT;
     move_set_phase(m, MOVE_BUSY);
@@ -327,6 +340,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
     t->pools[m->pool].spilling++;
     t->pools[m->pool].spilling_bytes += m->put.size_bytes;
     object_pin(t, object);
+    kill_point("move.spill_begun");
     if (ret_move)
         *ret_move = m;
     return 0;
@@ -344,7 +358,9 @@ static void move_commit_end(struct move *m, int status)
         status = -ESTALE; /* the rest of its object was dropped meanwhile */
     if (status == 0) {
         object_drop_mem(t, object);
+        kill_point("move.commit_swap");
         object_set_mem(t, object, m->chunk->region, m->sector);
+        kill_point("move.commit");
         object_commit(t, object);
     } else if (m->chunk) {
         room_give(t, m->chunk->region, m->sector);
@@ -372,6 +388,7 @@ static void move_commit_go(struct move *m)
                                .dst = {.region = m->chunk->region, .off = (uint64_t)m->sector * SECTOR_BYTES},
                                .done = move_commit_copied};
     t->stat.copied_bytes += r->size_bytes;
+    kill_point("move.commit_copy");
     t->config.backend->ops->work_submit(t->config.backend, &m->work);
 }
 
@@ -402,6 +419,7 @@ static void move_reserve_end(struct move *m, int status)
         room_give(t, m->chunk->region, m->sector);
     if (status < 0)
         object_kill(t, object);
+    kill_point("move.reserved");
     move_wake(m, status);
     move_free(m);
     object_unpin(t, object);
@@ -413,6 +431,7 @@ void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector)
     m->chunk = chunk;
     m->sector = sector;
     move_set_phase(m, MOVE_BUSY);
+    kill_point("move.room_found");
     switch ((enum move_kind)m->kind) {
     case MOVE_RESERVE:
         move_reserve_end(m, 0);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 static void object_account(struct tiering *t, uint32_t object, int sign)
@@ -171,6 +172,7 @@ static void object_complete(struct tiering *t, uint32_t object)
 {
     object_edit(t, object)->flags &= (uint8_t)~RECORD_INCOMPLETE;
     object_edited(t, object);
+    kill_point("object.complete");
 }
 
 /* The first piece of an object of one piece, or of one that is complete: it is in no group. */
@@ -222,6 +224,7 @@ static void group_committed(struct tiering *t, uint32_t object)
 
     if (g->hash && ++g->committed == g->wanted) {
         group_remove(t, g);
+        kill_point("object.group_whole");
         object_siblings(t, object, object_complete);
     }
 }
@@ -335,6 +338,7 @@ int object_new(struct tiering *t, const struct tiering_id *id, uint64_t hash, ui
         record_free(&t->records, object);
         return r;
     }
+    kill_point("object.new");
     object_account(t, object, +1);
     t->spaces[id->space].n_objects++;
     *ret_object = object;
@@ -347,10 +351,12 @@ void object_commit(struct tiering *t, uint32_t object)
 
     r->state = RECORD_COMMITTED;
     object_edited(t, object);
+    kill_point("object.commit");
     policy_enter(t, object);
     struct tpool *pool = pool_of(t, record_at(&t->records, object));
     pool->stat.commits++;
     pool->stat.commit_bytes += record_at(&t->records, object)->size_bytes;
+    kill_point("object.committed");
     pool->look_ahead = true;
     if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
         group_committed(t, object);
@@ -363,6 +369,7 @@ void object_commit_unwritten(struct tiering *t, uint32_t object)
     r->state = RECORD_COMMITTED;
     r->flags |= RECORD_TENSOR | RECORD_ZERO;
     object_edited(t, object);
+    kill_point("object.unwritten");
     if ((record_at(&t->records, object)->flags & RECORD_INCOMPLETE) && !t->recovering)
         group_committed(t, object);
 }
@@ -375,6 +382,7 @@ void object_recovered(struct tiering *t, uint32_t object, bool tensor)
     if (tensor)
         r->flags |= RECORD_TENSOR;
     object_edited(t, object);
+    kill_point("object.recovered");
 }
 
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags)
@@ -400,6 +408,7 @@ void object_set_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_
     r->mem_sector = sector;
     r->flags |= RECORD_HAS_MEM;
     object_edited(t, object);
+    kill_point("object.mem_set");
 }
 
 void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector)
@@ -423,6 +432,7 @@ void object_drop_mem(struct tiering *t, uint32_t object)
     edit->flags &= (uint8_t)~RECORD_HAS_MEM;
     edit->mem_region = RECORD_REGION_NONE;
     object_edited(t, object);
+    kill_point("object.mem_dropped");
     room_give(t, region, sector);
 }
 
@@ -468,15 +478,18 @@ void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const str
     r->flags &= (uint8_t)~RECORD_ZERO;
     object_edited(t, object);
 
+    kill_point("object.dev_set");
     assert(entry->loc.segment < t->stores[store].n_segments);
     if (entry->kind & STORE_KIND_DAMAGED)
         object_set_flags(t, object, RECORD_TORN);
+    kill_point("object.dev_link");
     segment_link(t, object);
 }
 
 void object_detach_dev(struct tiering *t, uint32_t object)
 {
     segment_unlink(t, object);
+    kill_point("object.dev_unlinked");
     object_edit(t, object)->flags &= (uint8_t)~RECORD_HAS_DEV;
     object_edited(t, object);
 }
@@ -491,6 +504,7 @@ void object_drop_dev(struct tiering *t, uint32_t object, bool log)
     object_to_entry(t, object, &entry);
     struct store *store = t->stores[r->dev_store].store;
     object_detach_dev(t, object);
+    kill_point("object.dev_detached");
     if (log)
         store_drop(store, &entry);
     else
@@ -509,15 +523,20 @@ void object_kill(struct tiering *t, uint32_t object)
         group_broken(t, object);
     policy_leave(t, object, false);
     record_unindex(&t->records, object);
+    kill_point("object.kill");
     if (hot_at(t, object)->flags & HOT_UNCOMMITTED)
         hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED; /* its SYNC will find it deleted */
     uses_forget(t, object);
     move_put_cancel(t, object);
     shadow_drop(t, object);
+    kill_point("object.kill_shadow");
     object_drop_dev(t, object, true);
+    kill_point("object.kill_dev");
     t->spaces[r->space].n_objects--;
     object_edit(t, object)->state = RECORD_DEAD;
+    kill_point("object.killing");
     object_edited(t, object);
+    kill_point("object.killed");
     if (hot_at(t, object)->flags & HOT_TIMED_PIN)
         timed_pin_drop(t, object); /* it must not hold memory that nobody can reach */
     else
@@ -539,6 +558,7 @@ void object_settle(struct tiering *t, uint32_t object)
     if (record_at(&t->records, object)->state != RECORD_DEAD || hot_at(t, object)->pins)
         return;
     object_drop_mem(t, object);
+    kill_point("object.settled");
     record_free(&t->records, object);
 }
 

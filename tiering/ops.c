@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 int tiering_lookup(const struct tiering *t, const struct tiering_id *id, struct tiering_found *ret_found)
@@ -108,6 +109,7 @@ int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct t
     }
     object_unpin(t, object);
     if (r == 0) {
+        kill_point("reserve.room");
         object_set_mem(t, object, chunk->region, sector);
         r = lease_grant(t, s, object, LEASE_RESERVE, 0, size_bytes, ret_grant);
         if (r == 0)
@@ -153,6 +155,7 @@ int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease,
     }
     if (pool_of(t, r)->config.trusted) {
         object_commit(t, object);
+        kill_point("commit_op.trusted");
         lease_end(t, l);
         return 0;
     }
@@ -179,6 +182,7 @@ int tiering_abort(struct tiering *t, struct tiering_session *s, uint64_t lease)
     if (l->in_dma)
         return -EBUSY;
     object_kill(t, l->object);
+    kill_point("abort_op.killed");
     lease_end(t, l);
     return 0;
 }
@@ -230,7 +234,9 @@ int tiering_delete(struct tiering *t, const struct tiering_id *id)
 
     if (object == RECORD_NONE)
         return status;
+    kill_point("delete_op.begin");
     object_kill_all(t, object);
+    kill_point("delete_op.killed");
     return 0;
 }
 
@@ -260,6 +266,7 @@ int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct ti
         if (status < 0)
             break;
         object_commit_unwritten(t, object);
+        kill_point("tensor_op.piece");
     }
     if (status < 0 && at.piece > 0) {
         at.piece = 0;

@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 enum publish_step { PUBLISH_HEAD, PUBLISH_TAIL, PUBLISH_RANGE, PUBLISH_STEPS };
@@ -69,6 +70,7 @@ void fill_end(struct move *m, int status)
             tiering_unadmit(t, w->session_, t->spaces[r->space].info.pool, r->size_bytes);
         w->done(w, status);
     }
+    kill_point("publish.filled");
     move_free(m);
     object_unpin(t, object);
 }
@@ -157,9 +159,11 @@ static void publish_swap(struct move *m)
     if (other_tier)
         policy_leave(t, m->object, false);
     object_swap_mem(t, m->object, m->chunk->region, m->sector);
+    kill_point("publish.swapped");
     if (other_tier && in_policy)
         policy_enter(t, m->object);
     extent_orphan(t, region, sector, m->object, true); /* the admission goes with it */
+    kill_point("publish.dirty");
     piece_dirtied(t, m->object, m->len_bytes == r->size_bytes);
 }
 
@@ -193,6 +197,7 @@ void publish_end(struct move *m, int status)
             room_give(t, m->chunk->region, m->sector);
         tiering_unadmit(t, NULL, m->pool, r->size_bytes);
     }
+    kill_point("publish.end");
     writer_gone(t, object);
     extent_release(t, m->held_region, m->held_sector);
     move_wake(m, status);
@@ -239,6 +244,7 @@ static void publish_step(struct move *m)
                                .dst = {.region = m->chunk->region, .off = (uint64_t)m->sector * SECTOR_BYTES + from[i]},
                                .done = publish_copied};
     t->stat.copied_bytes += len[i];
+    kill_point("publish.copy");
     t->config.backend->ops->work_submit(t->config.backend, &m->work);
 }
 
@@ -275,6 +281,7 @@ int publish_begin(struct tiering *t, struct lease *l, struct tiering_wait *wait,
     object_pin(t, object);
     /* The move is the writer from now on, and what it was admitted for stays admitted. */
     lease_end(t, l);
+    kill_point("publish.begin");
     t->pools[m->pool].admitted_bytes += size_bytes;
     hot_at(t, object)->flags += HOT_WRITER;
     wait_prepare(wait, NULL, LEASE_FREE, 0, 0);

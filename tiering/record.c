@@ -12,6 +12,7 @@
 
 #include "include/base/atomic.h"
 #include "include/base/cache.h"
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 
 #define RECORD_MAGIC UINT64_C(0x31434552574c5053) /* "SPLWREC1" */
@@ -236,6 +237,7 @@ int record_new(struct record_table *t, const struct tiering_id *id, uint64_t has
     memcpy(r->key, id->key, sizeof(r->key));
     record_end(t);
 
+    kill_point("record.new");
     uint32_t at = (uint32_t)hash & mask;
     while (t->slots[at])
         at = (at + 1) & mask;
@@ -264,6 +266,7 @@ void record_unindex(struct record_table *t, uint32_t index)
             hole = at;
         }
     }
+    kill_point("record.unindex");
     t->slots[hole] = 0;
 }
 
@@ -271,6 +274,7 @@ void record_free(struct record_table *t, uint32_t index)
 {
     record_begin(t, index)->state = RECORD_FREE;
     record_end(t);
+    kill_point("record.free");
     t->objects[index].hot = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = t->free_head};
     t->free_head = index;
     t->n_used--;
@@ -312,7 +316,9 @@ struct record *record_begin(struct record_table *t, uint32_t index)
 
     assert(!h->redo_valid);
     h->redo_index = index;
+    kill_point("record.begin");
     h->redo = t->objects[index].record;
+    kill_point("record.redo");
     return &h->redo;
 }
 
@@ -322,8 +328,10 @@ void record_end(struct record_table *t)
 
     fence_compiler(); /* the redo slot is whole before it is valid */
     store_relaxed(&h->redo_valid, 1);
+    kill_point("record.valid");
     fence_compiler(); /* and stays valid until the record is */
     t->objects[h->redo_index].record = h->redo;
+    kill_point("record.copied");
     fence_compiler();
     store_relaxed(&h->redo_valid, 0);
 }

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 /* ctx of the events is the store's own slot. */
@@ -81,6 +82,7 @@ static int recover_space(void *ctx, const struct store_space *space)
     memcpy(sp->info.digest, space->digest, sizeof(space->digest));
     memcpy(sp->pool_name, space->pool, sizeof(space->pool));
     sp->known_to_store[store] = true;
+    kill_point("recover.space");
     return 0;
 }
 
@@ -200,6 +202,7 @@ static int recover_put(void *ctx, const struct store_entry *entry)
             return r;
         object_recovered(t, object, entry->kind & TIERING_TENSOR);
     }
+    kill_point("recover.put");
     object_set_dev(t, object, store, entry);
     if (t->spaces[space].home == STORE_NONE)
         t->spaces[space].home = store;
@@ -338,6 +341,7 @@ int recover_finish(struct tiering *t)
         if (status < 0)
             return status;
     }
+    kill_point("recover.finish");
     t->recovering = false;
     object_account_all(t);
     return 0;
@@ -345,6 +349,7 @@ int recover_finish(struct tiering *t)
 
 void recover_prune(struct tiering *t)
 {
+    kill_point("recover.prune");
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
 
@@ -364,10 +369,12 @@ int recover_adopt(struct tiering *t, uint8_t store)
         if (r->state != RECORD_COMMITTED || !(r->flags & RECORD_HAS_DEV) || r->dev_store != store)
             continue;
         object_to_entry(t, i, &entry);
+        kill_point("recover.adopt");
         int status = store_adopt(ts->store, t->spaces[r->space].info.pool, &entry);
         if (status < 0)
             return status;
     }
+    kill_point("recover.adopted");
     store_adopt_done(ts->store);
     return 0;
 }

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 /* --- The ring -------------------------------------------------------------------------------------------------------- */
@@ -86,7 +87,9 @@ static void relocate_end(struct move *m, int status)
     } else if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV) && r->dev_store == m->store &&
                r->generation == old->generation) {
         object_drop_dev(t, object, true);
+        kill_point("relocate.old_dropped");
         object_set_dev(t, object, m->store, &m->put.entry);
+        kill_point("relocate.moved");
     } else if (shadow && shadow->has_entry && shadow->entry.generation == old->generation) {
         shadow_moved(t, shadow, &m->put.entry);
     } else {
@@ -151,6 +154,7 @@ static void relocate_got(struct store_get *get, int status)
         relocate_end(m, record_at(&m->t->records, m->object)->state == RECORD_COMMITTED ? status : -ECANCELED);
         return;
     }
+    kill_point("relocate.read");
     relocate_put_fill(m, status == -EBADMSG);
     (void)relocate_put(m);
 }

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
@@ -162,6 +163,7 @@ void room_serve(struct tiering *t, uint32_t pool)
         list_push_head(l, &mark);
         if (status == 0) {
             p->stuck = TIERING_LIMIT_NONE;
+            kill_point("room.found");
             move_go(m, chunk, sector);
         } else if (private && status == -ENOSPC)
             move_fail(m, status);

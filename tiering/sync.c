@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 
+#include "include/base/kill_point.h"
 #include "tiering/core.h"
 
 /* --- Shadows: open addressing by record number, at most 1/2 full ---------------------------------------------------- */
@@ -78,6 +79,7 @@ static void shadow_entry_drop(struct tiering *t, struct shadow *shadow)
         return;
     shadow_unlink(t, shadow);
     shadow->has_entry = false;
+    kill_point("sync.old_dropped");
     store_drop(t->stores[shadow->store].store, &shadow->entry);
 }
 
@@ -182,6 +184,7 @@ int shadow_keep(struct tiering *t, uint32_t object)
         object_to_entry(t, object, &entry);
         shadow_entry_set(t, shadow, &entry);
     }
+    kill_point("sync.old_kept");
     shadow->changed = false;
     object_detach_dev(t, object);
     return 0;
@@ -223,6 +226,7 @@ bool shadow_restore(struct tiering *t, uint32_t object)
     } else {
         shadow->changed = true; /* what is left is older than the current copy */
     }
+    kill_point("sync.old_restored");
     object_set_dev(t, object, store, &entry);
     return true;
 }
@@ -235,6 +239,7 @@ static void shadow_commit(struct tiering *t, uint32_t object)
     hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED;
     if (!shadow)
         return;
+    kill_point("sync.piece_commit");
     shadow_entry_drop(t, shadow);
     if (!shadow->has_pending) {
         shadow_remove(t, shadow);
@@ -287,10 +292,12 @@ static void sync_close_txn(struct tiering_sync *sync)
 
     if (!sync->txn_)
         return;
+    kill_point("sync.close_txn");
     if (sync->status_ == 0)
         store_txn_commit(sync_store(sync), sync->txn_);
     else
         store_txn_abort(sync_store(sync), sync->txn_);
+    kill_point("sync.txn_committed");
     while ((l = list_pop(&sync->refs_))) {
         struct sync_ref *ref = list_entry(l, struct sync_ref, link);
 
@@ -298,6 +305,7 @@ static void sync_close_txn(struct tiering_sync *sync)
             shadow_commit(t, ref->object);
         else
             shadow_abort(t, ref->object);
+        kill_point("sync.piece_committed");
         evacuate_again(t, ref->object);
         sync_ref_free(t, ref);
     }
@@ -311,6 +319,7 @@ static void sync_close_txn(struct tiering_sync *sync)
 static void sync_end(struct tiering_sync *sync)
 {
     list_unlink(&sync->link_);
+    kill_point("sync.answer");
     sync->done(sync, sync->status_);
 }
 
@@ -330,12 +339,14 @@ static void sync_maybe_written(struct tiering_sync *sync)
     if (!sync->running_ || sync->pending_ || sync->walks_)
         return;
     sync->running_ = false; /* only once */
+    kill_point("sync.written");
     sync_close_txn(sync);
     if (sync->status_ < 0 || t->spaces[sync->space_].home == STORE_NONE) {
         sync_end(sync);
         return;
     }
     sync->store_sync_.done = sync_flushed;
+    kill_point("sync.flush");
     store_sync(sync_store(sync), &sync->store_sync_);
 }
 
@@ -367,6 +378,7 @@ void sync_spilled(struct move *m, int status)
             continue;
         }
         hot->flags |= HOT_UNCOMMITTED;
+        kill_point("sync.piece_written");
         list_push_tail(&sync->refs_, &ref->link);
         sync->pending_--;
         sync_maybe_written(sync);
@@ -388,6 +400,7 @@ static int sync_spill_tensor(struct tiering *t, struct sync_ref *ref, struct mov
             return -EAGAIN; /* too many are open */
         space->txn_sync = sync;
     }
+    kill_point("sync.piece_spill");
     return move_spill(t, ref->object, true, store, sync->txn_, false, ret_move);
 }
 
@@ -444,6 +457,7 @@ static int sync_add(struct tiering_sync *sync, uint32_t object)
     struct sync_ref *ref = list_entry(l, struct sync_ref, link);
     *ref = (struct sync_ref){.sync = sync, .object = object};
     list_init(&ref->link);
+    kill_point("sync.add");
     object_pin(t, object);
     sync->pending_++;
     if (sync_try(t, ref) < 0)
@@ -476,6 +490,7 @@ static void sync_walk(struct tiering *t, struct tiering_sync *sync)
         (void)sync_add(sync, object);
     }
     sync_refuse_torn(sync);
+    kill_point("sync.walked");
     dirty_walk_end(d, sync);
     sync->walks_ = false;
     sync_maybe_written(sync);
@@ -561,6 +576,7 @@ int tiering_sync_add_space(struct tiering *t, struct tiering_sync *sync)
 void tiering_sync_run(struct tiering *t, struct tiering_sync *sync)
 {
     sync->running_ = true;
+    kill_point("sync.run");
     t->kicked = true;
     sync_maybe_written(sync);
 }

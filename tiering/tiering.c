@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/kill_point.h"
 #include "io/checksum.h"
 #include "tiering/core.h"
 
@@ -267,6 +268,7 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     for (uint32_t i = 0; i < ts->n_segments; i++)
         ts->segments[i] = (struct tsegment){RECORD_NONE, RECORD_NONE, SHADOW_NONE};
     t->n_stores++;
+    kill_point("start.store");
     r = store_open(&config, &ts->store, ret_why);
     if (r < 0) {
         t->n_stores--;
@@ -308,9 +310,11 @@ int tiering_start(struct tiering *t)
         if (r < 0)
             return r;
     }
+    kill_point("start.adopted");
     recover_prune(t);
     for (uint32_t i = 0; i <= t->n_pools; i++)
         tiering_store_budgets(t, i);
+    kill_point("start.chunks");
     return chunk_start(t);
 }
 
@@ -379,6 +383,7 @@ int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
                             .home = STORE_NONE};
     memcpy(space->info.digest, spec->digest, sizeof(space->info.digest));
     memcpy(space->pool_name, pool, strlen(pool) + 1);
+    kill_point("space.new");
     t->n_spaces++;
     *ret_info = space->info;
     return 0;
@@ -504,6 +509,7 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
 void tiering_stop(struct tiering *t)
 {
     t->stopping = true;
+    kill_point("stop.begin");
     for (uint32_t i = 0; i <= t->n_pools; i++) {
         while (!list_is_empty(&t->pools[i].room)) /* prefetches: whoever else waited has been cancelled */
             move_fail(list_first_entry(&t->pools[i].room, struct move, link), -ECANCELED);
@@ -532,5 +538,6 @@ int tiering_close_clean(struct tiering *t)
         if (r < 0 && first == 0)
             first = r;
     }
+    kill_point("stop.closed");
     return first;
 }
