@@ -423,6 +423,8 @@ static int sync_try(struct tiering *t, struct sync_ref *ref)
         status = -EBADMSG;
     } else if ((r->flags & RECORD_TENSOR) && other && other != sync) {
         return -EALREADY;
+    } else if (hot_at(t, ref->object)->flags & HOT_UNCOMMITTED) {
+        status = 0; /* this SYNC has written it: its list names the piece twice, and what was written since is not its */
     } else if (record_is_dirty(r)) {
         if (hot_at(t, ref->object)->flags & (HOT_RELOCATING | HOT_MIGRATING))
             return -EALREADY;

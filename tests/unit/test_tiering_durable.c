@@ -447,6 +447,37 @@ START_TEST(a_second_sync_waits_for_the_first)
 }
 END_TEST
 
+/* Its list has a piece twice, and the piece is written between the two: the SYNC has it as it was the first time. */
+START_TEST(a_sync_that_names_a_piece_twice)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id a = key(RIG_DURABLE, 1);
+    struct tiering_sync sync = {.done = sync_done};
+
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &a, 100000), 0);
+    ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, &a, 1), 0);
+    ck_assert_int_eq(rig_write(&rig, &a, 2), 0);
+    sync_status = 1;
+    tiering_sync_begin(rig.t, &sync, rig.spaces[RIG_DURABLE].index);
+    ck_assert_int_eq(tiering_sync_add(rig.t, &sync, &a), 0);
+    rig_settle(&rig);
+    ck_assert_int_eq(rig_write(&rig, &a, 3), 0);
+    ck_assert_int_eq(tiering_sync_add(rig.t, &sync, &a), 0);
+    rig_settle(&rig);
+    tiering_sync_run(rig.t, &sync);
+    while (sync_status == 1)
+        rig_turn(&rig, 1, 100000);
+    ck_assert_int_eq(sync_status, 0);
+    ck_assert_int_eq(rig_write(&rig, &a, 4), 0);
+    rig_check(&rig);
+    rig_crash(&rig, true);
+    a = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &a, 2), 0);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(a_torn_tensor_is_not_synced)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
@@ -741,6 +772,7 @@ int main(void)
     tcase_add_test(tc, a_sync_beside_a_checkpoint);
     tcase_add_test(tc, a_sync_and_others);
     tcase_add_test(tc, a_second_sync_waits_for_the_first);
+    tcase_add_test(tc, a_sync_that_names_a_piece_twice);
     tcase_add_test(tc, a_torn_tensor_is_not_synced);
     tcase_add_test(tc, a_block_that_is_deleted_during_its_write);
     tcase_add_test(tc, a_flipped_bit);
