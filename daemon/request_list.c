@@ -19,12 +19,14 @@
 #include "include/base/cache.h"
 #include "include/base/checked.h"
 #include "include/base/cleanup.h"
+#include "include/base/point.h"
 
 /* --- Pieces ------------------------------------------------------------------------------------------------------ */
 
+/* One after the other: each that is taken is one more that the session has, and one less that is free. */
 bool pieces_available(const struct request *req, uint32_t n)
 {
-    return (uint64_t)req->peer->n_waits + n <= req->rq->n_free_pieces;
+    return n == 0 || req->peer->n_waits + 2 * (uint64_t)n - 1 <= req->rq->n_free_pieces;
 }
 
 struct piece *piece_new(struct request *req)

@@ -114,6 +114,44 @@ START_TEST(test_all_too_many)
 }
 END_TEST
 
+/* Each wait that a session takes leaves one less to take and one more that it has: for a whole list all of them count. */
+START_TEST(test_all_beside_others_that_wait)
+{
+    struct client b;
+    struct spw_cqe cqe;
+
+    client_free(&a);
+    requests_free(rq);
+    engine_new(64, 16);
+    client_new(&a, 7, 100);
+    client_new(&b, 8, 100);
+    struct spw_sqe waits = sqe_of(&b, SPW_OP_ACQUIRE, 6), all = sqe_of(&a, SPW_OP_ACQUIRE, 8);
+
+    put_items(&b, "wwwwww");
+    submit(&b, &waits);
+    turns(2);
+    ck_assert_uint_eq(stub.n_waits, 6);
+    put_items(&a, "hwhwhwhw");
+    all.flags = SPW_SQE_ALL;
+    submit(&a, &all);
+    turns(2);
+    ck_assert_uint_eq(stub.n_waits, 6); /* parked */
+    for (int i = 0; i < 6; i++)
+        stub_finish(0);
+    turns(2);
+    now_ns += 20000000;
+    turns(2);
+    ck_assert(consume(&b, &cqe));
+    ck_assert_uint_eq(stub.n_waits, 4);
+    for (int i = 0; i < 4; i++)
+        stub_finish(0);
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_int_eq(cqe.status, 0);
+    client_free(&b);
+}
+END_TEST
+
 START_TEST(test_sync)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_SYNC, 2);
@@ -180,6 +218,7 @@ int main(void)
     tcase_add_test(tc, test_all_fails_late);
     tcase_add_test(tc, test_all_waits_for_lease_bytes);
     tcase_add_test(tc, test_all_too_many);
+    tcase_add_test(tc, test_all_beside_others_that_wait);
     tcase_add_test(tc, test_sync);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
