@@ -798,5 +798,7 @@ const char *evacuate_check(const struct tiering *t);
 bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* Those that found no room in the store. */
 void relocate_step(struct tiering *t);
+/* How many wait for room in their store. */
+uint32_t relocations_waiting(const struct tiering *t);
 /* The piece is deleted: see move_put_cancel(). */
 void relocate_cancel(struct tiering *t, uint32_t object);

@@ -28,6 +28,12 @@ static bool drain_wants(const struct tiering *t, uint32_t object)
            !(r->flags & RECORD_INCOMPLETE) && !(t->drain.again && durability == STORE_CACHE);
 }
 
+/* Nothing is in flight. What waits for room to leave a segment is not: that may never come. */
+static bool drain_is_idle(const struct tiering *t)
+{
+    return t->n_moves == relocations_waiting(t);
+}
+
 /* False: not now. */
 static bool drain_one(struct tiering *t, uint32_t object)
 {
@@ -40,14 +46,14 @@ static bool drain_one(struct tiering *t, uint32_t object)
     int status = move_spill(t, object, false, store_pick(t, r), 0, false, NULL);
 
     t->drain.begun |= status == 0;
-    return status != -EAGAIN || (t->drain.stuck && t->n_moves == 0);
+    return status != -EAGAIN || (t->drain.stuck && drain_is_idle(t));
 }
 
 static void drain_look(struct tiering *t, uint32_t before)
 {
     struct drain *d = &t->drain;
 
-    if (!d->active || d->at != before || t->n_moves > 0)
+    if (!d->active || d->at != before || !drain_is_idle(t))
         d->moved_ns = t->now_ns;
     d->active = true;
     d->stuck |= t->now_ns - d->moved_ns >= STUCK_NS;

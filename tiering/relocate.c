@@ -175,6 +175,16 @@ void relocate_step(struct tiering *t)
     }
 }
 
+uint32_t relocations_waiting(const struct tiering *t)
+{
+    const struct relocations *ring = &t->relocations;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < ring->n; i++)
+        n += ring->slots[(ring->first + i) % RELOCATIONS_MAX].phase == RELOCATION_WAIT;
+    return n;
+}
+
 bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
 {
     struct relocation *x = ring_take(&t->relocations, sectors_of(entry->size_bytes));
