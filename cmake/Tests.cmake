@@ -116,18 +116,29 @@ if(CUDA_INCLUDE_DIR AND TARGET unit_test_cuda_abi)
     target_include_directories(unit_test_cuda_abi SYSTEM PRIVATE ${CUDA_INCLUDE_DIR})
 endif()
 
+# The code that decides, once more, with its named points (include/base/point.h) awake.
+spillway_static_library(spillway-pointed
+                        GLOB tiering/*.c io/log*.c io/segment.c io/store*.c io/superblock.c daemon/request*.c
+                             daemon/ring.c daemon/deadline.c
+                        LINK spillway-io m)
+target_compile_definitions(spillway-pointed PRIVATE SPILLWAY_SIM)
+
 spillway_glob(sim_sources GLOB tests/sim/*.c)
 if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
+    # First what has the points: of two libraries with the same functions the linker takes the first.
     spillway_test_program(spillsim SOURCES ${sim_sources}
-                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+                          LINK spillway-pointed spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+    target_compile_definitions(spillsim PRIVATE SPILLWAY_SIM)
     set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
-    spillway_test(sim/seeds sim 900 spillsim --seeds 200 --ops 10000)
-    # What failed once: a copy that replay had left behind came back after a clean stop; a model that knew nothing of
-    # blocks that go after their last use; a stop that waited for room that never came.
-    foreach(seed 1353 1484 60599 70256)
-        spillway_test(sim/seed_${seed} sim 120 spillsim --seed ${seed} --ops 10000)
-    endforeach()
-    spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000)
+    # Where sanitizers are on, a few for them; a thousand without. Two processes side by side.
+    if(SPILLWAY_SANITIZE)
+        spillway_test(sim/seeds sim 900 spillsim --seeds 60 --ops 10000 --jobs 2 --first 100001)
+    else()
+        spillway_test(sim/seeds sim 900 spillsim --seeds 1000 --ops 10000 --jobs 2)
+    endif()
+    set_tests_properties(sim/seeds PROPERTIES PROCESSORS 2)
+    spillway_test(sim/regressions sim 300 spillsim --list ${CMAKE_SOURCE_DIR}/tests/sim/seeds.txt)
+    spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000 --jobs 2 --first 200001)
 endif()
 
 # ── system ─────────────────────────────────────────────────────────────────────────────────────────────────────────

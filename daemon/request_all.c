@@ -13,6 +13,7 @@
 
 #include "daemon/request_core.h"
 #include "include/base/checked.h"
+#include "include/base/point.h"
 
 #define ALL_NONE UINT32_MAX /* no piece in particular failed */
 
@@ -239,7 +240,7 @@ uint32_t all_run(struct request *req)
         all_fail(req, a.failed_result, a.status, a.detail);
         return n_items;
     }
-    if (!pieces_available(req, a.n_pieces)) {
+    if (!pieces_available(req, a.n_pieces) || sim_point("request: too few waits for a whole list")) {
         all_park(req, SPW_LIMIT_REQUESTS);
         return n_items;
     }

@@ -224,7 +224,7 @@ static int list_next_item(struct request *req)
         req->next_item = req->sqe.n_items;
         return LIST_WENT_ON;
     }
-    if (r == 0 && req->target.n_pieces > 1) {
+    if (r == 0 && req->target.n_pieces > 1 && !req->stop_status) { /* what is stopped needs nothing to wait with */
         req->group = piece_new(req);
         if (!req->group)
             return LIST_STALLED;
@@ -257,7 +257,7 @@ static bool list_call(struct request *req, const struct step *step, int *ret_sta
         if (!req->op->rarely || *ret_status != -EAGAIN)
             return true;
     }
-    if (!req->spare)
+    if (!req->spare && !sim_point("request: no wait is free"))
         req->spare = piece_new(req);
     if (!req->spare)
         return false;
@@ -360,6 +360,9 @@ uint32_t list_run(struct request *req, uint32_t budget)
     struct requests *rq = req->rq;
     uint32_t n = 0;
     int r = LIST_WENT_ON;
+
+    if (sim_point("request: a turn of one element"))
+        budget = 1;
 
     rq->n_ahead = rq->next_ahead = 0; /* another list's */
     for (; n < budget && !request_is_listed(req) && r == LIST_WENT_ON; n++) {

@@ -9,6 +9,7 @@
 
 #include "daemon/request_core.h"
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 
 #define SPIN_NS_MIN 2000  /* unless spin_us says less */
 #define SPIN_AWAKE_PART 5 /* of spin_us, for a client that sleeps */
@@ -188,8 +189,10 @@ static void request_drop(struct request *req)
     list_for_each_safe (l, &req->pieces) {
         struct piece *piece = list_entry(l, struct piece, link);
 
-        if (piece->state == PIECE_WAITING)
+        if (piece->state == PIECE_WAITING) {
+            sim_reached("peer: gone while it waits");
             (void)tiering_wait_cancel(req->rq->tiering, &piece->wait);
+        }
         piece_free(piece);
     }
     req->waiting = 0;

@@ -10,6 +10,7 @@
  *   in the next turn, which something's end brings about, or RETRY_NS.
  */
 #include "daemon/request_core.h"
+#include "include/base/point.h"
 
 #define RETRY_NS UINT64_C(10000000) /* parked requests, and rings that wait for their client */
 
@@ -20,7 +21,7 @@ static uint32_t ring_serve(struct requests *rq, struct ring *ring, uint32_t budg
 
     if (ring->current)
         return request_run(ring->current, budget);
-    if (peer->n_requests >= rq->n_free_requests)
+    if (peer->n_requests >= rq->n_free_requests || sim_point("request: none is free"))
         return 0;
     int r = ring_take(ring, &sqe);
 
@@ -72,6 +73,7 @@ static void ring_idle(struct requests *rq, struct ring *ring)
     ring->last_work_ns = rq->now_ns;
     ring_doorbell_empty(ring);
     if (!ring_sleep(ring)) {
+        sim_reached("ring: a submission comes as it goes to sleep");
         rq->n_idle_hot++;
         return;
     }

@@ -26,6 +26,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "io/checksum.h"
 
 #define QUEUE_BYTES_MAX MIB
@@ -93,7 +94,8 @@ static uint32_t queue_next_bytes(const struct log *l)
 
 bool log_reserve(struct log *l, uint32_t bytes)
 {
-    if (queue_room(l) < bytes + QUEUE_SPARE_BYTES)
+    if (queue_room(l) < bytes + QUEUE_SPARE_BYTES ||
+        (l->queue_in > l->queue_out && sim_point("log: no room for an entry")))
         return false;
     l->queue_reserved += bytes;
     return true;
@@ -123,7 +125,7 @@ void log_leave_to_sweep(struct log *l)
 
 static void log_append_or_sweep(struct log *l, const uint8_t *entry, uint32_t bytes, uint32_t spare_bytes)
 {
-    if (queue_room(l) >= bytes + spare_bytes)
+    if (queue_room(l) >= bytes + spare_bytes && !sim_point("log: a deletion is left to a sweep"))
         queue_copy_in(l, entry, bytes);
     else
         log_leave_to_sweep(l);
@@ -163,7 +165,7 @@ bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generati
                                            .segment = segment,
                                            .generation = generation};
 
-    if (queue_room(l) < sizeof(f) + QUEUE_SPARE_BYTES / 2)
+    if (queue_room(l) < sizeof(f) + QUEUE_SPARE_BYTES / 2 || sim_point("log: no room for a segment's end"))
         return false;
     kill_point("log.segment_freed");
     queue_copy_in(l, (const uint8_t *)&f, sizeof(f));
@@ -230,7 +232,8 @@ bool log_sweep_due(const struct log *l, struct log_mark oldest)
         return false;
     if (log_has_unlogged(l) && l->queue_out >= l->unlogged_seq)
         return true;
-    bool wanted = log_used_sectors(l) >= MAX(l->ring_sectors / 4, cost + cost / 2) || !log_has_room(l);
+    bool wanted = log_used_sectors(l) >= MAX(l->ring_sectors / 4, cost + cost / 2) || !log_has_room(l) ||
+                  sim_point("log: a sweep before its time");
     /* One that frees less than it writes, because an old transaction is still open, would only fill the ring. */
     return wanted && (oldest.lsn == l->head.lsn || oldest.lsn - l->tail.lsn >= cost);
 }
@@ -297,7 +300,7 @@ static uint32_t compose_queue(struct log *l, uint8_t *block, uint32_t at, uint32
 {
     while (l->queue_out < l->queue_in) {
         uint32_t bytes = queue_next_bytes(l);
-        if (at + bytes > limit)
+        if (at + bytes > limit || (*entries > 0 && sim_point("log: a block ends early")))
             break;
         queue_copy_out(l, block + at, bytes);
         at += bytes;
@@ -329,8 +332,10 @@ static void compose_seal(struct log *l, uint8_t *block, uint32_t at, uint32_t en
 
     kill_point("log.seal");
     memset(block + at, 0, (size_t)sectors * SECTOR_BYTES - at);
-    if (place + sectors > l->ring_sectors)
+    if (place + sectors > l->ring_sectors) {
+        sim_reached("log: a block begins the ring anew");
         l->head.lsn += l->ring_sectors - place;
+    }
     struct format_block *b = (struct format_block *)(void *)block;
     *b = (struct format_block){
         .magic = FORMAT_BLOCK_MAGIC,

@@ -16,6 +16,7 @@
 
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "io/log.h"
 
 #define WINDOW_SECTORS 256
@@ -93,6 +94,8 @@ static int block_after(struct reader *r, struct log_mark at, const struct format
     e = block_at(r, at.lsn + r->l->ring_sectors - place, ret);
     if (e == 0 && *ret && (*ret)->prev != at.prev)
         *ret = NULL;
+    if (*ret)
+        sim_reached("recovery: a block at the ring's start");
     return e;
 }
 
@@ -203,6 +206,7 @@ static int replay_hold(struct replay *p, const struct log_record *record)
 {
     if (!bsearch(&record->put.txn, p->set->txns, p->set->n, sizeof(*p->set->txns), compare_u64))
         return 0;
+    sim_reached("recovery: a put waits for its transaction");
     if (p->n_held == p->room) {
         size_t room = p->room ? p->room * 2 : 64;
         struct log_record *held = realloc(p->held, room * sizeof(*held));
@@ -228,6 +232,7 @@ static int replay_commit(struct replay *p, uint64_t txn)
             r = p->recovery->record(p->recovery->ctx, &p->held[i]);
     kill_point("replay.txn_over");
     p->n_held = kept;
+    sim_reached("recovery: a transaction takes effect");
     return r;
 }
 

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 
 #define NONE STORE_SEGMENT_NONE
 #define RESERVE_PERCENT 7
@@ -344,11 +345,14 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
     struct segment_pool *p = &t->pools[pool];
     uint32_t segment = t->list[SEGMENT_FREE].first;
 
-    if (!evacuating && p->n_segments + kept_for_copies(t, p) >= budget_segments(t, p))
+    if (!evacuating && p->n_segments + kept_for_copies(t, p) >= budget_segments(t, p)) {
+        sim_reached("segment: the pool's budget is used up");
         return p->n_reclaiming + p->n_closing > 0 || segment_victim(t, pool) != NONE ? -EAGAIN : -ENOSPC;
+    }
     if (t->count[SEGMENT_FREE] <= (evacuating ? 0 : t->reserve)) {
         uint32_t coming = t->count[SEGMENT_CLOSING] + t->count[SEGMENT_EVACUATING] + t->count[SEGMENT_EMPTY] +
                           t->count[SEGMENT_FREEING];
+        sim_reached("segment: the device is full");
         return coming > 0 || segment_victim(t, SEGMENT_POOL_ANY) != NONE ? -EAGAIN : -ENOSPC;
     }
     struct segment *s = &t->segments[segment];

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "io/checksum.h"
 #include "io/store_private.h"
 
@@ -42,6 +43,7 @@ int store_blk_more(struct store *s, struct io_blk *blk, uint32_t *moved_bytes, u
     *moved_bytes += moved;
     if (*moved_bytes == total_bytes)
         return 0;
+    sim_reached("store: the rest of a short transfer");
     blk->off_bytes += moved;
     blk->buf.off += moved;
     blk->len_bytes -= moved;
@@ -141,7 +143,7 @@ int store_close_clean(struct store *s)
         uint64_t before = s->commit.started;
         commit_run(s);
         if (s->commit.started == before && !s->failed)
-            store_fail(s, -ENOSPC);
+            store_fail(s, -ENOSPC); /* cannot be: see the room, in log.c */
     }
     s->blocking = false;
     if (s->failed)
@@ -251,7 +253,8 @@ static void tick_reclaim(struct store *s)
         while (segment_pool_wants_reclaim(&s->table, pool) &&
                (victim = segment_victim(&s->table, pool)) != STORE_SEGMENT_NONE)
             tick_evacuate(s, victim);
-    while (segment_table_wants_reclaim(&s->table) &&
+    while ((segment_table_wants_reclaim(&s->table) ||
+            (s->table.count[SEGMENT_EVACUATING] == 0 && sim_point("store: a segment is emptied without need"))) &&
            (victim = segment_victim(&s->table, SEGMENT_POOL_ANY)) != STORE_SEGMENT_NONE)
         tick_evacuate(s, victim);
     /* The oldest `cache` makes way in the log too, not the newest. */

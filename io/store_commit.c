@@ -20,6 +20,7 @@
 
 #include "include/base/atomic.h"
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "io/store_private.h"
 
 static bool commit_closing(const struct store *s)
@@ -110,9 +111,9 @@ void commit_sums_dirty(struct store *s, uint32_t segment, bool durable)
 
 struct sums_buffer *commit_sums_take(struct store *s)
 {
-    struct list *l = list_pop(&s->sums_free);
-
-    return l ? list_entry(l, struct sums_buffer, link) : NULL;
+    if (list_is_empty(&s->sums_free) || (s->commit.n_in_flight > 0 && sim_point("sums: every buffer is busy")))
+        return NULL;
+    return list_entry(list_pop(&s->sums_free), struct sums_buffer, link);
 }
 
 /* Chooses what this cycle writes: what is complete or durable; for a sync, all. */
@@ -167,10 +168,12 @@ void commit_sums_release(struct store *s, struct sums_buffer *b)
 {
     struct list *l = list_pop(&s->sums_waiting);
 
+    if (l) {
+        get_sums_load(b, list_entry(l, struct store_get, link_));
+        return;
+    }
     list_push_tail(&s->sums_free, &b->link);
-    if (l)
-        get_sums_load(commit_sums_take(s), list_entry(l, struct store_get, link_));
-    else if (s->commit.state == COMMIT_SUMS)
+    if (s->commit.state == COMMIT_SUMS)
         commit_run(s);
 }
 
@@ -237,8 +240,10 @@ void commit_syncs_advance(struct store *s)
 
     while (!list_is_empty(&s->syncs_puts)) {
         struct store_sync *sync = list_first_entry(&s->syncs_puts, struct store_sync, link_);
-        if (oldest && oldest->entry.generation < sync->lsn_)
+        if (oldest && oldest->entry.generation < sync->lsn_) {
+            sim_reached("sync: an older put is in flight");
             return;
+        }
         bool clean = s->n_dirty == 0 && !s->sums_unflushed && s->commit.state == COMMIT_IDLE;
         sync->lsn_ = s->log.queue_in;
         sync->cycle_ = clean ? 0 : s->commit.started + 1;
@@ -259,6 +264,8 @@ static void commit_syncs_finish(struct store *s)
         struct store_sync *sync = list_first_entry(&s->syncs_log, struct store_sync, link_);
         if (!s->failed && !sync_is_done(s, sync))
             return;
+        if (s->failed)
+            sim_reached("sync: the store has failed meanwhile");
         sync_finish(sync, s->failed ? -EIO : 0);
     }
     while (s->failed && !list_is_empty(&s->syncs_puts))
@@ -292,7 +299,8 @@ bool commit_is_wanted(const struct store *s)
     return !list_is_empty(&s->syncs_log) || commit_closing(s) || commit_wants_segments(s) ||
            l->queue_in - l->queue_out >= l->block_sectors_max * SECTOR_BYTES / 2 ||
            ((queued || s->n_dirty > 0) && time) || (l->sweep.active && (l->sweep.hurry || time)) ||
-           log_has_unlogged(l) || !log_has_room(l) || commit_deletion_is_due(s);
+           log_has_unlogged(l) || !log_has_room(l) || commit_deletion_is_due(s) ||
+           sim_point("commit: a block before its time");
 }
 
 /* Does somebody wait for a flush, though there is no block to write? */
@@ -346,7 +354,7 @@ static bool commit_wants_post_flush(const struct store *s)
 
     return (sync && sync->lsn_ <= s->log.queue_out) || s->log.sweep.ended ||
            s->commit.unflushed >= LOG_BLOCKS_UNFLUSHED_MAX || commit_wants_segments(s) || commit_closing(s) ||
-           commit_deletion_is_due(s);
+           commit_deletion_is_due(s) || sim_point("commit: a flush that nobody waits for");
 }
 
 static void commit_flushed(struct store *s)

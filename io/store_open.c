@@ -13,6 +13,7 @@
 #include "include/base/checked.h"
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "io/store_private.h"
 
 #define DEFAULT_INTERVAL_MS 1000
@@ -23,6 +24,7 @@ static int open_put(struct store *s, const struct store_entry *entry)
 
     if (r != STORE_LEFT_BEHIND)
         return r;
+    sim_reached("recovery: a second copy is left behind");
     log_leave_to_sweep(&s->log);
     return 0;
 }
@@ -233,6 +235,7 @@ void store_adopt_done(struct store *s)
     for (uint32_t i = 0; i < s->table.n; i++) {
         struct segment *seg = store_segment(s, i);
         if (seg->state == SEGMENT_FREE && seg->touched) {
+            sim_reached("recovery: a segment of which nothing was kept");
             seg->pool = 0;
             segment_set_state(&s->table, i, SEGMENT_EMPTY);
             kill_point("open.segment_empty");

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "io/checksum.h"
 #include "io/store_private.h"
 
@@ -38,8 +39,10 @@ static void put_finish(struct store_put *put, int status)
     store_segment(s, e->loc.segment)->writers--;
     if (status == 0 && s->failed)
         status = -EIO;
-    if (put->cancel)
+    if (put->cancel) {
+        sim_reached("put: deleted while it was written");
         status = -ECANCELED;
+    }
     if (status < 0) {
         s->stat.write_errors += status == -EIO;
         kill_point("put.came_to_nothing");
@@ -155,7 +158,8 @@ static void batch_close(struct batch *b)
 /* Somebody waits for it, and the device has little to do meanwhile: what comes later goes into the next one. */
 static bool batch_is_due(const struct store *s, const struct batch *b, uint32_t n_closed)
 {
-    return b->deadline_ns <= s->now_ns || (b->urgent && n_closed < STORE_BATCHES_BUSY);
+    return b->deadline_ns <= s->now_ns || (b->urgent && n_closed < STORE_BATCHES_BUSY) ||
+           sim_point("put: a batch is closed early");
 }
 
 void put_batches_close(struct store *s, bool all)
@@ -334,7 +338,8 @@ static int stream_place(struct store *s, struct stream *t, const struct store_pu
 {
     uint32_t sectors = sectors_of(put->size_bytes);
 
-    if (t->segment == STORE_SEGMENT_NONE || t->next + sectors > s->g.segment_sectors) {
+    if (t->segment == STORE_SEGMENT_NONE || t->next + sectors > s->g.segment_sectors ||
+        sim_point("put: a segment is sealed before it is full")) {
         int r = stream_open(s, t, put);
         if (r < 0)
             return r;
@@ -435,7 +440,8 @@ static int put_check(struct store *s, const struct store_put *put)
         const struct store_txn *txn = put_txn_find(s, put->txn);
         if (!txn)
             return -EINVAL;
-        if (txn->has_mark && s->log.head.lsn - txn->mark.lsn > s->log.ring_sectors / 4)
+        if ((txn->has_mark && s->log.head.lsn - txn->mark.lsn > s->log.ring_sectors / 4) ||
+            sim_point("put: a transaction is too old"))
             return -ENOSPC;
     }
     if (!log_live_room(&s->log, log_put_bytes(put->id.key_len), put->evacuating)) {
@@ -471,6 +477,10 @@ int store_put(struct store *s, struct store_put *put)
 
     int r = put_check(s, put);
     uint32_t bytes = log_put_bytes(put->id.key_len);
+    if (r == 0 && sim_point("put: not now")) {
+        s->room = true; /* so that it is tried again */
+        r = -EAGAIN;
+    }
     if (r == 0 && !log_reserve(&s->log, bytes))
         r = -EAGAIN;
     if (r == 0) {

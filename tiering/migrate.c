@@ -16,6 +16,7 @@
  */
 #include <errno.h>
 
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 #define RETRY_NS UINT64_C(100000000)
@@ -148,7 +149,8 @@ int migrate_begin(struct tiering *t, uint32_t object, enum mem_tier tier, bool m
     hot->flags |= HOT_MIGRATING;
     status = may_evict ? room_take_in(t, p, tier, object, sectors, &chunk, &sector)
                        : arena_alloc(&p->arenas[tier], sectors, object, &chunk, &sector);
-    if (status == 0 && list_is_empty(&t->moves_free)) { /* spills have taken the last */
+    if (status == 0 &&
+        (list_is_empty(&t->moves_free) || sim_point("migrate: the last move was taken"))) { /* by spills */
         arena_free(chunk, sector);
         status = -EAGAIN;
     }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 void move_set_phase(struct move *m, enum move_phase phase)
@@ -19,8 +20,11 @@ void move_set_phase(struct move *m, enum move_phase phase)
 
 struct move *move_new(struct tiering *t, enum move_kind kind, uint32_t object)
 {
-    struct list *l = list_pop(&t->moves_free);
+    struct list *l;
 
+    if (kind != MOVE_MIGRATE && t->n_moves > 0 && sim_point("move: none is free")) /* a migration has looked before */
+        return NULL;
+    l = list_pop(&t->moves_free);
     if (!l)
         return NULL;
     struct move *m = list_entry(l, struct move, link);

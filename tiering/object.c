@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 static void object_account(struct tiering *t, uint32_t object, int sign)
@@ -207,7 +208,7 @@ static int group_join(struct tiering *t, uint32_t object, bool grouped)
         return 0;
     if (group_is_not_wanted(t, object))
         return -EINVAL;
-    if (t->n_groups >= GROUPS_MAX / 4 * 3)
+    if (t->n_groups >= GROUPS_MAX / 4 * 3 || sim_point("group: too many are incomplete"))
         return -ENOSPC;
     *g = (struct group){.hash = hash,
                         .object = object,
@@ -250,6 +251,7 @@ static void group_broken(struct tiering *t, uint32_t object)
         uint32_t other = record_find(&t->records, &id, record_hash_id(&t->records, &id));
 
         if (other != RECORD_NONE && other != object) {
+            sim_reached("group: another piece remembers it");
             g->object = other;
             return;
         }
@@ -270,6 +272,7 @@ void groups_expire(struct tiering *t)
 
         if (!g->hash || g->deadline_ns > t->now_ns)
             continue;
+        sim_reached("group: its time is over");
         g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
         object_siblings(t, g->object, object_kill_committed);
     }

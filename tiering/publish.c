@@ -16,6 +16,7 @@
 #include <errno.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 enum publish_step { PUBLISH_HEAD, PUBLISH_TAIL, PUBLISH_RANGE, PUBLISH_STEPS };
@@ -232,6 +233,8 @@ static void publish_step(struct move *m)
     while (m->step < PUBLISH_STEPS && len[m->step] == 0)
         m->step++;
     if (m->step == PUBLISH_STEPS || r->state != RECORD_COMMITTED) {
+        if (r->state != RECORD_COMMITTED)
+            sim_reached("publish: deleted meanwhile");
         publish_end(m, 0); /* what was deleted meanwhile needs no more bytes */
         return;
     }
@@ -254,6 +257,7 @@ void publish_go(struct move *m)
 
     list_for_each (l, &t->publishing) {
         if (list_entry(l, struct move, link)->object == m->object) {
+            sim_reached("publish: another one of this piece is under way");
             list_push_tail(&t->publish_waiting, &m->link);
             return;
         }

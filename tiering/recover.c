@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 /* ctx of the events is the store's own slot. */
@@ -184,13 +185,16 @@ static int recover_put(void *ctx, const struct store_entry *entry)
          * one would be back when this one is gone. After a clean stop it is deleted further on in the log. */
         if (has_dev && r->dev_store != store)
             return t->was_clean ? 0 : STORE_LEFT_BEHIND;
-        if (has_dev && r->generation > entry->generation)
-            return 0; /* a checkpoint wrote down what was older than what the log had already */
+        if (has_dev && r->generation > entry->generation) {
+            sim_reached("recovery: older than what the log had");
+            return 0;
+        } /* a checkpoint wrote down what was older than what the log had already */
         if (r->object_bytes == entry->object_bytes && r->n_parts == entry->n_parts &&
             !(r->flags & RECORD_TENSOR) == !(entry->kind & TIERING_TENSOR)) {
             replay_forget(t, object);
             object_clear_flags(t, object, RECORD_TORN);
         } else {
+            sim_reached("recovery: another object of the same key");
             replay_kill(t, object);
             object = RECORD_NONE;
         }

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 /* --- The ring -------------------------------------------------------------------------------------------------------- */
@@ -32,7 +33,7 @@ static struct relocation *ring_take(struct relocations *ring, uint32_t sectors)
     uint32_t oldest = ring->n ? ring_at(ring, 0)->sector : UINT32_MAX, at = ring->n ? ring->next_sector : 0;
     bool wrapped = ring->n && at < oldest;
 
-    if (ring->n == RELOCATIONS_MAX)
+    if (ring->n == RELOCATIONS_MAX || (ring->n && sim_point("relocate: the buffer is full")))
         return NULL;
     if (!wrapped && at + sectors > ring->n_sectors) {
         wrapped = true;
@@ -93,6 +94,7 @@ static void relocate_end(struct move *m, int status)
     } else if (shadow && shadow->has_entry && shadow->entry.generation == old->generation) {
         shadow_moved(t, shadow, &m->put.entry);
     } else {
+        sim_reached("relocate: the piece has changed meanwhile");
         store_drop(t->stores[m->store].store, &m->put.entry); /* the old one is gone: so is this */
     }
     ring_give(&t->relocations, x);
@@ -137,8 +139,10 @@ static bool relocate_put(struct move *m)
         status = store_put(t->stores[m->store].store, &m->put);
     bool waits = status == -EAGAIN && !t->stopping;
     x->phase = waits ? RELOCATION_WAIT : RELOCATION_PUT;
-    if (waits)
+    if (waits) {
+        sim_reached("relocate: waits for room");
         return false;
+    }
     if (status < 0)
         relocate_end(m, status);
     else
@@ -155,6 +159,8 @@ static void relocate_got(struct store_get *get, int status)
         return;
     }
     kill_point("relocate.read");
+    if (status == -EBADMSG)
+        sim_reached("relocate: what is damaged moves as damaged");
     relocate_put_fill(m, status == -EBADMSG);
     (void)relocate_put(m);
 }

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
@@ -61,6 +62,7 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
         if (was_stuck || (freed > 2 * (uint64_t)sectors && victim_sectors != sectors)) {
             /* Other sizes were freed, and it did not help: memory has to change hands. Once; then whoever leases or
              * writes what is in the way has to end first, and no more is evicted for it until then. */
+            sim_reached("room: other sizes are in the way");
             cleared = true;
             p->stuck_object[tier] = object;
             room_clear_run(t, p, tier, sectors);

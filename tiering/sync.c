@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 /* --- Shadows: open addressing by record number, at most 1/2 full ---------------------------------------------------- */
@@ -140,6 +141,7 @@ static void shadow_remove(struct tiering *t, struct shadow *shadow)
         uint32_t home = shadow_home(t->shadows[at].object - 1);
 
         if ((at + SHADOW_SLOTS - home) % SHADOW_SLOTS >= (at + SHADOW_SLOTS - hole) % SHADOW_SLOTS) {
+            sim_reached("shadow: another takes the slot of one that went");
             t->shadows[hole] = t->shadows[at];
             shadow_slot_changed(t, at, hole);
             hole = at;
@@ -153,7 +155,7 @@ static struct shadow *shadow_new(struct tiering *t, uint32_t object)
 {
     uint32_t at = shadow_home(object);
 
-    if (t->n_shadows == SHADOWS_MAX)
+    if (t->n_shadows == SHADOWS_MAX || sim_point("shadow: none is free"))
         return NULL;
     while (t->shadows[at].object)
         at = (at + 1) % SHADOW_SLOTS;
@@ -217,6 +219,7 @@ bool shadow_restore(struct tiering *t, uint32_t object)
     struct store_entry entry = shadow->has_pending ? shadow->pending : shadow->entry;
     bool last = !shadow->has_pending || !shadow->has_entry;
 
+    sim_reached("shadow: a piece is what its device has again");
     shadow->has_pending = false;
     if (last) {
         if (shadow->has_entry)
@@ -254,6 +257,7 @@ static void shadow_abort(struct tiering *t, uint32_t object)
 {
     struct shadow *shadow = shadow_if_any(t, object);
 
+    sim_reached("sync: what it wrote is taken back");
     if (!(hot_at(t, object)->flags & HOT_UNCOMMITTED))
         return; /* deleted meanwhile */
     hot_at(t, object)->flags &= (uint16_t)~HOT_UNCOMMITTED;
@@ -395,7 +399,7 @@ static int sync_spill_tensor(struct tiering *t, struct sync_ref *ref, struct mov
     if (store == STORE_NONE)
         return -EIO;
     if (!sync->txn_) {
-        sync->txn_ = store_txn_begin(t->stores[store].store);
+        sync->txn_ = sim_point("sync: too many transactions are open") ? 0 : store_txn_begin(t->stores[store].store);
         if (!sync->txn_)
             return -EAGAIN; /* too many are open */
         space->txn_sync = sync;
@@ -422,9 +426,11 @@ static int sync_try(struct tiering *t, struct sync_ref *ref)
     } else if (r->flags & RECORD_TORN) {
         status = -EBADMSG;
     } else if ((r->flags & RECORD_TENSOR) && other && other != sync) {
+        sim_reached("sync: another one writes this space's tensors");
         return -EALREADY;
     } else if (hot_at(t, ref->object)->flags & HOT_UNCOMMITTED) {
-        status = 0; /* this SYNC has written it: its list names the piece twice, and what was written since is not its */
+        status =
+            0; /* this SYNC has written it: its list names the piece twice, and what was written since is not its */
     } else if (record_is_dirty(r)) {
         if (hot_at(t, ref->object)->flags & (HOT_RELOCATING | HOT_MIGRATING))
             return -EALREADY;

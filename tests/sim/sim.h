@@ -4,14 +4,19 @@
  * a naive model that says what every read may return. One thread; a seed gives the same run, which a hash of all
  * events proves.
  *
- *   spillsim.c  arguments, the loop over seeds, what must have happened at least once
+ *   search.c    arguments, seeds one after the other or side by side, the shortest prefix of one that fails
+ *   spillsim.c  one seed; what must have happened at least once
  *   world.c     disk, engine, clock; opening, crashing, stopping, waiting until all is quiet
+ *   faults.c    what goes wrong
+ *   points.c    named points in the code under test
+ *   balance.c   what must add up after every step
  *   payload.c   bytes as a function of what they belong to
  *   model.c     blocks: which versions may be there
  *   model_tensor.c  tensors: which contents may be there, and that a SYNC is all or nothing
  *   session.c   sessions: what they hold and wait for, and how waits end
  *   ops.c       what sessions do to blocks
  *   ops_tensor.c  what sessions do to tensors, and SYNC
+ *   ring*.c     clients of the request path (ring.h)
  *   ops_gpu.c   blocks to and from a GPU's staging memory
  */
 #pragma once
@@ -194,6 +199,8 @@ struct sim_counts {
     uint64_t arena_gets, arena_puts, pins, counted, published, copied, bounced, relocated, vanished, restless;
     uint64_t demotions, promotions, evacuations, migrated, budgets, given_back;
     uint64_t gpu_spills, gpu_fetches, gpu_failures;
+    uint64_t dead_devices, flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
+    uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, client_deaths, broken, cold;
 };
 
 struct sim {
@@ -221,7 +228,8 @@ struct sim {
     void *records;
     uint32_t max_objects;
     struct tiering_space_info spaces[SIM_SPACES];
-    bool flips_on, errors_on, budgets_on;
+    bool flips_on, errors_on, budgets_on, refusals_on, bad_writes_on;
+    bool calm;             /* nothing is provoked: a stop must come to its end */
     bool flipped, unclean; /* since the start: a bit was flipped, the engine was not stopped in order */
     bool degraded;         /* since the last opening */
     uint32_t n_stores;
@@ -238,9 +246,63 @@ struct sim {
     struct sim_sync syncs[SIM_SYNCS];
     struct sim_dma dmas[SIM_DMAS];
     struct sim_lane lanes[SIM_LANES];
+    struct ring_world *rings;
 };
 
 /* spillsim.c */
+extern struct sim *sim_running;
+/* Where a run is: in memory that whoever waits for its process sees. */
+struct sim_progress {
+    uint64_t seed, step;
+};
+extern struct sim_progress *sim_progress;
+struct sim_run {
+    uint64_t seed, n_ops;
+    uint64_t until; /* the steps that are run of these */
+    bool verbose;
+};
+/* One run from its seed. A hash of all that happened. */
+uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts);
+void sim_catch_signals(void);
+int sim_report(const struct sim_counts *counts, uint64_t n_ops);
+void sim_counts_add(struct sim_counts *to, const struct sim_counts *counts);
+
+/* points.c */
+struct sim_point_count {
+    uint64_t asked, fired;
+};
+void points_begin(uint64_t seed);
+uint32_t points_count(void);
+/* Of this process. */
+void points_add_to(struct sim_point_count *counts);
+int points_report(const struct sim_point_count *counts, bool must_fire);
+
+/* faults.c */
+void faults_make(struct sim *sim);
+/* Of a world that was opened; and none, before it is opened. */
+void faults_begin(struct sim *sim);
+void faults_end(struct sim *sim);
+void faults_step(struct sim *sim);
+
+/* ring_client.c: the request path, and its clients (ring.h) */
+void rings_make(struct sim *sim);
+void rings_open(struct sim *sim);
+void rings_end_clients(struct sim *sim);
+void rings_close(struct sim *sim);
+void rings_free(struct sim *sim);
+/* After a turn of tiering, that wants the next one in tick_ns. */
+void rings_run(struct sim *sim, bool io_ended, uint64_t tick_ns);
+/* One of the clients does something. */
+void rings_step(struct sim *sim);
+/* Do clients have anything, anywhere? */
+bool rings_want(const struct sim *sim);
+void rings_balance(struct sim *sim);
+void ring_objects_restarted(struct sim *sim, bool clean);
+
+/* balance.c */
+/* What must add up after every step. */
+void balance_check(struct sim *sim);
+
 _Noreturn void sim_fail(struct sim *sim, const char *format, ...) printf_like(2, 3);
 void sim_log(struct sim *sim, const char *format, ...) printf_like(2, 3);
 uint64_t sim_random(struct sim *sim);

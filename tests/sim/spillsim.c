@@ -1,26 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spillsim --seed N | --seeds N [--first N] [--ops N] [--minutes M] [--verbose]
- *
- * Each seed is a run of its own: devices, pools, policies and faults are chosen by it. At the end the counts of what
- * happened are printed; what should happen at times and never did is a failure of the simulator.
+ * One seed is one run: devices, pools, policies and faults are chosen by it. At the end the counts of what happened are
+ * printed; what should happen at times and never did is a failure of the simulator.
  */
-#include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/sim/sim.h"
 
 #define CRASHES_MIN 3
 
-static struct sim *running;
+struct sim *sim_running;
+static struct sim_progress alone;
+struct sim_progress *sim_progress = &alone;
 
 /* --- What the others use ------------------------------------------------------------------------------------------------ */
 
@@ -81,8 +78,17 @@ void sim_log(struct sim *sim, const char *format, ...)
 static void on_abort(int signal_number)
 {
     (void)signal_number;
-    if (running)
-        print_where(running);
+    if (sim_running)
+        print_where(sim_running);
+    _exit(1);
+}
+
+static void on_too_long(int signal_number)
+{
+    (void)signal_number;
+    fprintf(stderr, "FAILED: it does not come to an end\n");
+    if (sim_running)
+        print_where(sim_running);
     _exit(1);
 }
 
@@ -90,8 +96,17 @@ void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak)
 
 static void on_death(void)
 {
-    if (running)
-        print_where(running);
+    if (sim_running)
+        print_where(sim_running);
+}
+
+void sim_catch_signals(void)
+{
+    signal(SIGABRT, on_abort);
+    signal(SIGSEGV, on_abort);
+    signal(SIGVTALRM, on_too_long);
+    if (__sanitizer_set_death_callback)
+        __sanitizer_set_death_callback(on_death);
 }
 
 /* --- One seed ------------------------------------------------------------------------------------------------------------ */
@@ -102,6 +117,7 @@ static void step(struct sim *sim)
 
     waits_ended(sim);
     ops_client(sim);
+    rings_step(sim);
     sim->counts->ops++;
     if (sim_below(sim, sim->slow ? 100 : 400) == 0)
         sim->slow = !sim->slow;
@@ -115,10 +131,8 @@ static void step(struct sim *sim)
     waits_ended(sim);
     if (sim->step % 16 == 0)
         waits_expire(sim);
-    if (sim->step % 512 == 0)
-        world_check(sim);
-    if (sim->errors_on && sim_below(sim, 6000) == 0)
-        simdisk_fail_next(sim->disk, (enum io_blk_op)sim_below(sim, 3), -EIO);
+    balance_check(sim);
+    faults_step(sim);
 }
 
 static void run_a_little(struct sim *sim)
@@ -128,26 +142,30 @@ static void run_a_little(struct sim *sim)
     waits_ended(sim);
 }
 
-static uint64_t run_seed(uint64_t seed, uint64_t n_ops, bool verbose, struct sim_counts *counts)
+uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
 {
     struct sim *sim = calloc(1, sizeof(*sim));
-    uint64_t ends[8], n_ends = CRASHES_MIN + 3;
+    uint64_t ends[8], n_ends = CRASHES_MIN + 3, n_ops = run->n_ops;
 
     if (!sim)
         abort();
-    running = sim;
-    sim->seed = sim->rng = seed;
+    sim_running = sim;
+    *sim_progress = (struct sim_progress){.seed = run->seed};
+    sim->seed = sim->rng = run->seed;
     sim->n_ops = n_ops;
-    sim->verbose = verbose;
+    sim->verbose = run->verbose;
     sim->counts = counts;
     sim->now_ns = 1000000000;
+    points_begin(run->seed);
     world_make(sim);
     model_make(sim);
+    rings_make(sim);
     world_open(sim);
     sessions_begin(sim);
     for (uint64_t i = 0; i < n_ends; i++)
         ends[i] = n_ops * i / n_ends + sim_below(sim, n_ops / n_ends) + 1;
-    for (sim->step = 1; sim->step <= n_ops; sim->step++) {
+    for (sim->step = 1; sim->step <= MIN(n_ops, run->until); sim->step++) {
+        sim_progress->step = sim->step;
         step(sim);
         for (uint64_t i = 0; i < n_ends; i++) {
             if (ends[i] != sim->step)
@@ -169,7 +187,7 @@ static uint64_t run_seed(uint64_t seed, uint64_t n_ops, bool verbose, struct sim
     world_stop_clean(sim);
     world_free(sim);
     uint64_t hash = sim->hash;
-    running = NULL;
+    sim_running = NULL;
     free(sim);
     return hash;
 }
@@ -243,9 +261,35 @@ static const struct {
     COUNT(short_counts, MANY),
     COUNT(io_failures, MANY),
     COUNT(restless, 0),
+    COUNT(dead_devices, MANY),
+    COUNT(flipped_writes, VERY_MANY),
+    COUNT(misdirected_writes, VERY_MANY),
+    COUNT(lost_writes, VERY_MANY),
+    COUNT(late_writes, MANY),
+    COUNT(refused_chunks, MANY),
+    COUNT(ring_calls, MANY),
+    COUNT(ring_hits, MANY),
+    COUNT(ring_commits, MANY),
+    COUNT(ring_deletes, MANY),
+    COUNT(ring_syncs, MANY),
+    COUNT(client_deaths, MANY),
+    COUNT(broken, MANY),
+    COUNT(cold, MANY),
 };
 
-static int report(const struct sim_counts *counts, uint64_t n_ops)
+void sim_counts_add(struct sim_counts *to, const struct sim_counts *counts)
+{
+    for (size_t i = 0; i < ARRAY_LEN(counted); i++) {
+        uint64_t a, b;
+
+        memcpy(&a, (const char *)to + counted[i].offset, sizeof(a));
+        memcpy(&b, (const char *)counts + counted[i].offset, sizeof(b));
+        a += b;
+        memcpy((char *)to + counted[i].offset, &a, sizeof(a));
+    }
+}
+
+int sim_report(const struct sim_counts *counts, uint64_t n_ops)
 {
     int status = 0;
 
@@ -261,82 +305,4 @@ static int report(const struct sim_counts *counts, uint64_t n_ops)
     }
     printf("\n");
     return status;
-}
-
-static int usage(void)
-{
-    fprintf(stderr, "usage: spillsim --seed N | --seeds N [--first N] [--ops N] [--minutes M] [--verbose]\n");
-    return 2;
-}
-
-static uint64_t seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec;
-}
-
-int main(int argc, char **argv)
-{
-    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
-                                            {"seeds", required_argument, NULL, 'n'},
-                                            {"first", required_argument, NULL, 'f'},
-                                            {"ops", required_argument, NULL, 'o'},
-                                            {"minutes", required_argument, NULL, 'm'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {NULL, 0, NULL, 0}};
-    uint64_t first = 1, n = 0, ops = 10000, minutes = 0, done = 0;
-    bool verbose = false, one = false;
-    struct sim_counts counts = {0}, again = {0};
-    int c;
-
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        switch (c) {
-        case 's':
-            one = true;
-            first = strtoull(optarg, NULL, 0);
-            n = 1;
-            break;
-        case 'n':
-            n = strtoull(optarg, NULL, 0);
-            break;
-        case 'f':
-            first = strtoull(optarg, NULL, 0);
-            break;
-        case 'o':
-            ops = strtoull(optarg, NULL, 0);
-            break;
-        case 'm':
-            minutes = strtoull(optarg, NULL, 0);
-            break;
-        case 'v':
-            verbose = true;
-            break;
-        default:
-            return usage();
-        }
-    }
-    if ((n == 0 && minutes == 0) || ops < 100)
-        return usage();
-    signal(SIGABRT, on_abort);
-    signal(SIGSEGV, on_abort);
-    if (__sanitizer_set_death_callback)
-        __sanitizer_set_death_callback(on_death);
-    uint64_t until = seconds() + minutes * 60;
-    for (uint64_t seed = first; minutes ? seconds() < until : seed < first + n; seed++, done++) {
-        uint64_t hash = run_seed(seed, ops, verbose, &counts);
-
-        if (one || done % 50 == 0) {
-            printf("seed %" PRIu64 ": %016" PRIx64 "\n", seed, hash);
-            fflush(stdout);
-        }
-        /* The same seed is the same run: tried with the first one. */
-        if (done == 0 && run_seed(seed, ops, false, &again) != hash) {
-            fprintf(stderr, "seed %" PRIu64 " gave two different runs\n", seed);
-            return 1;
-        }
-    }
-    printf("%" PRIu64 " seeds of %" PRIu64 " operations\n", done, ops);
-    return report(&counts, done * ops);
 }

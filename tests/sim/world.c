@@ -157,8 +157,7 @@ void world_make(struct sim *sim)
         (void)simdisk_device_add(sim->disk, sim->device_bytes[i]);
         world_format(sim, i);
     }
-    sim->flips_on = sim_percent(sim, 35);
-    sim->errors_on = sim_percent(sim, 35);
+    faults_make(sim);
     sim->budgets_on = sim_percent(sim, 50);
     world_pools(sim);
     sim->max_objects = 4096;
@@ -250,6 +249,7 @@ static void world_spaces(struct sim *sim)
 
 static void world_forget(struct sim *sim)
 {
+    rings_close(sim);
     if (sim->tiering) {
         tiering_free(sim->tiering);
         sim->tiering = NULL;
@@ -279,10 +279,10 @@ static int world_try_open(struct sim *sim)
 
 void world_open(struct sim *sim)
 {
-    struct simdisk_faults *faults = simdisk_faults(sim->disk);
-
     sim->degraded = false;
-    *faults = (struct simdisk_faults){0};
+    faults_end(sim);
+    for (uint32_t dev = 0; dev < sim->n_devs; dev++)
+        simdisk_die(sim->disk, dev, false);
     while (sim_percent(sim, 30)) {
         /* The power goes in the middle of it. */
         sim->cut_after = (int64_t)sim_below(sim, 60);
@@ -294,7 +294,7 @@ void world_open(struct sim *sim)
         if (sim_percent(sim, 50))
             simdisk_crash(sim->disk);
         else
-            simdisk_restart(sim->disk);
+            simdisk_kill(sim->disk);
         world_forget(sim);
         sim->cut_after = -1;
     }
@@ -306,10 +306,8 @@ void world_open(struct sim *sim)
             break;
     }
     gpu_restarted(sim);
-    faults->dma_error = 20000;
-    faults->short_count = 20000;
-    if (sim->errors_on)
-        faults->read_error = 2000;
+    rings_open(sim);
+    faults_begin(sim);
     world_check(sim);
 }
 
@@ -318,9 +316,12 @@ void world_open(struct sim *sim)
 void world_run(struct sim *sim, uint32_t io, uint64_t ns)
 {
     sim->now_ns += ns;
-    for (uint32_t i = 0; i < io && simdisk_step(sim->disk); i++)
+    uint32_t n = 0;
+
+    for (; n < io && simdisk_step(sim->disk); n++)
         sim_event(sim, 1, simdisk_pending(sim->disk));
-    (void)tiering_tick(sim->tiering, sim->now_ns);
+    uint64_t tick_ns = tiering_tick(sim->tiering, sim->now_ns);
+    rings_run(sim, n > 0, tick_ns);
     world_check_budgets(sim);
 }
 
@@ -376,20 +377,6 @@ uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant)
     return simdisk_memory(sim->disk, grant->region) + grant->offset_bytes;
 }
 
-/* A bit of what pieces are stored in: not of the log, which has no second copy. */
-void world_flip(struct sim *sim)
-{
-    uint32_t dev = (uint32_t)sim_below(sim, sim->n_devs);
-    /* Behind superblock, headers, log and sums of the first partition; half of the device is nothing else. */
-    uint64_t from = sim->device_bytes[dev] / 4;
-    uint64_t to = sim->partitions[dev] == 1 ? sim->device_bytes[dev] - SEGMENT_BYTES : sim->device_bytes[dev] / 2 - MIB;
-
-    sim_log(sim, "flip");
-    simdisk_flip(sim->disk, dev, from + sim_below(sim, to - from), (unsigned)sim_below(sim, 8));
-    sim->flipped = true;
-    sim->counts->flips++;
-}
-
 /* --- Ends ------------------------------------------------------------------------------------------------------------ */
 
 static void world_count(struct sim *sim)
@@ -424,6 +411,7 @@ static void world_count(struct sim *sim)
 
 static void world_sessions_die(struct sim *sim)
 {
+    rings_end_clients(sim);
     for (uint32_t i = 0; i < SIM_SESSIONS; i++)
         session_end(sim, i);
 }
@@ -431,6 +419,7 @@ static void world_sessions_die(struct sim *sim)
 static void world_restarted(struct sim *sim, bool clean)
 {
     model_restarted(sim, clean);
+    ring_objects_restarted(sim, clean);
     world_open(sim);
     struct simdisk_faults faults = *simdisk_faults(sim->disk);
     simdisk_faults(sim->disk)->read_error = 0;
@@ -452,7 +441,7 @@ void world_crash(struct sim *sim, bool power)
     if (power)
         simdisk_crash(sim->disk);
     else
-        simdisk_restart(sim->disk);
+        simdisk_kill(sim->disk);
     sim->dead = true;
     world_sessions_die(sim);
     world_forget(sim);
@@ -470,6 +459,7 @@ void world_stop_clean(struct sim *sim)
 
     sim_log(sim, "STOP");
     simdisk_faults(sim->disk)->read_error = 0;
+    sim->calm = true;
     world_sessions_die(sim);
     world_settle(sim);
     world_check(sim);
@@ -497,6 +487,7 @@ void world_stop_clean(struct sim *sim)
     simdisk_restart(sim->disk);
     world_forget(sim);
     sim->counts->clean_stops++;
+    sim->calm = false;
     world_restarted(sim, r == 0);
 }
 
@@ -509,10 +500,16 @@ void world_free(struct sim *sim)
     sim->counts->torn_sectors += disk->torn_sectors;
     sim->counts->short_counts += disk->short_counts;
     sim->counts->io_failures += disk->errors;
+    sim->counts->flipped_writes += disk->flipped_writes;
+    sim->counts->misdirected_writes += disk->misdirected_writes;
+    sim->counts->lost_writes += disk->lost_writes;
+    sim->counts->late_writes += disk->late_writes;
+    sim->counts->refused_chunks += disk->refused_chunks;
     sim->dead = true;
     world_sessions_die(sim);
     simdisk_restart(sim->disk);
     world_forget(sim);
     simdisk_free(sim->disk);
+    rings_free(sim);
     free(sim->records);
 }

@@ -34,6 +34,7 @@ struct device {
     uint64_t *stamp; /* of the last completed write that is not durable, by sector; 0: durable */
     uint32_t *dirty; /* sectors with a stamp */
     size_t n_dirty;
+    bool is_dead;
 };
 
 struct region {
@@ -231,12 +232,21 @@ static void blk_write(struct simdisk *d, struct device *v, const struct io_blk *
 {
     const struct simdisk_faults *f = &d->faults;
     uint64_t off = blk->off_bytes, room = v->size_bytes - f->first_byte - len;
+    bool may_go_wrong = off >= f->first_byte;
 
-    if (chance(d, f->misdirect))
+    if (may_go_wrong && chance(d, f->lose)) {
+        d->stat.lost_writes++;
+        return;
+    }
+    if (may_go_wrong && chance(d, f->misdirect)) {
+        d->stat.misdirected_writes++;
         off = f->first_byte + simdisk_below(d, room / SECTOR_BYTES) * SECTOR_BYTES;
+    }
     device_write(d, v, off, buf_at(d, blk->buf, len), len);
-    if (off >= f->first_byte && chance(d, f->bit_flip))
+    if (may_go_wrong && chance(d, f->bit_flip)) {
+        d->stat.flipped_writes++;
         v->image[off + simdisk_below(d, len)] ^= (uint8_t)(1 << simdisk_below(d, 8));
+    }
 }
 
 /* What becomes of a transfer: a negative errno, or how many bytes are moved. */
@@ -251,7 +261,7 @@ static int32_t blk_fate(struct simdisk *d, const struct io_blk *blk)
         d->stat.errors++;
         return d->fail[blk->op];
     }
-    if (chance(d, error)) {
+    if (d->devs[blk->dev].is_dead || chance(d, error)) {
         d->stat.errors++;
         return -EIO;
     }
@@ -302,6 +312,7 @@ static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
 {
     if (d->refuse_chunks > 0 || chance(d, d->faults.no_chunk)) {
         d->refuse_chunks -= d->refuse_chunks > 0;
+        d->stat.refused_chunks++;
         chunk->result = -ENOMEM;
     } else {
         chunk->region = simdisk_region_add(d, chunk->size_bytes);
@@ -528,6 +539,8 @@ static int sim_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, u
         d->fail_set[op] = false;
         return d->fail[op] < 0 ? d->fail[op] : -EIO;
     }
+    if (v->is_dead)
+        return -EIO;
     if (op == IO_BLK_FLUSH) {
         device_flush(v, d->clock);
         return 0;
@@ -610,18 +623,36 @@ void simdisk_restart(struct simdisk *d)
         d->regions[i].spare = d->regions[i].mem != NULL;
 }
 
-void simdisk_crash(struct simdisk *d)
+void simdisk_die(struct simdisk *d, uint32_t dev, bool is_dead)
+{
+    d->devs[dev].is_dead = is_dead;
+}
+
+/* What becomes of writes in flight when nobody waits for them any more: any of their sectors may be written. */
+static void writes_land(struct simdisk *d)
 {
     for (size_t i = 0; i < d->n_requests; i++) {
         const struct io_blk *blk = d->requests[i].ptr;
-        if (d->requests[i].kind != REQUEST_BLK || blk->op != IO_BLK_WRITE)
+        if (d->requests[i].kind != REQUEST_BLK || blk->op != IO_BLK_WRITE || d->devs[blk->dev].is_dead)
             continue;
         const uint8_t *bytes = buf_at(d, blk->buf, blk->len_bytes);
         d->clock++;
+        d->stat.late_writes++;
         for (uint32_t at = 0; at < blk->len_bytes; at += SECTOR_BYTES)
             if (simdisk_random(d) & 1)
                 device_write(d, &d->devs[blk->dev], blk->off_bytes + at, bytes + at, SECTOR_BYTES);
     }
+}
+
+void simdisk_kill(struct simdisk *d)
+{
+    writes_land(d);
+    simdisk_restart(d);
+}
+
+void simdisk_crash(struct simdisk *d)
+{
+    writes_land(d);
     for (uint32_t i = 0; i < d->n_devs; i++)
         device_crash(d, &d->devs[i]);
     simdisk_restart(d);

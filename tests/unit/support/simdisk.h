@@ -24,16 +24,18 @@ struct simdisk_faults {
     uint32_t short_count; /* reads and writes of more than a sector */
     uint32_t bit_flip;    /* one bit of what a write stored */
     uint32_t misdirect;   /* a write goes elsewhere on the device, aligned to a sector */
+    uint32_t lose;        /* a write is said to be done, and was not */
     uint32_t work_fault;  /* -EFAULT from a worker */
     uint32_t no_chunk;    /* memory is refused */
     uint32_t dma_error;   /* -EIO from a GPU's copy engine */
-    uint64_t first_byte;  /* misdirected writes and bit flips stay at or above this place */
+    uint64_t first_byte;  /* what these three do to writes begins and stays at or above this place */
 };
 
 /* What happened so far. */
 struct simdisk_stat {
     uint64_t lost_sectors, torn_sectors; /* at crashes, of what was not flushed */
     uint64_t short_counts, errors;
+    uint64_t flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
 };
 
 struct simdisk *simdisk_new(uint64_t seed);
@@ -70,8 +72,13 @@ uint32_t simdisk_pending_blks(const struct simdisk *d, enum io_blk_op op, bool u
 
 /* Power loss: pending requests never complete (their structs are forgotten), memory regions are freed. */
 void simdisk_crash(struct simdisk *d);
-/* The process died, the device did not: pending requests and regions are gone, every completed write stays. */
+/* The process died, the device did not: regions are gone, every completed write stays, and of those in flight some are
+ * still carried out. */
+void simdisk_kill(struct simdisk *d);
+/* The same with nothing in flight. */
 void simdisk_restart(struct simdisk *d);
+/* From now on every request to it ends with -EIO; or no longer. */
+void simdisk_die(struct simdisk *d, uint32_t dev, bool is_dead);
 
 /* The next request of this kind ends with this error, or, for 0, moves nothing. */
 void simdisk_fail_next(struct simdisk *d, enum io_blk_op op, int32_t error);

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * spillsim --seed N | --seeds N [--first N] | --minutes M [--first N] | --list FILE
+ *          [--ops N] [--until N] [--jobs N] [--verbose]
+ *
+ * Seeds are run by processes of their own, side by side, each its next one; so a run that fails, aborts or never ends
+ * costs no other. Then the shortest prefix of it that fails is looked for: the same seed, the same steps, but an end in
+ * order after fewer of them. That is bisected, so there may be a shorter one that fails by chance; what is printed does
+ * fail.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "include/base/atomic.h"
+#include "include/base/cleanup.h"
+#include "tests/sim/sim.h"
+
+#define JOBS_MAX 64
+#define POINTS_MAX 512
+#define SEED_CPU_SECONDS 120         /* one that takes longer hangs; 0.1 to 3 is usual */
+#define POINTS_OPS UINT64_C(9000000) /* after so many operations every point must have fired */
+
+struct worker {
+    struct sim_progress progress;
+    struct sim_counts counts;
+    struct sim_point_count points[POINTS_MAX];
+    uint64_t done;
+    pid_t pid;
+    bool has_failed;
+};
+
+/* Shared by all processes. */
+struct search {
+    uint64_t next, end; /* seeds; end is lowered when one failed */
+    struct worker workers[JOBS_MAX];
+};
+
+struct options {
+    uint64_t first, n, ops, until, minutes, jobs;
+    const char *list;
+    bool verbose, one;
+};
+
+static void *shared_memory(size_t bytes)
+{
+    void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (mem == MAP_FAILED)
+        abort();
+    return mem;
+}
+
+static uint64_t seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec;
+}
+
+static void cpu_seconds_limit(time_t s)
+{
+    const struct itimerval timer = {.it_value.tv_sec = s};
+
+    (void)setitimer(ITIMER_VIRTUAL, &timer, NULL);
+}
+
+/* --- A failure ------------------------------------------------------------------------------------------------------ */
+
+/* Does it fail when it ends after so many steps? Its progress is told. */
+static bool prefix_fails(const struct sim_run *run, struct sim_progress *progress)
+{
+    fflush(stdout);
+    pid_t pid = fork();
+    int status = 0;
+
+    if (pid == 0) {
+        struct sim_counts counts = {0};
+        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+        (void)dup2(null, STDOUT_FILENO);
+        (void)dup2(null, STDERR_FILENO);
+        sim_progress = progress;
+        cpu_seconds_limit(SEED_CPU_SECONDS);
+        (void)sim_run_seed(run, &counts);
+        _exit(0);
+    }
+    return pid > 0 && waitpid(pid, &status, 0) == pid && status != 0;
+}
+
+static void prefix_print(struct sim_run run, const struct sim_progress *failed, struct sim_progress *progress)
+{
+    uint64_t low = 0, high = MIN(failed->step, run.n_ops); /* fails with `high`, not with `low` */
+
+    run.until = high;
+    if (!prefix_fails(&run, progress)) {
+        fprintf(stderr, "seed %" PRIu64 ": no prefix of it fails: spillsim --seed %" PRIu64 " --ops %" PRIu64 "\n",
+                run.seed, run.seed, run.n_ops);
+        return;
+    }
+    while (high - low > 1) {
+        run.until = low + (high - low) / 2;
+        if (prefix_fails(&run, progress))
+            high = run.until;
+        else
+            low = run.until;
+    }
+    fprintf(stderr, "shortest prefix that fails: spillsim --seed %" PRIu64 " --ops %" PRIu64 " --until %" PRIu64 "\n",
+            run.seed, run.n_ops, high);
+}
+
+/* --- Workers -------------------------------------------------------------------------------------------------------- */
+
+static void run_one(const struct options *o, struct worker *w, uint64_t seed)
+{
+    const struct sim_run run = {.seed = seed, .n_ops = o->ops, .until = o->until, .verbose = o->verbose};
+
+    cpu_seconds_limit(SEED_CPU_SECONDS);
+    uint64_t hash = sim_run_seed(&run, &w->counts);
+    if (o->one || seed % 50 == 1) {
+        printf("seed %" PRIu64 ": %016" PRIx64 "\n", seed, hash);
+        fflush(stdout);
+    }
+    /* The same seed is the same run: tried with the first one. */
+    struct sim_run again = run;
+    struct sim_counts counts = {0};
+
+    again.verbose = false;
+    if (seed == o->first && sim_run_seed(&again, &counts) != hash) {
+        fprintf(stderr, "seed %" PRIu64 " gave two different runs\n", seed);
+        _exit(1);
+    }
+    w->done++;
+}
+
+static _Noreturn void worker_main(const struct options *o, struct search *s, struct worker *w)
+{
+    uint64_t until = seconds() + o->minutes * 60;
+
+    sim_progress = &w->progress;
+    for (;;) {
+        uint64_t seed = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
+
+        if (seed >= load_relaxed(&s->end) || (o->minutes && seconds() >= until))
+            break;
+        run_one(o, w, seed);
+    }
+    points_add_to(w->points);
+    fflush(stdout);
+    _exit(0);
+}
+
+static void workers_wait(struct search *s, uint64_t jobs)
+{
+    for (uint64_t left = jobs; left > 0; left--) {
+        int status = 0;
+        pid_t pid = waitpid(-1, &status, 0);
+
+        for (uint64_t i = 0; i < jobs; i++) {
+            if (s->workers[i].pid != pid || status == 0)
+                continue;
+            s->workers[i].has_failed = true;
+            store_relaxed(&s->end, 0);
+        }
+    }
+}
+
+/* All of them; 0 if none failed. */
+static int search_run(const struct options *o, struct search *s)
+{
+    struct sim_progress *progress = shared_memory(sizeof(*progress));
+    int status = 0;
+
+    fflush(stdout);
+    for (uint64_t i = 0; i < o->jobs; i++) {
+        pid_t pid = fork();
+
+        if (pid == 0)
+            worker_main(o, s, &s->workers[i]);
+        s->workers[i].pid = pid;
+    }
+    workers_wait(s, o->jobs);
+    for (uint64_t i = 0; i < o->jobs; i++) {
+        const struct worker *w = &s->workers[i];
+
+        if (!w->has_failed)
+            continue;
+        status = 1;
+        prefix_print((struct sim_run){.seed = w->progress.seed, .n_ops = o->ops}, &w->progress, progress);
+    }
+    (void)munmap(progress, sizeof(*progress));
+    return status;
+}
+
+static int search_report(const struct options *o, struct search *s)
+{
+    struct sim_counts counts = {0};
+    struct sim_point_count points[POINTS_MAX] = {{0}};
+    uint64_t done = 0;
+
+    for (uint64_t i = 0; i < o->jobs; i++) {
+        done += s->workers[i].done;
+        sim_counts_add(&counts, &s->workers[i].counts);
+        for (uint32_t p = 0; p < points_count(); p++) {
+            points[p].asked += s->workers[i].points[p].asked;
+            points[p].fired += s->workers[i].points[p].fired;
+        }
+    }
+    printf("%" PRIu64 " seeds from %" PRIu64 " on, of %" PRIu64 " operations\n", done, o->first, o->ops);
+    int status = sim_report(&counts, done * o->ops);
+    return points_report(points, done * o->ops >= POINTS_OPS) | status;
+}
+
+static int search(const struct options *o)
+{
+    struct search *s = shared_memory(sizeof(*s));
+
+    assert(points_count() <= POINTS_MAX);
+    s->next = o->first;
+    s->end = o->minutes ? UINT64_MAX : o->first + o->n;
+    int status = search_run(o, s);
+    if (status == 0 && !o->list)
+        status = search_report(o, s);
+    (void)munmap(s, sizeof(*s));
+    return status;
+}
+
+/* --- A list of seeds: one a line, how many operations, and why; # begins a comment -------------------------------------- */
+
+static void closep(FILE **f)
+{
+    if (*f)
+        (void)fclose(*f);
+}
+
+static int search_list(struct options *o)
+{
+    cleanup_(closep) FILE *f = fopen(o->list, "re");
+    char line[512];
+    uint64_t n = 0;
+    int status = 0;
+
+    if (!f) {
+        fprintf(stderr, "%s: %s\n", o->list, strerror(errno));
+        return 1;
+    }
+    o->n = o->jobs = 1;
+    while (fgets(line, sizeof(line), f)) {
+        char *end;
+
+        if (line[0] == '#' || line[0] == '\n')
+            continue;
+        o->first = strtoull(line, &end, 10);
+        o->ops = strtoull(end, &end, 10);
+        if (o->ops < 100) {
+            fprintf(stderr, "%s: not a seed, operations and a reason: %s", o->list, line);
+            return 1;
+        }
+        printf("seed %" PRIu64 ", %" PRIu64 " operations:%s", o->first, o->ops, end);
+        status |= search(o);
+        n++;
+    }
+    printf("%" PRIu64 " seeds\n", n);
+    return n > 0 ? status : 1;
+}
+
+/* --- Arguments -------------------------------------------------------------------------------------------------------- */
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: spillsim --seed N | --seeds N [--first N] | --minutes M [--first N] | --list FILE\n"
+                    "                [--ops N] [--until N] [--jobs N] [--verbose]\n");
+    return 2;
+}
+
+static bool options_parse(int argc, char **argv, struct options *o)
+{
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'},  {"seeds", required_argument, NULL, 'n'},
+        {"first", required_argument, NULL, 'f'}, {"ops", required_argument, NULL, 'o'},
+        {"until", required_argument, NULL, 'u'}, {"minutes", required_argument, NULL, 'm'},
+        {"jobs", required_argument, NULL, 'j'},  {"list", required_argument, NULL, 'l'},
+        {"verbose", no_argument, NULL, 'v'},     {NULL, 0, NULL, 0}};
+    uint64_t *numbers[128] = {['s'] = &o->first, ['n'] = &o->n,       ['f'] = &o->first, ['o'] = &o->ops,
+                              ['u'] = &o->until, ['m'] = &o->minutes, ['j'] = &o->jobs};
+    int c;
+
+    *o = (struct options){.first = 1, .ops = 10000, .until = UINT64_MAX, .jobs = 1};
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        if (c == 'v')
+            o->verbose = true;
+        else if (c == 'l')
+            o->list = optarg;
+        else if (c < 128 && numbers[c])
+            *numbers[c] = strtoull(optarg, NULL, 0);
+        else
+            return false;
+        if (c == 's') {
+            o->one = true;
+            o->n = 1;
+        }
+    }
+    return (o->n > 0 || o->minutes > 0 || o->list) && o->ops >= 100 && o->jobs >= 1 && o->jobs <= JOBS_MAX;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+
+    if (!options_parse(argc, argv, &o))
+        return usage();
+    sim_catch_signals();
+    return o.list ? search_list(&o) : search(&o);
+}
