@@ -460,12 +460,28 @@ int engine_run(struct engine *engine)
     return -r;
 }
 
+static void engine_end_now(struct engine_msg *msg)
+{
+    container_of(msg, struct engine, end_msg)->stopped = true;
+}
+
+void engine_end(struct engine *engine)
+{
+    if (!engine || !engine->has_thread)
+        return;
+    if (!engine->stopped) {
+        engine->end_msg.run = engine_end_now;
+        engine_queue_post(uring_queue(engine->uring), &engine->end_msg);
+    }
+    (void)pthread_join(engine->thread, NULL);
+    engine->has_thread = false;
+}
+
 struct engine *engine_free(struct engine *engine)
 {
     if (!engine)
         return NULL;
-    if (engine->has_thread)
-        (void)pthread_join(engine->thread, NULL);
+    engine_end(engine);
     requests_free(engine->requests);
     tiering_free(engine->tiering);
     uring_free(engine->uring);

@@ -276,6 +276,7 @@ struct engine {
     uint32_t n_chunks;       /* the largest region ever + 1 */
     struct stop_call *draining, *stopping;
     bool stopped;
+    struct engine_msg end_msg;
     struct engine_msg broken_msg; /* uring_run() failed for good */
     int broken;
     bool said_memory, said_wait;
@@ -290,7 +291,10 @@ must_check int engine_new(const struct engine_config *config, struct engine **re
 must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition,
                                 uint64_t device_bytes, const char **ret_why);
 must_check int engine_run(struct engine *engine);
-/* Waits for the thread, which engine_stop() ended; frees everything. Takes NULL. */
+/* Ends the thread, and waits for it. One that engine_stop() has not ended leaves things as they are: for a start that cannot
+ * go on. Takes NULL. */
+void engine_end(struct engine *engine);
+/* engine_end(); frees everything. Takes NULL. */
 struct engine *engine_free(struct engine *engine);
 
 /* engine_gpu.c. Engine thread: the chunk's state has changed; sends what could not be sent before. */

@@ -405,7 +405,7 @@ static uint64_t path_size(const char *path)
     return size < 0 ? 0 : (uint64_t)size;
 }
 
-static int devices_size(struct control *control)
+static void devices_size(struct control *control)
 {
     /* How many objects an engine must be able to name depends on devices that only an engine can read. What the files
      * say is near enough. */
@@ -415,7 +415,6 @@ static int devices_size(struct control *control)
         if (control->config->devices[i].capacity_bytes > 0)
             control->devices[i].used_bytes = control->config->devices[i].capacity_bytes;
     }
-    return 0;
 }
 
 int startup_engines(struct control *control)
@@ -429,14 +428,16 @@ int startup_engines(struct control *control)
         return r;
     control->n_engines = config->daemon.engines ? config->daemon.engines : machine.n_dram;
     r = threads_make(control, &machine);
-    if (r == 0)
-        r = gpus_new(control, &control->gpus);
-    if (r == 0)
-        r = devices_size(control);
     if (r < 0) {
         log_error("threads cannot be made: %s", log_errno(r));
         return r;
     }
+    r = gpus_new(control, &control->gpus);
+    if (r < 0) {
+        log_error("what GPUs' helpers need cannot be made or found: %s", log_errno(r));
+        return r;
+    }
+    devices_size(control);
     control_tell_gpus(control);
     uint32_t max_objects = auto_max_objects(config, control_nvme_bytes(control), control->n_engines);
 
@@ -471,6 +472,8 @@ int startup_engines(struct control *control)
 
 void startup_undo(struct control *control)
 {
+    for (uint32_t i = 0; i < control->n_engines; i++) /* those that run, if another one could not be started */
+        engine_end(control->engines[i]);
     grower_free(control->grower);
     for (uint32_t i = 0; i < control->n_engines; i++)
         control->engines[i] = engine_free(control->engines[i]);
