@@ -1,0 +1,515 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""
+Each call fails. A short life of a daemon (start on a device with contents, clients, a reload, a GPU's helper, stop) is run once
+to see which calls are made where; then again for each of these calls, which fails, once or from then on. What is checked is
+told in docs/reliability.md, "Failing calls".
+
+  failcalls.py                    all points
+  failcalls.py --seconds 40       a sample, each site once as far as time goes
+  failcalls.py --point POINT      one of them, as its line in the report names it, with the daemon's log
+"""
+import argparse
+import concurrent.futures
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import zlib
+
+import state as st
+from points import PHASES, Point, errors_of, is_expected_degradation, points_of
+from rig import Failure, Rig, errno_name
+from sites import LIBRARY, PROGRAM, Binary, Sites
+from unreachable import is_allowed
+
+SETTLE_S = 30
+HEAP_SLACK = 4096  # of what a hash table or a list of a library may have grown by
+POINTS_A_DAEMON = 40
+POINTS_A_DEVICE = 10
+CONNECTIONS, HELD_CONNECTIONS = 10000, 200
+LEFT_ALONE_S, CALLS_LEFT_ALONE, PATIENCE = 2, 100, 20
+OTHER_ID = 65533
+
+
+class Runner:
+    """One at a time of everything: a rig, and the points that are run on it."""
+
+    def __init__(self, options, index, template):
+        self.options, self.template = options, template
+        self.rig = Rig(f"{options.folder}/rig{index}", options.bin, options.test, options.preload,
+                       ("spillwayd", "spillway-gpu", "fail_workload"))
+        self.n_points = self.n_stops = 0
+        self.baseline = None
+        if template:
+            self.rig.take(template)
+
+    def close(self):
+        self.rig.close()
+
+    # --- A daemon that serves ---
+
+    def serve(self):
+        """One that is warm, and what it has then."""
+        if self.rig.lives() and self.baseline and self.n_points < POINTS_A_DAEMON:
+            return
+        if self.rig.lives():
+            self.rig.stop()
+        self.rig.take(self.template)
+        self.rig.start_clean()
+        self.rig.strict()
+        self.rig.reload(0)
+        self.rig.strict()
+        self.n_points = 0
+        self.baseline = self.settled(None)
+
+    def settled(self, wanted):
+        """What the daemon has when that does not change any more, or is what is wanted."""
+        end, before = time.monotonic() + SETTLE_S, None
+        while time.monotonic() < end:
+            now = self.rig.left()
+            if wanted and now[0] <= wanted[0] and now[1] <= wanted[1] and now[2] <= wanted[2] + HEAP_SLACK:
+                return now
+            if not wanted and now == before:
+                return now
+            before = now
+            time.sleep(0.02 if wanted else 0.15)
+        return self.rig.left()
+
+    def check_baseline(self):
+        now = self.settled(self.baseline)
+        if now[0] > self.baseline[0] or now[1] > self.baseline[1] or now[2] > self.baseline[2] + HEAP_SLACK:
+            raise Failure(f"left behind: descriptors {self.baseline[0]} -> {now[0]}, threads {self.baseline[1]} -> "
+                          f"{now[1]}, heap {self.baseline[2]} -> {now[2]}: {self.rig.threads()} "
+                          f"{self.rig.descriptors()}")
+
+    def drop(self):
+        """The next point gets a daemon of its own."""
+        self.rig.kill()
+        self.baseline = None
+        self.rig.take(self.template)
+
+    # --- One life, counted ---
+
+    def count(self, phase):
+        """{program: {key: calls}} of that phase, undisturbed."""
+        rig, program = self.rig, PHASES[phase].program
+        state = rig.states[program]
+        if phase == "start":
+            state.reset_counts()
+            rig.start_clean()
+        elif phase in ("serve", "helper"):
+            self.serve()
+            state.reset_counts()
+            self.life(0)
+        elif phase in ("first", "helper start"):
+            rig.start_clean()
+            state.reset_counts()
+            self.life(0)
+        elif phase == "stop":
+            rig.start_clean()
+            rig.strict("--keep")
+            state.reset_counts()
+            rig.stop()
+        else:
+            self.serve()
+            state.reset_counts()
+            rig.work("--gpu", preloaded=True)
+        counts = state.counts()
+        if rig.lives():
+            rig.stop()
+        self.baseline = None
+        return counts
+
+    def life(self, change):
+        """What a serving daemon goes through; a reload meanwhile."""
+        work = self.rig.begin_work("--gpu")
+        self.rig.reload(1 + change)
+        return self.rig.end_work(work)
+
+    # --- Points ---
+
+    def run(self, point):
+        """The outcome's word; Failure otherwise."""
+        try:
+            return getattr(self, "run_" + PHASES[point.phase].runs)(point)
+        except Failure:
+            self.failed_log = self.rig.log()
+            self.drop()
+            raise
+        finally:
+            for state in self.rig.states.values():
+                state.disarm()
+
+    def arm(self, point):
+        state = self.rig.states[PHASES[point.phase].program]
+        state.arm(point.key, point.nth, point.mode, point.error, point.is_whole())
+        return state
+
+    def run_start(self, point):
+        rig = self.rig
+        if rig.lives():
+            rig.stop()
+            self.baseline = None
+        state = self.arm(point)
+        rig.start()
+        is_ready = rig.ready()
+        fired = state.fired()
+        state.disarm()
+        if not is_ready:
+            return self.refused(point)
+        outcome = "survived" if fired else "not met"
+        rig.verify()
+        outcome = rig.strict(may_be_degraded=is_expected_degradation(point)) or outcome
+        status, log = rig.stop()
+        if status != 0:
+            raise Failure(f"the stop after it ends with {status}: {log[-1000:]}")
+        if outcome == "degraded":
+            rig.take(self.template)
+        return outcome
+
+    def refused(self, point):
+        """It said why, and the next start finds everything."""
+        rig = self.rig
+        log = rig.check_end(rig.daemon.returncode)
+        if rig.daemon.returncode == 0:
+            raise Failure(f"a start that fails ends with status 0: {log}")
+        said = [line for line in log.splitlines() if line.strip()]
+        if not said and not point.is_early():
+            raise Failure("a start is refused without a word")
+        rig.start_clean()
+        rig.verify()
+        rig.stop()
+        return "refused: " + (said[-1][:160] if said else "")
+
+    def run_serve(self, point):
+        rig = self.rig
+        self.serve()
+        self.n_points += 1
+        state = self.arm(point)
+        done = self.life(self.n_points)
+        fired = state.fired()
+        state.disarm()
+        if not rig.lives() and point.may_end_daemon():
+            log = rig.check_end(rig.daemon.returncode)
+            self.drop()
+            return "ended: " + ([line for line in log.splitlines() if line.strip()] or [""])[-1][:160]
+        rig.must_live()
+        degraded = rig.strict(may_be_degraded=is_expected_degradation(point))
+        rig.must_live()
+        self.check_baseline()
+        if degraded:
+            rig.stop()
+            rig.start_clean()
+            rig.verify()
+            rig.stop()
+            self.drop()
+        return degraded or ("not met" if not fired else f"error: {done.first}" if done.n_failed else "survived")
+
+    def run_first(self, point):
+        """A daemon of its own, as its helper starts but once."""
+        rig = self.rig
+        if rig.lives():
+            rig.stop()
+        rig.take(self.template)
+        rig.start_clean()
+        self.baseline = None
+        state = self.arm(point)
+        done = self.life(0)
+        fired = state.fired()
+        state.disarm()
+        rig.must_live()
+        rig.strict()
+        rig.must_live()
+        status, log = rig.stop()
+        if status != 0:
+            raise Failure(f"the stop after it ends with {status}: {log[-1000:]}")
+        return "not met" if not fired else f"error: {done.first}" if done.n_failed else "survived"
+
+    def run_stop(self, point):
+        rig = self.rig
+        if rig.lives():
+            rig.stop()
+            self.baseline = None
+        if self.n_stops % POINTS_A_DEVICE == 0:
+            rig.take(self.template)
+        self.n_stops += 1
+        rig.start_clean()
+        rig.strict("--keep")
+        state = self.arm(point)
+        status, log = rig.stop()
+        fired = state.fired()
+        state.disarm()
+        if status not in (0, 1):
+            raise Failure(f"the stop ends with {status}: {log[-1000:]}")
+        rig.start_clean()
+        rig.verify()
+        rig.stop()
+        return "not met" if not fired else "survived" if status == 0 else "stopped with status 1"
+
+    def run_library(self, point):
+        rig = self.rig
+        self.serve()
+        self.n_points += 1
+        rig.states["fail_workload"].fresh()
+        state = self.arm(point)
+        done = rig.work("--gpu", "--again", preloaded=True)
+        fired = state.fired()
+        if done.status != 0:
+            raise Failure(f"the library does not work afterwards: {done.text.strip()}")
+        fds, threads, heap = self.options.library_left
+        if done.fds > fds or done.threads > threads or done.bytes > heap + HEAP_SLACK:
+            raise Failure(f"the library leaves behind: descriptors {fds} -> {done.fds}, threads {threads} -> "
+                          f"{done.threads}, heap {heap} -> {done.bytes}")
+        rig.must_live()
+        self.check_baseline()
+        return "not met" if not fired else f"error: {done.first}" if done.n_failed else "survived"
+
+
+    # --- Without descriptors ---
+
+    def check_descriptors(self):
+        """
+        Fault 10 of the table in docs/reliability.md: 10,000 connections where the daemon has descriptors for a few. Then it is left
+        alone with some that it cannot take: how often does it try? It is counted, not timed, so a busy machine changes nothing.
+        """
+        rig, state = self.rig, self.rig.states["spillwayd"]
+        self.serve()
+        before = rig.limit_descriptors(8)
+        held = [c for c in (rig.connect() for _ in range(HELD_CONNECTIONS)) if c]
+        for _ in range(CONNECTIONS - HELD_CONNECTIONS):
+            if (c := rig.connect()):
+                c.close()
+        rig.must_live()
+        n_calls = CALLS_LEFT_ALONE + 1
+        for _ in range(PATIENCE): # until it is through with those that came
+            state.reset_counts()
+            time.sleep(LEFT_ALONE_S)
+            names = state.names()
+            n_calls = sum(n for key, n in state.counts().items() if names[st.call_of(key)] in ("accept4", "epoll_wait"))
+            if n_calls <= CALLS_LEFT_ALONE:
+                break
+        if n_calls > CALLS_LEFT_ALONE:
+            raise Failure(f"without descriptors: {n_calls} calls in {LEFT_ALONE_S} s of nothing new")
+        resource.prlimit(rig.daemon.pid, resource.RLIMIT_NOFILE, before)
+        for c in held:
+            c.close()
+        rig.strict()
+        self.check_baseline()
+        print(f"{CONNECTIONS} connections at the limit of descriptors: refused or closed; {n_calls} calls of accept4 and "
+              f"epoll_wait in {LEFT_ALONE_S} s after them", flush=True)
+
+
+# --- All of them ---
+
+
+class Run:
+    def __init__(self, options):
+        self.options = options
+        self.lock = threading.Lock()
+        self.outcomes, self.failures, self.n_run = {}, [], 0
+        self.reached = {}
+        self.local = threading.local()
+        self.runners = []
+
+    def prepare(self):
+        """A device with contents, the library's own baseline, and the counts of each phase."""
+        options = self.options
+        options.folder = tempfile.mkdtemp(prefix="spillway-fail-", dir=options.dir)
+        first = Runner(options, 0, None)
+        first.rig.format()
+        first.rig.start_clean()
+        for _ in range(3):
+            first.rig.strict("--keep")
+        first.rig.verify()
+        first.rig.stop()
+        self.template = f"{options.folder}/template"
+        os.makedirs(self.template)
+        for name in ("disk", "ledger"):
+            shutil.copyfile(f"{first.rig.dir}/{name}", f"{self.template}/{name}")
+        first.template = self.template
+        self.counts = {phase: first.count(phase) for phase in PHASES}
+        first.serve()
+        first.rig.states["fail_workload"].fresh()
+        done = first.rig.work("--gpu", "--again", preloaded=True)
+        options.library_left = (done.fds, done.threads, done.bytes)
+        first.rig.stop()
+        self.sites = {}
+        for program, binaries in (("spillwayd", {PROGRAM: f"{options.bin}/spillwayd"}),
+                                  ("spillway-gpu", {PROGRAM: f"{options.bin}/spillway-gpu"}),
+                                  ("fail_workload", {LIBRARY: f"{options.bin}/libspillway.so"})):
+            self.sites[program] = Sites(first.rig.states[program].names(),
+                                        {m: Binary(os.path.realpath(path)) for m, path in binaries.items()})
+        for phase, counts in self.counts.items():
+            self.reached.setdefault(PHASES[phase].program, set()).update(counts)
+        for program, keys in self.reached.items():
+            self.sites[program].resolve(keys)
+        if not options.only and not options.point:
+            first.check_descriptors()
+        first.close()
+
+    def points(self):
+        found = []
+        for phase, counts in self.counts.items():
+            if phase == "first": # what is not done again for the next client
+                counts = {key: n for key, n in counts.items() if key not in self.counts["serve"]}
+            found += points_of(phase, counts, self.sites[PHASES[phase].program], self.options.calls_a_site)
+        return found
+
+    def runner(self):
+        if not hasattr(self.local, "runner"):
+            with self.lock:
+                self.local.runner = Runner(self.options, len(self.runners) + 1, self.template)
+                self.runners.append(self.local.runner)
+        return self.local.runner
+
+    def run_one(self, point):
+        if self.options.end and time.monotonic() > self.options.end:
+            return
+        runner = self.runner()
+        began = time.monotonic()
+        try:
+            outcome = runner.run(point)
+        except Failure as e:
+            with self.lock:
+                self.failures.append((point, str(e)))
+                print(f"FAILED {point}: {e}", flush=True)
+            outcome = "failed"
+        took = time.monotonic() - began
+        with self.lock:
+            self.n_run += 1
+            word = outcome.split(":")[0]
+            self.outcomes[word] = self.outcomes.get(word, 0) + 1
+            point.outcome = outcome
+            if self.options.log:
+                self.options.log.write(f"{took:.2f} s\t{point}\t{outcome}\n")
+                self.options.log.flush()
+            if self.n_run % 500 == 0:
+                print(f"{self.n_run} points, {len(self.failures)} failed", flush=True)
+
+    def run(self, points):
+        with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
+            for future in [pool.submit(self.run_one, point) for point in points]:
+                future.result()
+
+    def collect(self):
+        """What was reached on the way, in the paths of errors too."""
+        for runner in self.runners:
+            for program, state in runner.rig.states.items():
+                self.reached[program] |= state.keys()
+        for program, keys in self.reached.items():
+            self.sites[program].resolve(keys)
+
+    def close(self):
+        for runner in self.runners:
+            runner.close()
+        shutil.rmtree(self.options.folder, ignore_errors=True)
+
+    def report(self, points):
+        """What is printed at the end; False: something is not as it must be."""
+        self.collect()
+        is_fine = not self.failures
+        done = [p for p in points if p.outcome]
+        print(f"\npoints: {len(done)} run of {len(points)}")
+        for program, keys in self.reached.items():
+            sites = self.sites[program]
+            hit = {p.key for p in done if PHASES[p.phase].program == program and p.outcome != "not met"}
+            print(f"{program}: {len(keys)} distinct call sites reached, {len(hit)} of them failed")
+            unknown = sites.unknown_imports()
+            if unknown:
+                is_fine = False
+                print(f"  calls that nobody has thought of (interpose.c, or CANNOT_FAIL in sites.py): {unknown}")
+            left = sites.never_reached(keys)
+            allowed = [(text, is_allowed(program, text)) for _, text in left]
+            for text, reason in allowed:
+                if reason is None:
+                    print(f"  never reached: {text}")
+                elif self.options.verbose:
+                    print(f"  never reached: {text} ({reason})")
+            n_unexplained = sum(reason is None for _, reason in allowed)
+            print(f"  never reached: {n_unexplained}, and {len(left) - n_unexplained} of which it is known why")
+            if n_unexplained and self.options.all_sites:
+                is_fine = False
+        print("outcomes: " + ", ".join(f"{n} {word}" for word, n in sorted(self.outcomes.items())))
+        for point, text in self.failures:
+            print(f"FAILED {point}: {text.splitlines()[0][:200]}")
+        print(f"{len(self.failures)} failed")
+        return is_fine
+
+
+def options_of(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    bin_dir = os.environ.get("SPILLWAY_BIN", "build/release")
+    parser.add_argument("--bin", default=bin_dir)
+    parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None, help="for devices")
+    parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2))
+    parser.add_argument("--seconds", type=float, help="a sample, so long")
+    parser.add_argument("--calls-a-site", type=int, default=10, help="of a site, so many calls at most in a phase")
+    parser.add_argument("--only", help="points whose name has this regular expression")
+    parser.add_argument("--point", help="this one, and show the daemon's log")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--all-sites", action="store_true", help="a site that is never reached is a failure")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--log", type=argparse.FileType("w"), help="a line for each point")
+    options = parser.parse_args(argv)
+    options.bin = os.path.abspath(options.bin)
+    options.test = f"{options.bin}/tests"
+    options.preload = f"{options.test}/libfailcalls.so"
+    return options
+
+
+def sample(points):
+    """Each site once before any a second time; which of its points: by its name, so that all kinds are there."""
+    by_site = {}
+    for point in points:
+        by_site.setdefault((point.phase, point.key), []).append(point)
+    rounds = []
+    for site in sorted(by_site, key=lambda s: zlib.crc32(repr(s).encode())):
+        at = zlib.crc32(repr(site).encode()) % len(by_site[site])
+        rounds.append(by_site[site][at])
+    return rounds
+
+
+def become_nobody():
+    """Root may not use a pool that is shared; somebody else who may lock memory can use all there is."""
+    if os.geteuid() == 0 and shutil.which("setpriv"):
+        os.execvp("setpriv", ["setpriv", f"--reuid={OTHER_ID}", f"--regid={OTHER_ID}", "--clear-groups",
+                              "--inh-caps=+ipc_lock", "--ambient-caps=+ipc_lock", sys.executable] + sys.argv)
+
+
+def main():
+    become_nobody()
+    options = options_of(sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    options.end = time.monotonic() + options.seconds if options.seconds else None
+    run = Run(options)
+    try:
+        run.prepare()
+        points = run.points()
+        if options.only:
+            points = [p for p in points if re.search(options.only, str(p))]
+        if options.point:
+            points = [p for p in points if str(p) == options.point]
+            if not points:
+                sys.exit("there is no such point: --list lists them")
+        if options.seconds:
+            points = sample(points)
+        if options.list:
+            print("\n".join(str(p) for p in points))
+            return 0
+        run.run(points)
+        if options.point:
+            print(getattr(run.runners[0], "failed_log", None) or run.runners[0].rig.log())
+        return 0 if run.report(points) else 1
+    finally:
+        run.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points: which call of which site fails, how, and in which phase of a life."""
+import collections
+import re
+
+import state as st
+from rig import errno_name, errno_numbers
+from sites import RING
+from state import call_of, module_of
+
+Phase = collections.namedtuple("Phase", "program runs")
+PHASES = {
+    "start": Phase("spillwayd", "start"),
+    "serve": Phase("spillwayd", "serve"),
+    "stop": Phase("spillwayd", "stop"),
+    "first": Phase("spillwayd", "first"),
+    "helper start": Phase("spillway-gpu", "first"),
+    "helper": Phase("spillway-gpu", "serve"),
+    "library": Phase("fail_workload", "library"),
+}
+
+# What a call fails with. The first also from then on, unless it is one that passes.
+ERRORS = {
+    "open": "EMFILE EIO EACCES", "openat": "EMFILE", "fopen": "EMFILE", "opendir": "EMFILE", "open_memstream": "ENOMEM",
+    "close": "EIO EINTR", "access": "EACCES", "stat": "EACCES", "lstat": "EACCES", "fstat": "EIO", "statx": "EIO ENOMEM",
+    "readlink": "EACCES", "mkdir": "ENOSPC", "unlink": "EIO", "rename": "EIO", "chmod": "EPERM", "fchmod": "EPERM",
+    "ftruncate": "ENOSPC ENOMEM", "fallocate": "ENOSPC EOPNOTSUPP", "posix_fallocate": "ENOSPC", "lseek": "EIO",
+    "read": "EIO EINTR", "pread": "EIO EINTR", "write": "EIO EAGAIN", "pwrite": "EIO ENOSPC", "fdatasync": "EIO",
+    "fsync": "EIO", "flock": "ENOLCK EINTR", "fcntl": "EINVAL EBUSY", "ioctl": "ENOTTY EIO", "dup2": "EMFILE",
+    "dup3": "EMFILE", "close_range": "EINVAL", "memfd_create": "EMFILE ENOMEM", "mmap": "ENOMEM EAGAIN",
+    "munmap": "ENOMEM", "mremap": "ENOMEM", "mprotect": "ENOMEM", "madvise": "ENOMEM EAGAIN EINVAL",
+    "mlock": "ENOMEM EPERM", "mbind": "ENOMEM EIO", "move_pages": "ENOMEM EACCES", "socket": "EMFILE ENOBUFS",
+    "socketpair": "EMFILE ENOBUFS", "bind": "EACCES", "listen": "EADDRINUSE", "connect": "ECONNREFUSED EAGAIN",
+    "accept4": "EMFILE ECONNABORTED ENOMEM", "getsockopt": "ENOBUFS", "setsockopt": "ENOBUFS",
+    "send": "EPIPE EAGAIN ENOBUFS", "sendmsg": "EPIPE EAGAIN ENOBUFS ETOOMANYREFS", "recv": "ECONNRESET EINTR",
+    "recvmsg": "ECONNRESET EINTR ENOMEM", "shutdown": "ENOTCONN", "poll": "ENOMEM EINTR", "ppoll": "ENOMEM EINTR",
+    "__ppoll_chk": "ENOMEM EINTR", "epoll_create1": "EMFILE ENOMEM", "epoll_ctl": "ENOSPC ENOMEM",
+    "epoll_wait": "EBADF EINTR", "eventfd": "EMFILE ENOMEM", "eventfd_read": "EAGAIN", "eventfd_write": "EAGAIN",
+    "signalfd": "EMFILE", "timerfd_create": "EMFILE", "timerfd_settime": "EINVAL", "pidfd_open": "EMFILE ESRCH",
+    "posix_spawn": "EAGAIN ENOENT", "posix_spawn_file_actions_init": "ENOMEM",
+    "posix_spawn_file_actions_adddup2": "ENOMEM", "posix_spawnattr_init": "ENOMEM", "posix_spawnattr_setflags": "EINVAL",
+    "posix_spawnattr_setsigmask": "EINVAL", "execl": "ENOENT", "kill": "EPERM", "waitid": "ECHILD EINTR",
+    "waitpid": "ECHILD EINTR", "prctl": "EINVAL EPERM", "getrlimit": "EPERM", "setrlimit": "EPERM",
+    "pthread_create": "EAGAIN", "pthread_key_create": "EAGAIN", "pthread_setname_np": "ERANGE", "getrandom": "ENOSYS",
+    "nanosleep": "EINTR", "usleep": "EINTR", "setenv": "ENOMEM", "getgrnam_r": "EIO ENOMEM", "getpwnam_r": "EIO ENOMEM",
+    "dlopen": "ENOMEM", "sysconf": "EINVAL", "sched_getaffinity": "EINVAL", "getcpu": "EINVAL", "fgets": "EIO",
+    "fgetc": "EIO", "__isoc99_fscanf": "EIO", "syscall": "ENOSYS ENOMEM EINTR", "sigaction": "EINVAL",
+    "io_uring_setup": "ENOMEM EPERM", "io_uring_enter": "ENOMEM EAGAIN EINTR EBUSY", "io_uring_register": "ENOMEM EINVAL",
+    "liburing mmap": "ENOMEM", "liburing munmap": "ENOMEM", "completion": "EIO EAGAIN EINTR ENOMEM ECANCELED SHORT",
+}
+ALLOCATION = "ENOMEM"
+PASSING = ("EINTR", "EAGAIN", "EBUSY", "ECONNABORTED")  # never from then on: the kernel does not say so for ever
+
+# From then on: where the call takes something that can be used up, all calls of its kind fail, wherever they are; where it
+# does something to a thing that is there, only that site's.
+OF_ITS_SITE = re.compile(r"^(?:p?read|p?write|send|sendmsg|recv|recvmsg|close|poll|p?poll|__ppoll_chk|epoll_wait|ioctl|fcntl|syscall"
+                         r"|fdatasync|fsync|fgets|fgetc|__isoc99_fscanf|nanosleep|usleep|kill|waitid|waitpid|prctl|sysconf"
+                         r"|getsockopt|setsockopt|shutdown|f?stat|lstat|statx|completion|io_uring_\w+|eventfd_\w+)$")
+
+# What the kernel answers for ever to nobody who can go on: the daemon ends, with a message.
+ENDS_DAEMON = ("epoll_wait", "io_uring_enter")
+# After these a device may not be trusted any more, which lasts until the daemon is started again.
+IS_IO = ("completion", "pread", "pwrite", "fdatasync", "io_uring_enter")
+# Before there is anything to say it to, or with.
+EARLY = ("log_setup", "main", "argp_parse")
+
+
+class Point:
+    def __init__(self, phase, key, name, nth, mode, error):
+        self.phase, self.key, self.name, self.nth, self.mode, self.error = phase, key, name, nth, mode, error
+        self.outcome = None
+
+    def __str__(self):
+        how = "once" if self.mode == st.ONCE else "for good"
+        error = "SHORT" if self.error == st.SHORT else errno_name(self.error)
+        return f"{self.phase}/{self.name}/{self.nth}/{error} {how}"
+
+    def is_whole(self):
+        return not OF_ITS_SITE.match(self.call())
+
+    def call(self):
+        return self.name.split(" ")[0]
+
+    def may_end_daemon(self):
+        return self.call() in ENDS_DAEMON and errno_name(self.error) not in PASSING
+
+    def is_early(self):
+        return self.name.split(" ")[-1] in EARLY
+
+
+# Points that no kernel makes, and that nobody could do anything about.
+IMPOSSIBLE = (
+    (re.compile(r"/write io/engine_queue\.c:.* for good$"),
+     "an eventfd's counter is full, or the call is interrupted; neither lasts"),
+)
+
+
+def is_impossible(point):
+    return any(pattern.search(str(point)) for pattern, _ in IMPOSSIBLE)
+
+
+def is_expected_degradation(point):
+    return point.call() in IS_IO
+
+
+def errors_of(call):
+    return ERRORS.get(call, ALLOCATION).split()
+
+
+def nths(n, at_most):
+    """Of n calls: all, or the first ones, and some up to the last, further and further apart."""
+    if n <= at_most:
+        return list(range(1, n + 1))
+    first = at_most - at_most // 4
+    chosen = list(range(1, first + 1))
+    step = (n - first) / max(at_most - first, 1)
+    return chosen + sorted({round(first + step * (i + 1)) for i in range(at_most - first)} - set(chosen))
+
+
+def points_of(phase, counts, sites, calls_a_site):
+    """Of a phase, in a fixed order."""
+    numbers, found = errno_numbers(), []
+    for key, n in sorted(counts.items()):
+        call = sites.names[call_of(key)]
+        for nth in nths(n, calls_a_site):
+            for i, error in enumerate(errors_of(call)):
+                number = st.SHORT if error == "SHORT" else numbers[error]
+                found.append(Point(phase, key, sites.name(key), nth, st.ONCE, number))
+                if error not in PASSING and (i == 0 or module_of(key) == RING):
+                    found.append(Point(phase, key, sites.name(key), nth, st.FOR_GOOD, number))
+    return [point for point in found if not is_impossible(point)]
