@@ -23,8 +23,8 @@ import time
 import zlib
 
 import state as st
-from points import PHASES, Point, errors_of, is_expected_degradation, points_of
-from rig import Failure, Rig, errno_name
+from points import PHASES, is_expected_degradation, points_of
+from rig import Failure, Rig
 from sites import LIBRARY, PROGRAM, Binary, Sites
 from unreachable import is_allowed
 

@@ -49,6 +49,8 @@ ERRORS = {
     "liburing mmap": "ENOMEM", "liburing munmap": "ENOMEM", "completion": "EIO EAGAIN EINTR ENOMEM ECANCELED SHORT",
 }
 ALLOCATION = "ENOMEM"
+# Where one of these says something else than that the call failed: here, that the client has closed its doorbell.
+ERRORS_AT = ((re.compile(r"^recv daemon/ring\.c:"), "ENOMEM EINTR"),)
 PASSING = ("EINTR", "EAGAIN", "EBUSY", "ECONNABORTED")  # never from then on: the kernel does not say so for ever
 
 # From then on: where the call takes something that can be used up, all calls of its kind fail, wherever they are; where it
@@ -103,7 +105,10 @@ def is_expected_degradation(point):
     return point.call() in IS_IO
 
 
-def errors_of(call):
+def errors_of(call, name):
+    for pattern, errors in ERRORS_AT:
+        if pattern.match(name):
+            return errors.split()
     return ERRORS.get(call, ALLOCATION).split()
 
 
@@ -123,7 +128,7 @@ def points_of(phase, counts, sites, calls_a_site):
     for key, n in sorted(counts.items()):
         call = sites.names[call_of(key)]
         for nth in nths(n, calls_a_site):
-            for i, error in enumerate(errors_of(call)):
+            for i, error in enumerate(errors_of(call, sites.name(key))):
                 number = st.SHORT if error == "SHORT" else numbers[error]
                 found.append(Point(phase, key, sites.name(key), nth, st.ONCE, number))
                 if error not in PASSING and (i == 0 or module_of(key) == RING):

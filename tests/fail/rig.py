@@ -120,15 +120,19 @@ class Rig:
         for name in ("spillwayd", "spillway-gpu"):
             if name in self.states:
                 self.states[name].fresh()
+        self.listen()
+        with open(f"{self.dir}/log", "wb") as log:
+            self.daemon = subprocess.Popen(
+                [*DIES_WITH_US, f"{self.bin}/spillwayd", "--user", "--config", f"{self.dir}/conf"], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, env=dict(self.env, LD_PRELOAD=self.preload), start_new_session=True)
+
+    def listen(self):
+        """What the daemon tells its service manager is taken: if nobody does that, it waits, as it would for systemd."""
         try:
             while self.notify.recv(4096):
                 pass
         except BlockingIOError:
             pass
-        with open(f"{self.dir}/log", "wb") as log:
-            self.daemon = subprocess.Popen(
-                [*DIES_WITH_US, f"{self.bin}/spillwayd", "--user", "--config", f"{self.dir}/conf"], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env=dict(self.env, LD_PRELOAD=self.preload), start_new_session=True)
 
     def log(self):
         with open(f"{self.dir}/log", encoding="utf-8", errors="replace") as f:
@@ -196,6 +200,7 @@ class Rig:
         """A configuration that differs, and SIGHUP."""
         with open(f"{self.dir}/conf", "w", encoding="utf-8") as f:
             f.write(CONFIG.format(dir=self.dir, daemon=f"spin_us = {50 + change % 2}"))
+        self.listen()
         self.daemon.send_signal(signal.SIGHUP)
 
     def left(self):
@@ -243,6 +248,7 @@ class Rig:
     # --- The workload ---
 
     def begin_work(self, *args, preloaded=False):
+        self.listen()
         self.number += 1 + 1  # --again uses the next one
         env = dict(self.env, LD_PRELOAD=self.preload) if preloaded else self.env
         return subprocess.Popen([f"{self.test}/fail_workload", "--socket", f"{self.dir}/socket", "--number",
