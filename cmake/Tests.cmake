@@ -10,6 +10,7 @@
 #   tests/system/support/*.c                         a library for the .c ones
 #   tests/system/test_*torture*             torture  not in `./dev test`: hours, for `./dev torture`
 #   tests/fail/                             fail     each call fails: a sample; all of them: torture. No sanitizer
+#   tests/torture/*.c                       system   one program, spilltorture, where the daemon has kill points
 #   tests/lint/*                            lint     the tree itself
 
 # What is worth running under TSan, by the file's name. Everything else is one thread, or leaves no trace there (TSan
@@ -141,6 +142,21 @@ if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     set_tests_properties(sim/seeds PROPERTIES PROCESSORS 2)
     spillway_test(sim/regressions sim 300 spillsim --list ${CMAKE_SOURCE_DIR}/tests/sim/seeds.txt)
     spillway_test(sim/torture torture 36000 spillsim --seeds 20000 --ops 10000 --jobs 2 --first 200001)
+endif()
+
+# ── torture ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# A real daemon that is ended again and again; it needs one that was built with kill points.
+spillway_glob(torture_sources GLOB tests/torture/*.c)
+if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
+    spillway_test_program(spilltorture SOURCES ${torture_sources}
+                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+    set_target_properties(spilltorture PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+    spillway_test(system/kill_points system 300 spilltorture kill --seed 1 --number 50)
+    spillway_test(system/power_loss system 300 spilltorture power --seed 1 --runs 2 --number 150)
+    set_tests_properties(system/kill_points system/power_loss PROPERTIES PROCESSORS 2)
+    spillway_test(torture/kill_points torture 36000 spilltorture kill --number 10000)
+    spillway_test(torture/power_loss torture 36000 spilltorture power --runs 20 --number 0)
 endif()
 
 # ── system ─────────────────────────────────────────────────────────────────────────────────────────────────────────
