@@ -138,6 +138,18 @@ static void client_check_late(struct sim *sim, struct ring_client *c)
     }
 }
 
+/* A ring that is not looked at has something, and its client was not asked to ring the doorbell. */
+static void client_check_unheard(struct sim *sim, struct ring_client *c)
+{
+    const struct spw_ring *shared = (const void *)c->mem;
+    bool is_unheard = list_is_empty(&c->ring.hot_link) && !c->broken && ring_has_news(&c->ring) &&
+                      !(load_acquire(&shared->daemon.sq_flags) & SPW_RING_NEED_WAKEUP);
+
+    c->unheard_turns = is_unheard ? c->unheard_turns + 1 : 0;
+    if (c->unheard_turns > LATE_TURNS)
+        sim_fail(sim, "client %u has submitted something, and nobody looks", (uint32_t)(c - sim->rings->clients));
+}
+
 /* --- Life ----------------------------------------------------------------------------------------------------------- */
 
 static void on_broken(void *ctx, struct peer *peer, const char *why)
@@ -292,8 +304,10 @@ void rings_run(struct sim *sim, bool io_ended, uint64_t tick_ns)
         w->next_ns = requests_next_ns(w->rq, sim->now_ns);
     }
     for (uint32_t i = 0; i < RING_CLIENTS; i++)
-        if (w->clients[i].alive)
+        if (w->clients[i].alive) {
             client_check_late(sim, &w->clients[i]);
+            client_check_unheard(sim, &w->clients[i]);
+        }
 }
 
 void rings_step(struct sim *sim)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * spillsim --seed N | --seeds N [--first N] | --minutes M [--first N] | --list FILE
- *          [--ops N] [--until N] [--jobs N] [--verbose]
+ *          [--ops N] [--until N] [--jobs N] [--no-prefix] [--verbose]
  *
  * Seeds are run by processes of their own, side by side, each its next one; so a run that fails, aborts or never ends
  * costs no other. Then the shortest prefix of it that fails is looked for: the same seed, the same steps, but an end in
@@ -49,7 +49,7 @@ struct search {
 struct options {
     uint64_t first, n, ops, until, minutes, jobs;
     const char *list;
-    bool verbose, one;
+    bool verbose, one, no_prefix;
 };
 
 static void *shared_memory(size_t bytes)
@@ -197,7 +197,8 @@ static int search_run(const struct options *o, struct search *s)
         if (!w->has_failed)
             continue;
         status = 1;
-        prefix_print((struct sim_run){.seed = w->progress.seed, .n_ops = o->ops}, &w->progress, progress);
+        if (!o->no_prefix)
+            prefix_print((struct sim_run){.seed = w->progress.seed, .n_ops = o->ops}, &w->progress, progress);
     }
     (void)munmap(progress, sizeof(*progress));
     return status;
@@ -280,18 +281,23 @@ static int search_list(struct options *o)
 static int usage(void)
 {
     fprintf(stderr, "usage: spillsim --seed N | --seeds N [--first N] | --minutes M [--first N] | --list FILE\n"
-                    "                [--ops N] [--until N] [--jobs N] [--verbose]\n");
+                    "                [--ops N] [--until N] [--jobs N] [--no-prefix] [--verbose]\n");
     return 2;
 }
 
 static bool options_parse(int argc, char **argv, struct options *o)
 {
-    static const struct option options[] = {
-        {"seed", required_argument, NULL, 's'},  {"seeds", required_argument, NULL, 'n'},
-        {"first", required_argument, NULL, 'f'}, {"ops", required_argument, NULL, 'o'},
-        {"until", required_argument, NULL, 'u'}, {"minutes", required_argument, NULL, 'm'},
-        {"jobs", required_argument, NULL, 'j'},  {"list", required_argument, NULL, 'l'},
-        {"verbose", no_argument, NULL, 'v'},     {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
+                                            {"seeds", required_argument, NULL, 'n'},
+                                            {"first", required_argument, NULL, 'f'},
+                                            {"ops", required_argument, NULL, 'o'},
+                                            {"until", required_argument, NULL, 'u'},
+                                            {"minutes", required_argument, NULL, 'm'},
+                                            {"jobs", required_argument, NULL, 'j'},
+                                            {"list", required_argument, NULL, 'l'},
+                                            {"no-prefix", no_argument, NULL, 'p'},
+                                            {"verbose", no_argument, NULL, 'v'},
+                                            {NULL, 0, NULL, 0}};
     uint64_t *numbers[128] = {['s'] = &o->first, ['n'] = &o->n,       ['f'] = &o->first, ['o'] = &o->ops,
                               ['u'] = &o->until, ['m'] = &o->minutes, ['j'] = &o->jobs};
     int c;
@@ -300,6 +306,8 @@ static bool options_parse(int argc, char **argv, struct options *o)
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (c == 'v')
             o->verbose = true;
+        else if (c == 'p')
+            o->no_prefix = true;
         else if (c == 'l')
             o->list = optarg;
         else if (c < 128 && numbers[c])
