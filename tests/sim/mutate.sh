@@ -22,7 +22,7 @@ check() {
     trap 'rm -rf "$copy"' EXIT
     cp -r io tiering daemon "$copy/"
     for patch in "$MUTANTS"/*.patch; do
-        if ! patch -p1 --dry-run --silent --fuzz=3 -d "$copy" <"$patch" >/dev/null; then
+        if ! patch -p1 --dry-run --silent -d "$copy" <"$patch" >/dev/null; then
             echo "FAILED: $(basename "$patch") does not apply any more"
             failed=1
         fi
@@ -61,10 +61,10 @@ mutate_one() {
     local patch=$1 name by seed='' status=0 since out=$TREE/out.txt
     name=$(basename "$patch" .patch)
     by=$(says "$patch" by)
-    patch -p1 --silent --fuzz=3 -d "$TREE" <"$patch"
+    patch -p1 --silent -d "$TREE" <"$patch"
     since=$SECONDS
     run_catcher "$by" "$out" || status=$?
-    patch -p1 --silent --fuzz=3 -R -d "$TREE" <"$patch"
+    patch -p1 --silent -R -d "$TREE" <"$patch"
     if ((status == 99)); then
         printf '%-28s does not build\n' "$name"
         tail -n 20 "$out"
