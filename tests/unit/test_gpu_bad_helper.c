@@ -5,6 +5,7 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/session.h"
+#include "include/base/socket.h"
 #include "tests/unit/support/gpus_rig.h"
 
 #define POOL "[tier.dram]\nsize = 64 MiB\n[pool default]\n"
@@ -54,7 +56,14 @@ static void answer_stat(const struct gpu_msg *msg)
         reply.type = 99;
     else if (is("lost"))
         reply = (struct gpu_msg){.type = GPU_MSG_LOST, .text = "a \033[31mcontext\n"};
-    if (is("short"))
+    if (is("two descriptors")) {
+        const int fds[] = {GPU_WIRE_FD, GPU_WIRE_FD};
+
+        reply.type = msg->type;
+        reply.version = GPU_WIRE_VERSION;
+        reply.number = msg->number;
+        (void)socket_send(GPU_WIRE_FD, &reply, sizeof(reply), fds, ARRAY_LEN(fds), 0);
+    } else if (is("short"))
         (void)send(GPU_WIRE_FD, "", 1, 0);
     else if (!is("silent"))
         gpus_rig_answer(msg, reply, -1);
@@ -368,6 +377,36 @@ START_TEST(who_listens_late_hears_what_is_true)
 }
 END_TEST
 
+#define FDS_LOOKED_AT 256
+
+static uint32_t fds_open(void)
+{
+    uint32_t n = 0;
+
+    for (int fd = 0; fd < FDS_LOOKED_AT; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* Ancillary data comes in words, so there is room for two where one is expected. */
+START_TEST(what_it_sends_along_is_closed)
+{
+    gpus_rig_init(&rig, POOL, "two descriptors");
+    struct gpu *gpu = gpus_rig_served(&rig, 1);
+
+    wait_told(gpu, pool_bytes(0));
+    uint32_t before = fds_open();
+
+    for (int i = 0; i < 5; i++) {
+        gpu_ask_stat(gpu);
+        gpus_rig_until(&rig, list_is_empty(&gpu->stat_question.link));
+    }
+    ck_assert_int_eq(gpu->state, GPU_SERVING);
+    ck_assert_uint_eq(fds_open(), before);
+    gpus_rig_deinit(&rig);
+}
+END_TEST
+
 #define POOLS(gpu_a, gpu_b) "[tier.dram]\nsize = 64 MiB\n[pool a]\ngpu = " gpu_a "\n[pool b]\ngpu = " gpu_b "\n"
 
 /* A helper is not told of memory that nobody may use with its GPU. */
@@ -404,6 +443,7 @@ int main(int argc, char *argv[])
 
     tcase_add_loop_test(tc, who_lies_is_ended, 0, ARRAY_LEN(lies));
     tcase_add_loop_test(tc, who_lies_of_a_lane_is_ended, 0, ARRAY_LEN(lane_lies));
+    tcase_add_test(tc, what_it_sends_along_is_closed);
     tcase_add_test(tc, what_engines_find_ends_it);
     tcase_add_test(tc, who_hangs_up_wakes_nobody);
     tcase_add_test(tc, who_does_not_end_is_left_behind);
