@@ -79,10 +79,14 @@ static int receive(int socket, uint64_t deadline_ms, struct iovec iov, struct re
         ssize_t n = recvmsg(socket, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
-        if (n <= 0)
+        if (n < 0)
             return -ENOTCONN;
         ret->n_fds = fds_take(&hdr, ret->fds);
         ret->size_bytes = (size_t)n;
+        if (n == 0) { /* the end; or an empty message, which may bring descriptors all the same */
+            fds_close(ret->fds, ret->n_fds);
+            return -ENOTCONN;
+        }
         if (hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
             fds_close(ret->fds, ret->n_fds);
             return -EPROTO;
