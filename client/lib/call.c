@@ -164,13 +164,14 @@ static int result_to_view(const struct client_call *call, const struct spw_resul
                           struct spw_view *ret_view)
 {
     const struct spw_space *space = call->space;
+    bool to_write = call->opcode == SPW_OP_RESERVE || (call->flags & SPW_SQE_WRITE);
     void *data = NULL;
     int r = result->status;
 
     if (r == 0) {
         if (expected_bytes != 0 && result->length_bytes != expected_bytes)
             return client_session_end(space->session, "a result has another length than was asked for");
-        r = call->no_data ? 0 : client_chunk_resolve(space->session, space->engine, result, &data);
+        r = call->no_data ? 0 : client_chunk_resolve(space->session, space->engine, result, to_write, &data);
         if (r == -EPROTO || r == -ENOTCONN)
             return r;
     }

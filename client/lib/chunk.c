@@ -88,7 +88,8 @@ static int chunks_table(spw_session *session, uint32_t engine, struct client_chu
     return 0;
 }
 
-int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result, void **ret_data)
+int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result, bool to_write,
+                         void **ret_data)
 {
     struct client_chunks *chunks;
     int r = chunks_table(session, engine, &chunks);
@@ -105,6 +106,8 @@ int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw
     }
     if (!range_ok(result->offset_bytes, result->length_bytes, chunk->map.size_bytes))
         return client_session_end(session, "a result lies outside of its chunk");
+    if (to_write && !chunk->map.is_writable)
+        return client_session_end(session, "a result that is to be written lies in memory that cannot be");
     *ret_data = (uint8_t *)chunk->map.base + result->offset_bytes;
     return 0;
 }

@@ -208,8 +208,9 @@ int client_control_request(spw_session *session, uint16_t type, struct spw_msg *
 
 /* --- chunk.c ------------------------------------------------------------------------------------------------------ */
 
-/* Where a result's bytes are. -EPROTO if they cannot be there; other errors if the chunk cannot be mapped. */
-int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result,
+/* Where a result's bytes are. -EPROTO if they cannot be there, or are to be written and cannot be; other errors if the
+ * chunk cannot be mapped. */
+int client_chunk_resolve(spw_session *session, uint32_t engine, const struct spw_result *result, bool to_write,
                          void **ret_data) must_check;
 /* The mapping that has all of these bytes, or NULL. With chunk_lock, as long as which it stays. */
 const struct client_map *client_chunk_find_locked(const spw_session *session, const void *data, size_t size_bytes);
