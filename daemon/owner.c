@@ -34,7 +34,7 @@ struct account *account_get(struct control *control, uid_t uid)
 void account_put(struct control *control, struct account *account)
 {
     (void)control;
-    if (!account || account->n_sessions > 0 || account->n_owners > 0)
+    if (!account || account->n_sessions > 0 || account->n_refused > 0 || account->n_owners > 0)
         return;
     list_unlink(&account->link);
     free(account);

@@ -18,6 +18,7 @@ struct account {
     struct list link;
     uid_t uid;
     uint32_t n_sessions, n_owners;
+    uint32_t n_refused; /* sessions that do not count, and are told so */
     uint64_t scratch_bytes;
 };
 

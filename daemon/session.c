@@ -47,9 +47,10 @@ static void session_free(struct engine_msg *msg)
         free(session->seats[i]);
     if (session->owner)
         owner_leave(session->owner);
-    if (session->refusal)
+    if (session->refusal) {
         control->n_refused--;
-    else {
+        session->account->n_refused--;
+    } else {
         control->n_sessions--;
         session->account->n_sessions--;
     }
@@ -337,6 +338,7 @@ static int session_check_limits(struct session *session)
     if (control->n_refused >= REFUSED_SESSIONS_MAX)
         return -EMFILE;
     control->n_refused++;
+    session->account->n_refused++;
     return 0;
 }
 
