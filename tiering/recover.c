@@ -160,7 +160,8 @@ static int recover_put(void *ctx, const struct store_entry *entry)
     uint32_t space = space_by_id(t, entry->id.space), object, limit;
     struct tiering_id id;
 
-    if (!entry->n_parts || entry->id.part >= entry->n_parts || entry->loc.segment >= t->stores[store].n_segments)
+    if (entry->id.key_len == 0 || !entry->n_parts || entry->n_parts > PARTS_MAX || entry->id.part >= entry->n_parts ||
+        entry->object_bytes > OBJECT_BYTES_MAX || entry->loc.segment >= t->stores[store].n_segments)
         return -EUCLEAN;
     if (space == UINT32_MAX) {
         /* A checkpoint writes spaces behind what was put while it ran: the rest will come. */
