@@ -171,7 +171,7 @@ static void engine_start(void)
         CALL(engine_ping, &ping);
 }
 
-static void engine_end(void)
+static void engine_stops(void)
 {
     struct stop_call stop = {.result = 1};
 
@@ -342,7 +342,7 @@ static void setup(void)
 static void teardown(void)
 {
     client_close();
-    engine_end();
+    engine_stops();
 }
 
 START_TEST(test_there_and_back)
