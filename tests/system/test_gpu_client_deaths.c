@@ -357,7 +357,8 @@ static void tensor_prepare(void)
     if (below(2))
         SPW(spw_sync(tensors, NULL, 0, 20000));
     free(bytes);
-    *scene = (struct scene){.old = version, .new = ++version};
+    *scene = (struct scene){.old = version, .new = version + 1};
+    version++;
 }
 
 /* The stripes of one piece: all as they were, or those of the range as they should become; or it says EBADMSG. */
