@@ -156,7 +156,7 @@ if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(spilltorture SOURCES ${torture_sources}
                           LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
     set_target_properties(spilltorture PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
-    spillway_test(system/kill_points system 300 spilltorture kill --seed 1 --number 50)
+    spillway_test(system/kill_points system 600 spilltorture kill --seed 1 --number 50)
     spillway_test(system/power_loss system 300 spilltorture power --seed 1 --runs 2 --number 150)
     set_tests_properties(system/kill_points system/power_loss PROPERTIES PROCESSORS 2)
     spillway_test(torture/kill_points torture 36000 spilltorture kill --number 10000)
