@@ -30,7 +30,8 @@ row calls 'a loop of cuMemcpyAsync, out, pieces of 4 KiB' 'cuMemcpyBatchAsync, i
 row clients 'spill of 4 clients at once, all together' "fetch of 4 clients at once, the slowest's share of the fastest's"
 row latency 'one block of 128 KiB in memory, stream to stream' 'one block of 128 KiB, of this: spw_fetch() returns' \
     'a kernel that does nothing, launched and waited for'
-row idle "client's CPU, idle after work" "helper's CPU, idle after work" "daemon's CPU, idle after work"
+row idle "client's CPU, idle after work, the driver's thread aside" \
+    "helper's CPU, idle after work, the driver's thread aside" "daemon's CPU, idle after work"
 row neighbours 'beside a spill: reading memory' 'beside a spill: products of bf16 in registers' \
     'the spill beside: reading memory' 'beside a spill: cuBLAS, bf16, a product of square matrices' \
     'beside a spill: cuBLAS, bf16, a matrix times one column'

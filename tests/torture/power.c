@@ -92,7 +92,8 @@ static int power_run(const struct t_options *options, uint64_t seed, struct p_co
     if (pid == 0) {
         place_drop_root();
         run_load(&p, log, seed % 2 == 0);
-        exit(EXIT_SUCCESS);
+        (void)fflush(NULL);
+        _exit(EXIT_SUCCESS); /* what its parent has is not its to free */
     }
     if (!child_succeeds(pid))
         exit(EXIT_FAILURE);
