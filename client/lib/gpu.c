@@ -263,6 +263,7 @@ static void gpu_free(struct spw_gpu *gpu)
 static void gpu_destroy(struct spw_gpu *gpu)
 {
     struct CUctx_st *ours;
+    bool runs = false;
 
     if (gpu->has_thread)
         pthread_join(gpu->thread, NULL);
@@ -276,10 +277,12 @@ static void gpu_destroy(struct spw_gpu *gpu)
                 client_gpu_lane_free(lane);
             else if (!lane_runs(lane)) /* the daemon is silent: its answers may come until spw_close() */
                 client_gpu_lane_release(lane);
+            else
+                runs = true;
         }
         while (!list_is_empty(&gpu->layouts))
             client_gpu_layout_destroy(list_first_entry(&gpu->layouts, struct spw_gpu_layout, link));
-        if (gpu->counts && list_is_empty(&gpu->lanes))
+        if (gpu->counts && !runs)
             (void)gpu->cuda->MemFree(gpu->counts);
         if (gpu->module)
             (void)gpu->cuda->ModuleUnload(gpu->module);
