@@ -10,7 +10,6 @@
 #include "daemon/control.h"
 #include "daemon/json.h"
 #include "daemon/session.h"
-#include "io/sandbox.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -105,19 +104,6 @@ static void put_engine(json *o, const struct engine_report *r)
     put_u64(o, "violations", r->requests.violations);
 }
 
-static void put_sandbox(json *o)
-{
-    static const char *const modes[] = {[SANDBOX_OFF] = "off", [SANDBOX_LOG] = "log", [SANDBOX_ON] = "on"};
-    struct sandbox_stat stat;
-
-    sandbox_stat(&stat);
-    put_text(o, "seccomp", modes[stat.mode]);
-    put_u64(o, "seccomp_threads", stat.threads);
-    put_u64(o, "seccomp_refused", stat.refused);
-    put_text(o, "seccomp_call", stat.call);
-    put_text(o, "seccomp_thread", stat.where);
-}
-
 json *admin_status(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
@@ -136,7 +122,6 @@ json *admin_status(const struct control *control, const struct admin_reports *re
     put_u64(o, "sessions_ever", control->next_session);
     put_u64(o, "owners", control->n_owners);
     put_u64(o, "spaces", spaces_count(control->spaces));
-    put_sandbox(o);
     engines = put_array(o, "engines");
     for (uint32_t i = 0; i < reports->n; i++)
         put_engine(add_object(engines), reports->at[i]);

@@ -10,7 +10,6 @@
 
 static const char *const words_log_level[] = {"error", "warning", "notice", "info", "debug"};
 static const char *const words_hugepages[] = {"try", "require", "never"};
-static const char *const words_seccomp[] = {"off", "log", "on"};
 static const char *const words_trusted[] = {"auto", "yes", "no"};
 static const char *const words_durability[] = {"cache", "scratch", "durable"};
 
@@ -37,9 +36,6 @@ static const struct config_key keys_daemon[] = {
     {"log_level", CONFIG_TYPE_ENUM, KEY_DAEMON(log_level), .reloads = true, WORDS(words_log_level)},
     {"ready_progress", CONFIG_TYPE_BOOL, KEY_DAEMON(ready_progress)},
     {"gpus", CONFIG_TYPE_GPUS, KEY_DAEMON(gpus), .reloads = true, .zero = "any"},
-    {"user", CONFIG_TYPE_NAME, KEY_DAEMON(user), .zero = "none"},
-    {"seccomp", CONFIG_TYPE_ENUM, KEY_DAEMON(seccomp), WORDS(words_seccomp)},
-    {"gpu_seccomp", CONFIG_TYPE_ENUM, KEY_DAEMON(gpu_seccomp), WORDS(words_seccomp)},
 };
 
 #define KEY_DRAM(member_) MEMBER(config_dram, member_)

@@ -25,7 +25,6 @@
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
 #include "include/base/units.h"
-#include "io/sandbox.h"
 #include "io/workers.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -152,17 +151,6 @@ static void control_watch(struct loop_timer *timer)
 
 /* --- Up and down ------------------------------------------------------------------------------------------------- */
 
-/* Everything is set up, and nobody has been listened to. Engines and workers have theirs already. */
-static void control_enter_sandbox(void)
-{
-    struct sandbox_stat stat;
-
-    (void)sandbox_enter(SANDBOX_CONTROL);
-    sandbox_stat(&stat);
-    if (stat.error < 0)
-        log_warning("threads go without a filter of system calls: %s", log_errno(stat.error));
-}
-
 static void control_become_ready(struct control *control)
 {
     struct listener *listener = &control->listener;
@@ -180,7 +168,6 @@ static void control_become_ready(struct control *control)
     }
     int r = budgets_start(control);
 
-    control_enter_sandbox();
     if (r == 0)
         r = listener_start(listener);
     if (r < 0) {

@@ -8,7 +8,6 @@
 
 #include "daemon/config.h"
 #include "daemon/engine.h"
-#include "daemon/gpu_launcher.h"
 #include "daemon/listener.h"
 #include "daemon/loop.h"
 #include "daemon/spaces.h"
@@ -84,7 +83,6 @@ struct control {
     uint64_t next_owner;
     struct spaces *spaces;
     struct gpus *gpus;
-    struct gpu_launcher launcher;
     struct pool_gpu_stat pool_gpus[POOLS_MAX]; /* engines read them */
 };
 
