@@ -133,24 +133,23 @@ static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, 
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a stream of a lane");
 }
 
-static uint32_t lane_counts_bytes(void)
+static uint64_t lane_counts_bytes(void)
 {
-    return GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t);
+    return (uint64_t)GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t);
 }
 
 /* A place in the attachment's memory for them that no other lane has: freeing memory of the device waits for all of it. */
 static int counts_find(struct gpu_lane *lane)
 {
     struct spw_gpu *gpu = lane->gpu;
-    int r = gpu->counts ? NV_SUCCESS
-                        : gpu->cuda->MemAlloc(&gpu->counts, (uint64_t)GPU_LANES_LEFT_MAX * lane_counts_bytes());
+    int r = gpu->counts ? NV_SUCCESS : gpu->cuda->MemAlloc(&gpu->counts, GPU_LANES_LEFT_MAX * lane_counts_bytes());
 
     if (r != NV_SUCCESS)
         return client_gpu_error(r, "memory for counts");
     for (uint32_t i = 0; i < GPU_LANES_LEFT_MAX; i++) {
         bool is_free = true;
 
-        lane->counts = gpu->counts + (uint64_t)i * lane_counts_bytes();
+        lane->counts = gpu->counts + i * lane_counts_bytes();
         list_for_each (l, &gpu->lanes)
             is_free &= list_entry(l, struct gpu_lane, link)->counts != lane->counts;
         if (is_free)

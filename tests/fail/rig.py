@@ -17,7 +17,6 @@ DISK_MIB = 64
 DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 CHUNK_HEAP_BYTES = 9216 # engines trade memory, in chunks: there are more or fewer of them at any time
 CONFIG = """[daemon]
-seccomp = off
 socket = {dir}/socket
 engines = 2
 log_level = info

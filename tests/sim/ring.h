@@ -112,7 +112,6 @@ void ring_objects_make(struct sim *sim);
 void ring_op(struct sim *sim, struct ring_client *c);
 void ring_answer(struct sim *sim, struct ring_client *c, struct ring_call *call, const struct spw_cqe *cqe);
 void ring_client_died(struct sim *sim, struct ring_client *c);
-void ring_objects_restarted(struct sim *sim, bool clean);
 
 /* ring_hostile.c */
 void ring_hostile_op(struct sim *sim, struct ring_client *c);
