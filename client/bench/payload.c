@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define GOLDEN UINT64_C(0x9e3779b97f4a7c15)
+#include "include/base/mix.h"
+
 #define LANES 2 /* 16 bytes: what every x86-64 and arm64 has */
 #define STEP_BYTES (UINT64_C(8) * LANES)
 
@@ -18,11 +19,7 @@ typedef uint64_t lanes __attribute__((vector_size(STEP_BYTES)));
 
 uint64_t payload_mix(uint64_t a, uint64_t b)
 {
-    uint64_t x = (a ^ (b * GOLDEN)) + GOLDEN;
-
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    return splitmix64(a ^ (b * MIX64_GOLDEN));
 }
 
 void payload_key(uint64_t seed, uint64_t id, struct spw_key *ret_key)
@@ -52,7 +49,7 @@ static uint64_t page_seed(uint64_t stream, uint64_t offset_bytes)
 
 static inline lanes words_begin(uint64_t first)
 {
-    return (lanes){first, first + GOLDEN};
+    return (lanes){first, first + MIX64_GOLDEN};
 }
 
 static inline lanes scramble(lanes x)
@@ -64,7 +61,7 @@ static inline lanes scramble(lanes x)
 /* The last step of a page, when size_bytes ends within it. */
 static void page_words(uint64_t seed, uint64_t at, uint8_t ret_bytes[static STEP_BYTES])
 {
-    const lanes x = scramble(words_begin(seed + at / 8 * GOLDEN));
+    const lanes x = scramble(words_begin(seed + at / 8 * MIX64_GOLDEN));
 
     memcpy(ret_bytes, &x, STEP_BYTES);
 }
@@ -74,7 +71,7 @@ static void page_fill(uint8_t *to, uint64_t size_bytes, uint64_t seed)
     lanes x = words_begin(seed);
     uint64_t at = 0;
 
-    for (; at + STEP_BYTES <= size_bytes; at += STEP_BYTES, x += LANES * GOLDEN) {
+    for (; at + STEP_BYTES <= size_bytes; at += STEP_BYTES, x += LANES * MIX64_GOLDEN) {
         const lanes y = scramble(x);
         memcpy(to + at, &y, STEP_BYTES);
     }
@@ -90,7 +87,7 @@ static bool page_is(const uint8_t *from, uint64_t size_bytes, uint64_t seed)
     lanes x = words_begin(seed), differs = {0};
     uint64_t at = 0;
 
-    for (; at + STEP_BYTES <= size_bytes; at += STEP_BYTES, x += LANES * GOLDEN) {
+    for (; at + STEP_BYTES <= size_bytes; at += STEP_BYTES, x += LANES * MIX64_GOLDEN) {
         lanes y;
         memcpy(&y, from + at, STEP_BYTES);
         differs |= y ^ scramble(x);

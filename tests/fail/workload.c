@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "include/base/mix.h"
 #include "tests/fail/failcalls.h"
 
 #define EXIT_BROKEN 2
@@ -71,17 +72,10 @@ uint64_t work_seed(const struct work *w, uint32_t number)
     return w->number << 32 | number;
 }
 
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
 void work_fill(void *to, size_t size_bytes, uint64_t seed)
 {
     for (size_t i = 0; i + 8 <= size_bytes; i += 8) {
-        uint64_t word = mix(seed + i * UINT64_C(0x9e3779b97f4a7c15));
+        uint64_t word = mix64(seed + i * MIX64_GOLDEN);
 
         memcpy((char *)to + i, &word, 8);
     }
@@ -90,7 +84,7 @@ void work_fill(void *to, size_t size_bytes, uint64_t seed)
 bool work_is(const void *from, size_t size_bytes, uint64_t seed)
 {
     for (size_t i = 0; i + 8 <= size_bytes; i += 8) {
-        uint64_t word = mix(seed + i * UINT64_C(0x9e3779b97f4a7c15));
+        uint64_t word = mix64(seed + i * MIX64_GOLDEN);
 
         if (memcmp((const char *)from + i, &word, 8) != 0)
             return false;

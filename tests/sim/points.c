@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "include/base/mix.h"
 #include "include/base/point.h"
 #include "io/checksum.h"
 #include "tests/sim/sim.h"
@@ -19,15 +20,6 @@ extern struct sim_point *const __start_sim_points[];
 extern struct sim_point *const __stop_sim_points[];
 
 static uint64_t runs, rng;
-
-static uint64_t point_random(void)
-{
-    uint64_t z = (rng += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
 
 void points_begin(uint64_t seed)
 {
@@ -49,7 +41,7 @@ bool sim_point_fires(struct sim_point *point)
         return true;
     }
     /* What ends an engine must come to its end. */
-    if (!point->is_on || sim_running->calm || point_random() % FIRES_ONE_IN != 0)
+    if (!point->is_on || sim_running->calm || splitmix64_next(&rng) % FIRES_ONE_IN != 0)
         return false;
     point->fired++;
     return true;

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "include/base/mix.h"
 #include "tests/sim/sim.h"
 
 #define CRASHES_MIN 3
@@ -23,11 +24,7 @@ struct sim_progress *sim_progress = &alone;
 
 uint64_t sim_random(struct sim *sim)
 {
-    uint64_t z = (sim->rng += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
+    return splitmix64_next(&sim->rng);
 }
 
 uint64_t sim_below(struct sim *sim, uint64_t n)

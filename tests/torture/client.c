@@ -115,7 +115,7 @@ void clients_start(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed)
         if (pids[i] < 0)
             torture_fail("fork: %s", strerror(errno));
         if (pids[i] == 0)
-            client_run(p, i, mix64(seed + i));
+            client_run(p, i, splitmix64(seed + i));
     }
 }
 

@@ -134,7 +134,7 @@ static bool cycle(struct t_place *p, bool was_clean, bool hot)
         return false;
     }
     p->is_fresh = false;
-    clients_start(p, pids, mix64(random.state));
+    clients_start(p, pids, splitmix64(random.state));
     load(p, &plan, pids, &random);
     return end_daemon(p, &plan, pids);
 }

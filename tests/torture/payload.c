@@ -7,24 +7,15 @@
 
 #include "tests/torture/torture.h"
 
-/* splitmix64 */
-uint64_t mix64(uint64_t x)
-{
-    x += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
 struct t_random random_for(uint64_t seed, uint64_t a, uint64_t b)
 {
-    return (struct t_random){.state = mix64(seed ^ mix64(a ^ mix64(b)))};
+    return (struct t_random){.state = splitmix64(seed ^ splitmix64(a ^ splitmix64(b)))};
 }
 
 uint64_t random_below(struct t_random *r, uint64_t n)
 {
     r->state += UINT64_C(0x9e3779b97f4a7c15);
-    return mix64(r->state) % n;
+    return splitmix64(r->state) % n;
 }
 
 uint32_t payload_bytes(uint32_t client, enum t_kind kind, uint32_t key, uint32_t version)
@@ -32,7 +23,7 @@ uint32_t payload_bytes(uint32_t client, enum t_kind kind, uint32_t key, uint32_t
     /* In small batches, alone, with granules' sums in a sector of their own, and in several pieces. */
     static const uint32_t sizes[] = {64,    4096,   5000,   12288,  40960,  65536,
                                      65544, 131072, 200000, 262144, 600000, 1048576};
-    uint64_t x = mix64(payload_of_key(client, kind, key) + version);
+    uint64_t x = splitmix64(payload_of_key(client, kind, key) + version);
 
     return x % 61 == 0 ? T_PAYLOAD_MAX : sizes[x / 61 % ARRAY_LEN(sizes)];
 }
@@ -49,7 +40,7 @@ uint64_t payload_of_stripe(uint32_t client, enum t_group group, uint32_t stripe)
 
 static uint64_t first_word(uint64_t identity, uint32_t version)
 {
-    return (mix64(identity) & ~(uint64_t)UINT32_MAX) | version;
+    return (splitmix64(identity) & ~(uint64_t)UINT32_MAX) | version;
 }
 
 static uint64_t word_at(uint64_t stream, uint32_t off)
@@ -59,7 +50,7 @@ static uint64_t word_at(uint64_t stream, uint32_t off)
 
 void payload_fill(void *to, uint32_t size_bytes, uint64_t identity, uint32_t version)
 {
-    uint64_t stream = mix64(identity ^ mix64(version)), word = first_word(identity, version);
+    uint64_t stream = splitmix64(identity ^ splitmix64(version)), word = first_word(identity, version);
 
     if (version == 0) {
         memset(to, 0, size_bytes);
@@ -81,7 +72,7 @@ uint32_t payload_version(const void *from, uint32_t size_bytes, uint64_t identit
     version = (uint32_t)word;
     if (word != 0 && (version == 0 || word != first_word(identity, version)))
         return UINT32_MAX;
-    stream = mix64(identity ^ mix64(version));
+    stream = splitmix64(identity ^ splitmix64(version));
     for (uint32_t off = 8; off + 8 <= size_bytes; off += 8) {
         memcpy(&word, (const char *)from + off, sizeof(word));
         if (word != (version ? word_at(stream, off) : 0))

@@ -112,7 +112,7 @@ static void place_paths(struct t_place *p)
 /* One or two engines, with one or two partitions for each. */
 static void place_shape(struct t_place *p)
 {
-    uint64_t x = mix64(p->oracle->seed + p->oracle->life);
+    uint64_t x = splitmix64(p->oracle->seed + p->oracle->life);
 
     p->engines = x % 3 == 2 && !p->one_engine ? 2 : 1;
     p->partitions = x % 3 == 0 ? 1 : 2;

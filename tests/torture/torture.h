@@ -21,6 +21,7 @@
 
 #include "include/base/base.h"
 #include "include/base/kill_point.h"
+#include "include/base/mix.h"
 #include "include/spillway/spillway.h"
 
 #define T_CLIENTS 4
@@ -144,7 +145,6 @@ static inline uint32_t live_begun(uint64_t live)
 
 /* --- Bytes ----------------------------------------------------------------------------------------------------------- */
 
-uint64_t mix64(uint64_t x);
 /* Deterministic, one for each use: seed it with what it is for. */
 struct t_random {
     uint64_t state;

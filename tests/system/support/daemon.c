@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "include/base/mix.h"
+
 #define READY_MS 60000
 #define STOP_MS 60000
 #define LOG_BYTES_MAX (1 << 20)
@@ -351,21 +353,12 @@ spw_space *daemon_space(spw_session *session, const char *pool_name, const char 
     return space;
 }
 
-/* splitmix64 */
-static uint64_t mix(uint64_t x)
-{
-    x += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
 void pattern_fill(void *to, size_t size_bytes, uint64_t key, uint64_t version)
 {
-    uint64_t stream = mix(key ^ mix(version));
+    uint64_t stream = splitmix64(key ^ splitmix64(version));
 
     for (size_t i = 0; i + 8 <= size_bytes; i += 8) {
-        uint64_t word = mix(stream + i);
+        uint64_t word = splitmix64(stream + i);
 
         memcpy((char *)to + i, &word, 8);
     }
@@ -373,10 +366,10 @@ void pattern_fill(void *to, size_t size_bytes, uint64_t key, uint64_t version)
 
 bool pattern_is(const void *from, size_t size_bytes, uint64_t key, uint64_t version)
 {
-    uint64_t stream = mix(key ^ mix(version));
+    uint64_t stream = splitmix64(key ^ splitmix64(version));
 
     for (size_t i = 0; i + 8 <= size_bytes; i += 8) {
-        uint64_t word = mix(stream + i);
+        uint64_t word = splitmix64(stream + i);
 
         if (memcmp((const char *)from + i, &word, 8) != 0)
             return false;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/mix.h"
 #include "io/checksum.h"
 
 #define REGIONS_MAX 128
@@ -71,15 +72,6 @@ struct simdisk {
 };
 
 /* --- Randomness: xoshiro256**, seeded by splitmix64 --- */
-
-static uint64_t splitmix64(uint64_t *x)
-{
-    uint64_t z = (*x += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
 
 static uint64_t rotl(uint64_t x, int k)
 {
@@ -575,7 +567,7 @@ struct simdisk *simdisk_new(uint64_t seed)
 
     d->be.ops = &sim_ops;
     for (int i = 0; i < 4; i++)
-        d->rng[i] = splitmix64(&seed);
+        d->rng[i] = splitmix64_next(&seed);
     return d;
 }
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "include/base/cleanup.h"
+#include "include/base/mix.h"
 
 #ifndef SPILLWAY_SOURCE_DIR
 #define SPILLWAY_SOURCE_DIR "."
@@ -197,11 +198,7 @@ static void player_deinit(struct player *pl)
 
 static uint64_t identity_hash(uint32_t id)
 {
-    uint64_t x = (id + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
-
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    return mix64((id + UINT64_C(1)) * MIX64_GOLDEN);
 }
 
 static uint32_t sectors_of_id(const struct player *pl, uint32_t id)
