@@ -228,22 +228,6 @@ static void gpu_take(struct gpu *gpu, struct gpu_msg *msg, int *fd)
     }
 }
 
-/* The first descriptor, or -1. There is room for one more, as ancillary data comes in words: that one is closed. */
-static int fd_take(struct msghdr *header)
-{
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(header);
-    int fd = -1;
-
-    if (!cmsg || cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-        return -1;
-    for (size_t i = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(fd); i-- > 0;) {
-        if (fd >= 0)
-            close(fd);
-        memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
-    }
-    return fd;
-}
-
 /* 1: taken; 0: none is there; else its socket has ended. */
 static int gpu_receive(struct gpu *gpu)
 {
@@ -260,7 +244,7 @@ static int gpu_receive(struct gpu *gpu)
 
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    fd = fd_take(&header);
+    (void)socket_take_fds(&header, &fd, 1);
     if (n != sizeof(msg))
         return -EPIPE;
     gpu_take(gpu, &msg, &fd);

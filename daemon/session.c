@@ -226,23 +226,6 @@ void session_reply_text(struct session *session, char *text, uint64_t size)
 
 /* --- The socket -------------------------------------------------------------------------------------------------- */
 
-/* Whatever came along is closed; MSG_CTRUNC means that the kernel has closed the rest. */
-static void close_surplus(struct msghdr *msg)
-{
-    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
-        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-        for (size_t i = 0; i < n; i++) {
-            int fd;
-
-            memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
-            close(fd);
-        }
-    }
-}
-
 static const char *header_violation(const struct spw_msg *msg, ssize_t n, int flags)
 {
     if ((flags & MSG_TRUNC) || n < (ssize_t)sizeof(*msg))
@@ -273,8 +256,8 @@ static void session_receive(struct session *session)
             session_end(session, "its socket failed", false);
         return;
     }
-    close_surplus(&msg);
-    if (n == 0) { /* an empty message and the end look alike; neither is a request */
+    (void)socket_take_fds(&msg, NULL, 0); /* MSG_CTRUNC means that the kernel has closed the rest */
+    if (n == 0) {                         /* an empty message and the end look alike; neither is a request */
         session_end(session, "it closed its socket", false);
         return;
     }

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 
 #include "client/lib/client.h"
+#include "include/base/socket.h"
 
 #define SOCKET_SYSTEM "/run/spillway/spillwayd.sock"
 #define TIMEOUT_MS_DEFAULT 5000
@@ -33,27 +34,6 @@ static void fds_close(int *fds, unsigned n_fds)
 {
     for (unsigned i = 0; i < n_fds; i++)
         close(steal_fd(&fds[i]));
-}
-
-/* Takes the descriptors out of a received message. */
-static unsigned fds_take(struct msghdr *hdr, int fds[static FDS_MAX])
-{
-    unsigned n = 0;
-
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(hdr); c; c = CMSG_NXTHDR(hdr, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t n_here = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < n_here; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-            if (n < FDS_MAX)
-                fds[n++] = fd;
-            else
-                close(fd);
-        }
-    }
-    return n;
 }
 
 /* One message, into `iov`. -ETIMEDOUT at the deadline, -ENOTCONN if the daemon has gone. */
@@ -81,7 +61,7 @@ static int receive(int socket, uint64_t deadline_ms, struct iovec iov, struct re
             continue;
         if (n < 0)
             return -ENOTCONN;
-        ret->n_fds = fds_take(&hdr, ret->fds);
+        ret->n_fds = socket_take_fds(&hdr, ret->fds, FDS_MAX);
         ret->size_bytes = (size_t)n;
         if (n == 0) { /* the end; or an empty message, which may bring descriptors all the same */
             fds_close(ret->fds, ret->n_fds);

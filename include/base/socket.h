@@ -1,16 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One message with descriptors on a Unix socket. Descriptors stay the sender's.
+ * Messages with descriptors on a Unix socket. Descriptors that are sent stay the sender's.
  */
 #pragma once
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "include/base/base.h"
 
 #define SOCKET_FDS_MAX 3U /* that any of our messages brings */
+
+/*
+ * The descriptors that came with a received message: the first `max` go to ret_fds, for the caller to close, and all others
+ * are closed. Ancillary data comes in words, so there may be room for one more than was asked for. Returns how many are there.
+ */
+static inline uint32_t socket_take_fds(struct msghdr *header, int *ret_fds, uint32_t max)
+{
+    uint32_t n = 0;
+
+    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(header); cmsg; cmsg = CMSG_NXTHDR(header, cmsg)) {
+        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t i = 0; i < (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
+            if (n < max)
+                ret_fds[n++] = fd;
+            else
+                close(fd);
+        }
+    }
+    return n;
+}
 
 /* 0 or a negative errno. Never raises SIGPIPE; flags: MSG_DONTWAIT, or 0. */
 static inline int socket_send(int socket_fd, const void *message, size_t size_bytes, const int *fds, uint32_t n_fds,

@@ -31,16 +31,6 @@ static void close_all(struct received *in)
     in->n_fds = 0;
 }
 
-static void take_descriptors(struct msghdr *header, struct received *in)
-{
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        in->n_fds = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(in->fds, CMSG_DATA(c), in->n_fds * sizeof(int)); /* there is no room for more than fit */
-    }
-}
-
 /* 1: a message. 0: none is there. -EPIPE: the socket has ended. -EBADMSG. */
 static int receive(int socket_fd, struct received *in)
 {
@@ -58,7 +48,7 @@ static int receive(int socket_fd, struct received *in)
         return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
     if (n == 0)
         return -EPIPE;
-    take_descriptors(&header, in);
+    in->n_fds = socket_take_fds(&header, in->fds, DESCRIPTORS_MAX);
     return n == sizeof(in->msg) && !(header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ? 1 : -EBADMSG;
 }
 
