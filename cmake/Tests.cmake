@@ -119,15 +119,14 @@ if(CUDA_INCLUDE_DIR AND TARGET unit_test_cuda_abi)
     target_include_directories(unit_test_cuda_abi SYSTEM PRIVATE ${CUDA_INCLUDE_DIR})
 endif()
 
-# The code that decides, once more, with its named points (include/base/point.h) awake.
-spillway_static_library(spillway-pointed
-                        GLOB tiering/*.c io/log*.c io/segment.c io/store*.c io/superblock.c daemon/request*.c
-                             daemon/ring.c daemon/deadline.c
-                        LINK spillway-io m)
-target_compile_definitions(spillway-pointed PRIVATE SPILLWAY_SIM)
-
 spillway_glob(sim_sources GLOB tests/sim/*.c)
 if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
+    # The code that decides, once more, with its named points (include/base/point.h) awake.
+    spillway_static_library(spillway-pointed
+                            GLOB tiering/*.c io/log*.c io/segment.c io/store*.c io/superblock.c daemon/request*.c
+                                 daemon/ring.c daemon/deadline.c
+                            LINK spillway-io m)
+    target_compile_definitions(spillway-pointed PRIVATE SPILLWAY_SIM)
     # First what has the points: of two libraries with the same functions the linker takes the first.
     spillway_test_program(spillsim SOURCES ${sim_sources}
                           LINK spillway-pointed spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)

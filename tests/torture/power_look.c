@@ -26,7 +26,6 @@ struct undo {
 
 struct look {
     const struct t_place *place;
-    struct io_backend wire; /* the disk's, but that it remembers */
     struct simdisk *disk;
     struct undo *undos;
     size_t n_undos, room;
@@ -48,18 +47,10 @@ struct look_wait {
 
 /* --- The disk ------------------------------------------------------------------------------------------------------------ */
 
-static struct look *look_of(struct io_backend *be)
+static void remember(void *ctx, uint32_t dev, uint64_t off_bytes, uint64_t len_bytes)
 {
-    return container_of(be, struct look, wire);
-}
+    struct look *l = ctx;
 
-static struct io_backend *disk_of(struct io_backend *be)
-{
-    return simdisk_backend(look_of(be)->disk);
-}
-
-static void remember(struct look *l, uint64_t off_bytes, uint64_t len_bytes)
-{
     if (l->n_undos == l->room) {
         l->room = l->room ? 2 * l->room : 256;
         l->undos = realloc(l->undos, l->room * sizeof(*l->undos));
@@ -68,64 +59,14 @@ static void remember(struct look *l, uint64_t off_bytes, uint64_t len_bytes)
 
     if (!l->undos || !old)
         torture_fail("no memory");
-    memcpy(old, simdisk_bytes(l->disk, 0) + off_bytes, len_bytes);
+    memcpy(old, simdisk_bytes(l->disk, dev) + off_bytes, len_bytes);
     l->undos[l->n_undos++] = (struct undo){off_bytes, (uint32_t)len_bytes, old};
 }
-
-static void wire_blk_submit(struct io_backend *be, struct io_blk *blk)
-{
-    if (blk->op == IO_BLK_WRITE)
-        remember(look_of(be), blk->off_bytes, blk->len_bytes);
-    disk_of(be)->ops->blk_submit(disk_of(be), blk);
-}
-
-static void wire_blk_urge(struct io_backend *be, struct io_blk *blk)
-{
-    disk_of(be)->ops->blk_urge(disk_of(be), blk);
-}
-
-static void wire_work_submit(struct io_backend *be, struct io_work *work)
-{
-    disk_of(be)->ops->work_submit(disk_of(be), work);
-}
-
-static void wire_chunk_request(struct io_backend *be, struct io_chunk *chunk)
-{
-    disk_of(be)->ops->chunk_request(disk_of(be), chunk);
-}
-
-static void wire_chunk_close(struct io_backend *be, uint32_t region)
-{
-    disk_of(be)->ops->chunk_close(disk_of(be), region);
-}
-
-static int wire_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem)
-{
-    return disk_of(be)->ops->bounce_alloc(disk_of(be), size_bytes, ret_buf, ret_mem);
-}
-
-static int wire_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
-                        uint64_t len_bytes)
-{
-    if (op == IO_BLK_WRITE)
-        remember(look_of(be), off_bytes, len_bytes);
-    return disk_of(be)->ops->blk_now(disk_of(be), op, dev, off_bytes, mem, len_bytes);
-}
-
-static const struct io_backend_ops wire_ops = {
-    .blk_submit = wire_blk_submit,
-    .blk_urge = wire_blk_urge,
-    .work_submit = wire_work_submit,
-    .chunk_request = wire_chunk_request,
-    .chunk_close = wire_chunk_close,
-    .bounce_alloc = wire_bounce_alloc,
-    .blk_now = wire_blk_now,
-};
 
 void look_write(struct look *l, uint64_t off_bytes, const void *bytes, uint32_t len_bytes, bool for_good)
 {
     if (!for_good)
-        remember(l, off_bytes, len_bytes);
+        remember(l, 0, off_bytes, len_bytes);
     simdisk_poke(l->disk, 0, off_bytes, bytes, len_bytes);
 }
 
@@ -170,9 +111,9 @@ struct look *look_new(const struct t_place *p)
     if (!l || !(l->bytes = malloc(T_PAYLOAD_MAX)))
         torture_fail("no memory");
     l->place = p;
-    l->wire.ops = &wire_ops;
     l->disk = simdisk_new(p->oracle->seed);
     (void)simdisk_device_add(l->disk, p->disk_bytes);
+    simdisk_watch_writes(l->disk, remember, l);
     l->records = aligned_alloc(SECTOR_BYTES, round_up(tiering_records_bytes(MAX_OBJECTS), SECTOR_BYTES));
     if (!l->records)
         torture_fail("no memory");
@@ -224,7 +165,7 @@ static void open_spaces(struct look *l)
 
 static void open_all(struct look *l)
 {
-    struct tiering_config config = {.backend = &l->wire,
+    struct tiering_config config = {.backend = simdisk_backend(l->disk),
                                     .pools = l->pools,
                                     .n_pools = T_GROUPS,
                                     .records = l->records,

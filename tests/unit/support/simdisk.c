@@ -68,6 +68,8 @@ struct simdisk {
     struct lane lanes[SIMDISK_LANES_MAX];
     int32_t fail_dma;
     bool fail_set[3], short_set[3];
+    simdisk_watch_fn watch; /* or NULL */
+    void *watch_ctx;
     int32_t fail[3];
 };
 
@@ -172,8 +174,16 @@ uint32_t simdisk_device_add(struct simdisk *d, uint64_t size_bytes)
 
 /* --- The device --- */
 
+void simdisk_watch_writes(struct simdisk *d, simdisk_watch_fn watch, void *ctx)
+{
+    d->watch = watch;
+    d->watch_ctx = ctx;
+}
+
 static void device_write(struct simdisk *d, struct device *v, uint64_t off, const uint8_t *bytes, uint64_t len)
 {
+    if (d->watch)
+        d->watch(d->watch_ctx, (uint32_t)(v - d->devs), off, len);
     memcpy(v->image + off, bytes, len);
     for (uint64_t s = off / SECTOR_BYTES; s < (off + len) / SECTOR_BYTES; s++) {
         if (!v->stamp[s])

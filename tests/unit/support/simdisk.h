@@ -85,6 +85,10 @@ void simdisk_fail_next(struct simdisk *d, enum io_blk_op op, int32_t error);
 /* The next read or write of more than a sector moves only its first sector. */
 void simdisk_short_next(struct simdisk *d, enum io_blk_op op);
 
+/* Called before each write takes effect, with the bytes that go still there; simdisk_poke() is none. */
+typedef void (*simdisk_watch_fn)(void *ctx, uint32_t dev, uint64_t off_bytes, uint64_t len_bytes);
+void simdisk_watch_writes(struct simdisk *d, simdisk_watch_fn watch, void *ctx);
+
 /* Direct access to what the device holds (image and durable alike). */
 uint8_t *simdisk_bytes(struct simdisk *d, uint32_t dev);
 void simdisk_poke(struct simdisk *d, uint32_t dev, uint64_t off_bytes, const void *bytes, size_t len_bytes);
