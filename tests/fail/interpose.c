@@ -192,7 +192,7 @@ static word_fn *real_of(enum call call)
         real[call] = (word_fn *)(uintptr_t)dlsym(RTLD_NEXT, call_names[call]);
         depth--;
     }
-    return real[call];
+    return real[call]; // cppcheck-suppress CastIntegerToAddressAtReturn; it is a function's address
 }
 
 /* --- Who calls? -------------------------------------------------------------------------------------------------- */
@@ -431,13 +431,13 @@ EXPORT void *malloc(size_t size)
     return counted((void *)real_of(CALL_malloc)((long)size, 0, 0, 0, 0, 0));
 }
 
-EXPORT void *calloc(size_t n, size_t size)
+EXPORT void *calloc(size_t nmemb, size_t size)
 {
     if (!real[CALL_calloc] && depth > 0)
-        return early_alloc(n * size);
+        return early_alloc(nmemb * size);
     if (allocation_fails(CALL_calloc, __builtin_return_address(0)))
         return NULL;
-    return counted((void *)real_of(CALL_calloc)((long)n, (long)size, 0, 0, 0, 0));
+    return counted((void *)real_of(CALL_calloc)((long)nmemb, (long)size, 0, 0, 0, 0));
 }
 
 static void *resize(void *mem, size_t size)
@@ -450,20 +450,21 @@ static void *resize(void *mem, size_t size)
     return counted(moved);
 }
 
-EXPORT void *realloc(void *mem, size_t size)
+EXPORT void *realloc(void *ptr, size_t size)
 {
-    return allocation_fails(CALL_realloc, __builtin_return_address(0)) ? NULL : resize(mem, size);
+    return allocation_fails(CALL_realloc, __builtin_return_address(0)) ? NULL : resize(ptr, size);
 }
 
-EXPORT void *reallocarray(void *mem, size_t n, size_t size)
+EXPORT void *reallocarray(void *ptr, size_t nmemb, size_t size)
 {
     size_t bytes;
 
-    if (__builtin_mul_overflow(n, size, &bytes) || allocation_fails(CALL_reallocarray, __builtin_return_address(0))) {
+    if (__builtin_mul_overflow(nmemb, size, &bytes) ||
+        allocation_fails(CALL_reallocarray, __builtin_return_address(0))) {
         errno = ENOMEM;
         return NULL;
     }
-    return resize(mem, bytes);
+    return resize(ptr, bytes);
 }
 
 EXPORT void *aligned_alloc(size_t alignment, size_t size)
@@ -473,23 +474,23 @@ EXPORT void *aligned_alloc(size_t alignment, size_t size)
     return counted((void *)real_of(CALL_aligned_alloc)((long)alignment, (long)size, 0, 0, 0, 0));
 }
 
-EXPORT int posix_memalign(void **ret_mem, size_t alignment, size_t size)
+EXPORT int posix_memalign(void **memptr, size_t alignment, size_t size)
 {
     if (allocation_fails(CALL_posix_memalign, __builtin_return_address(0)))
         return errno;
-    int r = (int)real_of(CALL_posix_memalign)((long)ret_mem, (long)alignment, (long)size, 0, 0, 0);
+    int r = (int)real_of(CALL_posix_memalign)((long)memptr, (long)alignment, (long)size, 0, 0, 0);
 
     if (r == 0)
-        (void)counted(*ret_mem);
+        (void)counted(*memptr);
     return r;
 }
 
-EXPORT void free(void *mem)
+EXPORT void free(void *ptr)
 {
-    if (!mem || is_early(mem))
+    if (!ptr || is_early(ptr))
         return;
-    uncount((int64_t)malloc_usable_size(mem));
-    (void)real_of(CALL_free)((long)mem, 0, 0, 0, 0, 0);
+    uncount((int64_t)malloc_usable_size(ptr));
+    (void)real_of(CALL_free)((long)ptr, 0, 0, 0, 0, 0);
 }
 
 /* --- The beginning ----------------------------------------------------------------------------------------------- */
