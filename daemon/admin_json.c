@@ -15,36 +15,6 @@
 
 typedef struct json_object json;
 
-static void put_u64(json *o, const char *name, uint64_t value)
-{
-    json_put_u64(o, name, value);
-}
-
-static void put_bool(json *o, const char *name, bool value)
-{
-    json_put_bool(o, name, value);
-}
-
-static void put_text(json *o, const char *name, const char *value)
-{
-    json_put_text(o, name, value);
-}
-
-static json *put_object(json *o, const char *name)
-{
-    return json_put_object(o, name);
-}
-
-static json *put_array(json *o, const char *name)
-{
-    return json_put_array(o, name);
-}
-
-static json *add_object(json *array)
-{
-    return json_add_object(array);
-}
-
 /* --- status ------------------------------------------------------------------------------------------------------ */
 
 static const char *state_name(enum control_state state)
@@ -78,30 +48,30 @@ static const char *mode_name(enum uring_mode mode)
 
 static void put_engine(json *o, const struct engine_report *r)
 {
-    put_u64(o, "number", r->call.engine->config.number);
-    put_u64(o, "turns", r->heartbeat);
-    put_bool(o, "ready", r->is_ready);
-    put_u64(o, "memory_bytes", r->have_bytes);
-    put_u64(o, "memory_wanted_bytes", r->want_bytes);
-    put_u64(o, "memory_missing_bytes", r->missing_bytes);
-    put_text(o, "io_uring_mode", mode_name(r->caps.mode));
-    put_bool(o, "io_uring_restricted", r->caps.restricted);
-    put_bool(o, "degraded_memlock", r->caps.degraded_memlock);
-    put_text(o, "note", r->caps.note);
-    put_u64(o, "peers", r->requests.peers);
-    put_u64(o, "rings", r->requests.rings);
-    put_u64(o, "rings_hot", r->requests.rings_hot);
-    put_u64(o, "requests", r->requests.requests);
-    put_u64(o, "requests_max", r->requests.requests_max);
-    put_u64(o, "waits", r->requests.waits);
-    put_u64(o, "waits_max", r->requests.waits_max);
-    put_u64(o, "sqes", r->requests.sqes);
-    put_u64(o, "cqes", r->requests.cqes);
-    put_u64(o, "items", r->requests.items);
-    put_u64(o, "stalls", r->requests.stalls);
-    put_u64(o, "timeouts", r->requests.timeouts);
-    put_u64(o, "cancels", r->requests.cancels);
-    put_u64(o, "violations", r->requests.violations);
+    json_put_u64(o, "number", r->call.engine->config.number);
+    json_put_u64(o, "turns", r->heartbeat);
+    json_put_bool(o, "ready", r->is_ready);
+    json_put_u64(o, "memory_bytes", r->have_bytes);
+    json_put_u64(o, "memory_wanted_bytes", r->want_bytes);
+    json_put_u64(o, "memory_missing_bytes", r->missing_bytes);
+    json_put_text(o, "io_uring_mode", mode_name(r->caps.mode));
+    json_put_bool(o, "io_uring_restricted", r->caps.restricted);
+    json_put_bool(o, "degraded_memlock", r->caps.degraded_memlock);
+    json_put_text(o, "note", r->caps.note);
+    json_put_u64(o, "peers", r->requests.peers);
+    json_put_u64(o, "rings", r->requests.rings);
+    json_put_u64(o, "rings_hot", r->requests.rings_hot);
+    json_put_u64(o, "requests", r->requests.requests);
+    json_put_u64(o, "requests_max", r->requests.requests_max);
+    json_put_u64(o, "waits", r->requests.waits);
+    json_put_u64(o, "waits_max", r->requests.waits_max);
+    json_put_u64(o, "sqes", r->requests.sqes);
+    json_put_u64(o, "cqes", r->requests.cqes);
+    json_put_u64(o, "items", r->requests.items);
+    json_put_u64(o, "stalls", r->requests.stalls);
+    json_put_u64(o, "timeouts", r->requests.timeouts);
+    json_put_u64(o, "cancels", r->requests.cancels);
+    json_put_u64(o, "violations", r->requests.violations);
 }
 
 json *admin_status(const struct control *control, const struct admin_reports *reports)
@@ -109,22 +79,22 @@ json *admin_status(const struct control *control, const struct admin_reports *re
     json *o = json_begin();
     json *engines;
 
-    put_text(o, "version", SPILLWAY_VERSION);
-    put_u64(o, "pid", (uint64_t)getpid());
-    put_u64(o, "uid", control->uid);
-    put_bool(o, "user_mode", control->user_mode);
-    put_text(o, "state", state_name(control->state));
-    put_u64(o, "uptime_s", (loop_now_ns() - control->started_ns) / NS_PER_S);
-    put_text(o, "config", control->config_path);
-    put_text(o, "socket", control->listener.path[0] ? control->listener.path : "systemd");
-    put_u64(o, "sessions", control->n_sessions);
-    put_u64(o, "sessions_max", control->config->daemon.max_sessions);
-    put_u64(o, "sessions_ever", control->next_session);
-    put_u64(o, "owners", control->n_owners);
-    put_u64(o, "spaces", spaces_count(control->spaces));
-    engines = put_array(o, "engines");
+    json_put_text(o, "version", SPILLWAY_VERSION);
+    json_put_u64(o, "pid", (uint64_t)getpid());
+    json_put_u64(o, "uid", control->uid);
+    json_put_bool(o, "user_mode", control->user_mode);
+    json_put_text(o, "state", state_name(control->state));
+    json_put_u64(o, "uptime_s", (loop_now_ns() - control->started_ns) / NS_PER_S);
+    json_put_text(o, "config", control->config_path);
+    json_put_text(o, "socket", control->listener.path[0] ? control->listener.path : "systemd");
+    json_put_u64(o, "sessions", control->n_sessions);
+    json_put_u64(o, "sessions_max", control->config->daemon.max_sessions);
+    json_put_u64(o, "sessions_ever", control->next_session);
+    json_put_u64(o, "owners", control->n_owners);
+    json_put_u64(o, "spaces", spaces_count(control->spaces));
+    engines = json_put_array(o, "engines");
     for (uint32_t i = 0; i < reports->n; i++)
-        put_engine(add_object(engines), reports->at[i]);
+        put_engine(json_add_object(engines), reports->at[i]);
     return o;
 }
 
@@ -132,16 +102,16 @@ json *admin_status(const struct control *control, const struct admin_reports *re
 
 static void put_writes(json *o, const struct tiering_writes *w)
 {
-    json *writes = put_object(o, "writes");
+    json *writes = json_put_object(o, "writes");
 
     if (w->day_bytes > 0)
-        put_u64(writes, "budget_day_bytes", w->day_bytes);
+        json_put_u64(writes, "budget_day_bytes", w->day_bytes);
     else
-        put_text(writes, "budget_day_bytes", NULL);
-    put_u64(writes, "used_bytes", w->used_bytes);
-    put_u64(writes, "over_bytes", w->over_bytes);
-    put_u64(writes, "dropped", w->dropped);
-    put_u64(writes, "dropped_bytes", w->dropped_bytes);
+        json_put_text(writes, "budget_day_bytes", NULL);
+    json_put_u64(writes, "used_bytes", w->used_bytes);
+    json_put_u64(writes, "over_bytes", w->over_bytes);
+    json_put_u64(writes, "dropped", w->dropped);
+    json_put_u64(writes, "dropped_bytes", w->dropped_bytes);
 }
 
 /* The members of both are all sums of the same kind. */
@@ -165,36 +135,36 @@ static void pool_sum(const struct admin_reports *reports, uint32_t pool, struct 
 static void put_pool_io(json *o, const struct admin_reports *reports, uint32_t pool)
 {
     struct uring_lane_stat sum = {0};
-    json *io = put_object(o, "io");
+    json *io = json_put_object(o, "io");
 
     for (uint32_t e = 0; e < reports->n; e++)
         sum_add(&sum, &reports->at[e]->io[pool], sizeof(sum));
-    put_u64(io, "reads", sum.reads);
-    put_u64(io, "writes", sum.writes);
-    put_u64(io, "read_bytes", sum.read_bytes);
-    put_u64(io, "written_bytes", sum.written_bytes);
-    put_u64(io, "queued", sum.queued);
-    put_u64(io, "queued_bytes", sum.queued_bytes);
+    json_put_u64(io, "reads", sum.reads);
+    json_put_u64(io, "writes", sum.writes);
+    json_put_u64(io, "read_bytes", sum.read_bytes);
+    json_put_u64(io, "written_bytes", sum.written_bytes);
+    json_put_u64(io, "queued", sum.queued);
+    json_put_u64(io, "queued_bytes", sum.queued_bytes);
 }
 
 /* Engines trade budgets: what each may have now, and has. */
 static void put_pool_engines(json *o, const struct admin_reports *reports, uint32_t pool)
 {
-    json *engines = put_array(o, "engines");
+    json *engines = json_put_array(o, "engines");
 
     for (uint32_t e = 0; e < reports->n; e++) {
         const struct tiering_pool_stat *s = &reports->at[e]->pools[pool];
-        json *engine = add_object(engines);
+        json *engine = json_add_object(engines);
 
-        put_u64(engine, "number", reports->at[e]->call.engine->config.number);
-        put_u64(engine, "dram_budget_bytes", s->dram_budget);
-        put_u64(engine, "dram_chunk_bytes", s->dram_chunks);
-        put_u64(engine, "dram_used_bytes", s->dram_used);
-        put_u64(engine, "cxl_budget_bytes", s->cxl_budget);
-        put_u64(engine, "cxl_chunk_bytes", s->cxl_chunks);
-        put_u64(engine, "cxl_used_bytes", s->cxl_used);
-        put_u64(engine, "nvme_budget_bytes", s->nvme_budget);
-        put_u64(engine, "nvme_used_bytes", s->nvme_used);
+        json_put_u64(engine, "number", reports->at[e]->call.engine->config.number);
+        json_put_u64(engine, "dram_budget_bytes", s->dram_budget);
+        json_put_u64(engine, "dram_chunk_bytes", s->dram_chunks);
+        json_put_u64(engine, "dram_used_bytes", s->dram_used);
+        json_put_u64(engine, "cxl_budget_bytes", s->cxl_budget);
+        json_put_u64(engine, "cxl_chunk_bytes", s->cxl_chunks);
+        json_put_u64(engine, "cxl_used_bytes", s->cxl_used);
+        json_put_u64(engine, "nvme_budget_bytes", s->nvme_budget);
+        json_put_u64(engine, "nvme_used_bytes", s->nvme_used);
     }
 }
 
@@ -202,64 +172,64 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
 {
     json *tier;
 
-    put_text(o, "name", config->section.name);
-    put_bool(o, "trusted", config->is_trusted);
-    put_u64(o, "weight", config->weight);
-    tier = put_object(o, "dram");
-    put_u64(tier, "budget_bytes", s->dram_budget);
-    put_u64(tier, "chunk_bytes", s->dram_chunks);
-    put_u64(tier, "closing_bytes", s->dram_closing);
-    put_u64(tier, "missing_bytes", s->dram_missing);
-    put_u64(tier, "used_bytes", s->dram_used);
-    put_u64(tier, "payload_bytes", s->dram_used - s->dram_round_waste);
-    put_u64(tier, "slab_bytes", s->dram_slabs);
-    put_u64(tier, "tail_waste_bytes", s->dram_tail_waste);
-    put_u64(tier, "round_waste_bytes", s->dram_round_waste);
-    put_u64(tier, "leased_bytes", s->leased);
-    put_u64(tier, "admitted_bytes", s->admitted);
-    put_u64(tier, "dirty_bytes", s->dirty);
-    tier = put_object(o, "cxl");
-    put_u64(tier, "budget_bytes", s->cxl_budget);
-    put_u64(tier, "chunk_bytes", s->cxl_chunks);
-    put_u64(tier, "closing_bytes", s->cxl_closing);
-    put_u64(tier, "missing_bytes", s->cxl_missing);
-    put_u64(tier, "used_bytes", s->cxl_used);
-    put_u64(tier, "payload_bytes", s->cxl_used - s->cxl_round_waste);
-    tier = put_object(o, "nvme");
-    put_u64(tier, "budget_bytes", s->nvme_budget);
-    put_u64(tier, "used_bytes", s->nvme_used);
-    put_u64(o, "objects", s->objects);
-    put_u64(o, "objects_resident", s->resident);
-    put_u64(o, "hits_dram", s->hits_dram);
-    put_u64(o, "hits_cxl", s->hits_cxl);
-    put_u64(o, "hits_nvme", s->hits_nvme);
-    put_u64(o, "misses", s->misses);
-    put_u64(o, "commits", s->commits);
-    put_u64(o, "commit_bytes", s->commit_bytes);
-    put_u64(o, "evictions", s->evictions);
-    put_u64(o, "drops", s->drops);
-    put_u64(o, "spills", s->spills);
-    put_u64(o, "spill_bytes", s->spill_bytes);
-    put_u64(o, "loads", s->loads);
-    put_u64(o, "load_bytes", s->load_bytes);
-    put_u64(o, "prefetches", s->prefetches);
-    put_u64(o, "demotions", s->demotions);
-    put_u64(o, "promotions", s->promotions);
-    put_u64(o, "evacuations", s->evacuations);
-    put_u64(o, "waiting", s->waiting);
+    json_put_text(o, "name", config->section.name);
+    json_put_bool(o, "trusted", config->is_trusted);
+    json_put_u64(o, "weight", config->weight);
+    tier = json_put_object(o, "dram");
+    json_put_u64(tier, "budget_bytes", s->dram_budget);
+    json_put_u64(tier, "chunk_bytes", s->dram_chunks);
+    json_put_u64(tier, "closing_bytes", s->dram_closing);
+    json_put_u64(tier, "missing_bytes", s->dram_missing);
+    json_put_u64(tier, "used_bytes", s->dram_used);
+    json_put_u64(tier, "payload_bytes", s->dram_used - s->dram_round_waste);
+    json_put_u64(tier, "slab_bytes", s->dram_slabs);
+    json_put_u64(tier, "tail_waste_bytes", s->dram_tail_waste);
+    json_put_u64(tier, "round_waste_bytes", s->dram_round_waste);
+    json_put_u64(tier, "leased_bytes", s->leased);
+    json_put_u64(tier, "admitted_bytes", s->admitted);
+    json_put_u64(tier, "dirty_bytes", s->dirty);
+    tier = json_put_object(o, "cxl");
+    json_put_u64(tier, "budget_bytes", s->cxl_budget);
+    json_put_u64(tier, "chunk_bytes", s->cxl_chunks);
+    json_put_u64(tier, "closing_bytes", s->cxl_closing);
+    json_put_u64(tier, "missing_bytes", s->cxl_missing);
+    json_put_u64(tier, "used_bytes", s->cxl_used);
+    json_put_u64(tier, "payload_bytes", s->cxl_used - s->cxl_round_waste);
+    tier = json_put_object(o, "nvme");
+    json_put_u64(tier, "budget_bytes", s->nvme_budget);
+    json_put_u64(tier, "used_bytes", s->nvme_used);
+    json_put_u64(o, "objects", s->objects);
+    json_put_u64(o, "objects_resident", s->resident);
+    json_put_u64(o, "hits_dram", s->hits_dram);
+    json_put_u64(o, "hits_cxl", s->hits_cxl);
+    json_put_u64(o, "hits_nvme", s->hits_nvme);
+    json_put_u64(o, "misses", s->misses);
+    json_put_u64(o, "commits", s->commits);
+    json_put_u64(o, "commit_bytes", s->commit_bytes);
+    json_put_u64(o, "evictions", s->evictions);
+    json_put_u64(o, "drops", s->drops);
+    json_put_u64(o, "spills", s->spills);
+    json_put_u64(o, "spill_bytes", s->spill_bytes);
+    json_put_u64(o, "loads", s->loads);
+    json_put_u64(o, "load_bytes", s->load_bytes);
+    json_put_u64(o, "prefetches", s->prefetches);
+    json_put_u64(o, "demotions", s->demotions);
+    json_put_u64(o, "promotions", s->promotions);
+    json_put_u64(o, "evacuations", s->evacuations);
+    json_put_u64(o, "waiting", s->waiting);
     put_writes(o, &s->writes);
 }
 
 json *admin_pools(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
-    json *pools = put_array(o, "pools");
+    json *pools = json_put_array(o, "pools");
 
     for (uint32_t i = 0; i < control->config->n_pools; i++) {
         struct tiering_pool_stat sum;
 
         pool_sum(reports, i, &sum);
-        json *pool = add_object(pools);
+        json *pool = json_add_object(pools);
 
         put_pool(pool, &control->config->pools[i], &sum);
         admin_put_pool_gpu(pool, control, i);
@@ -273,29 +243,29 @@ json *admin_pools(const struct control *control, const struct admin_reports *rep
 
 static json *put_tier(json *tiers, const char *name, uint64_t size, uint64_t chunks, uint64_t used, uint64_t payload)
 {
-    json *o = add_object(tiers);
+    json *o = json_add_object(tiers);
 
-    put_text(o, "tier", name);
-    put_u64(o, "size_bytes", size);
-    put_u64(o, "allocated_bytes", chunks);
-    put_u64(o, "used_bytes", used);
-    put_u64(o, "payload_bytes", payload);
+    json_put_text(o, "tier", name);
+    json_put_u64(o, "size_bytes", size);
+    json_put_u64(o, "allocated_bytes", chunks);
+    json_put_u64(o, "used_bytes", used);
+    json_put_u64(o, "payload_bytes", payload);
     return o;
 }
 
 /* budget_offset: of the budget in struct tiering_pool_stat. */
 static void put_tier_engines(json *tier, const struct admin_reports *reports, uint32_t n_pools, size_t budget_offset)
 {
-    json *engines = put_array(tier, "engines");
+    json *engines = json_put_array(tier, "engines");
 
     for (uint32_t e = 0; e < reports->n; e++) {
-        json *engine = add_object(engines);
+        json *engine = json_add_object(engines);
         uint64_t sum = 0;
 
         for (uint32_t i = 0; i < n_pools; i++)
             sum += *(const uint64_t *)(const void *)((const char *)&reports->at[e]->pools[i] + budget_offset);
-        put_u64(engine, "number", reports->at[e]->call.engine->config.number);
-        put_u64(engine, "budget_bytes", sum);
+        json_put_u64(engine, "number", reports->at[e]->call.engine->config.number);
+        json_put_u64(engine, "budget_bytes", sum);
     }
 }
 
@@ -331,27 +301,27 @@ static void put_nodes(json *tier, const struct admin_reports *reports, bool is_c
 {
     struct engine_node nodes[NODES_MAX];
     uint32_t n = nodes_sum(reports, is_cxl, nodes);
-    json *array = put_array(tier, "nodes");
+    json *array = json_put_array(tier, "nodes");
 
     for (uint32_t i = 0; i < n; i++) {
-        json *o = add_object(array);
+        json *o = json_add_object(array);
 
         if (nodes[i].node == MEMORY_NODE_ANY)
-            put_text(o, "node", NULL);
+            json_put_text(o, "node", NULL);
         else
-            put_u64(o, "node", nodes[i].node);
-        put_u64(o, "allocated_bytes", nodes[i].bytes);
-        put_u64(o, "hugepage_bytes", nodes[i].huge_bytes);
-        put_u64(o, "locked_bytes", nodes[i].locked_bytes);
-        put_u64(o, "pages_sampled", nodes[i].n_sampled);
-        put_u64(o, "pages_on_node", nodes[i].n_on_node);
+            json_put_u64(o, "node", nodes[i].node);
+        json_put_u64(o, "allocated_bytes", nodes[i].bytes);
+        json_put_u64(o, "hugepage_bytes", nodes[i].huge_bytes);
+        json_put_u64(o, "locked_bytes", nodes[i].locked_bytes);
+        json_put_u64(o, "pages_sampled", nodes[i].n_sampled);
+        json_put_u64(o, "pages_on_node", nodes[i].n_on_node);
     }
 }
 
 json *admin_tiers(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
-    json *tiers = put_array(o, "tiers");
+    json *tiers = json_put_array(o, "tiers");
     struct tiering_pool_stat all = {0}, sum;
     struct tiering_stat metadata = {0};
     uint64_t segments = 0, live = 0;
@@ -400,19 +370,19 @@ json *admin_tiers(const struct control *control, const struct admin_reports *rep
         tier = put_tier(tiers, "nvme", control_nvme_bytes(control), segments, segments, live);
         put_tier_engines(tier, reports, n_pools, offsetof(struct tiering_pool_stat, nvme_budget));
     }
-    json *m = put_object(o, "metadata");
+    json *m = json_put_object(o, "metadata");
 
-    put_u64(m, "objects", metadata.objects);
-    put_u64(m, "objects_max", metadata.objects_max);
-    put_u64(m, "leases", metadata.leases);
-    put_u64(m, "leases_max", metadata.leases_max);
-    put_u64(m, "object_record_bytes", metadata.record_bytes);
-    put_u64(m, "index_bytes", metadata.index_bytes);
-    put_u64(m, "ghost_bytes", metadata.ghost_bytes);
-    put_u64(m, "lease_bytes", metadata.lease_bytes);
-    put_u64(m, "copied_bytes", metadata.copied_bytes);
-    put_u64(m, "migrated_bytes", metadata.migrated_bytes);
-    put_u64(m, "bounced_bytes", metadata.bounced_bytes);
+    json_put_u64(m, "objects", metadata.objects);
+    json_put_u64(m, "objects_max", metadata.objects_max);
+    json_put_u64(m, "leases", metadata.leases);
+    json_put_u64(m, "leases_max", metadata.leases_max);
+    json_put_u64(m, "object_record_bytes", metadata.record_bytes);
+    json_put_u64(m, "index_bytes", metadata.index_bytes);
+    json_put_u64(m, "ghost_bytes", metadata.ghost_bytes);
+    json_put_u64(m, "lease_bytes", metadata.lease_bytes);
+    json_put_u64(m, "copied_bytes", metadata.copied_bytes);
+    json_put_u64(m, "migrated_bytes", metadata.migrated_bytes);
+    json_put_u64(m, "bounced_bytes", metadata.bounced_bytes);
     return o;
 }
 
@@ -436,23 +406,23 @@ static void put_session(json *o, const struct session *session, const struct adm
             sum.spaces += peer->spaces;
         }
     }
-    put_u64(o, "session", session->number);
-    put_text(o, "name", session->name);
-    put_u64(o, "uid", session->who.uid);
-    put_u64(o, "pid", (uint64_t)session->who.pid);
-    put_u64(o, "age_s", (loop_now_ns() - session->since_ns) / NS_PER_S);
-    put_u64(o, "owner", session->owner ? session->owner->number : 0);
-    put_text(o, "state",
-             session->state == SESSION_HELLO  ? "hello"
-             : session->state == SESSION_OPEN ? "open"
-                                              : "ending");
-    put_u64(o, "rings", session->n_rings);
-    put_u64(o, "scratch_bytes", session->scratch_bytes);
-    put_u64(o, "spaces", sum.spaces);
-    put_u64(o, "leases", sum.leases);
-    put_u64(o, "requests", sum.requests);
-    put_u64(o, "waits", sum.waits);
-    pools = put_array(o, "pools");
+    json_put_u64(o, "session", session->number);
+    json_put_text(o, "name", session->name);
+    json_put_u64(o, "uid", session->who.uid);
+    json_put_u64(o, "pid", (uint64_t)session->who.pid);
+    json_put_u64(o, "age_s", (loop_now_ns() - session->since_ns) / NS_PER_S);
+    json_put_u64(o, "owner", session->owner ? session->owner->number : 0);
+    json_put_text(o, "state",
+                  session->state == SESSION_HELLO  ? "hello"
+                  : session->state == SESSION_OPEN ? "open"
+                                                   : "ending");
+    json_put_u64(o, "rings", session->n_rings);
+    json_put_u64(o, "scratch_bytes", session->scratch_bytes);
+    json_put_u64(o, "spaces", sum.spaces);
+    json_put_u64(o, "leases", sum.leases);
+    json_put_u64(o, "requests", sum.requests);
+    json_put_u64(o, "waits", sum.waits);
+    pools = json_put_array(o, "pools");
     for (uint32_t i = 0; i < config->n_pools; i++)
         if (session->pools[i])
             json_add_text(pools, config->pools[i].section.name);
@@ -461,10 +431,10 @@ static void put_session(json *o, const struct session *session, const struct adm
 json *admin_sessions(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
-    json *sessions = put_array(o, "sessions");
+    json *sessions = json_put_array(o, "sessions");
 
     list_for_each (l, &control->sessions)
-        put_session(add_object(sessions), list_entry(l, struct session, link), reports);
+        put_session(json_add_object(sessions), list_entry(l, struct session, link), reports);
     return o;
 }
 
@@ -472,40 +442,40 @@ json *admin_sessions(const struct control *control, const struct admin_reports *
 
 static void put_store(json *o, const struct store_stat *s)
 {
-    put_u64(o, "segments", s->segments);
-    put_u64(o, "segments_free", s->segments_free);
-    put_u64(o, "segments_open", s->segments_open);
-    put_u64(o, "segments_pending_free", s->segments_pending_free);
-    put_u64(o, "segment_bytes", s->segment_bytes);
-    put_u64(o, "live_bytes", s->live_bytes);
-    put_u64(o, "written_bytes", s->written_bytes);
-    put_u64(o, "written_log_bytes", s->written_log_bytes);
-    put_u64(o, "put_bytes", s->put_bytes);
-    put_u64(o, "got_bytes", s->got_bytes);
-    put_u64(o, "bounced_bytes", s->bounced_bytes);
-    put_u64(o, "checksum_errors", s->checksum_errors);
-    put_u64(o, "write_errors", s->write_errors);
-    put_u64(o, "log_bytes", s->log_bytes);
-    put_u64(o, "log_live_bytes", s->log_live_bytes);
-    put_u64(o, "log_used_bytes", s->log_used_bytes);
-    put_u64(o, "checkpoints", s->checkpoints);
-    put_u64(o, "reclaimed_segments", s->reclaimed_segments);
-    put_u64(o, "flushes", s->flushes);
+    json_put_u64(o, "segments", s->segments);
+    json_put_u64(o, "segments_free", s->segments_free);
+    json_put_u64(o, "segments_open", s->segments_open);
+    json_put_u64(o, "segments_pending_free", s->segments_pending_free);
+    json_put_u64(o, "segment_bytes", s->segment_bytes);
+    json_put_u64(o, "live_bytes", s->live_bytes);
+    json_put_u64(o, "written_bytes", s->written_bytes);
+    json_put_u64(o, "written_log_bytes", s->written_log_bytes);
+    json_put_u64(o, "put_bytes", s->put_bytes);
+    json_put_u64(o, "got_bytes", s->got_bytes);
+    json_put_u64(o, "bounced_bytes", s->bounced_bytes);
+    json_put_u64(o, "checksum_errors", s->checksum_errors);
+    json_put_u64(o, "write_errors", s->write_errors);
+    json_put_u64(o, "log_bytes", s->log_bytes);
+    json_put_u64(o, "log_live_bytes", s->log_live_bytes);
+    json_put_u64(o, "log_used_bytes", s->log_used_bytes);
+    json_put_u64(o, "checkpoints", s->checkpoints);
+    json_put_u64(o, "reclaimed_segments", s->reclaimed_segments);
+    json_put_u64(o, "flushes", s->flushes);
     json_put_int(o, "failed", s->failed);
 }
 
 static void put_stores(json *o, const struct admin_reports *reports, uint32_t device)
 {
-    json *stores = put_array(o, "partitions");
+    json *stores = json_put_array(o, "partitions");
 
     for (uint32_t e = 0; e < reports->n; e++) {
         for (uint32_t i = 0; i < reports->at[e]->n_stores; i++) {
             if (reports->at[e]->store_at[i].device != device)
                 continue;
-            json *store = add_object(stores);
+            json *store = json_add_object(stores);
 
-            put_u64(store, "partition", reports->at[e]->store_at[i].partition);
-            put_u64(store, "engine", e);
+            json_put_u64(store, "partition", reports->at[e]->store_at[i].partition);
+            json_put_u64(store, "engine", e);
             put_store(store, &reports->at[e]->stores[i]);
         }
     }
@@ -525,25 +495,26 @@ static void put_device_writes(json *o, const struct admin_reports *reports, uint
 json *admin_devices(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
-    json *devices = put_array(o, "devices");
+    json *devices = json_put_array(o, "devices");
 
     for (uint32_t i = 0; i < control->config->n_devices; i++) {
         const struct config_device *config = &control->config->devices[i];
         const struct control_device *device = &control->devices[i];
-        json *d = add_object(devices);
+        json *d = json_add_object(devices);
         uint64_t size_now = 0;
 
-        put_text(d, "name", config->section.name);
-        put_text(d, "path", config->path);
-        put_text(d, "label", device->identity.format.label);
-        put_u64(d, "version", device->identity.version);
-        put_u64(d, "formatted_bytes", device->identity.format.device_bytes);
-        put_u64(d, "capacity_bytes", device->used_bytes);
-        put_bool(d, "block_device", device->device.is_block);
-        put_bool(d, "direct_io", device->device.is_direct);
-        put_u64(d, "weight", config->weight);
-        put_bool(d, "truncated",
-                 device_size_now(&device->device, &size_now) == 0 && size_now < device->identity.format.device_bytes);
+        json_put_text(d, "name", config->section.name);
+        json_put_text(d, "path", config->path);
+        json_put_text(d, "label", device->identity.format.label);
+        json_put_u64(d, "version", device->identity.version);
+        json_put_u64(d, "formatted_bytes", device->identity.format.device_bytes);
+        json_put_u64(d, "capacity_bytes", device->used_bytes);
+        json_put_bool(d, "block_device", device->device.is_block);
+        json_put_bool(d, "direct_io", device->device.is_direct);
+        json_put_u64(d, "weight", config->weight);
+        json_put_bool(d, "truncated",
+                      device_size_now(&device->device, &size_now) == 0 &&
+                          size_now < device->identity.format.device_bytes);
         put_device_writes(d, reports, i);
         put_stores(d, reports, i);
     }
@@ -553,30 +524,30 @@ json *admin_devices(const struct control *control, const struct admin_reports *r
 json *admin_iostat(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
-    json *engines = put_array(o, "engines");
+    json *engines = json_put_array(o, "engines");
 
     (void)control;
-    put_u64(o, "time_ns", loop_now_ns());
+    json_put_u64(o, "time_ns", loop_now_ns());
     for (uint32_t e = 0; e < reports->n; e++) {
         const struct uring_stat *s = &reports->at[e]->uring;
-        json *engine = add_object(engines);
+        json *engine = json_add_object(engines);
 
-        put_u64(engine, "number", e);
-        put_u64(engine, "reads", s->reads_done);
-        put_u64(engine, "writes", s->writes_done);
-        put_u64(engine, "flushes", s->flushes_done);
-        put_u64(engine, "read_bytes", s->read_bytes);
-        put_u64(engine, "written_bytes", s->written_bytes);
-        put_u64(engine, "errors", s->errors);
-        put_u64(engine, "shorts", s->shorts);
-        put_u64(engine, "unregistered", s->unregistered);
-        put_u64(engine, "in_flight", s->blks_in_flight);
-        put_u64(engine, "queued", s->blks_queued);
-        put_u64(engine, "works", s->works);
-        put_u64(engine, "enters", s->enters);
-        put_u64(engine, "sleeps", s->sleeps);
-        put_u64(engine, "items", reports->at[e]->requests.items);
-        put_u64(engine, "cqes", reports->at[e]->requests.cqes);
+        json_put_u64(engine, "number", e);
+        json_put_u64(engine, "reads", s->reads_done);
+        json_put_u64(engine, "writes", s->writes_done);
+        json_put_u64(engine, "flushes", s->flushes_done);
+        json_put_u64(engine, "read_bytes", s->read_bytes);
+        json_put_u64(engine, "written_bytes", s->written_bytes);
+        json_put_u64(engine, "errors", s->errors);
+        json_put_u64(engine, "shorts", s->shorts);
+        json_put_u64(engine, "unregistered", s->unregistered);
+        json_put_u64(engine, "in_flight", s->blks_in_flight);
+        json_put_u64(engine, "queued", s->blks_queued);
+        json_put_u64(engine, "works", s->works);
+        json_put_u64(engine, "enters", s->enters);
+        json_put_u64(engine, "sleeps", s->sleeps);
+        json_put_u64(engine, "items", reports->at[e]->requests.items);
+        json_put_u64(engine, "cqes", reports->at[e]->requests.cqes);
     }
     return o;
 }
