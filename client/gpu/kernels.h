@@ -52,11 +52,10 @@ struct kernel_args {
     uint64_t slot;   /* where the window lies */
     uint64_t status; /* uint64_t, or 0 for none: if it is not zero, nothing is copied */
     uint64_t error;  /* uint64_t, or 0 for none: where it is stored then */
-    uint64_t
-        done; /* uint64_t, or 0 for none: where done_value is stored when no thread block reads or writes any more */
+    /* uint64_t, or 0 for none: where done_value is stored when no thread block reads or writes any more. */
+    uint64_t done;
     uint64_t done_value;
-    uint64_t
-        count; /* with `done`: uint32_t in device memory, of no other launch at the same time; 0 before and after */
+    uint64_t count; /* with `done`: uint32_t on the device, of no other launch at the time; 0 before and after */
     uint32_t inline_ids[KERNEL_IDS_INLINE];
 };
 

@@ -33,7 +33,8 @@
 #define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
 #define GPU_LANES_LEFT_MAX 64 /* with slots, of one attachment: one in use, the others over and not yet idle */
-#define GPU_DIRECT_SLOTS 16   /* uses of an allocation that are on their way, in each direction */
+#define GPU_COUNTS_BYTES (GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t)) /* of one lane */
+#define GPU_DIRECT_SLOTS 16                   /* uses of an allocation that are on their way, in each direction */
 #define GPU_DIRECT_RUN_BYTES (256 * KIB)      /* of what lies together, on average: below that slots are faster */
 #define GPU_PIECES_MAX 4096                   /* of one layout */
 #define GPU_USE_RANGES_MAX KERNEL_PIECES_NEAR /* parts, and what lies between them, of one use */
@@ -79,7 +80,6 @@ struct gpu_direction_state {
     struct CUstream_st *ends; /* of a direct lane: waits for copies, which `stream` lets begin */
     struct spw_gpu_fence *fence;
     uint64_t fence_address;      /* on the device */
-    uint64_t counts;             /* on the device: its part of the lane's; 0: of a direct lane */
     struct gpu_use **slots;      /* whose they are; NULL: free */
     struct CUevent_st **emptied; /* of each slot: after its kernel, or copy */
 };
@@ -105,7 +105,7 @@ struct gpu_lane {
     struct kernel_piece *ranges; /* GPU_USE_RANGES_MAX: where ranges lie */
     uint64_t *errors;            /* one: what a kernel found in `status` */
     uint64_t ids_address, ranges_address, errors_address;
-    uint64_t counts; /* on the device: thread blocks of each slot's kernel that have ended, 0 between kernels */
+    uint64_t counts; /* on the device, likewise: thread blocks of a kernel that have ended, 0 between kernels */
     struct gpu_direction_state directions[GPU_DIRECTIONS];
 };
 
@@ -187,10 +187,9 @@ struct spw_gpu {
     uint64_t counts; /* device memory of its lanes, made with the first of them */
     pthread_t thread;
     bool has_thread, stop;
-    bool leaves; /* somebody waits for the last use */
-    uint32_t
-        n_spinning; /* callers that move everything on themselves, for a moment; the thread looks without the lock */
-    int wake_fd;    /* the thread sleeps on this and on queues */
+    bool leaves;         /* somebody waits for the last use */
+    uint32_t n_spinning; /* callers that move everything on themselves for a moment; also read without the lock */
+    int wake_fd;         /* the thread sleeps on this and on queues */
 };
 
 /* gpu_lane.c. With the context current. */

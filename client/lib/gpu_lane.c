@@ -113,8 +113,7 @@ static int host_alloc(const struct gpu_lane *lane, uint64_t size_bytes, void *re
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "memory for lists");
 }
 
-/* `counts`: on the device, for so many slots; 0 for a direct lane. */
-static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, uint64_t counts, int priority)
+static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, int priority)
 {
     const struct cuda_driver *cuda = lane->gpu->cuda;
 
@@ -125,37 +124,39 @@ static int direction_init(struct gpu_lane *lane, struct gpu_direction_state *d, 
     int r = cuda->StreamCreateWithPriority(&d->stream, NV_STREAM_NON_BLOCKING, priority);
     if (r == NV_SUCCESS && lane->memory)
         r = cuda->StreamCreateWithPriority(&d->ends, NV_STREAM_NON_BLOCKING, priority);
-    d->counts = counts;
-    if (r == NV_SUCCESS && counts)
-        r = cuda->MemsetD8Async(counts, 0, lane->slots * sizeof(uint32_t), d->stream);
     for (uint32_t i = 0; r == NV_SUCCESS && i < lane->slots; i++)
         r = cuda->EventCreate(&d->emptied[i], NV_EVENT_DISABLE_TIMING);
     return r == NV_SUCCESS ? 0 : client_gpu_error(r, "a stream of a lane");
 }
 
-static uint64_t lane_counts_bytes(void)
-{
-    return (uint64_t)GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t);
-}
-
-/* A place in the attachment's memory for them that no other lane has: freeing memory of the device waits for all of it. */
+/* A place in the attachment's memory that no other lane has: freeing memory of the device waits for all that runs there. */
 static int counts_find(struct gpu_lane *lane)
 {
     struct spw_gpu *gpu = lane->gpu;
-    int r = gpu->counts ? NV_SUCCESS : gpu->cuda->MemAlloc(&gpu->counts, GPU_LANES_LEFT_MAX * lane_counts_bytes());
+    int r = gpu->counts ? NV_SUCCESS : gpu->cuda->MemAlloc(&gpu->counts, GPU_LANES_LEFT_MAX * GPU_COUNTS_BYTES);
 
     if (r != NV_SUCCESS)
         return client_gpu_error(r, "memory for counts");
     for (uint32_t i = 0; i < GPU_LANES_LEFT_MAX; i++) {
         bool is_free = true;
 
-        lane->counts = gpu->counts + i * lane_counts_bytes();
+        lane->counts = gpu->counts + i * GPU_COUNTS_BYTES;
         list_for_each (l, &gpu->lanes)
             is_free &= list_entry(l, struct gpu_lane, link)->counts != lane->counts;
         if (is_free)
             return 0;
     }
     return client_error(-EAGAIN, 0, "%d lanes that ended are busy on the GPU still", GPU_LANES_LEFT_MAX);
+}
+
+/* Of one direction's slots, in its stream. */
+static int counts_clear(const struct gpu_lane *lane, unsigned direction)
+{
+    uint64_t bytes = lane->slots * sizeof(uint32_t);
+    int r =
+        lane->gpu->cuda->MemsetD8Async(lane->counts + direction * bytes, 0, bytes, lane->directions[direction].stream);
+
+    return r == NV_SUCCESS ? 0 : client_gpu_error(r, "memory for counts");
 }
 
 /* What kernels read and write. */
@@ -194,10 +195,11 @@ static int lane_init(struct gpu_lane *lane, const int fds[static 2])
         r = tables_init(lane);
     (void)lane->gpu->cuda->CtxGetStreamPriorityRange(&least, &greatest);
     if (r == 0)
-        r = direction_init(lane, &lane->directions[GPU_SPILL], lane->counts, least);
+        r = direction_init(lane, &lane->directions[GPU_SPILL], least);
     if (r == 0) /* somebody waits for a fetch */
-        r = direction_init(lane, &lane->directions[GPU_FETCH],
-                           lane->counts ? lane->counts + lane_counts_bytes() / 2 : 0, greatest);
+        r = direction_init(lane, &lane->directions[GPU_FETCH], greatest);
+    for (unsigned i = 0; r == 0 && !lane->memory && i < GPU_DIRECTIONS; i++) /* before its first kernel */
+        r = counts_clear(lane, i);
     return r == 0 ? queues_init(lane) : r;
 }
 
@@ -326,7 +328,7 @@ int client_gpu_lane_launch(struct gpu_lane *lane, struct gpu_use *use)
         .error = lane->errors_address + place * sizeof(*lane->errors),
         .done = d->fence_address + offsetof(struct spw_gpu_fence, client_seq),
         .done_value = use->seq,
-        .count = d->counts + slot * sizeof(uint32_t),
+        .count = lane->counts + place * sizeof(uint32_t),
     };
     void *params[] = {&args};
 
