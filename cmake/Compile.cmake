@@ -36,8 +36,19 @@ if(SPILLWAY_KILL_POINTS)
     add_compile_definitions(SPILLWAY_KILL_POINTS)
 endif()
 
+if(SPILLWAY_FUZZ STREQUAL libfuzzer)
+    add_compile_options(-fsanitize=fuzzer-no-link -fsanitize-coverage-ignorelist=${CMAKE_SOURCE_DIR}/cmake/fuzz-ignore.txt)
+elseif(SPILLWAY_FUZZ STREQUAL coverage)
+    add_compile_options(-fprofile-instr-generate -fcoverage-mapping)
+    add_link_options(-fprofile-instr-generate)
+endif()
+
 if(SPILLWAY_SANITIZE)
-    add_compile_options(-O1 -fsanitize=${SPILLWAY_SANITIZE} -fno-sanitize-recover=all)
+    set(optimisation -O1)
+    if(SPILLWAY_FUZZ)
+        set(optimisation -O2) # more inputs a second
+    endif()
+    add_compile_options(${optimisation} -fsanitize=${SPILLWAY_SANITIZE} -fno-sanitize-recover=all)
     add_link_options(-fsanitize=${SPILLWAY_SANITIZE})
     if(CMAKE_C_COMPILER_ID STREQUAL GNU)
         # Instrumentation confuses gcc's flow analysis; the release build keeps the warning.

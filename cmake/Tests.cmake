@@ -6,6 +6,7 @@
 #   tests/fake/*.c                                   libcuda.so.1, a CUDA driver without a GPU, in the folder tests/fake of
 #                                                    the build: for whoever has that in LD_LIBRARY_PATH
 #   tests/sim/*.c                           sim      one program, spillsim
+#   tests/fuzz/fuzz_X.c                     fuzz     see cmake/Fuzz.cmake
 #   tests/system/test_X.c, test_X.sh        system   against the real programs, which lie in $SPILLWAY_BIN
 #   tests/system/support/*.c                         a library for the .c ones
 #   tests/system/test_*torture*             torture  not in `./dev test`: hours, for `./dev torture`
@@ -160,6 +161,12 @@ if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     set_tests_properties(system/kill_points system/power_loss PROPERTIES PROCESSORS 2)
     spillway_test(torture/kill_points torture 36000 spilltorture kill --number 10000)
     spillway_test(torture/power_loss torture 36000 spilltorture power --runs 20 --number 0)
+endif()
+
+# ── fuzz ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+if(NOT SPILLWAY_SANITIZE STREQUAL thread)
+    include(Fuzz)
 endif()
 
 # ── system ─────────────────────────────────────────────────────────────────────────────────────────────────────────

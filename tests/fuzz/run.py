@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The long form of the fuzzers: `./dev fuzz` calls it when they are built.
+
+    run.py BUILD [TARGET...] [--minutes M] [--jobs N]
+    run.py BUILD --coverage
+
+Each target runs in slices of at most an hour, so many targets at a time as there are cores, until each has had its minutes.
+It begins with the corpus that is checked in; what it finds is merged into that, minimised, and packed again. It prints how
+many inputs were run, what the last slice found that was new, and which lines of the code under test the corpora reach.
+"""
+import argparse
+import concurrent.futures
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = ROOT / "tests/fuzz/corpus"
+FOUND = ROOT / "tests/fuzz/found"
+SLICE_S = 3600
+INPUT_BYTES_MAX = 1024
+PACKED_FILES_MAX = 1000  # of a target: the smallest
+
+# What the fuzzers are there for: whose lines are counted.
+UNDER_TEST = [
+    "daemon/access.c", "daemon/admin*.c", "daemon/config*.c", "daemon/gpu_talk.c", "daemon/owner.c", "daemon/request*.c",
+    "daemon/ring.c", "daemon/session*.c", "daemon/spaces.c", "client/lib/call.c", "client/lib/chunk.c",
+    "client/lib/control.c", "client/lib/gpu_layout.c", "client/lib/map.c", "client/lib/op.c", "client/lib/ring*.c",
+    "client/lib/session.c", "client/lib/transfer*.c", "io/gpu/*.c", "io/gpu_port.c", "io/log*.c", "io/segment.c",
+    "io/store*.c", "io/superblock.c", "tiering/recover.c", "include/base/units.h",
+]  # fmt: skip
+NOT_UNDER_TEST = ["io/gpu/main.c", "io/gpu/visible.c"]
+
+
+def targets_of(build: Path) -> list[str]:
+    return sorted(p.name.removeprefix("fuzz_") for p in (build / "fuzz").glob("fuzz_*") if os.access(p, os.X_OK))
+
+
+def unpack(target: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = CORPUS / f"{target}.tar.gz"
+    if packed.exists():
+        with tarfile.open(packed) as tar:
+            tar.extractall(folder)
+
+
+def pack(target: str, folder: Path) -> int:
+    """The same files give the same bytes, so that nothing changes where nothing was found."""
+    files = sorted(folder.iterdir(), key=lambda p: (p.stat().st_size, p.name))[:PACKED_FILES_MAX]
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for path in sorted(files, key=lambda p: p.name):
+            info = tarfile.TarInfo(path.name)
+            info.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(info, file)
+    with (CORPUS / f"{target}.tar.gz").open("wb") as out, gzip.GzipFile("", "wb", 9, out, mtime=0) as packed:
+        packed.write(raw.getvalue())
+    return len(files)
+
+
+def program(build: Path, target: str) -> list[str]:
+    return [str(build / "fuzz" / f"fuzz_{target}")]
+
+
+def environment(build: Path) -> dict[str, str]:
+    return {**os.environ, "LD_LIBRARY_PATH": str(build / "tests/fake")}
+
+
+def options(build: Path, target: str) -> list[str]:
+    dictionary = ROOT / "tests/fuzz" / f"{target}.dict"
+    return [
+        f"-max_len={INPUT_BYTES_MAX}", "-len_control=0", "-timeout=60", "-rss_limit_mb=4096",
+        f"-artifact_prefix={build}/fuzz/{target}-", *([f"-dict={dictionary}"] if dictionary.exists() else []),
+    ]  # fmt: skip
+
+
+class Result:
+    def __init__(self, target: str):
+        self.target = target
+        self.runs = self.edges = self.features = self.new_features = 0
+        self.failed = ""
+
+
+def last_counts(log: str) -> tuple[int, int]:
+    found = re.findall(r"cov: (\d+) ft: (\d+)", log)
+    return (int(found[-1][0]), int(found[-1][1])) if found else (0, 0)
+
+
+def fuzz(build: Path, target: str, seconds: int) -> Result:
+    result = Result(target)
+    work = build / "fuzz/work" / target
+    unpack(target, work)
+    while seconds > 0 and not result.failed:
+        slice_s = min(seconds, SLICE_S)
+        seconds -= slice_s
+        run = subprocess.run(
+            [*program(build, target), *options(build, target), "-print_final_stats=1", f"-max_total_time={slice_s}", work],
+            env=environment(build), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+        log = run.stderr.decode(errors="replace")
+        result.runs += int((re.findall(r"number_of_executed_units: (\d+)", log) or ["0"])[-1])
+        first = re.search(r"INITED cov: \d+ ft: (\d+)", log)
+        result.edges, result.features = last_counts(log)
+        result.new_features = result.features - int(first.group(1)) if first else 0
+        if run.returncode != 0:
+            result.failed = log[-4000:]
+    return result
+
+
+def merge(build: Path, target: str) -> int:
+    """As few inputs as reach what the old and the new ones reach together."""
+    merged = build / "fuzz/merged" / target
+    shutil.rmtree(merged, ignore_errors=True)
+    merged.mkdir(parents=True)
+    command = [*program(build, target), "-merge=1", *options(build, target), merged, build / "fuzz/work" / target]
+    subprocess.run(command, env=environment(build), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    if not any(merged.iterdir()):
+        return 0
+    return pack(target, merged)
+
+
+def coverage(build: Path) -> int:
+    """Lines of the code under test that the corpora reach, file by file."""
+    profiles, objects = [], []
+    for target in targets_of(build):
+        folder = build / "fuzz/cover" / target
+        shutil.rmtree(folder, ignore_errors=True)
+        unpack(target, folder)
+        profile = build / f"fuzz/{target}.profraw"
+        found = [FOUND / target] if (FOUND / target).exists() else []
+        env = {**environment(build), "LLVM_PROFILE_FILE": str(profile)}
+        run = subprocess.run([*program(build, target), folder, *found], env=env, capture_output=True, check=False)
+        if run.returncode != 0:
+            sys.stderr.write(run.stderr.decode(errors="replace"))
+            return 1
+        profiles.append(profile)
+        objects += ["-object", program(build, target)[0]]
+    merged = build / "fuzz/all.profdata"
+    subprocess.run(["llvm-profdata", "merge", "-sparse", "-o", merged, *profiles], check=True)
+    files = sorted({p for pattern in UNDER_TEST for p in ROOT.glob(pattern)} - {ROOT / n for n in NOT_UNDER_TEST})
+    command = ["llvm-cov", "export", "-summary-only", f"-instr-profile={merged}", *objects[1:], *files]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["data"][0]
+    for entry in report["files"]:
+        lines = entry["summary"]["lines"]
+        name = Path(entry["filename"]).relative_to(ROOT)
+        print(f"  {str(name):32} {lines['covered']:5} of {lines['count']:5} lines  {lines['percent']:5.1f} %")
+    total = report["totals"]["lines"]
+    print(f"  {'together':32} {total['covered']:5} of {total['count']:5} lines  {total['percent']:5.1f} %")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("targets", nargs="*")
+    parser.add_argument("--minutes", type=float, default=10, help="of each target")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--coverage", action="store_true", help="nothing but the coverage; BUILD is that of fuzz-coverage")
+    args = parser.parse_args()
+    build = args.build.resolve()
+    if args.coverage:
+        return coverage(build)
+    unknown = set(args.targets) - set(targets_of(build))
+    if unknown:
+        parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets_of(build))}")
+    targets = args.targets or targets_of(build)
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        results = list(pool.map(lambda target: fuzz(build, target, int(args.minutes * 60)), targets))
+        packed = list(pool.map(lambda target: merge(build, target), targets))
+    print(f"{'target':14} {'inputs':>12} {'edges':>7} {'features':>9} {'new in the last slice':>22} {'corpus':>7}")
+    for r, n in zip(results, packed):
+        print(f"{r.target:14} {r.runs:12} {r.edges:7} {r.features:9} {r.new_features:22} {n:7}")
+    print(f"{'together':14} {sum(r.runs for r in results):12}")
+    for r in results:
+        if r.failed:
+            print(f"\nFAILED {r.target}: the input is {build}/fuzz/{r.target}-*; the end of its log:\n{r.failed}")
+    return 1 if any(r.failed for r in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
