@@ -164,7 +164,7 @@ static void fds_spoil(struct fuzz *f, int fds[static 3], uint32_t *n_fds)
 
     if (what & 1)
         *n_fds = (what >> 1) % 4;
-    for (uint32_t i = 0; i < *n_fds; i++)
+    for (uint32_t i = 0; i < *n_fds && i < 3; i++)
         if (i == (what >> 3) % 4 || fds[i] < 0)
             fds[i] = all[(what >> 5) % ARRAY_LEN(all)];
 }
@@ -526,7 +526,7 @@ static void jobs(struct fuzz *f, spw_session *session, spw_space *space)
 {
     struct spw_key keys[3];
     struct spw_view views[ARRAY_LEN(keys)];
-    uint8_t bytes[ARRAY_LEN(keys)][100];
+    uint8_t bytes[ARRAY_LEN(keys)][100] = {0};
     struct spw_iovec to[ARRAY_LEN(keys)];
     int32_t status[ARRAY_LEN(keys)];
     spw_queue *queue;

@@ -79,7 +79,7 @@ static struct spillway_config *load(const uint8_t *text, size_t size, const stru
     int r = config_load(path, env, &config, &errors);
 
     fuzz_check((r == 0) == (errors.n == 0) && (r == 0) == (config != NULL));
-    if (r < 0)
+    if (!config)
         errors_check(&errors, n_lines);
     else
         config_look(config);

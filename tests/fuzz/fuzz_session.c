@@ -234,7 +234,7 @@ static size_t message_make(struct fuzz *f, const struct client *c, union message
         memcpy(ret->hello.name, "fuzz", 4);
         return sizeof(ret->hello);
     case SPW_MSG_POOL_OPEN:
-        strcpy(ret->pool.name, what & 1 ? "own" : what & 2 ? "all" : "foreign");
+        snprintf(ret->pool.name, sizeof(ret->pool.name), "%s", what & 1 ? "own" : what & 2 ? "all" : "foreign");
         return sizeof(ret->pool);
     case SPW_MSG_SPACE_OPEN:
         ret->space.pool = pool;

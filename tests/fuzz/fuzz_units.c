@@ -33,7 +33,7 @@ static void duration_check(const char *text)
 
 static void others_check(const char *text)
 {
-    char printed[UNITS_TEXT_BYTES + 2];
+    char printed[UNITS_TEXT_BYTES], with_sign[UNITS_TEXT_BYTES + 1];
     uint64_t milli, again;
     uint32_t percent, percent_again;
 
@@ -43,8 +43,8 @@ static void others_check(const char *text)
         return;
     fuzz_check(percent <= PERCENT_MILLI_WHOLE && percent_of(percent, UINT64_MAX) <= UINT64_MAX);
     (void)milli_print(percent, printed);
-    strcat(printed, "%");
-    fuzz_check(percent_parse(printed, &percent_again) == 0 && percent_again == percent, "%s", printed);
+    snprintf(with_sign, sizeof(with_sign), "%s%%", printed);
+    fuzz_check(percent_parse(with_sign, &percent_again) == 0 && percent_again == percent, "%s", printed);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

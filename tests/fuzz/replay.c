@@ -50,6 +50,7 @@ static int run_file(const char *path)
     for (uint64_t i = 0; i < n_times; i++)
         LLVMFuzzerTestOneInput(exact, n);
     n_run++;
+    now_running = "";
     free(exact);
     return 0;
 }
