@@ -132,6 +132,11 @@ if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(spillsim SOURCES ${sim_sources}
                           LINK spillway-pointed spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
     target_compile_definitions(spillsim PRIVATE SPILLWAY_SIM)
+    # A process dies before, after and inside these (tests/sim/hot.c).
+    foreach(function record_end record_free lease_end truth_chunk_set truth_space_set store_drop store_txn_commit
+                     chunk_give_back extent_orphan)
+        target_link_options(spillsim PRIVATE "LINKER:--wrap=${function}")
+    endforeach()
     set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     # Where sanitizers are on, a few for them; a thousand without. Two processes side by side.
     if(SPILLWAY_SANITIZE)

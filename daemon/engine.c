@@ -375,7 +375,7 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     if (r < 0)
         return r;
     *ret_why = "no memory for the object records: lower max_objects";
-    engine->records_bytes = tiering_records_bytes(tiering->max_objects);
+    engine->records_bytes = tiering_records_bytes(tiering->max_objects, tiering->max_leases);
     r = shm_records_new(engine->records_bytes, &engine->records);
     if (r < 0)
         return r;

@@ -152,6 +152,9 @@ struct io_backend_ops {
     void (*blk_urge)(struct io_backend *be, struct io_blk *blk);
     void (*work_submit)(struct io_backend *be, struct io_work *work);
     void (*chunk_request)(struct io_backend *be, struct io_chunk *chunk);
+    /* How large the chunk is that a process before this one had as that region, and that is still there; 0: it is not. Only
+     * while starting. */
+    uint64_t (*chunk_survived)(struct io_backend *be, uint32_t region);
     /* No I/O or work may be in flight on it. Clients' mappings live on, but the memory goes back to the machine. */
     void (*chunk_close)(struct io_backend *be, uint32_t region);
 

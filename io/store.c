@@ -157,7 +157,7 @@ int store_close_clean(struct store *s)
 
 /* --- Running --- */
 
-void store_drop(struct store *s, const struct store_entry *entry)
+void store_delete_logged(struct store *s, const struct store_entry *entry)
 {
     struct commit *c = &s->commit;
 
@@ -167,6 +167,11 @@ void store_drop(struct store *s, const struct store_entry *entry)
     if (!c->delete_first_seq)
         c->delete_first_seq = c->delete_last_seq;
     kill_point("store.drop");
+}
+
+void store_drop(struct store *s, const struct store_entry *entry)
+{
+    store_delete_logged(s, entry);
     store_forget(s, entry);
 }
 

@@ -134,7 +134,11 @@ must_check int store_open(const struct store_config *config, struct store **ret_
  * -EINVAL for a location outside the partition or overlapping nothing that was put.
  */
 must_check int store_adopt(struct store *s, uint32_t pool, const struct store_entry *entry);
+/* The same for one that the log does not have, because it had not got so far: it is logged again. Its bytes are there. */
+must_check int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *entry);
 void store_adopt_done(struct store *s);
+/* The log has it, and the owner does not: it must not come back. After store_adopt_done(). */
+void store_delete_logged(struct store *s, const struct store_entry *entry);
 
 /* Before closing: nothing new is begun in the background. Tick on until nothing of the store's is in flight. */
 void store_stop(struct store *s);

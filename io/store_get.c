@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading a piece: sums of its granules if they are not in memory yet, the bytes, a worker's hash of them, comparison.
+ * Reading a piece: sums of its granules if they are needed and not in memory yet, the bytes, a worker's hash of them, comparison.
  * On the engine's thread; hashes are made by workers.
  *
  * LOAD -> READ -> HASH -> done. While a get runs it counts as a reader of its segment, which therefore is not reused
  * under it even if the piece is dropped meanwhile.
  *
- * The sums of a piece of several granules are themselves checked against the entry each time: the table they lie in
- * was perhaps read from the device, and nothing that was read from there is believed.
+ * All of a piece is checked against its entry alone. For a part of it the sums of its granules are needed, and these are
+ * themselves checked against the entry each time: the table they lie in was perhaps read from the device, and nothing that
+ * was read from there is believed.
  */
 #include <errno.h>
 #include <string.h>
@@ -44,6 +45,8 @@ static bool get_matches(struct store_get *get)
 
     if (all == 1)
         return get->sums_[0] == e->sum;
+    if (n == all)
+        return checksum_of_sums(store_seed(e), get->sums_, all) == e->sum;
     const uint64_t *sums = segment_sums(&get->store_->table, e->loc);
     return checksum_of_sums(store_seed(e), sums, all) == e->sum &&
            memcmp(sums + first, get->sums_, sizeof(*sums) * n) == 0;
@@ -166,7 +169,7 @@ void store_get(struct store *s, struct store_get *get)
     s->n_gets++;
     kill_point("get.begin");
     store_segment(s, e->loc.segment)->readers++;
-    if (e->size_bytes <= GRANULE_BYTES || store_segment(s, e->loc.segment)->sums_loaded) {
+    if (get->len_bytes == e->size_bytes || store_segment(s, e->loc.segment)->sums_loaded) {
         get_start_read(get);
         return;
     }

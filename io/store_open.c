@@ -224,6 +224,25 @@ int store_adopt(struct store *s, uint32_t pool, const struct store_entry *entry)
     return 0;
 }
 
+int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *entry)
+{
+    uint32_t bytes = log_put_bytes(entry->id.key_len);
+
+    if (entry->loc.segment >= s->table.n)
+        return -EINVAL;
+    store_segment(s, entry->loc.segment)->touched = 1;
+    int r = store_adopt(s, pool, entry);
+    if (r < 0)
+        return r;
+    s->next_generation = MAX(s->next_generation, entry->generation + 1);
+    if (log_reserve(&s->log, bytes))
+        log_append_put(&s->log, entry, 0);
+    else
+        log_leave_to_sweep(&s->log);
+    s->durable_unflushed |= entry->durability != STORE_CACHE;
+    return 0;
+}
+
 /*
  * What the log has in a segment, but the owner did not keep, must end in the log before the segment is used again: else
  * a later replay could bring it back, pointing at other bytes.

@@ -171,6 +171,13 @@ void *uring_address(const struct uring *u, struct io_buf buf, uint64_t len_bytes
     return uring_region_resolve(u, buf, len_bytes, &window);
 }
 
+uint64_t uring_chunk_survived(struct io_backend *be, uint32_t region)
+{
+    const struct uring_region *found = region_find(uring_of(be), region);
+
+    return found && found->chunk ? found->size_bytes : 0;
+}
+
 void uring_chunk_close(struct io_backend *be, uint32_t region)
 {
     struct uring *u = uring_of(be);

@@ -330,6 +330,93 @@ void arena_chunk_remove(struct arena_chunk *c)
     arena_chunk_free(c);
 }
 
+/* --- Again, from what is in use ------------------------------------------------------------------------------------ */
+
+/* The last frame at or before the extent's where its slab can begin: its extents lie one behind the other from there. */
+static bool arena_slab_begin(uint32_t sector, uint32_t sectors, uint32_t *ret_first)
+{
+    uint32_t at = sector / FRAME_SECTORS, window = at / WINDOW_FRAMES * WINDOW_FRAMES;
+
+    for (uint32_t f = at + 1; f-- > window && (at - f) * FRAME_SECTORS <= sectors * FRAME_SECTORS;) {
+        if ((sector - f * FRAME_SECTORS) % sectors == 0) {
+            *ret_first = f;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The extent belongs to the slab before it: it begins in its last frame, or right behind, and the slab is short. */
+static bool arena_slab_reaches(const struct arena_slab *s, uint32_t sector, uint32_t sectors, uint32_t first)
+{
+    if (!s || s->sectors != sectors || (sector - s->first_frame * FRAME_SECTORS) % sectors != 0)
+        return false;
+    uint32_t end = s->first_frame + s->n_frames, at = sector / FRAME_SECTORS;
+
+    return first < end || (at == end && s->n_frames < SLAB_FRAMES_MIN && end % WINDOW_FRAMES != 0);
+}
+
+static void arena_slab_extend(struct arena_chunk *c, struct arena_slab *s, uint32_t end_frame)
+{
+    uint32_t end = s->first_frame + s->n_frames;
+
+    for (uint32_t f = end; f < end_frame; f++)
+        c->slab_of[f] = s->first_frame + 1;
+    uint32_t n = end_frame > end ? end_frame - end : 0;
+    s->n_frames = (uint16_t)(s->n_frames + n);
+    s->n_extents = (uint16_t)(s->n_frames * FRAME_SECTORS / s->sectors);
+    c->n_free -= n;
+    c->arena->free_frames -= n;
+    c->arena->frames_of[s->sectors] += n;
+    c->arena->slab_sectors += (uint64_t)n * FRAME_SECTORS;
+}
+
+static void arena_slab_put(struct arena_chunk *c, struct arena_slab *s, uint32_t sector, uint32_t owner)
+{
+    uint32_t i = (sector - s->first_frame * FRAME_SECTORS) / s->sectors;
+
+    c->used[(size_t)s->first_frame * WORDS_PER_FRAME + i / 64] |= UINT64_C(1) << (i % 64);
+    c->owner[(size_t)s->first_frame * FRAME_SECTORS + i] = owner;
+    c->arena->used_sectors += s->sectors;
+    s->n_used++;
+}
+
+/* All of its extents are known: it is in the list exactly if it has room. */
+static void arena_slab_restored(struct arena_slab *s)
+{
+    if (s && s->n_used == s->n_extents)
+        list_unlink(&s->link);
+}
+
+int arena_chunk_restore(struct arena_chunk *c, const uint32_t *at, arena_extent_fn extent, void *ctx)
+{
+    struct arena_slab *s = NULL;
+    uint32_t end = 0; /* of the last extent */
+
+    for (uint32_t sector = 0; sector < c->n_frames * FRAME_SECTORS; sector++) {
+        uint32_t owner, sectors, first;
+
+        if (!at[sector])
+            continue;
+        extent(ctx, at[sector], &owner, &sectors);
+        uint32_t end_frame = (uint32_t)div_round_up((uint64_t)sector + sectors, FRAME_SECTORS);
+        if (sector < end || end_frame > c->n_frames || !arena_slab_begin(sector, sectors, &first) ||
+            (end_frame - 1) / WINDOW_FRAMES != first / WINDOW_FRAMES)
+            return -EUCLEAN;
+        end = sector + sectors;
+        if (!arena_slab_reaches(s, sector, sectors, first)) {
+            if (s && first < s->first_frame + s->n_frames)
+                return -EUCLEAN; /* its frame is another slab's */
+            arena_slab_restored(s);
+            s = arena_slab_make(c, first, end_frame - first, sectors);
+        }
+        arena_slab_extend(c, s, end_frame);
+        arena_slab_put(c, s, sector, owner);
+    }
+    arena_slab_restored(s);
+    return 0;
+}
+
 bool arena_chunk_next(const struct arena_chunk *c, struct arena_cursor *cursor, uint32_t *ret_owner,
                       uint32_t *ret_sector)
 {

@@ -74,6 +74,13 @@ void arena_deinit(struct arena *a);
 must_check int arena_chunk_add(struct arena *a, uint32_t region, uint32_t epoch, uint64_t size_bytes,
                                struct arena_chunk **ret_chunk);
 
+/*
+ * The maps of a fresh chunk, from the extents that are in use in it: at[sector] is 0, or what extent() turns into the owner
+ * and the length. Slabs come out shorter than they were, and as useful. -EUCLEAN: no slabs could have held these.
+ */
+typedef void (*arena_extent_fn)(void *ctx, uint32_t what, uint32_t *ret_owner, uint32_t *ret_sectors);
+must_check int arena_chunk_restore(struct arena_chunk *c, const uint32_t *at, arena_extent_fn extent, void *ctx);
+
 /* -ENOSPC: neither a slab of this size with room nor frames for a new one. */
 must_check int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk,
                            uint32_t *ret_sector);

@@ -271,6 +271,7 @@ void chunk_give_back(struct tiering *t, const struct arena_chunk *chunk)
 {
     t->chunk_of[chunk->region] = NULL;
     kill_point("chunk.give_back");
+    t->truth.chunks[chunk->region].is_used = 0;
     t->config.events->chunk_gone(t->config.ctx, chunk->region, chunk->epoch);
     t->config.backend->ops->chunk_close(t->config.backend, chunk->region);
 }
@@ -358,7 +359,7 @@ static void chunk_refused(struct tiering *t, struct chunk_request *req, const ch
 static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena *arena, uint64_t asked_bytes)
 {
     struct arena_chunk *chunk;
-    uint32_t epoch = ++t->next_epoch;
+    uint32_t epoch = ++t->truth.header->next_epoch;
     struct session_arena *sa = req->private_arena;
     int r = -EMFILE;
 
@@ -374,13 +375,18 @@ static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena
             chunk_refused(t, req, "memory chunk could not be used", r);
         return;
     }
+    uint64_t session = sa ? sa->number : 0;
     chunk->node = req->node;
     t->chunk_of[req->io.region] = chunk;
     if (!sa)
         shortage_ease(t, &t->pools[req->pool], req->tier);
     kill_point("chunk.there");
-    t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind,
-                                sa && sa->session ? sa->session->number : 0);
+    truth_chunk_set(t, chunk, req->pool,
+                    &(struct truth_chunk){.node = req->io.node,
+                                          .session = session,
+                                          .kind = (uint8_t)req->io.kind,
+                                          .tier = req->tier});
+    t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind, session);
 }
 
 static void chunk_done(struct io_chunk *io)

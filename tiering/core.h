@@ -23,6 +23,9 @@
  *   gpu.c       leases whose bytes a GPU's copy engine reads or writes
  *   sync.c      durability of a set
  *   recover.c   stores: replay, adoption, checkpoints
+ *   truth.c     the layout of memory that outlives the process
+ *   warm.c      a new process over it: what is derived is derived again
+ *   reconcile.c the same: what the devices' logs say beside the records
  *   evacuate.c  the emptying of segments
  *   drain.c     what is written back before a stop
  *   relocate.c  from one segment to another, through a buffer
@@ -38,6 +41,7 @@
 #include "tiering/policy.h"
 #include "tiering/record.h"
 #include "tiering/tiering.h"
+#include "tiering/truth.h"
 
 /* In a store entry's kind: the bytes were found damaged; they read as -EBADMSG for ever. */
 #define STORE_KIND_DAMAGED 0x80
@@ -63,25 +67,32 @@ enum mem_tier { MEM_DRAM, MEM_CXL, MEM_TIERS, MEM_PRIVATE = MEM_TIERS };
 
 enum lease_mode { LEASE_FREE, LEASE_READ, LEASE_WRITE, LEASE_RESERVE };
 
+/*
+ * It lies in memory that outlives the process (truth.h): all but what is marked as derived is the truth. `mode` is
+ * stored last when one is made, and first when it ends.
+ */
 struct lease {
     uint32_t generation;
     uint32_t object;
-    uint32_t next, prev; /* of the session's; `next` also links free ones */
+    uint32_t next, prev; /* derived. Of the session's; `next` also links free ones */
     uint32_t off_bytes, len_bytes;
-    struct tiering_session *session;
-    uint32_t sector; /* with `region`: where the extent is that it is on */
+    struct tiering_session *session; /* derived. NULL: that has ended, or did not come back yet */
+    uint64_t number;                 /* the session's */
+    uint64_t request;                /* the owner's: what it was granted for; 0: not said yet */
+    uint32_t sector;                 /* with `region`: where the extent is that it is on */
     uint16_t region;
     uint8_t mode;
-    uint8_t tier;    /* enum mem_tier: where the bytes are */
-    bool is_own : 1; /* the extent is a writer's own, in private memory */
-    bool holds : 1;  /* it holds its extent (extent.c) */
-    /* gpu.c; `session` is NULL if that has ended while the lease was in a transfer. */
-    bool in_dma : 1;
-    bool spilled : 1; /* its bytes were written */
-    bool torn : 1;    /* and not to the end */
-    uint32_t next_dma;
+    uint8_t tier;      /* derived. enum mem_tier: where the bytes are */
+    bool is_own : 1;   /* the extent is a writer's own, in private memory */
+    bool holds : 1;    /* derived. It holds its extent (extent.c) */
+    bool in_move : 1;  /* derived. It ends with the move that copies what it covers: nobody else can use it */
+    bool in_dma : 1;   /* derived. gpu.c */
+    bool in_spill : 1; /* in a transfer that writes its bytes, or, of a process that has died, was */
+    bool spilled : 1;  /* its bytes were written */
+    bool torn : 1;     /* and not to the end */
+    uint32_t next_dma; /* derived */
 };
-static_assert(sizeof(struct lease) == 48, "lease");
+static_assert(sizeof(struct lease) == TIERING_LEASE_BYTES, "a cache line");
 
 enum move_kind {
     MOVE_RESERVE,  /* a new piece waits for room */
@@ -114,6 +125,7 @@ struct move {
     struct arena_chunk *chunk; /* where the bytes go (MOVE_COMMIT, MOVE_LOAD, MOVE_MIGRATE) */
     uint32_t sector;
     struct list syncs;  /* MOVE_SPILL: struct sync_ref */
+    uint32_t lease;     /* MOVE_COMMIT, MOVE_PUBLISH: it ends with the move */
     uint32_t other;     /* MOVE_GET, MOVE_PUT: the tensor's piece; MOVE_RELOCATE: its slot in the ring */
     struct io_buf from; /* MOVE_PUT: where its bytes are */
     /* MOVE_FILL, MOVE_PUBLISH: the range in the piece. */
@@ -278,8 +290,8 @@ struct shadow {
 #define SHADOWS_MAX 16384
 #define SHADOW_NONE UINT32_MAX
 
-/* One piece of one SYNC: waits for room, then in its spill's list, then (tensors) in the SYNC's until the end. It pins
- * the piece. */
+/* One piece of one SYNC: waits for room, then in its spill's list, then (tensors) in the SYNC's until all is durable. It
+ * pins the piece: what would have to go back to an older copy must still be there. */
 struct sync_ref {
     struct list link;
     struct tiering_sync *sync;
@@ -328,7 +340,8 @@ struct chunk_request {
 /* Private memory of one session in one pool. */
 struct session_arena {
     struct list link;                /* session's, or t->orphans when the session is gone */
-    struct tiering_session *session; /* NULL when it is gone */
+    struct tiering_session *session; /* NULL when it is gone, or did not come back yet */
+    uint64_t number;                 /* its number */
     uint32_t pool;
     uint64_t want_bytes, asked_bytes;
     struct arena arena;
@@ -356,6 +369,27 @@ struct relocations {
     struct relocation slots[RELOCATIONS_MAX];
 };
 
+#define WARM_BUCKETS 4096
+
+struct logged {
+    struct store_entry entry;
+    uint8_t store;
+};
+
+struct logged_end {
+    uint64_t generation;
+    uint8_t store;
+};
+
+/* What an engine that found its memory again knows until it has started; see warm.c, and for the logs reconcile.c. */
+struct warm {
+    uint32_t unclaimed[WARM_BUCKETS]; /* leases whose sessions did not come back yet, by session number */
+    struct logged *logged;            /* entries of the logs that no record names */
+    struct logged_end *ended;         /* deletions in the logs */
+    size_t n_logged, logged_room, n_ended, ended_room;
+    uint64_t *freed[DEVICES_MAX]; /* by segment: what is older went with it */
+};
+
 /* The walk of tiering_drain(): over the records from `at` on. */
 struct drain {
     uint32_t at;
@@ -368,6 +402,11 @@ struct drain {
 
 struct tiering {
     struct tiering_config config;
+    struct truth truth;
+    struct warm *warm; /* until it has started; NULL: it began cold */
+    bool is_warm;
+    const char *distrust; /* why it did, though something was left */
+    struct tiering_warm_counts warm_counts;
     struct record_table records;
     struct tpool *pools; /* n_pools, and one more for spaces whose pool is no longer configured */
     uint32_t n_pools;
@@ -376,8 +415,7 @@ struct tiering {
     struct tstore stores[DEVICES_MAX];
     uint32_t n_stores;
     struct arena_chunk *chunk_of[CHUNKS_MAX];
-    uint32_t next_epoch;
-    struct lease *leases;
+    struct lease *leases; /* truth.leases */
     uint32_t lease_free, n_leases;
     uint32_t n_dmas; /* in flight */
     struct move *moves;
@@ -417,6 +455,7 @@ struct tiering {
     bool started;           /* memory has been asked for */
     bool closing;           /* some of it is being given back */
     bool stopping;
+    bool leaving; /* sessions have left their leases to whoever comes after us */
     bool kicked;
     struct drain drain;
     struct tiering_stat stat;
@@ -513,8 +552,12 @@ void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const str
 void object_detach_dev(struct tiering *t, uint32_t object);
 /* A fresh record that the log brought back: COMMITTED, on the device (object_set_dev() follows). */
 void object_recovered(struct tiering *t, uint32_t object, bool tensor);
+/* The same before the segments' rings are there. */
+void object_forget_dev(struct tiering *t, uint32_t object);
 /* Forgets the device copy; logged if `log`, else the segment's end will be. */
 void object_drop_dev(struct tiering *t, uint32_t object, bool log);
+/* A block's piece that is reserved: it is COMMITTED, and its bytes are in this extent; the old one is free. */
+void object_commit_at(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags);
 void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
 /* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
@@ -526,6 +569,10 @@ void policy_enter(struct tiering *t, uint32_t object);
 void policy_leave(struct tiering *t, uint32_t object, bool evicted);
 uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes);
 void groups_expire(struct tiering *t);
+/* All its pieces are COMMITTED: they are visible. */
+void object_complete_all(struct tiering *t, uint32_t object);
+/* The group of an object that was not whole when the process before this one ended. */
+void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uint32_t wanted);
 
 /* --- dirty.c --- */
 /* Is the piece to be in its space's ring? What a record says; the caller compares before and after. */
@@ -554,6 +601,8 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
                  struct arena_chunk **ret_chunk, uint32_t *ret_sector);
 void room_give(struct tiering *t, uint32_t region, uint32_t sector);
 void room_kick(struct tiering *t, uint32_t pool);
+/* Private memory for one session in the pool; of none yet. NULL: out of memory. */
+struct session_arena *room_arena_new(struct tiering *t, uint32_t pool);
 /* Serves those who wait, in order, until one cannot be served. */
 void room_serve(struct tiering *t, uint32_t pool);
 /* What the tier has when all of its memory is there. */
@@ -635,7 +684,8 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
                struct move **ret_move);
 /* The move waits for room until room_serve() finds some. */
 void move_queue(struct move *m);
-int move_commit(struct tiering *t, struct tiering_session *s, uint32_t object, struct move **ret_move);
+/* The lease is the move's from now on. */
+int move_commit(struct tiering *t, struct tiering_session *s, struct lease *l, struct move **ret_move);
 /* Room was found for it (or it failed for good). Called by room_serve(). */
 void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector);
 void move_fail(struct move *m, int status);
@@ -706,6 +756,11 @@ int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, e
 int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t object, uint32_t off_bytes,
                     uint32_t len_bytes, const struct arena_chunk *chunk, uint32_t sector,
                     struct tiering_grant *ret_grant);
+uint32_t lease_next_generation(const struct lease *l);
+/* It ends as if it had never been granted: its session's client has not heard of it. */
+void lease_lost(struct tiering *t, struct tiering_session *s, struct lease *l);
+/* It is its session's from now on. */
+void lease_join_session(struct tiering *t, struct tiering_session *s, uint32_t lease);
 /* It is no longer its session's. */
 void lease_leave_session(struct tiering *t, struct lease *l);
 void lease_end(struct tiering *t, struct lease *l);
@@ -721,6 +776,7 @@ const char *extent_check(const struct tiering *t);
 /* Somebody uses the extent, and pins the object. Balanced by extent_release(). */
 void extent_hold(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object);
 void extent_release(struct tiering *t, uint32_t region, uint32_t sector);
+bool extent_is_orphan(const struct tiering *t, uint32_t region, uint32_t sector);
 /* No piece has it any more: freed when nobody holds it. With it goes an admission of the piece's size, if `admitted`. */
 void extent_orphan(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object, bool admitted);
 
@@ -735,6 +791,8 @@ void fill_end(struct move *m, int status);
 int publish_begin(struct tiering *t, struct lease *l, struct tiering_wait *wait, uint32_t *ret_limit);
 void publish_go(struct move *m);
 void publish_end(struct move *m, int status);
+/* Sectors that hold [off, off + len) of a piece, with the range at the same place in its first sector. */
+uint32_t range_sectors(uint32_t off_bytes, uint32_t len_bytes);
 /* How much room it waits for. */
 uint32_t move_sectors(const struct move *m);
 
@@ -746,6 +804,8 @@ void sync_step(struct tiering *t);
 /* A writer comes: the copy on the device is set aside. -ENOSPC: too many pieces have changed since their last SYNC. */
 int shadow_keep(struct tiering *t, uint32_t object);
 struct shadow *shadow_of(const struct tiering *t, uint32_t object);
+/* The log has this copy of a piece that has changed since: a new shadow. -ENOSPC. */
+int shadow_recovered(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* The old copies are no longer wanted. */
 void shadow_drop(struct tiering *t, uint32_t object);
 /* What was written to memory since is not wanted: true if the old copy is the current one again. */
@@ -761,6 +821,9 @@ void sync_stop(struct tiering *t);
 
 /* --- recover.c --- */
 extern const struct store_events recover_events;
+uint32_t space_by_id(const struct tiering *t, uint64_t id); /* UINT32_MAX */
+uint32_t pool_by_name(const struct tiering *t, const char *name); /* n_pools */
+void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_t space, uint16_t n_parts);
 /* Every store was replayed: tensors are filled up with unwritten pieces; what is whole becomes visible. */
 int recover_finish(struct tiering *t);
 /* Tells the store which pieces were kept. */
@@ -768,6 +831,31 @@ int recover_adopt(struct tiering *t, uint8_t store);
 /* What is not whole goes. */
 void recover_prune(struct tiering *t);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
+
+/* --- truth.c --- */
+/* The space is known from now on, or known better. */
+void truth_space_set(struct tiering *t, uint32_t space);
+/* The chunk is the pool's from now on; what is known of it beside. */
+void truth_chunk_set(struct tiering *t, const struct arena_chunk *chunk, uint32_t pool, const struct truth_chunk *what);
+
+/* --- warm.c --- */
+/* Before the record table: is there anything to go on with? */
+int warm_new(struct tiering *t);
+/* When pools and tables are there. -EUCLEAN: what was left contradicts itself. */
+int warm_open(struct tiering *t);
+/* The session came back. */
+void warm_claim(struct tiering *t, struct tiering_session *s);
+/* All is there: what did not come back ends. */
+void warm_end(struct tiering *t);
+void warm_free(struct tiering *t);
+
+/* --- reconcile.c --- */
+/* What the logs say. */
+int reconcile_put(struct tiering *t, uint8_t store, const struct store_entry *entry);
+int reconcile_delete(struct tiering *t, uint8_t store, uint64_t generation);
+int reconcile_segment_freed(struct tiering *t, uint8_t store, uint32_t segment, uint64_t generation);
+/* They have been read. */
+int reconcile(struct tiering *t);
 
 /* --- place.c --- */
 /* Where to write a piece, or STORE_NONE: every device has failed, or (`cache`) a write budget is used up. */

@@ -102,6 +102,11 @@ void extent_orphan(struct tiering *t, uint32_t region, uint32_t sector, uint32_t
         extent_unadmit(t, object);
 }
 
+bool extent_is_orphan(const struct tiering *t, uint32_t region, uint32_t sector)
+{
+    return extent_slot(t, region, sector)->orphan;
+}
+
 const char *extent_check(const struct tiering *t)
 {
     uint64_t holds = 0, entries = 0;

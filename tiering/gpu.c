@@ -76,7 +76,7 @@ static struct lease *dma_pop(struct tiering *t, struct tiering_dma *dma)
 
     dma->first_lease_ = l->next_dma;
     l->next_dma = 0;
-    l->in_dma = false;
+    l->in_dma = l->in_spill = false;
     return l;
 }
 
@@ -162,6 +162,7 @@ int tiering_dma_add(struct tiering *t, struct tiering_dma *dma, const struct tie
         dma->io_.n_runs++;
     }
     l->in_dma = true;
+    l->in_spill = dma->io_.op == IO_DMA_SPILL;
     l->next_dma = RECORD_NONE;
     if (dma->n_leases++ > 0)
         lease_at(t, dma->last_lease_)->next_dma = lease_index(t, l);
@@ -194,7 +195,7 @@ const char *dma_check(const struct tiering *t)
         const struct lease *l = &t->leases[i];
 
         n += l->mode != LEASE_FREE;
-        if (l->mode != LEASE_FREE && !l->session && !l->in_dma)
+        if (l->mode != LEASE_FREE && !l->session && !l->in_dma && !l->in_move && !t->leaving)
             return "a lease without a session";
     }
     return n == t->n_leases ? NULL : "the number of leases";

@@ -11,7 +11,9 @@
  * limit; what still comes to memory goes to the tier that is not at its limit.
  */
 #include <errno.h>
+#include <stdlib.h>
 
+#include "include/base/atomic.h"
 #include "include/base/kill_point.h"
 #include "tiering/core.h"
 
@@ -67,7 +69,7 @@ struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint
     if (index >= t->config.max_leases)
         return NULL;
     struct lease *l = &t->leases[index];
-    return l->mode != LEASE_FREE && l->generation == handle >> 32 && l->session == s ? l : NULL;
+    return l->mode != LEASE_FREE && l->generation == handle >> 32 && l->session == s && !l->in_move ? l : NULL;
 }
 
 void tiering_warm_lease(const struct tiering *t, uint64_t lease)
@@ -133,18 +135,14 @@ static int lease_new(struct tiering *t, struct tiering_session *s, uint32_t obje
     t->lease_free = l->next;
     *l = (struct lease){.generation = l->generation,
                         .object = object,
-                        .next = s->first_lease,
-                        .prev = RECORD_NONE,
                         .off_bytes = off_bytes,
                         .len_bytes = len_bytes,
-                        .session = s,
+                        .number = s->number,
                         .region = r->mem_region,
-                        .sector = r->mem_sector,
-                        .mode = (uint8_t)mode};
-    if (s->first_lease != RECORD_NONE)
-        t->leases[s->first_lease].prev = index;
-    s->first_lease = index;
-    s->n_leases++;
+                        .sector = r->mem_sector};
+    fence_compiler(); /* it is whole before it counts: see truth.h */
+    store_relaxed(&l->mode, (uint8_t)mode);
+    lease_join_session(t, s, index);
     t->n_leases++;
     kill_point("lease.new");
     object_pin(t, object);
@@ -206,6 +204,19 @@ int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t objec
     return 0;
 }
 
+void lease_join_session(struct tiering *t, struct tiering_session *s, uint32_t lease)
+{
+    struct lease *l = &t->leases[lease];
+
+    l->session = s;
+    l->prev = RECORD_NONE;
+    l->next = s->first_lease;
+    if (s->first_lease != RECORD_NONE)
+        t->leases[s->first_lease].prev = lease;
+    s->first_lease = lease;
+    s->n_leases++;
+}
+
 void lease_leave_session(struct tiering *t, struct lease *l)
 {
     struct tiering_session *s = l->session;
@@ -218,6 +229,12 @@ void lease_leave_session(struct tiering *t, struct lease *l)
         t->leases[l->next].prev = l->prev;
     s->n_leases--;
     l->session = NULL;
+}
+
+/* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
+uint32_t lease_next_generation(const struct lease *l)
+{
+    return l->generation == UINT32_MAX ? 1 : l->generation + 1;
 }
 
 void lease_end(struct tiering *t, struct lease *l)
@@ -237,8 +254,9 @@ void lease_end(struct tiering *t, struct lease *l)
         t->pools[pool].leased_bytes[l->tier] -= r->size_bytes;
     if (l->holds)
         extent_release(t, l->region, l->sector);
-    /* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
-    *l = (struct lease){.generation = l->generation == UINT32_MAX ? 1 : l->generation + 1, .next = t->lease_free};
+    store_relaxed(&l->mode, (uint8_t)LEASE_FREE);
+    fence_compiler(); /* it is over before another one has its place: see truth.h */
+    *l = (struct lease){.generation = lease_next_generation(l), .next = t->lease_free};
     t->lease_free = index;
     t->pools[pool].stat.leased -= r->size_bytes;
     tiering_unadmit(t, NULL, pool, r->size_bytes);
@@ -269,6 +287,54 @@ void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t
         .number = number, .owner = owner, .max_leases = max_leases, .first_lease = RECORD_NONE};
     list_init(&s->link);
     list_init(&s->arenas);
+    if (t->warm)
+        warm_claim(t, s);
+}
+
+void tiering_lease_request(struct tiering *t, struct tiering_session *s, uint64_t lease, uint64_t request)
+{
+    struct lease *l = lease_get(t, s, lease);
+
+    if (l)
+        l->request = request;
+}
+
+static int compare_requests(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Nobody has touched its bytes. */
+void lease_lost(struct tiering *t, struct tiering_session *s, struct lease *l)
+{
+    uint64_t handle = lease_handle(t, l);
+    int r = l->mode == LEASE_RESERVE ? tiering_abort(t, s, handle) : tiering_release(t, s, handle, TIERING_UNUSED);
+
+    assert(r == 0);
+    (void)r;
+}
+
+void tiering_session_lost(struct tiering *t, struct tiering_session *s, const uint64_t *requests, size_t n)
+{
+    for (uint32_t at = s->first_lease, next; at != RECORD_NONE; at = next) {
+        struct lease *l = &t->leases[at];
+
+        next = l->next;
+        if (l->in_dma || l->in_move)
+            continue;
+        if (n > 0 && bsearch(&l->request, requests, n, sizeof(*requests), compare_requests))
+            lease_lost(t, s, l);
+    }
+}
+
+void tiering_session_leave(struct tiering *t, struct tiering_session *s)
+{
+    t->leaving = true;
+    while (s->first_lease != RECORD_NONE)
+        lease_leave_session(t, &t->leases[s->first_lease]);
+    room_session_end(t, s);
 }
 
 void tiering_session_end(struct tiering *t, struct tiering_session *s)
@@ -279,6 +345,10 @@ void tiering_session_end(struct tiering *t, struct tiering_session *s)
 
         if (l->in_dma) {
             dma_session_end(t, l);
+            continue;
+        }
+        if (l->in_move) { /* it ends with the move, which goes on */
+            lease_leave_session(t, l);
             continue;
         }
         /* A reservation was never seen by anyone; a write lease leaves the range torn unless it can be taken back. */

@@ -361,16 +361,14 @@ static void move_commit_end(struct move *m, int status)
     if (status == 0 && r->state != RECORD_RESERVED)
         status = -ESTALE; /* the rest of its object was dropped meanwhile */
     if (status == 0) {
-        object_drop_mem(t, object);
-        kill_point("move.commit_swap");
-        object_set_mem(t, object, m->chunk->region, m->sector);
         kill_point("move.commit");
-        object_commit(t, object);
+        object_commit_at(t, object, m->chunk->region, m->sector);
     } else if (m->chunk) {
         room_give(t, m->chunk->region, m->sector);
     }
     if (status < 0)
         object_kill(t, object);
+    lease_end(t, &t->leases[m->lease]);
     move_wake(m, status);
     move_free(m);
     object_unpin(t, object);
@@ -396,13 +394,16 @@ static void move_commit_go(struct move *m)
     t->config.backend->ops->work_submit(t->config.backend, &m->work);
 }
 
-int move_commit(struct tiering *t, struct tiering_session *s, uint32_t object, struct move **ret_move)
+int move_commit(struct tiering *t, struct tiering_session *s, struct lease *l, struct move **ret_move)
 {
+    uint32_t object = l->object;
     struct move *m = move_new(t, MOVE_COMMIT, object);
 
     if (!m)
         return -EAGAIN;
     m->session = s;
+    m->lease = (uint32_t)(l - t->leases);
+    l->in_move = true; /* until the piece has its bytes in shared memory, they are where the lease is */
     object_pin(t, object);
     move_queue(m);
     room_kick(t, m->pool);

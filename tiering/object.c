@@ -16,6 +16,8 @@
 #include "include/base/point.h"
 #include "tiering/core.h"
 
+#define DEADLINE_UNSET UINT64_MAX /* nobody has told us the time yet */
+
 static void object_account(struct tiering *t, uint32_t object, int sign)
 {
     const struct record *r = record_at(&t->records, object);
@@ -259,6 +261,27 @@ static void group_broken(struct tiering *t, uint32_t object)
     group_remove(t, g);
 }
 
+void object_complete_all(struct tiering *t, uint32_t object)
+{
+    object_siblings(t, object, object_complete);
+}
+
+void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uint32_t wanted)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint64_t hash = group_hash(t, r);
+    struct group *g = group_slot(t, r, hash);
+
+    if (t->n_groups >= GROUPS_MAX / 4 * 3)
+        return; /* there were no more before */
+    *g = (struct group){.hash = hash,
+                        .object = object,
+                        .wanted = wanted,
+                        .committed = committed,
+                        .deadline_ns = DEADLINE_UNSET};
+    t->n_groups++;
+}
+
 static void object_kill_committed(struct tiering *t, uint32_t object)
 {
     if (record_at(&t->records, object)->state == RECORD_COMMITTED)
@@ -270,6 +293,8 @@ void groups_expire(struct tiering *t)
     for (uint32_t i = 0; i < GROUPS_MAX && t->n_groups; i++) {
         struct group *g = &t->groups[i];
 
+        if (g->hash && g->deadline_ns == DEADLINE_UNSET)
+            g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
         if (!g->hash || g->deadline_ns > t->now_ns)
             continue;
         sim_reached("group: its time is over");
@@ -348,12 +373,8 @@ int object_new(struct tiering *t, const struct tiering_id *id, uint64_t hash, ui
     return 0;
 }
 
-void object_commit(struct tiering *t, uint32_t object)
+static void object_committed(struct tiering *t, uint32_t object)
 {
-    struct record *r = object_edit(t, object);
-
-    r->state = RECORD_COMMITTED;
-    object_edited(t, object);
     kill_point("object.commit");
     policy_enter(t, object);
     struct tpool *pool = pool_of(t, record_at(&t->records, object));
@@ -363,6 +384,29 @@ void object_commit(struct tiering *t, uint32_t object)
     pool->look_ahead = true;
     if (record_at(&t->records, object)->flags & RECORD_INCOMPLETE)
         group_committed(t, object);
+}
+
+void object_commit_at(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector)
+{
+    struct record *r = object_edit(t, object);
+    uint32_t old_region = r->mem_region, old_sector = r->mem_sector;
+
+    assert(r->flags & RECORD_HAS_MEM);
+    r->state = RECORD_COMMITTED; /* in one change: whoever comes after us finds it here or there */
+    r->mem_region = (uint16_t)region;
+    r->mem_sector = sector;
+    object_edited(t, object);
+    room_give(t, old_region, old_sector);
+    object_committed(t, object);
+}
+
+void object_commit(struct tiering *t, uint32_t object)
+{
+    struct record *r = object_edit(t, object);
+
+    r->state = RECORD_COMMITTED;
+    object_edited(t, object);
+    object_committed(t, object);
 }
 
 void object_commit_unwritten(struct tiering *t, uint32_t object)
@@ -493,6 +537,12 @@ void object_detach_dev(struct tiering *t, uint32_t object)
 {
     segment_unlink(t, object);
     kill_point("object.dev_unlinked");
+    object_edit(t, object)->flags &= (uint8_t)~RECORD_HAS_DEV;
+    object_edited(t, object);
+}
+
+void object_forget_dev(struct tiering *t, uint32_t object)
+{
     object_edit(t, object)->flags &= (uint8_t)~RECORD_HAS_DEV;
     object_edited(t, object);
 }

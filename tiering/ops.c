@@ -162,14 +162,13 @@ int tiering_commit(struct tiering *t, struct tiering_session *s, uint64_t lease,
     struct move *m;
     if (!wait)
         return -EAGAIN;
-    int status = move_commit(t, s, object, &m);
+    int status = move_commit(t, s, l, &m);
     if (status < 0) {
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
         return status;
     }
     wait_prepare(wait, s, LEASE_FREE, 0, 0);
     move_attach(t, m, wait);
-    lease_end(t, l); /* the move pins it from now on */
     return TIERING_WAIT;
 }
 

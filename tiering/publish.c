@@ -10,8 +10,8 @@
  *
  * From the beginning of a fill to the end of its publication the move or the lease counts as one of the piece's writers,
  * so the piece is not written to a device meanwhile, and stays in memory. Two publications of one piece come one after
- * the other: each begins with what the one before has left. What a publication frees was admitted for its lease, so as
- * long as it waits for room the admission stays with it.
+ * the other: each begins with what the one before has left. The lease lives until the end, though its session cannot use
+ * it any more: so if the process ends before, the writer finds it as it was, and can release it again.
  */
 #include <errno.h>
 
@@ -26,8 +26,7 @@ bool piece_is_published(const struct tiering *t, const struct record *r)
     return (r->flags & RECORD_TENSOR) && !t->pools[t->spaces[r->space].info.pool].config.trusted;
 }
 
-/* Sectors that hold [off, off + len) of a piece, with the range at the same place in its first sector. */
-static uint32_t range_sectors(uint32_t off_bytes, uint32_t len_bytes)
+uint32_t range_sectors(uint32_t off_bytes, uint32_t len_bytes)
 {
     return sectors_of(off_bytes % SECTOR_BYTES + len_bytes);
 }
@@ -38,11 +37,16 @@ uint32_t move_sectors(const struct move *m)
                                 : sectors_of(record_at(&m->t->records, m->object)->size_bytes);
 }
 
+static void writer_is_gone(struct tiering *t, uint32_t object)
+{
+    if (!hot_writers(hot_at(t, object)) && record_at(&t->records, object)->state == RECORD_COMMITTED)
+        (void)shadow_restore(t, object); /* if nobody has changed it */
+}
+
 static void writer_gone(struct tiering *t, uint32_t object)
 {
     hot_at(t, object)->flags -= HOT_WRITER;
-    if (!hot_writers(hot_at(t, object)) && record_at(&t->records, object)->state == RECORD_COMMITTED)
-        (void)shadow_restore(t, object); /* if nobody has changed it */
+    writer_is_gone(t, object);
 }
 
 /* --- Fill --------------------------------------------------------------------------------------------------------------- */
@@ -157,15 +161,20 @@ static void publish_swap(struct move *m)
     bool other_tier = tier_of_mem(t, r) != tier_of_chunk(pool_of(t, r), m->chunk);
     bool in_policy = hot_at(t, m->object)->flags & HOT_IN_POLICY;
 
+    /* First it is not what a device, or nobody, has any more: else who comes after us might believe that. */
+    piece_dirtied(t, m->object, false);
     if (other_tier)
         policy_leave(t, m->object, false);
     object_swap_mem(t, m->object, m->chunk->region, m->sector);
     kill_point("publish.swapped");
     if (other_tier && in_policy)
         policy_enter(t, m->object);
-    extent_orphan(t, region, sector, m->object, true); /* the admission goes with it */
+    /* An admission goes with it, of its own: that of the lease ends with the lease. */
+    t->pools[m->pool].admitted_bytes += r->size_bytes;
+    extent_orphan(t, region, sector, m->object, true);
+    if (m->len_bytes == r->size_bytes)
+        object_clear_flags(t, m->object, RECORD_TORN);
     kill_point("publish.dirty");
-    piece_dirtied(t, m->object, m->len_bytes == r->size_bytes);
 }
 
 /* The next one that waits for this piece. */
@@ -196,10 +205,10 @@ void publish_end(struct move *m, int status)
     } else {
         if (m->chunk)
             room_give(t, m->chunk->region, m->sector);
-        tiering_unadmit(t, NULL, m->pool, r->size_bytes);
     }
     kill_point("publish.end");
-    writer_gone(t, object);
+    lease_end(t, &t->leases[m->lease]);
+    writer_is_gone(t, object);
     extent_release(t, m->held_region, m->held_sector);
     move_wake(m, status);
     move_free(m);
@@ -268,7 +277,7 @@ void publish_go(struct move *m)
 
 int publish_begin(struct tiering *t, struct lease *l, struct tiering_wait *wait, uint32_t *ret_limit)
 {
-    uint32_t object = l->object, size_bytes = record_at(&t->records, object)->size_bytes;
+    uint32_t object = l->object;
     struct move *m = move_new(t, MOVE_PUBLISH, object);
 
     assert(l->is_own);
@@ -283,11 +292,10 @@ int publish_begin(struct tiering *t, struct lease *l, struct tiering_wait *wait,
     m->held_sector = l->sector;
     extent_hold(t, m->held_region, m->held_sector, object);
     object_pin(t, object);
-    /* The move is the writer from now on, and what it was admitted for stays admitted. */
-    lease_end(t, l);
     kill_point("publish.begin");
-    t->pools[m->pool].admitted_bytes += size_bytes;
-    hot_at(t, object)->flags += HOT_WRITER;
+    /* The lease, with its admission and its place among the writers, stays until the piece has the bytes. */
+    m->lease = (uint32_t)(l - t->leases);
+    l->in_move = true;
     wait_prepare(wait, NULL, LEASE_FREE, 0, 0);
     wait->grant.limit = TIERING_LIMIT_POOL_DRAM;
     move_attach(t, m, wait);

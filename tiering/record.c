@@ -17,19 +17,6 @@
 
 #define RECORD_MAGIC UINT64_C(0x31434552574c5053) /* "SPLWREC1" */
 
-/* First page of the memory. The redo slot is on cache lines of its own. */
-struct record_header {
-    uint64_t magic;
-    uint32_t max;
-    uint32_t record_bytes;
-    uint8_t reserved[112];
-    uint32_t redo_valid; /* 1: `redo` is whole and belongs over records[redo_index] */
-    uint32_t redo_index;
-    uint8_t reserved2[56];
-    struct record redo;
-};
-static_assert(sizeof(struct record_header) <= TIERING_RECORD_HEADER_BYTES, "it has the first page");
-
 /* The identity as bytes: what is hashed has no padding. */
 struct record_identity {
     uint8_t key[KEY_BYTES_MAX];
@@ -90,10 +77,10 @@ static uint32_t slots_for(uint32_t max)
     return (uint32_t)n_slots;
 }
 
-uint64_t tiering_records_bytes(uint32_t max_objects)
+uint64_t record_table_bytes(uint32_t max)
 {
-    return TIERING_RECORD_HEADER_BYTES + (uint64_t)max_objects * sizeof(struct record_object) +
-           slots_for(max_objects) * sizeof(uint32_t);
+    return TIERING_RECORD_HEADER_BYTES + (uint64_t)max * sizeof(struct record_object) +
+           slots_for(max) * sizeof(uint32_t);
 }
 
 void record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed)
@@ -104,8 +91,9 @@ void record_table_init(struct record_table *t, void *memory, uint32_t max, uint6
     t->objects = (struct record_object *)(void *)((char *)memory + TIERING_RECORD_HEADER_BYTES);
     t->slots = (uint32_t *)(void *)(t->objects + max);
     if (t->header->magic == RECORD_MAGIC) {
-        for (uint32_t i = 0; i < max; i++) {
-            t->objects[i].hot = (struct record_hot){0};
+        t->high = MIN(t->header->high, max);
+        for (uint32_t i = 0; i < t->high; i++) {
+            t->objects[i].hot = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = RECORD_NONE};
             t->objects[i].node = (struct policy_node){0};
         }
         memset(t->slots, 0, t->n_slots * sizeof(*t->slots));
@@ -114,6 +102,32 @@ void record_table_init(struct record_table *t, void *memory, uint32_t max, uint6
     t->header->max = max;
     t->header->record_bytes = sizeof(struct record_object);
     record_table_recover(t);
+}
+
+static void record_index(struct record_table *t, uint32_t index, uint64_t hash)
+{
+    uint32_t mask = t->n_slots - 1, at = (uint32_t)hash & mask;
+
+    while (t->slots[at])
+        at = (at + 1) & mask;
+    t->slots[at] = ((uint32_t)hash & ~mask) | (index + 1);
+}
+
+void record_table_rebuild(struct record_table *t)
+{
+    t->n_used = 0;
+    t->free_head = RECORD_NONE;
+    for (uint32_t i = t->high; i-- > 0;) {
+        const struct record *r = &t->objects[i].record;
+
+        t->n_used += r->state != RECORD_FREE;
+        if (r->state == RECORD_FREE) {
+            t->objects[i].hot.seg_next = t->free_head;
+            t->free_head = i;
+        } else if (r->state != RECORD_DEAD) {
+            record_index(t, i, record_hash(t, r));
+        }
+    }
 }
 
 static bool record_is(const struct record *r, const struct tiering_id *id)
@@ -209,16 +223,17 @@ static uint32_t record_take_free(struct record_table *t)
 {
     uint32_t index = t->free_head;
 
-    if (index != RECORD_NONE)
+    if (index != RECORD_NONE) {
         t->free_head = t->objects[index].hot.seg_next;
-    else if (t->high < t->max)
+    } else if (t->high < t->max) {
         index = t->high++;
+        t->header->high = t->high;
+    }
     return index;
 }
 
 int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index)
 {
-    uint32_t mask = t->n_slots - 1;
     uint32_t index = record_take_free(t);
 
     if (index == RECORD_NONE)
@@ -238,10 +253,7 @@ int record_new(struct record_table *t, const struct tiering_id *id, uint64_t has
     record_end(t);
 
     kill_point("record.new");
-    uint32_t at = (uint32_t)hash & mask;
-    while (t->slots[at])
-        at = (at + 1) & mask;
-    t->slots[at] = ((uint32_t)hash & ~mask) | (index + 1);
+    record_index(t, index, hash);
     t->n_used++;
     *ret_index = index;
     return 0;

@@ -109,6 +109,20 @@ struct record_object {
 };
 static_assert(sizeof(struct record_object) == TIERING_OBJECT_BYTES, "whole cache lines");
 
+/* First page of the memory. The redo slot is on cache lines of its own. */
+struct record_header {
+    uint64_t magic;
+    uint32_t max;
+    uint32_t record_bytes;
+    uint32_t high; /* records at and above were never used: nobody need look at their memory */
+    uint8_t reserved[108];
+    uint32_t redo_valid; /* 1: `redo` is whole and belongs over records[redo_index] */
+    uint32_t redo_index;
+    uint8_t reserved2[56];
+    struct record redo;
+};
+static_assert(sizeof(struct record_header) <= TIERING_RECORD_HEADER_BYTES, "it has the first page");
+
 struct record_table {
     struct record_header *header; /* borrowed memory: header, objects, slots */
     struct record_object *objects;
@@ -116,14 +130,21 @@ struct record_table {
     uint32_t *slots;
     uint32_t n_slots;
     uint32_t max;
-    uint32_t high;      /* records at and above were never used */
+    uint32_t high;      /* as the header's */
     uint32_t free_head; /* list through hot.seg_next */
     uint32_t n_used;
     uint64_t hash_seed; /* secret: clients choose the keys */
 };
 
-/* The memory is zeroed, or that of an earlier table of the same size, and begins a cache line. */
+/* Of its memory. */
+uint64_t record_table_bytes(uint32_t max);
+/*
+ * The memory is zeroed, or that of an earlier table of the same size, and begins a cache line. Of that the records are
+ * there then, and a change that was cut off is finished; but nothing is in the index, and nothing is known to be free.
+ */
 void record_table_init(struct record_table *t, void *memory, uint32_t max, uint64_t hash_seed);
+/* Derives the index (of what is RESERVED or COMMITTED) and the list of free records from what an earlier table left. */
+void record_table_rebuild(struct record_table *t);
 
 /* What an identity hashes to: index, ghosts and checks share it. Taken from id->hash if that is known. */
 uint64_t record_hash_id(const struct record_table *t, const struct tiering_id *id);

@@ -28,7 +28,7 @@ static struct tiering *replay_tiering(void *ctx, uint8_t *ret_store)
 
 /* --- Spaces ---------------------------------------------------------------------------------------------------------- */
 
-static uint32_t space_by_id(const struct tiering *t, uint64_t id)
+uint32_t space_by_id(const struct tiering *t, uint64_t id)
 {
     for (uint32_t i = 0; i < t->n_spaces; i++) {
         if (t->spaces[i].info.id == id)
@@ -37,7 +37,7 @@ static uint32_t space_by_id(const struct tiering *t, uint64_t id)
     return UINT32_MAX;
 }
 
-static uint32_t pool_by_name(const struct tiering *t, const char *name)
+uint32_t pool_by_name(const struct tiering *t, const char *name)
 {
     for (uint32_t i = 0; i < t->n_pools; i++) {
         if (strcmp(t->pools[i].config.name, name) == 0)
@@ -82,6 +82,7 @@ static int recover_space(void *ctx, const struct store_space *space)
     sp->info.pool = pool_by_name(t, space->pool);
     memcpy(sp->info.digest, space->digest, sizeof(space->digest));
     memcpy(sp->pool_name, space->pool, sizeof(space->pool));
+    truth_space_set(t, index);
     sp->known_to_store[store] = true;
     kill_point("recover.space");
     return 0;
@@ -129,7 +130,7 @@ static bool recover_next_space(void *ctx, uint64_t *cursor, struct store_space *
 
 /* --- Pieces ---------------------------------------------------------------------------------------------------------- */
 
-static void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_t space, uint16_t n_parts)
+void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_t space, uint16_t n_parts)
 {
     *ret_id = (struct tiering_id){.space = space,
                                   .group = id->group,
@@ -173,6 +174,8 @@ static int recover_put(void *ctx, const struct store_entry *entry)
     uint64_t left = entry->object_bytes - (uint64_t)entry->id.piece * t->piece_bytes;
     if (entry->id.piece >= object_pieces(t, entry->object_bytes) || entry->size_bytes != MIN(left, t->piece_bytes))
         return -EUCLEAN; /* written with pieces of another size */
+    if (t->warm)
+        return reconcile_put(t, store, entry);
     if (t->spaces[space].info.durability == STORE_SCRATCH)
         return 0;
     id_from_store(&id, &entry->id, space, entry->n_parts);
@@ -221,6 +224,8 @@ static int recover_delete(void *ctx, const struct store_id *store_id, uint64_t g
     uint32_t space = space_by_id(t, store_id->space);
     struct tiering_id id;
 
+    if (t->warm)
+        return reconcile_delete(t, store, generation);
     if (space == UINT32_MAX)
         return 0;
     id_from_store(&id, store_id, space, 1);
@@ -241,6 +246,8 @@ static int recover_segment_freed(void *ctx, uint32_t segment, uint64_t generatio
 
     if (segment >= t->stores[store].n_segments)
         return -EUCLEAN;
+    if (t->warm)
+        return reconcile_segment_freed(t, store, segment, generation);
     const struct tsegment *seg = &t->stores[store].segments[segment];
     for (uint32_t o = seg->head, next; o != RECORD_NONE; o = next) {
         next = record_ring_after(&t->records, seg->head, o);

@@ -177,6 +177,20 @@ void room_serve(struct tiering *t, uint32_t pool)
 
 /* --- Private memory of sessions ---------------------------------------------------------------------------------- */
 
+struct session_arena *room_arena_new(struct tiering *t, uint32_t pool)
+{
+    struct session_arena *sa = calloc(1, sizeof(*sa));
+
+    if (!sa || arena_init(&sa->arena) < 0) {
+        free(sa);
+        return NULL;
+    }
+    list_init(&sa->link);
+    sa->pool = pool;
+    sa->want_bytes = t->pools[pool].config.session_bytes / FRAME_BYTES * FRAME_BYTES;
+    return sa;
+}
+
 static struct session_arena *room_session_arena(struct tiering *t, struct tiering_session *s, uint32_t pool)
 {
     list_for_each (l, &s->arenas) {
@@ -185,14 +199,11 @@ static struct session_arena *room_session_arena(struct tiering *t, struct tierin
         if (sa->pool == pool)
             return sa;
     }
-    struct session_arena *sa = calloc(1, sizeof(*sa));
-    if (!sa || arena_init(&sa->arena) < 0) {
-        free(sa);
+    struct session_arena *sa = room_arena_new(t, pool);
+    if (!sa)
         return NULL;
-    }
     sa->session = s;
-    sa->pool = pool;
-    sa->want_bytes = t->pools[pool].config.session_bytes / FRAME_BYTES * FRAME_BYTES;
+    sa->number = s->number;
     list_push_tail(&s->arenas, &sa->link);
     return sa;
 }

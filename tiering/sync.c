@@ -7,7 +7,8 @@
  * two SYNCs a changed piece of a durable tensor keeps its last durable copy on the device (its shadow), which is what a
  * crash would find, and which a checkpoint writes. The shadow is dropped when the next SYNC commits: the log drops it
  * behind the commit, so a crash finds the one or the other. If a SYNC fails, what it wrote is dropped and the pieces are
- * dirty again.
+ * dirty again. What it has written stays in memory until it is durable: a process that finds the records of one that died
+ * before makes it dirty again (reconcile.c).
  */
 #include <errno.h>
 
@@ -165,6 +166,18 @@ static struct shadow *shadow_new(struct tiering *t, uint32_t object)
     return &t->shadows[at];
 }
 
+int shadow_recovered(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
+{
+    struct shadow *shadow = shadow_new(t, object);
+
+    if (!shadow)
+        return -ENOSPC;
+    shadow->store = store;
+    shadow->changed = true; /* as far as anybody knows */
+    shadow_entry_set(t, shadow, entry);
+    return 0;
+}
+
 int shadow_keep(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
@@ -283,6 +296,12 @@ static void sync_ref_free(struct tiering *t, struct sync_ref *ref)
     object_unpin(t, object);
 }
 
+static void sync_refs_free(struct tiering_sync *sync)
+{
+    while (!list_is_empty(&sync->refs_))
+        sync_ref_free(sync->t_, list_first_entry(&sync->refs_, struct sync_ref, link));
+}
+
 static struct store *sync_store(const struct tiering_sync *sync)
 {
     return sync->t_->stores[sync->t_->spaces[sync->space_].home].store;
@@ -292,7 +311,6 @@ static struct store *sync_store(const struct tiering_sync *sync)
 static void sync_close_txn(struct tiering_sync *sync)
 {
     struct tiering *t = sync->t_;
-    struct list *l;
 
     if (!sync->txn_)
         return;
@@ -302,8 +320,8 @@ static void sync_close_txn(struct tiering_sync *sync)
     else
         store_txn_abort(sync_store(sync), sync->txn_);
     kill_point("sync.txn_committed");
-    while ((l = list_pop(&sync->refs_))) {
-        struct sync_ref *ref = list_entry(l, struct sync_ref, link);
+    list_for_each (l, &sync->refs_) {
+        const struct sync_ref *ref = list_entry(l, struct sync_ref, link);
 
         if (sync->status_ == 0)
             shadow_commit(t, ref->object);
@@ -311,8 +329,9 @@ static void sync_close_txn(struct tiering_sync *sync)
             shadow_abort(t, ref->object);
         kill_point("sync.piece_committed");
         evacuate_again(t, ref->object);
-        sync_ref_free(t, ref);
     }
+    if (sync->status_ < 0)
+        sync_refs_free(sync);
     if (sync->status_ < 0)
         dirty_walk_farther(&t->spaces[sync->space_].dirty);
     sync->txn_ = 0;
@@ -322,6 +341,7 @@ static void sync_close_txn(struct tiering_sync *sync)
 
 static void sync_end(struct tiering_sync *sync)
 {
+    sync_refs_free(sync);
     list_unlink(&sync->link_);
     kill_point("sync.answer");
     sync->done(sync, sync->status_);

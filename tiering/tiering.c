@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/atomic.h"
 #include "include/base/kill_point.h"
 #include "io/checksum.h"
 #include "tiering/core.h"
@@ -106,7 +107,7 @@ static int tiering_pools_new(struct tiering *t)
 static int tiering_tables_new(struct tiering *t)
 {
     t->spaces = calloc(SPACES_MAX, sizeof(*t->spaces));
-    t->leases = calloc(t->config.max_leases, sizeof(*t->leases));
+    t->leases = t->truth.leases;
     t->moves = calloc(t->config.max_moves, sizeof(*t->moves));
     t->groups = calloc(GROUPS_MAX, sizeof(*t->groups));
     t->pins = calloc(TIMED_PINS_MAX, sizeof(*t->pins));
@@ -115,11 +116,11 @@ static int tiering_tables_new(struct tiering *t)
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
     t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
-    if (!t->chain.refs || !t->spaces || !t->leases || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses ||
+    if (!t->chain.refs || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses ||
         !t->shadows || !t->sync_refs)
         return -ENOMEM;
     t->lease_free = RECORD_NONE;
-    for (uint32_t i = t->config.max_leases; i-- > 0;) {
+    for (uint32_t i = t->config.max_leases; i-- > 0 && !t->warm;) {
         t->leases[i] = (struct lease){.generation = 1, .next = t->lease_free};
         t->lease_free = i;
     }
@@ -149,6 +150,24 @@ static void tiering_nodes(struct tiering *t)
     t->config.cxl_weights = NULL;
 }
 
+/* What was left contradicts itself: nothing of it is believed. */
+static int tiering_new_cold(struct tiering *t, struct tiering **ret_tiering)
+{
+    struct tiering_config config = t->config;
+
+    for (uint32_t i = 0; i < CHUNKS_MAX; i++) {
+        if (t->chunk_of[i])
+            chunk_give_back(t, t->chunk_of[i]);
+    }
+    tiering_free(t);
+    memset(config.records, 0, tiering_records_bytes(config.max_objects, config.max_leases));
+    config.survived = false;
+    int r = tiering_new(&config, ret_tiering);
+    if (r == 0)
+        (*ret_tiering)->distrust = "it contradicts itself: records or leases are damaged";
+    return r;
+}
+
 int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering)
 {
     struct tiering *t = calloc(1, sizeof(*t));
@@ -173,14 +192,20 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     list_init(&t->syncs);
     list_init(&t->sync_waiting);
     list_init(&t->sync_refs_free);
-    record_table_init(&t->records, config->records, config->max_objects, config->hash_seed);
-    int r = tiering_tables_new(t);
+    int r = warm_new(t);
+    record_table_init(&t->records, t->truth.records, config->max_objects, t->config.hash_seed);
+    if (r == 0)
+        r = tiering_tables_new(t);
     if (r == 0)
         r = tiering_pools_new(t);
     if (r == 0)
         r = config->backend->ops->bounce_alloc(config->backend, t->piece_bytes, &t->zeros, &mem);
     if (r == 0)
         r = config->backend->ops->bounce_alloc(config->backend, RELOCATION_BYTES, &t->relocations.buf, &mem);
+    if (r == 0 && t->warm)
+        r = warm_open(t);
+    if (r == -EUCLEAN && t->warm)
+        return tiering_new_cold(t, ret_tiering);
     if (r < 0) {
         tiering_free(t);
         return r;
@@ -213,7 +238,6 @@ void tiering_free(struct tiering *t)
         free(list_entry(l, struct chunk_request, link));
     free(t->pools);
     free(t->spaces);
-    free(t->leases);
     free(t->moves);
     free(t->groups);
     free(t->pins);
@@ -222,10 +246,24 @@ void tiering_free(struct tiering *t)
     free(t->shadows);
     free(t->sync_refs);
     free(t->chain.refs);
+    warm_free(t);
     free(t);
 }
 
 /* --- Stores --------------------------------------------------------------------------------------------------------- */
+
+/* Records name stores by their number: it must be the same one as before. */
+static bool tiering_store_is_another(struct tiering *t, uint8_t number, uint16_t partition,
+                                     const struct store_identity *identity)
+{
+    struct truth_store store = {.uuid = {identity->format.uuid[0], identity->format.uuid[1]}, .partition = partition};
+    const struct truth_header *h = t->truth.header;
+
+    if (t->warm && number < h->n_stores)
+        return memcmp(&h->stores[number], &store, sizeof(store)) != 0;
+    t->truth.header->stores[number] = store;
+    return false;
+}
 
 int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes, const char **ret_why)
 {
@@ -247,6 +285,10 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     int r = store_identify(t->config.backend, dev, device_bytes, &identity, ret_why);
     if (r < 0)
         return r;
+    if (tiering_store_is_another(t, number, partition, &identity)) {
+        *ret_why = "it is not the device that was there before";
+        return -ESTALE;
+    }
     /* No partition has more segments than fit on the device. */
     *ts = (struct tstore){.tiering = t,
                           .number = number,
@@ -299,7 +341,7 @@ static void tiering_store_budgets(struct tiering *t, uint32_t pool)
     }
 }
 
-int tiering_start(struct tiering *t)
+static int tiering_start_cold(struct tiering *t)
 {
     int r = recover_finish(t);
 
@@ -312,10 +354,40 @@ int tiering_start(struct tiering *t)
     }
     kill_point("start.adopted");
     recover_prune(t);
+    return 0;
+}
+
+/* From here on whoever comes after us can go on with what is there. */
+static void truth_is_whole(struct tiering *t)
+{
+    struct truth_header *h = t->truth.header;
+
+    h->layout = TRUTH_LAYOUT;
+    h->max_objects = t->config.max_objects;
+    h->max_leases = t->config.max_leases;
+    h->piece_bytes = t->piece_bytes;
+    h->hash_seed = t->config.hash_seed;
+    h->n_stores = t->n_stores;
+    fence_compiler();
+    h->magic = TRUTH_MAGIC;
+}
+
+int tiering_start(struct tiering *t)
+{
+    int r = t->warm ? reconcile(t) : tiering_start_cold(t);
+
+    if (r < 0)
+        return r;
     for (uint32_t i = 0; i <= t->n_pools; i++)
         tiering_store_budgets(t, i);
     kill_point("start.chunks");
-    return chunk_start(t);
+    r = chunk_start(t);
+    if (r < 0)
+        return r;
+    if (t->warm)
+        warm_end(t);
+    truth_is_whole(t);
+    return 0;
 }
 
 bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *ret_want_bytes)
@@ -325,11 +397,14 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
     *ret_have_bytes = *ret_want_bytes = 0;
     for (uint32_t i = 0; i < t->n_pools; i++) {
         for (int a = 0; a < 2; a++) {
-            uint64_t have = t->pools[i].arenas[a].total_sectors * SECTOR_BYTES;
+            const struct arena *arena = &t->pools[i].arenas[a];
+            uint64_t have = arena->total_sectors * SECTOR_BYTES;
 
             *ret_have_bytes += have;
             *ret_want_bytes += t->pools[i].want_chunks[a];
-            is_there &= t->pools[i].shortage[a].is_on || have >= t->pools[i].want_chunks[a];
+            /* What is being given back comes first, and may have to wait for leases that came back. */
+            is_there &= t->pools[i].shortage[a].is_on || arena->closing_sectors > 0 ||
+                        have >= t->pools[i].want_chunks[a];
         }
     }
     return t->config.memory_on_demand || is_there;
@@ -384,6 +459,7 @@ int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
     memcpy(space->info.digest, spec->digest, sizeof(space->info.digest));
     memcpy(space->pool_name, pool, strlen(pool) + 1);
     kill_point("space.new");
+    truth_space_set(t, t->n_spaces);
     t->n_spaces++;
     *ret_info = space->info;
     return 0;

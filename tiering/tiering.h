@@ -109,7 +109,10 @@ struct tiering_config {
     const uint32_t *cxl_nodes;
     const uint64_t *cxl_weights; /* of cxl_nodes: their sizes, say; NULL: all alike */
     uint32_t n_cxl_nodes;
-    void *records; /* borrowed: tiering_records_bytes(max_objects), zeroed, at a page's beginning */
+    /* Borrowed: tiering_records_bytes(), at a page's beginning. Zeroed; or, if `survived`, what an engine that ended in any
+     * way has left there: then what it knew is there again, if the backend still has its chunks. */
+    void *records;
+    bool survived;
     uint32_t max_objects;
     uint32_t max_leases;
     uint32_t max_moves; /* transfers and waits for room in flight; default 4096 */
@@ -127,13 +130,48 @@ struct tiering_config {
 #define TIERING_RECORD_BYTES 96
 #define TIERING_OBJECT_BYTES 128 /* the record, and what is derived beside it */
 #define TIERING_RECORD_HEADER_BYTES 4096
+#define TIERING_LEASE_BYTES 64
 
-uint64_t tiering_records_bytes(uint32_t max_objects);
+uint64_t tiering_records_bytes(uint32_t max_objects, uint32_t max_leases);
+
+/*
+ * Memory that an engine has left, before one is made over it: the sizes to make it with. -EPROTONOSUPPORT, and *ret_why in
+ * words, static: it cannot be used.
+ */
+struct tiering_survivor {
+    uint32_t max_objects, max_leases;
+};
+must_check int tiering_survivor_look(const void *memory, uint64_t size_bytes, struct tiering_survivor *ret_survivor,
+                                     const char **ret_why);
+/* False: it had no chunk of this number. */
+struct tiering_survivor_chunk {
+    uint64_t size_bytes;
+    uint32_t epoch, node;
+    enum io_chunk_kind kind;
+};
+bool tiering_survivor_chunk(const void *memory, uint32_t region, struct tiering_survivor_chunk *ret_chunk);
+
 must_check int tiering_new(const struct tiering_config *config, struct tiering **ret_tiering);
 /* The owner has ended all sessions and waited for all I/O (tiering_idle()). NULL is fine. */
 void tiering_free(struct tiering *t);
 
-/* Opens a partition and brings back what it holds. Before tiering_start(). ret_why as store_open(). */
+/* Is it what an engine before has left? Else why not, static; NULL if nothing was left. */
+bool tiering_is_warm(const struct tiering *t, const char **ret_why);
+/* What came back with it, once it has started. */
+struct tiering_warm_counts {
+    uint64_t objects, leases, leases_ended; /* ended: their sessions did not come back */
+    uint64_t memory_bytes;                  /* of pools and sessions */
+    uint64_t redone;                        /* pieces whose way to a device was cut off: dirty again, or logged again */
+    uint64_t lost;                          /* pieces whose memory did not come back, and that are nowhere else */
+    uint64_t forgotten;                     /* pieces that devices still had, but that were deleted or replaced */
+};
+void tiering_warm_counts(const struct tiering *t, struct tiering_warm_counts *ret_counts);
+
+/*
+ * Opens a partition and brings back what it holds. Before tiering_start(). ret_why as store_open(). If the engine is warm
+ * its records are the truth, and what the log has beside them is forgotten. -ESTALE: then it must be the stores that there
+ * were before, in the same order; without the memory that was left it can be opened.
+ */
 must_check int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes,
                                  const char **ret_why);
 /* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out),
@@ -222,11 +260,22 @@ struct tiering_session {
     struct policy_chain chain;         /* the request that it is at */
 };
 
+/* Before a warm engine's tiering_start(): one with this number has come back, and has what it had. */
 void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
                           uint32_t max_leases);
 /* Releases and aborts everything; torn write leases revert. The daemon has cancelled the session's waits. Memory that
  * I/O still uses is freed when the I/O ends: the struct itself may go at once. */
 void tiering_session_end(struct tiering *t, struct tiering_session *s);
+/*
+ * Instead of its end: its leases, and what it holds in private memory, are left to the engine that comes after this one. Of
+ * this one there is only tiering_stop() and what follows it to come.
+ */
+void tiering_session_leave(struct tiering *t, struct tiering_session *s);
+/* What the lease was granted for, in the owner's numbers (not 0); to be said before the client is told. */
+void tiering_lease_request(struct tiering *t, struct tiering_session *s, uint64_t lease, uint64_t request);
+/* Of a session that came back: ends the leases that were granted for these requests (in ascending order), as if they never
+ * had been: its client has had no answer. Those of which no request was said have ended with the start. */
+void tiering_session_lost(struct tiering *t, struct tiering_session *s, const uint64_t *requests, size_t n);
 /* The owner's last session is gone and its linger time over: `scratch` objects go. */
 void tiering_owner_end(struct tiering *t, uint64_t owner);
 

@@ -222,6 +222,14 @@ void block_published(struct sim *sim, struct object *o)
         sim->counts->parts_completed++;
 }
 
+void block_deleted(struct object *o)
+{
+    o->state = BLOCK_ABSENT;
+    o->deaths++;
+    o->must = false;
+    o->reserved = o->committed = o->damaged = 0;
+}
+
 void block_unbuilt(struct sim *sim, struct object *o, uint32_t bit)
 {
     (void)sim;

@@ -190,6 +190,17 @@ void tensor_sync_began(struct sim *sim, struct sim_sync *y)
     }
 }
 
+static bool sync_covers_any(const struct sim *sim, const struct sim_sync *y)
+{
+    for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
+        for (uint32_t k = 0; k < SIM_PIECES_MAX; k++) {
+            if (y->covers_piece[i][k])
+                return true;
+        }
+    }
+    return false;
+}
+
 void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
 {
     if (y->space != SPACE_TENSOR_DURABLE)
@@ -222,6 +233,7 @@ void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
                     old->covers_piece[i][k] = false;
             }
         }
+        old->used = sync_covers_any(sim, old);
     }
 }
 

@@ -118,10 +118,12 @@ static void op_reserve(struct sim *sim, uint32_t session)
                             w ? &w->wait : NULL, &grant);
     sim_event(sim, 30 + (uint64_t)(o - sim->objects), (uint64_t)(int64_t)r);
     block_reserve_result(sim, o, part, piece, session, r, &grant);
-    if (w && r == TIERING_WAIT)
+    if (w && r == TIERING_WAIT) {
         w->version = o->version;
-    else if (w)
+        w->begun = true;
+    } else if (w) {
         wait_free(w);
+    }
 }
 
 /* Which committed pieces of a build that does not become visible are still there? */
@@ -282,7 +284,9 @@ static void op_delete(struct sim *sim)
 
     if (object_durability(o) == STORE_CACHE && sim_percent(sim, 70))
         return;
+    sim->doing = (struct doing){.kind = DOING_DELETE, .object = o};
     int r = tiering_delete(sim->tiering, &id);
+    sim->doing.kind = DOING_NOTHING;
     sim_log(sim, "delete block %u: %d", (uint32_t)(o - sim->objects), r);
     sim_event(sim, 31, (uint64_t)(int64_t)r);
     if (r < 0) {
@@ -290,10 +294,7 @@ static void op_delete(struct sim *sim)
         return;
     }
     block_seen(sim, o);
-    o->state = BLOCK_ABSENT;
-    o->deaths++;
-    o->must = false;
-    o->reserved = o->committed = o->damaged = 0;
+    block_deleted(o);
 }
 
 static void op_lookup(struct sim *sim)
@@ -332,7 +333,9 @@ static void op_hint(struct sim *sim, uint32_t session)
     case 2:
         if (object_durability(o) == STORE_SCRATCH && sim_percent(sim, 70))
             return;
+        sim->doing = (struct doing){.kind = DOING_ADVISE, .object = o};
         r = tiering_advise(sim->tiering, &id, TIERING_USES_LEFT, sim_below(sim, 4), sim->now_ns);
+        sim->doing.kind = DOING_NOTHING;
         o->counted = o->counted || (r == 0 && object_durability(o) != STORE_DURABLE);
         sim->counts->counted += r == 0;
         break;

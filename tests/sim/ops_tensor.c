@@ -22,7 +22,9 @@ static bool tensor_open(struct sim *sim, struct object *o, uint32_t session)
 
     if (tiering_lookup(sim->tiering, &id, &found) == -ENOENT)
         tensor_vanished(sim, o, "ENOENT");
+    sim->doing = (struct doing){.kind = DOING_OPEN, .object = o};
     int r = tiering_tensor(sim->tiering, &sim->sessions[session].s, &id, o->object_bytes);
+    sim->doing.kind = DOING_NOTHING;
     sim_event(sim, 40, (uint64_t)(int64_t)r);
     if (r == -ENOSPC)
         return false;
@@ -221,7 +223,7 @@ void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, ui
     l->from = (uint8_t)from;
     l->to = (uint8_t)to;
     l->version = o->last;
-    if (object_is_published(o))
+    if (object_is_published(o) && !(write && p->torn)) /* of what is damaged nothing is left */
         (void)tensor_look(sim, o, piece, from, to, n, world_memory(sim, grant), l->cell);
     if (!write) {
         lease_read_verify(sim, l);
@@ -266,6 +268,7 @@ static void tensor_acquire(struct sim *sim, struct object *o, uint32_t session, 
             (uint32_t)(o - sim->objects), piece, from, to, r);
     if (write)
         writer_begun(o, piece, from, to);
+    w->begun = true;
     if (r == TIERING_WAIT)
         return;
     wait_free(w);
@@ -278,7 +281,9 @@ static void tensor_delete(struct sim *sim, struct object *o)
 
     if (!o->exists || o->pieces[0].n + 2 >= SIM_HISTORY)
         return;
+    sim->doing = (struct doing){.kind = DOING_DELETE, .object = o};
     int r = tiering_delete(sim->tiering, &id);
+    sim->doing.kind = DOING_NOTHING;
     if (r < 0 && r != -ENOENT)
         sim_fail(sim, "tensor %u cannot be deleted: %s", (uint32_t)(o - sim->objects), strerror(-r));
     sim_log(sim, "tensor %u deleted", (uint32_t)(o - sim->objects));
@@ -335,6 +340,7 @@ static void arena_put(struct sim *sim, uint32_t session, struct sim_lease *l, st
     block_reserve_result(sim, o, 0, 0, session, r, &grant);
     w->version = o->version;
     w->lease = (uint16_t)(l - sim->leases);
+    w->begun = true;
     l->transfers++;
 }
 

@@ -14,8 +14,10 @@ void session_begin(struct sim *sim, uint32_t i)
 {
     struct sim_session *s = &sim->sessions[i];
 
-    tiering_session_init(sim->tiering, &s->s, i + 1, i + 1, 24);
+    s->number = ++sim->last_session;
+    tiering_session_init(sim->tiering, &s->s, s->number, i + 1, 24);
     s->alive = true;
+    s->ending = false;
     s->stale = TIERING_LEASE_NONE;
 }
 
@@ -224,6 +226,7 @@ struct sim_lease *lease_new(struct sim *sim, uint32_t session, struct object *o,
                                 .version = o->version,
                                 .grant = *grant,
                                 .handle = grant->lease};
+        tiering_lease_request(sim->tiering, &sim->sessions[session].s, grant->lease, 1 + i);
         return l;
     }
     sim_fail(sim, "more leases than the sessions may have");
@@ -255,7 +258,9 @@ static void reservation_finish(struct sim *sim, struct sim_lease *l)
             return; /* later */
     }
     if (sim_percent(sim, 8)) {
+        sim->doing = (struct doing){.kind = DOING_RELEASE, .lease = l};
         int r = tiering_abort(sim->tiering, s, l->handle);
+        sim->doing = (struct doing){0};
 
         if (r < 0)
             sim_fail(sim, "a reservation cannot be aborted: %s", strerror(-r));
@@ -268,6 +273,8 @@ static void reservation_finish(struct sim *sim, struct sim_lease *l)
     if (!w)
         return;
     w->version = l->version;
+    w->held = *l;
+    w->begun = true;
     int r = tiering_commit(sim->tiering, s, l->handle, &w->wait, &grant);
     sim_event(sim, 20, (uint64_t)(int64_t)r);
     sim_log(sim, "session %u: commit block %u part %u piece %u: %d", l->session, l->object, l->part, l->piece, r);
@@ -292,6 +299,7 @@ static void release_begin(struct sim *sim, struct sim_lease *l)
     w->from = l->from;
     w->to = l->to;
     w->version = l->version;
+    w->held = *l;
     int r =
         tiering_release_wait(sim->tiering, &sim->sessions[l->session].s, l->handle, TIERING_DIRTY, &w->wait, &grant);
     sim_event(sim, 22, (uint64_t)(int64_t)r);
@@ -302,6 +310,7 @@ static void release_begin(struct sim *sim, struct sim_lease *l)
     if (r < 0)
         sim_fail(sim, "a write lease cannot be released: %s", strerror(-r));
     l->used = false;
+    w->begun = r == TIERING_WAIT;
     if (r == TIERING_WAIT)
         tensor_release_begun(o, l);
     else
@@ -334,7 +343,9 @@ static void write_finish(struct sim *sim, struct sim_lease *l)
         release_begin(sim, l);
         return;
     }
+    sim->doing = (struct doing){.kind = DOING_RELEASE, .lease = l, .how = how};
     int r = tiering_release(sim->tiering, s, l->handle, flags[how]);
+    sim->doing = (struct doing){0};
     sim_event(sim, 21, (uint64_t)(int64_t)r);
     if (r < 0)
         sim_fail(sim, "a write lease cannot be released: %s", strerror(-r));
@@ -377,6 +388,7 @@ void session_end(struct sim *sim, uint32_t i)
 
     if (!s->alive)
         return;
+    s->ending = true;
     if (!sim->dead)
         waits_ended(sim);
     for (uint32_t n = 0; n < SIM_WAITS; n++) {

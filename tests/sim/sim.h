@@ -18,6 +18,7 @@
  *   ops_tensor.c  what sessions do to tensors, and SYNC
  *   ring*.c     clients of the request path (ring.h)
  *   ops_gpu.c   blocks to and from a GPU's staging memory
+ *   hot.c       crashes that memory survives
  */
 #pragma once
 
@@ -33,6 +34,7 @@
 #define SIM_SESSIONS 6
 #define SIM_WAITS 96
 #define SIM_LEASES 192
+#define SIM_MAX_LEASES 512
 #define SIM_SYNCS 6
 #define SIM_TENSORS_MAX 28 /* the first objects */
 #define SIM_HISTORY 512
@@ -109,22 +111,6 @@ enum wait_kind { WAIT_RESERVE, WAIT_COMMIT, WAIT_ACQUIRE, WAIT_WRITE, WAIT_PREFE
 
 struct sim;
 
-struct sim_wait {
-    struct tiering_wait wait;
-    struct sim *sim;
-    bool used, done;
-    int status;
-    enum wait_kind kind;
-    uint8_t session;
-    uint16_t object;
-    uint8_t part, piece;
-    uint16_t lease; /* GET, PUT: the arena's */
-    uint8_t from, to;
-    uint32_t version, deaths;
-    uint32_t n; /* shared tensors: the piece's version when the wait began */
-    uint64_t deadline_ns;
-};
-
 enum lease_kind { HELD_RESERVED, HELD_READ, HELD_WRITE };
 
 struct sim_lease {
@@ -141,6 +127,24 @@ struct sim_lease {
     uint32_t cell[SIM_CELLS]; /* shared tensors: what the reader saw, and must go on seeing */
     struct tiering_grant grant;
     uint64_t handle;
+};
+
+struct sim_wait {
+    struct tiering_wait wait;
+    struct sim *sim;
+    bool used, done;
+    bool begun; /* its call has returned, and the model knows */
+    int status;
+    enum wait_kind kind;
+    uint8_t session;
+    uint16_t object;
+    uint8_t part, piece;
+    uint16_t lease;        /* GET, PUT: the arena's */
+    struct sim_lease held; /* COMMIT, RELEASE: what ends with it */
+    uint8_t from, to;
+    uint32_t version, deaths;
+    uint32_t n; /* shared tensors: the piece's version when the wait began */
+    uint64_t deadline_ns;
 };
 
 /* What is known of a lease when its transfer begins: it may be gone when that ends. */
@@ -170,7 +174,9 @@ struct sim_lane {
 
 struct sim_session {
     struct tiering_session s;
+    uint64_t number; /* never the same again */
     bool alive;
+    bool ending;
     uint64_t stale; /* a lease that it had once */
 };
 
@@ -189,6 +195,21 @@ struct sim_sync {
     bool covers_piece[SIM_TENSORS_MAX][SIM_PIECES_MAX];
 };
 
+/* A call without a wait, that a hot crash may cut off. */
+struct doing {
+    enum { DOING_NOTHING, DOING_DELETE, DOING_OPEN, DOING_ADVISE, DOING_RELEASE } kind;
+    struct object *object;
+    struct sim_lease *lease;
+    int how; /* as of tensor_writer_gone() */
+};
+
+/* A hot crash. */
+struct hot {
+    bool inside; /* a step */
+    bool was_there[SIM_OBJECTS_MAX];
+    bool returns[SIM_SESSIONS];
+};
+
 struct sim_counts {
     uint64_t ops, crashes, kills, clean_stops, failed_recoveries, torn_sectors, lost_sectors, flips, flips_detected;
     uint64_t evictions, drops, spills, loads, commits, reclaims, checkpoints, cancels, timeouts, session_deaths;
@@ -201,6 +222,7 @@ struct sim_counts {
     uint64_t gpu_spills, gpu_fetches, gpu_failures;
     uint64_t dead_devices, flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
     uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, client_deaths, broken, cold;
+    uint64_t hot_crashes, hot_inside, hot_in_recovery, hot_found, hot_leases, hot_ended, hot_retries, hot_redone, hot_forgotten;
 };
 
 struct sim {
@@ -209,8 +231,10 @@ struct sim {
     uint64_t hash;
     uint64_t now_ns;
     uint64_t step, n_ops, serial;
+    uint64_t last_session;
     bool verbose;
-    bool dead; /* the engine's memory is being thrown away */
+    bool dead;   /* the engine's memory is being thrown away */
+    bool is_hot; /* it is being opened over what another one has left */
 
     /* World. */
     struct simdisk *disk;
@@ -247,6 +271,8 @@ struct sim {
     struct sim_dma dmas[SIM_DMAS];
     struct sim_lane lanes[SIM_LANES];
     struct ring_world *rings;
+    struct doing doing;
+    struct hot hot;
 };
 
 /* spillsim.c */
@@ -319,6 +345,8 @@ void world_open(struct sim *sim);
 /* Power loss, or the process's death; then opening again. */
 void world_crash(struct sim *sim, bool power);
 void world_stop_clean(struct sim *sim);
+/* The process's death, and what it had in memory is there for the next one. */
+void world_hot_crash(struct sim *sim, bool inside);
 void world_free(struct sim *sim);
 /* Some I/O ends, time passes, the engine turns. */
 void world_run(struct sim *sim, uint32_t io, uint64_t ns);
@@ -329,6 +357,17 @@ void world_change_budget(struct sim *sim);
 void world_check(struct sim *sim);
 void world_flip(struct sim *sim);
 uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant);
+
+/* hot.c */
+/* Here the process may die, if it was said that it dies in a step. */
+void hot_point(void);
+/* Runs it. True if it died at one of so many points, and the engine must not be used any more. */
+bool hot_dies_in(struct sim *sim, uint64_t points, void (*step)(struct sim *sim));
+/* Before the end: what is there, and who will come back. */
+void hot_look(struct sim *sim, bool inside);
+/* While the new engine is opened; and when it has started: what was unanswered is, and all of the rest is there. */
+void hot_sessions_return(struct sim *sim);
+void hot_resolve(struct sim *sim);
 
 /* payload.c */
 struct stamp {
@@ -372,6 +411,7 @@ void block_fill(const struct sim *sim, const struct object *o, uint32_t part, ui
 /* Resolves an UNKNOWN block by the bytes of a piece. */
 void block_resolve(struct sim *sim, struct object *o, const uint8_t *bytes);
 void block_published(struct sim *sim, struct object *o);
+void block_deleted(struct object *o);
 /* A piece of a build is gone (aborted, expired). */
 void block_unbuilt(struct sim *sim, struct object *o, uint32_t bit);
 /* What a SYNC that began now would make durable; and that it did. */

@@ -15,6 +15,7 @@
 #include "tests/sim/sim.h"
 
 #define CRASHES_MIN 3
+#define HOT_CRASHES 8
 
 struct sim *sim_running;
 static struct sim_progress alone;
@@ -139,10 +140,18 @@ static void run_a_little(struct sim *sim)
     waits_ended(sim);
 }
 
+/* At its end, or somewhere inside. */
+static void hot_step(struct sim *sim)
+{
+    bool inside = sim_percent(sim, 60) && hot_dies_in(sim, 1 + sim_below(sim, 60), step);
+
+    world_hot_crash(sim, inside);
+}
+
 uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
 {
     struct sim *sim = calloc(1, sizeof(*sim));
-    uint64_t ends[8], n_ends = CRASHES_MIN + 3, n_ops = run->n_ops;
+    uint64_t ends[8], n_ends = CRASHES_MIN + 3, n_ops = run->n_ops, hot[HOT_CRASHES];
 
     if (!sim)
         abort();
@@ -161,9 +170,15 @@ uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
     sessions_begin(sim);
     for (uint64_t i = 0; i < n_ends; i++)
         ends[i] = n_ops * i / n_ends + sim_below(sim, n_ops / n_ends) + 1;
+    for (uint64_t i = 0; i < HOT_CRASHES; i++)
+        hot[i] = 1 + sim_below(sim, n_ops);
     for (sim->step = 1; sim->step <= MIN(n_ops, run->until); sim->step++) {
         sim_progress->step = sim->step;
         step(sim);
+        for (uint64_t i = 0; i < HOT_CRASHES; i++) {
+            if (hot[i] == sim->step)
+                hot_step(sim);
+        }
         for (uint64_t i = 0; i < n_ends; i++) {
             if (ends[i] != sim->step)
                 continue;
@@ -252,6 +267,15 @@ static const struct {
     COUNT(gpu_spills, MANY),
     COUNT(gpu_fetches, MANY),
     COUNT(gpu_failures, MANY),
+    COUNT(hot_crashes, MANY),
+    COUNT(hot_inside, MANY),
+    COUNT(hot_in_recovery, MANY),
+    COUNT(hot_found, MANY),
+    COUNT(hot_leases, MANY),
+    COUNT(hot_ended, MANY),
+    COUNT(hot_retries, MANY),
+    COUNT(hot_redone, MANY),
+    COUNT(hot_forgotten, MANY),
     COUNT(vanished, MANY),
     COUNT(lost_sectors, MANY),
     COUNT(torn_sectors, MANY),

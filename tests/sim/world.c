@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/sim/sim.h"
+#include "tiering/core.h"
 
 #define SEGMENT_BYTES MIB
 
@@ -19,6 +20,7 @@ static struct io_backend *disk_of(struct io_backend *be)
 
 static void wire_blk_submit(struct io_backend *be, struct io_blk *blk)
 {
+    hot_point();
     disk_of(be)->ops->blk_submit(disk_of(be), blk);
 }
 
@@ -29,6 +31,7 @@ static void wire_blk_urge(struct io_backend *be, struct io_blk *blk)
 
 static void wire_work_submit(struct io_backend *be, struct io_work *work)
 {
+    hot_point();
     disk_of(be)->ops->work_submit(disk_of(be), work);
 }
 
@@ -37,8 +40,14 @@ static void wire_chunk_request(struct io_backend *be, struct io_chunk *chunk)
     disk_of(be)->ops->chunk_request(disk_of(be), chunk);
 }
 
+static uint64_t wire_chunk_survived(struct io_backend *be, uint32_t region)
+{
+    return disk_of(be)->ops->chunk_survived(disk_of(be), region);
+}
+
 static void wire_chunk_close(struct io_backend *be, uint32_t region)
 {
+    hot_point();
     disk_of(be)->ops->chunk_close(disk_of(be), region);
 }
 
@@ -57,6 +66,7 @@ static int wire_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, 
 {
     struct sim *sim = container_of(be, struct sim, wire);
 
+    hot_point();
     if (sim->cut_after == 0)
         return -EIO;
     if (sim->cut_after > 0)
@@ -69,6 +79,7 @@ static const struct io_backend_ops wire_ops = {
     .blk_urge = wire_blk_urge,
     .work_submit = wire_work_submit,
     .chunk_request = wire_chunk_request,
+    .chunk_survived = wire_chunk_survived,
     .chunk_close = wire_chunk_close,
     .dma_submit = wire_dma_submit,
     .bounce_alloc = wire_bounce_alloc,
@@ -161,7 +172,7 @@ void world_make(struct sim *sim)
     sim->budgets_on = sim_percent(sim, 50);
     world_pools(sim);
     sim->max_objects = 4096;
-    sim->records = aligned_alloc(64, round_up(tiering_records_bytes(sim->max_objects), 64));
+    sim->records = aligned_alloc(64, round_up(tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES), 64));
     sim->config = (struct tiering_config){.backend = &sim->wire,
                                           .pools = sim->pools,
                                           .n_pools = 2,
@@ -171,7 +182,7 @@ void world_make(struct sim *sim)
                                           .n_cxl_nodes = 1 + (uint32_t)sim_below(sim, 2),
                                           .records = sim->records,
                                           .max_objects = sim->max_objects,
-                                          .max_leases = 512,
+                                          .max_leases = SIM_MAX_LEASES,
                                           .max_moves = 64 + (uint32_t)sim_below(sim, 128),
                                           .clean_percent = 2 + (uint32_t)sim_below(sim, 20),
                                           .chunk_bytes_max = (1 + sim_below(sim, 2)) * MIB,
@@ -191,6 +202,8 @@ void world_make(struct sim *sim)
 
 static void world_forget_budgets(struct sim *sim)
 {
+    if (sim->is_hot)
+        return; /* whoever starts the engine again gives it what it had */
     memset(sim->held, 0, sizeof(sim->held));
     for (uint32_t i = 0; i < 2; i++) {
         sim->budget[i][TIERING_BUDGET_DRAM] = sim->pools[i].dram_bytes;
@@ -242,14 +255,21 @@ static void world_spaces(struct sim *sim)
                                           .durability = (uint8_t)(object_durability(&o) + 1)};
 
         spec.digest[0] = (uint8_t)i;
+        uint32_t index = sim->spaces[i].index;
         if (tiering_space_open(sim->tiering, &spec, &sim->spaces[i]) < 0)
             sim_fail(sim, "space %u cannot be opened", i);
+        if (sim->is_hot && sim->spaces[i].index != index)
+            sim_fail(sim, "space %u has another number", i);
     }
 }
 
 static void world_forget(struct sim *sim)
 {
     rings_close(sim);
+    for (uint32_t i = 0; i < SIM_SESSIONS && sim->tiering; i++) {
+        if (sim->sessions[i].alive)
+            room_session_end(sim->tiering, &sim->sessions[i].s); /* its memory is freed with the rest */
+    }
     if (sim->tiering) {
         tiering_free(sim->tiering);
         sim->tiering = NULL;
@@ -260,7 +280,9 @@ static int world_try_open(struct sim *sim)
 {
     const char *why = "";
 
-    memset(sim->records, 0, tiering_records_bytes(sim->max_objects));
+    sim->config.survived = sim->is_hot;
+    if (!sim->is_hot)
+        memset(sim->records, 0, tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES));
     sim->n_stores = 0;
     world_forget_budgets(sim);
     int r = tiering_new(&sim->config, &sim->tiering);
@@ -269,6 +291,13 @@ static int world_try_open(struct sim *sim)
             r = tiering_store_add(sim->tiering, (uint16_t)dev, part, sim->device_bytes[dev], &why);
             sim->n_stores += r == 0;
         }
+    }
+    for (uint32_t i = 0; r == 0 && i < 2; i++)
+        tiering_pool_budget(sim->tiering, i, sim->budget[i]);
+    if (r == 0 && sim->is_hot) {
+        if (!tiering_is_warm(sim->tiering, &why))
+            sim_fail(sim, "what its process left is not believed: %s", why);
+        hot_sessions_return(sim);
     }
     if (r == 0)
         r = tiering_start(sim->tiering);
@@ -309,6 +338,53 @@ void world_open(struct sim *sim)
     rings_open(sim);
     faults_begin(sim);
     world_check(sim);
+}
+
+static void try_open(struct sim *sim)
+{
+    (void)world_try_open(sim);
+}
+
+/* It may die again, while it opens: by a request that fails, or anywhere. */
+static void world_open_hot(struct sim *sim)
+{
+    struct simdisk_faults *faults = simdisk_faults(sim->disk);
+    struct tiering_warm_counts counts;
+
+    sim->is_hot = true;
+    sim->degraded = false;
+    *faults = (struct simdisk_faults){0};
+    while (sim_percent(sim, 30)) {
+        bool by_request = sim_percent(sim, 50);
+
+        sim->cut_after = by_request ? (int64_t)sim_below(sim, 60) : -1;
+        bool died = hot_dies_in(sim, by_request ? UINT64_MAX : 1 + sim_below(sim, 400), try_open);
+        sim_event(sim, 78, died);
+        sim->counts->hot_in_recovery += died || sim->cut_after == 0;
+        sim->cut_after = -1;
+        simdisk_hot_restart(sim->disk);
+        world_forget(sim);
+    }
+    (void)world_try_open(sim);
+    world_spaces(sim);
+    for (uint64_t have = 0, want = 1; have < want;) {
+        if (tiering_ready(sim->tiering, &have, &want))
+            break;
+        world_run(sim, 4, 1000);
+    }
+    sim->is_hot = false;
+    gpu_restarted(sim);
+    tiering_warm_counts(sim->tiering, &counts);
+    sim->counts->hot_ended += counts.leases_ended;
+    sim->counts->hot_redone += counts.redone;
+    sim->counts->hot_forgotten += counts.forgotten;
+    if (counts.lost)
+        sim_fail(sim, "%lu pieces have lost their bytes in a hot restart", counts.lost);
+    hot_resolve(sim);
+    faults->dma_error = 20000;
+    faults->short_count = 20000;
+    if (sim->errors_on)
+        faults->read_error = 2000;
 }
 
 /* --- Running --------------------------------------------------------------------------------------------------------- */
@@ -451,6 +527,19 @@ void world_crash(struct sim *sim, bool power)
     sim->counts->crashes += power;
     sim->counts->kills += !power;
     world_restarted(sim, false);
+}
+
+void world_hot_crash(struct sim *sim, bool inside)
+{
+    sim_log(sim, "HOT CRASH%s", inside ? " inside a step" : "");
+    if (!inside) /* else its lists may end on a stack that is gone */
+        world_count(sim);
+    hot_look(sim, inside);
+    simdisk_hot_restart(sim->disk);
+    world_forget(sim);
+    sim->counts->hot_crashes++;
+    sim->counts->hot_inside += inside;
+    world_open_hot(sim);
 }
 
 void world_stop_clean(struct sim *sim)

@@ -12,9 +12,9 @@ static uint8_t *memory;
 
 static void open_table(uint32_t max)
 {
-    memory = aligned_alloc(64, round_up(tiering_records_bytes(max), 64));
+    memory = aligned_alloc(64, round_up(record_table_bytes(max), 64));
     ck_assert_ptr_nonnull(memory);
-    memset(memory, 0, tiering_records_bytes(max));
+    memset(memory, 0, record_table_bytes(max));
     record_table_init(&table, memory, max, 42);
 }
 
@@ -89,7 +89,7 @@ START_TEST(a_kill_leaves_old_or_new)
 {
     struct tiering_id id = id_of(1);
     uint32_t index;
-    size_t bytes = tiering_records_bytes(16);
+    size_t bytes = record_table_bytes(16);
     uint8_t *before = malloc(bytes), *begun = malloc(bytes), *after = malloc(bytes);
     struct record old, new;
 

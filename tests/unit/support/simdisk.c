@@ -42,6 +42,7 @@ struct region {
     uint8_t *mem;
     uint64_t size_bytes;
     uint32_t node;
+    bool is_chunk;
     bool spare; /* closed by a restart: its pages may serve the next region of its size */
 };
 
@@ -116,7 +117,7 @@ uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
 {
     for (uint32_t i = 0; i < d->n_regions; i++)
         if (d->regions[i].spare && d->regions[i].size_bytes == size_bytes) {
-            d->regions[i].spare = false;
+            d->regions[i].spare = d->regions[i].is_chunk = false;
             memset(d->regions[i].mem, 0, size_bytes);
             return i;
         }
@@ -319,6 +320,7 @@ static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
     } else {
         chunk->region = simdisk_region_add(d, chunk->size_bytes);
         d->regions[chunk->region].node = chunk->node;
+        d->regions[chunk->region].is_chunk = true;
         chunk->result = 0;
     }
     chunk->done(chunk);
@@ -502,6 +504,14 @@ static void sim_chunk_request(struct io_backend *be, struct io_chunk *chunk)
     submit(simdisk_of(be), REQUEST_CHUNK, chunk);
 }
 
+static uint64_t sim_chunk_survived(struct io_backend *be, uint32_t region)
+{
+    const struct simdisk *d = simdisk_of(be);
+    const struct region *r = &d->regions[MIN(region, (uint32_t)REGIONS_MAX - 1)];
+
+    return region < REGIONS_MAX && r->mem && r->is_chunk && !r->spare ? r->size_bytes : 0;
+}
+
 static void sim_chunk_close(struct io_backend *be, uint32_t region)
 {
     struct region *r = &simdisk_of(be)->regions[region];
@@ -563,6 +573,7 @@ static const struct io_backend_ops sim_ops = {
     .blk_urge = sim_blk_urge,
     .work_submit = sim_work_submit,
     .chunk_request = sim_chunk_request,
+    .chunk_survived = sim_chunk_survived,
     .chunk_close = sim_chunk_close,
     .dma_submit = sim_dma_submit,
     .bounce_alloc = sim_bounce_alloc,
@@ -628,6 +639,56 @@ void simdisk_restart(struct simdisk *d)
 void simdisk_die(struct simdisk *d, uint32_t dev, bool is_dead)
 {
     d->devs[dev].is_dead = is_dead;
+}
+
+/* Sectors that a transfer has moved when nobody waits for it any more: none, all, or any. */
+static bool blk_sector_moved(struct simdisk *d, uint64_t fate)
+{
+    return fate == 0 || (fate == 1 && (simdisk_random(d) & 1));
+}
+
+static void blk_cut(struct simdisk *d, const struct io_blk *blk)
+{
+    struct device *v = &d->devs[blk->dev];
+    uint64_t fate = simdisk_below(d, 3);
+
+    if (blk->op == IO_BLK_FLUSH)
+        return;
+    uint8_t *bytes = buf_at(d, blk->buf, blk->len_bytes);
+    d->clock++;
+    for (uint32_t at = 0; at < blk->len_bytes; at += SECTOR_BYTES) {
+        if (!blk_sector_moved(d, fate))
+            continue;
+        if (blk->op == IO_BLK_WRITE)
+            device_write(d, v, blk->off_bytes + at, bytes + at, SECTOR_BYTES);
+        else
+            memcpy(bytes + at, v->image + blk->off_bytes + at, SECTOR_BYTES);
+    }
+}
+
+void simdisk_hot_restart(struct simdisk *d)
+{
+    for (size_t i = 0; i < d->n_requests; i++) {
+        if (d->requests[i].kind == REQUEST_BLK) {
+            blk_cut(d, d->requests[i].ptr);
+        } else if (d->requests[i].kind == REQUEST_WORK) {
+            const struct io_work *work = d->requests[i].ptr;
+
+            if (work->op != IO_WORK_HASH)
+                memcpy(buf_at(d, work->dst, work->len_bytes), buf_at(d, work->src, work->len_bytes),
+                       simdisk_below(d, work->len_bytes + 1));
+        } else if (d->requests[i].kind == REQUEST_DMA) {
+            struct io_dma *dma = d->requests[i].ptr;
+
+            if (dma->op == IO_DMA_SPILL && d->lanes[dma->lane].status == 0)
+                dma_move(d, dma, simdisk_below(d, dma->bytes + 1));
+        }
+    }
+    d->n_requests = 0;
+    memset(d->fail_set, 0, sizeof(d->fail_set));
+    memset(d->short_set, 0, sizeof(d->short_set));
+    for (uint32_t i = 0; i < d->n_regions; i++)
+        d->regions[i].spare = d->regions[i].mem && !d->regions[i].is_chunk;
 }
 
 /* What becomes of writes in flight when nobody waits for them any more: any of their sectors may be written. */

@@ -80,6 +80,12 @@ void simdisk_restart(struct simdisk *d);
 /* From now on every request to it ends with -EIO; or no longer. */
 void simdisk_die(struct simdisk *d, uint32_t dev, bool is_dead);
 
+/*
+ * The process died, and what it had in memory did not: chunks stay as they are, bounce memory goes. What was in flight has
+ * been carried out in part, reads into memory and copies included. Those who submitted it still exist.
+ */
+void simdisk_hot_restart(struct simdisk *d);
+
 /* The next request of this kind ends with this error, or, for 0, moves nothing. */
 void simdisk_fail_next(struct simdisk *d, enum io_blk_op op, int32_t error);
 /* The next read or write of more than a sector moves only its first sector. */

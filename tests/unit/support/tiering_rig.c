@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define MAX_OBJECTS 4096
+#define MAX_LEASES 1000
 #define TURNS_MAX 3000
 
 const struct policy_ops *rig_policy = &policy_lru;
@@ -50,7 +51,7 @@ void rig_start(struct rig *rig)
                                                    STORE_DURABLE};
     const char *why = "";
 
-    memset(rig->records, 0, tiering_records_bytes(MAX_OBJECTS));
+    memset(rig->records, 0, tiering_records_bytes(MAX_OBJECTS, MAX_LEASES));
     memset(rig->chunk_kind, 0, sizeof(rig->chunk_kind));
     rig->failed = false;
     ck_assert_int_eq(tiering_new(&rig->config, &rig->t), 0);
@@ -91,7 +92,7 @@ void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_de
 
     *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes, .n_devices = n_devices};
     rig->disk = simdisk_new(1);
-    rig->records = aligned_alloc(64, round_up(tiering_records_bytes(MAX_OBJECTS), 64));
+    rig->records = aligned_alloc(64, round_up(tiering_records_bytes(MAX_OBJECTS, MAX_LEASES), 64));
     ck_assert_ptr_nonnull(rig->records);
     for (uint16_t i = 0; i < n_devices; i++) {
         struct store_format format = {
@@ -118,7 +119,7 @@ void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_de
                                           .chunk_bytes_max = memory->chunk_bytes,
                                           .records = rig->records,
                                           .max_objects = MAX_OBJECTS,
-                                          .max_leases = 1000,
+                                          .max_leases = MAX_LEASES,
                                           .max_moves = 128,
                                           .clean_percent = 2,
                                           .piece_bytes = RIG_PIECE,
