@@ -16,11 +16,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <numa.h>
 #include <numaif.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "io/memory_private.h"
 
@@ -303,6 +305,53 @@ static int chunk_try(const struct memory_chunk_config *config, enum memory_pages
     return 0;
 }
 
+/* In memfds st_blksize is what is hoped for, not what is there: the file system says which kind it is. */
+static enum memory_pages pages_of(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC)
+        return MEMORY_PAGES_HUGE;
+    return memory_thp_read() == MEMORY_THP_DENIED ? MEMORY_PAGES_SMALL : MEMORY_PAGES_THP;
+}
+
+/* Its pages are there, on whatever node they were put. */
+int memory_chunk_adopt(int fd, uint32_t node, bool read_only_fd, struct memory_chunk **ret_chunk)
+{
+    struct stat st;
+    cleanup_(memory_chunk_unrefp) struct memory_chunk *c = calloc(1, sizeof(*c));
+
+    if (!c || fstat(fd, &st) < 0 || st.st_size <= 0) {
+        close(fd);
+        return c ? -EINVAL : -ENOMEM;
+    }
+    *c = (struct memory_chunk){
+        .refs = 1,
+        .fd = fd,
+        .read_only_fd = -1,
+        .size_bytes = (uint64_t)st.st_size,
+        .node = node,
+        .guard = UINT32_MAX,
+        .report.pages = pages_of(fd),
+    };
+    int r = read_only_fd ? reopen_read_only(c->fd, &c->read_only_fd) : 0;
+    if (r == 0)
+        r = map_aligned(c->fd, c->size_bytes, &c->mem);
+    if (r < 0)
+        return r;
+    (void)madvise(c->mem, c->size_bytes, MADV_DONTFORK);
+    r = memory_guard_add(c->mem, c->size_bytes, page_bytes_of(c->report.pages), &c->poisoned, &c->guard);
+    if (r < 0)
+        return r;
+    lock_chunk(c);
+    if (c->report.pages == MEMORY_PAGES_THP) {
+        (void)madvise(c->mem, c->size_bytes, MADV_HUGEPAGE);
+        c->report.thp_bytes = memory_thp_mapped_bytes(c->mem, c->size_bytes);
+    }
+    *ret_chunk = steal_ptr(c);
+    return 0;
+}
+
 static bool is_shortage(int r)
 {
     return r == -ENOMEM || r == -ENOSYS || r == -EINVAL || r == -ENOSPC;
@@ -377,6 +426,33 @@ const char *memory_pages_name(enum memory_pages pages)
 }
 
 /* --- Other memory ------------------------------------------------------------------------------------------------ */
+
+int memory_records_create(const char *name, uint64_t size_bytes, struct memory_shared *ret_shared)
+{
+    int r = memory_shared_create(name, size_bytes, MEMORY_SHARED_SEAL, ret_shared);
+
+    if (r == 0)
+        (void)madvise(ret_shared->mem, ret_shared->size_bytes,
+                      MADV_HUGEPAGE); /* where the system gives them to memfds */
+    return r;
+}
+
+int memory_records_adopt(int fd, struct memory_shared *ret_shared)
+{
+    struct stat st;
+    void *mem = MAP_FAILED;
+
+    if (fstat(fd, &st) == 0 && st.st_size > 0)
+        mem = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mem == MAP_FAILED) {
+        close(fd);
+        return -EINVAL;
+    }
+    (void)madvise(mem, (size_t)st.st_size, MADV_DONTFORK);
+    (void)madvise(mem, (size_t)st.st_size, MADV_HUGEPAGE);
+    *ret_shared = (struct memory_shared){.fd = fd, .mem = mem, .size_bytes = (uint64_t)st.st_size};
+    return 0;
+}
 
 int memory_shared_create(const char *name, uint64_t size_bytes, uint32_t flags, struct memory_shared *ret_shared)
 {

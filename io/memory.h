@@ -102,6 +102,8 @@ struct memory_chunk {
  * that fails is an error.
  */
 must_check int memory_chunk_create(const struct memory_chunk_config *config, struct memory_chunk **ret_chunk);
+/* One that a process before this one made. Takes the descriptor, on failure too. read_only_fd: as in the config. */
+must_check int memory_chunk_adopt(int fd, uint32_t node, bool read_only_fd, struct memory_chunk **ret_chunk);
 /* It would be refused now, for somebody else has the memory; but the machine, or the node, has so much. Hugepages count
  * where nothing else will do. */
 bool memory_chunk_is_early(const struct memory_chunk_config *config);
@@ -140,6 +142,10 @@ enum memory_shared_flags {
 };
 must_check int memory_shared_create(const char *name, uint64_t size_bytes, uint32_t flags,
                                     struct memory_shared *ret_shared);
+/* Records: daemon-only, for the next process to find; pages come as they are touched. */
+must_check int memory_records_create(const char *name, uint64_t size_bytes, struct memory_shared *ret_shared);
+/* Those of the process before. Takes the descriptor, on failure too. */
+must_check int memory_records_adopt(int fd, struct memory_shared *ret_shared);
 /* Takes one that was never created (MEMORY_SHARED_NONE), and leaves that behind. */
 void memory_shared_destroy(struct memory_shared *shared);
 

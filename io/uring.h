@@ -107,6 +107,9 @@ must_check int uring_device_remove(struct uring *u, uint16_t dev);
  * unregistered and caps say so. -ENOSPC: too many regions. chunk_close removes it. */
 must_check int uring_region_add(struct uring *u, struct memory_chunk *chunk, uint32_t *ret_region);
 /* NULL for bounce memory and for what is no region. */
+/* Before uring_start(), and before any region is added: a chunk of a process before this one, as the region that it was. Takes the
+ * descriptor, on failure too. -EINVAL: no such region. */
+must_check int uring_chunk_adopt(struct uring *u, uint32_t region, int fd, uint32_t node, enum io_chunk_kind kind);
 struct memory_chunk *uring_region_chunk(const struct uring *u, uint32_t region);
 /* NULL unless [off, off + len_bytes) lies in the region. */
 void *uring_address(const struct uring *u, struct io_buf buf, uint64_t len_bytes);

@@ -178,6 +178,23 @@ uint64_t uring_chunk_survived(struct io_backend *be, uint32_t region)
     return found && found->chunk ? found->size_bytes : 0;
 }
 
+int uring_chunk_adopt(struct uring *u, uint32_t region, int fd, uint32_t node, enum io_chunk_kind kind)
+{
+    struct memory_chunk *chunk;
+    int r = memory_chunk_adopt(fd, node, kind == IO_CHUNK_SHARED, &chunk);
+
+    if (r < 0)
+        return r;
+    if (region >= u->n_regions_max || u->regions[region].mem) {
+        memory_chunk_unref(chunk);
+        return -EINVAL;
+    }
+    u->regions[region] = (struct uring_region){.mem = chunk->mem, .size_bytes = chunk->size_bytes, .chunk = chunk};
+    region_register(u, &u->regions[region]);
+    u->stat.regions++;
+    return 0;
+}
+
 void uring_chunk_close(struct io_backend *be, uint32_t region)
 {
     struct uring *u = uring_of(be);
