@@ -10,6 +10,7 @@
 #include "daemon/control.h"
 #include "daemon/json.h"
 #include "daemon/session.h"
+#include "daemon/session_kept.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -89,7 +90,7 @@ json *admin_status(const struct control *control, const struct admin_reports *re
     json_put_text(o, "socket", control->listener.path[0] ? control->listener.path : "systemd");
     json_put_u64(o, "sessions", control->n_sessions);
     json_put_u64(o, "sessions_max", control->config->daemon.max_sessions);
-    json_put_u64(o, "sessions_ever", control->next_session);
+    json_put_u64(o, "sessions_ever", kept_sessions_ever(control->kept));
     json_put_u64(o, "owners", control->n_owners);
     json_put_u64(o, "spaces", spaces_count(control->spaces));
     engines = json_put_array(o, "engines");
@@ -415,6 +416,7 @@ static void put_session(json *o, const struct session *session, const struct adm
     json_put_text(o, "state",
                   session->state == SESSION_HELLO  ? "hello"
                   : session->state == SESSION_OPEN ? "open"
+                  : session->state == SESSION_AWAY ? "away"
                                                    : "ending");
     json_put_u64(o, "rings", session->n_rings);
     json_put_u64(o, "scratch_bytes", session->scratch_bytes);

@@ -195,6 +195,28 @@ static bool trade_begin(struct balance *b, const struct balance_view *views, uin
     return true;
 }
 
+void balance_begin(struct balance *b, const uint64_t *held)
+{
+    uint64_t held_sum = 0, excess = 0;
+
+    for (uint32_t i = 0; i < b->n_engines; i++)
+        held_sum += held[i];
+    for (uint32_t i = 0; i < b->n_engines; i++) {
+        struct balance_engine *e = &b->engines[i];
+
+        e->target = held_sum <= b->total ? MAX(e->share, held[i]) : e->share;
+        excess += e->target - e->share;
+    }
+    for (uint32_t i = 0; i < b->n_engines; i++) {
+        struct balance_engine *e = &b->engines[i];
+        uint64_t less = e->target > held[i] ? MIN(excess, e->target - held[i]) : 0;
+
+        excess -= less;
+        e->target -= less;
+        e->granted = e->target;
+    }
+}
+
 bool balance_look(struct balance *b, const struct balance_view *views, uint64_t now_ns)
 {
     balance_observe(b, views, now_ns);

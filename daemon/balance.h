@@ -43,6 +43,9 @@ struct balance {
 
 /* Begins anew: everybody is to have its share. What was granted stays until a look moves it there. */
 void balance_set(struct balance *b, const uint64_t *shares, const uint64_t *most);
+/* After balance_set(), before anybody was granted anything: everybody is granted its share, but none less than it holds already,
+ * as long as all of them hold no more than the total. */
+void balance_begin(struct balance *b, const uint64_t *held);
 /*
  * One look at all engines. True if what is granted has changed: each engine is to be told. Less is granted at once, more
  * only as far as nobody else holds it: so what the engines hold never sums up to more than the total, once it does not.

@@ -97,6 +97,7 @@ static void daemon_init(struct config_daemon *d, const struct config_env *env)
         .uid_sessions = DEFAULT_UID_SESSIONS,
         .session_leases = DEFAULT_SESSION_LEASES,
         .session_rings = DEFAULT_SESSION_RINGS,
+        .reattach_ns = DEFAULT_REATTACH_NS,
         .log_level = CONFIG_LOG_INFO,
         .ready_progress = true,
     };

@@ -97,7 +97,8 @@ struct config_daemon {
     uint32_t uid_sessions;
     uint32_t session_leases;
     uint32_t session_rings;
-    uint32_t max_objects;                 /* 0: derived from the tiers' sizes */
+    uint64_t reattach_ns; /* that a session waits for its client after a restart; 0: it ends with the daemon */
+    uint32_t max_objects; /* 0: derived from the tiers' sizes */
     char admin_group[NAME_BYTES_MAX + 1]; /* empty: root and the daemon's own user alone */
     uint32_t log_level;                   /* enum config_log_level */
     bool ready_progress;                  /* say how far start-up is */

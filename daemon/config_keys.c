@@ -31,6 +31,7 @@ static const struct config_key keys_daemon[] = {
     {"uid_sessions", CONFIG_TYPE_UINT, KEY_DAEMON(uid_sessions), .reloads = true, RANGE(1, SESSIONS_MAX)},
     {"session_leases", CONFIG_TYPE_UINT, KEY_DAEMON(session_leases), .reloads = true, RANGE(1, SESSION_LEASES_MAX)},
     {"session_rings", CONFIG_TYPE_UINT, KEY_DAEMON(session_rings), .reloads = true, RANGE(1, SESSION_RINGS_MAX)},
+    {"reattach", CONFIG_TYPE_DURATION, KEY_DAEMON(reattach_ns), .reloads = true},
     {"max_objects", CONFIG_TYPE_UINT, KEY_DAEMON(max_objects), RANGE(0, UINT32_MAX - 1), .zero = "auto"},
     {"admin_group", CONFIG_TYPE_NAME, KEY_DAEMON(admin_group), .zero = "none"},
     {"log_level", CONFIG_TYPE_ENUM, KEY_DAEMON(log_level), .reloads = true, WORDS(words_log_level)},

@@ -17,11 +17,14 @@
 #include <unistd.h>
 
 #include "daemon/control_budget.h"
+#include "daemon/fdstore.h"
 #include "daemon/gpu.h"
+#include "daemon/handover.h"
 #include "daemon/log.h"
 #include "daemon/owner.h"
 #include "daemon/sd.h"
 #include "daemon/session.h"
+#include "daemon/session_kept.h"
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
 #include "include/base/units.h"
@@ -32,6 +35,7 @@
 #define SAY_NS (2 * NS_PER_S) /* progress of whatever takes longer */
 #define PING_STARTING_NS (20 * NS_PER_MS)
 #define PING_NS NS_PER_S
+#define DRAIN_SERVING_NS (30 * NS_PER_S)
 #define ENGINE_DEAD_NS (10 * NS_PER_S) /* without an answer: no WATCHDOG=1 any more */
 
 static void control_step(struct control *control);
@@ -166,16 +170,16 @@ static void control_become_ready(struct control *control)
         control->exit_status = EXIT_FAILURE;
         return;
     }
-    int r = budgets_start(control);
+    int r = listener_start(listener);
 
-    if (r == 0)
-        r = listener_start(listener);
     if (r < 0) {
         log_error("cannot listen: %s", log_errno(r));
         control_stop(control, "it cannot listen");
         control->exit_status = EXIT_FAILURE;
         return;
     }
+    budgets_start(control);
+    sessions_wait(control);
     kill_point("control.listening");
     control_set_state(control, CONTROL_READY);
     log_notice("ready: %u engine%s, %u pool%s, socket %s", control->n_engines, control->n_engines == 1 ? "" : "s",
@@ -221,6 +225,28 @@ static void control_for_engines(struct control *control, void (*ask)(struct engi
     }
 }
 
+static void control_drain(struct control *control)
+{
+    control->is_draining = true;
+    control_for_engines(control, engine_drain, engine_drained);
+}
+
+/* Nobody is served from now on. */
+static void control_close(struct control *control)
+{
+    control->is_closed = true;
+    if (control->successor)
+        listener_pause(&control->listener);
+    else
+        listener_close(&control->listener);
+    if (control->keeps)
+        sessions_leave(control);
+    else
+        sessions_end(control, "the daemon stops");
+}
+
+/* Where sessions are kept for the next process, clients are served while bytes are written back: they wait only from the
+ * end of that to the next process. */
 void control_stop(struct control *control, const char *why)
 {
     if (control->state >= CONTROL_DRAINING)
@@ -228,11 +254,39 @@ void control_stop(struct control *control, const char *why)
     log_notice("stopping: %s", why);
     sd_stopping();
     kill_point("control.stop");
+    control->keeps = fdstore_is_kept(control->fdstore) && session_reattach_ms(control) > 0;
     control_set_state(control, CONTROL_DRAINING);
     loop_timer_set(&control->loop, &control->watch_timer, loop_now_ns() + PING_NS);
-    listener_close(&control->listener);
-    sessions_end(control, "the daemon stops");
+    if (control->keeps)
+        control_drain(control);
+    else
+        control_close(control);
     control_step(control);
+}
+
+bool control_hand_over(struct control *control, struct session *session)
+{
+    if (control->state != CONTROL_READY || control->tune)
+        return false;
+    log_notice("process %d takes over", session->who.pid);
+    control->successor = session;
+    session->kept = kept_session_free(control->kept, session->kept); /* it ends with this process */
+    control->keeps = true;
+    control_set_state(control, CONTROL_DRAINING);
+    control->is_draining = true; /* memory goes over as it is: nothing need be written */
+    for (uint32_t i = 0; i < control->n_engines; i++)
+        control->watches[i].is_drained = true;
+    control_step(control);
+    return true;
+}
+
+/* But for the one of a successor, which stays to the end. */
+static bool sessions_are_gone(const struct control *control)
+{
+    list_for_each (l, &control->sessions)
+        if (list_entry(l, struct session, link) != control->successor)
+            return false;
+    return true;
 }
 
 void control_session_gone(struct control *control)
@@ -248,6 +302,23 @@ static bool all_engines(const struct control *control, size_t flag_offset)
     return true;
 }
 
+static void control_step_draining(struct control *control)
+{
+    bool is_drained = all_engines(control, offsetof(struct engine_watch, is_drained));
+    bool is_late = loop_now_ns() - control->state_since_ns > DRAIN_SERVING_NS; /* clients make more than is written */
+
+    if (!control->is_closed && (is_drained || is_late))
+        control_close(control);
+    if (!control->is_closed || !sessions_are_gone(control))
+        return;
+    if (!control->is_draining) {
+        control_drain(control);
+    } else if (is_drained) {
+        control_set_state(control, CONTROL_STOPPING);
+        control_for_engines(control, engine_stop, engine_stopped);
+    }
+}
+
 /* Whatever has happened: is the next state due? */
 static void control_step(struct control *control)
 {
@@ -259,16 +330,19 @@ static void control_step(struct control *control)
     case CONTROL_READY:
         break;
     case CONTROL_DRAINING:
-        if (!control->is_draining && list_is_empty(&control->sessions)) {
-            control->is_draining = true;
-            control_for_engines(control, engine_drain, engine_drained);
-        } else if (all_engines(control, offsetof(struct engine_watch, is_drained))) {
-            control_set_state(control, CONTROL_STOPPING);
-            control_for_engines(control, engine_stop, engine_stopped);
-        }
+        control_step_draining(control);
         break;
     case CONTROL_STOPPING:
-        if (all_engines(control, offsetof(struct engine_watch, is_stopped))) {
+        if (!all_engines(control, offsetof(struct engine_watch, is_stopped)))
+            break;
+        if (control->successor) {
+            struct session *session = control->successor;
+
+            handover_give(control);
+            control->successor = NULL;
+            session_end(session, NULL, false);
+        }
+        if (list_is_empty(&control->sessions)) {
             control_set_state(control, CONTROL_GONE);
             control->loop.stop = true;
         }
@@ -293,18 +367,6 @@ static void reload_done(struct call *base)
     sd_ready();
 }
 
-/* Budgets change hands as memory becomes free. */
-static void reload_granted(const struct control *control, uint32_t engine, uint32_t pool,
-                           struct tiering_pool_config *pool_config)
-{
-    uint64_t granted[TIERING_BUDGETS];
-
-    budgets_granted(control, engine, pool, granted);
-    pool_config->dram_bytes = granted[TIERING_BUDGET_DRAM];
-    pool_config->cxl_bytes = granted[TIERING_BUDGET_CXL];
-    pool_config->nvme_bytes = granted[TIERING_BUDGET_NVME];
-}
-
 static void reload_apply(struct control *control)
 {
     log_set_level((enum log_level)control->config->daemon.log_level);
@@ -321,7 +383,7 @@ static void reload_apply(struct control *control)
 
         control_tuning(control, i, &tune->tuning);
         for (uint32_t p = 0; p < tune->tuning.n_pools; p++)
-            reload_granted(control, i, p, &tune->tuning.pools[p]);
+            budgets_apply(control, i, p, &tune->tuning.pools[p]); /* they change hands as memory becomes free */
         tune->call.at_control = reload_done;
         tune->call.at_control_ctx = control;
         engine_tune(control->engines[i], tune);
@@ -492,6 +554,7 @@ void control_deinit(struct control *control)
 {
     listener_close(&control->listener);
     owners_free(control);
+    control->kept = kept_free(control->kept);
     control->budgets = budgets_free(control->budgets);
     free(control->pending);
     control->spaces = spaces_free(control->spaces);

@@ -14,8 +14,10 @@
 #include "io/engine_queue.h"
 #include "io/store.h"
 
+struct fdstore;
 struct gpus;
 struct grower;
+struct kept;
 struct workers;
 
 struct control_device {
@@ -49,7 +51,8 @@ struct control {
     struct loop_source mailbox_source, signal_source;
     struct loop_timer watch_timer;
     enum control_state state;
-    bool is_draining; /* DRAINING: the sessions are gone, the engines write back */
+    bool is_closed;   /* DRAINING: nobody is served any more */
+    bool is_draining; /* DRAINING: the engines write back */
     uint64_t state_since_ns, said_ns;
     int exit_status;
 
@@ -74,13 +77,15 @@ struct control {
     uint32_t n_tuning;
     struct budgets *budgets; /* from READY on */
 
+    struct fdstore *fdstore;
+    struct kept *kept;         /* of sessions and owners, for the next process */
+    bool keeps;                /* DRAINING: the next process goes on with the sessions */
+    struct session *successor; /* of the process that takes over; NULL: none */
     struct listener listener;
     struct list sessions;
     uint32_t n_sessions, n_refused;
-    uint64_t next_session;
     struct list accounts, owners;
     uint32_t n_owners;
-    uint64_t next_owner;
     struct spaces *spaces;
     struct gpus *gpus;
     struct pool_gpu_stat pool_gpus[POOLS_MAX]; /* engines read them */
@@ -110,6 +115,8 @@ int control_run(struct control *control);
 must_check int control_init(struct control *control);
 void control_deinit(struct control *control);
 void control_stop(struct control *control, const char *why);
+/* The same, and all that this process has goes to the one behind that session. False: not now. */
+must_check bool control_hand_over(struct control *control, struct session *session);
 void control_reload(struct control *control);
 /* The last session is gone, say. */
 void control_session_gone(struct control *control);

@@ -48,6 +48,12 @@ static struct balance *budget_at(const struct budgets *b, uint32_t pool, uint32_
     return &b->of[pool][tier];
 }
 
+static void budgets_granted(const struct budgets *b, uint32_t engine, uint32_t pool, uint64_t *ret_bytes)
+{
+    for (uint32_t tier = 0; tier < TIERING_BUDGETS; tier++)
+        ret_bytes[tier] = budget_at(b, pool, tier)->engines[engine].granted;
+}
+
 static void view_of(const struct budgets *b, uint32_t engine, uint32_t pool, uint32_t tier,
                     struct balance_view *ret_view)
 {
@@ -162,7 +168,7 @@ static void budgets_look(struct budgets *b)
         call->call.at_control_ctx = b;
         call->n_pools = b->n_pools;
         for (uint32_t pool = 0; pool < b->n_pools; pool++)
-            budgets_granted(b->control, e, pool, call->bytes[pool]);
+            budgets_granted(b, e, pool, call->bytes[pool]);
         engine_budget(b->control->engines[e], call);
     }
 }
@@ -174,10 +180,15 @@ static void budgets_timer(struct loop_timer *timer)
 
 /* --- Beginning, changes ------------------------------------------------------------------------------------------ */
 
-void budgets_granted(const struct control *control, uint32_t engine, uint32_t pool, uint64_t *ret_bytes)
+void budgets_apply(const struct control *control, uint32_t engine, uint32_t pool,
+                   struct tiering_pool_config *pool_config)
 {
-    for (uint32_t tier = 0; tier < TIERING_BUDGETS; tier++)
-        ret_bytes[tier] = budget_at(control->budgets, pool, tier)->engines[engine].granted;
+    uint64_t granted[TIERING_BUDGETS];
+
+    budgets_granted(control->budgets, engine, pool, granted);
+    pool_config->dram_bytes = granted[TIERING_BUDGET_DRAM];
+    pool_config->cxl_bytes = granted[TIERING_BUDGET_CXL];
+    pool_config->nvme_bytes = granted[TIERING_BUDGET_NVME];
 }
 
 /* What the configuration gives; returns the sum of it. */
@@ -218,7 +229,21 @@ void budgets_reload(struct control *control)
 
 DEFINE_CLEANUP(struct budgets *, budgets_free)
 
-int budgets_start(struct control *control)
+/* What the last process left there counts, too. */
+static void budget_begin(struct budgets *b, uint32_t pool, uint32_t tier)
+{
+    uint64_t held[ENGINES_MAX];
+
+    for (uint32_t e = 0; e < b->control->n_engines; e++) {
+        struct tiering_pool_memory memory;
+
+        tiering_pool_memory(b->control->engines[e]->tiering, pool, &memory);
+        held[e] = tier == TIERING_BUDGET_NVME ? 0 : memory.held[tier];
+    }
+    balance_begin(budget_at(b, pool, tier), held);
+}
+
+int budgets_new(struct control *control)
 {
     cleanup_(budgets_freep) struct budgets *b = calloc(1, sizeof(*b));
     uint32_t n_pools = control->config->n_pools, n = control->n_engines;
@@ -241,14 +266,17 @@ int budgets_start(struct control *control)
             *budget_at(b, pool, tier) =
                 (struct balance){.engines = engines, .n_engines = n, .is_device = tier == TIERING_BUDGET_NVME};
             (void)budget_share(b, pool, tier);
-            for (uint32_t e = 0; e < n; e++)
-                engines[e].granted = engines[e].share;
+            budget_begin(b, pool, tier);
         }
     }
     control->budgets = steal_ptr(b);
+    return 0;
+}
+
+void budgets_start(struct control *control)
+{
     if (budgets_are_busy(control->budgets))
         loop_timer_set(&control->loop, &control->budgets->timer, loop_now_ns() + LOOK_NS);
-    return 0;
 }
 
 struct budgets *budgets_free(struct budgets *b)

@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
-#include "daemon/shm.h"
 #include "include/base/kill_point.h"
 #include "include/base/units.h"
 
@@ -94,6 +93,7 @@ static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t po
     entry->kind = (uint8_t)kind;
     entry->is_live = true;
     entry->said_poisoned = false;
+    engine_chunk_keep(engine, region);
     kill_point("engine.chunk");
     engine_chunk_changed(engine, region);
 }
@@ -105,6 +105,7 @@ static void on_chunk_gone(void *ctx, uint32_t region, uint32_t epoch)
     if (region >= CHUNKS_MAX || engine->chunks[region].epoch != epoch)
         return;
     engine->chunks[region].is_live = false;
+    engine_chunk_forget(engine, region);
     engine_chunk_changed(engine, region);
 }
 
@@ -375,12 +376,12 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     if (r < 0)
         return r;
     *ret_why = "no memory for the object records: lower max_objects";
-    engine->records_bytes = tiering_records_bytes(tiering->max_objects, tiering->max_leases);
-    r = shm_records_new(engine->records_bytes, &engine->records);
+    r = engine_records_take(engine);
     if (r < 0)
         return r;
+    engine_chunks_adopt(engine);
     tiering->backend = uring_backend(engine->uring);
-    tiering->records = engine->records;
+    tiering->records = engine->records.mem;
     tiering->events = &tiering_events;
     tiering->ctx = engine;
     kill_point("engine.records");
@@ -388,6 +389,7 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     r = tiering_new(tiering, &engine->tiering);
     if (r < 0)
         return r;
+    engine_chunks_adopted(engine);
     struct requests_config requests = {
         .tiering = engine->tiering,
         .engine = engine->config.number,
@@ -409,6 +411,7 @@ int engine_new(const struct engine_config *config, struct engine **ret_engine, c
     *ret_why = "out of memory";
     if (!engine)
         return -ENOMEM;
+    engine->records = MEMORY_SHARED_NONE;
     engine->config = *config;
     engine->pools = calloc(config->tiering.n_pools, sizeof(*engine->pools));
     if (!engine->pools) {
@@ -448,14 +451,15 @@ int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint1
     return r;
 }
 
+int engine_begin(struct engine *engine)
+{
+    return tiering_start(engine->tiering);
+}
+
 int engine_run(struct engine *engine)
 {
-    int r = tiering_start(engine->tiering);
-
-    if (r < 0)
-        return r;
     kill_point("engine.run");
-    r = pthread_create(&engine->thread, NULL, engine_main, engine);
+    int r = pthread_create(&engine->thread, NULL, engine_main, engine);
     engine->has_thread = r == 0;
     return -r;
 }
@@ -485,7 +489,7 @@ struct engine *engine_free(struct engine *engine)
     requests_free(engine->requests);
     tiering_free(engine->tiering);
     uring_free(engine->uring);
-    shm_records_free(engine->records, engine->records_bytes);
+    memory_shared_destroy(&engine->records);
     free(engine->chunk_notes);
     free(engine->pools);
     free(engine);

@@ -16,6 +16,7 @@
 #include "tiering/tiering.h"
 
 struct engine;
+struct fdstore;
 
 /* --- Calls: control → engine → control --------------------------------------------------------------------------- */
 
@@ -42,6 +43,7 @@ struct engine_peer {
     const char *broken_why;
     void (*broken)(struct engine_peer *peer, const char *why); /* control thread */
     void *session;                                             /* the control thread's */
+    bool leaves;                                               /* at its end its leases stay, for the next process */
     struct call end_call;
 };
 
@@ -50,8 +52,11 @@ struct peer_add_call {
     struct engine_peer *peer;
     uint64_t session, owner;
     uint32_t max_leases;
+    bool is_reattached; /* it may submit what it submitted to the last process */
 };
 void engine_peer_add(struct engine *engine, struct peer_add_call *call);
+/* The same at once, before engine_run(): of a session that the last process left. */
+void engine_peer_restore(struct engine *engine, struct peer_add_call *call);
 /* Uses the peer's own end_call; set its at_control first. After that the rings' memory may go. */
 void engine_peer_end(struct engine_peer *peer);
 
@@ -74,6 +79,15 @@ struct ring_call {
 };
 void engine_ring_add(struct engine *engine, struct ring_call *call);
 void engine_ring_remove(struct engine *engine, struct ring_call *call);
+
+/* What these requests of the session were granted is taken back: it never heard of it. */
+struct unanswered_call {
+    struct call call;
+    struct engine_peer *peer;
+    uint64_t *requests; /* their user_data, ascending */
+    uint32_t n;
+};
+void engine_unanswered(struct engine *engine, struct unanswered_call *call);
 
 struct chunk_call {
     struct call call;
@@ -225,6 +239,8 @@ struct engine_chunk {
     uint8_t kind;
     bool is_live;
     bool said_poisoned;
+    bool is_kept; /* for the next process, under the name of that epoch */
+    uint32_t kept_epoch;
     /* What the control thread knows; the note is on its way while its in_use says so. */
     bool told_live, is_waiting;
     uint32_t told_epoch;
@@ -247,6 +263,7 @@ struct engine_config {
     uint64_t spin_ns;
     uint32_t max_requests, max_waits;
     const struct pool_gpu_stat *gpus;
+    struct fdstore *fdstore;
     struct engine_queue *control; /* mailbox of the control thread */
     /* Control thread; NULL: nobody wants to know. The note is the engine's again on return. */
     void (*chunk_note)(void *ctx, struct engine_chunk_note *note);
@@ -261,8 +278,7 @@ struct engine {
     struct tiering *tiering;
     struct requests *requests;
     struct tiering_pool_config *pools; /* ours: config.tiering.pools points here */
-    void *records;
-    uint64_t records_bytes;
+    struct memory_shared records;
     uint32_t n_stores;
     struct engine_store store_at[DEVICES_MAX];
     struct engine_chunk chunks[CHUNKS_MAX];
@@ -290,12 +306,25 @@ must_check int engine_new(const struct engine_config *config, struct engine **re
 /* Before engine_run(). Opens one partition of a device and brings back what it holds. */
 must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition,
                                 uint64_t device_bytes, const char **ret_why);
+/* Then, for all of them, before any runs: what is there is known. -ESTALE: the devices are not those of the last process, whose
+ * memory it has. */
+must_check int engine_begin(struct engine *engine);
 must_check int engine_run(struct engine *engine);
 /* Ends the thread, and waits for it. One that engine_stop() has not ended leaves things as they are: for a start that cannot
  * go on. Takes NULL. */
 void engine_end(struct engine *engine);
 /* engine_end(); frees everything. Takes NULL. */
 struct engine *engine_free(struct engine *engine);
+
+/* engine_keep.c */
+/* Its records: those of the last process, which then decide the sizes in the config, or new ones. */
+must_check int engine_records_take(struct engine *engine);
+/* Before tiering is made: chunks of the last process; and after: those that it did not want are forgotten. */
+void engine_chunks_adopt(struct engine *engine);
+void engine_chunks_adopted(struct engine *engine);
+/* Engine thread: a chunk came, or went. */
+void engine_chunk_keep(struct engine *engine, uint32_t region);
+void engine_chunk_forget(struct engine *engine, uint32_t region);
 
 /* engine_gpu.c. Engine thread: the chunk's state has changed; sends what could not be sent before. */
 void engine_chunk_changed(struct engine *engine, uint32_t region);

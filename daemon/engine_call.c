@@ -53,12 +53,19 @@ static void peer_add_at_engine(struct call *base)
 
     kill_point("engine.peer_add");
     requests_peer_add(base->engine->requests, &call->peer->peer, call->session, call->owner, call->max_leases);
+    call->peer->peer.may_retry = call->is_reattached;
 }
 
 void engine_peer_add(struct engine *engine, struct peer_add_call *call)
 {
     call->peer->engine = engine;
     call_to(engine, &call->call, peer_add_at_engine);
+}
+
+void engine_peer_restore(struct engine *engine, struct peer_add_call *call)
+{
+    call->call.engine = call->peer->engine = engine;
+    peer_add_at_engine(&call->call);
 }
 
 static void ring_forget_poll(struct engine *engine, struct ring *ring)
@@ -75,7 +82,7 @@ static void peer_end_at_engine(struct call *base)
     list_for_each (l, &peer->peer.rings)
         ring_forget_poll(base->engine, list_entry(l, struct ring, link));
     kill_point("engine.peer_end");
-    requests_peer_remove(base->engine->requests, &peer->peer);
+    requests_peer_remove(base->engine->requests, &peer->peer, peer->leaves);
     kill_point("engine.peer_gone");
 }
 
@@ -132,6 +139,18 @@ static void ring_remove_at_engine(struct call *base)
 void engine_ring_remove(struct engine *engine, struct ring_call *call)
 {
     call_to(engine, &call->call, ring_remove_at_engine);
+}
+
+static void unanswered_at_engine(struct call *base)
+{
+    const struct unanswered_call *call = container_of(base, struct unanswered_call, call);
+
+    requests_unanswered(base->engine->requests, &call->peer->peer, call->requests, call->n);
+}
+
+void engine_unanswered(struct engine *engine, struct unanswered_call *call)
+{
+    call_to(engine, &call->call, unanswered_at_engine);
 }
 
 /* --- Chunks ------------------------------------------------------------------------------------------------------ */

@@ -22,6 +22,7 @@
 
 #include "daemon/gpu_private.h"
 #include "daemon/log.h"
+#include "daemon/session_kept.h"
 #include "daemon/shm.h"
 #include "include/base/cleanup.h"
 
@@ -222,6 +223,7 @@ static void gpu_reap(struct gpu *gpu)
     char text[CUDA_UUID_TEXT_BYTES];
 
     (void)waitid(P_PIDFD, (id_t)gpu->pidfd.fd, &info, WEXITED | WNOHANG);
+    kept_helper_ended(gpu->gpus->control->kept, gpu->pid);
     gpu->has_ended = false;
     if (gpu->state != GPU_ENDING) {
         snprintf(gpu->error, sizeof(gpu->error), "its helper ended by itself (%s %d)",
@@ -298,6 +300,7 @@ static int gpu_process_new(struct gpu *gpu)
         gpu->pidfd.fd = gpu->socket.fd = -1;
         return r;
     }
+    kept_helper_began(gpu->gpus->control->kept, gpu->pid); /* it has nothing of ours before it is told to start */
     (void)steal_fd(&ours);
     (void)steal_fd(&pidfd);
     return 0;

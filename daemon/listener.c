@@ -189,10 +189,21 @@ int listener_open(struct control *control, int fd, const char *path, bool user_m
     return 0;
 }
 
+void listener_own(struct listener *listener, const char *path)
+{
+    snprintf(listener->path, sizeof(listener->path), "%s", path);
+}
+
 int listener_start(struct listener *listener)
 {
     listener->source.events = EPOLLIN;
     return loop_add(&listener->control->loop, &listener->source);
+}
+
+void listener_pause(struct listener *listener)
+{
+    loop_timer_cancel(&listener->retry);
+    loop_remove(&listener->control->loop, &listener->source);
 }
 
 void listener_close(struct listener *listener)

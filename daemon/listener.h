@@ -23,5 +23,9 @@ struct listener {
 /* fd >= 0: a socket that systemd made; else one is made at `path`, mode 0660 (0600 in user mode). ret_why: in words. */
 must_check int listener_open(struct control *control, int fd, const char *path, bool user_mode,
                              struct listener *listener, const char **ret_why);
+/* What was taken over lies at that path, and is ours to remove. */
+void listener_own(struct listener *listener, const char *path);
 must_check int listener_start(struct listener *listener);
+/* Connections wait until another process takes them. */
+void listener_pause(struct listener *listener);
 void listener_close(struct listener *listener);

@@ -15,8 +15,9 @@
 
 #include "daemon/config.h"
 #include "daemon/control.h"
+#include "daemon/fdstore.h"
+#include "daemon/handover.h"
 #include "daemon/log.h"
-#include "daemon/sd.h"
 #include "daemon/startup.h"
 #include "include/base/cleanup.h"
 #include "io/memory.h"
@@ -31,17 +32,19 @@
 const char *argp_program_version = "spillwayd " SPILLWAY_VERSION;
 
 struct options {
-    bool user_mode;
+    bool user_mode, upgrades;
     const char *config_path, *check_path, *socket_path;
 };
 
-enum { OPTION_USER = 256, OPTION_CHECK, OPTION_SOCKET, OPTION_FOREGROUND };
+enum { OPTION_USER = 256, OPTION_CHECK, OPTION_SOCKET, OPTION_FOREGROUND, OPTION_UPGRADE };
 
 static const struct argp_option option_table[] = {
     {"user", OPTION_USER, NULL, 0, "Serve this user alone, without root", 0},
     {"config", 'c', "FILE", 0, "Configuration (" SYSTEM_CONFIG "; with --user none)", 0},
     {"check", OPTION_CHECK, "FILE", 0, "Check a configuration and exit: 0 if it is fine, 78 if not", 0},
     {"socket", OPTION_SOCKET, "PATH", 0, "Listen there, whatever the configuration says", 0},
+    {"upgrade", OPTION_UPGRADE, NULL, 0, "Take the place, the memory and the clients of the spillwayd that runs there",
+     0},
     {"foreground", OPTION_FOREGROUND, NULL, 0, "Does nothing: spillwayd never leaves the foreground", 0},
     {NULL, 0, NULL, 0, NULL, 0},
 };
@@ -64,6 +67,9 @@ static error_t option_parse(int key, char *arg, struct argp_state *state)
         options->socket_path = arg;
         return 0;
     case OPTION_FOREGROUND:
+        return 0;
+    case OPTION_UPGRADE:
+        options->upgrades = true;
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "what is '%s'?", arg);
@@ -139,15 +145,26 @@ static int load_config(struct control *control, const struct options *options)
     return EXIT_SUCCESS;
 }
 
-static int open_listener(struct control *control)
+static int open_listener(struct control *control, bool upgrades)
 {
     const char *path = control->config->daemon.socket;
     const char *why = "its folder cannot be made, or is somebody else's";
-    int fd = sd_socket();
+    int fd = fdstore_take_socket(control->fdstore);
     int r = fd == -EINVAL ? -EINVAL : 0;
 
+    if (r == 0 && upgrades) {
+        r = handover_take(path, control->fdstore, &fd, &why);
+        if (r == 0)
+            r = listener_open(control, fd, path, control->user_mode, &control->listener, &why);
+        if (r == 0)
+            listener_own(&control->listener, path);
+        if (r < 0)
+            log_error("socket %s: %s (%s)", path, why, log_errno(r));
+        return r;
+    }
+
     if (r < 0)
-        why = "systemd passed something else than one Unix socket";
+        why = "the service manager passed several sockets";
     else if (fd < 0 && control->user_mode)
         r = startup_runtime_dir(path);
     if (r == 0)
@@ -157,15 +174,17 @@ static int open_listener(struct control *control)
     return r;
 }
 
-static int serve(struct control *control)
+static int serve(struct control *control, bool upgrades)
 {
     int status = EXIT_FAILURE;
     int r = control_init(control);
 
+    if (r == 0)
+        r = fdstore_new(&control->fdstore);
     if (r < 0)
         log_error("cannot start: %s", log_errno(r));
     if (r == 0)
-        r = open_listener(control);
+        r = open_listener(control, upgrades);
     if (r == 0) {
         startup_limits(control);
         r = startup_engines(control);
@@ -176,6 +195,7 @@ static int serve(struct control *control)
         startup_undo(control);
     }
     control_deinit(control);
+    control->fdstore = fdstore_free(control->fdstore);
     return status;
 }
 
@@ -212,7 +232,7 @@ int main(int argc, char **argv)
         block_signals();
         if (memory_guard_install() < 0)
             log_warning("the SIGBUS guard cannot be installed: a client that punches holes can end the daemon");
-        status = serve(control);
+        status = serve(control, options.upgrades);
     }
     config_free(control->config);
     free(control);

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "daemon/control.h"
+#include "daemon/session_kept.h"
 
 /* --- Accounts ---------------------------------------------------------------------------------------------------- */
 
@@ -82,6 +83,7 @@ static void owner_linger_over(struct loop_timer *timer)
     struct control *control = owner->control;
 
     owner->ending = true;
+    owner->kept = kept_owner_free(control->kept, owner->kept);
     owner->n_calls = control->n_engines;
     for (uint32_t i = 0; i < control->n_engines; i++) {
         owner->calls[i] = (struct owner_call){.owner = owner->number};
@@ -91,27 +93,44 @@ static void owner_linger_over(struct loop_timer *timer)
     }
 }
 
-static int owner_new(struct control *control, struct account *account, struct owner **ret_owner)
+static struct owner *owner_alloc(struct control *control, struct account *account, uint64_t number)
 {
-    if (control->n_owners >= OWNERS_MAX || account->n_owners >= UID_OWNERS_MAX || control->next_owner >= UINT32_MAX)
-        return -ENOSPC;
     struct owner *owner = calloc(1, sizeof(*owner) + control->n_engines * sizeof(owner->calls[0]));
 
     if (!owner)
-        return -ENOMEM;
-    int r = token_new(owner->token);
-
-    if (r < 0) {
-        free(owner);
-        return r;
-    }
+        return NULL;
     owner->control = control;
     owner->account = account;
-    owner->number = ++control->next_owner;
+    owner->number = number;
     loop_timer_init(&owner->linger, owner_linger_over);
     list_push_tail(&control->owners, &owner->link);
     control->n_owners++;
     account->n_owners++;
+    return owner;
+}
+
+static int owner_new(struct control *control, struct account *account, struct owner **ret_owner)
+{
+    uint8_t token[SPW_TOKEN_BYTES];
+
+    if (control->n_owners >= OWNERS_MAX || account->n_owners >= UID_OWNERS_MAX)
+        return -ENOSPC;
+    int r = token_new(token);
+
+    if (r < 0)
+        return r;
+    uint64_t number = kept_next_owner(control->kept);
+    struct owner *owner = number < UINT32_MAX ? owner_alloc(control, account, number) : NULL;
+
+    if (!owner)
+        return number < UINT32_MAX ? -ENOMEM : -ENOSPC;
+    memcpy(owner->token, token, sizeof(token));
+    owner->kept = kept_owner_new(control->kept); /* there are as many rows as owners */
+    if (owner->kept) {
+        owner->kept->uid = account->uid;
+        memcpy(owner->kept->token, token, sizeof(token));
+        kept_owner_use(owner->kept, number);
+    }
     *ret_owner = owner;
     return 0;
 }
@@ -155,6 +174,43 @@ void owner_leave(struct owner *owner)
 {
     if (--owner->n_sessions == 0)
         loop_timer_set(&owner->control->loop, &owner->linger, loop_now_ns() + owner->linger_ns);
+}
+
+void owner_linger(struct owner *owner, uint64_t linger_ns)
+{
+    owner->linger_ns = MAX(owner->linger_ns, linger_ns);
+    if (owner->kept)
+        owner->kept->linger_ns = owner->linger_ns;
+}
+
+int owner_restore(struct control *control, struct kept_owner *kept)
+{
+    struct account *account = account_get(control, kept->uid);
+    struct owner *owner = account ? owner_alloc(control, account, kept->number) : NULL;
+
+    if (!owner) {
+        account_put(control, account);
+        return -ENOMEM;
+    }
+    memcpy(owner->token, kept->token, sizeof(owner->token));
+    owner->kept = kept;
+    owner->linger_ns = kept->linger_ns;
+    loop_timer_set(&control->loop, &owner->linger, loop_now_ns() + owner->linger_ns);
+    return 0;
+}
+
+struct owner *owner_rejoin(struct control *control, const struct account *account, uint64_t number)
+{
+    list_for_each (l, &control->owners) {
+        struct owner *owner = list_entry(l, struct owner, link);
+
+        if (owner->number != number || owner->account != account)
+            continue;
+        loop_timer_cancel(&owner->linger);
+        owner->n_sessions++;
+        return owner;
+    }
+    return NULL;
 }
 
 void owners_free(struct control *control)

@@ -13,6 +13,7 @@
 #include "include/spillway/abi.h"
 
 struct control;
+struct kept_owner;
 
 struct account {
     struct list link;
@@ -28,6 +29,7 @@ struct owner {
     struct account *account;
     uint64_t number; /* fits 32 bits: records keep it so */
     uint8_t token[SPW_TOKEN_BYTES];
+    struct kept_owner *kept; /* what the next process is to know; NULL: nothing */
     uint32_t n_sessions;
     uint64_t linger_ns; /* the longest of the pools that it used */
     struct loop_timer linger;
@@ -47,8 +49,15 @@ must_check int owner_join(struct control *control, struct account *account, cons
                           struct owner **ret_owner);
 /* A session of it ended. With the last one the linger time begins. */
 void owner_leave(struct owner *owner);
-/* The daemon ends: at once, without asking the engines. */
+/* It lingers at least so long. */
+void owner_linger(struct owner *owner, uint64_t linger_ns);
+/* The daemon ends: at once, without asking the engines. What is kept of them stays. */
 void owners_free(struct control *control);
+
+/* One that the last process left; it lingers until a session joins. -ENOMEM. */
+must_check int owner_restore(struct control *control, struct kept_owner *kept);
+/* One more session of an owner that is known by its number, as its sessions are; NULL: there is none. */
+struct owner *owner_rejoin(struct control *control, const struct account *account, uint64_t number);
 
 bool token_equal(const uint8_t *a, const uint8_t *b);
 must_check int token_new(uint8_t *ret_token);

@@ -240,7 +240,9 @@ static int request_check(struct request *req)
     const struct spw_sqe *sqe = &req->sqe;
     const struct op *op = req->op;
 
-    if ((sqe->flags & ~op->flags) != 0)
+    unsigned known = op->flags | (req->peer->may_retry ? (unsigned)SPW_SQE_RETRY : 0);
+
+    if ((sqe->flags & ~known) != 0)
         return -EINVAL;
     for (unsigned i = op->n_args; i < ARRAY_LEN(sqe->arg); i++)
         if (sqe->arg[i] != 0)

@@ -64,6 +64,7 @@ struct peer {
     uint32_t n_waits, n_requests, n_hot;
     uint16_t generation; /* of its space handles */
     bool broken;         /* it violated the protocol: nothing of it is looked at any more */
+    bool may_retry;      /* it was at another process of ours: SPW_SQE_RETRY means something */
     uint32_t n_spaces;
     struct peer_space spaces[SESSION_SPACES_MAX];
     struct peer_lane lanes[SESSION_GPU_LANES_MAX];
@@ -105,8 +106,11 @@ void requests_set_weights(struct requests *rq, const uint32_t *weights);
 
 /* The peer's memory is zeroed. */
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases);
-/* Cancels and frees whatever the session has here; its rings are no longer touched. */
-void requests_peer_remove(struct requests *rq, struct peer *peer);
+/* Cancels and frees whatever the session has here; its rings are no longer touched. leaves: its leases stay as they are, for the
+ * next process. */
+void requests_peer_remove(struct requests *rq, struct peer *peer, bool leaves);
+/* What requests with such user_data were granted ends, as if it had not been. Ascending. */
+void requests_unanswered(struct requests *rq, struct peer *peer, const uint64_t *user_data, uint32_t n);
 /* The handle that the client names the space by. -ENOSPC: SESSION_SPACES_MAX. The same space has one handle. */
 must_check int requests_space_add(struct requests *rq, struct peer *peer, const struct tiering_space_info *info,
                                   uint32_t weight, uint32_t *ret_handle);

@@ -135,6 +135,7 @@ static void all_succeed(struct request *req)
         struct piece *piece = list_entry(l, struct piece, link);
         struct spw_result result;
 
+        request_granted(req, &piece->wait.grant);
         list_grant_result(&piece->wait.grant, &result);
         list_put_result(req, piece->result, 0, &result);
         piece_free(piece);

@@ -252,6 +252,13 @@ uint32_t dma_run(struct request *req);
 void dma_ended(struct request *req);
 bool dma_stop(struct request *req, int status, uint32_t detail);
 
+/* What was granted is the client's when it has the answer: until then the lease says whose answer that is. */
+static inline void request_granted(const struct request *req, const struct tiering_grant *grant)
+{
+    if (grant->lease != TIERING_LEASE_NONE)
+        tiering_lease_request(req->rq->tiering, &req->peer->tiering, grant->lease, req->sqe.user_data);
+}
+
 static inline bool request_is_all(const struct request *req)
 {
     return (req->sqe.flags & SPW_SQE_ALL) != 0;

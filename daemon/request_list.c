@@ -143,6 +143,7 @@ void piece_ended(struct piece *piece)
         all_piece_ended(piece);
         return;
     }
+    request_granted(req, &piece->wait.grant);
     list_grant_result(&piece->wait.grant, &result);
     list_put_result(req, piece->result, status, &result);
     piece_free(piece);
@@ -242,6 +243,7 @@ static int list_next_item(struct request *req)
 static void list_step_ended(struct request *req, int status, const struct tiering_grant *grant,
                             struct spw_result *result)
 {
+    request_granted(req, grant);
     if (!req->op->counts_prefix)
         list_grant_result(grant, result);
     list_put_result(req, req->next_result, status, result);
@@ -265,6 +267,23 @@ static bool list_call(struct request *req, const struct step *step, int *ret_sta
     return true;
 }
 
+/* The first try, at the process before this one, may have done it: then the handle, or the object, is gone. */
+static int list_retried(const struct request *req, int status)
+{
+    switch (req->sqe.opcode) {
+    case SPW_OP_COMMIT:
+    case SPW_OP_ABORT:
+    case SPW_OP_RELEASE:
+        return status == -EBADF ? 0 : status;
+    case SPW_OP_DELETE:
+        return status == -ENOENT ? 0 : status;
+    case SPW_OP_PUT_RANGE:
+        return status == -EEXIST ? 0 : status;
+    default:
+        return status;
+    }
+}
+
 static int list_step(struct request *req, const struct step *step)
 {
     struct tiering_grant grant = {0};
@@ -275,6 +294,8 @@ static int list_step(struct request *req, const struct step *step)
         grant.limit = req->stop_detail;
     else if (!list_call(req, step, &r, &grant, &result))
         return LIST_STALLED;
+    if (unlikely(req->sqe.flags & SPW_SQE_RETRY))
+        r = list_retried(req, r);
     /* Tiering's own pools are used up: whatever uses them ends some time, and this list goes on. */
     if (r == -EAGAIN && grant.limit == TIERING_LIMIT_REQUESTS && req->spare && !(req->sqe.flags & SPW_SQE_NO_WAIT))
         return LIST_STALLED;

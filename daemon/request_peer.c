@@ -215,14 +215,23 @@ void requests_ring_remove(struct requests *rq, struct ring *ring)
     rq->changes++;
 }
 
-void requests_peer_remove(struct requests *rq, struct peer *peer)
+void requests_peer_remove(struct requests *rq, struct peer *peer, bool leaves)
 {
     list_for_each_safe (l, &peer->rings)
         requests_ring_remove(rq, list_entry(l, struct ring, link));
     for (uint32_t i = 0; i < SESSION_GPU_LANES_MAX; i++)
         assert(!peer->lanes[i].is_used);
-    tiering_session_end(rq->tiering, &peer->tiering);
+    if (leaves)
+        tiering_session_leave(rq->tiering, &peer->tiering);
+    else
+        tiering_session_end(rq->tiering, &peer->tiering);
     list_unlink(&peer->active_link);
     list_unlink(&peer->link);
+    rq->changes++;
+}
+
+void requests_unanswered(struct requests *rq, struct peer *peer, const uint64_t *user_data, uint32_t n)
+{
+    tiering_session_lost(rq->tiering, &peer->tiering, user_data, n);
     rq->changes++;
 }

@@ -21,8 +21,10 @@
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
+#include "daemon/fdstore.h"
 #include "daemon/gpu.h"
 #include "daemon/log.h"
+#include "daemon/session_kept.h"
 #include "include/base/kill_point.h"
 #include "include/base/socket.h"
 
@@ -36,10 +38,28 @@ void session_set_state(struct session *session, enum session_state state)
     session->state = state;
 }
 
+/* Nothing that this process has of its rings is written any more: now the client may look at them for the last time. */
+static void session_say_away(struct session *session)
+{
+    struct spw_msg_away away = {.msg = {.magic = SPW_ABI_MAGIC,
+                                        .type = SPW_MSG_AWAY | SPW_MSG_REPLY,
+                                        .version = SPW_ABI_VERSION,
+                                        .size_bytes = sizeof(away)},
+                                .reattach_ms = session_reattach_ms(session->control)};
+
+    if (session->socket.fd < 0)
+        return;
+    (void)!socket_send(session->socket.fd, &away, sizeof(away), NULL, 0, MSG_DONTWAIT);
+    close(session->socket.fd);
+}
+
 static void session_free(struct engine_msg *msg)
 {
     struct session *session = container_of(msg, struct session, free_msg);
     struct control *control = session->control;
+
+    if (session->state == SESSION_LEAVING)
+        session_say_away(session);
 
     list_for_each_safe (l, &session->rings)
         session_ring_free(session, list_entry(l, struct session_ring, link));
@@ -92,6 +112,7 @@ static void session_end_seats(struct session *session)
         struct engine_peer *peer = &session->seats[i]->peer;
 
         session->n_ending++;
+        peer->leaves = session->state == SESSION_LEAVING;
         peer->end_call.at_control = session_seat_ended;
         peer->end_call.at_control_ctx = session;
         engine_peer_end(peer);
@@ -99,27 +120,46 @@ static void session_end_seats(struct session *session)
     session_let_go(session);
 }
 
-static void source_close(struct control *control, struct loop_source *source)
+void session_source_close(struct session *session, struct loop_source *source)
 {
     if (source->fd < 0)
         return;
-    loop_remove(&control->loop, source);
+    loop_remove(&session->control->loop, source);
     close(source->fd);
     source->fd = -1;
 }
 
 void session_end(struct session *session, const char *why, bool violation)
 {
-    if (session->state == SESSION_ENDING)
+    if (session_is_going(session))
         return;
+    if (session ==
+        session->control->successor) { /* what it was to get is in this process only: kept until the end, in vain */
+        session_source_close(session, &session->socket);
+        session_source_close(session, &session->pidfd);
+        return;
+    }
     if (why)
         log_print_limited(violation ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "session %llu (%s, uid %u, pid %d) ends: %s",
                           (unsigned long long)session->number, session->name, session->who.uid, session->who.pid, why);
     session_set_state(session, SESSION_ENDING);
     kill_point("session.end");
+    session->kept = kept_session_free(session->control->kept, session->kept);
     loop_timer_cancel(&session->timer);
-    source_close(session->control, &session->socket);
-    source_close(session->control, &session->pidfd);
+    session_source_close(session, &session->socket);
+    session_source_close(session, &session->pidfd);
+    if (!session->busy)
+        session_end_seats(session);
+}
+
+void session_leave(struct session *session)
+{
+    if (session_is_going(session))
+        return;
+    session_set_state(session, SESSION_LEAVING);
+    loop_timer_cancel(&session->timer);
+    loop_remove(&session->control->loop, &session->socket); /* closed when the engines have let go */
+    session_source_close(session, &session->pidfd);
     if (!session->busy)
         session_end_seats(session);
 }
@@ -133,7 +173,7 @@ void sessions_end(struct control *control, const char *why)
 bool session_call_over(struct session *session)
 {
     session->busy = false;
-    if (session->state == SESSION_ENDING) {
+    if (session_is_going(session)) {
         session_end_seats(session);
         return false;
     }
@@ -253,14 +293,15 @@ static void session_receive(struct session *session)
 
     if (n < 0) {
         if (errno != EAGAIN && errno != EINTR)
-            session_end(session, "its socket failed", false);
+            session_hung_up(session, "its socket failed");
         return;
     }
     (void)socket_take_fds(&msg, NULL, 0); /* MSG_CTRUNC means that the kernel has closed the rest */
     if (n == 0) {                         /* an empty message and the end look alike; neither is a request */
-        session_end(session, "it closed its socket", false);
+        session_hung_up(session, "it closed its socket");
         return;
     }
+    session->is_confirmed = true;
     const char *violation = header_violation((const struct spw_msg *)(const void *)message, n, msg.msg_flags);
 
     if (violation) {
@@ -269,7 +310,7 @@ static void session_receive(struct session *session)
     }
     memcpy(&session->request, message, sizeof(session->request));
     session_handle(session, message, (size_t)n);
-    if (session->state != SESSION_ENDING && session->busy)
+    if (!session_is_going(session) && session->busy)
         loop_modify(&session->control->loop, &session->socket, EPOLLRDHUP);
 }
 
@@ -278,7 +319,7 @@ static void session_socket_ready(struct loop_source *source, uint32_t events)
     struct session *session = container_of(source, struct session, socket);
 
     if (events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP))
-        session_end(session, "it closed its socket", false);
+        session_hung_up(session, "it closed its socket");
     else if (events & EPOLLOUT)
         session_send_text(session);
     else if (events & EPOLLIN)
@@ -298,6 +339,12 @@ static void session_timeout(struct loop_timer *timer)
     session_end(session, session->state == SESSION_HELLO ? "it said nothing" : "it does not read its replies", true);
 }
 
+void session_timer_reset(struct session *session)
+{
+    loop_timer_cancel(&session->timer);
+    session->timer.fire = session_timeout;
+}
+
 /* --- The beginning ----------------------------------------------------------------------------------------------- */
 
 /* May this user have one more? What is refused now is told in the reply to HELLO, where the client can read it. */
@@ -312,6 +359,9 @@ static int session_check_limits(struct session *session)
     } else if (session->account->n_sessions >= limits->uid_sessions) {
         session->refusal = -EUSERS;
         session->refusal_detail = SPW_LIMIT_UID_SESSIONS;
+    } else if (fdstore_is_kept(control->fdstore) && fdstore_room(control->fdstore) == 0) {
+        session->refusal = -EMFILE;
+        session->refusal_detail = SPW_LIMIT_DESCRIPTORS;
     }
     if (!session->refusal) {
         control->n_sessions++;
@@ -325,7 +375,7 @@ static int session_check_limits(struct session *session)
     return 0;
 }
 
-static int session_watch(struct session *session, int fd)
+int session_watch(struct session *session, int fd)
 {
     struct loop *loop = &session->control->loop;
     int r = access_pidfd(fd, &session->who, &session->pidfd.fd);
@@ -365,14 +415,14 @@ static int session_init(struct session *session, struct control *control, int fd
     return r < 0 ? r : session_check_limits(session);
 }
 
-int session_accept(struct control *control, int fd)
+struct session *session_alloc(struct control *control, uint64_t number)
 {
     struct session *session = calloc(1, sizeof(*session));
 
     if (!session)
-        return -ENOMEM;
+        return NULL;
     session->control = control;
-    session->number = ++control->next_session;
+    session->number = number;
     session->since_ns = loop_now_ns();
     session->socket = (struct loop_source){.fd = -1, .ready = session_socket_ready};
     session->pidfd = (struct loop_source){.fd = -1, .ready = session_process_ended};
@@ -381,11 +431,20 @@ int session_accept(struct control *control, int fd)
     list_init(&session->link);
     list_init(&session->rings);
     list_init(&session->lanes);
+    return session;
+}
+
+int session_accept(struct control *control, int fd)
+{
+    struct session *session = session_alloc(control, kept_next_session(control->kept));
+
+    if (!session)
+        return -ENOMEM;
     int r = session_init(session, control, fd);
 
     if (r < 0) {
         loop_remove(&control->loop, &session->socket); /* the descriptor itself stays the caller's */
-        source_close(control, &session->pidfd);
+        session_source_close(session, &session->pidfd);
         account_put(control, session->account);
         access_deinit(&session->who);
         free(session);

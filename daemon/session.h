@@ -3,9 +3,10 @@
  * A client's connection, as the control thread sees it: the socket, who is behind it, and all that hangs off it.
  *
  *     HELLO ──▶ OPEN ──▶ ENDING ──▶ freed
- *       └──────────────────┘
+ *     HELLO, AWAY ──▶ ENDING;  AWAY ──▶ OPEN ──▶ AWAY;  OPEN, AWAY ──▶ LEAVING ──▶ freed
  * session_set_state() is the one place that assigns it. ENDING begins with the socket's hang-up, the process's end
- * (pidfd), a violation, or the daemon's own end; it is over when every engine has let go.
+ * (pidfd), a violation, or the daemon's own end; it is over when every engine has let go. AWAY: the last process left it, and
+ * its client has not come back yet. LEAVING: this process ends, and the next one is to go on with it.
  */
 #pragma once
 
@@ -17,7 +18,7 @@
 
 struct control;
 
-enum session_state { SESSION_HELLO, SESSION_OPEN, SESSION_ENDING };
+enum session_state { SESSION_HELLO, SESSION_OPEN, SESSION_AWAY, SESSION_LEAVING, SESSION_ENDING };
 
 /* A session's seat at one engine, and the call that takes it. */
 struct seat {
@@ -41,6 +42,7 @@ struct session_ring {
 union session_call {
     struct space_call space;
     struct chunk_call chunk;
+    struct unanswered_call unanswered;
     struct session_ring *ring;
 };
 
@@ -51,13 +53,16 @@ struct session {
     uint64_t since_ns;
     enum session_state state;
     struct loop_source socket, pidfd;
-    struct loop_timer timer; /* for HELLO; then for a reply that the client does not read */
+    struct loop_timer timer; /* for HELLO; then for a reply that the client does not read; AWAY: for the client */
     struct access who;
     struct account *account;
     struct owner *owner;
     char name[SPW_NAME_BYTES];
     uint8_t token[SPW_TOKEN_BYTES];
-    int refusal; /* HELLO is answered with this, and the session ends */
+    struct kept_session *kept; /* what the next process is to know; NULL: nothing */
+    bool is_reattached;        /* its client has been at another process of ours */
+    bool is_confirmed;         /* and knows that it goes on here: it has said something since */
+    int refusal;               /* HELLO is answered with this, and the session ends */
     uint32_t refusal_detail;
 
     uint32_t pool_generation;
@@ -87,6 +92,36 @@ void session_end(struct session *session, const char *why, bool violation);
 /* Ends all of them; control_session_gone() tells when the last has gone. */
 void sessions_end(struct control *control, const char *why);
 
+/* Nobody listens to it, and the engines are letting go. */
+static inline bool session_is_going(const struct session *session)
+{
+    return session->state == SESSION_ENDING || session->state == SESSION_LEAVING;
+}
+/* The beginning of a session that has no socket. NULL: no memory. */
+struct session *session_alloc(struct control *control, uint64_t number);
+void session_source_close(struct session *session, struct loop_source *source);
+/* Puts the session's socket and its peer's pidfd under the loop's eyes; the descriptors are the session's. */
+must_check int session_watch(struct session *session, int fd);
+/* The timer is free again for what it is for in a session with a client. */
+void session_timer_reset(struct session *session);
+/* LEAVING: as ENDING, but its leases and its row in the table stay. */
+void session_leave(struct session *session);
+
+/* session_away.c: sessions that outlive the process. */
+/* Before the engines run: sessions and owners of the last process. */
+must_check int sessions_restore(struct control *control);
+/* Clients are served from now on: the time runs for those that have not come back. */
+void sessions_wait(struct control *control);
+/* The session whose HELLO this was goes on as the one that has this token, which then answers. Else the message is answered, and the
+ * session ends. */
+struct session *session_reattach(struct session *session, const struct spw_msg_hello *hello);
+/* The connection has ended. What was reattached a moment ago is away again: perhaps the client did not wait for the answer. */
+void session_hung_up(struct session *session, const char *why);
+/* All of them leave, or end where that cannot be; control_session_gone() tells when the last has gone. */
+void sessions_leave(struct control *control);
+/* For how long one waits, as clients are told. */
+uint32_t session_reattach_ms(const struct control *control);
+
 /* session_request.c: one message, complete and with a header that was checked. */
 void session_handle(struct session *session, const void *message, size_t size);
 
@@ -104,6 +139,10 @@ uint32_t session_pool(const struct session *session, uint32_t handle);
 /* session_ring.c */
 /* Its seat at that engine, taken if need be; NULL: no memory. */
 struct seat *session_seat(struct session *session, uint32_t engine);
+/* The same before the engines run. */
+struct seat *session_seat_restore(struct session *session, uint32_t engine);
+/* UNANSWERED; any size. */
+void session_unanswered(struct session *session, const void *message, size_t size);
 /* RING_NEW, RING_FREE. */
 void session_ring_new(struct session *session, const void *message);
 void session_ring_free_asked(struct session *session, const void *message);

@@ -9,9 +9,12 @@
 
 #include "daemon/admin.h"
 #include "daemon/control.h"
+#include "daemon/fdstore.h"
 #include "daemon/gpu.h"
+#include "daemon/handover.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
+#include "daemon/session_kept.h"
 #include "include/base/kill_point.h"
 
 static void violation(struct session *session, const char *why)
@@ -46,9 +49,16 @@ static bool name_copy(char ret_name[static SPW_NAME_BYTES], const char *name)
 
 static const char *refusal_text(uint32_t limit)
 {
-    return limit == SPW_LIMIT_SESSIONS
-               ? "the daemon serves as many connections as it may: raise max_sessions in [daemon]"
-               : "this user has as many connections as it may: raise uid_sessions in [daemon]";
+    switch (limit) {
+    case SPW_LIMIT_SESSIONS:
+        return "the daemon serves as many connections as it may: raise max_sessions in [daemon]";
+    case SPW_LIMIT_DESCRIPTORS:
+        return "the service manager keeps as many descriptors as it may, so that a connection's memory would not "
+               "survive a "
+               "restart: raise FileDescriptorStoreMax=";
+    default:
+        return "this user has as many connections as it may: raise uid_sessions in [daemon]";
+    }
 }
 
 static bool hello_join(struct session *session, const struct spw_msg_hello *hello)
@@ -78,6 +88,8 @@ static void hello_welcome(struct session *session)
         .ring_entries_max = RING_ENTRIES_MAX,
         .list_max = SPW_LIST_MAX,
         .scratch_bytes_max = SCRATCH_BYTES_MAX,
+        .memory_id = kept_memory_id(control->kept),
+        .reattach_ms = session->kept && fdstore_is_kept(control->fdstore) ? session_reattach_ms(control) : 0,
     };
 
     for (uint32_t i = 0; i < control->n_engines; i++)
@@ -91,6 +103,24 @@ static void hello_welcome(struct session *session)
     session_reply(session, &welcome, sizeof(welcome), NULL, 0);
 }
 
+/* For the next process. Where there is no row for it the session ends with this one. */
+static void hello_keep(struct session *session)
+{
+    struct kept_session *row =
+        session_reattach_ms(session->control) > 0 ? kept_session_new(session->control->kept) : NULL;
+
+    if (!row)
+        return;
+    row->owner = session->owner->number;
+    row->uid = session->who.uid;
+    row->gid = session->who.gid;
+    row->pid = session->who.pid;
+    memcpy(row->token, session->token, sizeof(row->token));
+    memcpy(row->name, session->name, sizeof(row->name));
+    kept_session_use(row, session->number);
+    session->kept = row;
+}
+
 static void handle_hello(struct session *session, const void *message)
 {
     struct spw_msg_hello hello;
@@ -100,18 +130,24 @@ static void handle_hello(struct session *session, const void *message)
         violation(session, "a second HELLO");
         return;
     }
-    if (hello.flags != 0 || !all_zero(hello.session_token, sizeof(hello.session_token)) ||
-        !all_zero(hello.reserved, sizeof(hello.reserved)) || !name_copy(session->name, hello.name)) {
+    if (hello.flags != 0 || !all_zero(hello.reserved, sizeof(hello.reserved)) ||
+        !name_copy(session->name, hello.name)) {
         violation(session, "a reserved field of HELLO is not zero, or its name has no end");
         return;
     }
     loop_timer_cancel(&session->timer);
-    bool ok = false;
+    bool speaks = hello.version_min <= SPW_ABI_VERSION && hello.version_max >= SPW_ABI_VERSION, ok = false;
 
+    if (speaks && !all_zero(hello.session_token, sizeof(hello.session_token))) {
+        session = session_reattach(session, &hello); /* it counts already: no limit stops it */
+        if (session)
+            hello_welcome(session);
+        return;
+    }
     if (session->refusal)
         session_reply_error(session, session->refusal, session->refusal_detail, "%s",
                             refusal_text(session->refusal_detail));
-    else if (hello.version_min > SPW_ABI_VERSION || hello.version_max < SPW_ABI_VERSION)
+    else if (!speaks)
         session_reply_error(session, -EPROTONOSUPPORT, 0,
                             "the client speaks versions %u to %u of the protocol, this spillwayd speaks %d",
                             hello.version_min, hello.version_max, SPW_ABI_VERSION);
@@ -122,6 +158,7 @@ static void handle_hello(struct session *session, const void *message)
         return;
     }
     session_set_state(session, SESSION_OPEN);
+    hello_keep(session);
     hello_welcome(session);
 }
 
@@ -175,7 +212,7 @@ static void handle_pool_open(struct session *session, const void *message)
         return;
     }
     session->pools[pool] = true;
-    session->owner->linger_ns = MAX(session->owner->linger_ns, config->pools[pool].linger_ns);
+    owner_linger(session->owner, config->pools[pool].linger_ns);
 
     struct spw_msg_pool reply = {
         .pool = pool_handle(session, pool),
@@ -406,6 +443,10 @@ void session_handle(struct session *session, const void *message, size_t size)
         violation(session, "its first message is not HELLO");
     } else if (type == SPW_MSG_ADMIN) {
         handle_admin(session, message, size);
+    } else if (type == SPW_MSG_HANDOVER && size == sizeof(struct spw_msg)) {
+        handover_asked(session);
+    } else if (type == SPW_MSG_UNANSWERED) {
+        session_unanswered(session, message, size);
     } else if (type >= ARRAY_LEN(handlers) || !handlers[type].handle) {
         violation(session, "a message of an unknown type");
     } else if (size != handlers[type].size) {

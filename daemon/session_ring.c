@@ -14,6 +14,7 @@
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
+#include "daemon/session_kept.h"
 #include "daemon/shm.h"
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
@@ -30,10 +31,8 @@ static void seat_broken(struct engine_peer *peer, const char *why)
     session_end(peer->session, why, true);
 }
 
-struct seat *session_seat(struct session *session, uint32_t engine)
+static struct seat *seat_new(struct session *session)
 {
-    if (session->seats[engine])
-        return session->seats[engine];
     struct seat *seat = calloc(1, sizeof(*seat));
 
     if (!seat)
@@ -45,11 +44,89 @@ struct seat *session_seat(struct session *session, uint32_t engine)
         .session = session->number,
         .owner = session->owner->number,
         .max_leases = session->control->config->daemon.session_leases,
+        .is_reattached = session->is_reattached,
     };
     seat->add.call.at_control = seat_added;
+    return seat;
+}
+
+struct seat *session_seat(struct session *session, uint32_t engine)
+{
+    if (session->seats[engine])
+        return session->seats[engine];
+    struct seat *seat = seat_new(session);
+
+    if (!seat)
+        return NULL;
+    if (session->kept) /* first, so that no lease there is without it */
+        session->kept->engines |= UINT64_C(1) << engine;
     engine_peer_add(session->control->engines[engine], &seat->add);
     session->seats[engine] = seat;
     return seat;
+}
+
+struct seat *session_seat_restore(struct session *session, uint32_t engine)
+{
+    struct seat *seat = seat_new(session);
+
+    if (!seat)
+        return NULL;
+    engine_peer_restore(session->control->engines[engine], &seat->add);
+    session->seats[engine] = seat;
+    return seat;
+}
+
+/* --- UNANSWERED -------------------------------------------------------------------------------------------------- */
+
+static void unanswered_done(struct call *base)
+{
+    struct session *session = base->at_control_ctx;
+    struct spw_msg reply = {0};
+
+    free(session->call.unanswered.requests);
+    if (session_call_over(session))
+        session_reply(session, &reply, sizeof(reply), NULL, 0);
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+void session_unanswered(struct session *session, const void *message, size_t size)
+{
+    struct spw_msg_unanswered told;
+
+    if (size < sizeof(told)) {
+        session_end(session, "a message of the wrong size", true);
+        return;
+    }
+    memcpy(&told, message, sizeof(told));
+    if (told.n > SPW_LIST_MAX || size != sizeof(told) + told.n * sizeof(uint64_t)) {
+        session_end(session, "a message of the wrong size", true);
+        return;
+    }
+    if (told.engine >= session->control->n_engines) {
+        session_reply_error(session, -EINVAL, 0, "there is no engine %u", told.engine);
+        return;
+    }
+    struct seat *seat = session_seat(session, told.engine);
+    uint64_t *requests = calloc(told.n + 1, sizeof(*requests));
+
+    if (!seat || !requests) {
+        free(requests);
+        session_reply_error(session, -ENOMEM, 0, "out of memory");
+        return;
+    }
+    memcpy(requests, (const char *)message + sizeof(told), told.n * sizeof(*requests));
+    qsort(requests, told.n, sizeof(*requests), compare_u64);
+    session->call.unanswered = (struct unanswered_call){.peer = &seat->peer, .requests = requests, .n = told.n};
+    session->call.unanswered.call.at_control = unanswered_done;
+    session->call.unanswered.call.at_control_ctx = session;
+    session->busy = true;
+    engine_unanswered(session->control->engines[told.engine], &session->call.unanswered);
 }
 
 /* --- RING_NEW, RING_FREE ----------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "include/base/cleanup.h"
@@ -24,20 +25,26 @@ int shm_client_new(const char *name, uint64_t size_bytes, struct memory_shared *
     return 0;
 }
 
-int shm_records_new(uint64_t size_bytes, void **ret_mem)
+int shm_own_new(const char *name, uint64_t size_bytes, struct memory_shared *ret_shared)
 {
-    /* Not a memfd: few systems give hugepages to shared memory, but all to who asks for his own. */
-    void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return shm_client_new(name, size_bytes, ret_shared); /* the seals keep us, too, from mistakes */
+}
+
+int shm_own_adopt(int fd, uint64_t size_bytes, struct memory_shared *ret_shared)
+{
+    struct stat st;
+
+    size_bytes = round_up(size_bytes, MEMORY_PAGE_BYTES);
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (st.st_size < 0 || (uint64_t)st.st_size != size_bytes)
+        return -EINVAL;
+    void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
     if (mem == MAP_FAILED)
         return -errno;
-    (void)madvise(mem, size_bytes, MADV_HUGEPAGE);
-    *ret_mem = mem;
+    (void)madvise(mem, size_bytes, MADV_DONTDUMP);
+    (void)madvise(mem, size_bytes, MADV_DONTFORK);
+    *ret_shared = (struct memory_shared){.fd = fd, .mem = mem, .size_bytes = size_bytes};
     return 0;
-}
-
-void shm_records_free(void *mem, uint64_t size_bytes)
-{
-    if (mem)
-        (void)munmap(mem, size_bytes);
 }

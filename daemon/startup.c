@@ -18,9 +18,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/control_budget.h"
+#include "daemon/fdstore.h"
 #include "daemon/gpu.h"
 #include "daemon/log.h"
 #include "daemon/sd.h"
+#include "daemon/session.h"
+#include "daemon/session_kept.h"
 #include "daemon/startup_hugepages.h"
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
@@ -90,7 +94,8 @@ static int check_hugepages(const struct control *control, const struct machine *
 {
     struct hugepages need = {0};
 
-    if (control->config->dram.hugepages != CONFIG_HUGEPAGES_REQUIRE)
+    /* What the last process left has them already. */
+    if (control->config->dram.hugepages != CONFIG_HUGEPAGES_REQUIRE || kept_is_old(control->kept))
         return 0;
     for (uint32_t e = 0; e < control->n_engines; e++)
         for (uint32_t i = 0; i < control->config->n_pools; i++)
@@ -313,6 +318,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .gpus = control->pool_gpus,
+        .fdstore = control->fdstore,
         .control = &control->mailbox,
         .chunk_note = gpus_chunk_note,
         .chunk_note_ctx = control->gpus,
@@ -377,6 +383,8 @@ static void engines_share(struct control *control)
                         "--partitions %u, or set engines in [daemon]",
                         e, control->n_engines);
         control_tuning(control, e, &tuning);
+        for (uint32_t p = 0; p < tuning.n_pools; p++)
+            budgets_apply(control, e, p, &tuning.pools[p]);
         engine_tune_now(control->engines[e], &tuning);
     }
 }
@@ -417,6 +425,71 @@ static void devices_size(struct control *control)
     }
 }
 
+/* What the last process left of sessions; without it what it left of engines is of no use: owners have numbers. */
+static int sessions_take(struct control *control)
+{
+    const char *why;
+    int r = kept_new(control->fdstore, control->n_engines, &control->kept, &why);
+
+    if (r < 0)
+        return r;
+    if (why)
+        log_warning("what the last process left is of no use: %s", why);
+    kept_helpers_end(control->kept);
+    if (!kept_is_old(control->kept))
+        (void)fdstore_close_rest(control->fdstore);
+    if (!fdstore_is_kept(control->fdstore))
+        log_info("no service manager keeps descriptors: memory and sessions end with this process");
+    return 0;
+}
+
+/* Sessions go on if nothing of what they may have leased is missing. */
+static int sessions_go_on(struct control *control)
+{
+    bool is_warm = kept_is_old(control->kept);
+
+    for (uint32_t e = 0; e < control->n_engines; e++) {
+        const char *why = NULL;
+
+        if (tiering_is_warm(control->engines[e]->tiering, &why))
+            continue;
+        is_warm = false;
+        if (why)
+            log_warning("engine %u: what the last process had in memory is of no use: %s", e, why);
+    }
+    if (!is_warm && kept_is_old(control->kept)) {
+        log_warning("what the last process had in memory is gone, and its sessions with it");
+        kept_set_cold(control->kept);
+    }
+    int r = kept_is_old(control->kept) ? sessions_restore(control) : 0; /* owners, if nothing else */
+
+    (void)fdstore_close_rest(control->fdstore);
+    return r;
+}
+
+static void say_warm(const struct control *control)
+{
+    struct tiering_warm_counts sum = {0};
+    char size[UNITS_TEXT_BYTES];
+
+    for (uint32_t e = 0; e < control->n_engines; e++) {
+        struct tiering_warm_counts counts;
+
+        tiering_warm_counts(control->engines[e]->tiering, &counts);
+        sum.objects += counts.objects;
+        sum.leases += counts.leases;
+        sum.leases_ended += counts.leases_ended;
+        sum.memory_bytes += counts.memory_bytes;
+        sum.lost += counts.lost;
+    }
+    if (sum.memory_bytes > 0)
+        log_notice(
+            "the last process left %s of memory with %llu objects and %llu leases (%llu have ended, %llu objects are "
+            "lost)",
+            size_print(sum.memory_bytes, size), (unsigned long long)sum.objects, (unsigned long long)sum.leases,
+            (unsigned long long)sum.leases_ended, (unsigned long long)sum.lost);
+}
+
 int startup_engines(struct control *control)
 {
     const struct spillway_config *config = control->config;
@@ -427,6 +500,11 @@ int startup_engines(struct control *control)
     if (r < 0)
         return r;
     control->n_engines = config->daemon.engines ? config->daemon.engines : machine.n_dram;
+    r = sessions_take(control);
+    if (r < 0) {
+        log_error("what the last process left cannot be read: %s", log_errno(r));
+        return r;
+    }
     r = threads_make(control, &machine);
     if (r < 0) {
         log_error("threads cannot be made: %s", log_errno(r));
@@ -454,10 +532,20 @@ int startup_engines(struct control *control)
     }
     for (uint32_t i = 0; i < config->n_devices && r == 0; i++)
         r = device_attach(control, i);
+    if (r == 0)
+        r = budgets_new(control);
     if (r == 0) {
         engines_share(control);
         kill_point("startup.shared");
         r = engines_list_spaces(control);
+    }
+    if (r == 0)
+        r = sessions_go_on(control);
+    for (uint32_t i = 0; i < control->n_engines && r == 0; i++)
+        r = engine_begin(control->engines[i]);
+    if (r == -ESTALE) { /* the next try finds nothing, and starts */
+        log_error("the devices are not those of the last process: what it had in memory is given up");
+        fdstore_forget_all(control->fdstore);
     }
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++) {
         kill_point("startup.engine_run");
@@ -465,8 +553,10 @@ int startup_engines(struct control *control)
         if (r < 0)
             log_error("engine %u does not start: %s", i, log_errno(r));
     }
-    if (r == 0)
+    if (r == 0) {
+        say_warm(control);
         gpus_configured(control->gpus);
+    }
     return r;
 }
 

@@ -8,14 +8,16 @@
  *   build.c                             the API's arguments → a call
  *   thread.c                            the calling thread's own rings
  *   call.c                              one list operation: elements → items, results → elements
- *   ring.c ring_new.c scratch.c         submission, completion, waiting; room for lists
+ *   ring.c ring_new.c ring_renew.c      submission, completion, waiting; making a ring, and making it anew
+ *   scratch.c                           room for lists
  *   chunk.c                             where a result's bytes are
- *   session.c control.c                 handles; the socket
+ *   session.c control.c link.c          handles; the socket; restarts of the daemon
  *   copy.c stream.c                     copy threads; memcpy past the caches
  *   map.c sync.c error.c                mappings and forks; threads and waits; words
  *
  * Locks, in the order in which they may be taken (each file says what its lock guards):
- *   gpu.lock → queue.lock → session.chunk_lock → session.control_lock;  copy.lock, session.lock and thread.c's lock are leaves.
+ *   gpu.lock → queue.lock → session.chunk_lock → session.control_lock → session.lock;
+ *   copy.lock, session.lock, session.link_lock and thread.c's lock are leaves.
  */
 #pragma once
 
@@ -58,6 +60,15 @@ static inline uint64_t client_now_ns(void)
 static inline uint64_t client_now_ms(void)
 {
     return client_now_ns() / 1000000;
+}
+
+/* The same to a few ms, for next to nothing. */
+static inline uint64_t client_now_coarse_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 /* --- sync.c ------------------------------------------------------------------------------------------------------- */
@@ -144,12 +155,26 @@ struct spw_session {
     uint32_t refs;    /* thread.c: under its lock */
     uint32_t fork_mark;
     uint32_t dead;           /* 0, or the errno that every call returns from now on */
+    uint32_t era;            /* even: of the connection; odd: there is none. link.c has its transitions */
     const char *dead_reason; /* words for -EPROTO, or NULL */
 
     int socket;
     uint32_t timeout_ms;
     uint32_t next_request;
     pthread_mutex_t control_lock; /* one request at a time */
+
+    char path[108]; /* where the daemon is */
+    uint8_t token[SPW_TOKEN_BYTES];
+    uint64_t number, memory_id;
+    uint32_t reattach_ms;   /* for which the daemon's next process waits for us; 0: not at all */
+    uint32_t away_ms;       /* with control_lock: the same as its last words had it */
+    uint64_t lost_until_ms; /* watcher: when it gives up */
+    uint32_t has_lanes;     /* of a GPU: they do not outlive the daemon */
+    uint32_t has_watcher;   /* link.c's thread */
+    uint32_t next_ring;     /* of ours, not the daemon's */
+    pthread_t watcher;
+    pthread_mutex_t link_lock; /* for whom link_changed is */
+    pthread_cond_t link_changed;
 
     uint32_t engines, ring_entries, list_max;
     uint32_t spin_ns_max; /* 0: never */
@@ -167,17 +192,20 @@ struct spw_session {
     struct client_copy *copy;
 };
 
+/* Handles change with the link. */
 struct spw_pool {
     struct list link;
     spw_session *session;
     uint32_t handle;
     struct spw_pool_info info;
+    char name[SPW_NAME_BYTES];
 };
 
 struct spw_space {
     struct list link;
     spw_session *session;
     const spw_pool *pool;
+    struct spw_msg_space_open ask; /* but for the pool's handle */
     uint32_t handle, engine;
     uint32_t piece_bytes;
     uint64_t item_bytes;
@@ -194,17 +222,46 @@ int client_session_check(const spw_session *session);
 int client_session_end(spw_session *session, const char *reason);
 /* Has the other side hung up? Ends the session if so. Makes one system call. */
 int client_session_probe(spw_session *session);
+/* The connection of that era is gone: ends the session, or leaves it to the watcher. Then 0. */
+int client_session_hangup(spw_session *session, uint32_t era);
 /* Frees what is left; nobody uses it any more. */
 void client_session_destroy(spw_session *session);
 
 /* Connects the socket; the session's other fields are set by the handshake. */
 int client_control_connect(spw_session *session, const struct spw_connect_options *options) must_check;
+/* A new connection to where the daemon was. -EAGAIN: not now. */
+int client_control_dial(spw_session *session, int *ret_fd) must_check;
+/* Goes on with the session on that connection, pools and spaces too. -EAGAIN: the connection is gone again. With control_lock. */
+int client_control_reattach(spw_session *session, int fd) must_check;
+/* The connection has ended: what the daemon said last. With control_lock. */
+void client_control_last_words(spw_session *session);
 /*
  * One request and its reply. Fills in request->magic and its like. On success the reply has exactly reply_bytes and
  * n_fds descriptors came, which are the caller's. Errors of the daemon come back with the daemon's words.
  */
 int client_control_request(spw_session *session, uint16_t type, struct spw_msg *request, size_t request_bytes,
                            struct spw_msg *ret_reply, size_t reply_bytes, int *ret_fds, unsigned n_fds) must_check;
+/* The same on the connection *era, or on any if that is 0; then it is set. -ESTALE: that one is gone. */
+int client_control_request_on(spw_session *session, uint32_t *era, uint16_t type, struct spw_msg *request,
+                              size_t request_bytes, struct spw_msg *ret_reply, size_t reply_bytes, int *ret_fds,
+                              unsigned n_fds) must_check;
+
+/* From the first pool on somebody watches the connection. */
+int client_link_watch(spw_session *session) must_check;
+/* The session is dead. */
+void client_link_unwatch(spw_session *session);
+/* The connection of that era has ended. */
+void client_link_lost(spw_session *session, uint32_t era);
+static inline bool client_link_is_up(const spw_session *session)
+{
+    return load_acquire(&session->era) % 2 == 0; /* pairs with link.c's release */
+}
+static inline bool client_link_is_of(const spw_session *session, uint32_t era)
+{
+    return load_acquire(&session->era) == era;
+}
+/* Until there is a connection; an error if there will be none. */
+int client_link_wait(spw_session *session) must_check;
 
 /* --- chunk.c ------------------------------------------------------------------------------------------------------ */
 
@@ -248,6 +305,7 @@ struct client_call {
     uint64_t arg[3];
     uint32_t timeout_ms;
     uint32_t handle_flags; /* SPW_RELEASE_… */
+    uint64_t started_ms;   /* if it has a timeout */
     uint8_t opcode, flags; /* of the SQE */
     bool whole;            /* one SQE or -E2BIG */
     bool no_results;       /* the CQE says all */
@@ -292,26 +350,44 @@ int client_call_unmarshal(struct client_call *call, const struct client_slice *s
 void client_call_fail(struct client_call *call, const struct client_slice *slice, int error, unsigned detail);
 /* How the call as a whole ended; no words. */
 int client_call_status(const struct client_call *call);
+/* Of its time; UINT32_MAX: it has no end. */
+static inline uint32_t client_call_left_ms(const struct client_call *call, uint64_t now_ms)
+{
+    uint64_t end_ms = call->started_ms + call->timeout_ms;
 
-/* --- ring.c, ring_new.c ------------------------------------------------------------------------------------------- */
+    if (call->timeout_ms == 0)
+        return UINT32_MAX;
+    return now_ms < end_ms ? (uint32_t)(end_ms - now_ms) : 0;
+}
 
-enum client_slot_state { CLIENT_SLOT_FREE, CLIENT_SLOT_CALL, CLIENT_SLOT_CANCEL };
+/* --- ring.c, ring_new.c, ring_renew.c ------------------------------------------------------------------------------------------- */
 
-/* One SQE in flight. Its user_data is the slot's number and generation. */
+enum client_slot_state { CLIENT_SLOT_FREE, CLIENT_SLOT_CALL, CLIENT_SLOT_CANCEL, CLIENT_SLOT_LOST };
+
+/* One SQE in flight. Its user_data is the slot's name: its number and generation, and the ring's serial. */
 struct client_slot {
     struct client_call *call;
     struct client_slice slice;
     uint32_t generation;
     uint32_t cell, n_cells;
     enum client_slot_state state;
+    uint8_t opcode;
     bool cancel_sent;
 };
+
+#define CLIENT_SLOT_BITS 12 /* of a name, then as many for the ring as are left of 32 */
+static_assert(RING_ENTRIES_MAX <= 1 << CLIENT_SLOT_BITS, "a slot's number in its name");
 
 struct client_ring {
     struct list link; /* of session.rings */
     spw_session *session;
     uint32_t engine, number;
+    uint32_t serial; /* in this session */
+    uint32_t era;    /* the connection that it was made on */
     int doorbell;
+    int poll_fd;      /* an epoll that has the doorbell; -1: none */
+    bool is_unpolled; /* not any more, since the daemon has gone */
+    bool has_sleeper; /* in client_ring_sleep(), while somebody else may use the ring */
     struct client_map memory, scratch_memory;
     struct client_scratch scratch;
     struct spw_ring *shared;
@@ -335,6 +411,21 @@ int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, str
 void client_ring_free(struct client_ring *ring);
 /* Unmaps only. */
 void client_ring_destroy(struct client_ring *ring);
+/* One that the session's list does not have; on connection *era as for client_control_request_on(). */
+int client_ring_make(spw_session *session, uint32_t engine, uint32_t entries, uint64_t scratch_bytes, uint32_t *era,
+                     struct client_ring **ret_ring) must_check;
+/* After a restart of the daemon. 0 also if it was not to be had this time; else the session is over. */
+int client_ring_renew(struct client_ring *ring) must_check;
+/* There is no daemon: ends what is late. */
+void client_ring_expire(struct client_ring *ring);
+/* Who sleeps on it wakes. With session.lock. */
+void client_ring_rouse(struct client_ring *ring);
+/* For ring_renew.c. */
+uint64_t client_slot_name(const struct client_ring *ring, const struct client_slot *slot);
+void client_ring_slot_lose(struct client_ring *ring, struct client_slot *slot, int error);
+void client_ring_slot_free(struct client_ring *ring, struct client_slot *slot);
+void client_ring_expire_waiting(struct client_ring *ring, uint64_t now_ms);
+void client_ring_submit_again(struct client_ring *ring, const struct client_slot *slot, uint64_t now_ms);
 
 /* Starts a call that was checked. */
 int client_ring_start(struct client_ring *ring, struct client_call *call) must_check;
@@ -476,9 +567,10 @@ struct spw_queue {
     int event_fd;         /* for ends that the daemon does not ring for */
     pthread_mutex_t lock; /* guards the rest, and the ring */
     pthread_cond_t changed;
-    bool armed;    /* the user polls */
-    bool signaled; /* event_fd is readable */
-    bool sleeper;  /* one thread sleeps on the ring; the others wait for `changed` */
+    bool armed;         /* the user polls */
+    bool signaled;      /* event_fd is readable */
+    bool sleeper;       /* one thread sleeps on the ring; the others wait for `changed` */
+    uint32_t is_roused; /* atomic: event_fd is readable because the daemon is back */
     struct list free, ended;
     /* Small gets: not asked for yet; to be gone on with by a turn; whose RELEASE has no room in the ring. */
     struct list waiting, due, giving;

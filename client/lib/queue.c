@@ -145,6 +145,7 @@ int spw_queue_new(spw_session *session, spw_space *space, uint32_t entries, spw_
     r = queue_poll_add(queue, queue->ring->doorbell);
     if (r == 0)
         r = queue_poll_add(queue, queue->event_fd);
+    queue->ring->poll_fd = queue->poll_fd;
     if (r < 0) {
         client_ring_free(queue->ring);
         return client_error(r, 0, "spw_queue_new: %s", strerrordesc_np(-r));
@@ -194,13 +195,13 @@ static void queue_disarm_locked(spw_queue *queue)
         return;
     queue->armed = false;
     store_relaxed(&queue->ring->shared->client.cq_flags, queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
-    if (queue->signaled)
+    if (__atomic_exchange_n(&queue->is_roused, 0, __ATOMIC_ACQUIRE) != 0 || queue->signaled)
         (void)!eventfd_read(queue->event_fd, &value);
     queue->signaled = false;
     /* One, since it rings once for a sleep; more would be heard again, for nothing, but not lost. */
     n = recv(queue->ring->doorbell, &byte, 1, MSG_DONTWAIT);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) /* the other end was closed */
-        (void)client_session_end(queue->session, NULL);
+        (void)client_session_hangup(queue->session, queue->ring->era);
 }
 
 static int queue_arm(spw_queue *queue, bool looks)
@@ -288,13 +289,13 @@ static void queue_wait_locked(spw_queue *queue, bool on_ring, uint64_t left_ms)
     client_ring_rewake(queue->ring);
     if (on_ring && !queue->sleeper) {
         uint32_t head = queue->ring->cq_head;
-        queue->sleeper = true;
+        queue->sleeper = queue->ring->has_sleeper = true;
         uint32_t flags = SPW_RING_WAKE_FUTEX | (queue->armed ? SPW_RING_WAKE_DOORBELL : 0);
         ring_sleep_prepare(cq_flags, ring_sleep_word(flags, &queue->ring->n_sleeps)); /* S1, S2 */
         pthread_mutex_unlock(&queue->lock);
         client_ring_sleep(queue->ring, head, (uint32_t)ms); /* S3 */
         pthread_mutex_lock(&queue->lock);
-        queue->sleeper = false;
+        queue->sleeper = queue->ring->has_sleeper = false;
         store_relaxed(cq_flags, queue->armed ? SPW_RING_WAKE_DOORBELL : 0);
         pthread_cond_broadcast(&queue->changed); /* another one may have to sleep on the ring now */
         return;

@@ -33,9 +33,9 @@
 
 /* --- Submission ----------------------------------------------------------------------------------------------------- */
 
-static uint64_t slot_name(const struct client_ring *ring, const struct client_slot *slot)
+uint64_t client_slot_name(const struct client_ring *ring, const struct client_slot *slot)
 {
-    return (uint64_t)slot->generation << 32 | (uint64_t)(slot - ring->slots);
+    return (uint64_t)slot->generation << 32 | ring->serial << CLIENT_SLOT_BITS | (uint32_t)(slot - ring->slots);
 }
 
 static struct client_slot *slot_take(struct client_ring *ring, struct client_call *call, enum client_slot_state state)
@@ -51,7 +51,7 @@ static struct client_slot *slot_take(struct client_ring *ring, struct client_cal
     return slot;
 }
 
-static void slot_give(struct client_ring *ring, struct client_slot *slot)
+void client_ring_slot_free(struct client_ring *ring, struct client_slot *slot)
 {
     if (slot->n_cells > 0)
         client_scratch_give(&ring->scratch, slot->cell, slot->n_cells);
@@ -102,27 +102,38 @@ void client_ring_wake_ahead(struct client_ring *ring)
         ring_wake(ring);
 }
 
+/* Of a slot: the slice of its call, or of a list of leases that nobody waits for. */
+static struct spw_sqe slot_sqe(const struct client_ring *ring, const struct client_slot *slot,
+                               const struct client_call *call)
+{
+    uint32_t offset = slot->cell * CLIENT_CELL_BYTES;
+    const struct client_slice *slice = &slot->slice;
+
+    return (struct spw_sqe){
+        .opcode = call->opcode,
+        .flags = call->flags,
+        .space = call->handles || call->opcode == SPW_OP_NOP ? 0 : load_relaxed(&call->space->handle),
+        .user_data = client_slot_name(ring, slot),
+        .items = slice->n_items > 0 ? offset : 0,
+        .n_items = slice->n_items,
+        .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
+        .timeout_ms = call->timeout_ms,
+        .arg = {call->arg[0], call->arg[1], call->arg[2]},
+    };
+}
+
 static struct client_slot *slice_submit(struct client_ring *ring, struct client_call *call,
                                         const struct client_slice *slice, uint32_t cell, uint32_t n_cells)
 {
     struct client_slot *slot = slot_take(ring, call, CLIENT_SLOT_CALL);
-    uint32_t offset = cell * CLIENT_CELL_BYTES;
 
     slot->slice = *slice;
+    slot->opcode = call->opcode;
     slot->cell = cell;
     slot->n_cells = n_cells;
-    client_call_marshal(call, slice, ring->scratch.base + offset);
-    sqe_write(ring, &(struct spw_sqe){
-                        .opcode = call->opcode,
-                        .flags = call->flags,
-                        .space = call->handles || call->opcode == SPW_OP_NOP ? 0 : call->space->handle,
-                        .user_data = slot_name(ring, slot),
-                        .items = slice->n_items > 0 ? offset : 0,
-                        .n_items = slice->n_items,
-                        .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
-                        .timeout_ms = call->timeout_ms,
-                        .arg = {call->arg[0], call->arg[1], call->arg[2]},
-                    });
+    client_call_marshal(call, slice, ring->scratch.base + (size_t)cell * CLIENT_CELL_BYTES);
+    struct spw_sqe sqe = slot_sqe(ring, slot, call);
+    sqe_write(ring, &sqe);
     call->in_flight++;
     return slot;
 }
@@ -177,8 +188,9 @@ static bool slot_cancel(struct client_ring *ring, struct client_slot *target)
     if (ring->n_free == 0)
         return false;
     struct client_slot *slot = slot_take(ring, NULL, CLIENT_SLOT_CANCEL);
-    sqe_write(ring, &(struct spw_sqe){
-                        .opcode = SPW_OP_CANCEL, .user_data = slot_name(ring, slot), .arg = {slot_name(ring, target)}});
+    sqe_write(ring, &(struct spw_sqe){.opcode = SPW_OP_CANCEL,
+                                      .user_data = client_slot_name(ring, slot),
+                                      .arg = {client_slot_name(ring, target)}});
     target->cancel_sent = true;
     return true;
 }
@@ -202,6 +214,8 @@ int client_ring_start(struct client_ring *ring, struct client_call *call)
     if (r < 0)
         return r;
     call->prefix = call->n;
+    if (call->timeout_ms != 0)
+        call->started_ms = client_now_coarse_ms();
     if (call->n == 0 && call->opcode != SPW_OP_NOP && call->opcode != SPW_OP_STAT && call->opcode != SPW_OP_SYNC) {
         list_init(&call->link); /* an empty list is nothing to do */
         call_sent(call);
@@ -279,7 +293,7 @@ static int ring_fail(struct client_ring *ring, int error)
             client_call_fail(call, &slot->slice, error, 0);
             call->in_flight--;
         }
-        slot_give(ring, slot);
+        client_ring_slot_free(ring, slot);
         if (call)
             call_end_if_done(call);
     }
@@ -293,12 +307,12 @@ static int ring_fail(struct client_ring *ring, int error)
 
 static int cqe_take(struct client_ring *ring, const struct spw_cqe *cqe)
 {
-    uint32_t number = (uint32_t)cqe->user_data, generation = (uint32_t)(cqe->user_data >> 32);
+    uint32_t number = (uint32_t)cqe->user_data & ((1U << CLIENT_SLOT_BITS) - 1);
 
     if (number >= ring->n_slots)
         return client_session_end(ring->session, "a completion of a request that was never made");
     struct client_slot *slot = &ring->slots[number];
-    if (slot->state == CLIENT_SLOT_FREE || slot->generation != generation)
+    if (slot->state == CLIENT_SLOT_FREE || client_slot_name(ring, slot) != cqe->user_data)
         return client_session_end(ring->session, "a completion of a request that is not in flight");
     if (cqe->status > 0 || cqe->status < -4095)
         return client_session_end(ring->session, "a completion has an impossible status");
@@ -314,9 +328,74 @@ static int cqe_take(struct client_ring *ring, const struct spw_cqe *cqe)
         }
         call->in_flight--;
     }
-    slot_give(ring, slot);
+    client_ring_slot_free(ring, slot);
     if (call)
         call_end_if_done(call);
+    return 0;
+}
+
+/* --- Restarts of the daemon ------------------------------------------------------------------------------------------- */
+
+/* Nobody waits for it any more, but its answer may have been leases. */
+void client_ring_slot_lose(struct client_ring *ring, struct client_slot *slot, int error)
+{
+    struct client_call *call = slot->call;
+
+    slot->state = CLIENT_SLOT_LOST;
+    slot->call = NULL;
+    client_call_fail(call, &slot->slice, error, 0);
+    call->in_flight--;
+    call_fail_rest(call, error);
+    call_end_if_done(call);
+    (void)ring;
+}
+
+/* The same for calls of which nothing was sent. */
+void client_ring_expire_waiting(struct client_ring *ring, uint64_t now_ms)
+{
+    list_for_each_safe (pos, &ring->waiting) {
+        struct client_call *call = list_entry(pos, struct client_call, link);
+
+        if (client_call_left_ms(call, now_ms) > 0)
+            continue;
+        call_fail_rest(call, -ETIMEDOUT);
+        call_end_if_done(call);
+    }
+}
+
+void client_ring_submit_again(struct client_ring *ring, const struct client_slot *slot, uint64_t now_ms)
+{
+    static const struct client_call release = {.opcode = SPW_OP_RELEASE,
+                                               .handles = (struct spw_view *)(uintptr_t)&release};
+    const struct client_call *call = slot->call ? slot->call : &release;
+    struct spw_sqe sqe = slot_sqe(ring, slot, call);
+
+    sqe.flags |= SPW_SQE_RETRY;
+    if (call->timeout_ms != 0)
+        sqe.timeout_ms = MAX(client_call_left_ms(call, now_ms), 1U);
+    sqe_write(ring, &sqe);
+}
+
+void client_ring_rouse(struct client_ring *ring)
+{
+    (void)syscall(SYS_futex, &ring->shared->daemon.cq_tail, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* What the last connection completed was taken. */
+static int ring_relink(struct client_ring *ring)
+{
+    if (!client_link_is_up(ring->session)) {
+        client_ring_expire(ring);
+        return 0;
+    }
+    if (ring->has_sleeper) /* it has been woken */
+        return 0;
+    int r = client_ring_renew(ring);
+
+    if (r < 0)
+        return ring_fail(ring, r);
+    if (ring->era == load_acquire(&ring->session->era))
+        ring_send(ring);
     return 0;
 }
 
@@ -341,6 +420,8 @@ int client_ring_turn(struct client_ring *ring)
     }
     if (r < 0)
         return ring_fail(ring, r);
+    if (unlikely(load_acquire(&ring->session->era) != ring->era)) /* pairs with link.c's release */
+        return ring_relink(ring);
     cache_warm_line_to_write(&ring->sqes[ring->sq_tail & (ring->sq_entries - 1)]); /* the engine read it last */
     ring_send(ring);
     return 0;

@@ -53,21 +53,25 @@ static int ring_map(struct client_ring *ring, const struct spw_msg_ring *msg, co
     return slots_init(ring);
 }
 
-int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring)
+int client_ring_make(spw_session *session, uint32_t engine, uint32_t entries, uint64_t scratch_bytes, uint32_t *era,
+                     struct client_ring **ret_ring)
 {
     struct spw_msg_ring_new ask = {
-        .engine = engine, .sq_entries = entries, .cq_entries = entries, .scratch_bytes = session->scratch_bytes};
+        .engine = engine, .sq_entries = entries, .cq_entries = entries, .scratch_bytes = scratch_bytes};
     struct spw_msg_ring reply = {0};
     int fds[3] = {-1, -1, -1};
     struct client_ring *ring = calloc(1, sizeof(*ring));
 
     if (!ring)
         return client_error(-ENOMEM, 0, "out of memory");
-    *ring = (struct client_ring){.session = session, .engine = engine, .doorbell = -1, .spin_ns = SPIN_NS_FIRST};
+    *ring = (struct client_ring){
+        .session = session, .engine = engine, .doorbell = -1, .poll_fd = -1, .spin_ns = SPIN_NS_FIRST};
     list_init(&ring->link);
     list_init(&ring->waiting);
-    int r = client_control_request(session, SPW_MSG_RING_NEW, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply), fds, 3);
+    int r = client_control_request_on(session, era, SPW_MSG_RING_NEW, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply),
+                                      fds, 3);
     if (r == 0) {
+        ring->era = *era;
         ring->doorbell = fds[2];
         r = ring_map(ring, &reply, fds);
         close(fds[0]);
@@ -79,7 +83,20 @@ int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, str
         client_ring_destroy(ring);
         return r;
     }
+    *ret_ring = ring;
+    return 0;
+}
+
+int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, struct client_ring **ret_ring)
+{
+    struct client_ring *ring;
+    uint32_t era = 0;
+    int r = client_ring_make(session, engine, entries, session->scratch_bytes, &era, &ring);
+
+    if (r < 0)
+        return r;
     pthread_mutex_lock(&session->lock);
+    ring->serial = session->next_ring++ & (UINT32_MAX >> CLIENT_SLOT_BITS);
     list_push_tail(&session->rings, &ring->link);
     pthread_mutex_unlock(&session->lock);
     *ret_ring = ring;
@@ -108,9 +125,10 @@ void client_ring_free(struct client_ring *ring)
     pthread_mutex_lock(&session->lock);
     list_unlink(&ring->link);
     pthread_mutex_unlock(&session->lock);
-    /* If it fails the session is over, or the daemon keeps the ring until it is. */
+    /* If it fails the session is over, or the daemon keeps the ring until it is. Its next process never had it. */
+    uint32_t era = ring->era;
     if (load_relaxed(&session->dead) == 0)
-        (void)!client_control_request(session, SPW_MSG_RING_FREE, &ask.msg, sizeof(ask), &reply, sizeof(reply), NULL,
-                                      0);
+        (void)!client_control_request_on(session, &era, SPW_MSG_RING_FREE, &ask.msg, sizeof(ask), &reply, sizeof(reply),
+                                         NULL, 0);
     client_ring_destroy(ring);
 }

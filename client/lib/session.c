@@ -2,7 +2,7 @@
 /*
  * Sessions, pools and spaces: the handles, and how a session lives and ends.
  *
- *   living ── hang-up, broken protocol ──▶ dead ── spw_close() ──▶ freed
+ *   living ── hang-up without return, broken protocol ──▶ dead ── spw_close() ──▶ freed
  *
  * A dead session answers every call with the same errno; what it has mapped stays until it is closed, so that views can
  * still be read. `dead` is set once. A forked child finds the session with another process's mark, and touches none of
@@ -43,16 +43,25 @@ int client_session_end(spw_session *session, const char *reason)
     /* Release: whoever sees it dead sees the reason. */
     __atomic_compare_exchange_n(&session->dead, &living, reason ? EPROTO : ENOTCONN, false, __ATOMIC_ACQ_REL,
                                 __ATOMIC_ACQUIRE);
-    shutdown(session->socket, SHUT_RDWR); /* also wakes a thread that waits for a reply */
+    shutdown(session->socket, SHUT_RDWR); /* also wakes a thread that waits for a reply, and the watcher */
+    return client_session_check(session);
+}
+
+int client_session_hangup(spw_session *session, uint32_t era)
+{
+    if (load_acquire(&session->has_watcher) == 0) /* pairs with client_link_watch() */
+        return client_session_end(session, NULL);
+    client_link_lost(session, era);
     return client_session_check(session);
 }
 
 int client_session_probe(spw_session *session)
 {
     struct pollfd pfd = {.fd = session->socket}; /* POLLHUP and POLLERR come unasked */
+    uint32_t era = load_acquire(&session->era);
 
-    if (load_relaxed(&session->dead) == 0 && poll(&pfd, 1, 0) > 0)
-        return client_session_end(session, NULL);
+    if (era % 2 == 0 && load_relaxed(&session->dead) == 0 && poll(&pfd, 1, 0) > 0)
+        return client_session_hangup(session, era);
     return client_session_check(session);
 }
 
@@ -66,6 +75,7 @@ static spw_session *session_alloc(const struct spw_connect_options *options)
         return NULL;
     session->socket = -1;
     session->refs = 1;
+    session->era = 2; /* 0: of no connection */
     session->ring_entries = options->ring_entries ? options->ring_entries : RING_ENTRIES_DEFAULT;
     session->scratch_bytes = options->scratch_bytes ? options->scratch_bytes : SCRATCH_BYTES_DEFAULT;
     session->spin_ns_max = options->spin_us ? options->spin_us * 1000 : CLIENT_SPIN_US_DEFAULT * 1000;
@@ -74,6 +84,8 @@ static spw_session *session_alloc(const struct spw_connect_options *options)
     pthread_mutex_init(&session->control_lock, NULL);
     pthread_mutex_init(&session->lock, NULL);
     pthread_mutex_init(&session->chunk_lock, NULL);
+    pthread_mutex_init(&session->link_lock, NULL);
+    client_cond_init(&session->link_changed);
     list_init(&session->link);
     list_init(&session->rings);
     list_init(&session->queues);
@@ -98,6 +110,8 @@ void client_session_destroy(spw_session *session)
         client_copy_free(session->copy);
     if (session->socket >= 0)
         close(session->socket);
+    pthread_cond_destroy(&session->link_changed);
+    pthread_mutex_destroy(&session->link_lock);
     pthread_mutex_destroy(&session->chunk_lock);
     pthread_mutex_destroy(&session->lock);
     pthread_mutex_destroy(&session->control_lock);
@@ -163,6 +177,7 @@ void spw_close(spw_session *session)
         return;
     }
     (void)client_session_end(session, NULL);
+    client_link_unwatch(session);
     client_copy_free(steal_ptr(session->copy)); /* ends the jobs that its threads run, before their queues go */
     while (!list_is_empty(&session->queues))
         client_queue_destroy(list_entry(list_pop(&session->queues), struct spw_queue, link));
@@ -178,33 +193,56 @@ void spw_owner_token(const spw_session *session, uint8_t *ret_token)
 
 /* --- Pools and spaces ----------------------------------------------------------------------------------------------- */
 
+/* Of an element of either list. */
+static void handle_drop(spw_session *session, struct list *link)
+{
+    pthread_mutex_lock(&session->lock);
+    list_unlink(link);
+    pthread_mutex_unlock(&session->lock);
+}
+
 int spw_pool_open(spw_session *session, const char *name, spw_pool **ret_pool)
 {
     struct spw_msg_pool_open open = {0};
     struct spw_msg_pool reply = {0};
+    uint32_t era;
+    int r;
 
     if (!session || !name || !ret_pool)
         return client_error(-EINVAL, 0, "spw_pool_open: an argument is NULL");
     if (!*name || strlen(name) >= sizeof(open.name))
         return client_error(-EINVAL, 0, "spw_pool_open: a name has 1 to %zu characters", sizeof(open.name) - 1);
     memcpy(open.name, name, strlen(name));
-    int r =
-        client_control_request(session, SPW_MSG_POOL_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL, 0);
+    r = client_session_check(session);
     if (r < 0)
         return r;
-    struct spw_pool *pool = calloc(1, sizeof(*pool));
+    r = client_link_watch(session);
+    struct spw_pool *pool = r == 0 ? calloc(1, sizeof(*pool)) : NULL;
     if (!pool)
-        return client_error(-ENOMEM, 0, "spw_pool_open: out of memory");
+        return client_error(r < 0 ? r : -ENOMEM, 0, "spw_pool_open: %s",
+                            r < 0 ? "cannot start a thread" : "out of memory");
     pool->session = session;
-    pool->handle = reply.pool;
+    memcpy(pool->name, open.name, sizeof(pool->name));
+    /* In the list first: then after a restart of the daemon it is opened there, whenever that comes. */
+    pthread_mutex_lock(&session->lock);
+    list_push_tail(&session->pools, &pool->link);
+    pthread_mutex_unlock(&session->lock);
+    do {
+        era = 0;
+        r = client_control_request_on(session, &era, SPW_MSG_POOL_OPEN, &open.msg, sizeof(open), &reply.msg,
+                                      sizeof(reply), NULL, 0);
+        store_relaxed(&pool->handle, reply.pool);
+    } while (r == 0 && era != load_acquire(&session->era) && client_session_check(session) == 0);
+    if (r < 0) {
+        handle_drop(session, &pool->link);
+        free(pool);
+        return r;
+    }
     pool->info = (struct spw_pool_info){.flags = reply.flags,
                                         .dram_bytes = reply.dram_bytes,
                                         .cxl_bytes = reply.cxl_bytes,
                                         .nvme_bytes = reply.nvme_bytes,
                                         .gpu_bytes = reply.gpu_bytes};
-    pthread_mutex_lock(&session->lock);
-    list_push_tail(&session->pools, &pool->link);
-    pthread_mutex_unlock(&session->lock);
     *ret_pool = pool;
     return 0;
 }
@@ -239,6 +277,26 @@ static int space_options_check(const struct spw_space_options *options)
     return 0;
 }
 
+static int space_ask(struct spw_space *space, struct spw_msg_space *ret_reply)
+{
+    spw_session *session = space->session;
+    uint32_t era;
+    int r;
+
+    do { /* until it is known by the name that it has on this connection */
+        struct spw_msg_space_open ask = space->ask;
+
+        era = 0;
+        ask.pool = load_relaxed(&space->pool->handle);
+        r = client_control_request_on(session, &era, SPW_MSG_SPACE_OPEN, &ask.msg, sizeof(ask), &ret_reply->msg,
+                                      sizeof(*ret_reply), NULL, 0);
+        store_relaxed(&space->handle, ret_reply->space);
+    } while (era != load_acquire(&session->era) && (r == 0 || r == -EBADF) && client_link_wait(session) == 0);
+    if (r == 0 && (ret_reply->engine >= session->engines || ret_reply->piece_bytes == 0))
+        return client_session_end(session, "a space without an engine, or without a size of pieces");
+    return r;
+}
+
 int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_space **ret_space)
 {
     struct spw_msg_space reply = {0};
@@ -248,32 +306,31 @@ int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_
     int r = space_options_check(options);
     if (r < 0)
         return r;
-    struct spw_msg_space_open open = {.pool = pool->handle,
-                                      .flags = options->flags,
-                                      .item_bytes = options->item_bytes,
-                                      .class_id = options->class_id,
-                                      .durability = options->durability,
-                                      .node = options->node ? options->node - 1 : node_here()};
-    memcpy(open.digest, options->digest, sizeof(open.digest));
     spw_session *session = pool->session;
-    r = client_control_request(session, SPW_MSG_SPACE_OPEN, &open.msg, sizeof(open), &reply.msg, sizeof(reply), NULL,
-                               0);
-    if (r < 0)
-        return r;
-    if (reply.engine >= session->engines || reply.piece_bytes == 0)
-        return client_session_end(session, "a space without an engine, or without a size of pieces");
     struct spw_space *space = calloc(1, sizeof(*space));
     if (!space)
         return client_error(-ENOMEM, 0, "spw_space_open: out of memory");
-    space->session = session;
-    space->pool = pool;
-    space->handle = reply.space;
-    space->engine = reply.engine;
-    space->piece_bytes = reply.piece_bytes;
-    space->item_bytes = options->item_bytes;
+    *space = (struct spw_space){.session = session,
+                                .pool = pool,
+                                .item_bytes = options->item_bytes,
+                                .engine = UINT32_MAX,
+                                .ask = {.flags = options->flags,
+                                        .item_bytes = options->item_bytes,
+                                        .class_id = options->class_id,
+                                        .durability = options->durability,
+                                        .node = options->node ? options->node - 1 : node_here()}};
+    memcpy(space->ask.digest, options->digest, sizeof(space->ask.digest));
     pthread_mutex_lock(&session->lock);
     list_push_tail(&session->spaces, &space->link);
     pthread_mutex_unlock(&session->lock);
+    r = space_ask(space, &reply);
+    if (r < 0) {
+        handle_drop(session, &space->link);
+        free(space);
+        return r;
+    }
+    store_relaxed(&space->engine, reply.engine);
+    space->piece_bytes = reply.piece_bytes;
     *ret_space = space;
     return 0;
 }

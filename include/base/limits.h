@@ -28,17 +28,21 @@
 #define QUANTUM_ITEMS 64    /* keys that one session may have served before the next one's turn */
 #define SCRATCH_BYTES_MAX (64 * MIB)
 #define CONTROL_MESSAGE_BYTES_MAX 65536
-#define SESSION_SPACES_MAX 256          /* that one session may open at one engine; 10 bits of a handle */
-#define ENGINE_RINGS_MAX 16384          /* of all sessions at one engine */
-#define DEFAULT_WAITS 16384             /* pieces for which one engine's requests wait */
-#define ITEM_PIECES_MAX 4096            /* pieces of an object that one item may touch */
-#define REQUEST_TIMEOUT_MS_MAX 60000    /* the longest wait for room or a device */
-#define PIN_MS_MAX 86400000             /* a pin lasts at most a day, unless it is renewed */
-#define HELLO_TIMEOUT_MS 5000           /* a connection that says nothing is closed after that */
-#define REFUSED_SESSIONS_MAX 64         /* connections over a limit that are still told so */
-#define UID_OWNERS_MAX 1024             /* jobs of one user, those included that linger */
-#define UID_SCRATCH_BYTES_MAX (2 * GIB) /* rings' scratch memory of one user's sessions */
-#define DESCRIPTORS_PER_MESSAGE_MAX 253 /* the kernel's SCM_MAX_FD */
+#define SESSION_SPACES_MAX 256                    /* that one session may open at one engine; 10 bits of a handle */
+#define ENGINE_RINGS_MAX 16384                    /* of all sessions at one engine */
+#define DEFAULT_WAITS 16384                       /* pieces for which one engine's requests wait */
+#define ITEM_PIECES_MAX 4096                      /* pieces of an object that one item may touch */
+#define REQUEST_TIMEOUT_MS_MAX 60000              /* the longest wait for room or a device */
+#define PIN_MS_MAX 86400000                       /* a pin lasts at most a day, unless it is renewed */
+#define HELLO_TIMEOUT_MS 5000                     /* a connection that says nothing is closed after that */
+#define REFUSED_SESSIONS_MAX 64                   /* connections over a limit that are still told so */
+#define UID_OWNERS_MAX 1024                       /* jobs of one user, those included that linger */
+#define UID_SCRATCH_BYTES_MAX (2 * GIB)           /* rings' scratch memory of one user's sessions */
+#define DESCRIPTORS_PER_MESSAGE_MAX 253           /* the kernel's SCM_MAX_FD */
+#define STORED_DESCRIPTORS_MAX 16384              /* kept for the next process: FileDescriptorStoreMax of the unit */
+#define STORED_NAME_BYTES_MAX 31                  /* of one of these */
+#define DEFAULT_REATTACH_NS UINT64_C(60000000000) /* for which a session waits for its client after a restart */
+#define REATTACH_NS_MAX UINT64_C(3600000000000)
 #define DEFAULT_SESSION_LEASES 65536
 #define DEFAULT_UID_SESSIONS 256
 #define DEFAULT_REQUESTS 8192 /* in flight in one engine */

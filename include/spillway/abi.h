@@ -17,6 +17,21 @@
  *               lane, an allocation for the client to use
  *   GPU_DETACH  frees a lane
  *   ADMIN       a JSON request for spillctl; allowed to the daemon's own uid, root and the admin group
+ *   UNANSWERED  after a restart: requests of a ring that is gone whose answers never came; see below
+ *   AWAY        from the daemon, unasked, the last message of a connection: its next process takes the session over
+ *   HANDOVER    `spillwayd --upgrade` asks for all that the daemon has; allowed to the daemon's own uid
+ *
+ * Restarts
+ *   When the connection ends, and reattach_ms of the welcome is not 0 or AWAY was the last message, the daemon is being
+ *   restarted, or it has ended the session. The client connects again and says HELLO with its session's token, for
+ *   reattach_ms at most (after AWAY: as the message says). The reply is a welcome with the same session number, or -ENOENT:
+ *   then the session is over. Leases and chunks are what they were, as long as memory_id is; if that has changed they are
+ *   gone, and the numbers of leases, chunks and epochs mean something else from now on. Everything else is made anew: the
+ *   client opens its pools and spaces (handles may change), and rings; GPU lanes are over.
+ *   It then sends the requests that were not answered once more, with the same user_data and SPW_SQE_RETRY. Before that, for
+ *   each ring that had RESERVE or ACQUIRE under way, UNANSWERED names these by their user_data: what they were granted is
+ *   taken back. So user_data must not be used twice in a session for such requests, nor be 0, as long as the leases live.
+ *   The credentials must be those of before, pid included. A token that is not known ends the connection.
  *
  * Rings (one producer, one consumer each; indices are free-running, sizes powers of two)
  *   The client writes SQEs and sq.tail, the daemon cq.tail and CQEs. The daemon takes an SQE only when the completion ring
@@ -74,6 +89,9 @@ enum {
     SPW_MSG_ADMIN = 7,
     SPW_MSG_GPU_ATTACH = 8,
     SPW_MSG_GPU_DETACH = 9,
+    SPW_MSG_UNANSWERED = 10,
+    SPW_MSG_AWAY = 11, /* the daemon's; it has SPW_MSG_REPLY, too */
+    SPW_MSG_HANDOVER = 12,
     SPW_MSG_REPLY = 0x8000, /* or-ed to the type of the request */
 };
 
@@ -114,7 +132,7 @@ struct spw_msg_hello {
     struct spw_msg msg;
     uint32_t version_min, version_max;      /* that the client speaks */
     uint64_t flags;                         /* reserved */
-    uint8_t session_token[SPW_TOKEN_BYTES]; /* reserved for re-attaching; zero */
+    uint8_t session_token[SPW_TOKEN_BYTES]; /* of a session to go on with, after a restart; zero: a new one */
     uint8_t owner_token[SPW_TOKEN_BYTES];   /* of the job that this process belongs to; zero: a new owner */
     char name[SPW_NAME_BYTES];              /* for spillctl sessions; NUL-terminated */
     uint64_t reserved[4];
@@ -137,7 +155,11 @@ struct spw_msg_welcome {
     uint32_t rings_max, ring_entries_max;
     uint32_t list_max, reserved0;
     uint64_t scratch_bytes_max;
-    uint64_t reserved[4];
+    uint64_t memory_id; /* of what the daemon has in memory; another one: all of that is new */
+    uint32_t
+        reattach_ms; /* for which the session waits for its client after a restart; 0: it ends with the connection */
+    uint32_t reserved1;
+    uint64_t reserved[2];
 };
 SPW_ASSERT_SIZE(spw_msg_welcome, 136);
 SPW_ASSERT_OFFSET(spw_msg_welcome, features, 32);
@@ -146,7 +168,9 @@ SPW_ASSERT_OFFSET(spw_msg_welcome, session_token, 48);
 SPW_ASSERT_OFFSET(spw_msg_welcome, owner_token, 64);
 SPW_ASSERT_OFFSET(spw_msg_welcome, rings_max, 80);
 SPW_ASSERT_OFFSET(spw_msg_welcome, scratch_bytes_max, 96);
-SPW_ASSERT_OFFSET(spw_msg_welcome, reserved, 104);
+SPW_ASSERT_OFFSET(spw_msg_welcome, memory_id, 104);
+SPW_ASSERT_OFFSET(spw_msg_welcome, reattach_ms, 112);
+SPW_ASSERT_OFFSET(spw_msg_welcome, reserved, 120);
 
 struct spw_msg_pool_open {
     struct spw_msg msg;
@@ -320,6 +344,32 @@ struct spw_msg_gpu_detach {
 };
 SPW_ASSERT_SIZE(spw_msg_gpu_detach, 32);
 
+/* Followed by as many user_data, 64 bits each: at most SPW_LIST_MAX. Answered when their leases are given back. */
+struct spw_msg_unanswered {
+    struct spw_msg msg;
+    uint32_t engine;
+    uint32_t n;
+};
+SPW_ASSERT_SIZE(spw_msg_unanswered, 32);
+SPW_ASSERT_OFFSET(spw_msg_unanswered, engine, 24);
+
+struct spw_msg_away {
+    struct spw_msg msg;
+    uint32_t reattach_ms;
+    uint32_t reserved0;
+};
+SPW_ASSERT_SIZE(spw_msg_away, 32);
+
+/* The reply to HANDOVER: several messages, each with as many descriptors as names; all but the last have SPW_MSG_MORE in
+ * `detail`. Names are NUL-terminated; that of the listening socket is `socket`. */
+struct spw_msg_handover {
+    struct spw_msg msg;
+    uint32_t n;
+    uint32_t reserved0;
+    char names[64][32];
+};
+SPW_ASSERT_SIZE(spw_msg_handover, 2080);
+
 /* ADMIN request and reply: a struct spw_msg, then JSON text up to size_bytes. A long reply comes in several messages of
  * the same request; all but the last have SPW_MSG_MORE in `detail`. */
 #define SPW_MSG_MORE UINT32_C(0x80000000)
@@ -415,7 +465,10 @@ enum {
     SPW_SQE_ALL = 1 << 1,     /* all or nothing; else each item has a status of its own */
     SPW_SQE_WRITE = 1 << 2,   /* ACQUIRE: for writing (tensors) */
     SPW_SQE_NO_WAIT = 1 << 3, /* ACQUIRE: what is not in memory is -EAGAIN, and is not fetched */
-    SPW_SQE_FLAGS = 0xf,
+    /* In sessions that went on after a restart: this was submitted before, and was perhaps done. So COMMIT, ABORT and RELEASE of
+     * a handle that is not known, and DELETE of an object that is not there, have done what was wanted: 0. */
+    SPW_SQE_RETRY = 1 << 4,
+    SPW_SQE_FLAGS = 0x1f,
 };
 
 struct spw_sqe {

@@ -36,7 +36,10 @@ struct tiering {
     uint32_t q_left;
     struct tiering_sync *sync;
     uint32_t syncs, sync_adds;
-    uint64_t sessions_ended;
+    uint64_t sessions_ended, sessions_left;
+    uint64_t lease_requests[32]; /* by lease: which request's it was said to be */
+    uint64_t lost[8];            /* what session_lost() was told */
+    size_t n_lost;
     uint64_t arena[64]; /* offsets that get_to() was asked for */
     uint32_t n_arena;
     uint32_t last_len, last_off, last_piece;
@@ -160,6 +163,23 @@ void tiering_session_end(struct tiering *t, struct tiering_session *s)
     (void)s;
     t->leases = 0;
     t->sessions_ended++;
+}
+void tiering_session_leave(struct tiering *t, struct tiering_session *s)
+{
+    (void)s;
+    t->sessions_left++;
+}
+void tiering_session_lost(struct tiering *t, struct tiering_session *s, const uint64_t *requests, size_t n)
+{
+    (void)s;
+    ck_assert_uint_le(n, ARRAY_LEN(t->lost));
+    memcpy(t->lost, requests, n * sizeof(*requests));
+    t->n_lost = n;
+}
+void tiering_lease_request(struct tiering *t, struct tiering_session *s, uint64_t lease, uint64_t request)
+{
+    (void)s;
+    t->lease_requests[lease % ARRAY_LEN(t->lease_requests)] = request;
 }
 bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait)
 {
@@ -504,7 +524,7 @@ static __attribute__((unused)) void client_free(struct client *c)
 {
     for (int i = 0; i < CANARY_BYTES; i++)
         ck_assert_msg(c->scratch[SCRATCH_BYTES + i] == 0x77, "written past the scratch");
-    requests_peer_remove(rq, &c->peer);
+    requests_peer_remove(rq, &c->peer, false);
     free(c->mem);
     free(c->scratch);
 }

@@ -228,6 +228,28 @@ START_TEST(trades_take_time)
 END_TEST
 
 /* Pools of a few MiB, engines of which one is alone: nothing is divided by zero, nothing goes below zero. */
+/* What the last process left: nobody has to give back what it holds, and the sum stays what it is. */
+START_TEST(begin)
+{
+    uint64_t held[ENGINES] = {SHARE / 2, 2 * SHARE, 0};
+
+    open_budget(3, false);
+    balance_begin(&budget, held);
+    ck_assert_uint_eq(engines[1].granted, 2 * SHARE);
+    ck_assert_uint_ge(engines[0].granted, SHARE / 2);
+    ck_assert_uint_eq(engines[0].granted + engines[1].granted + engines[2].granted, 3 * SHARE);
+
+    held[2] = SHARE; /* together more than there is: a smaller budget in the configuration */
+    balance_begin(&budget, held);
+    for (int i = 0; i < 3; i++)
+        ck_assert_uint_eq(engines[i].granted, SHARE);
+    memset(held, 0, sizeof(held));
+    balance_begin(&budget, held);
+    for (int i = 0; i < 3; i++)
+        ck_assert_uint_eq(engines[i].granted, SHARE);
+}
+END_TEST
+
 START_TEST(small)
 {
     for (uint64_t share = 0; share <= 96 * MIB; share += 16 * MIB) {
@@ -260,6 +282,7 @@ int main(void)
     tcase_add_test(t, device);
     tcase_add_test(t, device_back_and_forth);
     tcase_add_test(t, trades_take_time);
+    tcase_add_test(t, begin);
     tcase_add_test(t, small);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);

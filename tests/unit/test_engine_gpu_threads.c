@@ -166,6 +166,7 @@ static void engine_start(void)
     config.uring.workers = workers;
     config.uring.grower = grower;
     ck_assert_msg(engine_new(&config, &engine, &why) == 0, "%s", why);
+    ck_assert_int_eq(engine_begin(engine), 0);
     ck_assert_int_eq(engine_run(engine), 0);
     for (struct ping_call ping = {.is_ready = false}; !ping.is_ready;)
         CALL(engine_ping, &ping);

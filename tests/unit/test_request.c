@@ -129,6 +129,68 @@ START_TEST(test_handles)
 }
 END_TEST
 
+/* What a session that goes on after a restart submits again was perhaps done: then that is no error. */
+START_TEST(test_retries)
+{
+    static const uint8_t ops[] = {SPW_OP_COMMIT, SPW_OP_ABORT, SPW_OP_RELEASE};
+    struct spw_sqe sqe;
+
+    for (unsigned i = 0; i < ARRAY_LEN(ops); i++) {
+        sqe = sqe_of(&a, ops[i], 1);
+        sqe.space = 0;
+        a.handles[0] = (struct spw_handle){.lease = 4711};
+        ck_assert_int_eq(call(&a, &sqe).status, 0);
+        ck_assert_int_eq(a.results[0].status, -EBADF);
+        sqe.flags = SPW_SQE_RETRY;
+        ck_assert_int_eq(call(&a, &sqe).status, -EINVAL); /* a session that was never elsewhere */
+        a.peer.may_retry = true;
+        ck_assert_int_eq(call(&a, &sqe).status, 0);
+        ck_assert_int_eq(a.results[0].status, 0);
+        a.peer.may_retry = false;
+    }
+    a.peer.may_retry = true;
+    sqe = sqe_of(&a, SPW_OP_DELETE, 2);
+    sqe.flags = SPW_SQE_RETRY;
+    put_items(&a, "mh");
+    ck_assert_int_eq(call(&a, &sqe).status, 0);
+    ck_assert_int_eq(a.results[0].status, 0);
+    sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
+    sqe.flags = SPW_SQE_RETRY;
+    put_items(&a, "mh");
+    ck_assert_int_eq(call(&a, &sqe).status, 0);
+    ck_assert_int_eq(a.results[0].status, -ENOENT); /* that one is as before */
+    ck_assert_int_eq(a.results[1].status, 0);
+}
+END_TEST
+
+/* Whose answer a lease is, at once, after a wait, and of a list that is all or nothing. */
+START_TEST(test_leases_are_named)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
+    struct spw_cqe cqe;
+
+    sqe.user_data = 77;
+    put_items(&a, "hw");
+    submit(&a, &sqe);
+    turns(2);
+    stub_finish(0);
+    turns(1);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_uint_eq(stub.lease_requests[a.results[0].lease], 77);
+    ck_assert_uint_eq(stub.lease_requests[a.results[1].lease], 77);
+    sqe.user_data = 78;
+    sqe.flags = SPW_SQE_ALL;
+    put_items(&a, "hh");
+    ck_assert_int_eq(call(&a, &sqe).status, 0);
+    ck_assert_uint_eq(stub.lease_requests[a.results[1].lease], 78);
+
+    static const uint64_t lost[] = {5, 78};
+    requests_unanswered(rq, &a.peer, lost, 2);
+    ck_assert_uint_eq(stub.n_lost, 2);
+    ck_assert_uint_eq(stub.lost[1], 78);
+}
+END_TEST
+
 START_TEST(test_pieces)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
@@ -749,6 +811,8 @@ int main(void)
     tcase_add_test(tc, test_chains_are_named);
     tcase_add_test(tc, test_acquire_partial);
     tcase_add_test(tc, test_handles);
+    tcase_add_test(tc, test_retries);
+    tcase_add_test(tc, test_leases_are_named);
     tcase_add_test(tc, test_pieces);
     tcase_add_test(tc, test_reserve_sizes);
     tcase_add_test(tc, test_reserve_without_waiting);

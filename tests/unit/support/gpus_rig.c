@@ -65,6 +65,7 @@ static void engine_start(struct gpus_rig *rig)
     config.uring.workers = control->workers;
     config.uring.grower = control->grower;
     ck_assert_msg(engine_new(&config, &control->engines[0], &why) == 0, "%s", why);
+    ck_assert_int_eq(engine_begin(control->engines[0]), 0);
     ck_assert_int_eq(engine_run(control->engines[0]), 0);
     for (struct ping_call ping = {.is_ready = false}; !ping.is_ready;)
         CALL(rig, engine_ping, &ping);
