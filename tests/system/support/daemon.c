@@ -116,7 +116,9 @@ static void limit(int resource, rlim_t value)
 static void daemon_exec(const struct daemon *d)
 {
     char program[512];
-    const char *argv[] = {program, "--config", d->config, d->system_mode ? NULL : "--user", NULL};
+    const char *argv[] = {
+        program, "--config", d->config, d->upgrades ? "--upgrade" : "--foreground", d->system_mode ? NULL : "--user",
+        NULL};
     int log = open(d->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -127,14 +129,15 @@ static void daemon_exec(const struct daemon *d)
     if (d->uid != 0 && (setgroups(0, NULL) < 0 || setgid(d->uid) < 0 || setuid(d->uid) < 0))
         _exit(126);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* setuid() has cleared it */
+    if (d->in_child)
+        d->in_child(d->in_child_ctx);
     execv(program, (char *const *)(uintptr_t)argv);
     perror(program);
     _exit(127);
 }
 
-static void daemon_fork(struct daemon *d)
+void daemon_spawn(struct daemon *d)
 {
-    fflush(NULL);
     d->pid = fork();
     ck_assert_int_ge(d->pid, 0);
     if (d->pid == 0)
@@ -145,7 +148,8 @@ void daemon_start(struct daemon *d)
 {
     struct spw_connect_options options = {.socket_path = d->socket, .timeout_ms = 1000};
 
-    daemon_fork(d);
+    fflush(NULL);
+    daemon_spawn(d);
     for (int64_t end = clock_ms() + READY_MS; clock_ms() < end; sleep_ms(10)) {
         spw_session *session;
         int status, r = d->uid == 0 ? spw_connect(&options, &session) : access(d->socket, F_OK);
@@ -181,8 +185,22 @@ int daemon_start_refused(struct daemon *d)
 {
     int status = 0;
 
-    daemon_fork(d);
+    fflush(NULL);
+    daemon_spawn(d);
     ck_assert_msg(daemon_reap(d, &status), "spillwayd goes on where it should refuse: %s", daemon_log(d));
+    return exit_status(status);
+}
+
+int daemon_upgrade(struct daemon *d)
+{
+    struct daemon old = *d;
+    int status = 0;
+
+    d->upgrades = true;
+    fflush(NULL);
+    daemon_spawn(d);
+    d->upgrades = false;
+    ck_assert_msg(daemon_reap(&old, &status), "spillwayd does not hand over: %s", daemon_log(d));
     return exit_status(status);
 }
 

@@ -23,6 +23,9 @@ struct daemon {
     uid_t uid;            /* to run as; 0: ours */
     rlim_t memlock_bytes; /* RLIMIT_MEMLOCK; 0: ours */
     uint64_t disk_bytes;
+    void (*in_child)(void *ctx); /* runs before the program does; NULL: nothing */
+    void *in_child_ctx;
+    bool upgrades; /* started with --upgrade */
 };
 
 /* A folder, and nothing in it. */
@@ -33,8 +36,12 @@ void daemon_format(struct daemon *d, uint64_t size_bytes);
 void daemon_configure(const struct daemon *d, const char *daemon_keys, const char *sections);
 /* Starts it and waits until it serves. */
 void daemon_start(struct daemon *d);
+/* Starts it, and does not wait. */
+void daemon_spawn(struct daemon *d);
 /* Starts it where it is expected to refuse; returns its exit status (128 + signal if it was killed). */
 int daemon_start_refused(struct daemon *d);
+/* Starts another one with --upgrade; returns the exit status of the one whose place it has taken. It may not serve yet. */
+int daemon_upgrade(struct daemon *d);
 /* SIGTERM; returns the exit status. */
 int daemon_stop(struct daemon *d);
 /* SIGKILL. */
