@@ -99,7 +99,7 @@ static int passed_take_all(struct fdstore *store)
     char **names = NULL;
     int first, n = sd_descriptors(&first, &names);
 
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; names && i < n; i++) {
         passed_take(store, names[i], first + i);
         free(names[i]);
     }
@@ -134,7 +134,7 @@ struct fdstore *fdstore_free(struct fdstore *store)
 {
     if (!store)
         return NULL;
-    for (uint32_t i = 0; i < store->n; i++)
+    for (uint32_t i = 0; store->entries && i < store->n; i++)
         if (store->entries[i].is_left)
             close(store->entries[i].fd);
     if (store->socket >= 0)

@@ -183,8 +183,8 @@ int handover_take(const char *path, struct fdstore *store, int *ret_socket, cons
     struct spw_msg_handover part = {0};
     struct spw_msg wanted;
     cleanup_close int fd = -1;
-    int fds[PART_MAX], r = dial(path, &fd);
-    size_t size;
+    int fds[PART_MAX] = {0}, r = dial(path, &fd);
+    size_t size = 0;
 
     *ret_why = "no spillwayd answers there";
     if (r == 0)

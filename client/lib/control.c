@@ -542,7 +542,7 @@ int client_control_reattach(spw_session *session, int fd)
 
 void client_control_last_words(spw_session *session)
 {
-    struct reply reply;
+    struct reply reply = {0};
 
     for (;;) {
         struct iovec iov = {reply.bytes, sizeof(reply.bytes)};

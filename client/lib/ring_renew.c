@@ -127,7 +127,7 @@ static bool has_same_shape(const struct client_ring *a, const struct client_ring
 
 int client_ring_renew(struct client_ring *ring)
 {
-    struct client_ring *fresh;
+    struct client_ring *fresh = NULL;
     uint32_t era = load_acquire(&ring->session->era);
 
     client_ring_expire(ring);
@@ -137,7 +137,7 @@ int client_ring_renew(struct client_ring *ring)
                              &fresh);
     if (r == -ESTALE) /* the connection is gone again */
         return 0;
-    if (r < 0)
+    if (r < 0 || !fresh)
         return client_session_end(ring->session, NULL);
     if (!has_same_shape(ring, fresh)) {
         client_ring_destroy(fresh);

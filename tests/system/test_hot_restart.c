@@ -26,15 +26,6 @@
 static struct daemon d;
 static struct keeper k;
 
-/* What libcheck can carry. */
-static const char *log_end(void)
-{
-    const char *log = daemon_log(&d);
-    size_t len = strlen(log);
-
-    return len > 1500 ? log + len - 1500 : log;
-}
-
 static spw_space *cache_of(spw_session *session)
 {
     return daemon_space(session, "default", "cache", 0, SPW_CLASS_KV, SPW_CACHE);
@@ -58,7 +49,7 @@ static void teardown(void)
 {
     int status = keeper_stop(&k);
 
-    ck_assert_msg(status == 0, "%d: %s", status, log_end());
+    ck_assert_msg(status == 0, "%d: %s", status, daemon_log_end(&d));
     daemon_deinit(&d);
 }
 
@@ -72,7 +63,7 @@ static void restart_by_keeper(int i)
 static void restart_by_upgrade(int i)
 {
     (void)i;
-    ck_assert_msg(daemon_upgrade(&d) == 0, "%s", log_end());
+    ck_assert_msg(daemon_upgrade(&d) == 0, "%s", daemon_log_end(&d));
 }
 
 static void under_load(void (*restart)(int i))
@@ -81,14 +72,14 @@ static void under_load(void (*restart)(int i))
 
     hotload_start(&load, &d, 1);
     for (int i = 0; i < N_RESTARTS && !hotload_error(&load); i++) {
-        ck_assert_msg(hotload_progress(&load), "restart %d: the load stands still: %s", i, log_end());
+        ck_assert_msg(hotload_progress(&load), "restart %d: the load stands still: %s", i, daemon_log_end(&d));
         restart(i);
     }
     if (!hotload_error(&load))
-        ck_assert_msg(hotload_progress(&load), "the load stands still: %s", log_end());
+        ck_assert_msg(hotload_progress(&load), "the load stands still: %s", daemon_log_end(&d));
     uint64_t n = hotload_stop(&load);
 
-    ck_assert_msg(!hotload_error(&load), "%s\n%s", hotload_error(&load), log_end());
+    ck_assert_msg(!hotload_error(&load), "%s\n%s", hotload_error(&load), daemon_log_end(&d));
     ck_assert_uint_gt(n, 0);
 }
 
@@ -136,7 +127,7 @@ START_TEST(test_idle)
         restart_by_keeper(i);
         int r = spw_nop(space);
 
-        ck_assert_msg(r == 0, "restart %d: %d %s: %s", i, r, spw_error_text(), log_end());
+        ck_assert_msg(r == 0, "restart %d: %d %s: %s", i, r, spw_error_text(), daemon_log_end(&d));
     }
     spw_close(session);
 }
@@ -231,7 +222,7 @@ START_TEST(test_dead_client)
     keeper_revive(&k);
     spw_session *session = daemon_connect(&d);
 
-    ck_assert_msg(sessions_become(session, 1, 10000), "%s", log_end());
+    ck_assert_msg(sessions_become(session, 1, 10000), "%s", daemon_log_end(&d));
     spw_close(session);
 }
 END_TEST
@@ -247,7 +238,7 @@ START_TEST(test_late_client)
     keeper_restart(&k, SIGKILL);
     spw_session *session = daemon_connect(&d);
 
-    ck_assert_msg(sessions_become(session, 1, 20000), "%s", log_end());
+    ck_assert_msg(sessions_become(session, 1, 20000), "%s", daemon_log_end(&d));
     ck_assert(daemon_logged(&d, "did not come back"));
     kill(pid, SIGKILL);
     kill(pid, SIGCONT);

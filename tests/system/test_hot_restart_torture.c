@@ -25,14 +25,6 @@ static unsigned long number_from(const char *name, unsigned long otherwise)
     return text ? strtoul(text, NULL, 10) : otherwise;
 }
 
-static const char *log_end(void)
-{
-    const char *log = daemon_log(&d);
-    size_t len = strlen(log);
-
-    return len > 1500 ? log + len - 1500 : log;
-}
-
 static void torture(void (*restart)(unsigned long i))
 {
     static struct hotload load;
@@ -42,12 +34,13 @@ static void torture(void (*restart)(unsigned long i))
     for (i = 0; i < n && !hotload_error(&load); i++) {
         /* Sometimes before anybody got through the last one. */
         if ((i * 2654435761U + seed) % 7 != 0)
-            ck_assert_msg(hotload_progress(&load), "restart %lu: the load stands still: %s", i, log_end());
+            ck_assert_msg(hotload_progress(&load), "restart %lu: the load stands still: %s", i, daemon_log_end(&d));
         restart(i);
     }
     uint64_t calls = hotload_stop(&load);
 
-    ck_assert_msg(!hotload_error(&load), "restart %lu, seed %lu: %s\n%s", i, seed, hotload_error(&load), log_end());
+    ck_assert_msg(!hotload_error(&load), "restart %lu, seed %lu: %s\n%s", i, seed, hotload_error(&load),
+                  daemon_log_end(&d));
     printf("%lu restarts, %llu calls, no error\n", n, (unsigned long long)calls);
 }
 
@@ -59,7 +52,7 @@ static void by_keeper(unsigned long i)
 static void by_upgrade(unsigned long i)
 {
     (void)i;
-    ck_assert_msg(daemon_upgrade(&d) == 0, "%s", log_end());
+    ck_assert_msg(daemon_upgrade(&d) == 0, "%s", daemon_log_end(&d));
 }
 
 static void with_keeper(bool has_device)
@@ -100,12 +93,14 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("hot restart torture");
-    TCase *tc = tcase_create("all");
+    TCase *tc = tcase_create("kept"), *upgrade = tcase_create("upgrade");
 
     tcase_set_timeout(tc, 7200);
     tcase_add_test(tc, test_memory);
     tcase_add_test(tc, test_device);
-    tcase_add_test(tc, test_upgrade);
     suite_add_tcase(suite, tc);
+    tcase_set_timeout(upgrade, 7200);
+    tcase_add_test(upgrade, test_upgrade);
+    suite_add_tcase(suite, upgrade);
     return suite_main(suite);
 }

@@ -23,6 +23,7 @@
 #define READY_MS 60000
 #define STOP_MS 60000
 #define LOG_BYTES_MAX (1 << 20)
+#define LOG_END_BYTES 1500
 
 int64_t clock_ms(void)
 {
@@ -139,9 +140,9 @@ static void daemon_exec(const struct daemon *d)
 void daemon_spawn(struct daemon *d)
 {
     d->pid = fork();
-    ck_assert_int_ge(d->pid, 0);
-    if (d->pid == 0)
+    if (d->pid == 0) /* libcheck's lock may be another thread's: no assertions in the child */
         daemon_exec(d);
+    ck_assert_int_ge(d->pid, 0);
 }
 
 void daemon_start(struct daemon *d)
@@ -200,7 +201,7 @@ int daemon_upgrade(struct daemon *d)
     fflush(NULL);
     daemon_spawn(d);
     d->upgrades = false;
-    ck_assert_msg(daemon_reap(&old, &status), "spillwayd does not hand over: %s", daemon_log(d));
+    ck_assert_msg(daemon_reap(&old, &status), "spillwayd does not hand over: %s", daemon_log_end(d));
     return exit_status(status);
 }
 
@@ -243,12 +244,27 @@ const char *daemon_log(const struct daemon *d)
 {
     static char text[LOG_BYTES_MAX];
     FILE *f = fopen(d->log, "r");
-    size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+    size_t n = 0;
+
+    if (f && fseek(f, 0, SEEK_END) == 0 && ftell(f) >= (long)sizeof(text))
+        (void)fseek(f, 1 - (long)sizeof(text), SEEK_END); /* what came last */
+    else if (f)
+        rewind(f);
+    if (f)
+        n = fread(text, 1, sizeof(text) - 1, f);
 
     if (f)
         fclose(f);
     text[n] = '\0';
     return text;
+}
+
+const char *daemon_log_end(const struct daemon *d)
+{
+    const char *log = daemon_log(d);
+    size_t len = strlen(log);
+
+    return len > LOG_END_BYTES ? log + len - LOG_END_BYTES : log;
 }
 
 bool daemon_logged(const struct daemon *d, const char *text)

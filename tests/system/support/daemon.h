@@ -52,6 +52,8 @@ void daemon_deinit(struct daemon *d);
 
 /* All of its log; static. */
 const char *daemon_log(const struct daemon *d);
+/* As much of its end as a message of libcheck can carry. */
+const char *daemon_log_end(const struct daemon *d);
 /* Does the log have this text? Waits for it, for two seconds at most. */
 bool daemon_logged(const struct daemon *d, const char *text);
 /* Ticks of user and system time so far. */

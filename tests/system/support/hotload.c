@@ -192,7 +192,7 @@ static void run_lease(struct hot_worker *w)
 static void run_hold(struct hot_worker *w)
 {
     struct spw_key keys[N_HELD];
-    struct spw_view views[N_HELD];
+    struct spw_view views[N_HELD] = {0};
     int r = 0;
 
     for (uint64_t i = 0; i < N_HELD && r == 0; i++) {

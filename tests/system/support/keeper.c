@@ -117,6 +117,7 @@ static void messages_take(struct keeper *k)
 static void pass_descriptors(const struct keeper *k)
 {
     char names[KEEPER_DESCRIPTORS_MAX * 33] = "spillwayd.socket", number[16];
+    size_t len = strlen(names);
     unsigned n = k->n + 1;
 
     for (unsigned i = 0; i < n; i++)
@@ -126,10 +127,8 @@ static void pass_descriptors(const struct keeper *k)
         if (dup2(FDS_ASIDE + (int)i, FDS_FIRST + (int)i) < 0) /* without FD_CLOEXEC */
             _exit(125);
         close(FDS_ASIDE + (int)i);
-        if (i > 0) {
-            strcat(names, ":");
-            strcat(names, k->kept[i - 1].name);
-        }
+        if (i > 0)
+            len += (size_t)snprintf(names + len, sizeof(names) - len, ":%.31s", k->kept[i - 1].name);
     }
     snprintf(number, sizeof(number), "%u", n);
     setenv("LISTEN_FDS", number, 1);
@@ -264,9 +263,7 @@ void keeper_wait_ready(struct keeper *k, unsigned count)
     for (int64_t end = clock_ms() + READY_MS; clock_ms() < end; sleep_ms(1))
         if (keeper_count(k) >= count)
             return;
-    ck_abort_msg("spillwayd does not become ready: %.1500s",
-                 strlen(daemon_log(k->daemon)) > 1500 ? daemon_log(k->daemon) + strlen(daemon_log(k->daemon)) - 1500
-                                                      : daemon_log(k->daemon));
+    ck_abort_msg("spillwayd does not become ready: %s", daemon_log_end(k->daemon));
 }
 
 void keeper_restart(struct keeper *k, int signal_number)
