@@ -760,10 +760,12 @@ static int in_child(spw_queue *queue)
     spw_queue_free(queue);
     if (connect_fake(&own) != 0 || spw_nop(space) != -ECHILD) /* also after the child has one of its own */
         return 4;
+#if !defined(BASE_TSAN) /* a pool takes a thread, which TSan cannot have in a child of several */
     spw_space *own_space;
     if (spw_pool_open(own, "default", &p) != 0 ||
         spw_space_open(p, &(struct spw_space_options){.item_bytes = 1}, &own_space) != 0 || spw_nop(own_space) != 0)
         return 5;
+#endif
     spw_close(own);
     spw_close(session);
     return 0;
