@@ -522,7 +522,7 @@ static int reattach_space(struct spw_space *space, int fd)
 /* What is being opened at this moment may be refused: its opener will hear of that. */
 static bool is_open(const struct spw_space *space)
 {
-    return load_relaxed(&space->engine) != UINT32_MAX;
+    return load_acquire(&space->engine) != UINT32_MAX; /* pairs with spw_space_open() */
 }
 
 int client_control_reattach(spw_session *session, int fd)

@@ -89,7 +89,7 @@ static int link_try(spw_session *session)
     int r = link_try_locked(session);
 
     if (r == 0) /* Release: who sees the new era sees what the pools and spaces are called now */
-        store_release(&session->era, session->era + 1);
+        store_release(&session->era, load_relaxed(&session->era) + 1);
     pthread_mutex_unlock(&session->control_lock);
     return r;
 }

@@ -69,7 +69,8 @@ static int tell_unanswered(struct client_ring *ring, uint32_t *era)
 /* The old ring's place is the new one's; the old memory goes with `fresh`. */
 static void ring_swap(struct client_ring *ring, struct client_ring *fresh)
 {
-    struct client_ring old = *ring;
+    struct client_map memory = ring->memory, scratch_memory = ring->scratch_memory;
+    int doorbell = ring->doorbell;
 
     pthread_mutex_lock(&ring->session->lock); /* client_ring_rouse() */
     ring->memory = fresh->memory;
@@ -83,9 +84,9 @@ static void ring_swap(struct client_ring *ring, struct client_ring *fresh)
     ring->era = fresh->era;
     pthread_mutex_unlock(&ring->session->lock);
     ring->sq_tail = ring->sq_published = ring->cq_head = ring->rung = 0;
-    fresh->memory = old.memory;
-    fresh->scratch_memory = old.scratch_memory;
-    fresh->doorbell = old.doorbell;
+    fresh->memory = memory;
+    fresh->scratch_memory = scratch_memory;
+    fresh->doorbell = doorbell;
 }
 
 static int ring_poll_again(struct client_ring *ring, int old_doorbell)

@@ -329,8 +329,8 @@ int spw_space_open(spw_pool *pool, const struct spw_space_options *options, spw_
         free(space);
         return r;
     }
-    store_relaxed(&space->engine, reply.engine);
     space->piece_bytes = reply.piece_bytes;
+    store_release(&space->engine, reply.engine); /* pairs with the acquire in control.c: from now on it is open */
     *ret_space = space;
     return 0;
 }
