@@ -23,6 +23,7 @@ set(SPILLWAY_THREADS_TESTS
     "/test_client\\.c$"
     "/test_gpu_helper[^/]*\\.c$"
     "/system/test_gpu_ranges\\.c$" # the library's thread, beside who waits for its jobs
+    "/system/test_hot_restart\\.c$" # the library's watcher, beside everybody who is in a call
     "/system/test_[^/]*tsan[^/]*$")
 
 find_package(Python3 COMPONENTS Interpreter)
