@@ -547,6 +547,7 @@ void object_drop_mem(struct tiering *t, uint32_t object);
 void object_move_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 /* Its bytes are in another extent now; what becomes of the old one is the caller's business. */
 void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
+/* Its device copy is this one; one that it had before is dropped (logged). */
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* It no longer has a device copy; whoever calls this knows what becomes of the bytes there. */
 void object_detach_dev(struct tiering *t, uint32_t object);

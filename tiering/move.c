@@ -231,8 +231,6 @@ static void move_spill_end(struct move *m, int status)
         room_written(t, object);
         p->stat.spills++;
         p->stat.spill_bytes += r->size_bytes;
-        object_drop_dev(t, object, true); /* it is moving to another segment */
-        kill_point("move.spill_moved");
         object_set_dev(t, object, m->store, &m->put.entry);
         kill_point("move.spilled");
     }

@@ -514,8 +514,16 @@ void object_to_entry(const struct tiering *t, uint32_t object, struct store_entr
 
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
 {
-    struct record *r = object_edit(t, object);
+    bool moves = record_at(&t->records, object)->flags & RECORD_HAS_DEV;
+    struct store_entry old;
+    uint8_t old_store = record_at(&t->records, object)->dev_store;
 
+    assert(entry->loc.segment < t->stores[store].n_segments);
+    if (moves) {
+        object_to_entry(t, object, &old);
+        segment_unlink(t, object);
+    }
+    struct record *r = object_edit(t, object);
     r->generation = entry->generation;
     r->sum = entry->sum;
     r->dev_segment = entry->loc.segment;
@@ -523,14 +531,15 @@ void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const str
     r->dev_store = store;
     r->flags |= RECORD_HAS_DEV;
     r->flags &= (uint8_t)~RECORD_ZERO;
+    if (entry->kind & STORE_KIND_DAMAGED)
+        r->flags |= RECORD_TORN;
     object_edited(t, object);
 
     kill_point("object.dev_set");
     assert(entry->loc.segment < t->stores[store].n_segments);
-    if (entry->kind & STORE_KIND_DAMAGED)
-        object_set_flags(t, object, RECORD_TORN);
-    kill_point("object.dev_link");
     segment_link(t, object);
+    if (moves) /* after the change, so that at no time there is none */
+        store_drop(t->stores[old_store].store, &old);
 }
 
 void object_detach_dev(struct tiering *t, uint32_t object)

@@ -87,8 +87,6 @@ static void relocate_end(struct move *m, int status)
         evacuate_later(&t->stores[m->store]);
     } else if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV) && r->dev_store == m->store &&
                r->generation == old->generation) {
-        object_drop_dev(t, object, true);
-        kill_point("relocate.old_dropped");
         object_set_dev(t, object, m->store, &m->put.entry);
         kill_point("relocate.moved");
     } else if (shadow && shadow->has_entry && shadow->entry.generation == old->generation) {

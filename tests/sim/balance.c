@@ -9,9 +9,11 @@
 #define RECOUNT_SEEDS 50 /* one in so many is recounted at every step */
 #define RECOUNT_STEPS 256
 
-/* It has got a lease that nobody has looked at yet. */
+/* It has got a lease that nobody has looked at yet, or keeps one until the piece has its bytes elsewhere. */
 static bool wait_has_lease(const struct sim_wait *w)
 {
+    if (w->kind == WAIT_COMMIT || w->kind == WAIT_RELEASE)
+        return w->used && !w->done;
     return w->used && w->done && w->status == 0 &&
            (w->kind == WAIT_RESERVE || w->kind == WAIT_ACQUIRE || w->kind == WAIT_WRITE);
 }

@@ -215,7 +215,7 @@ static void client_end(struct sim *sim, uint32_t i)
     for (uint32_t at = 0; at < RING_CANARY_BYTES; at++)
         if (c->scratch[RING_SCRATCH_BYTES + at] != 0x77)
             sim_fail(sim, "client %u: bytes past its scratch memory were written", i);
-    requests_peer_remove(sim->rings->rq, &c->peer);
+    requests_peer_remove(sim->rings->rq, &c->peer, false);
     c->alive = false;
     ring_client_died(sim, c);
 }
