@@ -382,10 +382,8 @@ static void chunk_add(struct tiering *t, struct chunk_request *req, struct arena
         shortage_ease(t, &t->pools[req->pool], req->tier);
     kill_point("chunk.there");
     truth_chunk_set(t, chunk, req->pool,
-                    &(struct truth_chunk){.node = req->io.node,
-                                          .session = session,
-                                          .kind = (uint8_t)req->io.kind,
-                                          .tier = req->tier});
+                    &(struct truth_chunk){
+                        .node = req->io.node, .session = session, .kind = (uint8_t)req->io.kind, .tier = req->tier});
     t->config.events->chunk_new(t->config.ctx, req->io.region, epoch, req->pool, req->io.kind, session);
 }
 

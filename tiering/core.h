@@ -822,7 +822,7 @@ void sync_stop(struct tiering *t);
 
 /* --- recover.c --- */
 extern const struct store_events recover_events;
-uint32_t space_by_id(const struct tiering *t, uint64_t id); /* UINT32_MAX */
+uint32_t space_by_id(const struct tiering *t, uint64_t id);       /* UINT32_MAX */
 uint32_t pool_by_name(const struct tiering *t, const char *name); /* n_pools */
 void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_t space, uint16_t n_parts);
 /* Every store was replayed: tensors are filled up with unwritten pieces; what is whole becomes visible. */

@@ -274,11 +274,8 @@ void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uin
 
     if (t->n_groups >= GROUPS_MAX / 4 * 3)
         return; /* there were no more before */
-    *g = (struct group){.hash = hash,
-                        .object = object,
-                        .wanted = wanted,
-                        .committed = committed,
-                        .deadline_ns = DEADLINE_UNSET};
+    *g = (struct group){
+        .hash = hash, .object = object, .wanted = wanted, .committed = committed, .deadline_ns = DEADLINE_UNSET};
     t->n_groups++;
 }
 

@@ -151,8 +151,8 @@ static bool logged_is_shadow(const struct tiering *t, uint32_t object, const str
     const struct record *r = record_at(&t->records, object);
 
     return r->state == RECORD_COMMITTED && (r->flags & RECORD_TENSOR) && (e->kind & TIERING_TENSOR) &&
-           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) && durability_of(t, r) == STORE_DURABLE && r->object_bytes == e->object_bytes &&
-           r->size_bytes == e->size_bytes && r->n_parts == e->n_parts;
+           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) && durability_of(t, r) == STORE_DURABLE &&
+           r->object_bytes == e->object_bytes && r->size_bytes == e->size_bytes && r->n_parts == e->n_parts;
 }
 
 /* The later of two with the same identity is the shadow; the other one is left in the list, to be deleted. */
@@ -165,7 +165,8 @@ static int reconcile_shadows(struct tiering *t)
         struct logged *l = &w->logged[i];
         uint32_t object = record_of_entry(t, &l->entry.id, l->entry.n_parts);
 
-        if (object == RECORD_NONE || !logged_is_shadow(t, object, &l->entry) || (hot_at(t, object)->flags & HOT_SHADOWED))
+        if (object == RECORD_NONE || !logged_is_shadow(t, object, &l->entry) ||
+            (hot_at(t, object)->flags & HOT_SHADOWED))
             continue;
         int r = shadow_recovered(t, object, l->store, &l->entry);
         if (r < 0)
@@ -263,8 +264,7 @@ static int reconcile_adopt_shadows(struct tiering *t)
 /* COMMITTED, and no bytes anywhere. */
 static bool record_is_lost(const struct record *r)
 {
-    return r->state == RECORD_COMMITTED &&
-           !(r->flags & (RECORD_HAS_MEM | RECORD_HAS_DEV | RECORD_ZERO | RECORD_TORN));
+    return r->state == RECORD_COMMITTED && !(r->flags & (RECORD_HAS_MEM | RECORD_HAS_DEV | RECORD_ZERO | RECORD_TORN));
 }
 
 static void object_lost(struct tiering *t, uint32_t object)

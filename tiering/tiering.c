@@ -116,8 +116,8 @@ static int tiering_tables_new(struct tiering *t)
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
     t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
-    if (!t->chain.refs || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses ||
-        !t->shadows || !t->sync_refs)
+    if (!t->chain.refs || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
+        !t->sync_refs)
         return -ENOMEM;
     t->lease_free = RECORD_NONE;
     for (uint32_t i = t->config.max_leases; i-- > 0 && !t->warm;) {
@@ -403,8 +403,8 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
             *ret_have_bytes += have;
             *ret_want_bytes += t->pools[i].want_chunks[a];
             /* What is being given back comes first, and may have to wait for leases that came back. */
-            is_there &= t->pools[i].shortage[a].is_on || arena->closing_sectors > 0 ||
-                        have >= t->pools[i].want_chunks[a];
+            is_there &=
+                t->pools[i].shortage[a].is_on || arena->closing_sectors > 0 || have >= t->pools[i].want_chunks[a];
         }
     }
     return t->config.memory_on_demand || is_there;

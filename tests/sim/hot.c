@@ -136,8 +136,8 @@ static bool lease_is_back(struct sim *sim, const struct sim_lease *l)
     if (!sim->hot.returns[l->session] ||
         tiering_lease_info(sim->tiering, &sim->sessions[l->session].s, l->handle, &grant, &pool) < 0)
         return false;
-    if (grant.region != l->grant.region || grant.epoch != l->grant.epoch || grant.offset_bytes != l->grant.offset_bytes ||
-        grant.length_bytes != l->grant.length_bytes)
+    if (grant.region != l->grant.region || grant.epoch != l->grant.epoch ||
+        grant.offset_bytes != l->grant.offset_bytes || grant.length_bytes != l->grant.length_bytes)
         sim_fail(sim, "a lease on object %u came back elsewhere", l->object);
     return true;
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tiering/core.h"
+
 #define MAX_OBJECTS 4096
 #define MAX_LEASES 1000
 #define TURNS_MAX 3000
@@ -45,13 +47,15 @@ static void notice(void *ctx, const char *text, uint32_t pool, int status)
 
 static const struct tiering_events events = {.chunk_new = chunk_new, .chunk_gone = chunk_gone, .notice = notice};
 
-void rig_start(struct rig *rig)
+static void rig_start_over(struct rig *rig, bool survived, bool s_returns, bool other_returns)
 {
     static const uint8_t durability[RIG_SPACES] = {STORE_CACHE, STORE_SCRATCH, STORE_DURABLE, STORE_CACHE,
                                                    STORE_DURABLE};
     const char *why = "";
 
-    memset(rig->records, 0, tiering_records_bytes(MAX_OBJECTS, MAX_LEASES));
+    if (!survived)
+        memset(rig->records, 0, tiering_records_bytes(MAX_OBJECTS, MAX_LEASES));
+    rig->config.survived = survived;
     memset(rig->chunk_kind, 0, sizeof(rig->chunk_kind));
     rig->failed = false;
     ck_assert_int_eq(tiering_new(&rig->config, &rig->t), 0);
@@ -60,6 +64,10 @@ void rig_start(struct rig *rig)
         if (rig->stores[i].weight)
             tiering_store_update(rig->t, i, &rig->stores[i]);
     }
+    if (s_returns)
+        tiering_session_init(rig->t, &rig->s, rig->s.number, 1, 100);
+    if (other_returns)
+        tiering_session_init(rig->t, &rig->other, rig->other.number, 2, 100);
     ck_assert_int_eq(tiering_start(rig->t), 0);
     for (uint32_t i = 0; i < RIG_SPACES; i++) {
         struct tiering_space_spec spec = {.pool = i >= RIG_SHARED, .durability = (uint8_t)(durability[i] + 1)};
@@ -67,10 +75,37 @@ void rig_start(struct rig *rig)
         spec.digest[0] = (uint8_t)(i + 1);
         ck_assert_int_eq(tiering_space_open(rig->t, &spec, &rig->spaces[i]), 0);
     }
-    tiering_session_init(rig->t, &rig->s, 1, 1, 100);
-    tiering_session_init(rig->t, &rig->other, 2, 2, 100);
+    if (!s_returns)
+        tiering_session_init(rig->t, &rig->s, ++rig->n_sessions, 1, 100);
+    if (!other_returns)
+        tiering_session_init(rig->t, &rig->other, ++rig->n_sessions, 2, 100);
     for (uint64_t have = 0, want = 1; !tiering_ready(rig->t, &have, &want);)
         rig_turn(rig, 1, 1000);
+}
+
+void rig_start(struct rig *rig)
+{
+    rig->n_sessions = 0;
+    rig_start_over(rig, false, false, false);
+}
+
+void rig_hot_end(struct rig *rig)
+{
+    simdisk_hot_restart(rig->disk);
+    room_session_end(rig->t, &rig->s); /* so that it is freed; what is in the memory that survives is left alone */
+    room_session_end(rig->t, &rig->other);
+    tiering_free(rig->t);
+}
+
+void rig_hot_start(struct rig *rig, bool s_returns, bool other_returns)
+{
+    rig_start_over(rig, true, s_returns, other_returns);
+}
+
+void rig_hot(struct rig *rig, bool s_returns, bool other_returns)
+{
+    rig_hot_end(rig);
+    rig_hot_start(rig, s_returns, other_returns);
 }
 
 void rig_open(struct rig *rig, uint64_t dram_bytes, uint64_t device_bytes)
@@ -277,13 +312,22 @@ static int ended(struct rig *rig, struct rig_wait *w, int r, struct tiering_gran
     return r;
 }
 
+static int answered(struct rig *rig, struct tiering_session *s, int r, const struct tiering_grant *grant)
+{
+    if (r == 0)
+        tiering_lease_request(rig->t, s, grant->lease, ++rig->request);
+    return r;
+}
+
 int rig_reserve(struct rig *rig, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes,
                 uint32_t size_bytes, struct tiering_grant *ret_grant)
 {
     struct rig_wait w;
 
     rig_wait_init(&w);
-    return ended(rig, &w, tiering_reserve(rig->t, s, id, object_bytes, size_bytes, &w.wait, ret_grant), ret_grant);
+    return answered(
+        rig, s, ended(rig, &w, tiering_reserve(rig->t, s, id, object_bytes, size_bytes, &w.wait, ret_grant), ret_grant),
+        ret_grant);
 }
 
 int rig_commit(struct rig *rig, struct tiering_session *s, uint64_t lease)
@@ -301,7 +345,8 @@ int rig_acquire(struct rig *rig, struct tiering_session *s, const struct tiering
     struct rig_wait w;
 
     rig_wait_init(&w);
-    return ended(rig, &w, tiering_acquire(rig->t, s, id, 0, 0, flags, &w.wait, ret_grant), ret_grant);
+    return answered(rig, s, ended(rig, &w, tiering_acquire(rig->t, s, id, 0, 0, flags, &w.wait, ret_grant), ret_grant),
+                    ret_grant);
 }
 
 int rig_release(struct rig *rig, struct tiering_session *s, uint64_t lease, unsigned flags)

@@ -37,6 +37,7 @@ struct rig {
     struct tiering_store_config stores[RIG_DEVICES_MAX]; /* weight 0: as they come */
     uint32_t chunk_kind[64];                             /* by region: enum io_chunk_kind + 1; 0: none */
     uint64_t chunk_session[64];
+    uint64_t n_sessions, request;
     bool failed; /* a store */
 };
 
@@ -63,6 +64,12 @@ void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_de
 void rig_start(struct rig *rig);
 /* Everything in memory is lost; what was not flushed too, if `power`. Opened again. */
 void rig_crash(struct rig *rig, bool power);
+/* The process dies, and its memory does not; nothing has its end any more. Sessions that return have what they had of what
+ * rig_reserve() and rig_acquire() were answered. */
+void rig_hot(struct rig *rig, bool s_returns, bool other_returns);
+/* In two steps: between them that memory can be changed. */
+void rig_hot_end(struct rig *rig);
+void rig_hot_start(struct rig *rig, bool s_returns, bool other_returns);
 /* Written back, closed in order, opened again. */
 void rig_restart(struct rig *rig);
 void rig_close(struct rig *rig);
