@@ -276,6 +276,21 @@ void rings_close(struct sim *sim)
     w->rq = NULL;
 }
 
+/* With the process: what the clients had asked for may have been done or not. */
+void rings_die(struct sim *sim)
+{
+    struct ring_world *w = sim->rings;
+
+    for (uint32_t i = 0; i < RING_CLIENTS && w->rq; i++) {
+        if (!w->clients[i].alive)
+            continue;
+        w->clients[i].alive = false;
+        ring_client_died(sim, &w->clients[i]);
+    }
+    requests_free(w->rq);
+    w->rq = NULL;
+}
+
 void rings_free(struct sim *sim)
 {
     for (uint32_t i = 0; i < RING_CLIENTS; i++) {

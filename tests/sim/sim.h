@@ -316,6 +316,7 @@ void rings_make(struct sim *sim);
 void rings_open(struct sim *sim);
 void rings_end_clients(struct sim *sim);
 void rings_close(struct sim *sim);
+void rings_die(struct sim *sim);
 void rings_free(struct sim *sim);
 /* After a turn of tiering, that wants the next one in tick_ns. */
 void rings_run(struct sim *sim, bool io_ended, uint64_t tick_ns);

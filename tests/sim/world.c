@@ -348,12 +348,13 @@ static void try_open(struct sim *sim)
 /* It may die again, while it opens: by a request that fails, or anywhere. */
 static void world_open_hot(struct sim *sim)
 {
-    struct simdisk_faults *faults = simdisk_faults(sim->disk);
     struct tiering_warm_counts counts;
 
     sim->is_hot = true;
     sim->degraded = false;
-    *faults = (struct simdisk_faults){0};
+    faults_end(sim);
+    for (uint32_t dev = 0; dev < sim->n_devs; dev++)
+        simdisk_die(sim->disk, dev, false);
     while (sim_percent(sim, 30)) {
         bool by_request = sim_percent(sim, 50);
 
@@ -381,10 +382,8 @@ static void world_open_hot(struct sim *sim)
     if (counts.lost)
         sim_fail(sim, "%lu pieces have lost their bytes in a hot restart", counts.lost);
     hot_resolve(sim);
-    faults->dma_error = 20000;
-    faults->short_count = 20000;
-    if (sim->errors_on)
-        faults->read_error = 2000;
+    rings_open(sim);
+    faults_begin(sim);
 }
 
 /* --- Running --------------------------------------------------------------------------------------------------------- */
@@ -535,6 +534,7 @@ void world_hot_crash(struct sim *sim, bool inside)
     if (!inside) /* else its lists may end on a stack that is gone */
         world_count(sim);
     hot_look(sim, inside);
+    rings_die(sim);
     simdisk_hot_restart(sim->disk);
     world_forget(sim);
     sim->counts->hot_crashes++;
