@@ -445,6 +445,7 @@ struct tiering {
     uint32_t n_nodes[MEM_TIERS];
     uint64_t cxl_weights[NODES_MAX];
     struct chain_naming chain;
+    uint32_t forgets; /* it is deleted because its segment is emptied: the log need not be told. RECORD_NONE: none */
     uint32_t piece_bytes;
     uint32_t sync_number;
     uint64_t now_ns;

@@ -78,10 +78,14 @@ static enum evacuated evacuate_cache(struct tiering *t, uint32_t object)
     if (hot_at(t, object)->flags & HOT_LOADING)
         return EVACUATE_SEEN;
     t->stat.evacuated++;
-    object_drop_dev(t, object, false);
     kill_point("evacuate.cache");
-    if (!(record_at(&t->records, object)->flags & RECORD_HAS_MEM))
-        object_kill_all(t, object);
+    if (record_at(&t->records, object)->flags & RECORD_HAS_MEM) {
+        object_drop_dev(t, object, false);
+        return EVACUATE_GONE;
+    }
+    t->forgets = object;
+    object_kill_all(t, object);
+    t->forgets = RECORD_NONE;
     return EVACUATE_GONE;
 }
 

@@ -572,6 +572,27 @@ void object_drop_dev(struct tiering *t, uint32_t object, bool log)
 
 /* --- Deaths ------------------------------------------------------------------------------------------------------ */
 
+/* In one change: at no time is it COMMITTED, and nowhere. */
+static void object_die(struct tiering *t, uint32_t object)
+{
+    bool has_dev = record_at(&t->records, object)->flags & RECORD_HAS_DEV;
+    uint8_t store = record_at(&t->records, object)->dev_store;
+    struct store_entry entry;
+
+    if (has_dev) {
+        object_to_entry(t, object, &entry);
+        segment_unlink(t, object);
+    }
+    struct record *r = object_edit(t, object);
+    r->state = RECORD_DEAD;
+    r->flags &= (uint8_t)~RECORD_HAS_DEV;
+    object_edited(t, object);
+    if (has_dev && object == t->forgets)
+        store_forget(t->stores[store].store, &entry);
+    else if (has_dev)
+        store_drop(t->stores[store].store, &entry);
+}
+
 void object_kill(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
@@ -589,12 +610,8 @@ void object_kill(struct tiering *t, uint32_t object)
     move_put_cancel(t, object);
     shadow_drop(t, object);
     kill_point("object.kill_shadow");
-    object_drop_dev(t, object, true);
-    kill_point("object.kill_dev");
     t->spaces[r->space].n_objects--;
-    object_edit(t, object)->state = RECORD_DEAD;
-    kill_point("object.killing");
-    object_edited(t, object);
+    object_die(t, object);
     kill_point("object.killed");
     if (hot_at(t, object)->flags & HOT_TIMED_PIN)
         timed_pin_drop(t, object); /* it must not hold memory that nobody can reach */

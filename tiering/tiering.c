@@ -180,6 +180,7 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     tiering_nodes(t);
     t->recovering = true;
     t->was_clean = true;
+    t->forgets = RECORD_NONE;
     t->piece_bytes = config->piece_bytes ? config->piece_bytes : PIECE_BYTES_MAX;
     if (!t->config.max_moves)
         t->config.max_moves = DEFAULT_MAX_MOVES;

@@ -368,11 +368,10 @@ static void world_open_hot(struct sim *sim)
     }
     (void)world_try_open(sim);
     world_spaces(sim);
-    for (uint64_t have = 0, want = 1; have < want;) {
-        if (tiering_ready(sim->tiering, &have, &want))
-            break;
+    uint64_t have = 0, want = 0;
+    do
         world_run(sim, 4, 1000);
-    }
+    while (!tiering_ready(sim->tiering, &have, &want));
     sim->is_hot = false;
     gpu_restarted(sim);
     tiering_warm_counts(sim->tiering, &counts);
