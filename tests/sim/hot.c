@@ -117,6 +117,15 @@ void hot_look(struct sim *sim, bool inside)
         sim->hot.returns[i] = sim->sessions[i].alive && !sim->sessions[i].ending && sim_percent(sim, 80);
 }
 
+/* The new engine has not had a turn yet, in which it might drop something. */
+void hot_look_again(struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->n_objects; i++) {
+        if (sim->hot.was_there[i] && !block_is_whole(sim, &sim->objects[i]))
+            sim_fail(sim, "object %u of space %u did not survive its process", i, sim->objects[i].space);
+    }
+}
+
 /* The new engine is not started yet. */
 void hot_sessions_return(struct sim *sim)
 {
@@ -323,11 +332,9 @@ static void syncs_return(struct sim *sim)
 
 /* --- Everything is there ------------------------------------------------------------------------------------------ */
 
-static bool may_be_gone(const struct sim *sim, uint32_t i)
+static bool may_be_gone(const struct object *o)
 {
-    const struct object *o = &sim->objects[i];
-
-    return (sim->hot.inside || !sim->hot.was_there[i]) && (object_durability(o) == STORE_CACHE || o->counted);
+    return object_durability(o) == STORE_CACHE || o->counted; /* for other reasons than the restart: see hot_look_again() */
 }
 
 /* Its bytes, if they are in memory. */
@@ -356,7 +363,7 @@ static void block_check(struct sim *sim, struct tiering_session *s, uint32_t i)
     if (is_there) {
         block_seen(sim, o);
     } else if (o->state == BLOCK_PRESENT || o->state == BLOCK_UNKNOWN) {
-        if (!may_be_gone(sim, i))
+        if (!may_be_gone(o))
             sim_fail(sim, "block %u of space %u did not survive its process", i, o->space);
         block_gone(sim, o, "hot restart");
     }
@@ -395,7 +402,7 @@ static void tensor_check(struct sim *sim, struct tiering_session *s, uint32_t i)
     bool is_there = block_is_whole(sim, o);
 
     if (o->exists && !is_there) {
-        if (!may_be_gone(sim, i))
+        if (!may_be_gone(o))
             sim_fail(sim, "tensor %u of space %u did not survive its process", i, o->space);
         tensor_vanished(sim, o, "hot restart");
     }

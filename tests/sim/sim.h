@@ -367,6 +367,7 @@ void hot_point(void);
 bool hot_dies_in(struct sim *sim, uint64_t points, void (*step)(struct sim *sim));
 /* Before the end: what is there, and who will come back. */
 void hot_look(struct sim *sim, bool inside);
+void hot_look_again(struct sim *sim);
 /* While the new engine is opened; and when it has started: what was unanswered is, and all of the rest is there. */
 void hot_sessions_return(struct sim *sim);
 void hot_resolve(struct sim *sim);

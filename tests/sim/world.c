@@ -368,6 +368,7 @@ static void world_open_hot(struct sim *sim)
     }
     (void)world_try_open(sim);
     world_spaces(sim);
+    hot_look_again(sim);
     uint64_t have = 0, want = 0;
     do
         world_run(sim, 4, 1000);
