@@ -164,6 +164,10 @@ struct io_backend_ops {
     /* Memory of the daemon's own that I/O can reach, zeroed; only while starting. It lives as long as the backend. */
     int (*bounce_alloc)(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem);
 
+    /* This part of the owner's records will be used from now on, at random: whatever makes that cheap. It begins and ends at
+     * multiples of 2 MiB. */
+    void (*records_touch)(struct io_backend *be, void *mem, uint64_t size_bytes);
+
     /*
      * Blocking device access, for opening, recovery and the last words before closing only. mem and len_bytes are
      * aligned to SECTOR_BYTES. Returns 0 if all bytes were moved, or a negative errno (a short transfer is -EIO).

@@ -427,29 +427,49 @@ const char *memory_pages_name(enum memory_pages pages)
 
 /* --- Other memory ------------------------------------------------------------------------------------------------ */
 
+/* Where hugepages fit, and where the system gives them to memfds as pages are touched, they are taken. */
+static int records_map(int fd, uint64_t size_bytes, void **ret_mem)
+{
+    int r = map_aligned(fd, size_bytes, ret_mem);
+
+    if (r < 0)
+        return r;
+    (void)madvise(*ret_mem, size_bytes, MADV_DONTFORK);
+    (void)madvise(*ret_mem, size_bytes, MADV_HUGEPAGE);
+    return 0;
+}
+
+void memory_records_touch(void *mem, uint64_t size_bytes)
+{
+    if (memory_thp_read() == MEMORY_THP_ASKED)
+        (void)memory_touch_huge(mem, size_bytes); /* else page by page, as they are used */
+}
+
 int memory_records_create(const char *name, uint64_t size_bytes, struct memory_shared *ret_shared)
 {
-    int r = memory_shared_create(name, size_bytes, MEMORY_SHARED_SEAL, ret_shared);
+    cleanup_(memory_shared_destroy) struct memory_shared s = {.fd = -1};
 
+    if (size_bytes == 0 || size_bytes > INT64_MAX / 2)
+        return -EINVAL;
+    size_bytes = round_up(size_bytes, MEMORY_HUGE_BYTES);
+    int r = memfd_create_sized(name, size_bytes, 0, true, &s.fd);
     if (r == 0)
-        (void)madvise(ret_shared->mem, ret_shared->size_bytes,
-                      MADV_HUGEPAGE); /* where the system gives them to memfds */
-    return r;
+        r = records_map(s.fd, size_bytes, &s.mem);
+    if (r < 0)
+        return r;
+    *ret_shared = (struct memory_shared){.fd = steal_fd(&s.fd), .mem = steal_ptr(s.mem), .size_bytes = size_bytes};
+    return 0;
 }
 
 int memory_records_adopt(int fd, struct memory_shared *ret_shared)
 {
     struct stat st;
-    void *mem = MAP_FAILED;
+    void *mem = NULL;
 
-    if (fstat(fd, &st) == 0 && st.st_size > 0)
-        mem = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (mem == MAP_FAILED) {
+    if (fstat(fd, &st) < 0 || st.st_size <= 0 || records_map(fd, (uint64_t)st.st_size, &mem) < 0) {
         close(fd);
         return -EINVAL;
     }
-    (void)madvise(mem, (size_t)st.st_size, MADV_DONTFORK);
-    (void)madvise(mem, (size_t)st.st_size, MADV_HUGEPAGE);
     *ret_shared = (struct memory_shared){.fd = fd, .mem = mem, .size_bytes = (uint64_t)st.st_size};
     return 0;
 }

@@ -146,6 +146,9 @@ must_check int memory_shared_create(const char *name, uint64_t size_bytes, uint3
 must_check int memory_records_create(const char *name, uint64_t size_bytes, struct memory_shared *ret_shared);
 /* Those of the process before. Takes the descriptor, on failure too. */
 must_check int memory_records_adopt(int fd, struct memory_shared *ret_shared);
+/* This part of it (whole multiples of 2 MiB) will be used at random: in hugepages from now on, if they can be had. What is in
+ * it stays. Takes as long as zeroing it. */
+void memory_records_touch(void *mem, uint64_t size_bytes);
 /* Takes one that was never created (MEMORY_SHARED_NONE), and leaves that behind. */
 void memory_shared_destroy(struct memory_shared *shared);
 

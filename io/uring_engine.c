@@ -27,6 +27,7 @@ static const struct io_backend_ops uring_ops = {
     .work_submit = uring_work_submit,
     .chunk_request = uring_chunk_request,
     .chunk_survived = uring_chunk_survived,
+    .records_touch = uring_records_touch,
     .chunk_close = uring_chunk_close,
     .dma_submit = uring_dma_submit,
     .bounce_alloc = uring_bounce_alloc,

@@ -211,6 +211,7 @@ int uring_region_init(struct uring *u);
 void uring_region_deinit(struct uring *u);
 int uring_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem);
 void uring_chunk_request(struct io_backend *be, struct io_chunk *chunk);
+void uring_records_touch(struct io_backend *be, void *mem, uint64_t size_bytes);
 uint64_t uring_chunk_survived(struct io_backend *be, uint32_t region);
 void uring_chunk_close(struct io_backend *be, uint32_t region);
 uint32_t uring_chunk_fail(struct uring *u);

@@ -171,6 +171,12 @@ void *uring_address(const struct uring *u, struct io_buf buf, uint64_t len_bytes
     return uring_region_resolve(u, buf, len_bytes, &window);
 }
 
+void uring_records_touch(struct io_backend *be, void *mem, uint64_t size_bytes)
+{
+    (void)be;
+    memory_records_touch(mem, size_bytes);
+}
+
 uint64_t uring_chunk_survived(struct io_backend *be, uint32_t region)
 {
     const struct uring_region *found = region_find(uring_of(be), region);

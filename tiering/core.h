@@ -840,6 +840,11 @@ void truth_space_set(struct tiering *t, uint32_t space);
 /* The chunk is the pool's from now on; what is known of it beside. */
 void truth_chunk_set(struct tiering *t, const struct arena_chunk *chunk, uint32_t pool, const struct truth_chunk *what);
 
+/* For the record table: the backend gets to know which part of it is used. ctx is the tiering. */
+void truth_touch(void *ctx, const void *mem);
+/* At start: what of it is used at random. */
+void truth_touch_all(struct tiering *t);
+
 /* --- warm.c --- */
 /* Before the record table: is there anything to go on with? */
 int warm_new(struct tiering *t);

@@ -228,6 +228,8 @@ static uint32_t record_take_free(struct record_table *t)
     } else if (t->high < t->max) {
         index = t->high++;
         t->header->high = t->high;
+        if (t->touch && (uintptr_t)&t->objects[index] % RECORD_TOUCH_BYTES < sizeof(t->objects[index]))
+            t->touch(t->touch_ctx, &t->objects[index]);
     }
     return index;
 }

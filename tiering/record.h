@@ -21,6 +21,7 @@
 
 #define RECORD_NONE UINT32_MAX
 #define RECORD_REGION_NONE UINT16_MAX
+#define RECORD_TOUCH_BYTES (2 * MIB) /* of the table's memory, that become used at a time */
 
 /*
  *   FREE ──▶ RESERVED ──▶ COMMITTED ──▶ DEAD ──▶ FREE
@@ -133,6 +134,9 @@ struct record_table {
     uint32_t high;      /* as the header's */
     uint32_t free_head; /* list through hot.seg_next */
     uint32_t n_used;
+    /* May be NULL: records at and behind this one will be used from now on. */
+    void (*touch)(void *ctx, const void *mem);
+    void *touch_ctx;
     uint64_t hash_seed; /* secret: clients choose the keys */
 };
 

@@ -195,6 +195,9 @@ int tiering_new(const struct tiering_config *config, struct tiering **ret_tierin
     list_init(&t->sync_refs_free);
     int r = warm_new(t);
     record_table_init(&t->records, t->truth.records, config->max_objects, t->config.hash_seed);
+    t->records.touch = truth_touch;
+    t->records.touch_ctx = t;
+    truth_touch_all(t);
     if (r == 0)
         r = tiering_tables_new(t);
     if (r == 0)

@@ -50,6 +50,28 @@ void truth_at(struct truth *ret_truth, void *memory, uint32_t max_leases)
                                 .records = at + truth_records_off(max_leases)};
 }
 
+/* The hugepages that hold these bytes. Outside of a memory that is aligned to them there are none. */
+static void touch(struct tiering *t, const void *mem, uint64_t size_bytes)
+{
+    uintptr_t base = (uintptr_t)t->config.records, at = (uintptr_t)mem;
+    uintptr_t from = at / RECORD_TOUCH_BYTES * RECORD_TOUCH_BYTES, to = round_up(at + size_bytes, RECORD_TOUCH_BYTES);
+
+    if (base % RECORD_TOUCH_BYTES == 0)
+        t->config.backend->ops->records_touch(t->config.backend, (char *)t->config.records + (from - base), to - from);
+}
+
+void truth_touch(void *ctx, const void *mem)
+{
+    touch(ctx, mem, 1);
+}
+
+void truth_touch_all(struct tiering *t)
+{
+    touch(t, t->truth.leases, (uint64_t)t->config.max_leases * sizeof(struct lease));
+    touch(t, t->records.header, MAX((uint64_t)t->records.high * sizeof(struct record_object), UINT64_C(1)));
+    touch(t, t->records.slots, record_index_bytes(&t->records));
+}
+
 static const char *header_distrust(const struct truth_header *h)
 {
     if (h->magic != TRUTH_MAGIC)

@@ -40,6 +40,11 @@ static void wire_chunk_request(struct io_backend *be, struct io_chunk *chunk)
     disk_of(be)->ops->chunk_request(disk_of(be), chunk);
 }
 
+static void wire_records_touch(struct io_backend *be, void *mem, uint64_t size_bytes)
+{
+    disk_of(be)->ops->records_touch(disk_of(be), mem, size_bytes);
+}
+
 static uint64_t wire_chunk_survived(struct io_backend *be, uint32_t region)
 {
     return disk_of(be)->ops->chunk_survived(disk_of(be), region);
@@ -80,6 +85,7 @@ static const struct io_backend_ops wire_ops = {
     .work_submit = wire_work_submit,
     .chunk_request = wire_chunk_request,
     .chunk_survived = wire_chunk_survived,
+    .records_touch = wire_records_touch,
     .chunk_close = wire_chunk_close,
     .dma_submit = wire_dma_submit,
     .bounce_alloc = wire_bounce_alloc,

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 static uint32_t n_skipped;
 
@@ -415,6 +416,37 @@ START_TEST(test_shared_memory)
 }
 END_TEST
 
+/* Written by one mapping, in hugepages where they can be had, and there for the next one. */
+START_TEST(test_records_outlive_their_mapping)
+{
+    struct memory_shared s = MEMORY_SHARED_NONE, again = MEMORY_SHARED_NONE;
+
+    ck_assert_int_eq(memory_records_create("test", 7 * MIB, &s), 0);
+    ck_assert_uint_eq(s.size_bytes, 8 * MIB);
+    ck_assert_uint_eq((uintptr_t)s.mem % MEMORY_HUGE_BYTES, 0);
+    char *mem = s.mem;
+    mem[5 * MIB] = 1;
+    memory_records_touch(mem + 4 * MIB, 4 * MIB);
+    mem[6 * MIB] = 2;
+    if (memory_thp_read() == MEMORY_THP_ASKED && memory_thp_mapped_bytes(s.mem, s.size_bytes) < 4 * MIB)
+        skip("records in hugepages: the kernel gave none");
+    int fd = dup(s.fd);
+    memory_shared_destroy(&s);
+    ck_assert_int_eq(memory_records_adopt(fd, &again), 0);
+    mem = again.mem;
+    ck_assert_uint_eq(again.size_bytes, 8 * MIB);
+    ck_assert_int_eq(mem[5 * MIB], 1);
+    ck_assert_int_eq(mem[6 * MIB], 2);
+    ck_assert_int_eq(mem[0], 0);
+    memory_shared_destroy(&again);
+    int pipes[2];
+    ck_assert_int_eq(pipe(pipes), 0);
+    ck_assert_int_eq(memory_records_adopt(pipes[0], &again), -EINVAL); /* and it is closed */
+    ck_assert_int_lt(fcntl(pipes[0], F_GETFD), 0);
+    close(pipes[1]);
+}
+END_TEST
+
 START_TEST(test_private_memory)
 {
     void *mem = NULL;
@@ -450,6 +482,7 @@ int main(void)
     tcase_add_test(t, test_guard_survives_a_truncated_chunk);
     tcase_add_test(t, test_guard_leaves_other_faults_fatal);
     tcase_add_test(t, test_shared_memory);
+    tcase_add_test(t, test_records_outlive_their_mapping);
     tcase_add_test(t, test_private_memory);
     suite_add_tcase(s, t);
     srunner_set_fork_status(sr, CK_NOFORK); /* so that skips are counted here, and leaks are seen */

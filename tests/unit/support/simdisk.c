@@ -504,6 +504,13 @@ static void sim_chunk_request(struct io_backend *be, struct io_chunk *chunk)
     submit(simdisk_of(be), REQUEST_CHUNK, chunk);
 }
 
+static void sim_records_touch(struct io_backend *be, void *mem, uint64_t size_bytes)
+{
+    (void)be;
+    (void)mem;
+    (void)size_bytes;
+}
+
 static uint64_t sim_chunk_survived(struct io_backend *be, uint32_t region)
 {
     const struct simdisk *d = simdisk_of(be);
@@ -574,6 +581,7 @@ static const struct io_backend_ops sim_ops = {
     .work_submit = sim_work_submit,
     .chunk_request = sim_chunk_request,
     .chunk_survived = sim_chunk_survived,
+    .records_touch = sim_records_touch,
     .chunk_close = sim_chunk_close,
     .dma_submit = sim_dma_submit,
     .bounce_alloc = sim_bounce_alloc,
