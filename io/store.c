@@ -199,6 +199,11 @@ int store_space_put(struct store *s, const struct store_space *space)
     return 0;
 }
 
+void store_space_again(struct store *s, const struct store_space *space)
+{
+    log_append_space(&s->log, space);
+}
+
 uint32_t store_txn_begin(struct store *s)
 {
     struct store_txn *txn = put_txn_find(s, 0);

@@ -227,6 +227,8 @@ bool store_is_evacuating(const struct store *s, uint32_t segment);
 
 /* Remembers a space (or its deletion) in the log. -ENOSPC if the log is full of live entries; -EIO. */
 must_check int store_space_put(struct store *s, const struct store_space *space);
+/* The same of one for which there was room once, and of which the log has not heard: while opening. */
+void store_space_again(struct store *s, const struct store_space *space);
 
 /*
  * Puts with this txn number take effect together, in the log's order. Durable after the next store_sync(). 0 if

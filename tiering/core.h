@@ -833,6 +833,8 @@ int recover_adopt(struct tiering *t, uint8_t store);
 /* What is not whole goes. */
 void recover_prune(struct tiering *t);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
+/* It knew the space before, and its log has not heard of it. */
+void store_know_again(struct tiering *t, uint8_t store, uint32_t space);
 
 /* --- truth.c --- */
 /* The space is known from now on, or known better. */

@@ -226,8 +226,8 @@ static int reconcile_adopt(struct tiering *t, uint32_t object, bool again)
     if (!again)
         return store_adopt(store, pool, &entry);
     t->warm_counts.redone++;
-    int status = store_know_space(t, r->dev_store, r->space);
-    return status < 0 ? status : store_adopt_again(store, pool, &entry);
+    store_know_again(t, r->dev_store, r->space);
+    return store_adopt_again(store, pool, &entry);
 }
 
 static int reconcile_records(struct tiering *t)

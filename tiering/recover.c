@@ -88,18 +88,36 @@ static int recover_space(void *ctx, const struct store_space *space)
     return 0;
 }
 
+static void space_to_store(const struct space *sp, struct store_space *ret_space)
+{
+    *ret_space = (struct store_space){.id = sp->info.id,
+                                      .item_bytes = sp->info.item_bytes,
+                                      .class_id = sp->info.class_id,
+                                      .durability = sp->info.durability};
+    memcpy(ret_space->digest, sp->info.digest, sizeof(ret_space->digest));
+    memcpy(ret_space->pool, sp->pool_name, sizeof(ret_space->pool));
+}
+
+void store_know_again(struct tiering *t, uint8_t store, uint32_t space)
+{
+    struct space *sp = &t->spaces[space];
+    struct store_space put;
+
+    if (sp->known_to_store[store])
+        return;
+    space_to_store(sp, &put);
+    store_space_again(t->stores[store].store, &put);
+    sp->known_to_store[store] = true;
+}
+
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space)
 {
     struct space *sp = &t->spaces[space];
-    struct store_space put = {.id = sp->info.id,
-                              .item_bytes = sp->info.item_bytes,
-                              .class_id = sp->info.class_id,
-                              .durability = sp->info.durability};
+    struct store_space put;
 
     if (sp->known_to_store[store])
         return 0;
-    memcpy(put.digest, sp->info.digest, sizeof(put.digest));
-    memcpy(put.pool, sp->pool_name, sizeof(put.pool));
+    space_to_store(sp, &put);
     int r = store_space_put(t->stores[store].store, &put);
     if (r == 0)
         sp->known_to_store[store] = true;
@@ -116,12 +134,7 @@ static bool recover_next_space(void *ctx, uint64_t *cursor, struct store_space *
 
         if (!sp->known_to_store[store])
             continue;
-        *ret_space = (struct store_space){.id = sp->info.id,
-                                          .item_bytes = sp->info.item_bytes,
-                                          .class_id = sp->info.class_id,
-                                          .durability = sp->info.durability};
-        memcpy(ret_space->digest, sp->info.digest, sizeof(ret_space->digest));
-        memcpy(ret_space->pool, sp->pool_name, sizeof(ret_space->pool));
+        space_to_store(sp, ret_space);
         (*cursor)++;
         return true;
     }

@@ -152,12 +152,10 @@ static void shadow_remove(struct tiering *t, struct shadow *shadow)
     t->n_shadows--;
 }
 
-static struct shadow *shadow_new(struct tiering *t, uint32_t object)
+static struct shadow *shadow_put(struct tiering *t, uint32_t object)
 {
     uint32_t at = shadow_home(object);
 
-    if (t->n_shadows == SHADOWS_MAX || sim_point("shadow: none is free"))
-        return NULL;
     while (t->shadows[at].object)
         at = (at + 1) % SHADOW_SLOTS;
     t->shadows[at] = (struct shadow){.object = object + 1, .store = record_at(&t->records, object)->dev_store};
@@ -166,12 +164,17 @@ static struct shadow *shadow_new(struct tiering *t, uint32_t object)
     return &t->shadows[at];
 }
 
+static struct shadow *shadow_new(struct tiering *t, uint32_t object)
+{
+    return t->n_shadows >= SHADOWS_MAX || sim_point("shadow: none is free") ? NULL : shadow_put(t, object);
+}
+
 int shadow_recovered(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
 {
-    struct shadow *shadow = shadow_new(t, object);
-
-    if (!shadow)
+    /* With those that a SYNC had written already, and that are dirty again, there may be more than ever before. */
+    if (t->n_shadows >= SHADOWS_MAX / 4 * 7)
         return -ENOSPC;
+    struct shadow *shadow = shadow_put(t, object);
     shadow->store = store;
     shadow->changed = true; /* as far as anybody knows */
     shadow_entry_set(t, shadow, entry);

@@ -238,8 +238,13 @@ static void release_unanswered(struct sim *sim, const struct sim_wait *w)
 
     held_forget(sim, w);
     if (lease_again(sim, w)) {
-        if (w->version == o->last)
-            o->pieces[w->piece].publishing = false;
+        struct tensor_piece *p = &o->pieces[w->piece];
+
+        /* Inside a step its bytes may be the piece's already: it was about to end. Then it is released once more. */
+        if (w->version == o->last && (p->publishing || sim->hot.inside)) {
+            p->publishing = sim->hot.inside;
+            p->publication = (struct write){.from = w->from, .to = w->to};
+        }
         return;
     }
     if (sim->hot.returns[w->session] && !sim->hot.inside)
