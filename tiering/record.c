@@ -113,20 +113,44 @@ static void record_index(struct record_table *t, uint32_t index, uint64_t hash)
     t->slots[at] = ((uint32_t)hash & ~mask) | (index + 1);
 }
 
+#define REBUILD_AHEAD 32 /* index slots that are on their way to the cache: each is a miss of its own */
+
+static bool record_is_indexed(const struct record *r)
+{
+    return r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED;
+}
+
+/* The records [from, to), at most REBUILD_AHEAD. */
+static void rebuild_some(struct record_table *t, uint32_t from, uint32_t to)
+{
+    uint64_t hashes[REBUILD_AHEAD];
+
+    for (uint32_t i = from; i < to; i++) {
+        const struct record *r = &t->objects[i].record;
+
+        hashes[i - from] = record_is_indexed(r) ? record_hash(t, r) : 0;
+        record_warm_slot(t, hashes[i - from]);
+    }
+    for (uint32_t i = to; i-- > from;) {
+        const struct record *r = &t->objects[i].record;
+
+        t->n_used += r->state != RECORD_FREE;
+        if (record_is_indexed(r))
+            record_index(t, i, hashes[i - from]);
+        if (r->state != RECORD_FREE)
+            continue;
+        t->objects[i].hot.seg_next = t->free_head;
+        t->free_head = i;
+    }
+}
+
 void record_table_rebuild(struct record_table *t)
 {
     t->n_used = 0;
     t->free_head = RECORD_NONE;
-    for (uint32_t i = t->high; i-- > 0;) {
-        const struct record *r = &t->objects[i].record;
-
-        t->n_used += r->state != RECORD_FREE;
-        if (r->state == RECORD_FREE) {
-            t->objects[i].hot.seg_next = t->free_head;
-            t->free_head = i;
-        } else if (r->state != RECORD_DEAD) {
-            record_index(t, i, record_hash(t, r));
-        }
+    for (uint32_t to = t->high, from; to > 0; to = from) { /* the lowest free ones come first in their list */
+        from = to > REBUILD_AHEAD ? to - REBUILD_AHEAD : 0;
+        rebuild_some(t, from, to);
     }
 }
 
