@@ -339,7 +339,8 @@ static void syncs_return(struct sim *sim)
 
 static bool may_be_gone(const struct object *o)
 {
-    return object_durability(o) == STORE_CACHE || o->counted; /* for other reasons than the restart: see hot_look_again() */
+    return object_durability(o) == STORE_CACHE ||
+           o->counted; /* for other reasons than the restart: see hot_look_again() */
 }
 
 /* Its bytes, if they are in memory. */
