@@ -486,7 +486,7 @@ void tensors_check_restart(struct sim *sim)
 {
     struct tiering_session s;
 
-    tiering_session_init(sim->tiering, &s, 999, 999, 64);
+    tiering_session_init(sim->tiering, &s, ++sim->last_session, 999, 64);
     for (uint32_t n = 0; n < SIM_SYNCS; n++) {
         for (uint32_t i = 0; i < SIM_TENSORS_MAX; i++) {
             for (uint32_t k = 0; k < SIM_PIECES_MAX; k++)
