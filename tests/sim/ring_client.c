@@ -264,6 +264,11 @@ void rings_end_clients(struct sim *sim)
         client_end(sim, i);
 }
 
+bool rings_are_idle(const struct sim *sim)
+{
+    return !sim->rings->rq || requests_is_idle(sim->rings->rq);
+}
+
 void rings_close(struct sim *sim)
 {
     struct ring_world *w = sim->rings;

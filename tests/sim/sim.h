@@ -315,6 +315,7 @@ void faults_step(struct sim *sim);
 void rings_make(struct sim *sim);
 void rings_open(struct sim *sim);
 void rings_end_clients(struct sim *sim);
+bool rings_are_idle(const struct sim *sim); /* no request is left */
 void rings_close(struct sim *sim);
 void rings_die(struct sim *sim);
 void rings_free(struct sim *sim);

@@ -584,7 +584,7 @@ void world_stop_clean(struct sim *sim)
             sim_fail(sim, "it never ends to write back before a stop");
     }
     tiering_stop(sim->tiering);
-    for (int turn = 0; !tiering_idle(sim->tiering); turn++) {
+    for (int turn = 0; !tiering_idle(sim->tiering) || !rings_are_idle(sim); turn++) {
         world_run(sim, 8, 1000000);
         if (turn == 20000)
             sim_fail(sim, "it never gets idle after a stop");
