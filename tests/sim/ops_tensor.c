@@ -223,7 +223,8 @@ void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, ui
     l->from = (uint8_t)from;
     l->to = (uint8_t)to;
     l->version = o->last;
-    if (object_is_published(o) && !(write && p->torn)) /* of what is damaged nothing is left */
+    /* Of what is damaged nothing is left, and who writes all of it need not know. */
+    if (object_is_published(o) && !(write && (p->torn || (whole && object_may_be_bad(sim, o)))))
         (void)tensor_look(sim, o, piece, from, to, n, world_memory(sim, grant), l->cell);
     if (!write) {
         lease_read_verify(sim, l);
