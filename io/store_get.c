@@ -16,7 +16,6 @@
 #include "include/base/atomic.h"
 #include "include/base/checked.h"
 #include "include/base/kill_point.h"
-#include "include/base/point.h"
 #include "io/checksum.h"
 #include "io/store_private.h"
 
@@ -176,10 +175,8 @@ void store_get(struct store *s, struct store_get *get)
     struct sums_buffer *b = commit_sums_take(s);
     if (b)
         get_sums_load(b, get);
-    else {
-        sim_reached("get: waits for a buffer for sums");
+    else
         list_push_tail(&s->sums_waiting, &get->link_);
-    }
 }
 
 void store_get_urge(struct store_get *get)

@@ -167,6 +167,22 @@ static void lease_is_gone(struct sim *sim, struct sim_lease *l)
         tensor_writer_gone(sim, l, is_client_gone ? 2 : sim->doing.how);
 }
 
+/* The end of a reservation, or of a commit that failed, was cut off when its piece was gone already: it is asked for again. */
+static void reservation_look(struct sim *sim, struct sim_lease *l)
+{
+    struct object *o = &sim->objects[l->object];
+    struct tiering_id id = object_piece_id(sim, o, l->part, l->piece);
+    struct tiering_found found;
+
+    if (!sim->hot.inside || l->kind != HELD_RESERVED || tiering_lookup(sim->tiering, &id, &found) != -ENOENT)
+        return;
+    if (tiering_abort(sim->tiering, &sim->sessions[l->session].s, l->handle) < 0)
+        sim_fail(sim, "a reservation cannot be aborted again");
+    l->used = false;
+    if (o->version == l->version)
+        block_unbuilt(sim, o, object_bit(l->part, l->piece));
+}
+
 static void leases_return(struct sim *sim)
 {
     for (uint32_t i = 0; i < SIM_LEASES; i++) {
@@ -186,6 +202,8 @@ static void leases_return(struct sim *sim)
         if (l->used && l->kind == HELD_WRITE && sim->hot.inside && sim->doing.lease == l && sim->doing.how == 2 &&
             l->version == sim->objects[l->object].last)
             sim->objects[l->object].pieces[l->piece].maybe_torn = true; /* a part of it was carried out */
+        if (l->used && sim->doing.lease == l)
+            reservation_look(sim, l);
     }
 }
 
@@ -201,6 +219,7 @@ static bool lease_again(struct sim *sim, const struct sim_wait *w)
         sim->leases[i].in_dma = false;
         sim->leases[i].transfers = 0;
         sim->counts->hot_retries++;
+        reservation_look(sim, &sim->leases[i]);
         return true;
     }
     sim_fail(sim, "more leases than the sessions may have");
