@@ -114,7 +114,7 @@ struct look *look_new(const struct t_place *p)
     l->disk = simdisk_new(p->oracle->seed);
     (void)simdisk_device_add(l->disk, p->disk_bytes);
     simdisk_watch_writes(l->disk, remember, l);
-    l->records = aligned_alloc(SECTOR_BYTES, round_up(tiering_records_bytes(MAX_OBJECTS), SECTOR_BYTES));
+    l->records = aligned_alloc(SECTOR_BYTES, round_up(tiering_records_bytes(MAX_OBJECTS, MAX_LEASES), SECTOR_BYTES));
     if (!l->records)
         torture_fail("no memory");
     return l;
@@ -192,7 +192,7 @@ static void open_all(struct look *l)
     for (uint32_t c = 0; c < TIERING_CLASSES; c++)
         config.classes[c] =
             (struct tiering_class_config){.policy = &policy_lru, .durability = STORE_CACHE, .weight = 100};
-    memset(l->records, 0, tiering_records_bytes(MAX_OBJECTS));
+    memset(l->records, 0, tiering_records_bytes(MAX_OBJECTS, MAX_LEASES));
     int r = tiering_new(&config, &l->t);
 
     for (uint16_t i = 0; i < l->place->partitions && r == 0; i++)

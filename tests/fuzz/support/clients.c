@@ -162,7 +162,7 @@ static void client_end(uint32_t i)
         fuzz_check(n < TURNS_MAX, "a lane never goes");
         turn(64, NS_PER_MS);
     }
-    requests_peer_remove(e.rq, &c->peer);
+    requests_peer_remove(e.rq, &c->peer, false);
     c->is_there = false;
 }
 

@@ -77,7 +77,7 @@ int world_open(unsigned how)
     for (int c = 0; c < TIERING_CLASSES; c++)
         config.classes[c] = (struct tiering_class_config){
             .policy = c == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard : &policy_lru, .weight = 1};
-    fuzz_check(sizeof(records) >= tiering_records_bytes(WORLD_OBJECTS));
+    fuzz_check(sizeof(records) >= tiering_records_bytes(WORLD_OBJECTS, config.max_leases));
     memset(records, 0, sizeof(records));
     world = (struct world){.now_ns = 1000000000};
     fuzz_check(tiering_new(&config, &world.t) == 0);
