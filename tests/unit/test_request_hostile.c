@@ -55,7 +55,7 @@ START_TEST(test_sqe_reserved)
         sqe.reserved = UINT64_C(1) << 63;
         break;
     case 3:
-        sqe.flags = 0x10;
+        sqe.flags = 0x20;
         break;
     case 4:
         sqe.opcode = SPW_OPS;
