@@ -16,6 +16,7 @@
 #include "daemon/gpu.h"
 #include "daemon/log.h"
 #include "daemon/session.h"
+#include "daemon/session_kept.h"
 #include "include/base/socket.h"
 #include "io/grower.h"
 #include "io/workers.h"
@@ -104,6 +105,8 @@ static void daemon_make(void)
     control.config = config_make();
     control.state = CONTROL_READY;
     control.n_engines = ENGINES;
+    const char *why = NULL;
+    fuzz_check(kept_new(NULL, ENGINES, &control.kept, &why) == 0);
     fuzz_check(gpus_new(&control, &control.gpus) == 0);
     fuzz_check(workers_new(&workers, &control.workers) == 0 && grower_new(&control.grower) == 0);
     for (uint32_t i = 0; i < ENGINES; i++)

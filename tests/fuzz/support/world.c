@@ -6,7 +6,7 @@
 
 struct world world;
 
-static _Alignas(4096) uint8_t records[TIERING_RECORD_HEADER_BYTES + (WORLD_OBJECTS + 8) * (TIERING_OBJECT_BYTES + 64)];
+static void *records; /* made once */
 
 static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
                          uint64_t session)
@@ -55,7 +55,6 @@ int world_open(unsigned how)
     struct tiering_config config = {.backend = disk_backend(),
                                     .pools = pools,
                                     .n_pools = 2,
-                                    .records = records,
                                     .max_objects = WORLD_OBJECTS,
                                     .max_leases = 64,
                                     .max_moves = 32,
@@ -64,8 +63,14 @@ int world_open(unsigned how)
                                     .parts_deadline_ns = UINT64_C(10000000000),
                                     .hash_seed = 7,
                                     .events = &events};
+    uint64_t records_bytes = tiering_records_bytes(config.max_objects, config.max_leases);
     const char *why = NULL;
 
+    if (!records)
+        records = aligned_alloc(SECTOR_BYTES, round_up(records_bytes, SECTOR_BYTES));
+    fuzz_check(records);
+    memset(records, 0, records_bytes);
+    config.records = records;
     for (uint32_t i = 0; i < 2; i++)
         pools[i] = (struct tiering_pool_config){.name = {(char)('a' + i)},
                                                 .trusted = i == 0,
@@ -77,8 +82,6 @@ int world_open(unsigned how)
     for (int c = 0; c < TIERING_CLASSES; c++)
         config.classes[c] = (struct tiering_class_config){
             .policy = c == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard : &policy_lru, .weight = 1};
-    fuzz_check(sizeof(records) >= tiering_records_bytes(WORLD_OBJECTS, config.max_leases));
-    memset(records, 0, sizeof(records));
     world = (struct world){.now_ns = 1000000000};
     fuzz_check(tiering_new(&config, &world.t) == 0);
     int r = how & WORLD_DEVICE ? tiering_store_add(world.t, 0, 0, DISK_BYTES, &why) : 0;
