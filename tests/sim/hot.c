@@ -151,6 +151,22 @@ static bool lease_is_back(struct sim *sim, const struct sim_lease *l)
     return true;
 }
 
+/* A dirty release was cut off, and its client is gone: the lease has ended as one that was released, or with its session. */
+static bool was_released(struct sim *sim, const struct sim_lease *l)
+{
+    const struct object *o = &sim->objects[l->object];
+    struct tiering_id id = object_piece_id(sim, o, 0, l->piece);
+    struct tiering_session s;
+    struct tiering_grant grant;
+
+    tiering_session_init(sim->tiering, &s, ++sim->last_session, 999, 1);
+    bool seen = tiering_acquire(sim->tiering, &s, &id, 0, 0, TIERING_NO_FETCH, NULL, &grant) == 0 &&
+                tensor_cell_seen(world_memory(sim, &grant) + (size_t)l->from * SECTOR_BYTES) > o->pieces[l->piece].n;
+
+    tiering_session_end(sim->tiering, &s);
+    return seen;
+}
+
 /* The client of a lease that did not come back is gone; or its release was under way, and has been carried out. */
 static void lease_is_gone(struct sim *sim, struct sim_lease *l)
 {
@@ -163,8 +179,12 @@ static void lease_is_gone(struct sim *sim, struct sim_lease *l)
     l->used = false;
     if (l->kind == HELD_RESERVED && o->version == l->version)
         block_unbuilt(sim, o, object_bit(l->part, l->piece));
-    if (l->kind == HELD_WRITE)
-        tensor_writer_gone(sim, l, is_client_gone ? 2 : sim->doing.how);
+    if (l->kind != HELD_WRITE)
+        return;
+    int how = is_client_gone ? 2 : sim->doing.how;
+    if (is_client_gone && was_ending && sim->doing.how == 1 && l->version == o->last && was_released(sim, l))
+        how = 1;
+    tensor_writer_gone(sim, l, how);
 }
 
 /* The end of a reservation, or of a commit that failed, was cut off when its piece was gone already: it is asked for again. */

@@ -93,7 +93,7 @@ static uint32_t cell_at(const struct tensor_piece *p, uint32_t cell, uint32_t n)
 
 /* --- Shared: what a reader sees is one version, and stays that --------------------------------------------------------- */
 
-static uint32_t cell_seen(const uint8_t *bytes)
+uint32_t tensor_cell_seen(const uint8_t *bytes)
 {
     struct stamp seen = {0};
 
@@ -131,7 +131,7 @@ uint32_t tensor_look(struct sim *sim, const struct object *o, uint32_t piece, ui
     uint32_t last = p->n + p->publishing;
 
     for (uint32_t i = from; i < to; i++)
-        ret_cell[i] = cell_seen(bytes + (size_t)(i - from) * SECTOR_BYTES);
+        ret_cell[i] = tensor_cell_seen(bytes + (size_t)(i - from) * SECTOR_BYTES);
     tensor_look_again(sim, o, piece, from, to, ret_cell, bytes); /* each cell is whole */
     for (uint32_t k = n; k <= last; k++) {
         if (looks_like(p, from, to, k, ret_cell))

@@ -425,6 +425,8 @@ void model_restarted(struct sim *sim, bool clean);
 void model_look_all(struct sim *sim);
 
 /* model_tensor.c */
+/* What a cell's bytes say of their version. */
+uint32_t tensor_cell_seen(const uint8_t *bytes);
 void tensor_verify(struct sim *sim, struct object *o, uint32_t piece, uint32_t from, uint32_t to, const uint8_t *bytes);
 void tensor_fill(const struct sim *sim, const struct object *o, uint32_t piece, uint32_t from, uint32_t to,
                  uint32_t version, uint8_t *bytes);

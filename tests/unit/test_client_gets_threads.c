@@ -403,12 +403,13 @@ START_TEST(test_death)
     ck_assert_int_eq(spw_queue_arm(queue), 0);
     fake_die(fake);
     struct pollfd pfd = {.fd = spw_queue_fd(queue), .events = POLLIN};
+    ck_assert_int_eq(poll(&pfd, 1, 10000), 1);
     for (unsigned i = 0; i < JOBS;) {
         spw_job *job;
-        ck_assert_int_eq(poll(&pfd, 1, 10000), 1);
         int r = spw_queue_next(queue, &job);
         if (r == -EAGAIN) { /* the daemon has gone; whether another one comes is not known yet */
-            ck_assert_int_eq(spw_queue_arm(queue), 0);
+            if (spw_queue_arm(queue) == 0)
+                ck_assert_int_eq(poll(&pfd, 1, 10000), 1);
             continue;
         }
         ck_assert_int_eq(r, 0);
