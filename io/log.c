@@ -16,8 +16,8 @@
  * it costs) and takes three sectors for each one of normal entries, so in practice the limit is never met.
  *
  * When the queue is full (its owner deletes faster than blocks are written), deletions are not queued but still take
- * effect: a sweep that begins later writes only what lives, and when it is complete the deleted is gone for good. Syncs
- * wait for that.
+ * effect: a sweep that begins later writes only what lives, and when it is complete the deleted is gone for good, unless
+ * a transaction that is open keeps the tail before what was deleted: then it takes another sweep. Syncs wait for that.
  */
 #include "io/log.h"
 
@@ -117,18 +117,21 @@ void log_append_put(struct log *l, const struct store_entry *entry, uint64_t txn
     kill_point("log.put");
 }
 
-void log_leave_to_sweep(struct log *l)
+void log_leave_to_sweep(struct log *l, uint32_t back_bytes)
 {
     l->unlogged++;
+    l->unlogged_bytes += back_bytes;
     l->unlogged_seq = l->queue_in;
+    l->unlogged_lsn = l->queue_out == l->queue_in ? l->head.lsn : UINT64_MAX;
 }
 
-static void log_append_or_sweep(struct log *l, const uint8_t *entry, uint32_t bytes, uint32_t spare_bytes)
+static void log_append_or_sweep(struct log *l, const uint8_t *entry, uint32_t bytes, uint32_t spare_bytes,
+                                uint32_t back_bytes)
 {
     if (queue_room(l) >= bytes + spare_bytes && !sim_point("log: a deletion is left to a sweep"))
         queue_copy_in(l, entry, bytes);
     else
-        log_leave_to_sweep(l);
+        log_leave_to_sweep(l, back_bytes);
 }
 
 void log_append_delete(struct log *l, const struct store_id *id, uint64_t generation)
@@ -136,7 +139,7 @@ void log_append_delete(struct log *l, const struct store_id *id, uint64_t genera
     uint8_t out[FORMAT_ENTRY_BYTES_MAX];
 
     kill_point("log.delete");
-    log_append_or_sweep(l, out, log_encode_delete(out, id, generation), QUEUE_SPARE_BYTES);
+    log_append_or_sweep(l, out, log_encode_delete(out, id, generation), QUEUE_SPARE_BYTES, log_put_bytes(id->key_len));
 }
 
 void log_append_space(struct log *l, const struct store_space *space)
@@ -147,7 +150,7 @@ void log_append_space(struct log *l, const struct store_space *space)
     kill_point("log.space");
     if (!space->deleted)
         l->space_bytes += bytes;
-    log_append_or_sweep(l, out, bytes, QUEUE_SPARE_BYTES);
+    log_append_or_sweep(l, out, bytes, QUEUE_SPARE_BYTES, space->deleted ? bytes : 0);
 }
 
 void log_append_txn_commit(struct log *l, uint64_t txn)
@@ -156,7 +159,7 @@ void log_append_txn_commit(struct log *l, uint64_t txn)
                                         .txn = txn};
 
     kill_point("log.txn_commit");
-    log_append_or_sweep(l, (const uint8_t *)&f, sizeof(f), 0);
+    log_append_or_sweep(l, (const uint8_t *)&f, sizeof(f), 0, 0);
 }
 
 bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generation)
@@ -186,6 +189,11 @@ bool log_live_room(const struct log *l, uint32_t bytes, bool evacuating)
     if (evacuating)
         limit += limit / 8;
     return l->live_bytes + l->space_bytes + l->queue_reserved + bytes <= limit;
+}
+
+bool log_live_room_if_back(const struct log *l, uint32_t bytes)
+{
+    return l->live_bytes + l->space_bytes + l->queue_reserved + l->unlogged_bytes + bytes <= log_live_limit_bytes(l);
 }
 
 uint64_t log_used_sectors(const struct log *l)
@@ -223,6 +231,11 @@ bool log_has_room(const struct log *l)
 
 /* --- Sweeps --- */
 
+static bool sweep_is_record(const struct log *l, struct log_mark start)
+{
+    return start.lsn >= l->unlogged_lsn;
+}
+
 bool log_sweep_due(const struct log *l, struct log_mark oldest)
 {
     if (l->sweep.active)
@@ -230,7 +243,7 @@ bool log_sweep_due(const struct log *l, struct log_mark oldest)
     uint64_t cost = sweep_sectors(l, l->live_bytes + l->space_bytes);
     if (log_used_sectors(l) + cost > l->ring_sectors)
         return false;
-    if (log_has_unlogged(l) && l->queue_out >= l->unlogged_seq)
+    if (log_has_unlogged(l) && sweep_is_record(l, oldest))
         return true;
     bool wanted = log_used_sectors(l) >= MAX(l->ring_sectors / 4, cost + cost / 2) || !log_has_room(l) ||
                   sim_point("log: a sweep before its time");
@@ -240,11 +253,14 @@ bool log_sweep_due(const struct log *l, struct log_mark oldest)
 
 void log_sweep_begin(struct log *l, struct log_mark oldest, bool hurry)
 {
+    bool is_record = sweep_is_record(l, oldest);
+
     l->sweep = (struct log_sweep){
         .active = true,
         .hurry = hurry || log_has_unlogged(l),
         .in_spaces = true,
-        .unlogged = l->queue_out >= l->unlogged_seq ? l->unlogged : l->unlogged_done,
+        .unlogged = is_record ? l->unlogged : l->unlogged_done,
+        .unlogged_bytes = is_record ? l->unlogged_bytes : 0,
         .start = oldest,
         .bound_sectors = sweep_sectors(l, l->live_bytes + l->space_bytes),
     };
@@ -258,6 +274,7 @@ void log_sweep_finish(struct log *l)
     kill_point("log.sweep_finish");
     l->space_bytes += l->sweep.space_bytes;
     l->unlogged_done = l->sweep.unlogged;
+    l->unlogged_bytes -= l->sweep.unlogged_bytes;
     l->sweep = (struct log_sweep){0};
 }
 
@@ -352,6 +369,8 @@ static void compose_seal(struct log *l, uint8_t *block, uint32_t at, uint32_t en
     b->checksum = log_block_checksum(l, b);
     kill_point("log.sealed");
     l->head = (struct log_mark){.lsn = b->lsn + sectors, .prev = b->checksum};
+    if (l->unlogged_lsn == UINT64_MAX && l->queue_out >= l->unlogged_seq)
+        l->unlogged_lsn = l->head.lsn;
 }
 
 uint32_t log_compose(struct log *l, uint8_t *block, uint64_t *ret_lsn)

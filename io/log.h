@@ -45,6 +45,7 @@ struct log_sweep {
     bool ended;        /* the last block composed holds its last entry */
     bool in_spaces;    /* spaces first, then pieces */
     uint64_t unlogged; /* the value of log.unlogged that its end will have made good */
+    uint64_t unlogged_bytes;
     uint64_t cursor;
     struct log_mark start;  /* the tail when it is done */
     uint64_t bound_sectors; /* it will not write more than this, plus what is born while it runs */
@@ -72,9 +73,13 @@ struct log {
 
     uint64_t live_bytes;  /* of entries that a sweep would write for pieces */
     uint64_t space_bytes; /* the same for spaces; never too small */
-    /* What took effect without an entry: a sweep is its record, one begun when the queue is composed up to _seq. */
+    /*
+     * What took effect without an entry. A sweep is its record if nothing that was put before remains in the log when it
+     * is over: if its start, the tail then, is not before _lsn. That is known when the queue is composed up to _seq.
+     */
     uint64_t unlogged, unlogged_done; /* counts */
-    uint64_t unlogged_seq;
+    uint64_t unlogged_seq, unlogged_lsn;
+    uint64_t unlogged_bytes; /* of live entries again, if it crashes before */
 
     struct log_sweep sweep;
     const struct store_events *events;
@@ -99,8 +104,9 @@ must_check int log_decode(const struct log *l, const uint8_t *in, uint32_t bytes
 bool log_reserve(struct log *l, uint32_t bytes);
 void log_unreserve(struct log *l, uint32_t bytes);
 void log_append_put(struct log *l, const struct store_entry *entry, uint64_t txn); /* uses its reservation */
-/* Something took effect without an entry: what the next sweep writes will tell (see `unlogged`). */
-void log_leave_to_sweep(struct log *l);
+/* Something took effect without an entry: what the next sweep writes will tell (see `unlogged`). After a crash before
+ * that, entries of so many bytes count again. */
+void log_leave_to_sweep(struct log *l, uint32_t back_bytes);
 /* Without room they take effect all the same: the next sweep will be their record (see `unlogged`). */
 void log_append_delete(struct log *l, const struct store_id *id, uint64_t generation);
 void log_append_space(struct log *l, const struct store_space *space);
@@ -110,6 +116,8 @@ bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generati
 
 /* Entries of live pieces take at most a fifth of the ring; evacuation may go a little beyond. */
 bool log_live_room(const struct log *l, uint32_t bytes, bool evacuating);
+/* The same, even if all comes back that was deleted without an entry. */
+bool log_live_room_if_back(const struct log *l, uint32_t bytes);
 uint64_t log_live_limit_bytes(const struct log *l);
 
 /* --- Blocks and sweeps --- */

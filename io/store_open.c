@@ -25,7 +25,7 @@ static int open_put(struct store *s, const struct store_entry *entry)
     if (r != STORE_LEFT_BEHIND)
         return r;
     sim_reached("recovery: a second copy is left behind");
-    log_leave_to_sweep(&s->log);
+    log_leave_to_sweep(&s->log, log_put_bytes(entry->id.key_len));
     return 0;
 }
 
@@ -238,7 +238,7 @@ int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *
     if (log_reserve(&s->log, bytes))
         log_append_put(&s->log, entry, 0);
     else
-        log_leave_to_sweep(&s->log);
+        log_leave_to_sweep(&s->log, 0);
     s->durable_unflushed |= entry->durability != STORE_CACHE;
     return 0;
 }

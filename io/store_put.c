@@ -431,6 +431,8 @@ struct store_txn *put_txn_find(struct store *s, uint32_t txn)
 /* -EINVAL, -EIO and the limits that do not depend on a place. */
 static int put_check(struct store *s, const struct store_put *put)
 {
+    bool goes_on = put->evacuating;
+
     if (s->failed)
         return -EIO;
     if (put->size_bytes == 0 || put->size_bytes > PIECE_BYTES_MAX || put->size_bytes > s->g.segment_bytes ||
@@ -443,6 +445,7 @@ static int put_check(struct store *s, const struct store_put *put)
         if ((txn->has_mark && s->log.head.lsn - txn->mark.lsn > s->log.ring_sectors / 4) ||
             sim_point("put: a transaction is too old"))
             return -ENOSPC;
+        goes_on |= txn->has_mark;
     }
     if (!log_live_room(&s->log, log_put_bytes(put->id.key_len), put->evacuating)) {
         bool coming = s->table.count[SEGMENT_CLOSING] + s->table.count[SEGMENT_EVACUATING] > 0;
@@ -451,8 +454,12 @@ static int put_check(struct store *s, const struct store_put *put)
         s->want_entries = true;
         return -EAGAIN;
     }
-    /* What a sweep must make durable may come back after a crash: until then nothing may take its room. */
-    return s->stopping || (log_has_unlogged(&s->log) && !put->evacuating) ? -EAGAIN : 0;
+    /* What a sweep must make durable may come back after a crash: until then nothing may take its room. But that sweep
+     * may wait for this transaction's end. */
+    if (log_has_unlogged(&s->log) && put->txn && goes_on &&
+        !log_live_room_if_back(&s->log, log_put_bytes(KEY_BYTES_MAX)))
+        return -ENOSPC;
+    return s->stopping || (log_has_unlogged(&s->log) && !goes_on) ? -EAGAIN : 0;
 }
 
 static void put_entry_fill(struct store *s, struct store_put *put, struct store_loc loc)

@@ -299,7 +299,7 @@ int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, u
         return -EBUSY; /* the bytes may change under the checksum */
     if (hot_at(t, object)->flags & (HOT_RELOCATING | HOT_MIGRATING))
         return -EBUSY; /* what is newer must be put later; and what is moving is not where it will be */
-    if (!evacuating && t->stores[store].pool_waits[space->info.pool])
+    if (!evacuating && !txn && t->stores[store].pool_waits[space->info.pool]) /* others may wait for the transaction */
         return -EAGAIN;
     struct move *m = move_new(t, MOVE_SPILL, object);
     if (!m)

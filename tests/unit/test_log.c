@@ -393,6 +393,115 @@ START_TEST(sweeps_cut_off_again_and_again)
 }
 END_TEST
 
+/* --- Deletions without an entry --- */
+
+static void delete_without_room(uint64_t generation)
+{
+    const struct store_entry e = entry_of(generation);
+    uint64_t other = 1000000;
+
+    while (log_reserve(&l, log_put_bytes(KEY_BYTES_MAX))) {
+        log_unreserve(&l, log_put_bytes(KEY_BYTES_MAX));
+        append(other++, 0);
+    }
+    log_append_delete(&l, &e.id, generation);
+    ck_assert(log_has_unlogged(&l));
+}
+
+static void sweep_from(struct log_mark oldest)
+{
+    log_sweep_begin(&l, oldest, true);
+    while (!l.sweep.ended)
+        ck_assert(commit(true) > 0 || l.sweep.ended);
+    sweep_finish();
+}
+
+static bool comes_back(uint64_t generation)
+{
+    bool found = false;
+
+    ck_assert_int_eq(recover(), 0);
+    for (size_t i = 0; i < n_replayed; i++)
+        found |= replayed[i] == generation;
+    return found;
+}
+
+/* What is deleted waits in the queue itself: a sweep that begins now comes before it. */
+START_TEST(a_sweep_is_no_record_of_what_is_queued_behind_it)
+{
+    uint64_t generation = 0;
+
+    setup();
+    while (log_used_sectors(&l) < l.ring_sectors / 3) {
+        append(++generation, 0);
+        ck_assert_uint_gt(commit(true), 0);
+    }
+    append(++generation, 0);
+    delete_without_room(generation);
+    ck_assert(log_sweep_due(&l, l.head)); /* the ring is full enough */
+    sweep_from(l.head);
+    while (l.queue_in > l.queue_out)
+        ck_assert_uint_gt(commit(true), 0);
+    for (int sweeps = 0; log_has_unlogged(&l); sweeps++) {
+        ck_assert_int_lt(sweeps, 2);
+        ck_assert(log_sweep_due(&l, l.head));
+        sweep_from(l.head);
+    }
+    ck_assert(!comes_back(generation));
+    teardown();
+}
+END_TEST
+
+/* The sweep is over, but an open transaction keeps what was deleted in the log. */
+START_TEST(a_sweep_is_no_record_while_a_transaction_keeps_the_log)
+{
+    setup();
+    const struct log_mark oldest = l.head;
+    append(1, 500);
+    append(2, 0);
+    ck_assert_uint_gt(commit(true), 0);
+    delete_without_room(2);
+    while (l.queue_in > l.queue_out)
+        ck_assert_uint_gt(commit(true), 0);
+    if (log_sweep_due(&l, oldest))
+        sweep_from(oldest);
+    ck_assert(log_has_unlogged(&l) || !comes_back(2)); /* no SYNC may be answered yet */
+    sweep_from(oldest);                                /* one for want of room */
+    ck_assert(log_has_unlogged(&l) || !comes_back(2));
+    ck_assert(log_sweep_due(&l, l.head)); /* the transaction is over */
+    sweep_from(l.head);
+    ck_assert(!log_has_unlogged(&l));
+    ck_assert(!comes_back(2));
+    teardown();
+}
+END_TEST
+
+/* Another transaction follows before the first is over, and so on: some sweep is a record all the same. */
+START_TEST(a_sweep_is_a_record_though_transactions_never_end)
+{
+    uint64_t txn = 500;
+
+    setup();
+    append(1, 0);
+    ck_assert_uint_gt(commit(true), 0);
+    delete_without_room(1);
+    for (int sweeps = 0; log_has_unlogged(&l); sweeps++) {
+        ck_assert_int_lt(sweeps, 4);
+        const struct log_mark oldest = l.head;
+        for (int i = 0; i < 3 || l.queue_in > l.queue_out; i++, txn++) {
+            if (log_reserve(&l, log_put_bytes(KEY_BYTES_MAX))) {
+                log_unreserve(&l, log_put_bytes(KEY_BYTES_MAX));
+                append(txn, txn);
+            }
+            ck_assert_uint_gt(commit(true), 0);
+        }
+        sweep_from(oldest);
+    }
+    ck_assert(!comes_back(1));
+    teardown();
+}
+END_TEST
+
 /* Any bit of the ring may flip: recovery says something sensible and stays within its memory. */
 START_TEST(noise_is_survived)
 {
@@ -465,6 +574,9 @@ int main(void)
     tcase_add_test(tc, damage_in_the_middle_is_told_from_the_end);
     tcase_add_test(tc, uncommitted_puts_are_left_out);
     tcase_add_test(tc, sweeps_cut_off_again_and_again);
+    tcase_add_test(tc, a_sweep_is_no_record_of_what_is_queued_behind_it);
+    tcase_add_test(tc, a_sweep_is_no_record_while_a_transaction_keeps_the_log);
+    tcase_add_test(tc, a_sweep_is_a_record_though_transactions_never_end);
     tcase_add_test(tc, noise_is_survived);
     tcase_add_test(tc, slots_never_overlap);
     suite_add_tcase(suite, tc);

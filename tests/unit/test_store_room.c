@@ -250,13 +250,57 @@ START_TEST(a_flood_of_deletions_is_durable_after_sync)
 }
 END_TEST
 
+/* The sweep that must tell of the deletions waits for the transaction to end: that must be able to. */
+START_TEST(a_flood_of_deletions_in_an_open_transaction)
+{
+    for (uint64_t seed = 220; seed < 228; seed++) {
+        start_open(seed, 1300);
+        o->size_max_bytes = 4096;
+        for (uint32_t id = 0; id < 1290; id++)
+            put_wait(id);
+        owner_settle(o);
+        owner_wait_sync(o);
+        ck_assert(owner_txn_begin(o));
+        ck_assert_int_eq(owner_put(o, 1290, true), 0);
+        owner_settle(o);
+        for (uint32_t id = 0; id < 1290; id++)
+            if (id % 100 != 0)
+                owner_drop(o, id);
+        for (uint32_t id = 1291; id < 1298; id++) {
+            int r = owner_put(o, id, true);
+            for (int turn = 0; r == -EAGAIN && turn < 1000; turn++) {
+                owner_turn(o);
+                r = owner_put(o, id, true);
+            }
+            ck_assert_int_eq(r, 0);
+        }
+        owner_settle(o);
+        owner_txn_commit(o);
+        owner_wait_sync(o);
+        ck_assert_int_eq(o->sync_status, 0);
+        owner_crash(o, true);
+        ck_assert_int_eq(owner_open(o, &why), 0);
+        for (uint32_t id = 0; id < 1300; id++)
+            ck_assert(id % 100 == 0 || (o->objects[id].version != 0) == (id >= 1290 && id < 1298));
+        owner_check_all(o, true);
+        ck_assert_uint_eq(o->n_wrong + o->n_lost, 0);
+        end();
+    }
+}
+END_TEST
+
 int main(void)
 {
     const struct test_case tests[] = {
-        {"room", reclaim_goes_round_and_round}, {"room", a_cache_pool_evicts_instead_of_refusing},
-        {"room", no_pool_passes_its_budget},    {"room", a_full_durable_pool_refuses},
-        {"room", the_log_goes_round_and_round}, {"room", a_log_full_of_live_entries_refuses},
-        {"room", a_log_full_of_cache_evicts},   {"room", a_flood_of_deletions_is_durable_after_sync},
+        {"room", reclaim_goes_round_and_round},
+        {"room", a_cache_pool_evicts_instead_of_refusing},
+        {"room", no_pool_passes_its_budget},
+        {"room", a_full_durable_pool_refuses},
+        {"room", the_log_goes_round_and_round},
+        {"room", a_log_full_of_live_entries_refuses},
+        {"room", a_log_full_of_cache_evicts},
+        {"room", a_flood_of_deletions_is_durable_after_sync},
+        {"room", a_flood_of_deletions_in_an_open_transaction},
     };
 
     return run_suite("store_room", tests, ARRAY_LEN(tests));
