@@ -70,9 +70,9 @@ static void lease_verify(struct sim *sim, const struct ring_lease *l)
 static void lease_look(struct sim *sim, struct ring_lease *l, uint32_t floor)
 {
     const struct ring_object *o = &sim->rings->objects[l->object];
-    struct stamp seen;
+    struct stamp seen = stamp_of(sim, o, l->piece, floor); /* a last piece of few bytes does not tell its version */
 
-    memcpy(&seen, lease_memory(sim, l), sizeof(seen));
+    memcpy(&seen, lease_memory(sim, l), MIN(sizeof(seen), (size_t)piece_bytes(o, l->piece)));
     l->version = seen.version;
     if (seen.object != OBJECT_STAMP + l->object || seen.version < floor || seen.version > o->top)
         sim_fail(sim, "a client's block %u (space %u) is block %lu version %u; %u to %u may be", l->object, o->space,
