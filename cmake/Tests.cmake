@@ -143,7 +143,7 @@ if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     if(SPILLWAY_SANITIZE)
         spillway_test(sim/seeds sim 900 spillsim --seeds 60 --ops 10000 --jobs 2 --first 100001)
     else()
-        spillway_test(sim/seeds sim 900 spillsim --seeds 500 --ops 10000 --jobs 2) # 547 fails, see docs/reliability.md
+        spillway_test(sim/seeds sim 900 spillsim --seeds 1000 --ops 10000 --jobs 2)
     endif()
     set_tests_properties(sim/seeds PROPERTIES PROCESSORS 2)
     spillway_test(sim/regressions sim 300 spillsim --list ${CMAKE_SOURCE_DIR}/tests/sim/seeds.txt)
