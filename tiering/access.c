@@ -182,8 +182,9 @@ static void piece_reverted(struct tiering *t, uint32_t object)
 
     if (r->state != RECORD_COMMITTED)
         return;
-    /* This lease is still one pin: with more, somebody reads or writes the same memory. */
-    bool alone = hot_at(t, object)->pins == 1;
+    /* This lease is still one pin, and a copy that leaves its segment on the device is one that uses no memory of the
+     * piece: with more, somebody reads or writes the same memory. */
+    bool alone = hot_at(t, object)->pins == (hot_at(t, object)->flags & HOT_RELOCATING ? 2 : 1);
     if (alone && ((r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) || shadow_restore(t, object))) {
         policy_leave(t, object, true);
         kill_point("release.reverted");

@@ -347,7 +347,7 @@ static void do_discard(struct t_worker *w, enum t_group g)
     } else {
         client_must(w, spw_release(w->spaces.tensors[w->number][g], &view, 1, 0), "release");
     }
-    /* Where somebody else holds the piece at that moment (the daemon, which moves its copy, say) it is torn instead. */
+    /* Where somebody else holds the piece at that moment (a SYNC of who died a moment ago, say) it is torn instead. */
     int r = spw_get_range(w->spaces.tensors[w->number][g], &name, 0, w->bytes, T_STRIPE_BYTES, WAIT_MS);
 
     if (r == -EBADMSG)
