@@ -19,6 +19,7 @@
 #include "include/base/point.h"
 
 #define NONE STORE_SEGMENT_NONE
+#define UNKNOWN (NONE - 1) /* to be looked for when it is wanted */
 #define RESERVE_PERCENT 7
 #define RESERVE_MIN 2
 
@@ -47,6 +48,8 @@ int segment_table_init(struct segment_table *t, const struct geometry *g, uint32
         for (int d = 0; d < 2; d++)
             for (int b = 0; b < SEGMENT_BUCKETS; b++)
                 t->pools[p].bucket[d][b] = (struct segment_list){NONE, NONE};
+    for (uint32_t p = 0; p < n_pools; p++)
+        t->pools[p].roomiest[0] = t->pools[p].roomiest[1] = NONE;
     t->count[SEGMENT_FREE] = t->n;
     for (uint32_t i = 0; i < t->n; i++) {
         t->segments[i].prev = i > 0 ? i - 1 : NONE;
@@ -152,9 +155,57 @@ static void count_by(struct segment_table *t, const struct segment *s, uint32_t 
         p->dead_sectors += by == 1 ? dead_sectors(s) : -(uint64_t)dead_sectors(s);
 }
 
+/* --- Room behind the end --- */
+
+static uint32_t room_behind(const struct segment_table *t, const struct segment *s)
+{
+    return t->segment_sectors - MIN(s->end_sector, t->segment_sectors);
+}
+
+/* Its sums must be in memory: others will be written beside them. */
+static bool has_room_behind(const struct segment_table *t, const struct segment *s)
+{
+    return s->state == SEGMENT_SEALED && s->durability != STORE_CACHE && s->sums_loaded && room_behind(t, s) > 0;
+}
+
+static uint32_t *roomiest_of(struct segment_table *t, const struct segment *s)
+{
+    return &t->pools[s->pool].roomiest[s->durability - 1];
+}
+
+static void roomiest_comes(struct segment_table *t, uint32_t segment)
+{
+    const struct segment *s = &t->segments[segment];
+
+    if (!has_room_behind(t, s))
+        return;
+    uint32_t *roomiest = roomiest_of(t, s);
+    if (*roomiest == NONE || (*roomiest != UNKNOWN && room_behind(t, &t->segments[*roomiest]) < room_behind(t, s)))
+        *roomiest = segment;
+}
+
+static void roomiest_goes(struct segment_table *t, uint32_t segment)
+{
+    const struct segment *s = &t->segments[segment];
+
+    if (s->durability != STORE_CACHE && *roomiest_of(t, s) == segment)
+        *roomiest_of(t, s) = UNKNOWN;
+}
+
+/* A walk over all segments, once for each that was filled or went. */
+static void roomiest_find(struct segment_table *t, uint32_t pool, uint8_t durability)
+{
+    t->pools[pool].roomiest[durability - 1] = NONE;
+    for (uint32_t i = 0; i < t->n; i++)
+        if (t->segments[i].pool == pool && t->segments[i].durability == durability)
+            roomiest_comes(t, i);
+}
+
 void segment_set_state(struct segment_table *t, uint32_t segment, enum segment_state state)
 {
     struct segment *s = &t->segments[segment];
+
+    roomiest_goes(t, segment);
 
     list_remove(t, place_of(t, s), segment);
     count_by(t, s, UINT32_MAX);
@@ -162,6 +213,7 @@ void segment_set_state(struct segment_table *t, uint32_t segment, enum segment_s
     s->bucket = bucket_of(t, s);
     count_by(t, s, 1);
     list_push(t, place_of(t, s), segment);
+    roomiest_comes(t, segment);
 }
 
 static void live_change(struct segment_table *t, uint32_t segment, uint32_t live_sectors)
@@ -371,6 +423,38 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
     kill_point("segment.taken");
     *ret_segment = segment;
     return 0;
+}
+
+int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating, uint32_t sectors,
+                   uint32_t *ret_segment)
+{
+    if (durability == STORE_CACHE || (!evacuating && t->count[SEGMENT_FREE] < t->reserve))
+        return -ENOSPC; /* as long as what is copied lacks room, that is its */
+    if (t->pools[pool].roomiest[durability - 1] == UNKNOWN)
+        roomiest_find(t, pool, durability);
+    uint32_t segment = t->pools[pool].roomiest[durability - 1];
+    if (segment == NONE || room_behind(t, &t->segments[segment]) < sectors)
+        return -ENOSPC;
+    sim_reached("segment: one is filled up");
+    segment_set_state(t, segment, SEGMENT_OPEN);
+    t->segments[segment].placed_sectors = (uint16_t)t->segments[segment].end_sector;
+    kill_point("segment.reopened");
+    *ret_segment = segment;
+    return 0;
+}
+
+bool segment_could_be_filled(const struct segment_table *t, uint32_t segment)
+{
+    const struct segment *s = &t->segments[segment];
+
+    return s->state == SEGMENT_SEALED && s->durability != STORE_CACHE &&
+           room_behind(t, s) >= t->segment_sectors / (SEGMENT_BUCKETS - 1);
+}
+
+void segment_sums_there(struct segment_table *t, uint32_t segment)
+{
+    t->segments[segment].sums_loaded = 1;
+    roomiest_comes(t, segment);
 }
 
 int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint8_t durability, uint32_t sectors)

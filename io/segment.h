@@ -11,9 +11,9 @@
 
 /*
  * FREE       nothing in it counts. -> OPEN
- * OPEN       being filled by one stream of one pool. -> CLOSING
+ * OPEN       being filled by one stream of one pool, from its beginning or behind what was put there before. -> CLOSING
  * CLOSING    nothing more is placed in it, but puts are in flight, which an evacuation could not see. -> SEALED
- * SEALED     pieces live in it. -> EVACUATING, EMPTY
+ * SEALED     pieces live in it. -> EVACUATING, EMPTY, OPEN
  * EVACUATING its owner was asked to empty it. -> EMPTY
  * EMPTY      nothing lives in it and nobody reads it, but the log does not say so yet. -> FREEING
  * FREEING    the log says so, but perhaps not durably. -> FREE
@@ -44,7 +44,10 @@ struct segment {
     uint8_t sums_dirty : 1;   /* and the device lacks something of it */
     uint8_t sums_durable : 1; /* of a durable piece: must not wait for sealing */
     uint8_t touched : 1;      /* recovery: the log has put something there */
-    uint64_t freed_seq;       /* FREEING: position of its entry in the log's queue */
+    union {
+        uint64_t freed_seq;  /* FREEING: position of its entry in the log's queue */
+        uint32_t end_sector; /* others but OPEN: where nothing was put that the log may know of */
+    };
 };
 
 struct segment_list {
@@ -68,6 +71,7 @@ struct segment_pool {
     uint32_t n_closing;
     uint64_t dead_sectors;   /* in SEALED segments that are not of `cache`: what copying could free */
     uint32_t n_sealed_cache; /* SEALED, of durability STORE_CACHE */
+    uint32_t roomiest[2];    /* of scratch, of durable: SEALED, with the most room behind its end; NONE, or UNKNOWN */
     struct segment_list bucket[2][SEGMENT_BUCKETS]; /* [0] cache, [1] the others */
 };
 
@@ -100,6 +104,17 @@ void segment_live_sub(struct segment_table *t, uint32_t segment, uint32_t sector
  */
 must_check int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating,
                             uint32_t *ret_segment);
+
+/*
+ * Without a free one: a SEALED segment, not of `cache`, with this much room behind its end; OPEN again. What is copied may
+ * always have it. So what a stream leaves of its segment, because others needed the room or the process died, is not lost:
+ * however often that comes between, the copies of a segment go on where they stopped. -ENOSPC.
+ */
+must_check int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating,
+                              uint32_t sectors, uint32_t *ret_segment);
+/* Recovery: this one counts as such as soon as its sums are loaded. */
+bool segment_could_be_filled(const struct segment_table *t, uint32_t segment);
+void segment_sums_there(struct segment_table *t, uint32_t segment);
 
 /* The segment whose emptying costs the least, STORE_SEGMENT_NONE if none is worth it now. pool: or POOL_ANY. */
 #define SEGMENT_POOL_ANY UINT32_MAX

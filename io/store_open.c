@@ -29,6 +29,14 @@ static int open_put(struct store *s, const struct store_entry *entry)
     return 0;
 }
 
+static void segment_touch(struct store *s, const struct store_entry *entry)
+{
+    struct segment *seg = store_segment(s, entry->loc.segment);
+
+    seg->touched = 1;
+    seg->end_sector = MAX(seg->end_sector, entry->loc.sector + sectors_of(entry->size_bytes));
+}
+
 static int open_record(void *ctx, const struct log_record *record)
 {
     struct store *s = ctx;
@@ -41,7 +49,7 @@ static int open_record(void *ctx, const struct log_record *record)
         return s->events->replay_space(s->ctx, &record->space);
     case FORMAT_ENTRY_PUT:
         kill_point("open.put");
-        store_segment(s, e->loc.segment)->touched = 1;
+        segment_touch(s, e);
         s->next_generation = MAX(s->next_generation, e->generation + 1);
         return open_put(s, e);
     case FORMAT_ENTRY_DELETE:
@@ -51,6 +59,7 @@ static int open_record(void *ctx, const struct log_record *record)
     case FORMAT_ENTRY_SEGMENT_FREED:
         kill_point("open.segment_freed");
         store_segment(s, record->segment_freed.segment)->touched = 0;
+        store_segment(s, record->segment_freed.segment)->end_sector = 0;
         s->next_generation = MAX(s->next_generation, record->segment_freed.generation);
         return s->events->replay_segment_freed(s->ctx, record->segment_freed.segment, record->segment_freed.generation);
     default:
@@ -230,7 +239,7 @@ int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *
 
     if (entry->loc.segment >= s->table.n)
         return -EINVAL;
-    store_segment(s, entry->loc.segment)->touched = 1;
+    segment_touch(s, entry);
     int r = store_adopt(s, pool, entry);
     if (r < 0)
         return r;
@@ -241,6 +250,27 @@ int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *
         log_leave_to_sweep(&s->log, 0);
     s->durable_unflushed |= entry->durability != STORE_CACHE;
     return 0;
+}
+
+/* Segments are short: what streams have left of theirs can be filled up, where the sums of what lives there can be read. */
+static void open_partly_filled(struct store *s)
+{
+    uint64_t *sums = s->sums_buffers[0].mem;
+    uint32_t n = 0;
+
+    if (s->table.count[SEGMENT_FREE] > 2 * s->table.reserve)
+        return;
+    for (uint32_t i = 0; i < s->table.n && n < STORE_FILL_UP_MAX; i++) {
+        uint64_t off = s->g.sums_off_bytes + (uint64_t)i * SECTOR_BYTES;
+
+        if (!segment_could_be_filled(&s->table, i))
+            continue;
+        n++;
+        if (s->be->ops->blk_now(s->be, IO_BLK_READ, s->dev, off, sums, SECTOR_BYTES) < 0)
+            continue;
+        memcpy(s->table.sums + (uint64_t)i * s->table.slots, sums, s->table.slots * sizeof(*sums));
+        segment_sums_there(&s->table, i);
+    }
 }
 
 /*
@@ -261,6 +291,7 @@ void store_adopt_done(struct store *s)
         }
     }
     kill_point("open.adopted");
+    open_partly_filled(s);
     s->blocking = true;
     while (!s->failed && !log_has_room(&s->log)) {
         uint64_t before = s->stat.checkpoints;

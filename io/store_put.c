@@ -308,6 +308,7 @@ static void stream_seal(struct store *s, struct stream *t)
         return;
     if (t->batch)
         batch_close(t->batch);
+    store_segment(s, segment)->end_sector = t->next;
     *t = (struct stream){.segment = STORE_SEGMENT_NONE};
     segment_set_state(&s->table, segment, SEGMENT_CLOSING);
     kill_point("put.segment_closing");
@@ -330,6 +331,11 @@ static int stream_open(struct store *s, struct stream *t, const struct store_put
         /* The pool's other open segments may be what it has left to give. */
         put_streams_seal(s, put->pool);
         r = segment_take(&s->table, put->pool, put->durability, put->evacuating, &t->segment);
+    }
+    if (r < 0 && segment_reopen(&s->table, put->pool, put->durability, put->evacuating, sectors_of(put->size_bytes),
+                                &t->segment) == 0) {
+        t->next = t->region_next = t->region_end = store_segment(s, t->segment)->end_sector;
+        r = 0;
     }
     return r;
 }
