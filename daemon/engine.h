@@ -57,7 +57,9 @@ struct peer_add_call {
 void engine_peer_add(struct engine *engine, struct peer_add_call *call);
 /* The same at once, before engine_run(): of a session that the last process left. */
 void engine_peer_restore(struct engine *engine, struct peer_add_call *call);
-/* Uses the peer's own end_call; set its at_control first. After that the rings' memory may go. */
+/* Takes its rings away: nothing of them is answered any more. Uses the peer's own end_call; set its at_control first. */
+void engine_peer_silence(struct engine_peer *peer);
+/* The same; after that the rings' memory may go. */
 void engine_peer_end(struct engine_peer *peer);
 
 struct space_call {

@@ -75,6 +75,21 @@ static void ring_forget_poll(struct engine *engine, struct ring *ring)
     ring->poll = 0;
 }
 
+static void peer_silence_at_engine(struct call *base)
+{
+    struct engine_peer *peer = container_of(base, struct engine_peer, end_call);
+
+    list_for_each_safe (l, &peer->peer.rings) {
+        ring_forget_poll(base->engine, list_entry(l, struct ring, link));
+        requests_ring_remove(base->engine->requests, list_entry(l, struct ring, link));
+    }
+}
+
+void engine_peer_silence(struct engine_peer *peer)
+{
+    call_to(peer->engine, &peer->end_call, peer_silence_at_engine);
+}
+
 static void peer_end_at_engine(struct call *base)
 {
     struct engine_peer *peer = container_of(base, struct engine_peer, end_call);

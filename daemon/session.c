@@ -96,11 +96,48 @@ static void session_seat_ended(struct call *call)
     session_let_go(call->at_control_ctx);
 }
 
+static void session_end_seats(struct session *session);
+
+static void session_seat_quiet(struct call *call)
+{
+    struct session *session = call->at_control_ctx;
+
+    if (--session->n_ending > 0)
+        return;
+    session->is_quiet = true;
+    session_end_seats(session);
+}
+
+/* Engines serve its rings no more: what a lane's end does to its requests is not for the client to hear, who asks the next
+ * daemon for them. */
+static void session_silence(struct session *session)
+{
+    struct control *control = session->control;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < control->n_engines; i++)
+        n += session->seats[i] != NULL;
+    session->n_ending = n;
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        if (!session->seats[i])
+            continue;
+        struct engine_peer *peer = &session->seats[i]->peer;
+
+        peer->end_call.at_control = session_seat_quiet;
+        peer->end_call.at_control_ctx = session;
+        engine_peer_silence(peer);
+    }
+}
+
 /* Every engine lets go; nothing of the session is with an engine otherwise. Lanes first: an engine keeps what they use. */
 static void session_end_seats(struct session *session)
 {
     struct control *control = session->control;
 
+    if (session->state == SESSION_LEAVING && !session->is_quiet && !list_is_empty(&session->lanes)) {
+        session_silence(session);
+        return;
+    }
     if (session_gpu_end(session, session_end_seats))
         return;
 

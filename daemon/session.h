@@ -81,6 +81,7 @@ struct session {
     uint64_t out_bytes, out_done;
 
     uint32_t n_ending;          /* engines that have not let go yet */
+    bool is_quiet;              /* LEAVING: no engine serves its rings any more */
     struct engine_msg free_msg; /* to ourselves: nobody up the stack uses the session any more when it runs */
 };
 

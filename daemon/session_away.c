@@ -216,8 +216,7 @@ void sessions_leave(struct control *control)
 
         if (session == control->successor)
             continue;
-        /* What a GPU's helper does for it ends with the helper. */
-        if (session->state == SESSION_HELLO || !session->kept || !list_is_empty(&session->lanes))
+        if (session->state == SESSION_HELLO || !session->kept)
             session_end(session, "the daemon stops", false);
         else
             session_leave(session);

@@ -169,7 +169,6 @@ struct spw_session {
     uint32_t reattach_ms;   /* for which the daemon's next process waits for us; 0: not at all */
     uint32_t away_ms;       /* with control_lock: the same as its last words had it */
     uint64_t lost_until_ms; /* watcher: when it gives up */
-    uint32_t has_lanes;     /* of a GPU: they do not outlive the daemon */
     uint32_t has_watcher;   /* link.c's thread */
     uint32_t next_ring;     /* of ours, not the daemon's */
     pthread_t watcher;
@@ -306,6 +305,7 @@ struct client_call {
     uint32_t timeout_ms;
     uint32_t handle_flags; /* SPW_RELEASE_… */
     uint64_t started_ms;   /* if it has a timeout */
+    uint32_t era;          /* what it names is known on that connection only: -EPIPE on another one. 0: on any */
     uint8_t opcode, flags; /* of the SQE */
     bool whole;            /* one SQE or -E2BIG */
     bool no_results;       /* the CQE says all */
@@ -421,6 +421,10 @@ void client_ring_expire(struct client_ring *ring);
 /* Who sleeps on it wakes. With session.lock. */
 void client_ring_rouse(struct client_ring *ring);
 /* For ring_renew.c. */
+static inline bool client_call_is_stale(const struct client_ring *ring, const struct client_call *call)
+{
+    return call->era != 0 && call->era != ring->era;
+}
 uint64_t client_slot_name(const struct client_ring *ring, const struct client_slot *slot);
 void client_ring_slot_lose(struct client_ring *ring, struct client_slot *slot, int error);
 void client_ring_slot_free(struct client_ring *ring, struct client_slot *slot);

@@ -232,8 +232,6 @@ int client_control_request_on(spw_session *session, uint32_t *era, uint16_t type
             r = reply_take(session, &reply, ret_reply, reply_bytes, ret_fds, n_fds);
         else
             r = control_broken(session, *era, r);
-        if (r == 0 && type == SPW_MSG_GPU_ATTACH)
-            store_release(&session->has_lanes, 1);
         if (r != -EAGAIN || client_link_is_of(session, *era))
             return r;
         if (!any)

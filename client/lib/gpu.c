@@ -90,6 +90,7 @@ int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
     }
     int r = client_gpu_lane_new(gpu, NULL, ret_lane);
     if (r == 0) {
+        gpu->awaits_lane = false;
         list_push_head(&gpu->lanes, &(*ret_lane)->link);
         client_gpu_wake(gpu); /* it sleeps on the old one's queue */
     }

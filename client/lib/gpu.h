@@ -29,6 +29,7 @@
 #define GPU_GRACE_MS 300     /* after a deadline, until a daemon that says nothing is taken for stopped */
 #define GPU_LEASED_AHEAD 2   /* uses that are leased or being leased, beside those in slots: so many times `slots` */
 #define GPU_USES(slots) ((slots) * (GPU_LEASED_AHEAD + 2)) /* of one direction; each has a request under way at most */
+#define GPU_LANE_PAUSE_NS 5000000 /* until a helper that is being started is asked for a lane again */
 #define GPU_NAP_NS 50000                                   /* between two looks at what wakes nobody */
 #define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
@@ -59,13 +60,14 @@ struct gpu_use {
     enum gpu_use_state state;
     size_t first;
     uint32_t n, n_moved;               /* elements; of them, with leases */
-    uint64_t moved_bytes;              /* of those with leases */
+    uint64_t bytes, moved_bytes;       /* of all elements; of those with leases */
     uint64_t leased_bytes;             /* as the pool counts them */
     uint64_t seq;                      /* MOVING: of its slot */
     uint32_t run, run_end;             /* of a direct lane: the elements that are copied at once */
     int error;                         /* why its elements failed, if they did */
     bool on_stream, source_free, told; /* the job knows */
     bool orphan;                       /* the job needs it no more, or ended without it */
+    bool again;                        /* its lane was lost: on another one from the beginning */
     spw_job *call;                     /* on one of the lane's queues; NULL: none */
     struct spw_view views[];
 };
@@ -94,6 +96,8 @@ struct gpu_lane {
     uint64_t leased_bytes, leased_bytes_max; /* of all uses */
     uint32_t n_leased;                       /* elements of all uses */
     int over;                                /* 0, or the negative errno that ended it */
+    uint32_t era;                            /* the connection that it was made on */
+    bool lost;                               /* it is over because the daemon was restarted */
     spw_queue *leases,
         *moves; /* requests for leases, and for copies: so that one can be slept for without the other; of a
                                   direct lane, the same */
@@ -160,6 +164,9 @@ struct spw_gpu_job {
     struct CUevent_st *begin; /* what the caller's stream had at the call */
     bool begun;               /* the lane's stream waits for it */
     uint32_t n_uses;          /* that are not gone */
+    struct list again;        /* of them, those that are to begin once more, on no lane now */
+    bool relaid;              /* some of it was on a lane that was lost: `last` does not tell */
+    bool observed;            /* the caller was told that it is on its stream, or that its source is free */
     uint32_t n_waiting;       /* of them, not yet on their stream */
     uint32_t n_sources;       /* of them, still read from */
     uint32_t n_orphans;       /* that are not gone, though it has ended */
@@ -188,9 +195,17 @@ struct spw_gpu {
     pthread_t thread;
     bool has_thread, stop;
     bool leaves;         /* somebody waits for the last use */
+    bool awaits_lane;    /* the one with slots was lost: jobs wait for the next one */
+    uint64_t lane_at_ns; /* when to ask for it */
     uint32_t n_spinning; /* callers that move everything on themselves for a moment; also read without the lock */
     int wake_fd;         /* the thread sleeps on this and on queues */
 };
+
+/* Its daemon has gone, or is gone at this moment. */
+static inline bool client_gpu_lane_is_lost(const struct gpu_lane *lane)
+{
+    return lane->lost || !client_link_is_of(lane->gpu->session, lane->era);
+}
 
 /* gpu_lane.c. With the context current. */
 /* memory: its direct lane; NULL: one with slots. */

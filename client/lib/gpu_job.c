@@ -38,6 +38,7 @@ struct spw_gpu_job *client_gpu_job_new(struct spw_gpu *gpu, enum gpu_direction d
         return NULL;
     list_init(&job->link);
     list_init(&job->all);
+    list_init(&job->again);
     job->gpu = gpu;
     job->direction = direction;
     job->space = space;
@@ -106,7 +107,7 @@ static int job_start(const char *name, struct spw_gpu_job *job, struct CUstream_
 
     if (r == 0 && job->memory && job->memory->lane->over < 0)
         r = client_error(-EPIPE, 0, "%s: this memory's lane to the daemon has ended: it must be allocated anew", name);
-    else if (r == 0 && !job->memory)
+    else if (r == 0 && !job->memory && !gpu->awaits_lane)
         r = client_gpu_lane(gpu, &lane);
     if (r < 0) {
         if (job->begin)
@@ -192,7 +193,7 @@ static bool job_is_at(const struct spw_gpu_job *job, enum job_point point)
     if (job->done)
         return true;
     if (point == POINT_STREAMED)
-        return all_begun && job->n_waiting == 0;
+        return all_begun && job->n_waiting == 0 && !job->relaid;
     return point == POINT_SOURCE_FREE && job->direction == GPU_SPILL && all_begun && job->n_sources == 0;
 }
 
@@ -228,7 +229,10 @@ static bool job_wait_locked(struct spw_gpu_job *job, enum job_point point, uint6
         pthread_mutex_lock(&gpu->lock);
     }
     set_spinning(gpu, &spins, false);
-    return job_is_at(job, point);
+    bool is_there = job_is_at(job, point);
+
+    job->observed |= is_there;
+    return is_there;
 }
 
 static uint64_t timeout_ns_of(uint32_t timeout_ms)

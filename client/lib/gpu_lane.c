@@ -31,16 +31,24 @@ static bool reply_is_sane(const struct spw_msg_gpu_attach *ask, const struct spw
 static int lane_ask(struct gpu_lane *lane, int ret_fds[static 2])
 {
     const struct spw_gpu *gpu = lane->gpu;
-    struct spw_msg_gpu_attach ask = {.pool = gpu->space->pool->handle,
-                                     .engine = gpu->space->engine,
+    struct spw_msg_gpu_attach ask = {.engine = gpu->space->engine,
                                      .slots = lane->memory ? GPU_DIRECT_SLOTS : gpu->options.slots,
                                      .slot_bytes = lane->memory ? 0 : gpu->options.slot_bytes,
                                      .alloc_bytes = lane->memory ? lane->memory->bytes : 0};
     struct spw_msg_gpu reply = {0};
+    int r;
 
     memcpy(ask.uuid, gpu->uuid, sizeof(ask.uuid));
-    int r = client_control_request(gpu->session, SPW_MSG_GPU_ATTACH, &ask.msg, sizeof(ask), &reply.msg, sizeof(reply),
-                                   ret_fds, 2);
+    do { /* the pool's handle is of one connection */
+        r = client_link_wait(gpu->session);
+        if (r < 0)
+            return r;
+        lane->era = load_acquire(&gpu->session->era);
+        ask.pool = load_relaxed(&gpu->space->pool->handle);
+        r = lane->era % 2 == 0 ? client_control_request_on(gpu->session, &lane->era, SPW_MSG_GPU_ATTACH, &ask.msg,
+                                                           sizeof(ask), &reply.msg, sizeof(reply), ret_fds, 2)
+                               : -ESTALE;
+    } while (r == -ESTALE);
     if (r < 0)
         return r;
     if (!reply_is_sane(&ask, &reply)) {
@@ -280,14 +288,16 @@ void client_gpu_lane_free(struct gpu_lane *lane)
     if (!lane)
         return;
     struct spw_msg_gpu_detach detach = {.engine = lane->gpu->space->engine, .lane = lane->number};
+    uint32_t era = lane->era; /* elsewhere the number may be another lane's */
     struct spw_msg reply;
 
     client_gpu_lane_release(lane);
     if (lane->moves != lane->leases)
         spw_queue_free(lane->moves);
     spw_queue_free(lane->leases);
-    (void)!client_control_request(lane->gpu->session, SPW_MSG_GPU_DETACH, &detach.msg, sizeof(detach), &reply,
-                                  sizeof(reply), NULL, 0);
+    if (client_link_is_of(lane->gpu->session, era))
+        (void)!client_control_request_on(lane->gpu->session, &era, SPW_MSG_GPU_DETACH, &detach.msg, sizeof(detach),
+                                         &reply, sizeof(reply), NULL, 0);
     list_unlink(&lane->link);
     free(lane->memory);
     free(lane);

@@ -55,7 +55,9 @@ static struct spw_gpu_memory *direct_memory(const struct range_list *list)
         end = range->address + range->bytes;
         bytes += range->bytes;
     }
-    return bytes >= n_runs * GPU_DIRECT_RUN_BYTES ? memory : NULL;
+    bool is_lost = memory && client_gpu_lane_is_lost(memory->lane); /* then it is memory like any other */
+
+    return !is_lost && bytes >= n_runs * GPU_DIRECT_RUN_BYTES ? memory : NULL;
 }
 
 static int memory_check(struct range_list *list)

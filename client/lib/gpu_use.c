@@ -9,8 +9,14 @@
  * Requests to the daemon have what is left of the job's time. A daemon that does not answer even so is taken for stopped:
  * the lane is over, streams go on, and the use is an orphan until the answer comes, or the session ends: its job has ended
  * without it, but stays in memory. A use of a fetch is one as soon as its blocks are there: the leases' end is nothing that
- * its job waits for. With gpu.lock and the context.
+ * its job waits for.
+ *
+ * Lanes are lost when the daemon is restarted, leases are not. A use that was on its way there gives its leases back, and
+ * begins again on the next lane, as long as the caller has not been told that it is on its stream (which goes on without it)
+ * or that its source is free. With gpu.lock and the context.
  */
+#include <string.h>
+
 #include "client/lib/gpu.h"
 
 static void use_set_state(struct gpu_use *use, enum gpu_use_state state)
@@ -25,6 +31,22 @@ static uint32_t left_ms(const struct spw_gpu_job *job, uint64_t now_ns)
 
 /* --- The beginning --------------------------------------------------------------------------------------------------- */
 
+static int use_begin(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_ns)
+{
+    struct gpu_direction_state *d = &lane->directions[use->job->direction];
+    int r = client_gpu_elements_lease(lane, use, left_ms(use->job, now_ns));
+
+    if (r < 0)
+        return r;
+    use_set_state(use, GPU_USE_LEASING);
+    list_push_tail(&d->uses, &use->link);
+    d->n_ahead++;
+    d->n_uses++;
+    lane->leased_bytes += use->leased_bytes;
+    lane->n_leased += use->n;
+    return 0;
+}
+
 /* As many elements of the job as fit a slot. */
 static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
 {
@@ -38,8 +60,9 @@ static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_
     use->job = job;
     use->first = job->next;
     use->n = n;
+    use->bytes = bytes;
     use->leased_bytes = leased_bytes;
-    int r = client_gpu_elements_lease(lane, use, left_ms(job, now_ns));
+    int r = use_begin(lane, use, now_ns);
     if (r < 0) {
         free(use);
         return r;
@@ -50,12 +73,21 @@ static int use_new(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_
     job->n_uses++;
     job->n_waiting++;
     job->n_sources++;
-    list_push_tail(&lane->directions[job->direction].uses, &use->link);
-    lane->directions[job->direction].n_ahead++;
-    lane->directions[job->direction].n_uses++;
-    lane->leased_bytes += leased_bytes;
-    lane->n_leased += n;
     return 0;
+}
+
+/* The first of those that were put aside. */
+static int use_begin_again(struct gpu_lane *lane, struct spw_gpu_job *job, uint64_t now_ns)
+{
+    struct gpu_use *use = list_first_entry(&job->again, struct gpu_use, link);
+
+    if (use->bytes > lane->use_bytes)
+        return -EPIPE; /* the next daemon has smaller slots */
+    list_unlink(&use->link);
+    int r = use_begin(lane, use, now_ns);
+    if (r < 0)
+        list_push_head(&job->again, &use->link);
+    return r;
 }
 
 /* --- The end --------------------------------------------------------------------------------------------------------- */
@@ -93,6 +125,45 @@ static void use_orphan(struct gpu_use *use)
     use->job->n_orphans++;
 }
 
+/* Nothing of it can be used, and nobody has seen anything of it. */
+static bool use_goes_again(const struct gpu_lane *lane, const struct gpu_use *use)
+{
+    const struct spw_gpu_job *job = use->job;
+
+    return lane->lost && use->error == -EPIPE && !use->orphan && !use->told && !job->observed && !job->memory &&
+           !job->cancel && job->error == 0;
+}
+
+/* As it was at first, on no lane. */
+static void use_put_aside(struct gpu_use *use)
+{
+    struct spw_gpu_job *job = use->job;
+
+    job->n_waiting += use->on_stream;
+    job->n_sources += use->source_free;
+    use->on_stream = use->source_free = use->again = false;
+    use->n_moved = use->run = use->run_end = 0;
+    use->moved_bytes = use->seq = 0;
+    use->error = 0;
+    memset(use->views, 0, use->n * sizeof(use->views[0]));
+    list_push_tail(&job->again, &use->link);
+}
+
+/* The job has ended, or will: what was put aside does not begin again. */
+static void again_drop(struct spw_gpu_job *job)
+{
+    while (!list_is_empty(&job->again)) {
+        struct gpu_use *use = list_entry(list_pop(&job->again), struct gpu_use, link);
+
+        use->error = job->error < 0 ? job->error : -ECANCELED;
+        use_tell(use);
+        use_on_stream(use);
+        use_source_free(use);
+        job->n_uses--;
+        free(use);
+    }
+}
+
 static void use_end(struct gpu_lane *lane, struct gpu_use *use)
 {
     struct spw_gpu_job *job = use->job;
@@ -100,9 +171,13 @@ static void use_end(struct gpu_lane *lane, struct gpu_use *use)
     lane->directions[job->direction].n_uses--;
     lane->leased_bytes -= use->leased_bytes;
     lane->n_leased -= use->n;
+    list_unlink(&use->link);
+    if (use->again && !use->orphan) {
+        use_put_aside(use);
+        return;
+    }
     use_source_free(use);
     use_tell(use);
-    list_unlink(&use->link);
     if (!use->orphan)
         job->n_uses--;
     else if (--job->n_orphans == 0 && job->freed)
@@ -151,8 +226,9 @@ static void use_ending(struct gpu_lane *lane, struct gpu_use *use)
         d->slots[(use->seq - 1) % lane->slots] = NULL;
     else
         d->n_ahead--;
-    if (use->job->direction == GPU_FETCH && !use->orphan) /* its blocks are there: what becomes of the leases is ours */
-        use_orphan(use);
+    use->again = use_goes_again(lane, use);
+    if (use->job->direction == GPU_FETCH && !use->orphan && !use->again)
+        use_orphan(use); /* its blocks are there: what becomes of the leases is ours */
     use_on_stream(use);
     int r = use->n_moved > 0 ? client_gpu_elements_give(lane, use) : 0;
     if (r < 0 && use->error == 0)
@@ -187,6 +263,7 @@ static int use_submit(struct gpu_lane *lane, struct gpu_use *use, uint64_t now_n
         .opcode = job->direction == GPU_SPILL ? SPW_OP_GPU_SPILL : SPW_OP_GPU_FETCH,
         .arg = {lane->number, use->seq, lane->memory ? client_gpu_elements_run_offset(lane, use) : 0},
         .timeout_ms = left_ms(job, now_ns),
+        .era = lane->era,
         .whole = true,
         .no_results = true,
     };
@@ -340,6 +417,7 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
 
     if (list_is_empty(&d->uses))
         return;
+    await->look |= lane->lost; /* nobody sleeps on its queues */
     if (lane->memory) { /* answers ring, and copies have no kernels behind them */
         await->look |= lane->over < 0;
         return;
@@ -379,6 +457,8 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
 
         if (job->memory != lane->memory)
             continue;
+        while (!list_is_empty(&job->again) && job->error == 0 && !job->cancel && lane_has_room(lane, d, job))
+            job->error = use_begin_again(lane, job, now_ns);
         while (job->next < job->n && job->error == 0 && !job->cancel && lane_has_room(lane, d, job)) {
             int r = use_new(lane, job, now_ns);
 
@@ -386,6 +466,62 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
                 job->error = r;
         }
     }
+}
+
+/* The daemon that it was made by has gone, and the session goes on with another one. */
+static void lane_lose(struct gpu_lane *lane)
+{
+    lane->lost = true;
+    client_gpu_lane_over(lane, -EPIPE);
+    list_for_each (l, &lane->gpu->jobs) {
+        struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
+
+        if (job->memory != lane->memory || job->n_begun == 0)
+            continue;
+        job->begun = false; /* the next lane has other streams */
+        job->relaid = true;
+        job->last = NULL;
+    }
+}
+
+static void lanes_look(struct spw_gpu *gpu)
+{
+    uint32_t era = load_acquire(&gpu->session->era); /* pairs with link.c's release */
+    bool is_lost = false, has_next = false;
+
+    if (era % 2 != 0) /* it is not known yet whether there will be a next daemon */
+        return;
+    list_for_each (l, &gpu->lanes) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+        bool is_old = lane->era != era;
+
+        has_next |= !is_old && !lane->memory;
+        if (!is_old || lane->lost)
+            continue;
+        lane_lose(lane);
+        is_lost |= !lane->memory;
+    }
+    gpu->awaits_lane |= is_lost && !has_next;
+}
+
+/* Asks for the next lane, if a job wants one. A helper that is being started is waited for, until the jobs' deadlines. */
+static void lane_next(struct spw_gpu *gpu, uint64_t now_ns)
+{
+    struct gpu_lane *lane;
+    bool wanted = false;
+
+    list_for_each (l, &gpu->jobs) {
+        const struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
+
+        wanted |= !job->memory && job->error == 0 && !job->cancel &&
+                  (job->next < job->n || !list_is_empty(&job->again));
+    }
+    if (!wanted || now_ns < gpu->lane_at_ns)
+        return;
+    int r = client_gpu_lane(gpu, &lane);
+    if (r < 0 && r != -EAGAIN)
+        gpu->awaits_lane = false; /* jobs that want it end */
+    gpu->lane_at_ns = now_ns + GPU_LANE_PAUSE_NS;
 }
 
 /* --- Jobs ------------------------------------------------------------------------------------------------------------ */
@@ -435,12 +571,19 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
     struct gpu_awaited await = {false, false};
     bool is_first = true, is_over = true;
 
+    list_for_each (l, &gpu->lanes) {
+        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
+
+        client_queue_turn(lane->moves);
+        client_queue_turn(lane->leases);
+    }
+    lanes_look(gpu);
+    if (gpu->awaits_lane)
+        lane_next(gpu, now_ns);
     for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
         next = l->next;
-        client_queue_turn(lane->moves);
-        client_queue_turn(lane->leases);
         for (unsigned i = 0; i < GPU_DIRECTIONS; i++)
             direction_step(lane, &lane->directions[i], now_ns);
         if ((lane->memory || is_first) && lane->over == 0)
@@ -455,12 +598,16 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
         struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
 
         next = l->next;
-        if ((job->memory ? job->memory->lane->over < 0 : is_over) && job->next < job->n && job->error == 0)
+        if ((job->memory ? job->memory->lane->over < 0 : is_over && !gpu->awaits_lane) && job->error == 0 &&
+            (job->next < job->n || !list_is_empty(&job->again)))
             job->error = -EPIPE; /* it began on that lane */
         if (now_ns > job->deadline_ns + GPU_GRACE_MS * UINT64_C(1000000))
             job_expire(job);
+        if (job->error < 0 || job->cancel)
+            again_drop(job);
         if (job->n_uses == 0 && (job->next == job->n || job->error < 0 || job->cancel))
             job_done(job);
     }
+    await.look |= gpu->awaits_lane && !list_is_empty(&gpu->jobs);
     return await;
 }

@@ -103,7 +103,7 @@ static uint32_t link_last_words(spw_session *session)
 
     session->away_ms = 0;
     pthread_mutex_unlock(&session->control_lock);
-    return session->has_lanes ? 0 : ms; /* a GPU's lanes end with the daemon */
+    return ms;
 }
 
 static void link_restore(spw_session *session)

@@ -195,12 +195,33 @@ static bool slot_cancel(struct client_ring *ring, struct client_slot *target)
     return true;
 }
 
+/* The rest was never asked for, and will not be. */
+static void call_fail_rest(struct client_call *call, int error)
+{
+    struct client_slice rest;
+
+    call->cancel = true;
+    if (call->all_sent)
+        return;
+    while (call->n_sent < call->n) {
+        client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
+        client_call_fail(call, &rest, error, 0);
+        call->n_sent += rest.n;
+        call->n_results_sent += rest.n_results;
+    }
+    if (call->error == 0)
+        call->error = error;
+    call_sent(call);
+}
+
 /* Sends what there is room for, the oldest call first. */
 static void ring_send(struct client_ring *ring)
 {
     while (!list_is_empty(&ring->waiting)) {
         struct client_call *call = list_entry(ring->waiting.next, struct client_call, link);
-        if (!call_advance(ring, call))
+        if (client_call_is_stale(ring, call))
+            call_fail_rest(call, -EPIPE);
+        else if (!call_advance(ring, call))
             break;
         call_end_if_done(call);
     }
@@ -244,25 +265,6 @@ bool client_ring_post_release(struct client_ring *ring, const struct spw_space *
         slice_submit(ring, &call, &slice, cell, n_cells)->call = NULL; /* nobody waits for it */
     }
     return true;
-}
-
-/* The rest was never asked for, and will not be. */
-static void call_fail_rest(struct client_call *call, int error)
-{
-    struct client_slice rest;
-
-    call->cancel = true;
-    if (call->all_sent)
-        return;
-    while (call->n_sent < call->n) {
-        client_call_slice(call, UINT32_MAX, UINT64_MAX, &rest);
-        client_call_fail(call, &rest, error, 0);
-        call->n_sent += rest.n;
-        call->n_results_sent += rest.n_results;
-    }
-    if (call->error == 0)
-        call->error = error;
-    call_sent(call);
 }
 
 void client_ring_cancel(struct client_ring *ring, struct client_call *call)

@@ -3,7 +3,8 @@
  * A ring after a restart of the daemon: the new process knows nothing of it. What it had completed was taken; the rest is
  * still in the slots, and its lists in the old scratch memory, which nobody but us writes to any more. So a ring is
  * made anew with the same geometry, the lists are copied, cell by cell, and every slot is submitted again under its name,
- * as a retry. What RESERVE and ACQUIRE may have been granted there without our hearing of it is given back first.
+ * as a retry. What RESERVE and ACQUIRE may have been granted there without our hearing of it is given back first. A transfer
+ * through a GPU's lane is not asked for again: the lane has ended with the daemon, and another one may have its number.
  *
  *   slot: CALL ── its deadline passed, or it was cancelled, with no daemon to ask ──▶ LOST ── the ring is renewed ──▶ FREE
  *
@@ -109,6 +110,8 @@ static void ring_resubmit(struct client_ring *ring, const struct client_map *old
     for (uint32_t i = 0; i < ring->n_slots; i++) {
         struct client_slot *slot = &ring->slots[i];
 
+        if (slot->state == CLIENT_SLOT_CALL && slot->call && client_call_is_stale(ring, slot->call))
+            client_ring_slot_lose(ring, slot, -EPIPE);
         if (slot->state == CLIENT_SLOT_CALL) {
             size_t at = (size_t)slot->cell * CLIENT_CELL_BYTES;
             memcpy(ring->scratch.base + at, (const uint8_t *)old->base + at, slot->slice.items_bytes);

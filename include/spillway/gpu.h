@@ -27,6 +27,11 @@
  * their deadline, streams go on, and blocks of a fetch that failed have unknown contents. After that the attachment is
  * made anew by the next call.
  *
+ * Restarts. When the daemon is restarted and its sessions go on (spillway.h), so do attachments: jobs wait for the next
+ * daemon and its helper, and what was on its way begins again. Only a job whose end was told before it was there, because
+ * a stream was made to wait for it (spw_gpu_job_join()) or its source was said to be free, ends with -EPIPE if it was
+ * not complete, and so does one that an allocation's own lane had begun.
+ *
  * Contexts. Attaching uses the calling thread's current context, which should be the device's primary one (as PyTorch's
  * and CUDA's runtime are); it must live until spw_gpu_detach(). Other calls need no current context, and leave the
  * thread's as they found it. Threads, forks and errors: as in spillway.h. Everywhere: -ENOSYS: no driver (libcuda.so.1) on
@@ -167,7 +172,7 @@ int spw_gpu_activate(spw_gpu *gpu, spw_space *space, const struct spw_gpu_range 
  * Its size, rounded up to 2 MiB, counts against the pool's gpu budget until it is freed. A session has up to 16 lanes at an
  * engine, of which the attachment is one and each allocation another: better few and large ones.
  *
- * If the helper or the daemon ends, or a job has to be given up because they are silent, the memory stays mapped, and what is
+ * If the daemon is restarted, later jobs on this memory use staging memory. If the helper ends, or a job has to be given up because they are silent, the memory stays mapped, and what is
  * in it may be read and written by the caller as before (after a job that was given up, a copy of it may still arrive); but
  * jobs that would take its lane are -EPIPE from then on. To have one again: allocate anew, copy, and free this.
  *

@@ -94,7 +94,7 @@ void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes)
     ck_assert_msg(r == 0, "spw_gpu_attach: %d: %s", r, spw_error_text());
 }
 
-void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes)
+void gpu_rig_configure(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes)
 {
     char sections[256];
 
@@ -104,6 +104,11 @@ void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_byte
     snprintf(sections, sizeof(sections), "[tier.dram]\nsize = %llu B\n[pool default]\ngpu = 512 MiB\n",
              (unsigned long long)dram_bytes);
     daemon_configure(&rig->daemon, "engines = 1\n", sections);
+}
+
+void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes)
+{
+    gpu_rig_configure(rig, dram_bytes, disk_bytes);
     daemon_start(&rig->daemon);
 }
 
