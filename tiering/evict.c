@@ -233,19 +233,53 @@ static void room_empty_slab(struct tiering *t, const struct arena_chunk *chunk, 
     }
 }
 
-/* A leased piece keeps its slab where it is; one that is only being written will be free soon. */
-static bool room_slab_is_stuck(void *ctx, const struct arena_chunk *chunk, const struct arena_slab *slab)
+/*
+ * It need not stay: it is clean, or may be dropped, or its write-back has begun (here, if it had not). Only the store can
+ * tell that there is no place for it, so it is asked before anything is evicted beside it.
+ */
+static bool room_may_go(struct tiering *t, uint32_t object)
 {
-    struct tiering *t = ctx;
+    const struct record *r = record_at(&t->records, object);
+    const struct tpool *p = pool_of(t, r);
+
+    if (!record_is_dirty(r) || durability_of(t, r) == STORE_CACHE || (hot_at(t, object)->flags & HOT_SPILLING))
+        return true;
+    if (!room_can_spill(t, p))
+        return false;
+    if (spills_are_enough(t, p))
+        return true; /* as far as one knows: when one of them ends, it is tried again */
+    int status = move_spill(t, object, true, store_pick(t, r), 0, false, NULL);
+    return status == 0 || status == -EBUSY || status == -EAGAIN;
+}
+
+typedef bool (*owner_fn)(struct tiering *t, uint32_t object);
+
+static bool room_all_owners(struct tiering *t, const struct arena_chunk *chunk, const struct arena_slab *slab,
+                            owner_fn holds)
+{
     uint32_t owners[64], cursor = 0, n;
 
     while ((n = arena_slab_owners(chunk, slab->first_frame * FRAME_SECTORS, &cursor, owners, ARRAY_LEN(owners))) > 0) {
         for (uint32_t i = 0; i < n; i++) {
-            if (owners[i] == ARENA_OWNER_NONE || object_pin_state(t, owners[i]) == POLICY_HELD)
-                return true;
+            if (owners[i] == ARENA_OWNER_NONE || !holds(t, owners[i]))
+                return false;
         }
     }
-    return false;
+    return true;
+}
+
+static bool room_is_unheld(struct tiering *t, uint32_t object)
+{
+    return object_pin_state(t, object) != POLICY_HELD;
+}
+
+/* A leased piece keeps its slab where it is, and so does one that must stay in memory because no device takes it; one
+ * that is only being written will be free soon. */
+static bool room_slab_is_stuck(void *ctx, const struct arena_chunk *chunk, const struct arena_slab *slab)
+{
+    struct tiering *t = ctx;
+
+    return !room_all_owners(t, chunk, slab, room_is_unheld) || !room_all_owners(t, chunk, slab, room_may_go);
 }
 
 void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t sectors)

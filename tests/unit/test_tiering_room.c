@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Room for a size when others have all the memory, and some of what they have must stay. */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "tests/unit/support/tiering_rig.h"
+
+#define LARGE_BYTES ((uint32_t)(200 * KIB))
+#define SMALL_BYTES 4096
+#define OTHER_BYTES ((uint32_t)(100 * KIB))
+
+static struct rig rig;
+
+static struct tiering_id key(enum rig_space space, uint32_t n)
+{
+    return rig_id(&rig, space, n);
+}
+
+/* A pool of 4 MiB, with so little of the device that durable blocks soon fill it. Returns how many there are. */
+static uint32_t open_with_full_device(void)
+{
+    uint32_t n = 0;
+    int r;
+
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 64 * MIB}, 1);
+    rig.pools[0].nvme_bytes = 4 * MIB;
+    rig_start(&rig);
+    do {
+        struct tiering_id id = key(RIG_DURABLE, 1000 + n);
+
+        r = rig_put(&rig, &id, LARGE_BYTES, 1000 + n);
+        if (r == 0)
+            r = rig_sync(&rig, RIG_DURABLE, &id, 1);
+        n++;
+    } while (r == 0);
+    ck_assert_int_eq(r, -ENOSPC);
+    return n;
+}
+
+/* --- What no device takes ------------------------------------------------------------------------------------------- */
+
+START_TEST(what_must_stay_keeps_no_other_slab)
+{
+    uint32_t n = open_with_full_device();
+    struct tiering_id stays = key(RIG_DURABLE, 1), large = key(RIG_CACHE, 2);
+
+    /* The durable blocks go, those of a hundred KiB come in their place; the one that no device takes lies in the first slab. */
+    ck_assert_int_eq(rig_put(&rig, &stays, SMALL_BYTES, 1), 0);
+    for (uint32_t i = 0; i < 100; i++) {
+        struct tiering_id id = key(RIG_CACHE, 100 + i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, OTHER_BYTES, i + 1), 0);
+    }
+    ck_assert_int_eq(rig_put(&rig, &large, LARGE_BYTES, 2), 0);
+    ck_assert_int_eq(rig_get(&rig, &stays, 1), 0);
+    ck_assert_int_eq(rig_get(&rig, &large, 2), 0);
+    ck_assert_uint_gt(n, 4);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("tiering_room");
+    TCase *tc = tcase_create("all");
+
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, what_must_stay_keeps_no_other_slab);
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
