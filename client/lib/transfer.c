@@ -55,7 +55,7 @@ static int batch_ask(struct transfer_state *s, struct transfer_batch *b)
     };
     if (b->large) {
         b->call.offset_bytes = t->offset_bytes + b->at_bytes;
-        b->call.length_bytes = b->length_bytes;
+        b->call.length_bytes = transfer_is_one_piece(t->space, b->large) ? 0 : b->length_bytes;
     } else if (t->kind == CLIENT_PUT) {
         b->call.sizes = b->sizes;
     }
@@ -80,6 +80,10 @@ static bool view_plan(struct transfer_state *s, struct transfer_batch *b, size_t
         memory->size_bytes = view->size_bytes;
     } else if (!b->large && t->kind == CLIENT_GET && view->status == -EMSGSIZE) {
         (void)!client_transfer_size(s, b->first + e, &memory->size_bytes);
+    } else if (b->large && transfer_is_one_piece(t->space, b->large) && view->status == 0) {
+        memory->size_bytes = view->size_bytes;
+        if (view->size_bytes > b->large->room_bytes)
+            b->statuses[e] = -EMSGSIZE;
     }
     if (b->statuses[e] == 0)
         b->statuses[e] = view->status;
@@ -120,6 +124,8 @@ static int batch_give(struct transfer_state *s, struct transfer_batch *b)
     bool failed = b->large && b->statuses[0] < 0;
 
     b->state = BATCH_IDLE;
+    if (b->large && b->large->is_whole && b->at_bytes == 0 && !transfer_is_one_piece(t->space, b->large))
+        client_transfer_whole_keep(b->large, b->views);
     if (!transfer_is_put(t) && client_ring_post_release(s->ring, t->space, b->views, b->n_views))
         return 0;
     b->call = (struct client_call){.space = t->space, .handles = b->views, .n = b->n_views};
@@ -214,6 +220,8 @@ static void batch_settle(struct transfer_state *s, struct transfer_batch *b)
         client_transfer_element_end(s, b->first + i, b->statuses[i]);
     if (b->large && b->large->status == 0)
         b->large->status = b->statuses[0];
+    if (b->large && b->last && b->large->is_whole)
+        b->large->status = client_transfer_whole_finish(s, b->large);
     if (b->large && b->last)
         client_transfer_element_end(s, b->first, b->large->status);
     client_transfer_batch_reset(b);
@@ -260,6 +268,8 @@ static int transfer_loop(struct transfer_state *s)
     transfer_advance(s, NULL, asked);
     for (unsigned k = 0; k < BATCHES; k++) /* from the oldest */
         batch_settle(s, &s->batches[(i + k) % BATCHES]);
+    for (unsigned k = 0; k < ARRAY_LEN(s->larges); k++) /* whose last window was never asked for */
+        client_transfer_whole_end(s, &s->larges[k]);
     while (r < 0 && s->element < s->t->n) /* never asked for, or not all of it */
         client_transfer_element_end(s, s->element++, r);
     return r;
@@ -275,6 +285,8 @@ static void transfer_init(struct transfer_state *s, struct client_transfer *tran
     s->at_bytes = s->large_bytes = 0;
     s->large = NULL;
     s->n_larges = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(s->larges); i++)
+        s->larges[i].first.lease = 0;
     s->error = 0;
     s->detail = 0;
     s->served = false;

@@ -13,6 +13,11 @@ enum transfer_batch_state { BATCH_IDLE, BATCH_ASKED, BATCH_COPIED, BATCH_GIVEN }
 /* A large element on its way; several batches may be windows of it. */
 struct transfer_large {
     int status; /* its first error */
+    size_t element;
+    uint64_t room_bytes;
+    bool is_whole;         /* transfer_whole.c: the rest is its */
+    uint64_t size_bytes;   /* that was asked for */
+    struct spw_view first; /* the lease of its first piece, kept until the end */
 };
 
 struct transfer_batch {
@@ -62,9 +67,29 @@ static inline bool transfer_is_range(const struct client_transfer *t)
 
 /* An element has its status. */
 void client_transfer_element_end(struct transfer_state *s, size_t element, int status);
-/* Asks for the size of an object, in a call of its own. */
-int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret_size_bytes) must_check;
+/* A window of a large element, as large as may be. */
+uint64_t client_transfer_window_bytes(const spw_space *space);
 /* Frees what it allocated. It is idle, and of no elements. */
 void client_transfer_batch_reset(struct transfer_batch *b);
 /* Takes the next elements, or the next window. Returns false if there are none. */
 bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b) must_check;
+
+/* --- transfer_whole.c ----------------------------------------------------------------------------------------------- */
+
+/* Asks for the size of an object, in a call of its own. */
+int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret_size_bytes) must_check;
+/* It had one piece when it was asked for its size: it comes as a whole, whatever its size is by then. */
+static inline bool transfer_is_one_piece(const spw_space *space, const struct transfer_large *large)
+{
+    return large->is_whole && large->size_bytes <= space->piece_bytes;
+}
+/* The first window is given back: its first lease stays here. */
+static inline void client_transfer_whole_keep(struct transfer_large *large, struct spw_view *views)
+{
+    large->first = views[0];
+    views[0].lease = 0;
+}
+/* All windows have ended, or one of them has failed: how the element ends, after as many more tries as it takes. */
+int client_transfer_whole_finish(struct transfer_state *s, struct transfer_large *large) must_check;
+/* Gives back what is kept, if anything is. */
+void client_transfer_whole_end(struct transfer_state *s, struct transfer_large *large);

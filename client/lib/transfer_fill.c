@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which elements of a transfer go into the next batch: small ones by the run, a large one window by window. Here a GET
- * finds out how large an object of unknown size is. The transfer's thread.
+ * Which elements of a transfer go into the next batch: small ones by the run, a large one window by window. The
+ * transfer's thread.
  */
 #include "client/lib/transfer.h"
 
-static uint64_t window_bytes(const spw_space *space)
+uint64_t client_transfer_window_bytes(const spw_space *space)
 {
     uint64_t pieces = MAX(CLIENT_BATCH_BYTES / space->piece_bytes, UINT64_C(1));
 
@@ -20,27 +20,6 @@ void client_transfer_element_end(struct transfer_state *s, size_t element, int s
         s->t->statuses[element] = status;
     if (status == 0)
         s->t->value++;
-}
-
-/* Asks for the size of an object. A blocking call of its own: large objects of unknown size only. */
-int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret_size_bytes)
-{
-    struct spw_hit hit = {0};
-    struct client_call call = {
-        .space = s->t->space, .keys = &s->t->keys[element], .n = 1, .opcode = SPW_OP_LOOKUP, .hits = &hit};
-    int r = client_ring_start(s->ring, &call);
-
-    if (r < 0)
-        return r;
-    client_ring_wait(s->ring, &call);
-    r = client_call_status(&call);
-    if (r == 0)
-        r = hit.status;
-    if (r == 0 && hit.size_bytes == 0)
-        return client_session_end(s->t->space->session, "an object of no bytes");
-    if (r == 0)
-        *ret_size_bytes = hit.size_bytes;
-    return r;
 }
 
 uint64_t client_transfer_element_bytes(const struct client_transfer *t, size_t element)
@@ -61,21 +40,24 @@ static int large_begin(struct transfer_state *s)
 {
     struct client_transfer *t = s->t;
     struct spw_iovec *memory = &t->memory[s->element];
-    int r = 0;
 
     s->at_bytes = 0;
     s->large = &s->larges[s->n_larges++ % ARRAY_LEN(s->larges)];
-    s->large->status = 0;
+    client_transfer_whole_end(s, s->large);
+    *s->large = (struct transfer_large){.element = s->element, .room_bytes = memory->size_bytes};
     s->large_bytes = memory->size_bytes;
-    if (t->kind == CLIENT_GET && t->space->item_bytes != 0)
-        s->large_bytes = t->space->item_bytes;
-    else if (t->kind == CLIENT_GET)
-        r = client_transfer_size(s, s->element, &s->large_bytes);
-    if (r == 0 && t->kind == CLIENT_GET) {
-        r = s->large_bytes > memory->size_bytes ? -EMSGSIZE : 0;
-        memory->size_bytes = s->large_bytes;
+    if (t->kind != CLIENT_GET)
+        return 0;
+    s->large_bytes = t->space->item_bytes;
+    s->large->is_whole = s->large_bytes == 0;
+    if (s->large->is_whole) {
+        int r = client_transfer_size(s, s->element, &s->large_bytes);
+        if (r < 0)
+            return r;
+        s->large->size_bytes = s->large_bytes;
     }
-    return r;
+    memory->size_bytes = s->large_bytes;
+    return s->large_bytes > s->large->room_bytes ? -EMSGSIZE : 0;
 }
 
 /* --- Filling a batch ------------------------------------------------------------------------------------------------ */
@@ -126,10 +108,10 @@ void client_transfer_batch_reset(struct transfer_batch *b)
 }
 
 /* The next window of a large element; all of it for a put. */
-static int batch_fill_large(struct transfer_state *s, struct transfer_batch *b)
+static int batch_fill_large(struct transfer_state *s, struct transfer_batch *b, bool is_last)
 {
     const struct client_transfer *t = s->t;
-    uint64_t window = window_bytes(t->space), piece = t->space->piece_bytes;
+    uint64_t window = client_transfer_window_bytes(t->space), piece = t->space->piece_bytes;
     uint64_t offset = t->offset_bytes + s->at_bytes;
 
     b->large = s->large;
@@ -149,7 +131,7 @@ static int batch_fill_large(struct transfer_state *s, struct transfer_batch *b)
         }
     }
     s->at_bytes += b->length_bytes;
-    b->last = s->at_bytes == s->large_bytes;
+    b->last = is_last || s->at_bytes == s->large_bytes;
     if (b->last) {
         s->element++;
         s->large_bytes = 0;
@@ -166,10 +148,12 @@ bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b)
             return true;
         }
         int r = s->large_bytes == 0 ? large_begin(s) : s->large->status;
-        if (r == 0)
-            r = batch_fill_large(s, b);
+        bool is_other = r == -ERANGE && s->large->is_whole; /* it ends when what was asked for has ended */
+        if (r == 0 || is_other)
+            r = batch_fill_large(s, b, is_other);
         if (r == 0)
             return true;
+        client_transfer_whole_end(s, s->large);
         client_transfer_element_end(s, s->element, r); /* and the next one */
         s->element++;
         s->large_bytes = 0;

@@ -216,12 +216,6 @@ static void do_get(struct t_worker *w, enum t_kind kind)
         client_must(w, status, "get");
     uint64_t after = load_acquire(&k->live);
 
-    /* A GET with room for more than a piece asks for the size first: an object that takes another's place meanwhile comes
-     * with the size of that one. docs/reliability.md, "Not covered". */
-    if (status == 0 && owner != w->number && before != after &&
-        to.size_bytes != payload_bytes(owner, kind, key, version))
-        return;
-
     if (status == 0 &&
         (version == UINT32_MAX || version == 0 || to.size_bytes != payload_bytes(owner, kind, key, version)))
         torture_fail("client %u: key %u of kind %u of client %u: %llu wrong bytes", w->number, key, kind, owner,

@@ -394,6 +394,43 @@ START_TEST(test_get_rooms)
 }
 END_TEST
 
+/* An object of another size, or of the same, takes its place at any request of the GET: all of one comes, or all of the
+ * other. */
+START_TEST(test_get_replaced)
+{
+    static const uint64_t sizes[] = {1000, FAKE_PIECE_BYTES, 300000, 300000, 3 * MIB + 5, 5 * MIB};
+    uint64_t size_bytes = sizes[_i], room_bytes = 4 * MIB;
+    spw_space *varying = space_new(0);
+    uint8_t *from_bytes = malloc(size_bytes), *room = malloc(room_bytes), *other = malloc(room_bytes);
+    unsigned n_replaced = 0;
+
+    memset(other, FAKE_REPLACED_BYTE, room_bytes);
+    fill(from_bytes, size_bytes, 7);
+    for (unsigned n = 0; n < 8 * ARRAY_LEN(sizes); n++) {
+        struct spw_key key = key_of(n + 1, 0);
+        struct spw_iovec from = {from_bytes, size_bytes}, to = {room, room_bytes};
+        uint64_t other_bytes = sizes[n % ARRAY_LEN(sizes)];
+        int32_t status;
+
+        ck_assert_int_eq(spw_put(varying, &key, &from, 1, 0, 1000, &status), 0);
+        fake_replace(fake, n / ARRAY_LEN(sizes) + 1, other_bytes);
+        ck_assert_int_eq(spw_get(varying, &key, &to, 1, 0, 1000, &status), 0);
+        fake_replace(fake, 0, 0);
+        bool is_other = status == 0 ? room[0] == FAKE_REPLACED_BYTE : to.size_bytes == other_bytes;
+        ck_assert_uint_eq(to.size_bytes, is_other ? other_bytes : size_bytes);
+        ck_assert_int_eq(status, to.size_bytes > room_bytes ? -EMSGSIZE : 0);
+        if (status == 0)
+            ck_assert(memcmp(room, is_other ? other : from_bytes, to.size_bytes) == 0);
+        n_replaced += is_other;
+        no_leases();
+    }
+    ck_assert_uint_ge(n_replaced, ARRAY_LEN(sizes));
+    free(other);
+    free(room);
+    free(from_bytes);
+}
+END_TEST
+
 /* Larger than a window, and than a batch of views. */
 START_TEST(test_put_get_large)
 {
@@ -996,6 +1033,8 @@ static Suite *suite(void)
         tcase_set_timeout(tc, 60);
         for (unsigned k = 0; k < ARRAY_LEN(cases[i].tests) && cases[i].tests[k]; k++)
             tcase_add_test(tc, cases[i].tests[k]);
+        if (i == 1)
+            tcase_add_loop_test(tc, test_get_replaced, 0, 5);
         if (i + 1 == ARRAY_LEN(cases)) {
             tcase_add_loop_test(tc, test_ring_lies, 0, ARRAY_LEN(ring_lies));
             tcase_add_loop_test(tc, test_lies, 0, ARRAY_LEN(lies));

@@ -94,7 +94,8 @@ struct fake {
     struct held held[HELD];
     uint32_t n_held;
     /* Between the threads. */
-    uint32_t fault, stop, die, let_go, renew, n_held_seen;
+    uint32_t fault, stop, die, let_go, renew, n_held_seen, replace_in;
+    uint64_t replace_bytes; /* set before */
     uint32_t n_leases, n_rings, n_sqes, n_chunk_gets, n_sleeps, n_wakes;
 };
 
@@ -373,6 +374,17 @@ static void object_place(struct fake *f, struct object *o, uint64_t size_bytes)
     must(f->chunk_used <= CHUNK_BYTES);
 }
 
+/* All of its bytes are 0xEE. Leases of the old one hold as they did. */
+static void object_replace(struct fake *f, struct object *o, uint64_t size_bytes)
+{
+    static uint8_t bytes[FAKE_PIECE_BYTES];
+
+    memset(bytes, FAKE_REPLACED_BYTE, sizeof(bytes));
+    object_place(f, o, size_bytes);
+    for (uint64_t at = 0; at < size_bytes; at += sizeof(bytes))
+        must(pwrite(f->chunk_fd, bytes, MIN(size_bytes - at, sizeof(bytes)), (off_t)(o->offset_bytes + at)) > 0);
+}
+
 static struct spw_result *item_serve(struct fake *f, const struct spw_sqe *sqe, const struct spw_item *item,
                                      struct spw_result *result)
 {
@@ -380,6 +392,8 @@ static struct spw_result *item_serve(struct fake *f, const struct spw_sqe *sqe, 
     struct object *o = object_find(f, item, false);
     uint64_t n = pieces(item->offset_bytes, item->length_bytes);
 
+    if (o && load_acquire(&f->replace_in) > 0 && __atomic_sub_fetch(&f->replace_in, 1, __ATOMIC_ACQ_REL) == 0)
+        object_replace(f, o, f->replace_bytes);
     switch (sqe->opcode) {
     case SPW_OP_RESERVE:
         if (o)
@@ -732,6 +746,12 @@ void fake_renew_chunk(struct fake *fake)
     poke(fake);
     while (load_acquire(&fake->renew))
         usleep(100);
+}
+
+void fake_replace(struct fake *fake, unsigned n, uint64_t size_bytes)
+{
+    fake->replace_bytes = size_bytes;
+    store_release(&fake->replace_in, n);
 }
 
 unsigned fake_leases(struct fake *fake)

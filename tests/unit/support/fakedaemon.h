@@ -51,6 +51,10 @@ void fake_let_go(struct fake *fake);
 void fake_wait_held(struct fake *fake, unsigned n);
 /* The next chunk gets a new epoch under the same number, as if the old one had been dropped. */
 void fake_renew_chunk(struct fake *fake);
+/* Right before the nth list element from now on that names an object is served, another object of this size takes its
+ * place, all of whose bytes are FAKE_REPLACED_BYTE. n = 0: never. */
+#define FAKE_REPLACED_BYTE 0xee
+void fake_replace(struct fake *fake, unsigned n, uint64_t size_bytes);
 
 /* Counters. */
 unsigned fake_leases(struct fake *fake); /* given and not given back */
