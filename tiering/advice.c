@@ -194,6 +194,8 @@ enum policy_pin victim_pin_state(void *ctx, uint32_t object)
     enum policy_pin state = object_pin_state(search->tiering, object);
     uint32_t rank = hot_rank(hot_at(search->tiering, object));
 
+    if (state == POLICY_FREE && refused_is(search->tiering, search->refused, object))
+        return POLICY_HELD;
     if (state != POLICY_FREE || rank == 0 || rank == HOT_RANK_FIRST || search->reprieves == VICTIM_REPRIEVES_MAX)
         return state;
     search->reprieves++;

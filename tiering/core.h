@@ -322,8 +322,14 @@ struct uses {
 };
 
 /* One search for a victim: how many pieces it has passed over because of their scores. */
+/* Pieces that found no place on a device: the smallest, by the store that would take them; the last is for all stores. */
+struct refused {
+    uint32_t sectors[DEVICES_MAX + 1];
+};
+
 struct victim_search {
     struct tiering *tiering;
+    const struct refused *refused;
     uint32_t reprieves;
 };
 
@@ -653,6 +659,9 @@ void shortage_retry(struct tiering *t);
 void room_written(struct tiering *t, uint32_t object);
 void room_found(struct tiering *t, uint32_t object);
 int room_evict(struct tiering *t, uint32_t object);
+/* room_evict() has said -ENOSPC; and whether it would say that again. */
+void refused_note(struct tiering *t, struct refused *refused, uint32_t object);
+bool refused_is(struct tiering *t, const struct refused *refused, uint32_t object);
 #define CLASSES_ALL ((UINT32_C(1) << TIERING_CLASSES) - 1)
 /* Who goes next from a tier, of these classes (bits): RECORD_NONE if nobody can. `state` says who cannot. */
 uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uint64_t incoming, policy_pin_fn state,

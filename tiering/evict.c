@@ -174,6 +174,33 @@ int room_evict(struct tiering *t, uint32_t object)
     return 0;
 }
 
+/* --- What no device takes ------------------------------------------------------------------------------------------ */
+
+static uint32_t refused_slot(struct tiering *t, const struct record *r)
+{
+    const struct space *space = space_of(t, r);
+
+    static_assert(STORE_NONE >= DEVICES_MAX, "no store is the last slot");
+    return space->info.durability == STORE_DURABLE ? MIN((uint32_t)space->home, (uint32_t)DEVICES_MAX) : DEVICES_MAX;
+}
+
+void refused_note(struct tiering *t, struct refused *refused, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint32_t *sectors = &refused->sectors[refused_slot(t, r)];
+
+    *sectors = *sectors ? MIN(*sectors, sectors_of(r->size_bytes)) : sectors_of(r->size_bytes);
+}
+
+bool refused_is(struct tiering *t, const struct refused *refused, uint32_t object)
+{
+    const struct record *r = record_at(&t->records, object);
+    uint32_t sectors = refused->sectors[refused_slot(t, r)];
+
+    return sectors && sectors_of(r->size_bytes) >= sectors && record_is_dirty(r) &&
+           durability_of(t, r) != STORE_CACHE && !(hot_at(t, object)->flags & HOT_SPILLING);
+}
+
 /* A search passes over a bounded number of leased pieces, and moves them out of the next one's way. */
 static uint32_t room_victim_of_class(struct policy *policy, uint64_t incoming, policy_pin_fn state, void *ctx)
 {

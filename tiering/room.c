@@ -40,6 +40,7 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
 {
     uint64_t incoming = record_hash(&t->records, record_at(&t->records, object));
     uint64_t spilling = 0, freed = 0;
+    struct refused refused = {0};
     uint32_t stuck = 0;
     bool cleared = false, was_stuck = p->stuck_object[tier] == object;
 
@@ -53,7 +54,7 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
             return -EAGAIN;
         if (cleared)
             break;
-        struct victim_search search = {.tiering = t};
+        struct victim_search search = {.tiering = t, .refused = &refused};
         uint32_t victim = room_victim(t, p, tier, incoming, victim_pin_state, &search, CLASSES_ALL);
         if (victim == RECORD_NONE)
             break;
@@ -74,7 +75,8 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
         } else if (status == -EAGAIN) {
             spilling += victim_sectors;
         } else {
-            /* It must stay: out of the way of those that need not. */
+            /* It must stay: out of the way of those that need not, as are all that are like it from now on. */
+            refused_note(t, &refused, victim);
             if (++stuck == STUCK_MAX)
                 break;
             policy_leave(t, victim, false);

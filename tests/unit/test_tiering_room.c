@@ -17,8 +17,8 @@ static struct tiering_id key(enum rig_space space, uint32_t n)
     return rig_id(&rig, space, n);
 }
 
-/* A pool of 4 MiB, with so little of the device that durable blocks soon fill it. Returns how many there are. */
-static uint32_t open_with_full_device(void)
+/* A pool of 4 MiB, with so little of the device that durable blocks soon fill it. */
+static void open_with_full_device(void)
 {
     uint32_t n = 0;
     int r;
@@ -32,17 +32,19 @@ static uint32_t open_with_full_device(void)
         r = rig_put(&rig, &id, LARGE_BYTES, 1000 + n);
         if (r == 0)
             r = rig_sync(&rig, RIG_DURABLE, &id, 1);
+        if (r < 0)
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
         n++;
     } while (r == 0);
     ck_assert_int_eq(r, -ENOSPC);
-    return n;
+    ck_assert_uint_gt(n, 4);
 }
 
 /* --- What no device takes ------------------------------------------------------------------------------------------- */
 
 START_TEST(what_must_stay_keeps_no_other_slab)
 {
-    uint32_t n = open_with_full_device();
+    open_with_full_device();
     struct tiering_id stays = key(RIG_DURABLE, 1), large = key(RIG_CACHE, 2);
 
     /* The durable blocks go, those of a hundred KiB come in their place; the one that no device takes lies in the first slab. */
@@ -55,7 +57,36 @@ START_TEST(what_must_stay_keeps_no_other_slab)
     ck_assert_int_eq(rig_put(&rig, &large, LARGE_BYTES, 2), 0);
     ck_assert_int_eq(rig_get(&rig, &stays, 1), 0);
     ck_assert_int_eq(rig_get(&rig, &large, 2), 0);
-    ck_assert_uint_gt(n, 4);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+/* A class that holds most gives first; but if all of it must stay, another one gives. */
+START_TEST(what_must_stay_keeps_no_other_class)
+{
+    struct tiering_space_spec spec = {.durability = STORE_CACHE + 1, .digest = {77}, .class_id = 1};
+    struct tiering_space_info other;
+    uint32_t n_stay = 0;
+
+    open_with_full_device();
+    ck_assert_int_eq(tiering_space_open(rig.t, &spec, &other), 0);
+    for (; n_stay < 100 && rig_pool_stat(&rig, 0).dirty < 5 * MIB / 2; n_stay++) {
+        struct tiering_id id = key(RIG_DURABLE, n_stay);
+
+        ck_assert_int_eq(rig_put(&rig, &id, SMALL_BYTES * 8, n_stay + 1), 0);
+    }
+    for (uint32_t i = 0; i < 200; i++) {
+        struct tiering_id id = key(RIG_CACHE, i);
+
+        id.space = other.index;
+        ck_assert_int_eq(rig_put(&rig, &id, OTHER_BYTES, i + 1), 0);
+    }
+    for (uint32_t i = 0; i < n_stay; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+    }
     rig_check(&rig);
     rig_close(&rig);
 }
@@ -68,6 +99,7 @@ int main(void)
 
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, what_must_stay_keeps_no_other_slab);
+    tcase_add_test(tc, what_must_stay_keeps_no_other_class);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);
