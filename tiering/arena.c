@@ -224,6 +224,11 @@ int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_
     return 0;
 }
 
+bool arena_has_room(const struct arena *a, uint32_t sectors)
+{
+    return !list_is_empty(&a->partial[sectors]);
+}
+
 static struct arena_slab *arena_slab_at(const struct arena_chunk *c, uint32_t sector, uint32_t *ret_i)
 {
     uint32_t first = c->slab_of[sector / FRAME_SECTORS];

@@ -85,6 +85,8 @@ must_check int arena_chunk_restore(struct arena_chunk *c, const uint32_t *at, ar
 must_check int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_chunk **ret_chunk,
                            uint32_t *ret_sector);
 void arena_free(struct arena_chunk *c, uint32_t sector);
+/* Has a slab of this size room? */
+bool arena_has_room(const struct arena *a, uint32_t sectors);
 
 /* Nothing more is given out from it. */
 void arena_chunk_close(struct arena_chunk *c);

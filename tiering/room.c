@@ -9,7 +9,9 @@
  * where the coldest are evicted for them; for the others the coldest in DRAM move to CXL memory. Leases count in each
  * tier, so a tier at its limit is passed over.
  *
- * The queue of a pool is served in order. Only sessions' private memory is apart: waiting for it holds up nobody.
+ * The queue of a pool is served in order. Sessions' private memory is apart: waiting for it holds up nobody. And where
+ * nothing can be done for the one at the head, since all that has the memory must stay, others pass it, for room in slabs
+ * of their own size, which it could not use.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -19,6 +21,7 @@
 #include "tiering/core.h"
 
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
+#define PASS_MAX 256 /* those behind one that is stuck that are looked at */
 #define STUCK_MAX 64 /* victims that can neither be written nor dropped, in one search for room */
 
 /* --- Taking ------------------------------------------------------------------------------------------------------ */
@@ -147,9 +150,22 @@ void room_kick(struct tiering *t, uint32_t pool)
 
 /* --- Those who wait ---------------------------------------------------------------------------------------------- */
 
+/* Beside pieces of its own size. */
+static int room_take_beside(struct tiering *t, struct tpool *p, uint32_t object, uint32_t sectors,
+                            struct arena_chunk **ret_chunk, uint32_t *ret_sector)
+{
+    uint32_t size_bytes = record_at(&t->records, object)->size_bytes;
+
+    for (enum mem_tier tier = MEM_DRAM; tier < MEM_TIERS; tier++)
+        if (arena_has_room(&p->arenas[tier], sectors) && !lease_tier_is_full(p, tier, size_bytes))
+            return arena_alloc(&p->arenas[tier], sectors, object, ret_chunk, ret_sector);
+    return -EAGAIN;
+}
+
 void room_serve(struct tiering *t, uint32_t pool)
 {
     struct tpool *p = &t->pools[pool];
+    uint32_t passed = 0; /* looked at since one was stuck */
     struct list mark;
 
     list_init(&mark);
@@ -160,18 +176,20 @@ void room_serve(struct tiering *t, uint32_t pool)
         bool private = m->kind == MOVE_FILL || (m->kind == MOVE_RESERVE && !p->config.trusted);
         struct arena_chunk *chunk;
         uint32_t sector, limit;
-        int status = private ? room_take_private(t, m->session, pool, m->object, sectors, &chunk, &sector, &limit)
-                             : room_take(t, pool, m->object, sectors, &chunk, &sector);
+        int status = private  ? room_take_private(t, m->session, pool, m->object, sectors, &chunk, &sector, &limit)
+                     : passed ? room_take_beside(t, p, m->object, sectors, &chunk, &sector)
+                              : room_take(t, pool, m->object, sectors, &chunk, &sector);
 
         list_unlink(&mark);
         list_push_head(l, &mark);
+        passed += passed || (!private && status == -ENOSPC);
         if (status == 0) {
-            p->stuck = TIERING_LIMIT_NONE;
+            p->stuck = passed ? p->stuck : TIERING_LIMIT_NONE;
             kill_point("room.found");
             move_go(m, chunk, sector);
         } else if (private && status == -ENOSPC)
             move_fail(m, status);
-        else if (!private)
+        else if (!private && (!passed || passed > PASS_MAX))
             break;
     }
     list_unlink(&mark);

@@ -92,6 +92,38 @@ START_TEST(what_must_stay_keeps_no_other_class)
 }
 END_TEST
 
+/* The one at the head has to wait, since all that has the memory must stay; who fits beside it need not. */
+START_TEST(who_is_stuck_is_passed)
+{
+    struct tiering_grant grant;
+    struct rig_wait w;
+    uint32_t n = 0;
+
+    open_with_full_device();
+    while (rig_pool_stat(&rig, 0).dirty < 7 * MIB / 2) {
+        struct tiering_id id = key(RIG_DURABLE, n++);
+
+        ck_assert_int_eq(rig_put(&rig, &id, OTHER_BYTES, n), 0);
+    }
+    rig_wait_init(&w);
+    struct tiering_id large = key(RIG_CACHE, 1), beside = key(RIG_CACHE, 2);
+    ck_assert_int_eq(tiering_reserve(rig.t, &rig.s, &large, LARGE_BYTES, LARGE_BYTES, &w.wait, &grant), TIERING_WAIT);
+    ck_assert_int_eq(rig_put(&rig, &beside, OTHER_BYTES, 2), 0);
+    ck_assert_int_eq(rig_get(&rig, &beside, 2), 0);
+    ck_assert_int_eq(w.status, 1);
+    /* And it is served when it can be. */
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    ck_assert_int_eq(rig_wait(&rig, &w), 0);
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, w.wait.grant.lease), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tiering_room");
@@ -100,6 +132,7 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, what_must_stay_keeps_no_other_slab);
     tcase_add_test(tc, what_must_stay_keeps_no_other_class);
+    tcase_add_test(tc, who_is_stuck_is_passed);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);
