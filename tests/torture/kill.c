@@ -60,6 +60,15 @@ static uint64_t count_calls(const struct t_place *p)
     return n;
 }
 
+static uint64_t count_full(const struct t_place *p)
+{
+    uint64_t n = p->oracle->counts.full;
+
+    for (uint32_t i = 0; i < T_CLIENTS; i++)
+        n += p->oracle->clients[i].n_full;
+    return n;
+}
+
 /* Until it has done what it should, or the daemon is gone, or it takes too long. */
 static void load(struct t_place *p, const struct plan *plan, pid_t pids[T_CLIENTS], struct t_random *random)
 {
@@ -145,14 +154,15 @@ static void say(const struct t_place *p, uint64_t n, int64_t start_ms)
     uint32_t n_points, fired = points_fired(p, &n_points);
 
     printf("%u of %llu cycles in %lld s: %llu deaths at points, %llu from outside, %llu in recovery, %llu clean stops; "
-           "%u of %u points fired; %llu calls, %llu objects and %llu sets checked; cache served after a death: %llu of "
+           "%u of %u points fired; %llu calls (%llu found no room), %llu objects and %llu sets checked; cache served "
+           "after a death: %llu of "
            "%llu\n",
            p->oracle->cycle, (unsigned long long)n, (long long)(now_ms() - start_ms) / 1000,
            (unsigned long long)c->deaths_at_points, (unsigned long long)c->deaths_from_outside,
            (unsigned long long)c->deaths_in_recovery, (unsigned long long)c->clean_stops, fired, n_points,
-           (unsigned long long)(c->calls + count_calls(p)), (unsigned long long)c->objects_checked,
-           (unsigned long long)c->sets_checked, (unsigned long long)c->cache_served,
-           (unsigned long long)c->cache_known);
+           (unsigned long long)(c->calls + count_calls(p)), (unsigned long long)count_full(p),
+           (unsigned long long)c->objects_checked, (unsigned long long)c->sets_checked,
+           (unsigned long long)c->cache_served, (unsigned long long)c->cache_known);
     fflush(stdout);
 }
 

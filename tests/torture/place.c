@@ -219,8 +219,10 @@ void place_format(const struct t_place *p, const char *path, uint64_t size_bytes
 
 void place_begin_life(struct t_place *p)
 {
-    for (uint32_t i = 0; i < T_CLIENTS; i++)
+    for (uint32_t i = 0; i < T_CLIENTS; i++) {
         p->oracle->counts.calls += p->oracle->clients[i].n_ops;
+        p->oracle->counts.full += p->oracle->clients[i].n_full;
+    }
     memset(p->oracle->clients, 0, sizeof(p->oracle->clients));
     place_shape(p);
     p->is_fresh = true;

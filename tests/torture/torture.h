@@ -79,7 +79,7 @@ struct t_event {
 struct t_client {
     struct t_key keys[T_KINDS][T_KEYS];
     struct t_set sets[T_GROUPS];
-    uint64_t n_ops, n_full; /* SYNCs that found a device full */
+    uint64_t n_ops, n_full; /* calls; those that found no room, in memory or on a device */
     uint32_t n_events;      /* atomic: an event counts when it is whole */
     uint32_t reserved;
     struct t_event events[T_EVENTS_MAX]; /* since the last check */
@@ -89,7 +89,7 @@ struct t_counts {
     uint64_t starts, clean_stops, deaths_at_points, deaths_from_outside, deaths_in_recovery;
     uint64_t objects_checked, sets_checked;
     uint64_t cache_known, cache_served; /* after a death: committed and not deleted; of these, found */
-    uint64_t calls;                     /* of clients of lives before */
+    uint64_t calls, full;               /* of clients of lives before */
     uint64_t bad_messages;              /* EBADMSG for `cache` after a death: a miss */
 };
 
