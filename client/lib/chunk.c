@@ -4,8 +4,10 @@
  *
  * Looked up on every result, so without a lock: a table of pointers an engine, each to an immutable record. A slot
  * changes, under session.chunk_lock, when the daemon uses the number for another chunk: the epoch then differs. The old
- * chunk has no leases any more (the daemon drops none that has), so its memory is unmapped: otherwise we would keep a
- * dead chunk's pages alive. Its record stays until the end, for a reader that has just loaded the pointer.
+ * chunk has no leases any more (the daemon drops none that has), so its memory goes: otherwise we would keep a dead chunk's
+ * pages alive. Its addresses stay, since nobody here counts the views that are in it, and a daemon that lies must not
+ * make its clients read what was mapped there next: the new chunk takes them if it can. Its record stays until the end,
+ * for a reader that has just loaded the pointer.
  */
 #include "client/lib/client.h"
 
@@ -14,10 +16,11 @@
 struct client_chunk {
     struct client_chunk *older; /* records only */
     uint32_t epoch;
+    bool is_replaced; /* its addresses are a newer one's */
     struct client_map map;
 };
 
-static int chunk_map(spw_session *session, uint32_t engine, uint32_t number, uint32_t epoch,
+static int chunk_map(spw_session *session, uint32_t engine, uint32_t number, uint32_t epoch, struct client_chunk *old,
                      struct client_chunk *ret_chunk)
 {
     struct spw_msg_chunk_get get = {.engine = engine, .chunk = number, .epoch = epoch};
@@ -30,7 +33,11 @@ static int chunk_map(spw_session *session, uint32_t engine, uint32_t number, uin
         return r;
     if (reply.chunk != number || reply.epoch != epoch)
         return client_session_end(session, "it sent another chunk than was asked for");
-    r = client_map_open(fd, reply.size_bytes, reply.flags & SPW_CHUNK_WRITABLE, &ret_chunk->map);
+    bool writable = reply.flags & SPW_CHUNK_WRITABLE;
+    if (old)
+        client_gpu_map_drop(session, &old->map);
+    r = old ? client_map_replace(fd, reply.size_bytes, writable, &old->map, &ret_chunk->map, &old->is_replaced)
+            : client_map_open(fd, reply.size_bytes, writable, &ret_chunk->map);
     if (r == -EPROTO)
         return client_session_end(session, "it sent a chunk that cannot be trusted");
     ret_chunk->epoch = epoch;
@@ -47,14 +54,10 @@ static int chunk_get(spw_session *session, struct client_chunk **slot, uint32_t 
     struct client_chunk *current = *slot;
     if (!current || current->epoch != result->epoch) { /* else another thread was faster */
         struct client_chunk *chunk = calloc(1, sizeof(*chunk));
-        r = chunk ? chunk_map(session, engine, result->chunk, result->epoch, chunk) : -ENOMEM;
+        r = chunk ? chunk_map(session, engine, result->chunk, result->epoch, current, chunk) : -ENOMEM;
         if (r < 0) {
             free(chunk);
         } else {
-            if (current) {
-                client_gpu_map_drop(session, &current->map);
-                client_map_close(&current->map);
-            }
             chunk->older = current;
             store_release(slot, chunk); /* pairs with load_acquire in client_chunk_resolve() */
             current = chunk;
@@ -131,7 +134,8 @@ void client_chunks_deinit(spw_session *session)
         for (uint32_t i = 0; chunks && i < CHUNKS_MAX; i++) {
             for (struct client_chunk *chunk = chunks->slots[i], *older; chunk; chunk = older) {
                 older = chunk->older;
-                client_map_close(&chunk->map);
+                if (!chunk->is_replaced)
+                    client_map_close(&chunk->map);
                 free(chunk);
             }
         }

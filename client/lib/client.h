@@ -84,11 +84,16 @@ void client_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t left
 struct client_map {
     void *base; /* NULL: nothing is mapped */
     size_t size_bytes;
+    size_t place_bytes; /* of addresses that are its, size_bytes at least */
     bool is_writable;
 };
 
 /* Maps a whole memfd that the daemon made. -EPROTO unless it has exactly that size and cannot shrink. */
 int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_map *ret_map) must_check;
+/* The same in place of an old one, whose addresses stay mapped whatever comes: what is not the new one's reads as zeros.
+ * *ret_is_there: the new one lies where the old one was, and has its addresses. On failure the old one is as it was. */
+int client_map_replace(int fd, uint64_t size_bytes, bool writable, const struct client_map *old,
+                       struct client_map *ret_map, bool *ret_is_there) must_check;
 void client_map_close(struct client_map *map);
 /* A number for this process, other than those of its ancestors. Callers serialise. */
 int client_fork_mark(uint32_t *ret_mark) must_check;

@@ -45,7 +45,7 @@ static void *map_aligned(int fd, uint64_t size_bytes, int protection)
     return base;
 }
 
-int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_map *ret_map)
+static int map_check(int fd, uint64_t size_bytes)
 {
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
@@ -56,26 +56,79 @@ int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_ma
         return -errno;
     if (size_bytes == 0 || st.st_size < 0 || (uint64_t)st.st_size != size_bytes)
         return client_error(-EPROTO, 0, "the daemon sent memory of another size than it announced");
+    return 0;
+}
 
-    void *base = map_aligned(fd, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0));
-    if (base == MAP_FAILED) {
-        int r = -errno;
-        return client_error(r, 0, "cannot map %llu bytes of the daemon's memory: %s", (unsigned long long)size_bytes,
-                            strerrordesc_np(-r));
-    }
+static int map_failed(uint64_t size_bytes)
+{
+    int r = -errno;
+
+    return client_error(r, 0, "cannot map %llu bytes of the daemon's memory: %s", (unsigned long long)size_bytes,
+                        strerrordesc_np(-r));
+}
+
+static int map_protection(bool writable)
+{
+    return PROT_READ | (writable ? PROT_WRITE : 0);
+}
+
+int client_map_open(int fd, uint64_t size_bytes, bool writable, struct client_map *ret_map)
+{
+    int checked = map_check(fd, size_bytes);
+    if (checked < 0)
+        return checked;
+    void *base = map_aligned(fd, size_bytes, map_protection(writable));
+    if (base == MAP_FAILED)
+        return map_failed(size_bytes);
     if (madvise(base, size_bytes, MADV_DONTFORK) < 0) {
         int r = -errno;
         munmap(base, size_bytes);
         return client_error(r, 0, "cannot keep the daemon's memory from being inherited: %s", strerrordesc_np(-r));
     }
-    *ret_map = (struct client_map){base, size_bytes, writable};
+    *ret_map = (struct client_map){base, size_bytes, round_up(size_bytes, PAGE_BYTES), writable};
+    return 0;
+}
+
+/* Memory of our own, of which nothing is taken before it is written to. */
+static int map_blank(void *base, size_t size_bytes)
+{
+    if (size_bytes == 0)
+        return 0;
+    void *blank =
+        mmap(base, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return blank == MAP_FAILED ? map_failed(size_bytes) : 0;
+}
+
+int client_map_replace(int fd, uint64_t size_bytes, bool writable, const struct client_map *old,
+                       struct client_map *ret_map, bool *ret_is_there)
+{
+    uint64_t used_bytes = round_up(size_bytes, PAGE_BYTES);
+    bool fits = size_bytes <= old->place_bytes && writable == old->is_writable;
+    int r = fits ? map_check(fd, size_bytes) : client_map_open(fd, size_bytes, writable, ret_map);
+
+    if (r < 0)
+        return r;
+    if (!fits) {
+        r = map_blank(old->base, old->place_bytes);
+        if (r < 0)
+            client_map_close(ret_map);
+        *ret_is_there = false;
+        return r;
+    }
+    if (mmap(old->base, size_bytes, map_protection(writable), MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+        return map_failed(size_bytes);
+    /* Here nothing may fail any more. An inherited mapping is the lesser evil. */
+    (void)madvise(old->base, size_bytes, MADV_DONTFORK);
+    (void)map_blank((char *)old->base + used_bytes, old->place_bytes - used_bytes);
+    *ret_map = (struct client_map){old->base, size_bytes, old->place_bytes, writable};
+    *ret_is_there = true;
     return 0;
 }
 
 void client_map_close(struct client_map *map)
 {
     if (map->base)
-        munmap(map->base, map->size_bytes);
+        munmap(map->base, map->place_bytes);
     *map = (struct client_map){0};
 }
 

@@ -4,15 +4,18 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "client/lib/client.h"
 #include "include/base/atomic.h"
 #include "include/base/base.h"
 #include "include/spillway/spillway.h"
@@ -296,6 +299,16 @@ START_TEST(test_limits_are_named)
 }
 END_TEST
 
+static int memfd_sealed(uint64_t size_bytes)
+{
+    int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(ftruncate(fd, (off_t)size_bytes), 0);
+    ck_assert_int_eq(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+    return fd;
+}
+
 START_TEST(test_chunk_epochs)
 {
     struct spw_key keys[2] = {key_of(1, 0), key_of(2, 0)};
@@ -306,6 +319,64 @@ START_TEST(test_chunk_epochs)
     store(space, keys + 1, 1, 2);
     load(space, keys + 1, 1, 2);
     ck_assert_uint_eq(fake_chunk_gets(fake), 2);
+}
+END_TEST
+
+/* A daemon that lies: a chunk goes though there are leases in it. Its addresses stay. */
+START_TEST(test_chunk_renewed_under_views)
+{
+    struct spw_key keys[2] = {key_of(1, 0), key_of(2, 0)};
+    struct spw_view view, reserved;
+    uint64_t size_bytes = 4096;
+    unsigned sum = 0;
+
+    store(space, keys, 1, 1);
+    ck_assert_int_eq(spw_acquire(space, keys, 1, 0, 1000, &view), 0);
+    ck_assert_int_eq(spw_reserve(space, &keys[1], &size_bytes, 1, 0, 1000, &reserved), 0);
+    fake_renew_chunk(fake);
+    struct spw_key other = key_of(3, 0);
+    store(space, &other, 1, 3);
+    load(space, &other, 1, 3);
+    for (size_t i = 0; i < view.size_bytes; i++)
+        sum += ((const volatile uint8_t *)view.data)[i];
+    memset(reserved.data, (int)sum, size_bytes);
+    ck_assert_int_eq(spw_release(space, &view, 1, 0), 0);
+    ck_assert_int_eq(spw_abort(space, &reserved, 1), 0);
+}
+END_TEST
+
+/* Smaller, larger, and with other rights: addresses that were mapped once stay mapped. */
+START_TEST(test_map_in_place_of_another)
+{
+    static const struct {
+        uint64_t size_bytes;
+        bool writable, is_there;
+    } steps[] = {
+        {MIB, true, true}, {3 * MIB, true, true}, {64 * MIB, true, false}, {4096, true, true}, {4096, false, false}};
+    struct client_map map, maps[ARRAY_LEN(steps)];
+    int fd = memfd_sealed(4 * MIB);
+
+    ck_assert_int_eq(client_map_open(fd, 4 * MIB, true, &map), 0);
+    close(fd);
+    for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+        bool is_there = !steps[i].is_there;
+
+        memset(map.base, 0x55, map.size_bytes < 4096 ? map.size_bytes : 4096);
+        fd = memfd_sealed(steps[i].size_bytes);
+        ck_assert_int_eq(client_map_replace(fd, steps[i].size_bytes, steps[i].writable, &map, &maps[i], &is_there), 0);
+        close(fd);
+        ck_assert(is_there == steps[i].is_there);
+        ck_assert((maps[i].base == map.base) == is_there);
+        ck_assert_uint_eq(maps[i].size_bytes, steps[i].size_bytes);
+        for (size_t at = 0; at < map.place_bytes; at += 4096) /* the old one's, all of it */
+            ck_assert_uint_eq(((const volatile uint8_t *)map.base)[at], 0);
+        if (!is_there)
+            memset(map.base, 1, map.place_bytes);
+        if (!is_there)
+            client_map_close(&map);
+        map = maps[i];
+    }
+    client_map_close(&map);
 }
 END_TEST
 
@@ -1014,7 +1085,7 @@ static Suite *suite(void)
     } cases[] = {
         {"calls",
          {test_life_of_a_block, test_window_of_hits, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
-          test_limits_are_named, test_chunk_epochs}},
+          test_limits_are_named, test_chunk_epochs, test_chunk_renewed_under_views, test_map_in_place_of_another}},
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
         {"threads",
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,
