@@ -430,6 +430,60 @@ static void put_session(json *o, const struct session *session, const struct adm
             json_add_text(pools, config->pools[i].section.name);
 }
 
+/* All that the sessions of one user have, at all engines. An engine's account is in each of its peers' rows. */
+static void user_sum(const struct control *control, uid_t uid, const struct admin_reports *reports,
+                     struct peer_stat *ret_sum, uint32_t *ret_rings)
+{
+    *ret_sum = (struct peer_stat){0};
+    *ret_rings = 0;
+    for (uint32_t e = 0; e < reports->n; e++) {
+        struct tiering_user_stat account = {0};
+
+        list_for_each (l, &control->sessions) {
+            const struct session *session = list_entry(l, struct session, link);
+
+            for (uint32_t i = 0; session->who.uid == uid && i < reports->at[e]->n_peers; i++) {
+                const struct peer_stat *peer = &reports->at[e]->peers[i];
+
+                if (peer->session != session->number)
+                    continue;
+                account = peer->user;
+                ret_sum->requests += peer->requests;
+                ret_sum->waits += peer->waits;
+                *ret_rings += peer->rings;
+            }
+        }
+        ret_sum->user.leased += account.leased;
+        ret_sum->user.private += account.private;
+        ret_sum->user.percent = MAX(ret_sum->user.percent, account.percent);
+    }
+}
+
+static void put_user(json *o, const struct control *control, const struct account *account,
+                     const struct admin_reports *reports)
+{
+    const struct config_daemon *limits = &control->config->daemon;
+    struct peer_stat sum;
+    uint32_t rings;
+
+    user_sum(control, account->uid, reports, &sum, &rings);
+    json_put_u64(o, "uid", account->uid);
+    json_put_u64(o, "sessions", account->n_sessions);
+    json_put_u64(o, "sessions_max", limits->uid_sessions);
+    json_put_u64(o, "descriptors", account->n_descriptors);
+    json_put_u64(o, "descriptors_max", limits->uid_descriptors);
+    json_put_u64(o, "rings", rings);
+    json_put_u64(o, "scratch_bytes", account->scratch_bytes);
+    json_put_u64(o, "scratch_bytes_max", UID_SCRATCH_BYTES_MAX);
+    json_put_u64(o, "requests", sum.requests);
+    json_put_u64(o, "requests_max", (uint64_t)DEFAULT_REQUESTS * limits->uid_requests_percent / 100 * reports->n);
+    json_put_u64(o, "waits", sum.waits);
+    json_put_u64(o, "waits_max", (uint64_t)DEFAULT_WAITS * limits->uid_requests_percent / 100 * reports->n);
+    json_put_u64(o, "leased_bytes", sum.user.leased);
+    json_put_u64(o, "private_bytes", sum.user.private);
+    json_put_u64(o, "leases_percent", sum.user.percent);
+}
+
 json *admin_sessions(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
@@ -437,6 +491,10 @@ json *admin_sessions(const struct control *control, const struct admin_reports *
 
     list_for_each (l, &control->sessions)
         put_session(json_add_object(sessions), list_entry(l, struct session, link), reports);
+    json *users = json_put_array(o, "users");
+
+    list_for_each (l, &control->accounts)
+        put_user(json_add_object(users), control, list_entry(l, struct account, link), reports);
     return o;
 }
 

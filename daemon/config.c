@@ -75,6 +75,7 @@ void config_pool_init(struct config_pool *pool, const char *name, const struct c
         .weight = DEFAULT_WEIGHT,
         .linger_ns = 30 * NS_PER_S,
         .max_leases_percent = 80,
+        .uid_leases_percent = DEFAULT_UID_LEASES_PERCENT,
     };
     snprintf(pool->section.name, sizeof(pool->section.name), "%s", name);
     if (env->user_mode)
@@ -95,6 +96,8 @@ static void daemon_init(struct config_daemon *d, const struct config_env *env)
         .spin_us = 100,
         .max_sessions = DEFAULT_MAX_SESSIONS,
         .uid_sessions = DEFAULT_UID_SESSIONS,
+        .uid_descriptors = DEFAULT_UID_DESCRIPTORS,
+        .uid_requests_percent = DEFAULT_UID_REQUESTS_PERCENT,
         .session_leases = DEFAULT_SESSION_LEASES,
         .session_rings = DEFAULT_SESSION_RINGS,
         .reattach_ns = DEFAULT_REATTACH_NS,

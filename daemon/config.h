@@ -95,6 +95,8 @@ struct config_daemon {
     uint32_t spin_us;
     uint32_t max_sessions;
     uint32_t uid_sessions;
+    uint32_t uid_descriptors;
+    uint32_t uid_requests_percent; /* of what one engine may have in flight */
     uint32_t session_leases;
     uint32_t session_rings;
     uint64_t reattach_ns; /* that a session waits for its client after a restart; 0: it ends with the daemon */
@@ -142,7 +144,8 @@ struct config_pool {
     struct config_rate write_budget; /* what may be written to devices */
     uint64_t linger_ns;
     uint32_t max_leases_percent;
-    uint64_t session_bytes; /* 0: no limit but the pool's */
+    uint32_t uid_leases_percent; /* of that */
+    uint64_t session_bytes;      /* 0: no limit but the pool's */
 };
 
 struct config_class {

@@ -29,6 +29,8 @@ static const struct config_key keys_daemon[] = {
     {"spin_us", CONFIG_TYPE_UINT, KEY_DAEMON(spin_us), .reloads = true, RANGE(0, 1000000)},
     {"max_sessions", CONFIG_TYPE_UINT, KEY_DAEMON(max_sessions), .reloads = true, RANGE(1, SESSIONS_MAX)},
     {"uid_sessions", CONFIG_TYPE_UINT, KEY_DAEMON(uid_sessions), .reloads = true, RANGE(1, SESSIONS_MAX)},
+    {"uid_descriptors", CONFIG_TYPE_UINT, KEY_DAEMON(uid_descriptors), .reloads = true, RANGE(16, UID_DESCRIPTORS_MAX)},
+    {"uid_requests_percent", CONFIG_TYPE_UINT, KEY_DAEMON(uid_requests_percent), .reloads = true, RANGE(50, 100)},
     {"session_leases", CONFIG_TYPE_UINT, KEY_DAEMON(session_leases), .reloads = true, RANGE(1, SESSION_LEASES_MAX)},
     {"session_rings", CONFIG_TYPE_UINT, KEY_DAEMON(session_rings), .reloads = true, RANGE(1, SESSION_RINGS_MAX)},
     {"reattach", CONFIG_TYPE_DURATION, KEY_DAEMON(reattach_ns), .reloads = true},
@@ -78,6 +80,7 @@ static const struct config_key keys_pool[] = {
     {"write_budget", CONFIG_TYPE_RATE, KEY_POOL(write_budget), .reloads = true, .zero = "none"},
     {"linger", CONFIG_TYPE_DURATION, KEY_POOL(linger_ns), .reloads = true},
     {"max_leases_percent", CONFIG_TYPE_UINT, KEY_POOL(max_leases_percent), .reloads = true, RANGE(1, 100)},
+    {"uid_leases_percent", CONFIG_TYPE_UINT, KEY_POOL(uid_leases_percent), .reloads = true, RANGE(1, 100)},
     {"session_bytes", CONFIG_TYPE_SIZE, KEY_POOL(session_bytes), .reloads = true, RANGE(0, UINT64_MAX), .zero = "none"},
 };
 

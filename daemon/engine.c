@@ -396,6 +396,7 @@ static int engine_setup(struct engine *engine, const char **ret_why)
         .max_requests = engine->config.max_requests,
         .max_waits = engine->config.max_waits,
         .spin_ns = engine->config.spin_ns,
+        .user_percent = engine->config.user_percent,
         .gpus = engine->config.gpus,
         .events = &requests_events,
         .ctx = engine,

@@ -51,6 +51,7 @@ struct peer_add_call {
     struct call call;
     struct engine_peer *peer;
     uint64_t session, owner;
+    uid_t uid;
     uint32_t max_leases;
     bool is_reattached; /* it may submit what it submitted to the last process */
 };
@@ -139,6 +140,7 @@ void engine_owner_end(struct engine *engine, struct owner_call *call);
 /* What can change while an engine runs. */
 struct engine_tuning {
     uint64_t spin_ns;
+    uint32_t user_percent;
     uint32_t clean_percent;
     uint32_t class_weights[TIERING_CLASSES];
     uint32_t n_pools, n_stores;
@@ -263,6 +265,7 @@ struct engine_config {
     struct uring_config uring;     /* workers, grower, chunk; the rest is the engine's */
     struct tiering_config tiering; /* pools, classes, nodes, sizes; the rest is the engine's */
     uint64_t spin_ns;
+    uint32_t user_percent;
     uint32_t max_requests, max_waits;
     const struct pool_gpu_stat *gpus;
     struct fdstore *fdstore;

@@ -53,6 +53,7 @@ static void peer_add_at_engine(struct call *base)
 
     kill_point("engine.peer_add");
     requests_peer_add(base->engine->requests, &call->peer->peer, call->session, call->owner, call->max_leases);
+    requests_peer_user(base->engine->requests, &call->peer->peer, call->uid);
     call->peer->peer.may_retry = call->is_reattached;
 }
 
@@ -224,6 +225,7 @@ void engine_tune_now(struct engine *engine, const struct engine_tuning *tuning)
     uint32_t weights[POOLS_MAX];
 
     requests_set_spin(engine->requests, tuning->spin_ns);
+    requests_set_user_percent(engine->requests, tuning->user_percent);
     tiering_update(engine->tiering, tuning->clean_percent, tuning->class_weights);
     for (uint32_t i = 0; i < tuning->n_pools; i++) {
         tiering_pool_update(engine->tiering, i, &tuning->pools[i]);

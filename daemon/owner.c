@@ -41,6 +41,11 @@ void account_put(struct control *control, struct account *account)
     free(account);
 }
 
+bool account_may_open(const struct control *control, const struct account *account, uint32_t n)
+{
+    return account->n_descriptors + n <= control->config->daemon.uid_descriptors;
+}
+
 /* --- Tokens ------------------------------------------------------------------------------------------------------ */
 
 bool token_equal(const uint8_t *a, const uint8_t *b)

@@ -21,6 +21,7 @@ struct account {
     uint32_t n_sessions, n_owners;
     uint32_t n_refused; /* sessions that do not count, and are told so */
     uint64_t scratch_bytes;
+    uint32_t n_descriptors; /* of its sessions and their rings */
 };
 
 struct owner {
@@ -42,6 +43,9 @@ struct owner {
 struct account *account_get(struct control *control, uid_t uid);
 /* Frees it when nothing is counted any more. */
 void account_put(struct control *control, struct account *account);
+
+/* So many descriptors more. */
+bool account_may_open(const struct control *control, const struct account *account, uint32_t n);
 
 /* 0; -ENOENT: no job of this user has that token. An all-zero token makes a new one: -ENOSPC, -ENOMEM. Counts as a
  * session of it. */

@@ -31,9 +31,10 @@ int requests_new(const struct requests_config *config, struct requests **ret_rq)
     rq->tiering = config->tiering;
     rq->requests = calloc(config->max_requests, sizeof(*rq->requests));
     rq->pieces = calloc(config->max_waits, sizeof(*rq->pieces));
+    rq->users = calloc(USERS_MAX, sizeof(*rq->users));
     rq->staged = calloc(LIST_ITEMS_MAX, sizeof(*rq->staged));
     rq->targets = calloc(LIST_ITEMS_MAX, sizeof(*rq->targets));
-    if (!rq->requests || !rq->pieces || !rq->staged || !rq->targets ||
+    if (!rq->requests || !rq->pieces || !rq->users || !rq->staged || !rq->targets ||
         deadlines_init(&rq->deadlines, config->max_requests) < 0) {
         requests_free(rq);
         return -ENOMEM;
@@ -62,6 +63,7 @@ void requests_free(struct requests *rq)
     deadlines_deinit(&rq->deadlines);
     free(rq->requests);
     free(rq->pieces);
+    free(rq->users);
     free(rq->staged);
     free(rq->targets);
     free(rq);
@@ -75,6 +77,11 @@ bool requests_is_idle(const struct requests *rq)
 void requests_set_spin(struct requests *rq, uint64_t spin_ns)
 {
     rq->config.spin_ns = spin_ns;
+}
+
+void requests_set_user_percent(struct requests *rq, uint32_t percent)
+{
+    rq->config.user_percent = percent;
 }
 
 void requests_stat(const struct requests *rq, struct requests_stat *ret_stat)
@@ -105,6 +112,7 @@ uint32_t requests_peers(const struct requests *rq, struct peer_stat *ret_peers, 
                                    .requests = peer->n_requests,
                                    .waits = peer->n_waits,
                                    .spaces = peer->n_spaces};
+        tiering_user_stat(rq->tiering, &peer->tiering, &stat->user);
         list_for_each (r, &peer->rings)
             stat->rings++;
         n++;
@@ -127,6 +135,7 @@ static void request_unlink(struct request *req)
     deadline_clear(&rq->deadlines, &req->deadline);
     req->ring->n_requests--;
     req->peer->n_requests--;
+    req->peer->user->n_requests--;
     req->ring = NULL;
     req->peer = NULL;
 }
@@ -283,6 +292,7 @@ static struct request *request_new(struct requests *rq, struct ring *ring, const
     list_push_tail(&ring->requests, &req->link);
     ring->n_requests++;
     req->peer->n_requests++;
+    req->peer->user->n_requests++;
     kill_point("request.new");
     rq->stat.sqes++;
     return req;

@@ -62,9 +62,10 @@ struct peer {
     int64_t deficit; /* in hundredths of an item */
     uint32_t weight; /* the largest of the pools that it opened here */
     uint32_t n_waits, n_requests, n_hot;
-    uint16_t generation; /* of its space handles */
-    bool broken;         /* it violated the protocol: nothing of it is looked at any more */
-    bool may_retry;      /* it was at another process of ours: SPW_SQE_RETRY means something */
+    struct request_user *user; /* all sessions of its user */
+    uint16_t generation;       /* of its space handles */
+    bool broken;               /* it violated the protocol: nothing of it is looked at any more */
+    bool may_retry;            /* it was at another process of ours: SPW_SQE_RETRY means something */
     uint32_t n_spaces;
     struct peer_space spaces[SESSION_SPACES_MAX];
     struct peer_lane lanes[SESSION_GPU_LANES_MAX];
@@ -90,6 +91,7 @@ struct requests_config {
     uint32_t max_requests;
     uint32_t max_waits;               /* pieces that wait for room, a device or a copy */
     uint64_t spin_ns;                 /* how long a ring without work stays hot */
+    uint32_t user_percent;            /* of both, for the sessions of one user; 0: all */
     const struct pool_gpu_stat *gpus; /* of each pool */
     const struct requests_events *events;
     void *ctx;
@@ -101,11 +103,15 @@ must_check int requests_new(const struct requests_config *config, struct request
 void requests_free(struct requests *rq);
 bool requests_is_idle(const struct requests *rq);
 void requests_set_spin(struct requests *rq, uint64_t spin_ns);
+/* Of max_requests and max_waits, what sessions of one user may have together: 50 to 100. */
+void requests_set_user_percent(struct requests *rq, uint32_t percent);
 /* Of every pool that a space was added for. */
 void requests_set_weights(struct requests *rq, const uint32_t *weights);
 
 /* The peer's memory is zeroed. */
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases);
+/* Right after that: whose it is. Sessions of one user share what one user may have in flight. */
+void requests_peer_user(struct requests *rq, struct peer *peer, uint64_t name);
 /* Cancels and frees whatever the session has here; its rings are no longer touched. leaves: its leases stay as they are, for the
  * next process. */
 void requests_peer_remove(struct requests *rq, struct peer *peer, bool leaves);
@@ -152,6 +158,7 @@ void requests_stat(const struct requests *rq, struct requests_stat *ret_stat);
 struct peer_stat {
     uint64_t session;
     uint32_t leases, requests, waits, rings, spaces;
+    struct tiering_user_stat user;
 };
 /* Up to max peers; returns how many. */
 uint32_t requests_peers(const struct requests *rq, struct peer_stat *ret_peers, uint32_t max);

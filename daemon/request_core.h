@@ -118,12 +118,18 @@ struct ahead {
     uint32_t detail;
 };
 
+/* By the number of tiering's account. */
+struct request_user {
+    uint32_t n_requests, n_waits;
+};
+
 struct requests {
     struct requests_config config;
     struct tiering *tiering;
     uint64_t now_ns;
     struct request *requests;
     struct piece *pieces;
+    struct request_user *users; /* USERS_MAX; the first one's is nobody's, and has no limit */
     struct list free_requests, free_pieces;
     uint32_t n_free_requests, n_free_pieces;
     struct list peers, active;
@@ -202,6 +208,9 @@ uint32_t request_run(struct request *req, uint32_t budget);
 void peer_break(struct requests *rq, struct peer *peer, const char *why);
 /* -EBADF; -EXDEV: another engine's. */
 int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t handle, struct peer_space *ret_space);
+/* How many requests, or waits, are free for the peer: of all, and of what its user may have. */
+uint32_t peer_free_requests(const struct requests *rq, const struct peer *peer);
+uint32_t peer_free_waits(const struct requests *rq, const struct peer *peer);
 void peer_update_active(struct requests *rq, struct peer *peer);
 void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
 uint64_t ring_spin_max_ns(const struct requests *rq, const struct ring *ring);

@@ -26,7 +26,7 @@
 /* One after the other: each that is taken is one more that the session has, and one less that is free. */
 bool pieces_available(const struct request *req, uint32_t n)
 {
-    return n == 0 || req->peer->n_waits + 2 * (uint64_t)n - 1 <= req->rq->n_free_pieces;
+    return n == 0 || req->peer->n_waits + 2 * (uint64_t)n - 1 <= peer_free_waits(req->rq, req->peer);
 }
 
 struct piece *piece_new(struct request *req)
@@ -39,6 +39,7 @@ struct piece *piece_new(struct request *req)
 
     rq->n_free_pieces--;
     req->peer->n_waits++;
+    req->peer->user->n_waits++;
     memset(piece, 0, sizeof(*piece));
     list_init(&piece->wait.link);
     piece->wait.done = piece_done;
@@ -53,6 +54,7 @@ void piece_free(struct piece *piece)
     struct requests *rq = piece->request->rq;
 
     piece->request->peer->n_waits--;
+    piece->request->peer->user->n_waits--;
     piece->state = PIECE_FREE;
     list_unlink(&piece->ended_link);
     list_unlink(&piece->link);

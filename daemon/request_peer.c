@@ -24,7 +24,32 @@ void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session,
     peer->session = session;
     peer->generation = (uint16_t)(session % UINT16_MAX + 1);
     peer->weight = DEFICIT_PER_ITEM;
+    peer->user = &rq->users[0];
     tiering_session_init(rq->tiering, &peer->tiering, session, owner, max_leases);
+}
+
+void requests_peer_user(struct requests *rq, struct peer *peer, uint64_t name)
+{
+    tiering_session_user(rq->tiering, &peer->tiering, name);
+    peer->user = &rq->users[peer->tiering.user];
+}
+
+static uint32_t user_free(const struct requests *rq, const struct peer *peer, uint32_t max, uint32_t n_used)
+{
+    uint32_t percent = rq->config.user_percent;
+    uint64_t own_max = peer->user == &rq->users[0] || percent == 0 ? UINT32_MAX : (uint64_t)max * percent / 100;
+
+    return (uint32_t)(own_max > n_used ? own_max - n_used : 0);
+}
+
+uint32_t peer_free_requests(const struct requests *rq, const struct peer *peer)
+{
+    return MIN(rq->n_free_requests, user_free(rq, peer, rq->config.max_requests, peer->user->n_requests));
+}
+
+uint32_t peer_free_waits(const struct requests *rq, const struct peer *peer)
+{
+    return MIN(rq->n_free_pieces, user_free(rq, peer, rq->config.max_waits, peer->user->n_waits));
 }
 
 void requests_set_weights(struct requests *rq, const uint32_t *weights)

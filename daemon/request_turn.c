@@ -5,7 +5,8 @@
  * - Turns are deficit round robin over sessions: each earns a quantum of items, scaled by its weight, and a session
  *   with nothing to do saves nothing up. Within a session its rings take turns.
  * - A session gets a request or a wait only while it holds fewer than are free. So however many one of them takes,
- *   another finds some.
+ *   another finds some. What counts as free is less once the sessions of its user have their part of all: so however
+ *   many sessions a user has, another user's find some, too.
  * - A turn is bounded by the sessions' quanta. Whatever could not go on (no wait, no request, no CQE) is looked at again
  *   in the next turn, which something's end brings about, or RETRY_NS.
  */
@@ -21,7 +22,7 @@ static uint32_t ring_serve(struct requests *rq, struct ring *ring, uint32_t budg
 
     if (ring->current)
         return request_run(ring->current, budget);
-    if (peer->n_requests >= rq->n_free_requests || sim_point("request: none is free"))
+    if (peer->n_requests >= peer_free_requests(rq, peer) || sim_point("request: none is free"))
         return 0;
     int r = ring_take(ring, &sqe);
 

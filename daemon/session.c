@@ -73,6 +73,7 @@ static void session_free(struct engine_msg *msg)
     } else {
         control->n_sessions--;
         session->account->n_sessions--;
+        session->account->n_descriptors -= SESSION_DESCRIPTORS;
     }
     kill_point("session.free");
     account_put(control, session->account);
@@ -399,10 +400,14 @@ static int session_check_limits(struct session *session)
     } else if (fdstore_is_kept(control->fdstore) && fdstore_room(control->fdstore) == 0) {
         session->refusal = -EMFILE;
         session->refusal_detail = SPW_LIMIT_DESCRIPTORS;
+    } else if (!account_may_open(control, session->account, SESSION_DESCRIPTORS)) {
+        session->refusal = -EUSERS;
+        session->refusal_detail = SPW_LIMIT_UID_FDS;
     }
     if (!session->refusal) {
         control->n_sessions++;
         session->account->n_sessions++;
+        session->account->n_descriptors += SESSION_DESCRIPTORS;
         return 0;
     }
     if (control->n_refused >= REFUSED_SESSIONS_MAX)

@@ -92,6 +92,7 @@ static int away_restore(struct control *control, struct kept_session *row)
     list_push_tail(&control->sessions, &session->link);
     control->n_sessions++;
     account->n_sessions++;
+    account->n_descriptors += SESSION_DESCRIPTORS; /* it counts already: no limit stops it */
     for (uint32_t e = 0; e < control->n_engines; e++)
         if ((row->engines >> e & 1) != 0 && !session_seat_restore(session, e))
             return -ENOMEM;

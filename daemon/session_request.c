@@ -56,6 +56,8 @@ static const char *refusal_text(uint32_t limit)
         return "the service manager keeps as many descriptors as it may, so that a connection's memory would not "
                "survive a "
                "restart: raise FileDescriptorStoreMax=";
+    case SPW_LIMIT_UID_FDS:
+        return "this user's connections take as many descriptors as they may: raise uid_descriptors in [daemon]";
     default:
         return "this user has as many connections as it may: raise uid_sessions in [daemon]";
     }

@@ -43,6 +43,7 @@ static struct seat *seat_new(struct session *session)
         .peer = &seat->peer,
         .session = session->number,
         .owner = session->owner->number,
+        .uid = session->who.uid,
         .max_leases = session->control->config->daemon.session_leases,
         .is_reattached = session->is_reattached,
     };
@@ -140,6 +141,7 @@ struct session_ring *session_ring_free(struct session *session, struct session_r
     list_unlink(&ring->link);
     session->scratch_bytes -= ring->scratch_mem.size_bytes;
     session->account->scratch_bytes -= ring->scratch_mem.size_bytes;
+    session->account->n_descriptors -= RING_DESCRIPTORS;
     memory_shared_destroy(&ring->ring_mem);
     memory_shared_destroy(&ring->scratch_mem);
     if (ring->doorbell_fd >= 0)
@@ -181,6 +183,7 @@ static int ring_new(struct session *session, const struct spw_msg_ring_new *want
         r = ring_memory_new(ring, round_up(wanted->scratch_bytes, SECTOR_BYTES));
     session->scratch_bytes += ring->scratch_mem.size_bytes;
     session->account->scratch_bytes += ring->scratch_mem.size_bytes;
+    session->account->n_descriptors += RING_DESCRIPTORS;
     if (r < 0) {
         session_ring_free(session, ring);
         return r;
@@ -250,6 +253,12 @@ static bool ring_new_allowed(struct session *session, const struct spw_msg_ring_
         session_reply_error(session, -ENOSPC, SPW_LIMIT_SESSION_RINGS,
                             "this user's rings have %llu MiB of scratch memory",
                             (unsigned long long)(session->account->scratch_bytes / MIB));
+        return false;
+    }
+    if (!account_may_open(control, session->account, RING_DESCRIPTORS)) {
+        session_reply_error(session, -EMFILE, SPW_LIMIT_UID_FDS,
+                            "this user's connections and rings take %u descriptors: raise uid_descriptors in [daemon]",
+                            session->account->n_descriptors);
         return false;
     }
     return true;

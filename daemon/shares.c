@@ -52,6 +52,7 @@ void control_pool_config(const struct control *control, uint32_t engine, uint32_
         .session_bytes = p->session_bytes ? p->session_bytes : UINT64_MAX,
         .weight = p->weight,
         .max_leases_percent = p->max_leases_percent,
+        .user_leases_percent = p->is_trusted ? 0 : p->uid_leases_percent, /* one user has it alone */
         .write_budget_bytes = control_nvme_of_engine(control, engine, p->write_budget.bytes),
         .write_budget_ns = p->write_budget.period_ns,
     };
@@ -95,6 +96,7 @@ void control_tuning(const struct control *control, uint32_t engine, struct engin
     const struct engine *e = control->engines[engine];
 
     ret_tuning->spin_ns = config->daemon.spin_us * UINT64_C(1000);
+    ret_tuning->user_percent = config->daemon.uid_requests_percent;
     ret_tuning->clean_percent = config->dram.clean_percent;
     for (uint32_t i = 0; i < TIERING_CLASSES; i++)
         ret_tuning->class_weights[i] = control_class(config, i)->weight;

@@ -315,6 +315,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
     struct engine_config engine = {
         .number = number,
         .spin_ns = config->daemon.spin_us * UINT64_C(1000),
+        .user_percent = config->daemon.uid_requests_percent,
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .gpus = control->pool_gpus,

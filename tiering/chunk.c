@@ -405,6 +405,8 @@ static void chunk_done(struct io_chunk *io)
         chunk_refused(t, req, "memory chunk was refused", io->result);
     else
         chunk_add(t, req, sa ? &sa->arena : &p->arenas[req->tier], asked_bytes);
+    if (sa)
+        user_count_private(t, sa, sa->arena.total_sectors * SECTOR_BYTES);
     if (!sa && chunk_balance(t, req->pool) < 0)
         t->config.events->notice(t->config.ctx, "memory chunk could not be asked for", req->pool, -ENOMEM);
     if (!sa)

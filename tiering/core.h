@@ -90,6 +90,7 @@ struct lease {
     bool in_spill : 1; /* in a transfer that writes its bytes, or, of a process that has died, was */
     bool spilled : 1;  /* its bytes were written */
     bool torn : 1;     /* and not to the end */
+    uint16_t user;     /* derived. user.c: on whose account it is */
     uint32_t next_dma; /* derived */
 };
 static_assert(sizeof(struct lease) == TIERING_LEASE_BYTES, "a cache line");
@@ -198,7 +199,6 @@ struct tpool {
     uint32_t promote[PROMOTIONS_MAX]; /* records that may deserve it, a ring */
     uint32_t promote_first, n_promote;
     uint32_t migrating;
-    uint64_t private_bytes;  /* of sessions' chunks */
     uint64_t evictions_seen; /* at the last look for what to clean */
     uint64_t unsynced_bytes; /* changed pieces of durable tensors: only a SYNC can let them go */
     uint32_t spilling;
@@ -349,6 +349,8 @@ struct session_arena {
     struct tiering_session *session; /* NULL when it is gone, or did not come back yet */
     uint64_t number;                 /* its number */
     uint32_t pool;
+    uint32_t user;          /* user.c: on whose account it is */
+    uint64_t counted_bytes; /* there */
     uint64_t want_bytes, asked_bytes;
     struct arena arena;
 };
@@ -423,7 +425,10 @@ struct tiering {
     struct arena_chunk *chunk_of[CHUNKS_MAX];
     struct lease *leases; /* truth.leases */
     uint32_t lease_free, n_leases;
-    uint32_t n_dmas; /* in flight */
+    struct user *users; /* USERS_MAX */
+    struct user_bytes *user_bytes;
+    uint32_t n_users; /* rows that were ever in use */
+    uint32_t n_dmas;  /* in flight */
     struct move *moves;
     struct list moves_free;
     uint32_t n_moves;
@@ -776,9 +781,24 @@ void lease_join_session(struct tiering *t, struct tiering_session *s, uint32_t l
 void lease_leave_session(struct tiering *t, struct lease *l);
 void lease_end(struct tiering *t, struct lease *l);
 /* A lease on memory of this tier would leave too little that can go. */
+uint64_t pool_lease_limit(const struct tpool *p);
 bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes);
 /* Where its first byte is. */
 struct io_buf lease_buf(const struct lease *l);
+
+/* user.c */
+must_check int users_new(struct tiering *t);
+void users_free(struct tiering *t);
+bool user_may_admit(const struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
+void user_admit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
+void user_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
+/* So many bytes more of private memory. */
+bool user_may_have_private(const struct tiering *t, const struct session_arena *sa, uint64_t bytes);
+/* So many in all. */
+void user_count_private(struct tiering *t, struct session_arena *sa, uint64_t bytes);
+void user_session_end(struct tiering *t, struct tiering_session *s);
+/* For tiering_check(). */
+const char *users_check(const struct tiering *t);
 
 /* --- extent.c --- */
 uint64_t extent_table_bytes(const struct tiering *t);

@@ -23,7 +23,7 @@ static uint64_t tier_lease_limit(const struct tpool *p, enum mem_tier tier)
     return p->want_chunks[tier] / 100 * p->config.max_leases_percent;
 }
 
-static uint64_t pool_lease_limit(const struct tpool *p)
+uint64_t pool_lease_limit(const struct tpool *p)
 {
     uint64_t bytes = p->want_chunks[MEM_DRAM] + p->want_chunks[MEM_CXL]; /* on demand, not all of it is there yet */
 
@@ -39,22 +39,31 @@ int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, u
 {
     struct tpool *p = &t->pools[pool];
 
-    (void)s;
     if (p->admitted_bytes + p->unsynced_bytes + bytes > pool_lease_limit(p)) {
         *ret_limit = TIERING_LIMIT_POOL_LEASES;
         return -ENOSPC;
     }
+    if (!user_may_admit(t, s->user, pool, bytes)) {
+        *ret_limit = TIERING_LIMIT_UID_LEASES;
+        return -ENOSPC;
+    }
     p->admitted_bytes += bytes;
+    user_admit(t, s->user, pool, bytes);
     return 0;
+}
+
+static void unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
+{
+    struct tpool *p = &t->pools[pool];
+
+    assert(p->admitted_bytes >= bytes);
+    p->admitted_bytes -= bytes;
+    user_unadmit(t, user, pool, bytes);
 }
 
 void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes)
 {
-    struct tpool *p = &t->pools[pool];
-
-    (void)s;
-    assert(p->admitted_bytes >= bytes);
-    p->admitted_bytes -= bytes;
+    unadmit(t, s ? s->user : 0, pool, bytes);
 }
 
 static uint64_t lease_handle(const struct tiering *t, const struct lease *l)
@@ -138,6 +147,7 @@ static int lease_new(struct tiering *t, struct tiering_session *s, uint32_t obje
                         .off_bytes = off_bytes,
                         .len_bytes = len_bytes,
                         .number = s->number,
+                        .user = (uint16_t)s->user,
                         .region = r->mem_region,
                         .sector = r->mem_sector};
     fence_compiler(); /* it is whole before it counts: see truth.h */
@@ -241,7 +251,7 @@ void lease_end(struct tiering *t, struct lease *l)
 {
     uint32_t index = (uint32_t)(l - t->leases), object = l->object;
     const struct record *r = record_at(&t->records, object);
-    uint32_t pool = t->spaces[r->space].info.pool;
+    uint32_t pool = t->spaces[r->space].info.pool, user = l->user;
 
     assert(!l->in_dma);
     if (l->session)
@@ -259,7 +269,7 @@ void lease_end(struct tiering *t, struct lease *l)
     *l = (struct lease){.generation = lease_next_generation(l), .next = t->lease_free};
     t->lease_free = index;
     t->pools[pool].stat.leased -= r->size_bytes;
-    tiering_unadmit(t, NULL, pool, r->size_bytes);
+    unadmit(t, user, pool, r->size_bytes);
     object_unpin(t, object);
 }
 
@@ -335,6 +345,7 @@ void tiering_session_leave(struct tiering *t, struct tiering_session *s)
     while (s->first_lease != RECORD_NONE)
         lease_leave_session(t, &t->leases[s->first_lease]);
     room_session_end(t, s);
+    user_session_end(t, s);
 }
 
 void tiering_session_end(struct tiering *t, struct tiering_session *s)
@@ -359,5 +370,6 @@ void tiering_session_end(struct tiering *t, struct tiering_session *s)
     }
     kill_point("lease.session_over");
     room_session_end(t, s);
+    user_session_end(t, s);
     room_orphans(t);
 }

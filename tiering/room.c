@@ -224,6 +224,7 @@ static struct session_arena *room_session_arena(struct tiering *t, struct tierin
         return NULL;
     sa->session = s;
     sa->number = s->number;
+    sa->user = s->user;
     list_push_tail(&s->arenas, &sa->link);
     return sa;
 }
@@ -238,13 +239,17 @@ int room_take_private(struct tiering *t, struct tiering_session *s, uint32_t poo
     if (arena_alloc(&sa->arena, sectors, object, ret_chunk, ret_sector) == 0)
         return 0;
     uint64_t have = sa->arena.total_sectors * SECTOR_BYTES;
+    *ret_limit = TIERING_LIMIT_SESSION_BYTES;
     if (!sa->asked_bytes && have < sa->want_bytes) {
         uint64_t size = MIN(PRIVATE_CHUNK_BYTES, sa->want_bytes - have);
 
-        if (chunk_ask_private(t, sa, size) == 0)
+        if (have > 0 && !user_may_have_private(t, sa, size)) { /* each session has a first one */
+            *ret_limit = TIERING_LIMIT_UID_LEASES;
+        } else if (chunk_ask_private(t, sa, size) == 0) {
             sa->asked_bytes = size;
+            user_count_private(t, sa, have + size);
+        }
     }
-    *ret_limit = TIERING_LIMIT_SESSION_BYTES;
     return sa->asked_bytes || sa->arena.used_sectors ? -EAGAIN : -ENOSPC;
 }
 
@@ -269,6 +274,7 @@ void room_orphans(struct tiering *t)
         list_for_each (c, &sa->arena.chunks)
             chunk_give_back(t, list_entry(c, struct arena_chunk, link));
         list_unlink(&sa->link);
+        user_count_private(t, sa, 0);
         arena_deinit(&sa->arena);
         free(sa);
     }

@@ -245,6 +245,8 @@ int tiering_check(const struct tiering *t, const char **ret_what)
         what = evacuate_check(t);
     if (!what)
         what = dirty_check(t);
+    if (!what)
+        what = users_check(t);
     free(by_pool);
     if (!what)
         return 0;

@@ -119,6 +119,8 @@ static int tiering_tables_new(struct tiering *t)
     if (!t->chain.refs || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
         !t->sync_refs)
         return -ENOMEM;
+    if (users_new(t) < 0)
+        return -ENOMEM;
     t->lease_free = RECORD_NONE;
     for (uint32_t i = t->config.max_leases; i-- > 0 && !t->warm;) {
         t->leases[i] = (struct lease){.generation = 1, .next = t->lease_free};
@@ -250,6 +252,7 @@ void tiering_free(struct tiering *t)
     free(t->shadows);
     free(t->sync_refs);
     free(t->chain.refs);
+    users_free(t);
     warm_free(t);
     free(t);
 }
@@ -500,6 +503,7 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
 
     p->config.weight = config->weight;
     p->config.max_leases_percent = config->max_leases_percent;
+    p->config.user_leases_percent = config->user_leases_percent;
     p->config.session_bytes = config->session_bytes;
     p->config.write_budget_bytes = config->write_budget_bytes;
     p->config.write_budget_ns = config->write_budget_ns;

@@ -53,6 +53,7 @@ enum tiering_limit {
     TIERING_LIMIT_HINTS = 18,
     TIERING_LIMIT_DEVICE_BYTES = 22,
     TIERING_LIMIT_DEVICE_LOG = 23,
+    TIERING_LIMIT_UID_LEASES = 24,
 };
 
 struct tiering_pool_config {
@@ -61,8 +62,9 @@ struct tiering_pool_config {
     uint64_t dram_bytes, cxl_bytes, nvme_bytes; /* this engine's share of the budgets */
     uint64_t session_bytes;                     /* that one session may have reserved or leased for writing */
     uint32_t weight;
-    uint32_t max_leases_percent; /* of the memory budget */
-    uint64_t write_budget_bytes; /* to devices, in each write_budget_ns; 0: no limit */
+    uint32_t max_leases_percent;  /* of the memory budget */
+    uint32_t user_leases_percent; /* of that, for the sessions of one user; 0: all of it */
+    uint64_t write_budget_bytes;  /* to devices, in each write_budget_ns; 0: no limit */
     uint64_t write_budget_ns;
 };
 
@@ -252,6 +254,7 @@ struct tiering_session {
     struct list link;
     uint64_t number; /* of the session, for chunk_new() */
     uint64_t owner;
+    uint32_t user;        /* row of its account */
     uint32_t first_lease; /* list through the lease table */
     uint32_t n_leases, max_leases;
     uint32_t ending;
@@ -263,6 +266,14 @@ struct tiering_session {
 /* Before a warm engine's tiering_start(): one with this number has come back, and has what it had. */
 void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t number, uint64_t owner,
                           uint32_t max_leases);
+/* Right after that: whose it is. What the sessions of one user have is bounded together (user_leases_percent). */
+void tiering_session_user(struct tiering *t, struct tiering_session *s, uint64_t name);
+/* What the user of that session has here, in all pools; percent: of what it may have leased, where it has most. */
+struct tiering_user_stat {
+    uint64_t leased, private;
+    uint32_t percent;
+};
+void tiering_user_stat(const struct tiering *t, const struct tiering_session *s, struct tiering_user_stat *ret_stat);
 /* Releases and aborts everything; torn write leases revert. The daemon has cancelled the session's waits. Memory that
  * I/O still uses is freed when the I/O ends: the struct itself may go at once. */
 void tiering_session_end(struct tiering *t, struct tiering_session *s);

@@ -233,6 +233,7 @@ static void lease_hold_again(struct tiering *t, struct lease *l)
         l->spilled = l->torn = true; /* how far it came, nobody knows */
     l->in_spill = l->in_dma = l->in_move = false;
     l->session = NULL;
+    l->user = 0;
     l->prev = RECORD_NONE;
     l->next = *bucket;
     *bucket = (uint32_t)(l - t->leases);
@@ -419,6 +420,7 @@ void warm_claim(struct tiering *t, struct tiering_session *s)
             continue;
         list_unlink(link);
         sa->session = s;
+        sa->counted_bytes = sa->arena.total_sectors * SECTOR_BYTES;
         list_push_tail(&s->arenas, link);
     }
 }

@@ -96,6 +96,21 @@ static const struct column session_columns[] = {
     {"RINGS", "rings", COLUMN_COUNT},       {"SPACES", "spaces", COLUMN_COUNT}, {"LEASES", "leases", COLUMN_COUNT},
     {"REQUESTS", "requests", COLUMN_COUNT}, {"OWNER", "owner", COLUMN_COUNT},   {"POOLS", "pools", COLUMN_LIST},
 };
+static const struct column user_columns[] = {
+    {"UID", "uid", COLUMN_COUNT},
+    {"SESSIONS", "sessions", COLUMN_COUNT},
+    {"OF", "sessions_max", COLUMN_COUNT},
+    {"DESCRIPTORS", "descriptors", COLUMN_COUNT},
+    {"OF", "descriptors_max", COLUMN_COUNT},
+    {"REQUESTS", "requests", COLUMN_COUNT},
+    {"OF", "requests_max", COLUMN_COUNT},
+    {"WAITS", "waits", COLUMN_COUNT},
+    {"OF", "waits_max", COLUMN_COUNT},
+    {"SCRATCH", "scratch_bytes", COLUMN_SIZE},
+    {"LEASED", "leased_bytes", COLUMN_SIZE},
+    {"% OF LIMIT", "leases_percent", COLUMN_COUNT},
+    {"PRIVATE", "private_bytes", COLUMN_SIZE},
+};
 static const struct column gpu_columns[] = {
     {"GPU", "uuid", COLUMN_TEXT},
     {"NAME", "name", COLUMN_TEXT},
@@ -187,6 +202,15 @@ static void print_sections(struct json_object *reply, const char *member, const 
 }
 
 /* As a file that would give the same, with where each value comes from, and what becomes of it. */
+static int print_sessions(spw_session *session, struct json_object *reply)
+{
+    (void)session;
+    table_print(ctl_find(reply, "sessions"), session_columns, ARRAY_LEN(session_columns), stdout);
+    fputc('\n', stdout);
+    table_print(ctl_find(reply, "users"), user_columns, ARRAY_LEN(user_columns), stdout);
+    return CTL_OK;
+}
+
 static int print_config(spw_session *session, struct json_object *reply)
 {
     struct json_object *sections = ctl_find(reply, "sections");
@@ -225,7 +249,7 @@ static const struct view {
     {"status", NULL, NULL, 0, print_status},
     {"pools", NULL, NULL, 0, print_pools},
     {"tiers", NULL, NULL, 0, print_tiers},
-    {"sessions", "sessions", session_columns, ARRAY_LEN(session_columns), NULL},
+    {"sessions", NULL, NULL, 0, print_sessions},
     {"gpus", "gpus", gpu_columns, ARRAY_LEN(gpu_columns), NULL},
     {"config", NULL, NULL, 0, print_config},
 };

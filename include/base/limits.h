@@ -36,6 +36,7 @@
 #define PIN_MS_MAX 86400000                       /* a pin lasts at most a day, unless it is renewed */
 #define HELLO_TIMEOUT_MS 5000                     /* a connection that says nothing is closed after that */
 #define REFUSED_SESSIONS_MAX 64                   /* connections over a limit that are still told so */
+#define USERS_MAX (SESSIONS_MAX + 2)              /* whose leases an engine counts: more than have sessions */
 #define UID_OWNERS_MAX 1024                       /* jobs of one user, those included that linger */
 #define UID_SCRATCH_BYTES_MAX (2 * GIB)           /* rings' scratch memory of one user's sessions */
 #define DESCRIPTORS_PER_MESSAGE_MAX 253           /* the kernel's SCM_MAX_FD */
@@ -47,6 +48,12 @@
 #define DEFAULT_UID_SESSIONS 256
 #define DEFAULT_REQUESTS 8192 /* in flight in one engine */
 #define DEFAULT_MAX_SESSIONS 4096
+#define DEFAULT_UID_REQUESTS_PERCENT 75 /* of what one engine may have in flight */
+#define DEFAULT_UID_LEASES_PERCENT 75   /* of what leases may pin of a pool */
+#define DEFAULT_UID_DESCRIPTORS 16384
+#define UID_DESCRIPTORS_MAX 1048576
+#define SESSION_DESCRIPTORS 2 /* its socket and its process */
+#define RING_DESCRIPTORS 3    /* its memory, its scratch memory, its doorbell */
 #define DEFAULT_SESSION_RINGS 64
 #define SESSION_LEASES_MAX (UINT32_C(1) << 24)
 #define WORKERS_MAX 64  /* threads that copy and checksum for one engine */

@@ -402,6 +402,8 @@ enum spw_limit {
     SPW_LIMIT_GPU_FAILED = 21,    /* the GPU or its helper failed: spillctl gpus */
     SPW_LIMIT_DEVICE_BYTES = 22,  /* a device is full of what must stay */
     SPW_LIMIT_DEVICE_LOG = 23,    /* a device's log is full: spillctl device format --object-size */
+    SPW_LIMIT_UID_LEASES = 24,    /* [pool] uid_leases_percent: of all sessions of the user */
+    SPW_LIMIT_UID_FDS = 25,       /* [daemon] uid_descriptors */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */

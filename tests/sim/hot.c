@@ -130,8 +130,10 @@ void hot_look_again(struct sim *sim)
 void hot_sessions_return(struct sim *sim)
 {
     for (uint32_t i = 0; i < SIM_SESSIONS; i++) {
-        if (sim->hot.returns[i])
-            tiering_session_init(sim->tiering, &sim->sessions[i].s, sim->sessions[i].number, i + 1, 24);
+        if (!sim->hot.returns[i])
+            continue;
+        tiering_session_init(sim->tiering, &sim->sessions[i].s, sim->sessions[i].number, i + 1, 24);
+        tiering_session_user(sim->tiering, &sim->sessions[i].s, SIM_USER(i));
     }
 }
 

@@ -200,6 +200,7 @@ static void client_begin(struct sim *sim, uint32_t i)
     memset(c->scratch + RING_SCRATCH_BYTES, 0x77, RING_CANARY_BYTES);
     ring_init(&c->ring, 0, &c->geometry, c->mem, c->scratch, RING_SCRATCH_BYTES, -1);
     requests_peer_add(w->rq, &c->peer, ++sim->last_session, 100 + i, RING_LEASES / 2);
+    requests_peer_user(w->rq, &c->peer, SIM_USER(i));
     requests_ring_add(w->rq, &c->peer, &c->ring);
     for (uint32_t s = 0; s < RING_SPACES; s++)
         if (requests_space_add(w->rq, &c->peer, &w->spaces[s], 100, &c->spaces[s]) < 0)

@@ -16,6 +16,7 @@ void session_begin(struct sim *sim, uint32_t i)
 
     s->number = ++sim->last_session;
     tiering_session_init(sim->tiering, &s->s, s->number, i + 1, 24);
+    tiering_session_user(sim->tiering, &s->s, SIM_USER(i));
     s->alive = true;
     s->ending = false;
     s->stale = TIERING_LEASE_NONE;

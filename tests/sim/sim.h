@@ -28,6 +28,7 @@
 
 #define SIM_PIECE_BYTES ((uint32_t)(128 * KIB))
 #define SIM_CELLS (SIM_PIECE_BYTES / SECTOR_BYTES)
+#define SIM_USER(session) ((session) % 2) /* whose it is */
 #define SIM_PIECES_MAX 3
 #define SIM_PARTS_MAX 3
 #define SIM_OBJECTS_MAX 2048

@@ -45,7 +45,7 @@ static const char *own_user(void)
 
 static void setup(void)
 {
-    raw_daemon_start(&d, "uid_sessions = 40\nsession_rings = 2", own_user());
+    raw_daemon_start(&d, "uid_sessions = 40\nuid_descriptors = 200\nsession_rings = 2", own_user());
     raw_session_full(&good, &d, "default", 1, 0);
     ck_assert_int_eq(raw_put(&good, 1, 10000, 0x11), 0);
 }
@@ -728,6 +728,150 @@ START_TEST(test_shared_pool)
 }
 END_TEST
 
+/* --- What one user may have -------------------------------------------------------------------------------------- */
+
+static void open_shared(struct raw_session *s)
+{
+    raw_session_open(s, &d);
+    expect(raw_pool_open(s, "shared") == 0);
+    expect(raw_space_open(s, 9, 0, SPW_CLASS_KV, 0) == 0);
+    expect(raw_ring_new(s, &s->ring, 64, RAW_SCRATCH_BYTES) == 0);
+}
+
+/* A reservation of 1 MiB; its status and limit. */
+static int reserve_one(struct raw_session *s, uint64_t key, uint32_t *ret_limit)
+{
+    struct spw_sqe sqe = raw_sqe(s, SPW_OP_RESERVE, 1);
+
+    raw_items(&s->ring)[0] = raw_item(key, 1 << 20);
+    sqe.timeout_ms = 5000;
+    int status = raw_call(&s->ring, &sqe).status;
+
+    *ret_limit = raw_results(&s->ring)[0].detail;
+    return status < 0 ? status : raw_results(&s->ring)[0].status;
+}
+
+static int hold_fds[2][2]; /* "it has all that it may have", and "that is enough" */
+
+/* Of the pool's 32 MiB leases may pin 80 %, and those of one user 75 % of that. */
+#define USER_MIB 19
+
+static void body_takes_all(void)
+{
+    struct raw_session s[2], more;
+    uint32_t limit, n = 0;
+    char byte = 0;
+
+    open_shared(&s[0]);
+    open_shared(&s[1]);
+    while (n < 40 && reserve_one(&s[n % 2], 1000 + n, &limit) == 0)
+        n++;
+    expect(n == USER_MIB && limit == SPW_LIMIT_UID_LEASES);
+    expect(reserve_one(&s[(n + 1) % 2], 2000, &limit) == -ENOSPC && limit == SPW_LIMIT_UID_LEASES);
+    open_shared(&more);
+    expect(reserve_one(&more, 2001, &limit) == -ENOSPC && limit == SPW_LIMIT_UID_LEASES);
+    expect(write(hold_fds[0][1], &byte, 1) == 1);
+    expect(read(hold_fds[1][0], &byte, 1) == 1);
+
+    raw_session_close(&s[1]); /* half of it is there again, for whichever session */
+    for (int i = 0; reserve_one(&more, 2002, &limit) != 0; i++) {
+        expect(i < 500);
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    raw_session_close(&s[0]);
+    raw_session_close(&more);
+}
+
+static void body_has_his(void)
+{
+    struct raw_session s;
+    uint32_t limit, n = 0;
+
+    open_shared(&s);
+    while (n < 5 && reserve_one(&s, 3000 + n, &limit) == 0)
+        n++;
+    expect(n == 5);
+    expect(raw_put(&s, 4000 + getuid(), 20000, 0xb0) == 0);
+    expect(raw_get(&s, 4000 + getuid(), 20000, 0xb0) == 0);
+}
+
+/* Rule 10: two sessions of one user reach the limit together, a third does not help, and another user notices nothing. When
+ * a session ends all is given back. */
+START_TEST(test_leases_of_a_user)
+{
+    int status = 0;
+    char byte = 0;
+
+    if (!can_be_others())
+        return;
+    chmod(d.socket, 0666);
+    ck_assert_int_eq(pipe(hold_fds[0]) | pipe(hold_fds[1]), 0);
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        raw_session_close(&good);
+        close(hold_fds[1][1]);
+        expect(setgroups(0, NULL) == 0 && setgid(ALICE) == 0 && setuid(ALICE) == 0);
+        body_takes_all();
+        _exit(0);
+    }
+    close(hold_fds[0][1]);
+    close(hold_fds[1][0]);
+    if (read(hold_fds[0][0], &byte, 1) == 1) { /* else she has failed */
+        ck_assert_int_eq(as_user(BOB, body_has_his), 0);
+        ck_assert_int_eq(write(hold_fds[1][1], &byte, 1), 1);
+    }
+    waitpid(pid, &status, 0);
+    ck_assert_int_eq(status, 0);
+    close(hold_fds[0][0]);
+    close(hold_fds[1][1]);
+    ck_assert(raw_admin_becomes(&d, "status", "sessions", 2));
+    ck_assert_int_eq(as_user(ALICE, body_has_his), 0);
+}
+END_TEST
+
+static void body_bob_connects(void)
+{
+    struct raw_session s;
+
+    open_shared(&s);
+    raw_session_close(&s);
+}
+
+static void body_many_rings(void)
+{
+    static struct raw_session s[40];
+    struct raw_ring ring;
+    uint32_t n = 0;
+    int status;
+
+    /* A session with two rings has 8 descriptors: 25 of them. */
+    for (; n < 40; n++) {
+        status = raw_session_try(&s[n], &d);
+        if (status < 0)
+            break;
+        status = raw_ring_new(&s[n], &ring, 64, 4096);
+        expect(status == 0);
+        status = raw_ring_new(&s[n], &ring, 64, 4096);
+        expect(status == 0);
+    }
+    expect(n == 25 && status == -EUSERS);
+    for (uint32_t i = 0; i < n; i++)
+        raw_session_close(&s[i]);
+}
+
+START_TEST(test_descriptors_of_a_user)
+{
+    if (!can_be_others())
+        return;
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(as_user(ALICE, body_many_rings), 0);
+        ck_assert_int_eq(as_user(BOB, body_bob_connects), 0);
+        ck_assert(raw_admin_becomes(&d, "status", "sessions", 2));
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("daemon_hostile");
@@ -754,6 +898,8 @@ int main(void)
     tcase_add_test(tc, test_pool_full_of_leases);
     tcase_add_test(tc, test_rights);
     tcase_add_test(tc, test_shared_pool);
+    tcase_add_test(tc, test_leases_of_a_user);
+    tcase_add_test(tc, test_descriptors_of_a_user);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
 

@@ -158,6 +158,17 @@ void tiering_session_init(struct tiering *t, struct tiering_session *s, uint64_t
     (void)t;
     *s = (struct tiering_session){.number = number, .owner = owner, .max_leases = max_leases};
 }
+void tiering_session_user(struct tiering *t, struct tiering_session *s, uint64_t name)
+{
+    (void)t;
+    s->user = (uint32_t)name; /* a row for each name */
+}
+void tiering_user_stat(const struct tiering *t, const struct tiering_session *s, struct tiering_user_stat *ret_stat)
+{
+    (void)t;
+    (void)s;
+    *ret_stat = (struct tiering_user_stat){0};
+}
 void tiering_session_end(struct tiering *t, struct tiering_session *s)
 {
     (void)s;

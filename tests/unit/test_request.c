@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/request_core.h"
 #include "include/base/ring.h"
 #include "tests/unit/request_rig.h"
 
@@ -522,6 +523,56 @@ START_TEST(test_requests_run_out)
 }
 END_TEST
 
+/* Sessions of one user have 3/4 together, however many they are; another user's finds some. And all is given back. */
+START_TEST(test_users_requests_run_out)
+{
+    static struct client many[12];
+    struct spw_sqe sqe, nop = {.opcode = SPW_OP_NOP};
+    struct spw_cqe cqe;
+    uint32_t waits;
+
+    client_free(&a);
+    requests_free(rq);
+    engine_new(16, 64);
+    requests_set_user_percent(rq, 75);
+    client_new(&a, 7, 100);
+    requests_peer_user(rq, &a.peer, 1);
+    for (uint32_t i = 0; i < ARRAY_LEN(many); i++) {
+        client_new(&many[i], 20 + i, 100);
+        requests_peer_user(rq, &many[i].peer, 2);
+        put_items(&many[i], "wwww");
+        sqe = sqe_of(&many[i], SPW_OP_ACQUIRE, 4);
+        for (int k = 0; k < 4; k++)
+            submit(&many[i], &sqe);
+    }
+    turns(20);
+    ck_assert_uint_ge(a.peer.user[1].n_requests, 11); /* some of 12; the last is for a session that has none */
+    ck_assert_uint_le(a.peer.user[1].n_requests, 12);
+    waits = stub.n_waits;
+    ck_assert_uint_gt(waits, 24);
+    ck_assert_uint_le(waits, 48);
+    put_items(&a, "ww");
+    sqe = sqe_of(&a, SPW_OP_ACQUIRE, 2);
+    submit(&a, &sqe);
+    ck_assert_int_eq((turns(3), stub.n_waits), (int)waits + 2);
+    for (int i = 0; i < 2000 && (stub.n_waits > 0 || i < 10); i++) {
+        if (stub.n_waits > 0)
+            stub_finish(0);
+        turns(2);
+        for (uint32_t k = 0; k < ARRAY_LEN(many); k++)
+            while (consume(&many[k], &cqe))
+                ck_assert_int_eq(cqe.status, 0);
+        while (consume(&a, &cqe))
+            ck_assert_int_eq(cqe.status, 0);
+    }
+    ck_assert_uint_eq(a.peer.user[0].n_requests | a.peer.user[1].n_requests, 0);
+    ck_assert_uint_eq(a.peer.user[0].n_waits | a.peer.user[1].n_waits, 0);
+    ck_assert_int_eq(status_of(&a, &nop), 0);
+    for (uint32_t i = 0; i < ARRAY_LEN(many); i++)
+        client_free(&many[i]);
+}
+END_TEST
+
 START_TEST(test_cq_is_never_overrun)
 {
     struct spw_sqe nop = {.opcode = SPW_OP_NOP};
@@ -826,6 +877,7 @@ int main(void)
     tcase_add_test(tc, test_waits_run_out);
     tcase_add_test(tc, test_tiering_runs_out);
     tcase_add_test(tc, test_requests_run_out);
+    tcase_add_test(tc, test_users_requests_run_out);
     tcase_add_test(tc, test_cq_is_never_overrun);
     tcase_add_test(tc, test_peer_removed_while_waiting);
     tcase_add_test(tc, test_weights);
