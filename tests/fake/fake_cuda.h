@@ -59,6 +59,7 @@ struct fake_cuda_role {
     uint32_t dma_delay_us; /* of each copy */
     uint32_t hold;         /* cuMemHostRegister does not come back while this is set */
     uint32_t is_held;      /* a call has come to that */
+    uint32_t residue; /* a byte: what memory of a device is full of when it is new; a real driver promises nothing */
     struct fake_cuda_fault faults[FAKE_CUDA_FAULTS_MAX];
     /* Counters: they only grow. */
     uint64_t bytes_dtoh, bytes_htod, bytes_dtod;

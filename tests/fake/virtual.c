@@ -95,6 +95,21 @@ int cuMemGetAllocationGranularity(size_t *ret_bytes, const struct cuda_allocatio
     return NV_SUCCESS;
 }
 
+/* What somebody else had there. */
+static void leave_residue(int fd, size_t size_bytes)
+{
+    int byte = (int)load_relaxed(&fake.role->residue);
+
+    if (byte == 0)
+        return;
+    void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    if (mem == MAP_FAILED)
+        abort();
+    memset(mem, byte, size_bytes);
+    munmap(mem, size_bytes);
+}
+
 int cuMemCreate(uint64_t *ret_handle, size_t size_bytes, const struct cuda_allocation_prop *prop,
                 unsigned long long flags)
 {
@@ -110,6 +125,7 @@ int cuMemCreate(uint64_t *ret_handle, size_t size_bytes, const struct cuda_alloc
     fd = memfd_create(name, MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, (off_t)size_bytes) < 0)
         abort();
+    leave_residue(fd, size_bytes);
     return handle_add(fd, prop->location.id, size_bytes, prop->handle_types & NV_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
                       false, ret_handle);
 }
