@@ -15,7 +15,8 @@
 #include "include/base/checked.h"
 #include "include/base/point.h"
 
-#define ALL_NONE UINT32_MAX /* no piece in particular failed */
+#define LOOK_NS UINT64_C(10000000) /* for each so many elements */
+#define ALL_NONE UINT32_MAX        /* no piece in particular failed */
 
 struct attempt {
     uint32_t n_results, n_pieces;
@@ -83,7 +84,7 @@ static bool attempt_begin(struct request *req, struct attempt *a)
         }
         if (r < 0)
             attempt_fail(a, r, detail, a->n_results);
-        else if (a->n_pieces + rq->targets[i].n_pieces > rq->config.max_waits / 2)
+        else if (a->n_pieces + rq->targets[i].n_pieces > peer_max_waits(rq, req->peer) / 2)
             attempt_fail(a, -E2BIG, SPW_LIMIT_PIECES, a->n_results);
         else
             attempt_item(req, &rq->targets[i], a);
@@ -156,8 +157,11 @@ void all_piece_ended(struct piece *piece)
 
 /* --- All or nothing ---------------------------------------------------------------------------------------------- */
 
-static void all_park(struct request *req, uint32_t detail)
+static void all_park(struct request *req, const struct attempt *a, uint32_t detail)
 {
+    req->parked_pieces = a ? a->n_pieces : 0;
+    req->parked_bytes = a ? a->lease_bytes : 0;
+    req->look_ns = req->rq->now_ns + LOOK_NS * div_round_up(req->sqe.n_items, LIST_WARM_ITEMS);
     req->tried_at = req->rq->changes;
     req->parked_detail = detail;
     request_arm_deadline(req);
@@ -213,7 +217,7 @@ static void all_take(struct request *req)
 
             if (r == -EAGAIN && limit == TIERING_LIMIT_REQUESTS) { /* later: what uses tiering's moves ends some time */
                 all_give_back(req);
-                all_park(req, limit);
+                all_park(req, NULL, limit);
                 return;
             }
             if (r < 0) {
@@ -230,11 +234,26 @@ static void all_take(struct request *req)
     request_set_state(req, REQUEST_WAITING);
 }
 
+/* Whoever parks lists that are long, and want too much, would otherwise have the engine look at all of them whenever anything
+ * changes. What the list wanted when it was looked at is a hint: it is looked at again now and then, the longer it is the more
+ * rarely, since its objects may have changed. */
+static bool all_is_worth_it(struct request *req)
+{
+    uint32_t limit;
+
+    if (req->state != REQUEST_PARKED || req->rq->now_ns >= req->look_ns)
+        return true;
+    req->tried_at = req->rq->changes;
+    return pieces_available(req, req->parked_pieces) && all_admit(req, req->parked_bytes, &limit) == 0;
+}
+
 uint32_t all_run(struct request *req)
 {
     uint32_t n_items = req->sqe.n_items, limit = 0;
     struct attempt a;
 
+    if (!all_is_worth_it(req))
+        return 1;
     if (!attempt_begin(req, &a))
         return n_items;
     if (a.status != 0) {
@@ -242,13 +261,13 @@ uint32_t all_run(struct request *req)
         return n_items;
     }
     if (!pieces_available(req, a.n_pieces) || sim_point("request: too few waits for a whole list")) {
-        all_park(req, SPW_LIMIT_REQUESTS);
+        all_park(req, &a, SPW_LIMIT_REQUESTS);
         return n_items;
     }
     int r = all_admit(req, a.lease_bytes, &limit);
 
     if (r == -ENOSPC && req->sqe.timeout_ms != 0)
-        all_park(req, limit);
+        all_park(req, &a, limit);
     else if (r < 0)
         all_fail(req, ALL_NONE, r, limit);
     else

@@ -90,10 +90,13 @@ struct request {
     uint32_t next_piece;
     int stop_status; /* 0, or why what is left is no longer tried */
     uint32_t stop_detail;
-    uint64_t arena_offset;    /* PUT_RANGE, GET_RANGE: how far it has come */
-    uint64_t tried_at;        /* PARKED: requests.changes at the last try */
-    uint64_t retry_ns;        /* PARKED: try again then, whatever has changed */
-    uint32_t parked_detail;   /* PARKED: for want of what */
+    uint64_t arena_offset;  /* PUT_RANGE, GET_RANGE: how far it has come */
+    uint64_t tried_at;      /* PARKED: requests.changes at the last try */
+    uint64_t retry_ns;      /* PARKED: try again then, whatever has changed */
+    uint32_t parked_detail; /* PARKED: for want of what */
+    uint32_t parked_pieces; /* and what it wanted then, when all of its list was looked at */
+    uint64_t parked_bytes;
+    uint64_t look_ns;         /* PARKED: all of it is looked at again then, if that is not to be had before */
     struct target target;     /* of the item under way */
     struct spw_handle handle; /* the same, of a list of handles */
     struct piece *group;
@@ -121,6 +124,8 @@ struct ahead {
 /* By the number of tiering's account. */
 struct request_user {
     uint32_t n_requests, n_waits;
+    uint32_t n_active; /* peers that get turns */
+    int64_t debt;      /* in hundredths of an item: that one of them had beyond its quantum */
 };
 
 struct requests {
@@ -129,6 +134,7 @@ struct requests {
     uint64_t now_ns;
     struct request *requests;
     struct piece *pieces;
+    uint32_t n_active_users;
     struct request_user *users; /* USERS_MAX; the first one's is nobody's, and has no limit */
     struct list free_requests, free_pieces;
     uint32_t n_free_requests, n_free_pieces;
@@ -211,6 +217,8 @@ int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t
 /* How many requests, or waits, are free for the peer: of all, and of what its user may have. */
 uint32_t peer_free_requests(const struct requests *rq, const struct peer *peer);
 uint32_t peer_free_waits(const struct requests *rq, const struct peer *peer);
+/* The most that may ever be free for it. */
+uint32_t peer_max_waits(const struct requests *rq, const struct peer *peer);
 void peer_update_active(struct requests *rq, struct peer *peer);
 void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
 uint64_t ring_spin_max_ns(const struct requests *rq, const struct ring *ring);

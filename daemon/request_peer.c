@@ -52,6 +52,11 @@ uint32_t peer_free_waits(const struct requests *rq, const struct peer *peer)
     return MIN(rq->n_free_pieces, user_free(rq, peer, rq->config.max_waits, peer->user->n_waits));
 }
 
+uint32_t peer_max_waits(const struct requests *rq, const struct peer *peer)
+{
+    return MIN(rq->config.max_waits, user_free(rq, peer, rq->config.max_waits, 0));
+}
+
 void requests_set_weights(struct requests *rq, const uint32_t *weights)
 {
     list_for_each (l, &rq->peers) {
@@ -108,15 +113,27 @@ int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t
     return 0;
 }
 
+/* Counted, so that peers of one user can share its turns. */
+static void peer_set_active(struct requests *rq, struct peer *peer, bool active)
+{
+    if (active == !list_is_empty(&peer->active_link))
+        return;
+    if (active)
+        list_push_tail(&rq->active, &peer->active_link);
+    else
+        list_unlink(&peer->active_link);
+    if (peer->user == &rq->users[0])
+        return;
+    peer->user->n_active += active ? 1 : -1U;
+    if (peer->user->n_active == (active ? 1 : 0))
+        rq->n_active_users += active ? 1 : -1U;
+}
+
 void peer_update_active(struct requests *rq, struct peer *peer)
 {
-    bool is_active = !list_is_empty(&peer->active_link);
     bool wants = !peer->broken && (!list_is_empty(&peer->hot) || !list_is_empty(&peer->parked));
 
-    if (wants && !is_active)
-        list_push_tail(&rq->active, &peer->active_link);
-    else if (!wants)
-        list_unlink(&peer->active_link);
+    peer_set_active(rq, peer, wants);
 }
 
 void ring_set_hot(struct requests *rq, struct ring *ring, bool hot)
@@ -250,7 +267,7 @@ void requests_peer_remove(struct requests *rq, struct peer *peer, bool leaves)
         tiering_session_leave(rq->tiering, &peer->tiering);
     else
         tiering_session_end(rq->tiering, &peer->tiering);
-    list_unlink(&peer->active_link);
+    peer_set_active(rq, peer, false);
     list_unlink(&peer->link);
     rq->changes++;
 }

@@ -3,7 +3,8 @@
  * Owns the order in which things are done: one turn of the request path. Engine thread only.
  *
  * - Turns are deficit round robin over sessions: each earns a quantum of items, scaled by its weight, and a session
- *   with nothing to do saves nothing up. Within a session its rings take turns.
+ *   with nothing to do saves nothing up. Within a session its rings take turns. While several users want something, the
+ *   sessions of one of them share what one session would earn.
  * - A session gets a request or a wait only while it holds fewer than are free. So however many one of them takes,
  *   another finds some. What counts as free is less once the sessions of its user have their part of all: so however
  *   many sessions a user has, another user's find some, too.
@@ -42,18 +43,26 @@ static void ring_publish_turn(struct ring *ring)
 
 static uint32_t peer_serve_parked(struct requests *rq, struct peer *peer)
 {
+    struct list tried;
     uint32_t used = 0;
 
-    list_for_each_safe (l, &peer->parked) {
-        struct request *req = list_entry(l, struct request, parked_link);
+    list_init(&tried);
+    while (peer->deficit > 0 && !peer->broken && !list_is_empty(&peer->parked)) {
+        struct request *req = list_entry(peer->parked.next, struct request, parked_link);
 
+        list_unlink(&req->parked_link);
+        list_push_tail(&tried, &req->parked_link);
         if (req->tried_at == rq->changes && rq->now_ns < req->retry_ns)
             continue;
         req->retry_ns = rq->now_ns + RETRY_NS;
-        used += request_run(req, QUANTUM_ITEMS);
-        if (peer->broken)
-            return used;
+        uint32_t n = request_run(req, QUANTUM_ITEMS);
+
+        peer->deficit -= (int64_t)n * DEFICIT_PER_ITEM;
+        used += n;
     }
+    if (!list_is_empty(&peer->parked)) /* the next turn begins with those that had none in this one */
+        rq->n_idle_hot++;
+    list_splice_tail(&peer->parked, &tried);
     return used;
 }
 
@@ -117,13 +126,44 @@ static uint32_t peer_serve_rings(struct requests *rq, struct peer *peer)
     return used;
 }
 
+/* Of a quantum, what a session has if all of its user's share one. */
+static int64_t peer_share(const struct requests *rq, const struct peer *peer)
+{
+    int64_t quantum = (int64_t)QUANTUM_ITEMS * peer->weight;
+
+    return peer->user == &rq->users[0] ? quantum : MAX(quantum / peer->user->n_active, INT64_C(1));
+}
+
+/* What a session takes beyond its quantum (a list of all or nothing is one step) all of its user's pay back together, before any
+ * of them has another turn: so there is one such step of each user at a time. */
+static bool peer_pays(struct requests *rq, struct peer *peer)
+{
+    struct request_user *user = peer->user;
+
+    if (user->debt <= 0)
+        return false;
+    user->debt -= peer_share(rq, peer);
+    rq->n_idle_hot++;
+    return true;
+}
+
+/* Peers of one user share a quantum as soon as another user wants one: so a user has no more of an engine for having many
+ * sessions. */
 static uint32_t peer_turn(struct requests *rq, struct peer *peer)
 {
-    peer->deficit = MIN(peer->deficit, 0) + (int64_t)QUANTUM_ITEMS * peer->weight;
+    if (peer_pays(rq, peer))
+        return 0;
+    peer->deficit =
+        MIN(peer->deficit, 0) + (rq->n_active_users > 1 ? peer_share(rq, peer) : (int64_t)QUANTUM_ITEMS * peer->weight);
     uint32_t used = peer_serve_parked(rq, peer);
 
-    peer->deficit -= (int64_t)used * DEFICIT_PER_ITEM;
-    return peer->broken ? used : used + peer_serve_rings(rq, peer);
+    if (!peer->broken)
+        used += peer_serve_rings(rq, peer);
+    if (peer->user != &rq->users[0] && peer->deficit < 0) {
+        peer->user->debt += -peer->deficit;
+        peer->deficit = 0;
+    }
+    return used;
 }
 
 static void request_run_ended(struct request *req)
