@@ -782,6 +782,8 @@ void lease_leave_session(struct tiering *t, struct lease *l);
 void lease_end(struct tiering *t, struct lease *l);
 /* A lease on memory of this tier would leave too little that can go. */
 uint64_t pool_lease_limit(const struct tpool *p);
+/* Admitted bytes are given back to the pool, and to whose account they were on. */
+void lease_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
 bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes);
 /* Where its first byte is. */
 struct io_buf lease_buf(const struct lease *l);

@@ -58,7 +58,7 @@ static void extent_unadmit(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
 
-    tiering_unadmit(t, NULL, t->spaces[r->space].info.pool, r->size_bytes);
+    lease_unadmit(t, 0, t->spaces[r->space].info.pool, r->size_bytes);
 }
 
 void extent_hold(struct tiering *t, uint32_t region, uint32_t sector, uint32_t object)

@@ -52,7 +52,7 @@ int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, u
     return 0;
 }
 
-static void unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
+void lease_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
 {
     struct tpool *p = &t->pools[pool];
 
@@ -63,7 +63,7 @@ static void unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t by
 
 void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes)
 {
-    unadmit(t, s ? s->user : 0, pool, bytes);
+    lease_unadmit(t, s->user, pool, bytes);
 }
 
 static uint64_t lease_handle(const struct tiering *t, const struct lease *l)
@@ -269,7 +269,7 @@ void lease_end(struct tiering *t, struct lease *l)
     *l = (struct lease){.generation = lease_next_generation(l), .next = t->lease_free};
     t->lease_free = index;
     t->pools[pool].stat.leased -= r->size_bytes;
-    unadmit(t, user, pool, r->size_bytes);
+    lease_unadmit(t, user, pool, r->size_bytes);
     object_unpin(t, object);
 }
 

@@ -42,9 +42,8 @@ static const char *const limit_texts[] = {
     [SPW_LIMIT_GPU_LANES] = "too many lanes to GPUs are open (detach what is not used)",
     [SPW_LIMIT_GPU_FAILED] = "the GPU or its helper has failed (see `spillctl gpus`)",
     [SPW_LIMIT_DEVICE_BYTES] = "a device is full of what must stay (delete some, or add or enlarge a device)",
-    [SPW_LIMIT_UID_LEASES] = "this user's sessions have too much of the pool leased or reserved (raise "
-                             "`uid_leases_percent` in its [pool] section)",
-    [SPW_LIMIT_UID_FDS] = "this user's sessions take too many descriptors (raise `uid_descriptors` in [daemon])",
+    [SPW_LIMIT_UID_LEASES] = "this user has too much of the pool leased (raise `uid_leases_percent` in its [pool])",
+    [SPW_LIMIT_UID_FDS] = "this user takes too many descriptors in the daemon (raise `uid_descriptors` in [daemon])",
     [SPW_LIMIT_DEVICE_LOG] = "a device's log has no room for more objects (format it with a smaller `--object-size`)",
 };
 
