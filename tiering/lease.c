@@ -231,6 +231,8 @@ void lease_leave_session(struct tiering *t, struct lease *l)
 {
     struct tiering_session *s = l->session;
 
+    assert(s != NULL);
+
     if (l->prev != RECORD_NONE)
         t->leases[l->prev].next = l->next;
     else
