@@ -126,6 +126,10 @@ static struct json_object *parse(struct session *session, const char *text, size
 
     if (tokener)
         json_tokener_free(tokener);
+    if (object && admin_inject(session, object)) {
+        json_object_put(object);
+        return NULL;
+    }
     if (!object || !json_object_object_get_ex(object, "get", &get) || !json_object_is_type(get, json_type_string)) {
         json_object_put(object);
         session_reply_error(session, -EINVAL, 0, "a request is {\"get\": NAME}");

@@ -104,6 +104,7 @@ struct config_daemon {
     char admin_group[NAME_BYTES_MAX + 1]; /* empty: root and the daemon's own user alone */
     uint32_t log_level;                   /* enum config_log_level */
     bool ready_progress;                  /* say how far start-up is */
+    bool inject;                          /* root may order faults of devices */
     struct config_gpus gpus;              /* that are served */
 };
 

@@ -38,6 +38,7 @@ static const struct config_key keys_daemon[] = {
     {"admin_group", CONFIG_TYPE_NAME, KEY_DAEMON(admin_group), .zero = "none"},
     {"log_level", CONFIG_TYPE_ENUM, KEY_DAEMON(log_level), .reloads = true, WORDS(words_log_level)},
     {"ready_progress", CONFIG_TYPE_BOOL, KEY_DAEMON(ready_progress)},
+    {"inject", CONFIG_TYPE_BOOL, KEY_DAEMON(inject)},
     {"gpus", CONFIG_TYPE_GPUS, KEY_DAEMON(gpus), .reloads = true, .zero = "any"},
 };
 

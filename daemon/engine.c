@@ -278,6 +278,8 @@ static uint64_t engine_timeout_ns(const struct engine *engine, uint32_t n_done, 
         timeout_ns = MIN(timeout_ns, engine->chunks_seen_ns + CHUNKS_LOOK_NS - engine->now_ns);
     if (engine->draining || engine->stopping)
         timeout_ns = MIN(timeout_ns, DRAIN_STEP_NS);
+    if (engine->inject_next_ns > engine->now_ns)
+        timeout_ns = MIN(timeout_ns, engine->inject_next_ns - engine->now_ns);
     uint64_t next_ns = requests_next_ns(engine->requests, engine->now_ns);
 
     if (next_ns != UINT64_MAX)
@@ -306,6 +308,8 @@ static int engine_turn(struct engine *engine)
     engine->now_ns = engine_clock_ns();
     engine->heartbeat++;
     kill_point("engine.turn");
+    if (engine->inject)
+        engine->inject_next_ns = inject_tick(engine->inject, engine->now_ns);
     uint64_t tick_ns = tiering_tick(engine->tiering, engine->now_ns);
     uint32_t n_done = requests_run(engine->requests, engine->now_ns);
 
@@ -361,6 +365,24 @@ static void *engine_main(void *arg)
 
 /* --- Setting up -------------------------------------------------------------------------------------------------- */
 
+static void *engine_address(void *ctx, struct io_buf buf, uint64_t len_bytes)
+{
+    return uring_address(ctx, buf, len_bytes);
+}
+
+/* What tiering takes for the world. */
+static int engine_backend(struct engine *engine, struct io_backend **ret_backend)
+{
+    *ret_backend = uring_backend(engine->uring);
+    if (!engine->config.inject)
+        return 0;
+    int r = inject_new(*ret_backend, engine_address, engine->uring, engine->config.number, &engine->inject);
+
+    if (r == 0)
+        *ret_backend = inject_backend(engine->inject);
+    return r;
+}
+
 static int engine_setup(struct engine *engine, const char **ret_why)
 {
     struct uring_config uring = engine->config.uring;
@@ -380,7 +402,9 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     if (r < 0)
         return r;
     engine_chunks_adopt(engine);
-    tiering->backend = uring_backend(engine->uring);
+    r = engine_backend(engine, &tiering->backend);
+    if (r < 0)
+        return r;
     tiering->records = engine->records.mem;
     tiering->events = &tiering_events;
     tiering->ctx = engine;
@@ -489,6 +513,7 @@ struct engine *engine_free(struct engine *engine)
     engine_end(engine);
     requests_free(engine->requests);
     tiering_free(engine->tiering);
+    engine->inject = inject_free(engine->inject);
     uring_free(engine->uring);
     memory_shared_destroy(&engine->records);
     free(engine->chunk_notes);

@@ -12,6 +12,7 @@
 #include "include/base/limits.h"
 #include "io/device.h"
 #include "io/engine_queue.h"
+#include "io/inject.h"
 #include "io/uring.h"
 #include "tiering/tiering.h"
 
@@ -201,6 +202,18 @@ struct engine_report {
 };
 void engine_report(struct engine *engine, struct engine_report *report);
 
+/* Faults of devices, as an administrator orders them. Only where the configuration allows it (engine_config.inject). */
+enum inject_order { INJECT_LIST, INJECT_ADD, INJECT_CLEAR };
+struct inject_call {
+    struct call call;
+    enum inject_order order;
+    struct inject_rule rule; /* INJECT_ADD */
+    int result;              /* -ENOSPC: INJECT_RULES_MAX */
+    uint32_t n;              /* the rules afterwards */
+    struct inject_rule rules[INJECT_RULES_MAX];
+};
+void engine_inject(struct engine *engine, struct inject_call *call);
+
 /* Ready, and alive: only the few numbers that cost nothing. */
 struct ping_call {
     struct call call;
@@ -266,6 +279,7 @@ struct engine_config {
     struct tiering_config tiering; /* pools, classes, nodes, sizes; the rest is the engine's */
     uint64_t spin_ns;
     uint32_t user_percent;
+    bool inject; /* faults may be ordered */
     uint32_t max_requests, max_waits;
     const struct pool_gpu_stat *gpus;
     struct fdstore *fdstore;
@@ -280,6 +294,8 @@ struct engine {
     pthread_t thread;
     bool has_thread;
     struct uring *uring;
+    struct inject *inject; /* between the two; NULL: none */
+    uint64_t inject_next_ns;
     struct tiering *tiering;
     struct requests *requests;
     struct tiering_pool_config *pools; /* ours: config.tiering.pools points here */

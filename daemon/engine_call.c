@@ -352,6 +352,27 @@ void engine_ping(struct engine *engine, struct ping_call *call)
     call_to(engine, &call->call, ping_at_engine);
 }
 
+static void inject_at_engine(struct call *base)
+{
+    struct inject_call *call = container_of(base, struct inject_call, call);
+    struct inject *inject = base->engine->inject;
+
+    call->result = inject ? 0 : -EPERM;
+    call->n = 0;
+    if (!inject)
+        return;
+    if (call->order == INJECT_ADD)
+        call->result = inject_add(inject, &call->rule);
+    else if (call->order == INJECT_CLEAR)
+        inject_clear(inject);
+    call->n = inject_list(inject, call->rules);
+}
+
+void engine_inject(struct engine *engine, struct inject_call *call)
+{
+    call_to(engine, &call->call, inject_at_engine);
+}
+
 static void drain_at_engine(struct call *base)
 {
     kill_point("engine.drain");

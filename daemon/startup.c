@@ -316,6 +316,7 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .number = number,
         .spin_ns = config->daemon.spin_us * UINT64_C(1000),
         .user_percent = config->daemon.uid_requests_percent,
+        .inject = config->daemon.inject,
         .max_requests = DEFAULT_REQUESTS,
         .max_waits = DEFAULT_WAITS,
         .gpus = control->pool_gpus,

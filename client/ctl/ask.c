@@ -36,9 +36,14 @@ int ctl_connect(const struct ctl *ctl, spw_session **ret_session)
 int ctl_ask(spw_session *session, const char *what, struct json_object **ret_reply)
 {
     char request[64];
-    cleanup_free char *text = NULL;
 
     snprintf(request, sizeof(request), "{\"get\":\"%s\"}", what);
+    return ctl_request(session, request, ret_reply);
+}
+
+int ctl_request(spw_session *session, const char *request, struct json_object **ret_reply)
+{
+    cleanup_free char *text = NULL;
     int r = spw_admin(session, request, &text);
     if (r == -EACCES || r == -EPERM) {
         fprintf(stderr,

@@ -26,6 +26,7 @@ int ctl_show(const struct ctl *ctl, int argc, char **argv); /* argv[0]: status, 
 int ctl_device(const struct ctl *ctl, int argc, char **argv);
 int ctl_device_format(const struct ctl *ctl, int argc, char **argv);
 int ctl_iostat(const struct ctl *ctl, int argc, char **argv);
+int ctl_inject(const struct ctl *ctl, int argc, char **argv);
 int ctl_doctor(const struct ctl *ctl, int argc, char **argv);
 
 /* ── asking the daemon (ask.c) ──────────────────────────────────────────────────────────────────────────────────── */
@@ -45,6 +46,8 @@ static inline void session_p(spw_session **session)
 /* Both say what went wrong, and return a status of the process. */
 must_check int ctl_connect(const struct ctl *ctl, spw_session **ret_session);
 must_check int ctl_ask(spw_session *session, const char *what, struct json_object **ret_reply);
+/* The same with a request of one's own. */
+must_check int ctl_request(spw_session *session, const char *request, struct json_object **ret_reply);
 /* Connect and ask. */
 must_check int ctl_get(const struct ctl *ctl, const char *what, struct json_object **ret_reply);
 /* As it came, indented. */

@@ -28,6 +28,8 @@ static const struct {
     {"gpus", "", "the GPUs that clients have named, and their helpers", ctl_show},
     {"iostat", "[INTERVAL [COUNT]]", "what moves, each INTERVAL seconds", ctl_iostat},
     {"config", "show", "the configuration in force", ctl_show},
+    {"inject", "list | clear", "faults of devices that were ordered, for drills", ctl_inject},
+    {"inject", "device NAME WHAT …", "order one: eio, latency, corrupt, flush-fail (--help: spillctl(1))", ctl_inject},
     {"doctor", "", "what is wrong here, and how to cure it; also without a daemon", ctl_doctor},
 };
 

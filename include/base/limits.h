@@ -116,6 +116,8 @@
 #define STORE_WRITE_FAILURES_MAX 32 /* writes of data that fail one after the other, until the store is given up */
 #define STORE_EVACUATIONS_MAX 4     /* segments of one pool that are being emptied at once */
 #define STORE_AHEAD_MAX 16          /* segments of one pool, and of all, that are emptied ahead of need */
+#define INJECT_RULES_MAX 16         /* faults that an administrator has ordered of one engine */
+#define INJECT_VICTIMS_MAX 1024     /* requests at a time that these have hit */
 #define RELOCATIONS_MAX 64          /* pieces of one engine on their way from one segment to another */
 #define RELOCATION_BYTES (2 * PIECE_BYTES_MAX) /* of one engine's buffer for them */
 #define DEFAULT_DEVICE_DEPTH 128               /* requests in flight on one device, of one engine */

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `spillctl inject` against a real daemon: what is ordered happens, to nobody but who uses that device, and ends; and where
+ * nobody has allowed it, it cannot be ordered.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/system/support/daemon.h"
+
+#define BLOCK (256 * 1024)
+#define N_BLOCKS 30
+#define SECTIONS "[tier.dram]\nsize = 64 MiB\n[pool default]\n"
+
+static struct daemon d;
+static spw_session *session;
+static char text[8192];
+
+static void begin(const char *daemon_keys)
+{
+    daemon_init(&d);
+    daemon_format(&d, 128 * DAEMON_MIB);
+    daemon_configure(&d, daemon_keys, SECTIONS);
+    daemon_start(&d);
+    session = daemon_connect(&d);
+}
+
+static int ctl(const char *const words[])
+{
+    const char *args[16] = {"--socket", d.socket, "inject"};
+    size_t n = 3;
+
+    for (size_t i = 0; words[i]; i++)
+        args[n++] = words[i];
+    args[n] = NULL;
+    return daemon_run_program("spillctl", args, text, sizeof(text));
+}
+#define CTL(...) ctl((const char *const[]){__VA_ARGS__, NULL})
+
+/* Blocks that lie on the device alone. */
+static spw_space *cold_blocks(void)
+{
+    spw_space *space = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+
+    for (uint64_t i = 0; i < N_BLOCKS; i++)
+        ck_assert_int_eq(block_put(space, i, BLOCK), 0);
+    ck_assert_int_eq(spw_sync(space, NULL, 0, 20000), 0);
+    spw_close(session);
+    ck_assert_int_eq(daemon_stop(&d), 0);
+    daemon_start(&d);
+    session = daemon_connect(&d);
+    return daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+}
+
+static uint32_t n_of_status(spw_space *space, int status)
+{
+    uint32_t n = 0;
+
+    for (uint64_t i = 0; i < N_BLOCKS; i++)
+        n += block_get(space, i, BLOCK) == status;
+    return n;
+}
+
+START_TEST(test_reads)
+{
+    begin("inject = yes");
+    spw_space *space = cold_blocks();
+
+    ck_assert_int_eq(CTL("device", "disk", "eio", "--count", "2"), 0);
+    ck_assert_msg(strstr(text, "eio") && strstr(text, "disk"), "%s", text);
+    ck_assert_int_eq(block_get(space, 0, BLOCK), -EIO);
+    ck_assert_int_eq(block_get(space, 1, BLOCK), -EIO);
+    ck_assert_int_eq(CTL("list"), 0);
+    ck_assert_msg(strstr(text, "eio") == NULL, "%s", text); /* it has been used up */
+    ck_assert_int_eq(CTL("device", "disk", "corrupt"), 0);
+    ck_assert_int_eq(block_get(space, 2, BLOCK), -EBADMSG);
+    ck_assert_int_eq(block_get(space, 3, BLOCK), -EBADMSG);
+    ck_assert_int_eq(CTL("clear"), 0);
+    ck_assert_int_eq(CTL("list"), 0);
+    ck_assert_msg(strstr(text, "corrupt") == NULL, "%s", text);
+    ck_assert(daemon_logged(&d, "[device disk] corrupt ordered by uid"));
+    ck_assert_uint_eq(n_of_status(space, 0), N_BLOCKS); /* nothing of it was on the device */
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
+/* Late, and right; no time is asserted but that it is not early. */
+START_TEST(test_latency)
+{
+    begin("inject = yes");
+    spw_space *space = cold_blocks();
+
+    ck_assert_int_eq(CTL("device", "disk", "latency", "--latency", "300", "--count", "1"), 0);
+    int64_t before = clock_ms();
+
+    ck_assert_int_eq(block_get(space, 5, BLOCK), 0);
+    ck_assert_int_ge(clock_ms() - before, 299);
+    ck_assert_int_eq(CTL("device", "disk", "latency", "--latency", "50", "--probability", "0.5"), 0);
+    ck_assert_uint_eq(n_of_status(space, 0), N_BLOCKS);
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
+/* As a real one: the device is not trusted any more, what memory has stays, and new durable writes are refused. */
+START_TEST(test_flush)
+{
+    begin("inject = yes");
+    spw_space *space = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+
+    ck_assert_int_eq(block_put(space, 1, BLOCK), 0);
+    ck_assert_int_eq(CTL("device", "disk", "flush-fail", "--count", "1"), 0);
+    ck_assert_int_eq(spw_sync(space, NULL, 0, 20000), -EIO);
+    ck_assert_int_eq(daemon_admin_number(session, "devices", "devices/0/partitions/0/failed"), -EIO);
+    ck_assert_int_eq(block_get(space, 1, BLOCK), 0);
+    ck_assert_int_eq(spw_sync(space, NULL, 0, 20000), -EIO); /* also when flushes work again */
+    spw_close(session);
+    int status = daemon_stop(&d);
+
+    ck_assert_msg(status == 0 || status == 1, "spillwayd ended with %d: %s", status, daemon_log(&d));
+    daemon_deinit(&d);
+}
+END_TEST
+
+/* Off unless configured; words that are no order; and nobody but root. */
+START_TEST(test_refused)
+{
+    begin("");
+    ck_assert_int_eq(CTL("list"), 77);
+    ck_assert_msg(strstr(text, "inject = yes"), "%s", text);
+    ck_assert_int_eq(CTL("device", "disk", "eio"), 77);
+    spw_close(session);
+    daemon_deinit(&d);
+
+    begin("inject = yes");
+    ck_assert_int_eq(CTL("device", "disc", "eio"), 1);
+    ck_assert_msg(strstr(text, "there is no [device disc]"), "%s", text);
+    ck_assert_int_eq(CTL("device", "disk", "fire"), 1);
+    ck_assert_msg(strstr(text, "flush-fail"), "%s", text);
+    ck_assert_int_eq(CTL("device", "disk", "eio", "--probability", "2"), 1);
+    ck_assert_int_eq(CTL("device", "disk", "eio", "--count", "none"), 64);
+    ck_assert_int_eq(CTL("device", "disk"), 64);
+    ck_assert_int_eq(CTL("everything"), 64);
+    for (int i = 0; i < 16; i++)
+        ck_assert_int_eq(CTL("device", "disk", "eio", "--probability", "0.000001"), 0);
+    ck_assert_int_eq(CTL("device", "disk", "eio"), 1);
+    ck_assert_int_eq(CTL("clear"), 0);
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("inject");
+    TCase *tc = tcase_create("all");
+
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, test_reads);
+    tcase_add_test(tc, test_latency);
+    tcase_add_test(tc, test_flush);
+    tcase_add_test(tc, test_refused);
+    suite_add_tcase(suite, tc);
+    return suite_main(suite);
+}
