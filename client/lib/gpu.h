@@ -30,8 +30,8 @@
 #define GPU_LEASED_AHEAD 2   /* uses that are leased or being leased, beside those in slots: so many times `slots` */
 #define GPU_USES(slots) ((slots) * (GPU_LEASED_AHEAD + 2)) /* of one direction; each has a request under way at most */
 #define GPU_LANE_PAUSE_NS 5000000 /* until a helper that is being started is asked for a lane again */
-#define GPU_NAP_NS 50000                                   /* between two looks at what wakes nobody */
-#define GPU_SPIN_NS 100000                                 /* a caller that waits looks so long before it naps */
+#define GPU_NAP_NS 50000          /* between two looks at what wakes nobody */
+#define GPU_SPIN_NS 100000        /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
 #define GPU_LANES_LEFT_MAX 64 /* with slots, of one attachment: one in use, the others over and not yet idle */
 #define GPU_COUNTS_BYTES (GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t)) /* of one lane */

@@ -418,7 +418,7 @@ static void direction_await(const struct gpu_lane *lane, const struct gpu_direct
     if (list_is_empty(&d->uses))
         return;
     await->look |= lane->lost; /* nobody sleeps on its queues */
-    if (lane->memory) { /* answers ring, and copies have no kernels behind them */
+    if (lane->memory) {        /* answers ring, and copies have no kernels behind them */
         await->look |= lane->over < 0;
         return;
     }
@@ -513,8 +513,8 @@ static void lane_next(struct spw_gpu *gpu, uint64_t now_ns)
     list_for_each (l, &gpu->jobs) {
         const struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
 
-        wanted |= !job->memory && job->error == 0 && !job->cancel &&
-                  (job->next < job->n || !list_is_empty(&job->again));
+        wanted |=
+            !job->memory && job->error == 0 && !job->cancel && (job->next < job->n || !list_is_empty(&job->again));
     }
     if (!wanted || now_ns < gpu->lane_at_ns)
         return;

@@ -111,7 +111,7 @@
 #define SEGMENT_BYTES_MIN (1 * MIB)
 #define SEGMENT_BYTES_MAX (16 * MIB)
 #define LOG_BLOCKS_UNFLUSHED_MAX 32 /* a flush comes at least this often */
-#define STORE_FILL_UP_MAX 256        /* segments whose sums are read at the start, so that they can be filled up */
+#define STORE_FILL_UP_MAX 256       /* segments whose sums are read at the start, so that they can be filled up */
 #define STORE_TXNS_MAX 64           /* open in one partition */
 #define STORE_WRITE_FAILURES_MAX 32 /* writes of data that fail one after the other, until the store is given up */
 #define STORE_EVACUATIONS_MAX 4     /* segments of one pool that are being emptied at once */

@@ -28,7 +28,7 @@
 
 #define JOBS_MAX 64
 #define POINTS_MAX 512
-#define SEED_CPU_SECONDS 120         /* one that takes longer hangs; 0.1 to 3 is usual */
+#define SEED_CPU_SECONDS 120          /* one that takes longer hangs; 0.1 to 3 is usual */
 #define POINTS_OPS UINT64_C(50000000) /* after so many operations every point must have fired */
 
 struct worker {

@@ -27,7 +27,7 @@
 #define RESULTS (512 << 10)
 #define OBJECTS 60 /* of each of the two; twice as many as their memory holds */
 #define SESSIONS 16
-#define HIT_OPS 16000 /* what comes in bursts must be seen as often as it comes */
+#define HIT_OPS 4000 /* what comes in bursts must be seen as often as it comes */
 #define READ_OPS 400
 #define WARM_OPS 50
 
@@ -362,7 +362,7 @@ static void park_step(struct party *p, uint32_t *seed)
         struct spw_sqe sqe = {.opcode = SPW_OP_ACQUIRE,
                               .flags = SPW_SQE_ALL,
                               .space = p->space,
-                              .n_items = 4000,
+                              .n_items = 1000,
                               .results = RESULTS,
                               .timeout_ms = 60000};
 
