@@ -861,7 +861,7 @@ void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_
 int recover_finish(struct tiering *t);
 /* Tells the store which pieces were kept. */
 int recover_adopt(struct tiering *t, uint8_t store);
-/* What is not whole goes. */
+/* What is not whole goes, and what may be older than what was there last. */
 void recover_prune(struct tiering *t);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);
 /* It knew the space before, and its log has not heard of it. */

@@ -8,7 +8,8 @@
  *
  * What does not come back: `scratch`, whose owners are gone. And, if one of the stores was not closed cleanly, `cache`
  * objects of several pieces or parts: what is forgotten when a segment is emptied, and what is deleted on one store and
- * not on another, could make up an object from pieces of two.
+ * not on another, could make up an object from pieces of two. Nor `cache` tensors: the copy that the log has may be of
+ * before the last write, which had ended it, but not durably; and nothing in a tensor's key tells the one from the other.
  */
 #include <errno.h>
 #include <string.h>
@@ -372,13 +373,18 @@ int recover_finish(struct tiering *t)
     return 0;
 }
 
+static bool recover_may_be_old(const struct tiering *t, const struct record *r)
+{
+    return !t->was_clean && (r->flags & RECORD_TENSOR) && durability_of(t, r) == STORE_CACHE;
+}
+
 void recover_prune(struct tiering *t)
 {
     kill_point("recover.prune");
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
 
-        if (r->state == RECORD_COMMITTED && (r->flags & RECORD_INCOMPLETE))
+        if (r->state == RECORD_COMMITTED && ((r->flags & RECORD_INCOMPLETE) || recover_may_be_old(t, r)))
             object_kill(t, i);
     }
 }

@@ -437,7 +437,7 @@ static void tensor_look_piece(struct sim *sim, struct tiering_session *s, struct
     sim->counts->hot_found++;
     if (object_is_published(o))
         (void)tensor_look(sim, o, k, 0, to, p->n, world_memory(sim, &grant), cell);
-    else if (o->space != SPACE_ARENA && !p->weak && !p->torn && !p->maybe_torn)
+    else if (o->space != SPACE_ARENA && !p->torn && !p->maybe_torn)
         tensor_verify(sim, o, k, 0, to, world_memory(sim, &grant));
     if (tiering_release(sim->tiering, s, grant.lease, 0) < 0)
         sim_fail(sim, "a read lease cannot be released");

@@ -174,7 +174,7 @@ void tensor_reset(struct object *o)
         memset(p->cell, 0, sizeof(p->cell));
         p->busy = 0;
         p->n_writers = 0;
-        p->torn = p->maybe_torn = p->weak = p->publishing = false;
+        p->torn = p->maybe_torn = p->publishing = false;
     }
 }
 
@@ -241,10 +241,9 @@ void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
 
 void tensor_restarted(struct sim *sim, struct object *o, bool clean)
 {
-    bool ends = object_durability(o) == STORE_SCRATCH;
+    bool ends = object_durability(o) == STORE_SCRATCH || (object_durability(o) == STORE_CACHE && !clean);
 
     (void)sim;
-    (void)clean;
     for (uint32_t k = 0; k < o->n_pieces; k++) {
         struct tensor_piece *p = &o->pieces[k];
 
@@ -253,7 +252,6 @@ void tensor_restarted(struct sim *sim, struct object *o, bool clean)
         p->torn = p->maybe_torn = p->publishing = false;
         if (ends)
             piece_is_now(p, 0);
-        p->weak = o->space == SPACE_TENSOR_CACHE;
     }
     if (ends)
         o->exists = false;
@@ -424,26 +422,6 @@ static void check_allowed(struct sim *sim, uint32_t i, uint32_t k)
     sim->counts->tensors_checked++;
 }
 
-/* Any released write of each cell will do: it is what it is from now on. */
-static void check_weak(struct sim *sim, struct object *o, uint32_t piece, const uint8_t *bytes)
-{
-    struct tensor_piece *p = &o->pieces[piece];
-    uint32_t cells = object_piece_bytes(o, piece) / SECTOR_BYTES;
-
-    for (uint32_t cell = 0; cell < cells; cell++) {
-        const uint8_t *at = bytes + (size_t)cell * SECTOR_BYTES;
-        struct stamp seen = {0};
-
-        if (!payload_is_zero(at, SECTOR_BYTES))
-            memcpy(&seen, at, sizeof(seen));
-        if (seen.version > p->n || !cell_is(sim, o, piece, cell, seen.version, at))
-            sim_fail(sim, "tensor %u (cache) piece %u cell %u came back as version %u of %u: never released",
-                     (uint32_t)(o - sim->objects), piece, cell, seen.version, p->n);
-        p->cell[cell] = seen.version;
-    }
-    p->weak = false;
-}
-
 static void look_at(struct sim *sim, struct tiering_session *s, uint32_t i, uint32_t k)
 {
     struct object *o = &sim->objects[i];
@@ -472,12 +450,10 @@ static void look_at(struct sim *sim, struct tiering_session *s, uint32_t i, uint
     if (r < 0)
         sim_fail(sim, "tensor %u piece %u cannot be read after a restart: %s", i, k, strerror(-r));
     const uint8_t *bytes = world_memory(sim, &grant);
-    if (o->space == SPACE_TENSOR_CACHE) {
-        check_weak(sim, o, k, bytes);
-    } else {
-        if (!found_read(sim, i, k, bytes))
-            sim_fail(sim, "tensor %u piece %u came back as bytes that it never was", i, k);
-    }
+    if (o->space == SPACE_TENSOR_CACHE)
+        tensor_verify(sim, o, k, 0, object_piece_bytes(o, k) / SECTOR_BYTES, bytes); /* it was a clean stop */
+    else if (!found_read(sim, i, k, bytes))
+        sim_fail(sim, "tensor %u piece %u came back as bytes that it never was", i, k);
     if (tiering_release(sim->tiering, s, grant.lease, 0) < 0)
         sim_fail(sim, "a read lease cannot be released");
 }
@@ -503,14 +479,8 @@ void tensors_check_restart(struct sim *sim)
                 sim_fail(sim, "scratch tensor %u outlived the engine", i);
             continue;
         }
-        if (!o->exists && o->space == SPACE_TENSOR_CACHE && tiering_lookup(sim->tiering, &id, &f) == 0) {
-            /* It was dropped or deleted, but that was not durable. */
-            sim->objects[i].exists = true;
-            if (tiering_delete(sim->tiering, &id) < 0)
-                sim_fail(sim, "tensor %u cannot be deleted", i);
-            sim->objects[i].exists = false;
-            continue;
-        }
+        if (!o->exists && o->space == SPACE_TENSOR_CACHE && tiering_lookup(sim->tiering, &id, &f) == 0)
+            sim_fail(sim, "tensor %u (cache) is there again", i);
         for (uint32_t k = 0; k < o->n_pieces && (o->exists || o->space == SPACE_TENSOR_DURABLE); k++)
             look_at(sim, &s, i, k);
     }

@@ -83,7 +83,6 @@ struct tensor_piece {
     bool publishing; /* shared: a write becomes version n + 1, or (without a writer) may have become it */
     struct write publication;
     bool maybe_torn, torn; /* EBADMSG may be the answer; has been the answer */
-    bool weak;             /* any released version of each cell will do (an unsynced one, after a restart) */
 };
 
 struct object {

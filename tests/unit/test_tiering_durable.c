@@ -135,6 +135,39 @@ START_TEST(a_clean_restart_finds_the_cache)
 }
 END_TEST
 
+/* What a tensor was before its last write is no right answer, and after a death nobody can tell that it is that. */
+START_TEST(a_cache_tensor_is_what_it_was_last_or_not_there)
+{
+    for (int end = 0; end < 3; end++) {
+        rig_open(&rig, 4 * MIB, 24 * MIB);
+        struct tiering_id id = key(RIG_CACHE, 99);
+
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 50000), 0);
+        ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
+        for (uint32_t i = 0; i < 40; i++) { /* it goes to the device, and the log says so */
+            struct tiering_id other = key(RIG_CACHE, i);
+
+            ck_assert_int_eq(rig_put(&rig, &other, 200000, i + 1), 0);
+        }
+        for (int i = 0; i < 50; i++)
+            rig_turn(&rig, 16, 100000000);
+        ck_assert_int_eq(rig_write(&rig, &id, 2), 0);
+        ck_assert_int_eq(rig_get(&rig, &id, 2), 0);
+        if (end == 0)
+            rig_restart(&rig);
+        else
+            rig_crash(&rig, end == 1);
+        id = key(RIG_CACHE, 99);
+        ck_assert_int_eq(rig_get(&rig, &id, 2), end == 0 ? 0 : -ENOENT);
+        rig_check(&rig);
+        rig_restart(&rig);
+        id = key(RIG_CACHE, 99);
+        ck_assert_int_eq(rig_get(&rig, &id, 2), end == 0 ? 0 : -ENOENT);
+        rig_close(&rig);
+    }
+}
+END_TEST
+
 static void weigh(uint32_t first, uint32_t second)
 {
     tiering_store_update(rig.t, 0, &(struct tiering_store_config){.weight = first});
@@ -764,6 +797,7 @@ int main(void)
     tcase_add_test(tc, what_does_not_fit_comes_back_from_the_device);
     tcase_add_test(tc, a_prefetch_brings_it_back);
     tcase_add_test(tc, a_clean_restart_finds_the_cache);
+    tcase_add_test(tc, a_cache_tensor_is_what_it_was_last_or_not_there);
     tcase_add_test(tc, of_two_copies_on_two_devices_none_comes_back);
     tcase_add_test(tc, cache_that_was_deleted_a_while_ago_stays_away);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
