@@ -300,8 +300,8 @@ static bool recover_next_entry(void *ctx, uint64_t *cursor, struct store_entry *
 
 /* --- After the replay -------------------------------------------------------------------------------------------------- */
 
-/* A piece of the object that `first` is of: a tensor's that was never written is in no log, and is made anew.
- * RECORD_NONE: it is missing. */
+/* A piece of the object that `first` is of: a tensor's that was never written is in no log, and is made anew. Not of `cache`:
+ * there it may have been torn, or found no room on a device. RECORD_NONE: it is missing. */
 static int recover_sibling(struct tiering *t, uint32_t first, uint32_t part, uint32_t piece, uint32_t *ret_object)
 {
     const struct record *r = record_at(&t->records, first), *other;
@@ -319,7 +319,7 @@ static int recover_sibling(struct tiering *t, uint32_t first, uint32_t part, uin
             *ret_object = RECORD_NONE; /* of another object that had the same key */
         return 0;
     }
-    if (!(r->flags & RECORD_TENSOR))
+    if (!(r->flags & RECORD_TENSOR) || durability_of(t, r) == STORE_CACHE)
         return 0;
     uint64_t left = r->object_bytes - (uint64_t)piece * t->piece_bytes;
     int status = object_new(t, &id, hash, r->object_bytes, (uint32_t)MIN(left, t->piece_bytes), 0, ret_object, &limit);

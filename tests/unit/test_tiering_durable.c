@@ -168,6 +168,33 @@ START_TEST(a_cache_tensor_is_what_it_was_last_or_not_there)
 }
 END_TEST
 
+/* A piece of it is torn, and in no log: it must not be taken for one that was never written. */
+START_TEST(a_torn_piece_of_a_cache_tensor_does_not_become_zeros)
+{
+    struct tiering_grant writer, reader;
+
+    rig_open(&rig, 8 * MIB, 24 * MIB);
+    struct tiering_id first = key(RIG_CACHE, 99), second = first;
+
+    second.piece = 1;
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &first, 2 * RIG_PIECE), 0);
+    ck_assert_int_eq(rig_write(&rig, &first, 1), 0);
+    ck_assert_int_eq(rig_write(&rig, &second, 2), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.other, &second, 0, &reader), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &second, TIERING_WRITE, &writer), 0);
+    ck_assert_int_eq(rig_release(&rig, &rig.s, writer.lease, TIERING_DISCARD), 0);
+    ck_assert_int_eq(rig_release(&rig, &rig.other, reader.lease, 0), 0);
+    ck_assert_int_eq(rig_get(&rig, &second, 2), -EBADMSG);
+    rig_restart(&rig);
+    first = second = key(RIG_CACHE, 99);
+    second.piece = 1;
+    ck_assert_int_eq(rig_get(&rig, &second, 2), -ENOENT);
+    ck_assert_int_eq(rig_get(&rig, &first, 1), -ENOENT);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 static void weigh(uint32_t first, uint32_t second)
 {
     tiering_store_update(rig.t, 0, &(struct tiering_store_config){.weight = first});
@@ -798,6 +825,7 @@ int main(void)
     tcase_add_test(tc, a_prefetch_brings_it_back);
     tcase_add_test(tc, a_clean_restart_finds_the_cache);
     tcase_add_test(tc, a_cache_tensor_is_what_it_was_last_or_not_there);
+    tcase_add_test(tc, a_torn_piece_of_a_cache_tensor_does_not_become_zeros);
     tcase_add_test(tc, of_two_copies_on_two_devices_none_comes_back);
     tcase_add_test(tc, cache_that_was_deleted_a_while_ago_stays_away);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
