@@ -115,7 +115,8 @@ int client_map_replace(int fd, uint64_t size_bytes, bool writable, const struct 
         *ret_is_there = false;
         return r;
     }
-    if (mmap(old->base, size_bytes, map_protection(writable), MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+    void *there = mmap(old->base, size_bytes, map_protection(writable), MAP_SHARED | MAP_FIXED, fd, 0);
+    if (there == MAP_FAILED)
         return map_failed(size_bytes);
     /* Here nothing may fail any more. An inherited mapping is the lesser evil. */
     (void)madvise(old->base, size_bytes, MADV_DONTFORK);

@@ -472,7 +472,7 @@ START_TEST(test_get_replaced)
     static const uint64_t sizes[] = {1000, FAKE_PIECE_BYTES, 300000, 300000, 3 * MIB + 5, 5 * MIB};
     uint64_t size_bytes = sizes[_i], room_bytes = 4 * MIB;
     spw_space *varying = space_new(0);
-    uint8_t *from_bytes = malloc(size_bytes), *room = malloc(room_bytes), *other = malloc(room_bytes);
+    uint8_t *from_bytes = malloc(size_bytes), *room = calloc(1, room_bytes), *other = malloc(room_bytes);
     unsigned n_replaced = 0;
 
     memset(other, FAKE_REPLACED_BYTE, room_bytes);
