@@ -26,18 +26,20 @@ static void open_with_full_device(void)
     rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 64 * MIB}, 1);
     rig.pools[0].nvme_bytes = 4 * MIB;
     rig_start(&rig);
-    do {
-        struct tiering_id id = key(RIG_DURABLE, 1000 + n);
+    for (uint32_t bytes = LARGE_BYTES; bytes; bytes = bytes == LARGE_BYTES ? SMALL_BYTES : 0) { /* to the last sector */
+        do {
+            struct tiering_id id = key(RIG_DURABLE, 1000 + n);
 
-        r = rig_put(&rig, &id, LARGE_BYTES, 1000 + n);
-        if (r == 0)
-            r = rig_sync(&rig, RIG_DURABLE, &id, 1);
-        if (r < 0)
-            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
-        n++;
-    } while (r == 0);
-    ck_assert_int_eq(r, -ENOSPC);
-    ck_assert_uint_gt(n, 4);
+            r = rig_put(&rig, &id, bytes, 1000 + n);
+            if (r == 0)
+                r = rig_sync(&rig, RIG_DURABLE, &id, 1);
+            if (r < 0)
+                ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+            n++;
+        } while (r == 0);
+        ck_assert_int_eq(r, -ENOSPC);
+        ck_assert_uint_gt(n, 4);
+    }
 }
 
 /* --- What no device takes ------------------------------------------------------------------------------------------- */
