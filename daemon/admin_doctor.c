@@ -9,6 +9,7 @@
 #include "daemon/json.h"
 #include "include/base/units.h"
 #include "io/memory.h"
+#include "io/sandbox.h"
 
 struct doctor {
     struct json_object *checks;
@@ -54,6 +55,9 @@ static void check_memory(struct doctor *doctor, const struct engine_report *r)
         r->caps.degraded_memlock ? "not locked: I/O is slower, and pages can be swapped out" : "locked and registered");
     say(doctor, "io_uring", r->caps.mode == URING_MODE_DEFER && !r->caps.note, "a newer kernel serves better",
         "engine %u: %s", r->call.engine->config.number, r->caps.note ? r->caps.note : "all that it uses is there");
+    say(doctor, "io_uring_restricted", r->caps.restricted, "use Linux 5.10 or later", "engine %u: the ring %s",
+        r->call.engine->config.number,
+        r->caps.restricted ? "does what the engine needs, and nothing else" : "can do all that io_uring can");
 }
 
 static void check_stores(struct doctor *doctor, const struct control *control, const struct engine_report *r)
@@ -73,6 +77,23 @@ static void check_stores(struct doctor *doctor, const struct control *control, c
             "%s, partition %u: %llu %% of its log are live entries", name, r->store_at[i].partition,
             (unsigned long long)(s->log_bytes ? s->log_live_bytes * 100 / s->log_bytes : 0));
     }
+}
+
+static void check_sandbox(struct doctor *doctor, const struct control *control)
+{
+    struct sandbox_stat stat;
+
+    sandbox_stat(&stat);
+    say(doctor, "user", control->uid != 0 || control->user_mode, "name a `user` in [daemon], or start it by its unit",
+        "it runs as uid %u", control->uid);
+    say(doctor, "seccomp", stat.mode == SANDBOX_ON && stat.error == 0,
+        "set `seccomp = on` in [daemon]; if it is, the kernel lacks CONFIG_SECCOMP_FILTER",
+        "%u threads have a filter of system calls%s", stat.threads,
+        stat.mode == SANDBOX_LOG ? ", which lets them all pass" : "");
+    say(doctor, "system_calls", stat.refused == 0, "this is an attack or a bug: look at the log, and report it",
+        "%llu were not in a thread's list%s%s%s%s", (unsigned long long)stat.refused,
+        stat.call ? ", the last one " : "", stat.call ? stat.call : "", stat.call ? " by " : "",
+        stat.call ? stat.where : "");
 }
 
 static void check_process(struct doctor *doctor, const struct control *control)
@@ -95,6 +116,7 @@ struct json_object *admin_doctor(const struct control *control, const struct adm
     struct doctor doctor = {.checks = json_put_array(o, "checks")};
 
     check_process(&doctor, control);
+    check_sandbox(&doctor, control);
     for (uint32_t i = 0; i < reports->n; i++) {
         check_memory(&doctor, reports->at[i]);
         check_stores(&doctor, control, reports->at[i]);

@@ -11,6 +11,7 @@
 #include "daemon/json.h"
 #include "daemon/session.h"
 #include "daemon/session_kept.h"
+#include "io/sandbox.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -75,6 +76,19 @@ static void put_engine(json *o, const struct engine_report *r)
     json_put_u64(o, "violations", r->requests.violations);
 }
 
+static void put_sandbox(json *o)
+{
+    static const char *const modes[] = {[SANDBOX_OFF] = "off", [SANDBOX_LOG] = "log", [SANDBOX_ON] = "on"};
+    struct sandbox_stat stat;
+
+    sandbox_stat(&stat);
+    json_put_text(o, "seccomp", modes[stat.mode]);
+    json_put_u64(o, "seccomp_threads", stat.threads);
+    json_put_u64(o, "seccomp_refused", stat.refused);
+    json_put_text(o, "seccomp_call", stat.call);
+    json_put_text(o, "seccomp_thread", stat.where);
+}
+
 json *admin_status(const struct control *control, const struct admin_reports *reports)
 {
     json *o = json_begin();
@@ -93,6 +107,7 @@ json *admin_status(const struct control *control, const struct admin_reports *re
     json_put_u64(o, "sessions_ever", kept_sessions_ever(control->kept));
     json_put_u64(o, "owners", control->n_owners);
     json_put_u64(o, "spaces", spaces_count(control->spaces));
+    put_sandbox(o);
     engines = json_put_array(o, "engines");
     for (uint32_t i = 0; i < reports->n; i++)
         put_engine(json_add_object(engines), reports->at[i]);

@@ -103,6 +103,8 @@ static void daemon_init(struct config_daemon *d, const struct config_env *env)
         .reattach_ns = DEFAULT_REATTACH_NS,
         .log_level = CONFIG_LOG_INFO,
         .ready_progress = true,
+        .seccomp = CONFIG_SECCOMP_ON,
+        .gpu_seccomp = CONFIG_SECCOMP_OFF,
     };
     if (env->user_mode)
         snprintf(d->socket, sizeof(d->socket), "%s/spillway/spillwayd.sock", runtime_dir);

@@ -36,6 +36,7 @@ enum config_kind {
 
 enum config_tier { CONFIG_TIER_GPU, CONFIG_TIER_DRAM, CONFIG_TIER_CXL, CONFIG_TIER_NVME, CONFIG_TIERS };
 enum config_log_level { CONFIG_LOG_ERROR, CONFIG_LOG_WARNING, CONFIG_LOG_NOTICE, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG };
+enum config_seccomp { CONFIG_SECCOMP_OFF, CONFIG_SECCOMP_LOG, CONFIG_SECCOMP_ON };
 enum config_hugepages { CONFIG_HUGEPAGES_TRY, CONFIG_HUGEPAGES_REQUIRE, CONFIG_HUGEPAGES_NEVER };
 enum config_trusted { CONFIG_TRUSTED_AUTO, CONFIG_TRUSTED_YES, CONFIG_TRUSTED_NO };
 enum config_class_index {
@@ -106,6 +107,9 @@ struct config_daemon {
     bool ready_progress;                  /* say how far start-up is */
     bool inject;                          /* root may order faults of devices */
     struct config_gpus gpus;              /* that are served */
+    char user[NAME_BYTES_MAX + 1];        /* to become, started as root; empty: none */
+    uint32_t seccomp;                     /* enum config_seccomp: of the daemon's threads */
+    uint32_t gpu_seccomp;                 /* the same, of helpers */
 };
 
 struct config_dram {

@@ -10,6 +10,7 @@
 
 static const char *const words_log_level[] = {"error", "warning", "notice", "info", "debug"};
 static const char *const words_hugepages[] = {"try", "require", "never"};
+static const char *const words_seccomp[] = {"off", "log", "on"};
 static const char *const words_trusted[] = {"auto", "yes", "no"};
 static const char *const words_durability[] = {"cache", "scratch", "durable"};
 
@@ -40,6 +41,9 @@ static const struct config_key keys_daemon[] = {
     {"ready_progress", CONFIG_TYPE_BOOL, KEY_DAEMON(ready_progress)},
     {"inject", CONFIG_TYPE_BOOL, KEY_DAEMON(inject)},
     {"gpus", CONFIG_TYPE_GPUS, KEY_DAEMON(gpus), .reloads = true, .zero = "any"},
+    {"user", CONFIG_TYPE_NAME, KEY_DAEMON(user), .zero = "none"},
+    {"seccomp", CONFIG_TYPE_ENUM, KEY_DAEMON(seccomp), WORDS(words_seccomp)},
+    {"gpu_seccomp", CONFIG_TYPE_ENUM, KEY_DAEMON(gpu_seccomp), WORDS(words_seccomp)},
 };
 
 #define KEY_DRAM(member_) MEMBER(config_dram, member_)

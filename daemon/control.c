@@ -28,6 +28,7 @@
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
 #include "include/base/units.h"
+#include "io/sandbox.h"
 #include "io/workers.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -155,6 +156,17 @@ static void control_watch(struct loop_timer *timer)
 
 /* --- Up and down ------------------------------------------------------------------------------------------------- */
 
+/* Everything is set up, and nobody has been listened to. Engines and workers have theirs already. */
+static void control_enter_sandbox(void)
+{
+    struct sandbox_stat stat;
+
+    (void)sandbox_enter(SANDBOX_CONTROL);
+    sandbox_stat(&stat);
+    if (stat.error < 0)
+        log_warning("threads go without a filter of system calls: %s", log_errno(stat.error));
+}
+
 static void control_become_ready(struct control *control)
 {
     struct listener *listener = &control->listener;
@@ -170,6 +182,7 @@ static void control_become_ready(struct control *control)
         control->exit_status = EXIT_FAILURE;
         return;
     }
+    control_enter_sandbox();
     int r = listener_start(listener);
 
     if (r < 0) {

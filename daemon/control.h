@@ -8,6 +8,7 @@
 
 #include "daemon/config.h"
 #include "daemon/engine.h"
+#include "daemon/gpu_launcher.h"
 #include "daemon/listener.h"
 #include "daemon/loop.h"
 #include "daemon/spaces.h"
@@ -88,6 +89,7 @@ struct control {
     uint32_t n_owners;
     struct spaces *spaces;
     struct gpus *gpus;
+    struct gpu_launcher launcher;
     struct pool_gpu_stat pool_gpus[POOLS_MAX]; /* engines read them */
 };
 

@@ -24,6 +24,7 @@
 #include "daemon/log.h"
 #include "include/base/kill_point.h"
 #include "include/base/units.h"
+#include "io/sandbox.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 #define DRAIN_STEP_NS UINT64_C(2000000)
@@ -352,6 +353,7 @@ static void *engine_main(void *arg)
     (void)pthread_setname_np(pthread_self(), name);
     int r = uring_start(engine->uring);
 
+    (void)sandbox_enter(SANDBOX_ENGINE); /* sandbox_stat() tells of a failure */
     kill_point("engine.started");
     while (r >= 0 && !engine->stopped)
         r = engine_turn(engine);

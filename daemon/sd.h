@@ -9,7 +9,8 @@
 int sd_descriptors(int *ret_first, char ***ret_names);
 bool sd_is_listening(int fd);
 /* Is there a manager that keeps descriptors for the next process? A guess: it does not say no. */
-bool sd_has_store(void);
+bool sd_store_open(void);
+void sd_store_close(void);
 /* How many it keeps, if it says so; else 0. */
 uint32_t sd_store_max(void);
 /* The manager's copy, under that name; any thread. */

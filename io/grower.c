@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "include/base/kill_point.h"
+#include "io/sandbox.h"
 
 struct grower {
     pthread_mutex_t lock;
@@ -123,6 +124,7 @@ static void *grower_main(void *arg)
     struct grower *g = arg;
     struct list *l;
 
+    (void)sandbox_enter(SANDBOX_GROWER); /* sandbox_stat() tells of a failure */
     pthread_mutex_lock(&g->lock);
     for (;;) {
         while (!(l = list_pop(&g->jobs)) && !g->stopping)

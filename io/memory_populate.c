@@ -72,6 +72,7 @@ static uint32_t threads_start(struct populate *p, pthread_t *threads, uint32_t n
 
     sigfillset(&all);
     sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSYS);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     while (started < n && pthread_create(&threads[started], NULL, populate_thread, p) == 0)
         started++;

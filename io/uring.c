@@ -126,14 +126,20 @@ int uring_kernel_new(uint32_t entries, uint32_t completions, uint32_t files, uin
     if (caps->mode != URING_MODE_DEFER)
         caps->note = "the kernel lacks IORING_SETUP_DEFER_TASKRUN (Linux 6.1): completions interrupt the engine";
     r = io_uring_register_files_sparse(&k->ring, files);
-    if (r == 0)
-        r = restrict_ring(&k->ring);
+    if (r == 0) {
+        int restricted = restrict_ring(&k->ring);
+
+        caps->restricted = restricted == 0;
+        if (restricted == -EINVAL || restricted == -ENOSYS || restricted == -EOPNOTSUPP)
+            caps->note = "the kernel lacks IORING_REGISTER_RESTRICTIONS: the ring can do more than the engine needs";
+        else
+            r = restricted;
+    }
     if (r < 0) {
         *ret_why = r == -EMFILE ? "more devices than LimitNOFILE allows" : setup_failure(r);
         io_uring_queue_exit(&k->ring);
         return r;
     }
-    caps->restricted = true;
     caps->windows = io_uring_register_buffers_sparse(&k->ring, windows) == 0;
     *ret_kernel = steal_ptr(k);
     return 0;

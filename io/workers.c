@@ -25,6 +25,7 @@
 #include "include/base/limits.h"
 #include "io/checksum.h"
 #include "io/copy.h"
+#include "io/sandbox.h"
 
 #define SPIN_NS_MIN 1000
 
@@ -189,6 +190,7 @@ static void *worker_main(void *arg)
     uint32_t part, spin_ns = SPIN_NS_MIN;
     _Alignas(64) char granule[GRANULE_BYTES];
 
+    (void)sandbox_enter(SANDBOX_WORKER); /* sandbox_stat() tells of a failure */
     while ((job = wait_for_part(w, &spin_ns, &part))) {
         do_part(job, part, granule);
         finish_part(job);

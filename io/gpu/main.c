@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "io/gpu/helper.h"
+#include "io/sandbox.h"
 
 #define EXIT_MISUSE 2
 
@@ -66,6 +67,25 @@ static void drop_privileges(void)
     (void)setrlimit(RLIMIT_CORE, &no_core);
 }
 
+static void say_call(const char *who, const char *call, bool is_made)
+{
+    (void)!write(STDERR_FILENO, who, strlen(who));
+    (void)!write(STDERR_FILENO, is_made ? " made the system call " : " was refused the system call ",
+                 is_made ? 22 : 29);
+    (void)!write(STDERR_FILENO, call, strlen(call));
+    (void)!write(STDERR_FILENO, ": see gpu_seccomp in [daemon]\n", 30);
+}
+
+/* The daemon's config says it, by its launcher. Threads of the driver are made after this. */
+static void enter_sandbox(void)
+{
+    const char *word = getenv("SPILLWAY_GPU_SECCOMP");
+    enum sandbox_mode mode = !word ? SANDBOX_OFF : strcmp(word, "log") == 0 ? SANDBOX_LOG : SANDBOX_ON;
+
+    if (sandbox_init(mode, say_call) == 0)
+        (void)sandbox_enter(SANDBOX_GPU);
+}
+
 int main(void)
 {
     static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
@@ -79,6 +99,7 @@ int main(void)
     (void)prctl(PR_SET_NAME, "spillway-gpu");
     for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
         (void)signal(ignored[i], SIG_IGN);
+    enter_sandbox();
     helper_show_device(GPU_WIRE_FD);
     return helper_run(GPU_WIRE_FD) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -84,7 +84,7 @@ START_TEST(made_up_names_cost_little)
         find_says(n, 1000, -ENODEV, n <= GPU_UID_TRIALS_MAX ? "no such GPU" : "no other is tried for this user within");
     ck_assert_uint_eq(n_started(), GPU_UID_TRIALS_MAX);
     ck_assert_uint_eq(rig.gpus->n, GPU_UID_PLACES_MAX);
-    gpus_rig_role("good"); /* others are not in his way, nor he in theirs */
+    gpus_rig_role(&rig, "good"); /* others are not in his way, nor he in theirs */
     find_says(201, 1001, -EAGAIN, "is being started");
     gpus_rig_until(&rig, state_of(201) == GPU_SERVING);
     find_says(201, 1000, 0, "");
@@ -137,7 +137,7 @@ START_TEST(a_failure_is_told)
     gpus_rig_init(&rig, POOL, "none");
     gpus_rig_until(&rig, gpus_rig_find(&rig, 1, 1000, &why) == -ENODEV);
     ck_assert_msg(strstr(why, "no such GPU"), "%s", why);
-    gpus_rig_role("good"); /* and it is tried again when he has waited */
+    gpus_rig_role(&rig, "good"); /* and it is tried again when he has waited */
     gpus_rig_until(&rig, gpus_rig_find(&rig, 1, 1000, &why) == 0);
     strcpy(rig.gpus->helper_path, "/nowhere/spillway-gpu");
     find_says(2, 1000, -ENODEV, "spillway-gpu cannot be started: No such file");
@@ -164,7 +164,7 @@ START_TEST(what_is_listed_is_tried_again)
     gpus_rig_until(&rig, n_started() >= 3);
     gpus_rig_until(&rig, state_of(1) == GPU_PAUSED);
     find_says(1, 1000, -ENODEV, "no such GPU"); /* who asks starts nothing */
-    gpus_rig_role("good");
+    gpus_rig_role(&rig, "good");
     gpus_rig_until(&rig, state_of(1) == GPU_SERVING);
     gpus_rig_deinit(&rig);
 }

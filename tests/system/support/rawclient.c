@@ -154,15 +154,6 @@ static void remove_folder(const char *path)
     (void)nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-void raw_daemon_end(struct raw_daemon *d)
-{
-    int status = raw_daemon_stop(d);
-
-    ck_assert_msg(status == 0, "spillwayd ended with %d: see %s", status, d->log);
-    remove_folder(d->dir);
-    *d = (struct raw_daemon){0};
-}
-
 static bool file_has(const char *path, const char *text)
 {
     static char buffer[1 << 20];
@@ -175,6 +166,16 @@ static bool file_has(const char *path, const char *text)
     fclose(f);
     buffer[n] = '\0';
     return strstr(buffer, text) != NULL;
+}
+
+void raw_daemon_end(struct raw_daemon *d)
+{
+    int status = raw_daemon_stop(d);
+
+    ck_assert_msg(status == 0, "spillwayd ended with %d: see %s", status, d->log);
+    ck_assert_msg(!file_has(d->log, "refused the system call"), "see %s", d->log);
+    remove_folder(d->dir);
+    *d = (struct raw_daemon){0};
 }
 
 bool raw_daemon_logged(const struct raw_daemon *d, const char *text)

@@ -100,7 +100,14 @@ pid=$(property MainPID)
 equal "user" "$(stat -c %U "/proc/$pid")" spillway
 equal "capabilities" "$(sed -n 's/^CapEff:\t*//p' "/proc/$pid/status")" 0000000000004000
 equal "no new privileges" "$(sed -n 's/^NoNewPrivs:\t*//p' "/proc/$pid/status")" 1
-equal "system call filter" "$(sed -n 's/^Seccomp:\t*//p' "/proc/$pid/status")" 2
+threads=0
+for thread in "/proc/$pid/task/"*; do
+    # The unit's and the thread's own, beside those that systemd makes of RestrictNamespaces= and the like.
+    equal "system call filter of $(cat "$thread/comm")" "$(sed -n 's/^Seccomp:\t*//p' "$thread/status")" 2
+    threads=$((threads + 1))
+done
+equal "threads with a filter of their own" "$(member status seccomp_threads)" "$threads"
+equal "its mode" "$(member status seccomp)" on
 equal "degraded" "$(member status degraded_memlock)" false
 equal "restricted io_uring" "$(member status io_uring_restricted)" true
 equal "note" "$(member status note)" null
@@ -193,5 +200,14 @@ expect 0 journalctl -u spillwayd --no-pager -o cat _COMM=spillwayd -p err
 says 'not reloaded'
 ! grep -qF 'ready:' <<<"$output" || fail "what is no error is logged as one"
 ! grep -q '^spillwayd: ' <<<"$(journal)" || fail "lines say twice who speaks"
+
+
+step "nothing of all this needed a call that is not in a list"
+equal "system calls" "$(member status seccomp_refused)" 0
+! grep -qF 'the system call' <<<"$(journal)" || fail "$(journal | grep -F 'the system call')"
+
+step "the descriptor store"
+equal "room" "$(property FileDescriptorStoreMax)" 16384
+[[ $(property NFileDescriptorStore) =~ ^[0-9]+$ ]] || fail "it has no count"
 
 expect 0 systemctl stop spillwayd.service spillwayd.socket

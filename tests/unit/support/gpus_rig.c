@@ -91,9 +91,9 @@ static struct spillway_config *config_of(const char *text)
     return config;
 }
 
-void gpus_rig_role(const char *role)
+void gpus_rig_role(struct gpus_rig *rig, const char *role)
 {
-    setenv(ROLE, role, 1);
+    snprintf(rig->gpus->helper_environment, sizeof(rig->gpus->helper_environment), "%s=%s", ROLE, role);
 }
 
 void gpus_rig_init(struct gpus_rig *rig, const char *config, const char *role)
@@ -101,13 +101,14 @@ void gpus_rig_init(struct gpus_rig *rig, const char *config, const char *role)
     struct control *control = &rig->control;
 
     *rig = (struct gpus_rig){.control.n_engines = 1};
-    gpus_rig_role(role);
     control->config = config_of(config);
     list_init(&control->sessions);
     ck_assert_int_eq(loop_init(&control->loop), 0);
     ck_assert_int_eq(engine_queue_init(&control->mailbox), 0);
+    ck_assert_int_eq(gpu_launcher_start(&control->launcher), 0);
     ck_assert_int_eq(gpus_new(control, &control->gpus), 0);
     rig->gpus = control->gpus;
+    gpus_rig_role(rig, role);
     ssize_t n = readlink("/proc/self/exe", rig->gpus->helper_path, sizeof(rig->gpus->helper_path) - 1);
     ck_assert_int_gt(n, 0);
     rig->gpus->helper_path[n] = 0;
@@ -124,6 +125,7 @@ void gpus_rig_deinit(struct gpus_rig *rig)
     ck_assert_int_eq(stop.result, 0);
     control->engines[0] = engine_free(control->engines[0]);
     gpus_free(rig->gpus);
+    gpu_launcher_end(&control->launcher);
     grower_free(control->grower);
     workers_free(control->workers);
     engine_queue_deinit(&control->mailbox);

@@ -20,7 +20,7 @@ void gpus_rig_deinit(struct gpus_rig *rig);
 /* Another config, as a reload does it. */
 void gpus_rig_reload(struct gpus_rig *rig, const char *config);
 /* Of helpers that are started from now on. */
-void gpus_rig_role(const char *role);
+void gpus_rig_role(struct gpus_rig *rig, const char *role);
 
 /* A turn of the loop, a short one. */
 void gpus_rig_turn(struct gpus_rig *rig);
