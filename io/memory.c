@@ -441,8 +441,12 @@ static int records_map(int fd, uint64_t size_bytes, void **ret_mem)
 
 void memory_records_touch(void *mem, uint64_t size_bytes)
 {
-    if (memory_thp_read() == MEMORY_THP_ASKED)
-        (void)memory_touch_huge(mem, size_bytes); /* else page by page, as they are used */
+    (void)memory_touch_huge(mem, size_bytes); /* else page by page, as they are used */
+}
+
+bool memory_records_by_collapse(void)
+{
+    return memory_thp_read() == MEMORY_THP_ASKED;
 }
 
 int memory_records_create(const char *name, uint64_t size_bytes, struct memory_shared *ret_shared)

@@ -149,6 +149,8 @@ must_check int memory_records_adopt(int fd, struct memory_shared *ret_shared);
 /* This part of it (whole multiples of 2 MiB) will be used at random: in hugepages from now on, if they can be had. What is in
  * it stays. Takes as long as zeroing it. */
 void memory_records_touch(void *mem, uint64_t size_bytes);
+/* Is that worth the call? Else their pages come as well when they are used. Asks the kernel, by a file. */
+bool memory_records_by_collapse(void);
 /* Takes one that was never created (MEMORY_SHARED_NONE), and leaves that behind. */
 void memory_shared_destroy(struct memory_shared *shared);
 

@@ -21,6 +21,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -305,6 +306,29 @@ static int kernel_has_it(void)
                                                                                                             : -ENOSYS;
 }
 
+/*
+ * glibc reads once how the kernel counts memory, when a heap that is not the first thread's gets smaller, and remembers it.
+ * A heap has to have 128 KiB at its end for that, and the blocks must not be so large that they are mapped by themselves.
+ */
+static void *heap_use(void *arg)
+{
+    void *volatile blocks[4];
+
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        blocks[i] = malloc(96 * 1024);
+    for (size_t i = ARRAY_LEN(blocks); i-- > 0;)
+        free(blocks[i]);
+    return arg;
+}
+
+static void heap_know(void)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, heap_use, NULL) == 0)
+        pthread_join(thread, NULL);
+}
+
 int sandbox_init(enum sandbox_mode mode, sandbox_say say)
 {
     struct sigaction action = {.sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_NODEFER};
@@ -313,6 +337,7 @@ int sandbox_init(enum sandbox_mode mode, sandbox_say say)
         return 0;
     if (kernel_has_it() < 0)
         return -ENOSYS;
+    heap_know();
     sigemptyset(&action.sa_mask);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1UL, 0UL, 0UL, 0UL) < 0 || sigaction(SIGSYS, &action, NULL) < 0)
         return -errno;

@@ -126,6 +126,7 @@ struct uring {
     struct uring_kernel *kernel;
     struct uring_config config;
     struct uring_caps caps;
+    bool records_by_collapse;
     struct uring_stat stat;
     bool is_started;
     uint64_t wake_value; /* where the kernel reads wake_fd to */

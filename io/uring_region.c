@@ -47,10 +47,6 @@ static void windows_release(struct uring *u, uint32_t first, uint32_t n, uint32_
 
 static void note_degraded(struct uring *u, int r)
 {
-    struct memory_limits limits;
-
-    memory_limits_read(&limits);
-    u->caps.memlock_limit_bytes = limits.memlock_bytes;
     if (r == -ENOMEM) {
         u->caps.degraded_memlock = true;
         u->caps.note = "memory is not locked: raise LimitMEMLOCK= of the unit (or `ulimit -l`), or grant CAP_IPC_LOCK";
@@ -88,6 +84,11 @@ static void region_register(struct uring *u, struct uring_region *region)
 
 int uring_region_init(struct uring *u)
 {
+    struct memory_limits limits;
+
+    memory_limits_read(&limits); /* what the kernel says in files is read now: an engine opens none */
+    u->caps.memlock_limit_bytes = limits.memlock_bytes;
+    u->records_by_collapse = memory_records_by_collapse();
     u->n_regions_max = u->config.chunks_max;
     u->n_windows = WINDOWS_MAX;
     u->regions = calloc(u->n_regions_max, sizeof(*u->regions));
@@ -173,8 +174,8 @@ void *uring_address(const struct uring *u, struct io_buf buf, uint64_t len_bytes
 
 void uring_records_touch(struct io_backend *be, void *mem, uint64_t size_bytes)
 {
-    (void)be;
-    memory_records_touch(mem, size_bytes);
+    if (uring_of(be)->records_by_collapse)
+        memory_records_touch(mem, size_bytes);
 }
 
 uint64_t uring_chunk_survived(struct io_backend *be, uint32_t region)
