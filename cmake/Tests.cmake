@@ -210,6 +210,12 @@ foreach(source IN LISTS system_sources)
     set_tests_properties(system/${name} PROPERTIES PROCESSORS 2)
 endforeach()
 
+# What runs in another machine, beside its scripts.
+if(NOT SPILLWAY_SANITIZE STREQUAL thread)
+    spillway_test_program(system_hot_client SOURCES tests/system/vm/hot_client.c
+                          LINK spillway-test-system spillway Spillway::jsonc Spillway::check Threads::Threads m)
+endif()
+
 # ── fail ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # Each call of the real programs fails: a library that is loaded before all others, a client that it is done to, and the

@@ -28,6 +28,7 @@ trap 'rm -rf "$folder"; rmdir "/run/systemd/nspawn/propagate/$machine" 2>/dev/nu
 root=$folder/root
 debian_root "$root"
 debian_install "$root"
+debian_add "$root" "$SPILLWAY_BIN/tests/system_hot_client" hot_client
 cp "$SPILLWAY_SOURCE/tests/system/vm/systemd.sh" "$root/test.sh"
 head -n 100 "$SPILLWAY_SOURCE/tests/data/chat_small.jsonl" >"$root/trace.jsonl"
 mkdir -p "$root/etc/spillway" "$root/etc/sysusers.d" "$root/etc/systemd/system/multi-user.target.wants"

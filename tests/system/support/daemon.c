@@ -347,7 +347,7 @@ int daemon_run_program(const char *program, const char *const args[], char *ret_
 spw_session *daemon_connect(const struct daemon *d)
 {
     spw_session *session;
-    int r = spw_connect(&(struct spw_connect_options){.socket_path = d->socket}, &session);
+    int r = spw_connect(&(struct spw_connect_options){.socket_path = d->socket, .timeout_ms = d->timeout_ms}, &session);
 
     ck_assert_msg(r == 0, "connect: %d: %s", r, spw_error_text());
     return session;

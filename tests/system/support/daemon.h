@@ -25,8 +25,9 @@ struct daemon {
     uint64_t disk_bytes;
     void (*in_child)(void *ctx); /* runs before the program does; NULL: nothing */
     void *in_child_ctx;
-    bool upgrades;      /* started with --upgrade */
-    bool is_taken_over; /* makes system calls that it has no use for: elsewhere these fail the test */
+    uint32_t timeout_ms; /* of daemon_connect(); 0: the library's */
+    bool upgrades;       /* started with --upgrade */
+    bool is_taken_over;  /* makes system calls that it has no use for: elsewhere these fail the test */
 };
 
 /* A folder, and nothing in it. */

@@ -6,6 +6,7 @@
 #
 #   debian_root DIR               the root, or SKIP
 #   debian_install DIR            what `cmake --install` installs, with its libraries
+#   debian_add DIR PROGRAM NAME   a program of this machine as /usr/local/bin/NAME, with its libraries
 set -euo pipefail
 
 : "${vm_cache:?}"
@@ -54,15 +55,25 @@ debian_root() {
     mkdir -p "$1"/{dev,proc,sys,run,tmp,root,var/tmp}
 }
 
+debian_libraries() {
+    local root=$1 program=$2 library
+    ldd "$program" | sed -nE 's,.*[[:blank:]](/[^ ]*) \(0x.*,\1,p' | while read -r library; do
+        [[ $library == "$root"/* || -e $root$library ]] || cp -L --parents "$library" "$root"
+    done
+}
+
+debian_add() {
+    cp "$2" "$1/usr/local/bin/$3"
+    debian_libraries "$1" "$2"
+}
+
 debian_install() {
-    local root=$1 program library
+    local root=$1 program
     DESTDIR=$root cmake --install "${SPILLWAY_BIN:?}" >"$root.install" 2>&1 || {
         cat "$root.install"
         return 1
     }
     for program in "$root"/usr/local/bin/*; do
-        ldd "$program" | sed -nE 's,.*[[:blank:]](/[^ ]*) \(0x.*,\1,p' | while read -r library; do
-            [[ $library == "$root"/* || -e $root$library ]] || cp -L --parents "$library" "$root"
-        done
+        debian_libraries "$root" "$program"
     done
 }

@@ -45,7 +45,7 @@ member() { spillctl "$1" -o json | sed -n "s/.*\"$2\":\"\{0,1\}\([0-9a-z_]*\).*/
 answers() { output=$(spillctl status 2>&1); }
 as() { setpriv --reuid "$1" --regid "$1" --init-groups "${@:2}"; }
 
-# configure LINES-OF-DAEMON
+# configure LINES-OF-DAEMON [ANOTHER-POOL]
 configure() {
     cat >"$config" <<CONFIG
 [daemon]
@@ -57,8 +57,8 @@ size = 128 MiB
 path = $device
 [pool shared]
 groups = spillway
-[pool alice]
-users = alice
+${2:-[pool alice]
+users = alice}
 CONFIG
 }
 
@@ -202,12 +202,65 @@ says 'not reloaded'
 ! grep -q '^spillwayd: ' <<<"$(journal)" || fail "lines say twice who speaks"
 
 
+# rounds N: the client has got through N rounds more, or has ended.
+rounds() { grep -c '^round' /tmp/client || true; }
+more_rounds() {
+    local want=$(($(rounds) + $1))
+    enough_rounds() { (($(rounds) >= want)) || ! kill -0 "$client" 2>/dev/null; }
+    until_true enough_rounds
+    kill -0 "$client" 2>/dev/null || fail "the client has ended: $(cat /tmp/client)"
+}
+# another PID: it is up again, as another process
+another() { [[ $(property MainPID) != "$1" && $(property MainPID) != 0 ]] && has ActiveState active; }
+
+step "a client rides out whatever becomes of it"
+configure '' '[pool default]
+users = alice'
+rm /etc/systemd/system/spillwayd.service.d/watchdog.conf
+expect 0 systemctl daemon-reload
+expect 0 systemctl restart spillwayd.service
+setpriv --reuid alice --regid alice --init-groups hot_client /run/spillway/spillwayd.sock >/tmp/client 2>&1 &
+client=$!
+more_rounds 2
+session=$(member status sessions_ever)
+((session > 0)) || fail "there is no session"
+[[ $(property NFileDescriptorStore) -ge 3 ]] || fail "the store has $(property NFileDescriptorStore) descriptors"
+for how in KILL restart KILL reload KILL restart watchdog restart; do
+    pid=$(property MainPID)
+    echo "$how"
+    expect 0 systemctl reset-failed spillwayd.service # it is tried five times in ten seconds
+    case $how in
+    KILL) kill -KILL "$pid" ;;
+    restart) expect 0 systemctl restart spillwayd.service ;;
+    reload) expect 0 systemctl reload spillwayd.service ;;
+    watchdog)
+        printf '[Service]\nWatchdogSec=5s\n' >/etc/systemd/system/spillwayd.service.d/watchdog.conf
+        expect 0 systemctl daemon-reload
+        expect 0 systemctl restart spillwayd.service
+        pid=$(property MainPID)
+        kill -STOP "$pid"
+        ;;
+    esac
+    [[ $how == reload ]] || until_true another "$pid"
+    more_rounds 3
+done
+logged 'the last process left' || fail "nothing was left in the store"
+output=$(journal | grep -F 'the last process left')
+! grep -qvF ' 0 objects are lost' <<<"$output" || fail "objects are lost"
+kill -TERM "$client"
+status=0
+wait "$client" || status=$?
+equal "the client's status: $(tail -n 5 /tmp/client)" "$status" 0
+grep -F 'none failed' /tmp/client || fail "the client says: $(tail -n 5 /tmp/client)"
+
 step "nothing of all this needed a call that is not in a list"
 equal "system calls" "$(member status seccomp_refused)" 0
 ! grep -qF 'the system call' <<<"$(journal)" || fail "$(journal | grep -F 'the system call')"
 
 step "the descriptor store"
 equal "room" "$(property FileDescriptorStoreMax)" 16384
-[[ $(property NFileDescriptorStore) =~ ^[0-9]+$ ]] || fail "it has no count"
+[[ $(property NFileDescriptorStore) -ge 3 ]] || fail "it is empty"
+expect 0 systemctl stop spillwayd.service
+equal "descriptors after a stop" "$(property NFileDescriptorStore)" 0
 
 expect 0 systemctl stop spillwayd.service spillwayd.socket
