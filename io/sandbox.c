@@ -315,7 +315,7 @@ static void *heap_use(void *arg)
     void *volatile blocks[4];
 
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
-        blocks[i] = malloc(96 * 1024);
+        blocks[i] = malloc((size_t)96 * 1024);
     for (size_t i = ARRAY_LEN(blocks); i-- > 0;)
         free(blocks[i]);
     return arg;
