@@ -37,7 +37,7 @@ int shm_own_adopt(int fd, uint64_t size_bytes, struct memory_shared *ret_shared)
     size_bytes = round_up(size_bytes, MEMORY_PAGE_BYTES);
     if (fstat(fd, &st) < 0)
         return -errno;
-    if (st.st_size < 0 || (uint64_t)st.st_size != size_bytes)
+    if ((uint64_t)st.st_size != size_bytes)
         return -EINVAL;
     void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 

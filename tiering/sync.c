@@ -301,8 +301,10 @@ static void sync_ref_free(struct tiering *t, struct sync_ref *ref)
 
 static void sync_refs_free(struct tiering_sync *sync)
 {
-    while (!list_is_empty(&sync->refs_))
-        sync_ref_free(sync->t_, list_first_entry(&sync->refs_, struct sync_ref, link));
+    struct sync_ref *ref;
+
+    while ((ref = list_first_entry(&sync->refs_, struct sync_ref, link)))
+        sync_ref_free(sync->t_, ref);
 }
 
 static struct store *sync_store(const struct tiering_sync *sync)

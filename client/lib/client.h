@@ -250,6 +250,8 @@ int client_control_request_on(spw_session *session, uint32_t *era, uint16_t type
                               size_t request_bytes, struct spw_msg *ret_reply, size_t reply_bytes, int *ret_fds,
                               unsigned n_fds) must_check;
 
+/* However long a daemon says that its next process waits for us, in ms. Fuzzers set less: their daemons never come back. */
+extern uint32_t client_reattach_max_ms;
 /* From the first pool on somebody watches the connection. */
 int client_link_watch(spw_session *session) must_check;
 /* The session is dead. */

@@ -34,7 +34,7 @@
 #define GPU_SPIN_NS 100000        /* a caller that waits looks so long before it naps */
 #define GPU_FENCES_BYTES 4096
 #define GPU_LANES_LEFT_MAX 64 /* with slots, of one attachment: one in use, the others over and not yet idle */
-#define GPU_COUNTS_BYTES (GPU_DIRECTIONS * GPU_SLOTS_MAX * sizeof(uint32_t)) /* of one lane */
+#define GPU_COUNTS_BYTES (sizeof(uint32_t) * GPU_DIRECTIONS * GPU_SLOTS_MAX) /* of one lane */
 #define GPU_DIRECT_SLOTS 16                   /* uses of an allocation that are on their way, in each direction */
 #define GPU_DIRECT_RUN_BYTES (256 * KIB)      /* of what lies together, on average: below that slots are faster */
 #define GPU_PIECES_MAX 4096                   /* of one layout */

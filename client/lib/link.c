@@ -23,6 +23,8 @@
 
 #define PAUSE_MS_MAX 50
 
+uint32_t client_reattach_max_ms = REATTACH_NS_MAX / 1000000;
+
 void client_link_lost(spw_session *session, uint32_t era)
 {
     /* Release: pairs with load_acquire of the watcher. An odd one, or a newer one, stays. */
@@ -103,7 +105,7 @@ static uint32_t link_last_words(spw_session *session)
 
     session->away_ms = 0;
     pthread_mutex_unlock(&session->control_lock);
-    return ms;
+    return MIN(ms, client_reattach_max_ms);
 }
 
 static void link_restore(spw_session *session)

@@ -393,7 +393,7 @@ static struct spw_result *item_serve(struct fake *f, const struct spw_sqe *sqe, 
     uint64_t n = pieces(item->offset_bytes, item->length_bytes);
 
     if (o && load_acquire(&f->replace_in) > 0 && __atomic_sub_fetch(&f->replace_in, 1, __ATOMIC_ACQ_REL) == 0)
-        object_replace(f, o, f->replace_bytes);
+        object_replace(f, o, load_relaxed(&f->replace_bytes));
     switch (sqe->opcode) {
     case SPW_OP_RESERVE:
         if (o)
@@ -750,7 +750,7 @@ void fake_renew_chunk(struct fake *fake)
 
 void fake_replace(struct fake *fake, unsigned n, uint64_t size_bytes)
 {
-    fake->replace_bytes = size_bytes;
+    store_relaxed(&fake->replace_bytes, size_bytes); /* what was to be replaced before may be asked for still */
     store_release(&fake->replace_in, n);
 }
 
