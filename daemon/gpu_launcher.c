@@ -112,6 +112,16 @@ static bool is_forgotten(int socket_fd)
     return poll(&pfd, 1, 0) > 0 && (pfd.revents & POLLHUP);
 }
 
+/* Nothing of this may be missing: without its environment a helper would run without its filter. */
+static int helper_prepare(struct launcher_request *request, int socket_fd)
+{
+    int r = socket_fd == GPU_WIRE_FD ? fcntl(socket_fd, F_SETFD, 0) : dup2(socket_fd, GPU_WIRE_FD);
+
+    if (r >= 0 && request->environment[0])
+        r = putenv(request->environment) == 0 ? 0 : -1;
+    return r < 0 ? -errno : 0;
+}
+
 /* In the new process: the socket becomes GPU_WIRE_FD; everything else closes itself. */
 _Noreturn static void become_helper(struct launcher_request *request, int socket_fd, int failure_fd)
 {
@@ -122,15 +132,12 @@ _Noreturn static void become_helper(struct launcher_request *request, int socket
     sigprocmask(SIG_SETMASK, &none, NULL);
     for (int i = 1; i < NSIG; i++) /* what is ignored stays so across execve() */
         (void)signal(i, SIG_DFL);
-    if (socket_fd == GPU_WIRE_FD)
-        (void)fcntl(socket_fd, F_SETFD, 0);
-    else
-        (void)dup2(socket_fd, GPU_WIRE_FD);
-    if (request->environment[0])
-        (void)putenv(request->environment);
-    (void)execve(request->path, argv, environ);
-    int error = errno;
+    int error = -helper_prepare(request, socket_fd);
 
+    if (error == 0) {
+        (void)execve(request->path, argv, environ);
+        error = errno;
+    }
     (void)!write(failure_fd, &error, sizeof(error));
     _exit(127);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The process that starts helpers gets through calls of its own that fail: there cannot be another one. This program stands
- * before the C library's recvmsg() and sendmsg(), and lets them fail in the launcher as often as shared memory says.
+ * before some functions of the C library, and lets them fail in the launcher, and in what it makes, as often as shared
+ * memory says.
  */
 #include "daemon/gpu_launcher.h"
 
@@ -9,6 +10,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,7 +26,7 @@
 
 static struct {
     pid_t test;
-    uint32_t recvmsg, sendmsg; /* how many fail from now on */
+    uint32_t recvmsg, sendmsg, putenv; /* how many fail from now on */
 } * fails;
 
 static struct gpu_launcher launcher;
@@ -52,6 +54,18 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     return fails && fails_now(&fails->sendmsg) ? -1 : syscall(SYS_sendmsg, fd, message, flags);
+}
+
+/* One variable, which is never taken away. */
+int putenv(char *string)
+{
+    char *value = strchr(string, '=');
+    char name[64];
+
+    if (fails && fails_now(&fails->putenv))
+        return -1;
+    snprintf(name, sizeof(name), "%.*s", (int)(value - string), string);
+    return setenv(name, value + 1, 1);
 }
 
 static void setup(void)
@@ -121,6 +135,16 @@ START_TEST(a_call_that_fails_for_long)
 }
 END_TEST
 
+/* It would run without its filter. */
+START_TEST(a_helper_without_its_environment_does_not_run)
+{
+    store_relaxed(&fails->putenv, 1);
+    ck_assert_int_eq(spawn(HELPER), -ENOMEM);
+    ck_assert_uint_eq(load_relaxed(&fails->putenv), 0);
+    ck_assert_int_eq(spawn(HELPER), 0);
+}
+END_TEST
+
 /* Whoever asked has given up, and the request waits: it must not come to life. */
 START_TEST(given_up_requests_are_not_carried_out)
 {
@@ -143,6 +167,7 @@ int main(void)
     tcase_add_test(tc, a_program_that_is_not_there);
     tcase_add_test(tc, a_call_that_fails_once_costs_nothing);
     tcase_add_test(tc, a_call_that_fails_for_long);
+    tcase_add_test(tc, a_helper_without_its_environment_does_not_run);
     tcase_add_test(tc, given_up_requests_are_not_carried_out);
     suite_add_tcase(s, tc);
     SRunner *sr = srunner_create(s);
