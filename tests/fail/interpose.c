@@ -40,6 +40,7 @@ enum fail_as { AS_MINUS_ONE, AS_NULL, AS_VALUE, AS_STREAM, AS_STREAM_NULL, AS_CL
     X(stat, AS_MINUS_ONE)                                                                                              \
     X(lstat, AS_MINUS_ONE)                                                                                             \
     X(fstat, AS_MINUS_ONE)                                                                                             \
+    X(fstatfs, AS_MINUS_ONE)                                                                                           \
     X(statx, AS_MINUS_ONE)                                                                                             \
     X(readlink, AS_MINUS_ONE)                                                                                          \
     X(mkdir, AS_MINUS_ONE)                                                                                             \
@@ -63,6 +64,7 @@ enum fail_as { AS_MINUS_ONE, AS_NULL, AS_VALUE, AS_STREAM, AS_STREAM_NULL, AS_CL
     X(dup2, AS_MINUS_ONE)                                                                                              \
     X(dup3, AS_MINUS_ONE)                                                                                              \
     X(close_range, AS_MINUS_ONE)                                                                                       \
+    X(pipe2, AS_MINUS_ONE)                                                                                             \
     X(memfd_create, AS_MINUS_ONE)                                                                                      \
     X(mmap, AS_MINUS_ONE)                                                                                              \
     X(munmap, AS_MINUS_ONE)                                                                                            \
@@ -105,12 +107,17 @@ enum fail_as { AS_MINUS_ONE, AS_NULL, AS_VALUE, AS_STREAM, AS_STREAM_NULL, AS_CL
     X(posix_spawnattr_setflags, AS_VALUE)                                                                              \
     X(posix_spawnattr_setsigmask, AS_VALUE)                                                                            \
     X(execl, AS_MINUS_ONE)                                                                                             \
+    X(execve, AS_MINUS_ONE)                                                                                            \
+    X(fork, AS_MINUS_ONE)                                                                                              \
     X(kill, AS_MINUS_ONE)                                                                                              \
     X(waitid, AS_MINUS_ONE)                                                                                            \
     X(waitpid, AS_MINUS_ONE)                                                                                           \
     X(prctl, AS_MINUS_ONE)                                                                                             \
     X(getrlimit, AS_MINUS_ONE)                                                                                         \
     X(setrlimit, AS_MINUS_ONE)                                                                                         \
+    X(initgroups, AS_MINUS_ONE)                                                                                        \
+    X(setresgid, AS_MINUS_ONE)                                                                                         \
+    X(setresuid, AS_MINUS_ONE)                                                                                         \
     X(pthread_create, AS_VALUE)                                                                                        \
     X(pthread_key_create, AS_VALUE)                                                                                    \
     X(pthread_setname_np, AS_VALUE)                                                                                    \
@@ -118,6 +125,7 @@ enum fail_as { AS_MINUS_ONE, AS_NULL, AS_VALUE, AS_STREAM, AS_STREAM_NULL, AS_CL
     X(nanosleep, AS_MINUS_ONE)                                                                                         \
     X(usleep, AS_MINUS_ONE)                                                                                            \
     X(setenv, AS_MINUS_ONE)                                                                                            \
+    X(putenv, AS_MINUS_ONE)                                                                                            \
     X(getgrnam_r, AS_VALUE)                                                                                            \
     X(getpwnam_r, AS_VALUE)                                                                                            \
     X(dlopen, AS_NULL)                                                                                                 \

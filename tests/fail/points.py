@@ -22,12 +22,14 @@ PHASES = {
 # What a call fails with. The first also from then on, unless it is one that passes.
 ERRORS = {
     "open": "EMFILE EIO EACCES", "openat": "EMFILE", "fopen": "EMFILE", "opendir": "EMFILE", "open_memstream": "ENOMEM",
-    "close": "EIO EINTR", "access": "EACCES", "stat": "EACCES", "lstat": "EACCES", "fstat": "EIO", "statx": "EIO ENOMEM",
+    "close": "EIO EINTR", "access": "EACCES", "stat": "EACCES", "lstat": "EACCES", "fstat": "EIO", "fstatfs": "EIO",
+    "statx": "EIO ENOMEM",
     "readlink": "EACCES", "mkdir": "ENOSPC", "unlink": "EIO", "rename": "EIO", "chmod": "EPERM", "fchmod": "EPERM",
     "ftruncate": "ENOSPC ENOMEM", "fallocate": "ENOSPC EOPNOTSUPP", "posix_fallocate": "ENOSPC", "lseek": "EIO",
     "read": "EIO EINTR", "pread": "EIO EINTR", "write": "EIO EAGAIN", "pwrite": "EIO ENOSPC", "fdatasync": "EIO",
     "fsync": "EIO", "flock": "ENOLCK EINTR", "fcntl": "EINVAL EBUSY", "ioctl": "ENOTTY EIO", "dup2": "EMFILE",
-    "dup3": "EMFILE", "close_range": "EINVAL", "memfd_create": "EMFILE ENOMEM", "mmap": "ENOMEM EAGAIN",
+    "dup3": "EMFILE", "close_range": "EINVAL", "pipe2": "EMFILE ENFILE", "memfd_create": "EMFILE ENOMEM",
+    "mmap": "ENOMEM EAGAIN",
     "munmap": "ENOMEM", "mremap": "ENOMEM", "mprotect": "ENOMEM", "madvise": "ENOMEM EAGAIN EINVAL",
     "mlock": "ENOMEM EPERM", "mbind": "ENOMEM EIO", "move_pages": "ENOMEM EACCES", "socket": "EMFILE ENOBUFS",
     "socketpair": "EMFILE ENOBUFS", "bind": "EACCES", "listen": "EADDRINUSE", "connect": "ECONNREFUSED EAGAIN",
@@ -39,10 +41,12 @@ ERRORS = {
     "signalfd": "EMFILE", "timerfd_create": "EMFILE", "timerfd_settime": "EINVAL", "pidfd_open": "EMFILE ESRCH",
     "posix_spawn": "EAGAIN ENOENT", "posix_spawn_file_actions_init": "ENOMEM",
     "posix_spawn_file_actions_adddup2": "ENOMEM", "posix_spawnattr_init": "ENOMEM", "posix_spawnattr_setflags": "EINVAL",
-    "posix_spawnattr_setsigmask": "EINVAL", "execl": "ENOENT", "kill": "EPERM", "waitid": "ECHILD EINTR",
-    "waitpid": "ECHILD EINTR", "prctl": "EINVAL EPERM", "getrlimit": "EPERM", "setrlimit": "EPERM",
+    "posix_spawnattr_setsigmask": "EINVAL", "execl": "ENOENT", "execve": "ENOENT ENOMEM", "fork": "ENOMEM EAGAIN",
+    "kill": "EPERM", "waitid": "ECHILD EINTR", "waitpid": "ECHILD EINTR", "prctl": "EINVAL EPERM", "getrlimit": "EPERM",
+    "setrlimit": "EPERM", "initgroups": "ENOMEM", "setresgid": "EPERM", "setresuid": "EPERM EAGAIN",
     "pthread_create": "EAGAIN", "pthread_key_create": "EAGAIN", "pthread_setname_np": "ERANGE", "getrandom": "ENOSYS",
-    "nanosleep": "EINTR", "usleep": "EINTR", "setenv": "ENOMEM", "getgrnam_r": "EIO ENOMEM", "getpwnam_r": "EIO ENOMEM",
+    "nanosleep": "EINTR", "usleep": "EINTR", "setenv": "ENOMEM", "putenv": "ENOMEM", "getgrnam_r": "EIO ENOMEM",
+    "getpwnam_r": "EIO ENOMEM",
     "dlopen": "ENOMEM", "sysconf": "EINVAL", "sched_getaffinity": "EINVAL", "getcpu": "EINVAL", "fgets": "EIO",
     "fgetc": "EIO", "__isoc99_fscanf": "EIO", "syscall": "ENOSYS ENOMEM EINTR", "sigaction": "EINVAL",
     "io_uring_setup": "ENOMEM EPERM", "io_uring_enter": "ENOMEM EAGAIN EINTR EBUSY", "io_uring_register": "ENOMEM EINVAL",
@@ -57,7 +61,7 @@ PASSING = ("EINTR", "EAGAIN", "EBUSY", "ECONNABORTED")  # never from then on: th
 # does something to a thing that is there, only that site's.
 OF_ITS_SITE = re.compile(r"^(?:p?read|p?write|send|sendmsg|recv|recvmsg|close|poll|p?poll|__ppoll_chk|epoll_wait|ioctl|fcntl|syscall"
                          r"|fdatasync|fsync|fgets|fgetc|__isoc99_fscanf|nanosleep|usleep|kill|waitid|waitpid|prctl|sysconf"
-                         r"|getsockopt|setsockopt|shutdown|f?stat|lstat|statx|completion|io_uring_\w+|eventfd_\w+)$")
+                         r"|getsockopt|setsockopt|shutdown|f?stat|fstatfs|lstat|statx|completion|io_uring_\w+|eventfd_\w+)$")
 
 # What the kernel answers for ever to nobody who can go on: the daemon ends, with a message.
 ENDS_DAEMON = ("epoll_wait", "io_uring_enter")

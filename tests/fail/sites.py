@@ -18,8 +18,9 @@ ALLOCATIONS = ("malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "
 # Imports that cannot fail, that have nothing to fail with (they compute), or whose failure is a failure of the program
 # itself: a mutex that is not one. What is neither here nor interposed makes the run fail, so that a new call is thought of.
 CANNOT_FAIL = re.compile(r"""^(?:
-    mem\w+|str(?!dup)\w+|__mem\w+_chk|__str\w+|\w*s?n?printf\w*|exp2?f|qsort|sig(?:add|del|empty|fill)\w*set|signal|raise
-    |XXH3\w+|_ITM_\w+|__cxa_\w+|__gmon_start__|__libc_start_main|__errno_location|__ctype_\w+|__tls_get_addr
+    mem\w+|str(?!dup)\w+|__(?:mem\w+|explicit_bzero)_chk|__str\w+|\w*s?n?printf\w*|exp2?f|lround|qsort
+    |sig(?:add|del|empty|fill)\w*set|sigprocmask|signal|raise|XXH3\w+|_ITM_\w+|__cxa_\w+
+    |__gmon_start__|__libc_start_main|__errno_location|__ctype_\w+|__tls_get_addr
     |__assert_fail|__stack_chk_fail|_?exit|abort|__environ|environ|__progname|program_invocation_\w+|free
     |pthread_(?:mutex|cond|self|once|join|condattr|mutexattr|getspecific|setspecific|key_delete|sigmask)\w*
     |clock_gettime|time|sched_yield|getpid|gettid|gete?[ug]id|getenv|secure_getenv|__register_atfork

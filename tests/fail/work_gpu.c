@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "include/base/limits.h"
 #include "include/spillway/gpu.h"
 #include "io/cuda_driver.h"
 #include "tests/fail/workload.h"
@@ -15,8 +16,9 @@
 #define CACHE_BYTES ((size_t)PIECE_BYTES * PIECES * BLOCKS)
 #define FIRST 60
 #define SLOT_BYTES ((uint64_t)8 << 20)
-#define ATTACH_TRIES 300
-#define ATTACH_PAUSE_NS 20000000
+#define ATTACH_PAUSE_MS 20
+#define ATTACH_SHORT_MS 3000                    /* where calls may fail */
+#define ATTACH_LONG_MS (2 * GPU_RESTART_MS_MAX) /* where they may not: the longest pause, and a start */
 
 static const struct cuda_driver *cu;
 static char pattern[CACHE_BYTES], found[CACHE_BYTES];
@@ -38,12 +40,12 @@ static int attach(const struct work *w, spw_space *space, spw_gpu **ret_gpu)
 {
     /* Small: the driver that is faked clears it all. */
     struct spw_gpu_options options = {.slot_bytes = SLOT_BYTES, .slots = 2};
-    int r = -EAGAIN;
+    int tries = (w->is_strict ? ATTACH_LONG_MS : ATTACH_SHORT_MS) / ATTACH_PAUSE_MS, r = -EAGAIN;
 
-    for (int i = 0; (r == -EAGAIN || (r == -ENODEV && w->is_strict)) && i < ATTACH_TRIES; i++) {
+    for (int i = 0; (r == -EAGAIN || (r == -ENODEV && w->is_strict)) && i < tries; i++) {
         r = spw_gpu_attach(space, &options, ret_gpu);
         if (r < 0)
-            nanosleep(&(struct timespec){.tv_nsec = ATTACH_PAUSE_NS}, NULL);
+            nanosleep(&(struct timespec){.tv_nsec = ATTACH_PAUSE_MS * 1000000L}, NULL);
     }
     return r;
 }
