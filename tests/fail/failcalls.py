@@ -196,13 +196,16 @@ class Runner:
         done = self.life(self.n_points)
         fired = state.fired()
         state.disarm()
-        if not rig.lives() and point.may_end_daemon():
+        try:
+            rig.must_live()
+            degraded = rig.strict(may_be_degraded=is_expected_degradation(point))
+            rig.must_live()
+        except Failure:
+            if not point.may_end_daemon() or not rig.ends():
+                raise
             log = rig.check_end(rig.daemon.returncode)
             self.drop()
             return "ended: " + ([line for line in log.splitlines() if line.strip()] or [""])[-1][:160]
-        rig.must_live()
-        degraded = rig.strict(may_be_degraded=is_expected_degradation(point))
-        rig.must_live()
         self.check_baseline()
         if degraded:
             rig.stop()

@@ -11,17 +11,19 @@ import time
 
 from state import State
 
-READY_S, STOP_S, WORK_S = 60, 90, 300
+READY_S, STOP_S, ENDS_S, WORK_S = 60, 90, 10, 300
 EXIT_BROKEN, EXIT_STRICT = 2, 3
 DISK_MIB = 64
 DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 CHUNK_HEAP_BYTES = 9216 # engines trade memory, in chunks: there are more or fewer of them at any time
-# No filter: the calls that are made to fail, and those that arrange it, are in nobody's list.
+# No filter: the calls that are made to fail, and those that arrange it, are in nobody's list. A daemon that ended is not
+# started again under its clients, which need not wait for that.
 CONFIG = """[daemon]
 socket = {dir}/socket
 seccomp = off
 engines = 2
 log_level = info
+reattach = 2 s
 {daemon}
 [device disk]
 path = {dir}/disk
@@ -174,6 +176,14 @@ class Rig:
             return self.daemon.wait(STOP_S)
         except subprocess.TimeoutExpired as e:
             raise Failure(f"the daemon does not stop: {self.log()[-1500:]}") from e
+
+    def ends(self):
+        """It has ended, or is about to: its clients may know before its process is gone."""
+        try:
+            self.daemon.wait(ENDS_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def stop(self):
         """SIGTERM; its exit status, and its log."""
