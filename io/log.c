@@ -128,7 +128,9 @@ void log_leave_to_sweep(struct log *l, uint32_t back_bytes)
 static void log_append_or_sweep(struct log *l, const uint8_t *entry, uint32_t bytes, uint32_t spare_bytes,
                                 uint32_t back_bytes)
 {
-    if (queue_room(l) >= bytes + spare_bytes && !sim_point("log: a deletion is left to a sweep"))
+    bool is_left = spare_bytes > 0 && sim_point("log: a deletion is left to a sweep");
+
+    if (queue_room(l) >= bytes + spare_bytes && !is_left)
         queue_copy_in(l, entry, bytes);
     else
         log_leave_to_sweep(l, back_bytes);
@@ -159,6 +161,8 @@ void log_append_txn_commit(struct log *l, uint64_t txn)
                                         .txn = txn};
 
     kill_point("log.txn_commit");
+    /* If this finds no room, nor do the deletions of what it replaces, which come at once behind it and leave room for this:
+     * so none of them is in the log without it. */
     log_append_or_sweep(l, (const uint8_t *)&f, sizeof(f), 0, 0);
 }
 

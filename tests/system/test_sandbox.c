@@ -151,6 +151,7 @@ static bool is_root(const char *what)
 
 START_TEST(it_becomes_an_ordinary_user)
 {
+    // cppcheck-suppress getpwnamCalled; one thread
     const struct passwd *user = getpwnam(ORDINARY);
     char self[16];
 
