@@ -145,13 +145,14 @@ static void logged_settle(struct warm *w)
     w->n_logged = kept;
 }
 
-/* What a power loss must find of this piece until its next SYNC. */
+/* What a power loss must find of this piece until its next SYNC. A piece that never had a copy on a device has no such: the
+ * entry is of one that was deleted before it was made, and whose deletion was in memory only. */
 static bool logged_is_shadow(const struct tiering *t, uint32_t object, const struct store_entry *e)
 {
     const struct record *r = record_at(&t->records, object);
 
     return r->state == RECORD_COMMITTED && (r->flags & RECORD_TENSOR) && (e->kind & TIERING_TENSOR) &&
-           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) && durability_of(t, r) == STORE_DURABLE &&
+           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) && r->generation != 0 && durability_of(t, r) == STORE_DURABLE &&
            r->object_bytes == e->object_bytes && r->size_bytes == e->size_bytes && r->n_parts == e->n_parts;
 }
 
@@ -184,8 +185,14 @@ static void reconcile_forget(struct tiering *t)
 {
     struct warm *w = t->warm;
 
-    for (size_t i = 0; i < w->n_logged; i++)
-        store_delete_logged(t->stores[w->logged[i].store].store, &w->logged[i].entry);
+    for (size_t i = 0; i < w->n_logged; i++) {
+        const struct logged *l = &w->logged[i];
+        uint32_t space = space_by_id(t, l->entry.id.space);
+
+        store_delete_logged(t->stores[l->store].store, &l->entry);
+        if (space != UINT32_MAX && t->spaces[space].home == STORE_NONE)
+            t->spaces[space].home = l->store; /* its next SYNC has to see to that, if to nothing else */
+    }
     t->warm_counts.forgotten = w->n_logged;
 }
 

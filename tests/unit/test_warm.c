@@ -438,6 +438,30 @@ START_TEST(a_tensor_keeps_its_shadow)
 }
 END_TEST
 
+/* What the log has is of one that was deleted, and whose deletion it has not heard of. */
+START_TEST(a_tensor_made_anew_has_no_shadow)
+{
+    rig_open(&rig, 8 * MIB, DEVICE);
+    struct tiering_id a = tensor(RIG_DURABLE, 1, RIG_PIECE);
+    struct tiering_found found;
+
+    ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(tiering_delete(rig.t, &a), 0);
+    a = tensor(RIG_DURABLE, 1, RIG_PIECE);
+    ck_assert_int_eq(rig_write(&rig, &a, 11), 0);
+    hot();
+    ck_assert_int_eq(rig_get(&rig, &a, 11), 0);
+    ck_assert_uint_eq(rig.t->n_shadows, 0);
+    ck_assert_int_eq(tiering_delete(rig.t, &a), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_crash(&rig, true);
+    a = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(tiering_lookup(rig.t, &a, &found), -ENOENT);
+    rig_close(&rig);
+}
+END_TEST
+
 static int sync_status;
 
 static void sync_ended(struct tiering_sync *sync, int status)
@@ -639,6 +663,7 @@ int main(void)
     tcase_add_test(tc, what_the_log_lacks_is_logged_again);
     tcase_add_test(tc, what_was_deleted_does_not_come_back);
     tcase_add_test(tc, a_tensor_keeps_its_shadow);
+    tcase_add_test(tc, a_tensor_made_anew_has_no_shadow);
     tcase_add_test(tc, a_sync_that_was_cut_off);
     tcase_add_test(tc, memory_that_is_missing);
     tcase_add_test(tc, another_layout_starts_cold);
