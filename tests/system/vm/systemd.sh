@@ -219,7 +219,12 @@ users = alice'
 rm /etc/systemd/system/spillwayd.service.d/watchdog.conf
 expect 0 systemctl daemon-reload
 expect 0 systemctl restart spillwayd.service
-setpriv --reuid alice --regid alice --init-groups hot_client /run/spillway/spillwayd.sock >/tmp/client 2>&1 &
+# It is not installed, so it looks for the library where it was built, which may lie in a /tmp that is not there here.
+for library in /usr/local/lib/libspillway.so.0 /usr/local/lib/*/libspillway.so.0; do
+    [[ -e $library ]] && break
+done
+LD_LIBRARY_PATH=${library%/*} setpriv --reuid alice --regid alice --init-groups hot_client /run/spillway/spillwayd.sock \
+    >/tmp/client 2>&1 &
 client=$!
 more_rounds 2
 session=$(member status sessions_ever)
