@@ -67,12 +67,7 @@ static int part_send(struct session *session, struct spw_msg_handover *part, con
                                  .size_bytes = sizeof(*part),
                                  .request = session->request.request,
                                  .detail = is_last ? 0 : SPW_MSG_MORE};
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
-
-    cmsg->cmsg_level = SOL_SOCKET;
-    cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(part->n * sizeof(int));
-    memcpy(CMSG_DATA(cmsg), fds, part->n * sizeof(int));
+    socket_add_fds(&header, fds, part->n);
     return sendmsg(session->socket.fd, &header, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
@@ -142,7 +137,6 @@ static int hear(int fd, void *message, size_t room, size_t *ret_size, int fds[st
     struct msghdr header = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
     struct pollfd pfd = {.fd = fd, .events = POLLIN};
-    int n = 0;
 
     if (poll(&pfd, 1, TAKE_TIMEOUT_MS) <= 0)
         return -ETIMEDOUT;
@@ -150,12 +144,8 @@ static int hear(int fd, void *message, size_t room, size_t *ret_size, int fds[st
 
     if (size <= 0 || (size_t)size < sizeof(struct spw_msg))
         return size < 0 ? -errno : -ECONNRESET;
-    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header); cmsg; cmsg = CMSG_NXTHDR(&header, cmsg)) {
-        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-            continue;
-        n = (int)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(fds, CMSG_DATA(cmsg), (size_t)n * sizeof(int));
-    }
+    int n = (int)socket_take_fds(&header, fds, PART_MAX);
+
     *ret_size = (size_t)size;
     return header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -EPROTO : n;
 }

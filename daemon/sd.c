@@ -19,6 +19,8 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "include/base/socket.h"
+
 static struct {
     int fd;
     struct sockaddr_un addr;
@@ -80,9 +82,7 @@ static int store_send(const char *text, const int *fd)
     if (fd) {
         header.msg_control = control.bytes;
         header.msg_controllen = sizeof(control.bytes);
-        *CMSG_FIRSTHDR(&header) =
-            (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(*fd))};
-        memcpy(CMSG_DATA(CMSG_FIRSTHDR(&header)), fd, sizeof(*fd));
+        socket_add_fds(&header, fd, 1);
     }
     do
         n = sendmsg(store.fd, &header, MSG_NOSIGNAL);

@@ -37,6 +37,17 @@ static inline uint32_t socket_take_fds(struct msghdr *header, int *ret_fds, uint
     return n;
 }
 
+/* Descriptors to go with a message, whose control buffer is zeroed and has room for CMSG_SPACE() of exactly that many. */
+static inline void socket_add_fds(struct msghdr *header, const int *fds, uint32_t n_fds)
+{
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(header);
+
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+    memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
+}
+
 /* 0 or a negative errno. Never raises SIGPIPE; flags: MSG_DONTWAIT, or 0. */
 static inline int socket_send(int socket_fd, const void *message, size_t size_bytes, const int *fds, uint32_t n_fds,
                               int flags)
@@ -52,12 +63,7 @@ static inline int socket_send(int socket_fd, const void *message, size_t size_by
     if (n_fds > 0) {
         header.msg_control = control.bytes;
         header.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header);
-
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
+        socket_add_fds(&header, fds, n_fds);
     }
     return sendmsg(socket_fd, &header, flags | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "include/base/socket.h"
+
 #define READY_MS 60000
 #define MESSAGE_FDS_MAX 32
 #define FDS_FIRST 3
@@ -93,17 +95,12 @@ static void messages_take(struct keeper *k)
         struct msghdr msg = {
             .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
         int fds[MESSAGE_FDS_MAX];
-        unsigned n_fds = 0;
         ssize_t n = recvmsg(k->notify_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
         if (n < 0)
             return;
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
-            if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-                continue;
-            n_fds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-            memcpy(fds, CMSG_DATA(c), n_fds * sizeof(int));
-        }
+        uint32_t n_fds = socket_take_fds(&msg, fds, MESSAGE_FDS_MAX);
+
         text[n] = '\0';
         pthread_mutex_lock(&k->lock);
         message_take(k, text, fds, n_fds);
