@@ -321,12 +321,12 @@ struct uses {
     uint32_t left;
 };
 
-/* One search for a victim: how many pieces it has passed over because of their scores. */
 /* Pieces that found no place on a device: the smallest, by the store that would take them; the last is for all stores. */
 struct refused {
     uint32_t sectors[DEVICES_MAX + 1];
 };
 
+/* One search for a victim: how many pieces it has passed over because of their scores. */
 struct victim_search {
     struct tiering *tiering;
     const struct refused *refused;

@@ -84,15 +84,6 @@ static bool hugepages_free(unsigned long n)
     return false;
 }
 
-static int64_t status_number(const char *path)
-{
-    spw_session *session = daemon_connect(&d);
-    int64_t value = daemon_admin_number(session, "status", path);
-
-    spw_close(session);
-    return value;
-}
-
 START_TEST(test_a_killed_daemons_memory_is_waited_for)
 {
     daemon_configure(&d, "", REQUIRED);
@@ -102,7 +93,7 @@ START_TEST(test_a_killed_daemons_memory_is_waited_for)
     for (int i = 0; i < ROUNDS; i++) {
         daemon_kill(&d);
         daemon_start(&d);
-        ck_assert_int_eq(status_number("engines/0/memory_bytes"), POOL_BYTES);
+        ck_assert_int_eq(daemon_status_number(&d, "engines/0/memory_bytes"), POOL_BYTES);
     }
 }
 END_TEST

@@ -124,19 +124,10 @@ static unsigned threads_filtered(unsigned *ret_n)
     return n_filtered;
 }
 
-static int64_t status_number(const char *path)
-{
-    spw_session *session = daemon_connect(&d);
-    int64_t value = daemon_admin_number(session, "status", path);
-
-    spw_close(session);
-    return value;
-}
-
 /* Root's daemon serves only pools of one user; whoever we are, it answers. */
 static void it_serves(void)
 {
-    ck_assert_int_ge(status_number("seccomp_threads"), 0);
+    ck_assert_int_ge(daemon_status_number(&d, "seccomp_threads"), 0);
     ck_assert(daemon_lives(&d));
 }
 
@@ -170,8 +161,8 @@ START_TEST(it_becomes_an_ordinary_user)
     ck_assert_int_eq(task_number(d.pid, self, "CapAmb:", 16), 0);
     ck_assert_int_eq(task_number(d.pid, self, "NoNewPrivs:", 10), 1);
     ck_assert(no_core());
-    ck_assert_int_eq(status_number("uid"), user->pw_uid);
-    ck_assert_int_eq(status_number("engines/0/degraded_memlock"), 0); /* it may lock what it likes */
+    ck_assert_int_eq(daemon_status_number(&d, "uid"), user->pw_uid);
+    ck_assert_int_eq(daemon_status_number(&d, "engines/0/degraded_memlock"), 0); /* it may lock what it likes */
 }
 END_TEST
 
@@ -230,15 +221,15 @@ START_TEST(every_thread_has_a_filter)
     n_filtered = threads_filtered(&n);
     ck_assert_uint_eq(n, 6); /* control, an engine, three workers, the grower */
     ck_assert_uint_eq(n_filtered, n);
-    ck_assert_int_eq(status_number("seccomp_threads"), n);
-    ck_assert_int_eq(status_number("seccomp_refused"), 0);
+    ck_assert_int_eq(daemon_status_number(&d, "seccomp_threads"), n);
+    ck_assert_int_eq(daemon_status_number(&d, "seccomp_refused"), 0);
 }
 END_TEST
 
 START_TEST(off_is_off)
 {
     start("seccomp = off");
-    ck_assert_int_eq(status_number("seccomp_threads"), 0);
+    ck_assert_int_eq(daemon_status_number(&d, "seccomp_threads"), 0);
 }
 END_TEST
 
@@ -312,7 +303,7 @@ START_TEST(a_thread_that_was_taken_over)
     ck_assert(daemon_logged(&d, words));
     ck_assert(daemon_logged(&d, "[daemon] seccomp = log"));
     it_serves();
-    ck_assert_int_eq(status_number("seccomp_refused"), 1);
+    ck_assert_int_eq(daemon_status_number(&d, "seccomp_refused"), 1);
 }
 END_TEST
 

@@ -16,14 +16,6 @@ static struct tiering_id key(enum rig_space space, uint32_t n)
     return rig_id(&rig, space, n);
 }
 
-static void evict(const struct tiering_id *id)
-{
-    for (int twice = 0; twice < 2; twice++) { /* written first, then dropped from memory */
-        ck_assert_int_eq(tiering_advise(rig.t, id, TIERING_NOT_AGAIN, 0, rig.now_ns), 0);
-        rig_settle(&rig);
-    }
-}
-
 static bool is_in_memory(const struct tiering_id *id)
 {
     struct tiering_found found;
@@ -67,7 +59,7 @@ START_TEST(a_prefetch_brings_it_back)
     struct rig_wait w;
 
     ck_assert_int_eq(rig_put(&rig, &id, 70000, 1), 0);
-    evict(&id);
+    rig_evict(&rig, &id);
     ck_assert(!is_in_memory(&id));
     ck_assert_int_eq(tiering_acquire(rig.t, &rig.s, &id, 0, 0, TIERING_NO_FETCH, NULL, &g), -EAGAIN);
     rig_wait_init(&w);
@@ -76,7 +68,7 @@ START_TEST(a_prefetch_brings_it_back)
     ck_assert(is_in_memory(&id));
     ck_assert_int_eq(tiering_prefetch(rig.t, &id, &w.wait, &g), 0);
     /* Two who wait for the same load; one goes. */
-    evict(&id);
+    rig_evict(&rig, &id);
     struct rig_wait a, b;
     rig_wait_init(&a);
     rig_wait_init(&b);
@@ -643,9 +635,9 @@ START_TEST(a_flipped_bit)
     ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &tensor, 100000), 0);
     ck_assert_int_eq(rig_write(&rig, &tensor, 3), 0);
     ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
-    evict(&cache);
-    evict(&durable);
-    evict(&tensor);
+    rig_evict(&rig, &cache);
+    rig_evict(&rig, &durable);
+    rig_evict(&rig, &tensor);
     for (uint32_t seed = 1; seed <= 3; seed++)
         simdisk_flip(rig.disk, 0, find(seed) + 4000, 3);
     ck_assert_int_eq(rig_get(&rig, &cache, 1), -EBADMSG);
@@ -670,7 +662,7 @@ START_TEST(a_read_that_fails)
     struct tiering_id id = key(RIG_CACHE, 1);
 
     ck_assert_int_eq(rig_put(&rig, &id, 100000, 1), 0);
-    evict(&id);
+    rig_evict(&rig, &id);
     simdisk_fail_next(rig.disk, IO_BLK_READ, -EIO);
     ck_assert_int_eq(rig_get(&rig, &id, 1), -EIO);
     simdisk_short_next(rig.disk, IO_BLK_READ);

@@ -17,14 +17,6 @@ static struct tiering_id key(enum rig_space space, uint32_t n)
     return rig_id(&rig, space, n);
 }
 
-static void evict(const struct tiering_id *id)
-{
-    for (int twice = 0; twice < 2; twice++) { /* written first, then dropped from memory */
-        ck_assert_int_eq(tiering_advise(rig.t, id, TIERING_NOT_AGAIN, 0, rig.now_ns), 0);
-        rig_settle(&rig);
-    }
-}
-
 static uint8_t tier_of(const struct tiering_id *id)
 {
     struct tiering_found found;
@@ -523,7 +515,7 @@ START_TEST(memory_that_is_missing)
     ck_assert_int_eq(rig_put(&rig, &id, 8000, 1), 0);
     ck_assert_int_eq(rig_put(&rig, &clean, 8000, 2), 0);
     ck_assert_int_eq(rig_put(&rig, &shared, 8000, 3), 0);
-    evict(&clean);
+    rig_evict(&rig, &clean);
     ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, 0, &grant), 0);
     rig_hot_end(&rig);
     simdisk_backend(rig.disk)->ops->chunk_close(simdisk_backend(rig.disk), grant.region);

@@ -385,6 +385,15 @@ int64_t daemon_admin_number(spw_session *session, const char *what, const char *
     return value;
 }
 
+int64_t daemon_status_number(const struct daemon *d, const char *path)
+{
+    spw_session *session = daemon_connect(d);
+    int64_t value = daemon_admin_number(session, "status", path);
+
+    spw_close(session);
+    return value;
+}
+
 spw_space *daemon_space(spw_session *session, const char *pool_name, const char *digest, uint64_t item_bytes,
                         unsigned class_id, unsigned durability)
 {

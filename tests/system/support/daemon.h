@@ -71,6 +71,8 @@ spw_session *daemon_connect(const struct daemon *d);
 char *daemon_admin(spw_session *session, const char *what);
 /* A whole number in the reply, by path: "devices/0/partitions/0/failed". */
 int64_t daemon_admin_number(spw_session *session, const char *what, const char *path);
+/* The same of "status", by a session of its own. */
+int64_t daemon_status_number(const struct daemon *d, const char *path);
 spw_space *daemon_space(spw_session *session, const char *pool, const char *digest, uint64_t item_bytes,
                         unsigned class_id, unsigned durability);
 

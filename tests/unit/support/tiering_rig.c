@@ -248,6 +248,14 @@ void rig_settle(struct rig *rig)
     ck_abort_msg("it never gets quiet");
 }
 
+void rig_evict(struct rig *rig, const struct tiering_id *id)
+{
+    for (int twice = 0; twice < 2; twice++) { /* written first, then dropped from memory */
+        ck_assert_int_eq(tiering_advise(rig->t, id, TIERING_NOT_AGAIN, 0, rig->now_ns), 0);
+        rig_settle(rig);
+    }
+}
+
 static void wait_done(struct tiering_wait *wait, int status)
 {
     container_of(wait, struct rig_wait, wait)->status = status;

@@ -80,6 +80,8 @@ struct tiering_id rig_id(const struct rig *rig, enum rig_space space, uint32_t k
 void rig_turn(struct rig *rig, uint32_t io, uint64_t ns);
 /* Until nothing is in flight. */
 void rig_settle(struct rig *rig);
+/* To the device, out of memory. */
+void rig_evict(struct rig *rig, const struct tiering_id *id);
 void rig_wait_init(struct rig_wait *w);
 /* What w ended with, after as many turns as it takes; -ETIMEDOUT if it never ends. */
 int rig_wait(struct rig *rig, struct rig_wait *w);
