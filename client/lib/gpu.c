@@ -49,60 +49,7 @@ int client_gpu_space_check(const char *name, const struct spw_gpu *gpu, const sp
     return 0;
 }
 
-/* --- Lanes ----------------------------------------------------------------------------------------------------------- */
-
-static bool lane_runs(const struct gpu_lane *lane)
-{
-    const struct cuda_driver *cuda = lane->gpu->cuda;
-
-    for (unsigned i = 0; i < GPU_DIRECTIONS; i++) {
-        const struct gpu_direction_state *d = &lane->directions[i];
-
-        if (cuda->StreamQuery(d->stream) == NV_ERROR_NOT_READY ||
-            (d->ends && cuda->StreamQuery(d->ends) == NV_ERROR_NOT_READY))
-            return true;
-    }
-    return false;
-}
-
-bool client_gpu_lane_is_idle(const struct gpu_lane *lane)
-{
-    return list_is_empty(&lane->directions[GPU_SPILL].uses) && list_is_empty(&lane->directions[GPU_FETCH].uses) &&
-           !lane_runs(lane);
-}
-
-int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane)
-{
-    if (gpu->options.flags & SPW_GPU_MAP_ONLY)
-        return client_error(-ENOTSUP, 0, "this attachment only maps: it has no lane to move bytes through");
-    for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
-        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
-
-        next = l->next;
-        if (lane->memory)
-            continue;
-        if (lane->over == 0) {
-            *ret_lane = lane;
-            return 0;
-        }
-        if (client_gpu_lane_is_idle(lane))
-            client_gpu_lane_free(lane);
-    }
-    int r = client_gpu_lane_new(gpu, NULL, ret_lane);
-    if (r == 0) {
-        gpu->awaits_lane = false;
-        list_push_head(&gpu->lanes, &(*ret_lane)->link);
-        client_gpu_wake(gpu); /* it sleeps on the old one's queue */
-    }
-    return r;
-}
-
 /* --- The thread ------------------------------------------------------------------------------------------------------ */
-
-void client_gpu_wake(struct spw_gpu *gpu)
-{
-    (void)!eventfd_write(gpu->wake_fd, 1);
-}
 
 /* Leases may be with the daemon still after the last job has ended. */
 static bool gpu_works(const struct spw_gpu *gpu)
@@ -276,7 +223,7 @@ static void gpu_destroy(struct spw_gpu *gpu)
             next = l->next;
             if (client_gpu_lane_is_idle(lane))
                 client_gpu_lane_free(lane);
-            else if (!lane_runs(lane)) /* the daemon is silent: its answers may come until spw_close() */
+            else if (!client_gpu_lane_runs(lane)) /* the daemon is silent: its answers may come until spw_close() */
                 client_gpu_lane_release(lane);
             else
                 runs = true;

@@ -7,6 +7,7 @@
  *   gpu_alloc.c    the API on memory that the daemon hands out; how a direct lane moves
  *   gpu.c          attaching, and the thread that keeps jobs going
  *   gpu_use.c      what becomes of a job, one slot's worth at a time
+ *   gpu_lanes.c    which lanes there are, and what becomes of them when the daemon is restarted
  *   gpu_element.c  what a job's elements are: blocks of a layout, or ranges
  *   gpu_layout.c   where pieces lie
  *   gpu_map.c      memory of the pools as the device sees it
@@ -16,6 +17,8 @@
  * lock may move everything on (client_gpu_pump): the thread, or a caller that waits.
  */
 #pragma once
+
+#include <sys/eventfd.h>
 
 #include "client/gpu/kernels.h"
 #include "client/lib/client.h"
@@ -201,6 +204,17 @@ struct spw_gpu {
     int wake_fd;         /* the thread sleeps on this and on queues */
 };
 
+static inline bool client_gpu_job_has_more(const struct spw_gpu_job *job)
+{
+    return job->next < job->n || !list_is_empty(&job->again);
+}
+
+/* The thread looks again. */
+static inline void client_gpu_wake(const struct spw_gpu *gpu)
+{
+    (void)!eventfd_write(gpu->wake_fd, 1);
+}
+
 /* Its daemon has gone, or is gone at this moment. */
 static inline bool client_gpu_lane_is_lost(const struct gpu_lane *lane)
 {
@@ -271,6 +285,15 @@ struct gpu_awaited {
     bool leases; /* the next answer about leases; else those come along when a copy has ended, which always wakes */
 };
 
+/* gpu_lanes.c. With the lock and the context. */
+/* Does anything run in its streams? And if not: is nothing of it with the daemon either? */
+bool client_gpu_lane_runs(const struct gpu_lane *lane);
+bool client_gpu_lane_is_idle(const struct gpu_lane *lane);
+/* The lane to use, a new one if the last is over. */
+int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;
+/* Lanes whose daemon was restarted are over; if a job has more to do, asks for the next one. */
+void client_gpu_lanes_look(struct spw_gpu *gpu, uint64_t now_ns);
+
 /* gpu_use.c. With the lock and the context. Moves everything on as far as it goes. */
 struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu);
 /* Frees a lane, and its uses, whose answers cannot come any more. */
@@ -288,12 +311,8 @@ void client_gpu_job_destroy(struct spw_gpu_job *job);
 void client_gpu_job_free_locked(struct spw_gpu_job *job);
 
 /* gpu.c */
-bool client_gpu_lane_is_idle(const struct gpu_lane *lane);
 /* Takes the lock and makes the context current; 0, or why not. */
 int client_gpu_enter(const char *name, struct spw_gpu *gpu) must_check;
 /* -EXDEV unless its lanes are for that space. */
 int client_gpu_space_check(const char *name, const struct spw_gpu *gpu, const spw_space *space) must_check;
 void client_gpu_leave(struct spw_gpu *gpu);
-/* The lane to use, a new one if the last is over. */
-int client_gpu_lane(struct spw_gpu *gpu, struct gpu_lane **ret_lane) must_check;
-void client_gpu_wake(struct spw_gpu *gpu);

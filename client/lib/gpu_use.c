@@ -334,7 +334,7 @@ static void use_leased(struct gpu_lane *lane, struct gpu_use *use)
 }
 
 /* A run of it was copied, and there is another. */
-static void use_again(struct gpu_lane *lane, struct gpu_use *use)
+static void use_next_run(struct gpu_lane *lane, struct gpu_use *use)
 {
     struct gpu_direction_state *d = &lane->directions[use->job->direction];
 
@@ -363,7 +363,7 @@ static void use_moving(struct gpu_lane *lane, struct gpu_use *use)
     if (use->error == 0 && !lane->memory && load_relaxed(&lane->errors[place]) != 0)
         use->error = -EPIPE; /* the lane was over before the kernel began */
     if (use->error == 0 && lane->memory && client_gpu_elements_next_run(use))
-        use_again(lane, use);
+        use_next_run(lane, use);
     else
         use_ending(lane, use);
 }
@@ -468,62 +468,6 @@ static void lane_feed(struct gpu_lane *lane, uint64_t now_ns)
     }
 }
 
-/* The daemon that it was made by has gone, and the session goes on with another one. */
-static void lane_lose(struct gpu_lane *lane)
-{
-    lane->lost = true;
-    client_gpu_lane_over(lane, -EPIPE);
-    list_for_each (l, &lane->gpu->jobs) {
-        struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
-
-        if (job->memory != lane->memory || job->n_begun == 0)
-            continue;
-        job->begun = false; /* the next lane has other streams */
-        job->relaid = true;
-        job->last = NULL;
-    }
-}
-
-static void lanes_look(struct spw_gpu *gpu)
-{
-    uint32_t era = load_acquire(&gpu->session->era); /* pairs with link.c's release */
-    bool is_lost = false, has_next = false;
-
-    if (era % 2 != 0) /* it is not known yet whether there will be a next daemon */
-        return;
-    list_for_each (l, &gpu->lanes) {
-        struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
-        bool is_old = lane->era != era;
-
-        has_next |= !is_old && !lane->memory;
-        if (!is_old || lane->lost)
-            continue;
-        lane_lose(lane);
-        is_lost |= !lane->memory;
-    }
-    gpu->awaits_lane |= is_lost && !has_next;
-}
-
-/* Asks for the next lane, if a job wants one. A helper that is being started is waited for, until the jobs' deadlines. */
-static void lane_next(struct spw_gpu *gpu, uint64_t now_ns)
-{
-    struct gpu_lane *lane;
-    bool wanted = false;
-
-    list_for_each (l, &gpu->jobs) {
-        const struct spw_gpu_job *job = list_entry(l, struct spw_gpu_job, link);
-
-        wanted |=
-            !job->memory && job->error == 0 && !job->cancel && (job->next < job->n || !list_is_empty(&job->again));
-    }
-    if (!wanted || now_ns < gpu->lane_at_ns)
-        return;
-    int r = client_gpu_lane(gpu, &lane);
-    if (r < 0 && r != -EAGAIN)
-        gpu->awaits_lane = false; /* jobs that want it end */
-    gpu->lane_at_ns = now_ns + GPU_LANE_PAUSE_NS;
-}
-
 /* --- Jobs ------------------------------------------------------------------------------------------------------------ */
 
 static void job_done(struct spw_gpu_job *job)
@@ -577,9 +521,7 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
         client_queue_turn(lane->moves);
         client_queue_turn(lane->leases);
     }
-    lanes_look(gpu);
-    if (gpu->awaits_lane)
-        lane_next(gpu, now_ns);
+    client_gpu_lanes_look(gpu, now_ns);
     for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
         struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 
@@ -599,7 +541,7 @@ struct gpu_awaited client_gpu_pump(struct spw_gpu *gpu)
 
         next = l->next;
         if ((job->memory ? job->memory->lane->over < 0 : is_over && !gpu->awaits_lane) && job->error == 0 &&
-            (job->next < job->n || !list_is_empty(&job->again)))
+            client_gpu_job_has_more(job))
             job->error = -EPIPE; /* it began on that lane */
         if (now_ns > job->deadline_ns + GPU_GRACE_MS * UINT64_C(1000000))
             job_expire(job);
