@@ -100,7 +100,6 @@ static int client_measure(struct micro *m)
     return r;
 }
 
-/* The session of before is the parent's; this process has one of its own. */
 static int client_start(struct clients *c, uint32_t number)
 {
     const struct micro *m = c->bench->micro;

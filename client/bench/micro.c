@@ -39,8 +39,11 @@ int micro_session(const struct options *o, const char *socket_path, const char *
     cleanup_(spw_close_p) spw_session *session = NULL;
     spw_pool *pool = NULL;
 
-    int r = spw_connect(&(struct spw_connect_options){.socket_path = socket_path, .name = "spillbench"}, &session);
-    if (r == 0)
+    int r = 0;
+
+    if (pool_name)
+        r = spw_connect(&(struct spw_connect_options){.socket_path = socket_path, .name = "spillbench"}, &session);
+    if (r == 0 && pool_name)
         r = spw_pool_open(session, pool_name, &pool);
     if (r < 0)
         return micro_say("session", r);
@@ -92,6 +95,8 @@ static bool read_all(int fd, void *to, size_t size_bytes)
 {
     for (char *at = to; size_bytes > 0;) {
         ssize_t n = read(fd, at, size_bytes);
+        if (n < 0 && errno == EINTR) /* the child is told as well, and reports */
+            continue;
         if (n <= 0)
             return false;
         at += n, size_bytes -= (size_t)n;

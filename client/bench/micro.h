@@ -23,7 +23,10 @@ struct micro {
 /* 0 or a negative errno (which it has explained); -EBADMSG: wrong bytes. */
 typedef int (*micro_fn)(struct micro *micro);
 
-/* Connects, measures. Errors as of micro_fn. daemon_pid: 0 if it is not ours. */
+/*
+ * Connects, measures. Errors as of micro_fn. daemon_pid: 0 if it is not ours. pool_name: NULL for who starts clients by
+ * fork(): it gets no session, as that has a thread, whose locks a child would inherit as they are.
+ */
 must_check int micro_session(const struct options *options, const char *socket_path, const char *pool_name,
                              pid_t daemon_pid, micro_fn measure, void *ctx, struct figures *figures);
 /* The same with a daemon that lives as long; pool "bench", or the first of harness->pools if that names one so. */
