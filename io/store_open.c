@@ -244,10 +244,12 @@ int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *
     if (r < 0)
         return r;
     s->next_generation = MAX(s->next_generation, entry->generation + 1);
-    if (log_reserve(&s->log, bytes))
+    if (log_reserve(&s->log, bytes)) {
         log_append_put(&s->log, entry, 0);
-    else
+    } else {
         log_leave_to_sweep(&s->log, 0);
+        s->again_unlogged = true;
+    }
     s->durable_unflushed |= entry->durability != STORE_CACHE;
     return 0;
 }
@@ -277,10 +279,19 @@ static void open_partly_filled(struct store *s)
  * What the log has in a segment, but the owner did not keep, must end in the log before the segment is used again: else
  * a later replay could bring it back, pointing at other bytes.
  *
- * If a crash cut a sweep off, there may be room for nothing but another one. Then it runs here, before anything else.
+ * If a crash cut a sweep off, there may be room for nothing but another one. Then it runs here, before anything else. So
+ * does one that has to log again what did not fit into the queue: what it replaced is still in the log, and may only end
+ * there behind it.
  */
 void store_adopt_done(struct store *s)
 {
+    s->blocking = true;
+    while (!s->failed && s->again_unlogged && log_has_unlogged(&s->log)) {
+        uint64_t before = s->commit.started;
+        commit_run(s);
+        if (s->commit.started == before && !s->failed)
+            store_fail(s, -ENOSPC); /* cannot be: see the room, in log.c */
+    }
     for (uint32_t i = 0; i < s->table.n; i++) {
         struct segment *seg = store_segment(s, i);
         if (seg->state == SEGMENT_FREE && seg->touched) {
@@ -292,7 +303,6 @@ void store_adopt_done(struct store *s)
     }
     kill_point("open.adopted");
     open_partly_filled(s);
-    s->blocking = true;
     while (!s->failed && !log_has_room(&s->log)) {
         uint64_t before = s->stat.checkpoints;
         commit_run(s);

@@ -130,6 +130,7 @@ struct store {
     bool stopping;
     bool blocking; /* opening or closing: I/O is done on the spot */
     bool want_room, room;
+    bool again_unlogged;    /* opening: what was adopted is not all in the queue */
     bool want_entries;      /* a put found the log full of live entries, and `cache` can be dropped */
     bool sums_unflushed;    /* sums were written since the last flush */
     bool durable_unflushed; /* data of durable pieces was written since the last flush */

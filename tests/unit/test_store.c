@@ -260,6 +260,36 @@ START_TEST(what_was_not_adopted_stays_away)
 END_TEST
 
 /* A put in flight whose object is gone: it must leave no trace, however the crash falls. */
+/* More than the log's queue holds, and power is cut at each step of what follows. */
+START_TEST(what_is_logged_again_comes_before_what_it_replaced)
+{
+    for (uint32_t steps = 0; steps < 60; steps++) {
+        start_open(36, 2400);
+        o->size_max_bytes = 512;
+        o->key_len = 8; /* so that a deletion has room where a put has none */
+        for (uint32_t i = STORE_DURABLE; i < o->n_ids; i += 3) {
+            put_wait(i);
+            owner_turn(o);
+        }
+        owner_settle(o);
+        owner_wait_sync(o);
+        owner_crash(o, false);
+        o->were_moved = true;
+        ck_assert_int_eq(owner_open(o, &why), 0);
+        o->were_moved = false;
+        for (uint32_t i = 0; i < steps; i++) {
+            o->now_ns += 100000000;
+            (void)store_tick(o->store, o->now_ns);
+            (void)simdisk_step(disk);
+        }
+        owner_crash(o, true);
+        ck_assert_int_eq(owner_open(o, &why), 0);
+        ck_assert_msg(o->n_lost == 0, "%llu are lost after %u steps", (unsigned long long)o->n_lost, steps);
+        end();
+    }
+}
+END_TEST
+
 START_TEST(a_cancelled_put_leaves_no_trace)
 {
     start_open(35, 10);
@@ -549,6 +579,7 @@ int main(void)
         {"bytes", damaged_sums_are_found},
         {"restart", all_is_there_after_a_clean_stop},
         {"restart", what_was_not_adopted_stays_away},
+        {"restart", what_is_logged_again_comes_before_what_it_replaced},
         {"restart", a_cancelled_put_leaves_no_trace},
         {"restart", spaces_are_remembered},
         {"restart", a_damaged_log_is_refused},

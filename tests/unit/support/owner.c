@@ -499,6 +499,34 @@ static void owner_reset(struct owner *o)
     }
 }
 
+/* Where they are, but with new generations. */
+static int adopt_moved(struct owner *o)
+{
+    uint64_t generation = 0;
+    struct store_entry *old = calloc(o->n_ids, sizeof(*old));
+    int r = old ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; i < o->n_ids; i++)
+        generation = o->objects[i].version ? MAX(generation, o->objects[i].entry.generation) : generation;
+    for (uint32_t i = 0; r == 0 && i < o->n_ids; i++) {
+        struct owner_object *x = &o->objects[i];
+
+        if (!x->version)
+            continue;
+        old[i] = x->entry;
+        x->entry.generation = ++generation;
+        r = store_adopt_again(o->store, owner_pool(o, i), &x->entry);
+        found(o, x);
+    }
+    if (r == 0)
+        store_adopt_done(o->store);
+    for (uint32_t i = o->n_ids; r == 0 && i-- > 0;)
+        if (o->objects[i].version)
+            store_delete_logged(o->store, &old[i]);
+    free(old);
+    return r < 0 ? r : o->failed;
+}
+
 int owner_open(struct owner *o, const char **ret_why)
 {
     const struct store_config config = {
@@ -516,6 +544,8 @@ int owner_open(struct owner *o, const char **ret_why)
         return r;
     for (uint32_t i = 0; i < o->n_pools; i++)
         store_pool_budget(o->store, i, o->budget_bytes);
+    if (o->were_moved)
+        return adopt_moved(o);
     for (uint32_t i = 0; i < o->n_ids; i++) {
         struct owner_object *x = &o->objects[i];
         if (i < o->refuse_below) {
