@@ -171,10 +171,13 @@ void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint3
     o->committed |= bit;
     if (o->committed != object_all_bits(o))
         return;
-    if (tiering_lookup(sim->tiering, &id, &found) == 0)
+    if (tiering_lookup(sim->tiering, &id, &found) == 0) {
         block_published(sim, o);
-    else
-        build_look(sim, o);
+        return;
+    }
+    o->published =
+        o->version; /* it can have been visible, spilled and evicted before we hear of it: then a crash finds it */
+    build_look(sim, o);
 }
 
 /* --- Acquire ---------------------------------------------------------------------------------------------------------- */
