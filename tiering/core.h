@@ -837,6 +837,9 @@ void sync_step(struct tiering *t);
 /* A writer comes: the copy on the device is set aside. -ENOSPC: too many pieces have changed since their last SYNC. */
 int shadow_keep(struct tiering *t, uint32_t object);
 struct shadow *shadow_of(const struct tiering *t, uint32_t object);
+/* A writer came in a process before, which may have ended when the copy was not set aside yet, or was about to be the
+ * current one again. */
+int shadow_keep_again(struct tiering *t, uint32_t object);
 /* The log has this copy of a piece that has changed since: a new shadow. -ENOSPC. */
 int shadow_recovered(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* The old copies are no longer wanted. */

@@ -252,6 +252,17 @@ static int reconcile_records(struct tiering *t)
     return 0;
 }
 
+/* Of a durable tensor's piece that is written to, the copy on the device is the shadow. */
+static int reconcile_writers(struct tiering *t)
+{
+    int status = 0;
+
+    for (uint32_t i = 0; i < t->records.high && status == 0; i++)
+        if (record_at(&t->records, i)->state == RECORD_COMMITTED && hot_writers(hot_at(t, i)) > 0)
+            status = shadow_keep_again(t, i);
+    return status;
+}
+
 static int reconcile_adopt_shadows(struct tiering *t)
 {
     for (uint32_t i = 0; i < t->records.high; i++) {
@@ -352,6 +363,8 @@ int reconcile(struct tiering *t)
         r = reconcile_shadows(t);
     if (r == 0)
         r = reconcile_adopt_shadows(t);
+    if (r == 0)
+        r = reconcile_writers(t); /* what the others were adopted as */
     if (r < 0)
         return r;
     t->recovering = false;

@@ -19,6 +19,8 @@
 /* --- Shadows: open addressing by record number, at most 1/2 full ---------------------------------------------------- */
 
 #define SHADOW_SLOTS (2 * SHADOWS_MAX)
+/* With those that a SYNC had written already, and that are dirty again, there may be more than ever before. */
+#define SHADOWS_RECOVERED_MAX (SHADOWS_MAX / 4 * 7)
 
 static uint32_t shadow_home(uint32_t object)
 {
@@ -171,8 +173,7 @@ static struct shadow *shadow_new(struct tiering *t, uint32_t object)
 
 int shadow_recovered(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
 {
-    /* With those that a SYNC had written already, and that are dirty again, there may be more than ever before. */
-    if (t->n_shadows >= SHADOWS_MAX / 4 * 7)
+    if (t->n_shadows >= SHADOWS_RECOVERED_MAX)
         return -ENOSPC;
     struct shadow *shadow = shadow_put(t, object);
     shadow->store = store;
@@ -181,17 +182,18 @@ int shadow_recovered(struct tiering *t, uint32_t object, uint8_t store, const st
     return 0;
 }
 
-int shadow_keep(struct tiering *t, uint32_t object)
+static bool shadow_is_due(const struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
-    struct shadow *shadow;
 
-    if (durability_of(t, r) != STORE_DURABLE || !(r->flags & RECORD_HAS_DEV))
-        return 0;
+    return durability_of(t, r) == STORE_DURABLE && (r->flags & RECORD_HAS_DEV);
+}
+
+/* The copy on the device becomes the shadow's, or what it will be when its SYNC has ended. */
+static void shadow_take(struct tiering *t, uint32_t object, struct shadow *shadow)
+{
     bool uncommitted = hot_at(t, object)->flags & HOT_UNCOMMITTED;
-    shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : shadow_new(t, object);
-    if (!shadow)
-        return -ENOSPC;
+
     assert(uncommitted ? !shadow->has_pending : !shadow->has_entry);
     if (uncommitted) {
         object_to_entry(t, object, &shadow->pending);
@@ -205,6 +207,26 @@ int shadow_keep(struct tiering *t, uint32_t object)
     kill_point("sync.old_kept");
     shadow->changed = false;
     object_detach_dev(t, object);
+}
+
+int shadow_keep(struct tiering *t, uint32_t object)
+{
+    if (!shadow_is_due(t, object))
+        return 0;
+    struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : shadow_new(t, object);
+    if (!shadow)
+        return -ENOSPC;
+    shadow_take(t, object, shadow);
+    return 0;
+}
+
+int shadow_keep_again(struct tiering *t, uint32_t object)
+{
+    if (!shadow_is_due(t, object))
+        return 0;
+    if (t->n_shadows >= SHADOWS_RECOVERED_MAX)
+        return -ENOSPC;
+    shadow_take(t, object, shadow_put(t, object));
     return 0;
 }
 

@@ -430,6 +430,32 @@ START_TEST(a_tensor_keeps_its_shadow)
 }
 END_TEST
 
+/* The process ended between giving a writer's piece its old copy back and ending the lease; the writer is still there. */
+START_TEST(a_writer_that_was_about_to_end_keeps_the_shadow)
+{
+    struct tiering_grant write;
+
+    rig_open(&rig, 8 * MIB, DEVICE);
+    struct tiering_id a = tensor(RIG_DURABLE, 1, RIG_PIECE);
+    ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &a, TIERING_WRITE, &write), 0);
+    ck_assert_uint_eq(rig.t->n_shadows, 1);
+    ck_assert(shadow_restore(rig.t, record_find(&rig.t->records, &a, record_hash_id(&rig.t->records, &a))));
+    hot();
+    ck_assert_uint_eq(rig.t->n_shadows, 1);
+    rig_fill(rig_memory(&rig, &write), RIG_PIECE, 2);
+    ck_assert_int_eq(tiering_release(rig.t, &rig.s, write.lease, TIERING_DIRTY), 0);
+    ck_assert_int_eq(rig_get(&rig, &a, 2), 0);
+    for (int turn = 0; turn < 200; turn++) /* the log hears of all that there is to hear of */
+        rig_turn(&rig, 4, 30000000);
+    rig_crash(&rig, true);
+    a = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &a, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
 /* What the log has is of one that was deleted, and whose deletion it has not heard of. */
 START_TEST(a_tensor_made_anew_has_no_shadow)
 {
@@ -655,6 +681,7 @@ int main(void)
     tcase_add_test(tc, what_the_log_lacks_is_logged_again);
     tcase_add_test(tc, what_was_deleted_does_not_come_back);
     tcase_add_test(tc, a_tensor_keeps_its_shadow);
+    tcase_add_test(tc, a_writer_that_was_about_to_end_keeps_the_shadow);
     tcase_add_test(tc, a_tensor_made_anew_has_no_shadow);
     tcase_add_test(tc, a_sync_that_was_cut_off);
     tcase_add_test(tc, memory_that_is_missing);
