@@ -318,18 +318,24 @@ static bool found_within(const struct sim *sim, uint32_t i, uint32_t k, uint32_t
     return false;
 }
 
+/* As a deletion left it that was version `since` or a later one. */
+static bool found_deleted(const struct sim *sim, uint32_t i, uint32_t k, uint32_t since)
+{
+    const struct tensor_piece *p = &sim->objects[i].pieces[k];
+
+    for (uint32_t n = since; n <= p->n; n++) {
+        if (is_zeros(&p->history[n]) && found_is(sim, i, k, n))
+            return true;
+    }
+    return false;
+}
+
 /* As the last acknowledged SYNC left it, or as a deletion since did. */
 static bool found_is_old(const struct sim *sim, uint32_t i, uint32_t k)
 {
     const struct tensor_piece *p = &sim->objects[i].pieces[k];
 
-    if (found_within(sim, i, k, p->durable_lo, p->durable_hi))
-        return true;
-    for (uint32_t n = p->durable_lo; n <= p->n; n++) {
-        if (is_zeros(&p->history[n]) && found_is(sim, i, k, n))
-            return true;
-    }
-    return false;
+    return found_within(sim, i, k, p->durable_lo, p->durable_hi) || found_deleted(sim, i, k, p->durable_lo);
 }
 
 /* The latest version that it can be. */
@@ -389,6 +395,8 @@ static void check_atomic(struct sim *sim, const struct sim_sync *y)
             any_new |= is_new && !is_old;
             if (is_new && by_another(sim, y, i, k))
                 continue; /* it says nothing about this one */
+            if (!is_new && found_deleted(sim, i, k, y->hi[i][k] + 1))
+                continue; /* nor this: it went later, whatever the SYNC did */
             if (is_old && !is_new) {
                 only_old++;
                 old_i = i;
