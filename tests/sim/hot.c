@@ -395,7 +395,7 @@ static void block_look(struct sim *sim, struct tiering_session *s, struct object
         return;
     if (r < 0)
         sim_fail(sim, "block %u cannot be read after a hot restart: %s", (uint32_t)(o - sim->objects), strerror(-r));
-    block_resolve(sim, o, world_memory(sim, &grant));
+    block_resolve(sim, o, part, piece, world_memory(sim, &grant));
     block_verify(sim, o, part, piece, o->version, world_memory(sim, &grant));
     sim->counts->hot_found++;
     if (tiering_release(sim->tiering, s, grant.lease, 0) < 0)

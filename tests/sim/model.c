@@ -196,13 +196,38 @@ void block_seen(struct sim *sim, struct object *o)
                  o->space, o->committed, object_all_bits(o));
 }
 
-void block_resolve(struct sim *sim, struct object *o, const uint8_t *bytes)
+/* A piece that is smaller than its stamp says only which versions it is not. True: it can be one alone. */
+static bool block_resolve_small(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, const uint8_t *bytes)
+{
+    uint32_t n = 0;
+
+    for (uint32_t version = o->min; version <= o->published; version++) {
+        struct stamp stamp = block_stamp(sim, o, part, piece, version);
+
+        if (payload_check(bytes, &stamp, object_piece_bytes(o, piece)) != PAYLOAD_GOOD)
+            continue;
+        o->version = version; /* for who looks at these bytes */
+        n++;
+    }
+    if (n == 0)
+        sim_fail(sim, "block %u of space %u came back with other bytes; version %u to %u may be",
+                 (uint32_t)(o - sim->objects), o->space, o->min, o->published);
+    return n == 1;
+}
+
+void block_resolve(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, const uint8_t *bytes)
 {
     struct stamp seen;
 
     if (o->state != BLOCK_UNKNOWN)
         return;
-    memcpy(&seen, bytes, sizeof(seen));
+    if (object_piece_bytes(o, piece) < sizeof(seen)) {
+        if (!block_resolve_small(sim, o, part, piece, bytes))
+            return;
+        seen = block_stamp(sim, o, part, piece, o->version);
+    } else {
+        memcpy(&seen, bytes, sizeof(seen));
+    }
     if (seen.object != (uint64_t)(o - sim->objects) || seen.version < o->min || seen.version > o->published)
         sim_fail(sim, "block %u of space %u came back as block %u version %u; %u to %u may be",
                  (uint32_t)(o - sim->objects), o->space, (uint32_t)seen.object, seen.version, o->min, o->published);

@@ -249,7 +249,7 @@ void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint
         sim_fail(sim, "block %u was damaged, and now can be read", (uint32_t)(o - sim->objects));
     if (grant->length_bytes != object_piece_bytes(o, piece))
         sim_fail(sim, "block %u piece %u: %u bytes", (uint32_t)(o - sim->objects), piece, grant->length_bytes);
-    block_resolve(sim, o, world_memory(sim, grant));
+    block_resolve(sim, o, part, piece, world_memory(sim, grant));
     struct sim_lease *l = lease_new(sim, session, o, part, piece, HELD_READ, grant);
     lease_read_verify(sim, l);
     sim->counts->hits++;

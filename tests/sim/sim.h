@@ -412,8 +412,8 @@ void block_verify(struct sim *sim, struct object *o, uint32_t part, uint32_t pie
                   const uint8_t *bytes);
 void block_fill(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece, uint32_t version,
                 uint8_t *bytes);
-/* Resolves an UNKNOWN block by the bytes of a piece. */
-void block_resolve(struct sim *sim, struct object *o, const uint8_t *bytes);
+/* Resolves an UNKNOWN block by the bytes of a piece, if that is large enough to tell. */
+void block_resolve(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, const uint8_t *bytes);
 void block_published(struct sim *sim, struct object *o);
 void block_deleted(struct object *o);
 /* A piece of a build is gone (aborted, expired). */
