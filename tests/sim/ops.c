@@ -204,7 +204,7 @@ static void block_unreadable(struct sim *sim, struct object *o, uint32_t bit, in
     case -ENOENT:
         if (o->state == BLOCK_BUILDING)
             return;
-        if (o->damaged && object_durability(o) != STORE_CACHE)
+        if (o->damaged && object_durability(o) != STORE_CACHE && !o->counted)
             sim_fail(sim, "block %u is damaged, and now it is gone", number);
         block_gone(sim, o, "ENOENT");
         return;
