@@ -163,19 +163,30 @@ static void relocate_got(struct store_get *get, int status)
     (void)relocate_put(m);
 }
 
-/* Those that wait for room, in their order: one that finds none speaks for the others of its store. */
+/* Whether they are written to the same segment. */
+static bool is_same_stream(const struct move *a, const struct move *b)
+{
+    return a->store == b->store && a->pool == b->pool && a->put.durability == b->put.durability;
+}
+
+/* Those that wait for room, in their order: one that finds none speaks for the others of its stream, and for no more. What
+ * another stream has room for may empty the segment that this one waits for. */
 void relocate_step(struct tiering *t)
 {
     struct relocations *ring = &t->relocations;
-    uint32_t full = 0;
+    const struct move *full[RELOCATIONS_MAX];
+    uint32_t n_full = 0;
 
-    static_assert(DEVICES_MAX <= 32, "a bit each");
     for (uint32_t left = ring->n, at = ring->first; left > 0; left--, at = (at + 1) % RELOCATIONS_MAX) {
         const struct relocation *x = &ring->slots[at];
-        uint8_t store = x->phase == RELOCATION_WAIT ? t->moves[x->move].store : 0;
+        struct move *m = &t->moves[x->move];
+        bool is_full = x->phase != RELOCATION_WAIT;
 
-        if (x->phase == RELOCATION_WAIT && !(full >> store & 1) && !relocate_put(&t->moves[x->move]))
-            full |= UINT32_C(1) << store;
+        for (uint32_t i = 0; i < n_full && !is_full; i++)
+            is_full = is_same_stream(full[i], m);
+        if (is_full || relocate_put(m))
+            continue;
+        full[n_full++] = m;
     }
 }
 
