@@ -26,7 +26,7 @@
 
 static struct {
     pid_t test;
-    uint32_t recvmsg, sendmsg, putenv; /* how many fail from now on */
+    uint32_t recvmsg, sendmsg, putenv, close_range; /* how many fail from now on */
 } * fails;
 
 static struct gpu_launcher launcher;
@@ -54,6 +54,11 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     return fails && fails_now(&fails->sendmsg) ? -1 : syscall(SYS_sendmsg, fd, message, flags);
+}
+
+int close_range(unsigned first, unsigned last, int flags)
+{
+    return fails && fails_now(&fails->close_range) ? -1 : (int)syscall(SYS_close_range, first, last, flags);
 }
 
 /* One variable, which is never taken away. */
@@ -135,6 +140,17 @@ START_TEST(a_call_that_fails_for_long)
 }
 END_TEST
 
+/* As in a container that forbids the call: the end of the daemon's socket that it has inherited must not keep it alive. */
+START_TEST(a_launcher_that_cannot_close_what_it_inherited_ends)
+{
+    gpu_launcher_end(&launcher);
+    store_relaxed(&fails->close_range, 2);
+    ck_assert_int_eq(gpu_launcher_start(&launcher), 0);
+    ck_assert_int_eq(spawn(HELPER), 0);
+    ck_assert_uint_eq(load_relaxed(&fails->close_range), 0);
+}
+END_TEST
+
 /* It would run without its filter. */
 START_TEST(a_helper_without_its_environment_does_not_run)
 {
@@ -167,6 +183,7 @@ int main(void)
     tcase_add_test(tc, a_program_that_is_not_there);
     tcase_add_test(tc, a_call_that_fails_once_costs_nothing);
     tcase_add_test(tc, a_call_that_fails_for_long);
+    tcase_add_test(tc, a_launcher_that_cannot_close_what_it_inherited_ends);
     tcase_add_test(tc, a_helper_without_its_environment_does_not_run);
     tcase_add_test(tc, given_up_requests_are_not_carried_out);
     suite_add_tcase(s, tc);
