@@ -48,25 +48,29 @@ struct kept {
     uint32_t free_sessions[SESSIONS_MAX], free_owners[OWNERS_MAX];
 };
 
-static uint64_t random_id(void)
+static int random_id(uint64_t *ret_id)
 {
-    uint64_t id = 0;
-
-    while (id == 0 && getrandom(&id, sizeof(id), 0) != sizeof(id))
-        ;
-    return id;
+    do {
+        if (getrandom(ret_id, sizeof(*ret_id), 0) != sizeof(*ret_id))
+            return -EIO;
+    } while (*ret_id == 0);
+    return 0;
 }
 
 static int table_make(struct kept *kept, struct fdstore *store, uint32_t n_engines)
 {
-    int r = shm_own_new("spillway-sessions", sizeof(struct kept_table), &kept->memory);
+    uint64_t id;
+    int r = random_id(&id);
 
+    if (r < 0)
+        return r;
+    r = shm_own_new("spillway-sessions", sizeof(struct kept_table), &kept->memory);
     if (r < 0)
         return r;
     kept->table = kept->memory.mem;
     kept->table->layout = KEPT_LAYOUT;
     kept->table->n_engines = n_engines;
-    kept->table->memory_id = random_id();
+    kept->table->memory_id = id;
     store_release(&kept->table->magic, KEPT_MAGIC);
     r = fdstore_keep(store, KEPT_NAME, kept->memory.fd);
     if (r < 0)
@@ -151,7 +155,8 @@ void kept_set_cold(struct kept *kept)
 
     for (uint32_t at = 0; (row = kept_session_next(kept, &at)) != NULL;)
         kept_session_free(kept, row);
-    kept->table->memory_id = random_id();
+    if (++kept->table->memory_id == 0) /* another one is all that is asked of it */
+        kept->table->memory_id++;
 }
 
 uint64_t kept_memory_id(const struct kept *kept)
