@@ -6,7 +6,8 @@ to see which calls are made where; then again for each of these calls, which fai
 told in docs/reliability.md, "Failing calls".
 
   failcalls.py                    all points
-  failcalls.py --seconds 40       a sample, each site once as far as time goes
+  failcalls.py --seconds 30       a sample, each site once as far as time goes
+  failcalls.py --shard 2/8        a part of all points; the eight of them are all
   failcalls.py --point POINT      one of them, as its line in the report names it, with the daemon's log
 """
 import argparse
@@ -23,7 +24,7 @@ import time
 import zlib
 
 import state as st
-from points import PHASES, is_expected_degradation, points_of
+from points import PHASES, is_expected_degradation, points_of, was_found_once
 from rig import Failure, Rig
 from sites import LIBRARY, PROGRAM, Binary, Sites
 from unreachable import is_allowed
@@ -32,9 +33,10 @@ SETTLE_S = 30
 HEAP_SLACK = 4096  # of what a hash table or a list of a library may have grown by
 POINTS_A_DAEMON = 40
 POINTS_A_DEVICE = 10
-BASELINES = 6
+BASELINES = 3
 CONNECTIONS, HELD_CONNECTIONS = 10000, 200
 LEFT_ALONE_S, CALLS_LEFT_ALONE, PATIENCE = 2, 100, 20
+SAMPLE_AT_LEAST = 24
 OTHER_ID = 65533
 
 
@@ -97,35 +99,30 @@ class Runner:
 
     # --- One life, counted ---
 
-    def count(self, phase):
-        """{program: {key: calls}} of that phase, undisturbed."""
-        rig, program = self.rig, PHASES[phase].program
-        state = rig.states[program]
-        if phase == "start":
-            state.reset_counts()
-            rig.start_clean()
-        elif phase in ("serve", "helper"):
-            self.serve()
-            state.reset_counts()
-            self.life(0)
-        elif phase in ("first", "helper start"):
-            rig.start_clean()
-            state.reset_counts()
-            self.life(0)
-        elif phase == "stop":
-            rig.start_clean()
-            rig.strict("--keep")
-            state.reset_counts()
-            rig.stop()
-        else:
-            self.serve()
-            state.reset_counts()
-            rig.work("--gpu", preloaded=True)
-        counts = state.counts()
-        if rig.lives():
-            rig.stop()
-        self.baseline = None
-        return counts
+    def count(self):
+        """{phase: {key: calls}}, undisturbed. A life of a helper is also one of a daemon: they are counted together."""
+        rig, counts = self.rig, {}
+        daemon, helper, client = (rig.states[name] for name in ("spillwayd", "spillway-gpu", "fail_workload"))
+        daemon.reset_counts()
+        rig.start_clean()
+        counts["start"] = daemon.counts()
+        daemon.reset_counts()
+        helper.reset_counts()
+        self.life(0)
+        counts["first"], counts["helper start"] = daemon.counts(), helper.counts()
+        rig.strict("--keep")
+        daemon.reset_counts()
+        rig.stop()
+        counts["stop"] = daemon.counts()
+        self.serve()
+        daemon.reset_counts()
+        helper.reset_counts()
+        self.life(0)
+        counts["serve"], counts["helper"] = daemon.counts(), helper.counts()
+        client.reset_counts()
+        rig.work("--gpu", preloaded=True)
+        counts["library"] = client.counts()
+        return {phase: counts[phase] for phase in PHASES}
 
     def life(self, change):
         """What a serving daemon goes through; a reload meanwhile."""
@@ -165,8 +162,13 @@ class Runner:
         if not is_ready:
             return self.refused(point)
         outcome = "survived" if fired else "not met"
-        rig.verify()
-        outcome = rig.strict(may_be_degraded=is_expected_degradation(point)) or outcome
+        try:
+            rig.verify()
+            outcome = rig.strict(may_be_degraded=is_expected_degradation(point)) or outcome
+        except Failure: # it was ready, and then its loop could not wait
+            if not point.may_end_daemon() or not rig.ends():
+                raise
+            return self.refused(point)
         status, log = rig.stop()
         if status != 0:
             raise Failure(f"the stop after it ends with {status}: {log[-1000:]}")
@@ -177,11 +179,11 @@ class Runner:
     def refused(self, point):
         """It said why, and the next start finds everything."""
         rig = self.rig
-        log = rig.check_end(rig.daemon.returncode)
+        log = rig.log() if point.is_end_by_libc() else rig.check_end(rig.daemon.returncode)
         if rig.daemon.returncode == 0:
             raise Failure(f"a start that fails ends with status 0: {log}")
         said = [line for line in log.splitlines() if line.strip()]
-        if not said and not point.is_early():
+        if not said and not point.is_early() and not point.is_end_by_libc():
             raise Failure("a start is refused without a word")
         rig.start_clean()
         rig.verify()
@@ -262,14 +264,14 @@ class Runner:
         self.n_points += 1
         rig.states["fail_workload"].fresh()
         state = self.arm(point)
-        done = rig.work("--gpu", "--again", preloaded=True)
+        fds, threads, heap = self.options.library_left
+        done = rig.work("--gpu", "--again", "--fds", str(fds), "--threads", str(threads), preloaded=True)
         fired = state.fired()
         if done.status != 0:
             raise Failure(f"the library does not work afterwards: {done.text.strip()}")
-        fds, threads, heap = self.options.library_left
         if done.fds > fds or done.threads > threads or done.bytes > heap + HEAP_SLACK:
             raise Failure(f"the library leaves behind: descriptors {fds} -> {done.fds}, threads {threads} -> "
-                          f"{done.threads}, heap {heap} -> {done.bytes}")
+                          f"{done.threads}, heap {heap} -> {done.bytes}: {done.text.strip()}")
         rig.must_live()
         self.check_baseline()
         return "not met" if not fired else f"error: {done.first}" if done.n_failed else "survived"
@@ -337,15 +339,13 @@ class Run:
         for name in ("disk", "ledger"):
             shutil.copyfile(f"{first.rig.dir}/{name}", f"{self.template}/{name}")
         first.template = self.template
-        self.counts = {phase: first.count(phase) for phase in PHASES}
-        first.serve()
+        self.counts = first.count()
         left = []
         for _ in range(BASELINES): # what libc and the fake driver keep depends on how threads met
             first.rig.states["fail_workload"].fresh()
             done = first.rig.work("--gpu", "--again", preloaded=True)
             left.append((done.fds, done.threads, done.bytes))
         options.library_left = tuple(max(column) for column in zip(*left))
-        first.rig.stop()
         self.sites = {}
         for program, binaries in (("spillwayd", {PROGRAM: f"{options.bin}/spillwayd"}),
                                   ("spillway-gpu", {PROGRAM: f"{options.bin}/spillway-gpu"}),
@@ -356,7 +356,7 @@ class Run:
             self.reached.setdefault(PHASES[phase].program, set()).update(counts)
         for program, keys in self.reached.items():
             self.sites[program].resolve(keys)
-        if not options.only and not options.point:
+        if not options.only and not options.point and not options.list:
             first.check_descriptors()
         first.close()
 
@@ -376,7 +376,7 @@ class Run:
         return self.local.runner
 
     def run_one(self, point):
-        if self.options.end and time.monotonic() > self.options.end:
+        if self.options.end and time.monotonic() > self.options.end and self.n_run >= SAMPLE_AT_LEAST:
             return
         runner = self.runner()
         began = time.monotonic()
@@ -401,8 +401,12 @@ class Run:
 
     def run(self, points):
         with concurrent.futures.ThreadPoolExecutor(self.options.jobs) as pool:
-            for future in [pool.submit(self.run_one, point) for point in points]:
-                future.result()
+            try:
+                for future in [pool.submit(self.run_one, point) for point in points]:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def collect(self):
         """What was reached on the way, in the paths of errors too."""
@@ -454,9 +458,10 @@ def options_of(argv):
     bin_dir = os.environ.get("SPILLWAY_BIN", "build/release")
     parser.add_argument("--bin", default=bin_dir)
     parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None, help="for devices")
-    parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2))
-    parser.add_argument("--seconds", type=float, help="a sample, so long")
-    parser.add_argument("--calls-a-site", type=int, default=10, help="of a site, so many calls at most in a phase")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="at a time: they wait more than they work")
+    parser.add_argument("--seconds", type=float, help=f"a sample, so long in all, but at least {SAMPLE_AT_LEAST} points")
+    parser.add_argument("--shard", metavar="K/N", help="the Kth of N parts of all points")
+    parser.add_argument("--calls-a-site", type=int, default=20, help="of a site, so many calls at most in a phase")
     parser.add_argument("--only", help="points whose name has this regular expression")
     parser.add_argument("--point", help="this one, and show the daemon's log")
     parser.add_argument("--list", action="store_true")
@@ -471,15 +476,23 @@ def options_of(argv):
 
 
 def sample(points):
-    """Each site once before any a second time; which of its points: by its name, so that all kinds are there."""
-    by_site = {}
+    """What was wrong once, then each site once; which of its points: by its name, so that all kinds are there."""
+    by_site, first = {}, [point for point in points if was_found_once(point)]
     for point in points:
         by_site.setdefault((point.phase, point.key), []).append(point)
     rounds = []
     for site in sorted(by_site, key=lambda s: zlib.crc32(repr(s).encode())):
         at = zlib.crc32(repr(site).encode()) % len(by_site[site])
         rounds.append(by_site[site][at])
-    return rounds
+    return first + [point for point in rounds if point not in first]
+
+
+def shard(points, text):
+    """The Kth of N parts: each has of everything, as neighbours are alike."""
+    k, n = (int(word) for word in text.split("/"))
+    if not 1 <= k <= n:
+        sys.exit(f"--shard {text}: from 1/N to N/N")
+    return points[k - 1 :: n]
 
 
 def become_nobody():
@@ -507,6 +520,8 @@ def main():
                 sys.exit("there is no such point: --list lists them")
         if options.seconds:
             points = sample(points)
+        if options.shard:
+            points = shard(points, options.shard)
         if options.list:
             print("\n".join(str(p) for p in points))
             return 0

@@ -527,6 +527,8 @@ static int range_add(struct dl_phdr_info *info, size_t size, void *program)
             r->kind = strncmp(base, "spillway", 8) == 0 ? OURS_PROGRAM : OUTSIDE;
         else if (r->low <= (uintptr_t)range_add && (uintptr_t)range_add < r->high)
             r->kind = THEIRS; /* this library: its frames are passed over */
+        else if (strncmp(base, "libcuda.so", 10) == 0)
+            r->kind = OUTSIDE; /* where it is loaded this early: what it needs for itself is no call of ours */
         if (strncmp(base, "liburing.so", 11) == 0)
             trap_install(r->low, r->high);
     }

@@ -53,8 +53,11 @@ ERRORS = {
     "liburing mmap": "ENOMEM", "liburing munmap": "ENOMEM", "completion": "EIO EAGAIN EINTR ENOMEM ECANCELED SHORT",
 }
 ALLOCATION = "ENOMEM"
-# Where one of these says something else than that the call failed: here, that the client has closed its doorbell.
-ERRORS_AT = ((re.compile(r"^recv daemon/ring\.c:"), "ENOMEM EINTR"),)
+# Where one of these says something else than that the call failed: that the client has closed its doorbell, or, to the process
+# that starts helpers, that the daemon has ended.
+ERRORS_AT = ((re.compile(r"^recv daemon/ring\.c:"), "ENOMEM EINTR"),
+             (re.compile(r"^recvmsg daemon/gpu_launcher\.c:"), "ENOMEM EINTR"),
+             (re.compile(r"^sendmsg daemon/gpu_launcher\.c:.* answer_send"), "EAGAIN ENOBUFS ETOOMANYREFS"))
 PASSING = ("EINTR", "EAGAIN", "EBUSY", "ECONNABORTED")  # never from then on: the kernel does not say so for ever
 
 # From then on: where the call takes something that can be used up, all calls of its kind fail, wherever they are; where it
@@ -90,19 +93,37 @@ class Point:
     def may_end_daemon(self):
         return self.call() in ENDS_DAEMON and errno_name(self.error) not in PASSING
 
+    def is_end_by_libc(self):
+        return bool(ENDED_BY_LIBC.search(str(self)))
+
     def is_early(self):
         return self.name.split(" ")[-1] in EARLY
 
+
+# The C library's own end: its name services have assertions, and worse, where they get no memory. Nothing has begun yet then.
+ENDED_BY_LIBC = re.compile(r"^(?:start|warm)/(?:malloc|calloc|realloc) daemon/main\.c:\d+ confine/")
+
+# What was found to be wrong once: the first points of a sample.
+FOUND_ONCE = (
+    r"^start/close_range daemon/gpu_launcher\.c:.* once$",  # a launcher that never ended, nor did the daemon
+    r"^start/getrandom daemon/session_kept\.c:.* for good$",  # asked for again for ever
+)
 
 # Points that no kernel makes, and that nobody could do anything about.
 IMPOSSIBLE = (
     (re.compile(r"/write io/engine_queue\.c:.* for good$"),
      "an eventfd's counter is full, or the call is interrupted; neither lasts"),
+    (re.compile(r"^library/shutdown client/lib/session\.c:"),
+     "a connected socket of this family can be shut down; without that nobody wakes who waits for it"),
 )
 
 
 def is_impossible(point):
     return any(pattern.search(str(point)) for pattern, _ in IMPOSSIBLE)
+
+
+def was_found_once(point):
+    return any(re.search(pattern, str(point)) for pattern in FOUND_ONCE)
 
 
 def is_expected_degradation(point):

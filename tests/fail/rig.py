@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon with its device in a folder of its own, the workload, and what is left of them."""
+import errno
+import functools
 import os
 import re
 import resource
@@ -62,11 +64,11 @@ class Work:
 
 
 def errno_name(number):
-    return {v: k for k, v in errno_numbers().items()}.get(number, str(number))
+    return errno.errorcode.get(number, str(number))
 
 
+@functools.cache
 def errno_numbers():
-    import errno
     return {name: getattr(errno, name) for name in dir(errno) if name.startswith("E")}
 
 
@@ -262,7 +264,9 @@ class Rig:
     def begin_work(self, *args, preloaded=False):
         self.listen()
         self.number += 1 + 1  # --again uses the next one
-        env = dict(self.env, LD_PRELOAD=self.preload) if preloaded else self.env
+        # The driver that is faked comes along: loaded later, it would have its threads' variables on the heap, now and then.
+        libraries = f"{self.preload}:{self.test}/fake/libcuda.so.1"
+        env = dict(self.env, LD_PRELOAD=libraries) if preloaded else self.env
         return subprocess.Popen([f"{self.test}/fail_workload", "--socket", f"{self.dir}/socket", "--number",
                                  str(self.number), "--ledger", f"{self.dir}/ledger", *args], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)

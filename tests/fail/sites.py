@@ -146,6 +146,8 @@ class Sites:
         """Sites in the code that are not among the keys: [(module, text)]."""
         missing = []
         for module, binary in self.binaries.items():
+            binary.resolve([address for address, callee, _ in binary.calls
+                            if self._wanted(callee) and address not in binary.lines])
             reached = self._reached_calls(keys, module)
             tails = {(binary.inner.get(a), name) for a, name in reached if a in binary.inner}
             for address, callee, symbol in binary.calls:

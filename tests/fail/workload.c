@@ -25,6 +25,9 @@
 #define MEMORY_TRIES 600
 #define MEMORY_PAUSE_NS 50000000
 #define HANG_STRICT_S 240
+#define SETTLE_TRIES 500
+#define SETTLE_TRIES_AT_LEAST 10
+#define SETTLE_PAUSE_NS 20000000
 
 static struct fail_state *state;
 
@@ -197,14 +200,42 @@ static void work_check(struct work *w)
 
 /* --- What is left ------------------------------------------------------------------------------------------------ */
 
-static unsigned count_entries(const char *path)
+/* What an entry of a folder of /proc/self is, for who reads a failure: where a descriptor leads, or a thread's name. */
+static void print_entry(const char *path, const char *name)
+{
+    char at[300], text[256];
+    ssize_t n;
+
+    snprintf(at, sizeof(at), "%s/%s", path, name);
+    n = readlink(at, text, sizeof(text) - 1);
+    if (n < 0) {
+        snprintf(at, sizeof(at), "%s/%s/comm", path, name);
+        int fd = open(at, O_RDONLY | O_CLOEXEC);
+
+        n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1) - 1;
+        if (fd >= 0)
+            close(fd);
+    }
+    printf(" %.*s", n > 0 ? (int)n : 0, text);
+}
+
+static unsigned count_entries(const char *path, bool prints)
 {
     DIR *dir = opendir(path);
     unsigned n = 0;
 
+    if (prints)
+        printf("%s:", path);
     // cppcheck-suppress readdirCalled; nobody else reads this stream
-    for (const struct dirent *e; dir && (e = readdir(dir));)
-        n += e->d_name[0] != '.';
+    for (const struct dirent *e; dir && (e = readdir(dir));) {
+        if (e->d_name[0] == '.')
+            continue;
+        if (prints)
+            print_entry(path, e->d_name);
+        n++;
+    }
+    if (prints)
+        printf("\n");
     if (dir)
         closedir(dir);
     return n;
@@ -227,25 +258,42 @@ static void map_state(void)
         state = mem;
 }
 
+/* Threads that nobody joins, those of the driver that is faked, are a moment longer there than what they did: as long as there
+ * are more than are wanted, that is waited for. Without a wish the moment is a long one. */
+static void settle(unsigned fds_wanted, unsigned threads_wanted)
+{
+    for (int i = 0; i < SETTLE_TRIES; i++) {
+        if (count_entries("/proc/self/fd", false) <= fds_wanted &&
+            count_entries("/proc/self/task", false) <= threads_wanted)
+            return;
+        nanosleep(&(struct timespec){.tv_nsec = SETTLE_PAUSE_NS}, NULL);
+        if (threads_wanted == 0 && i == SETTLE_TRIES_AT_LEAST)
+            return;
+    }
+}
+
 static void tell(const struct work *w)
 {
+    unsigned n_fds = count_entries("/proc/self/fd", true), n_threads = count_entries("/proc/self/task", true);
+
     printf("done: failed %u first %s %d fds %u threads %u bytes %lld\n", w->n_failed, w->n_failed ? w->first_step : "-",
-           w->first_error, count_entries("/proc/self/fd"), count_entries("/proc/self/task"),
-           state ? (long long)atomic_load(&state->live_bytes) : 0);
+           w->first_error, n_fds, n_threads, state ? (long long)atomic_load(&state->live_bytes) : 0);
 }
 
 static const struct option option_table[] = {
-    {"socket", required_argument, NULL, 's'}, {"ledger", required_argument, NULL, 'l'},
-    {"number", required_argument, NULL, 'n'}, {"strict", no_argument, NULL, 'S'},
-    {"degraded", no_argument, NULL, 'D'},     {"gpu", no_argument, NULL, 'g'},
-    {"verify", no_argument, NULL, 'v'},       {"again", no_argument, NULL, 'a'},
-    {"keep", no_argument, NULL, 'k'},         {NULL, 0, NULL, 0},
+    {"socket", required_argument, NULL, 's'},  {"ledger", required_argument, NULL, 'l'},
+    {"number", required_argument, NULL, 'n'},  {"strict", no_argument, NULL, 'S'},
+    {"degraded", no_argument, NULL, 'D'},      {"gpu", no_argument, NULL, 'g'},
+    {"verify", no_argument, NULL, 'v'},        {"again", no_argument, NULL, 'a'},
+    {"keep", no_argument, NULL, 'k'},          {"fds", required_argument, NULL, 'f'},
+    {"threads", required_argument, NULL, 't'}, {NULL, 0, NULL, 0},
 };
 
 int main(int argc, char **argv)
 {
     struct work w = {.number = 1};
     bool verify = false, again = false;
+    unsigned fds_wanted = 0, threads_wanted = 0;
     const char *ledger = NULL;
 
     for (int option; (option = getopt_long(argc, argv, "", option_table, NULL)) != -1;) {
@@ -277,6 +325,12 @@ int main(int argc, char **argv)
         case 'a':
             again = true;
             break;
+        case 'f':
+            fds_wanted = (unsigned)strtoul(optarg, NULL, 10);
+            break;
+        case 't':
+            threads_wanted = (unsigned)strtoul(optarg, NULL, 10);
+            break;
         default:
             return EXIT_FAILURE;
         }
@@ -298,6 +352,8 @@ int main(int argc, char **argv)
             work_run(&second);
         }
     }
+    if (again)
+        settle(fds_wanted, threads_wanted);
     tell(&w);
     return EXIT_SUCCESS;
 }
