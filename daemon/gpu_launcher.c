@@ -205,8 +205,8 @@ int gpu_launcher_start(struct gpu_launcher *launcher)
         (void)prctl(PR_SET_NAME, "spillway-launch");
         for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
             (void)signal(ignored[i], SIG_IGN);
-        close(
-            ours); /* by itself: with it here there would be no end, and old kernels and containers refuse what follows */
+        /* By itself: with it here there would be no end, and old kernels and containers refuse what follows. */
+        close(ours);
         (void)close_range(STDERR_FILENO + 1, (unsigned)theirs - 1, 0);
         (void)close_range((unsigned)theirs + 1, ~0U, 0);
         launcher_run(theirs);
