@@ -52,6 +52,7 @@ int requests_new(const struct requests_config *config, struct requests **ret_rq)
         list_push_tail(&rq->free_pieces, &rq->pieces[i].link);
     rq->n_free_requests = config->max_requests;
     rq->n_free_pieces = config->max_waits;
+    requests_set_user_percent(rq, config->user_percent);
     *ret_rq = rq;
     return 0;
 }
@@ -77,11 +78,6 @@ bool requests_is_idle(const struct requests *rq)
 void requests_set_spin(struct requests *rq, uint64_t spin_ns)
 {
     rq->config.spin_ns = spin_ns;
-}
-
-void requests_set_user_percent(struct requests *rq, uint32_t percent)
-{
-    rq->config.user_percent = percent;
 }
 
 void requests_stat(const struct requests *rq, struct requests_stat *ret_stat)

@@ -124,8 +124,9 @@ struct ahead {
 /* By the number of tiering's account. */
 struct request_user {
     uint32_t n_requests, n_waits;
-    uint32_t n_active; /* peers that get turns */
-    int64_t debt;      /* in hundredths of an item: that one of them had beyond its quantum */
+    uint32_t max_requests, max_waits; /* UINT32_MAX: no limit of its own */
+    uint32_t n_active;                /* peers that get turns */
+    int64_t debt;                     /* in hundredths of an item: that one of them had beyond its quantum */
 };
 
 struct requests {
@@ -214,11 +215,17 @@ uint32_t request_run(struct request *req, uint32_t budget);
 void peer_break(struct requests *rq, struct peer *peer, const char *why);
 /* -EBADF; -EXDEV: another engine's. */
 int peer_space_find(const struct requests *rq, const struct peer *peer, uint32_t handle, struct peer_space *ret_space);
-/* How many requests, or waits, are free for the peer: of all, and of what its user may have. */
-uint32_t peer_free_requests(const struct requests *rq, const struct peer *peer);
-uint32_t peer_free_waits(const struct requests *rq, const struct peer *peer);
-/* The most that may ever be free for it. */
-uint32_t peer_max_waits(const struct requests *rq, const struct peer *peer);
+/* The peer has fewer requests than are free: of all, and of what its user may have. */
+static inline bool peer_may_begin(const struct requests *rq, const struct peer *peer)
+{
+    return peer->n_requests < rq->n_free_requests &&
+           peer->n_requests + peer->user->n_requests < peer->user->max_requests;
+}
+/* The most waits that may ever be free for it. */
+static inline uint32_t peer_max_waits(const struct requests *rq, const struct peer *peer)
+{
+    return MIN(rq->config.max_waits, peer->user->max_waits);
+}
 void peer_update_active(struct requests *rq, struct peer *peer);
 void ring_set_hot(struct requests *rq, struct ring *ring, bool hot);
 uint64_t ring_spin_max_ns(const struct requests *rq, const struct ring *ring);
@@ -239,7 +246,14 @@ void target_step(const struct request *req, const struct target *target, uint32_
 /* NULL: the engine's or the session's share is used up. */
 struct piece *piece_new(struct request *req);
 void piece_free(struct piece *piece);
-bool pieces_available(const struct request *req, uint32_t n);
+/* One after the other: each that is taken is one more that the session and its user have, and one less that is free. */
+static inline bool pieces_available(const struct request *req, uint32_t n)
+{
+    const struct request_user *user = req->peer->user;
+    uint64_t wanted = req->peer->n_waits + 2 * (uint64_t)n - 1;
+
+    return n == 0 || (wanted <= req->rq->n_free_pieces && wanted + user->n_waits <= user->max_waits);
+}
 /* Called by tiering: records, no more. */
 void piece_done(struct tiering_wait *wait, int status);
 /* The next turn's half of it. */

@@ -23,12 +23,6 @@
 
 /* --- Pieces ------------------------------------------------------------------------------------------------------ */
 
-/* One after the other: each that is taken is one more that the session has, and one less that is free. */
-bool pieces_available(const struct request *req, uint32_t n)
-{
-    return n == 0 || req->peer->n_waits + 2 * (uint64_t)n - 1 <= peer_free_waits(req->rq, req->peer);
-}
-
 struct piece *piece_new(struct request *req)
 {
     struct requests *rq = req->rq;

@@ -34,27 +34,15 @@ void requests_peer_user(struct requests *rq, struct peer *peer, uint64_t name)
     peer->user = &rq->users[peer->tiering.user];
 }
 
-static uint32_t user_free(const struct requests *rq, const struct peer *peer, uint32_t max, uint32_t n_used)
+void requests_set_user_percent(struct requests *rq, uint32_t percent)
 {
-    uint32_t percent = rq->config.user_percent;
-    uint64_t own_max = peer->user == &rq->users[0] || percent == 0 ? UINT32_MAX : (uint64_t)max * percent / 100;
+    for (uint32_t i = 0; i < USERS_MAX; i++) {
+        bool is_free = i == 0 || percent == 0;
 
-    return (uint32_t)(own_max > n_used ? own_max - n_used : 0);
-}
-
-uint32_t peer_free_requests(const struct requests *rq, const struct peer *peer)
-{
-    return MIN(rq->n_free_requests, user_free(rq, peer, rq->config.max_requests, peer->user->n_requests));
-}
-
-uint32_t peer_free_waits(const struct requests *rq, const struct peer *peer)
-{
-    return MIN(rq->n_free_pieces, user_free(rq, peer, rq->config.max_waits, peer->user->n_waits));
-}
-
-uint32_t peer_max_waits(const struct requests *rq, const struct peer *peer)
-{
-    return MIN(rq->config.max_waits, user_free(rq, peer, rq->config.max_waits, 0));
+        rq->users[i].max_requests =
+            is_free ? UINT32_MAX : (uint32_t)((uint64_t)rq->config.max_requests * percent / 100);
+        rq->users[i].max_waits = is_free ? UINT32_MAX : (uint32_t)((uint64_t)rq->config.max_waits * percent / 100);
+    }
 }
 
 void requests_set_weights(struct requests *rq, const uint32_t *weights)

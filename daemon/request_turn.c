@@ -23,7 +23,7 @@ static uint32_t ring_serve(struct requests *rq, struct ring *ring, uint32_t budg
 
     if (ring->current)
         return request_run(ring->current, budget);
-    if (peer->n_requests >= peer_free_requests(rq, peer) || sim_point("request: none is free"))
+    if (!peer_may_begin(rq, peer) || sim_point("request: none is free"))
         return 0;
     int r = ring_take(ring, &sqe);
 
@@ -155,7 +155,7 @@ static uint32_t peer_turn(struct requests *rq, struct peer *peer)
         return 0;
     peer->deficit =
         MIN(peer->deficit, 0) + (rq->n_active_users > 1 ? peer_share(rq, peer) : (int64_t)QUANTUM_ITEMS * peer->weight);
-    uint32_t used = peer_serve_parked(rq, peer);
+    uint32_t used = list_is_empty(&peer->parked) ? 0 : peer_serve_parked(rq, peer);
 
     if (!peer->broken)
         used += peer_serve_rings(rq, peer);
