@@ -272,7 +272,7 @@ static struct request *request_new(struct requests *rq, struct ring *ring, const
     uint64_t timeout_ms = sqe->timeout_ms;
 
     rq->n_free_requests--;
-    memset(req, 0, offsetof(struct request, sync));
+    memset(req, 0, offsetof(struct request, sqe));
     req->rq = rq;
     req->ring = ring;
     req->peer = ring->peer;

@@ -74,7 +74,6 @@ struct request {
     struct ring *ring; /* NULL: detached */
     struct peer *peer;
     const struct op *op;
-    struct spw_sqe sqe;
     struct peer_space space; /* a copy */
     enum request_state state;
     uint64_t expires_ns; /* given to `deadline` when it begins to wait */
@@ -90,15 +89,8 @@ struct request {
     uint32_t next_piece;
     int stop_status; /* 0, or why what is left is no longer tried */
     uint32_t stop_detail;
-    uint64_t arena_offset;  /* PUT_RANGE, GET_RANGE: how far it has come */
-    uint64_t tried_at;      /* PARKED: requests.changes at the last try */
-    uint64_t retry_ns;      /* PARKED: try again then, whatever has changed */
-    uint32_t parked_detail; /* PARKED: for want of what */
-    uint32_t parked_pieces; /* and what it wanted then, when all of its list was looked at */
-    uint64_t parked_bytes;
-    uint64_t look_ns;         /* PARKED: all of it is looked at again then, if that is not to be had before */
-    struct target target;     /* of the item under way */
-    struct spw_handle handle; /* the same, of a list of handles */
+    uint64_t arena_offset; /* PUT_RANGE, GET_RANGE: how far it has come */
+    uint64_t retry_ns;     /* PARKED: try again then, whatever has changed */
     struct piece *group;
     int item_status; /* the item under way is refused */
     uint32_t item_detail;
@@ -107,6 +99,16 @@ struct request {
     bool runs;       /* tiering has its sync or dma */
     int run_status;
     struct peer_lane *lane; /* of dma */
+
+    /* Nothing from here on is cleared when it begins: each is set before it is used. */
+    struct spw_sqe sqe;
+    struct target target;     /* of the item under way */
+    struct spw_handle handle; /* the same, of a list of handles */
+    uint64_t tried_at;        /* PARKED: requests.changes at the last try */
+    uint32_t parked_detail;   /* PARKED: for want of what */
+    uint32_t parked_pieces;   /* and what it wanted then, when all of its list was looked at */
+    uint64_t parked_bytes;
+    uint64_t look_ns; /* PARKED: all of it is looked at again then, if that is not to be had before */
     union {
         struct tiering_sync sync;
         struct tiering_dma dma;
