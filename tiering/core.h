@@ -765,14 +765,27 @@ void advice_unpinned(struct tiering *t, uint32_t object);
 uint32_t chain_find(void *ctx, uint32_t hash_low);
 
 /* --- lease.c --- */
-struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle);
+/* NULL: it is no lease that the session may use. */
+static inline struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle)
+{
+    uint32_t index = (uint32_t)handle;
+
+    if (index >= t->config.max_leases)
+        return NULL;
+    struct lease *l = &t->leases[index];
+    return l->mode != LEASE_FREE && l->generation == handle >> 32 && l->session == s && !l->in_move ? l : NULL;
+}
 int lease_grant(struct tiering *t, struct tiering_session *s, uint32_t object, enum lease_mode mode, uint32_t off_bytes,
                 uint32_t len_bytes, struct tiering_grant *ret_grant);
 /* A write lease on the session's own copy of the range, at this place: the lease frees it. */
 int lease_grant_own(struct tiering *t, struct tiering_session *s, uint32_t object, uint32_t off_bytes,
                     uint32_t len_bytes, const struct arena_chunk *chunk, uint32_t sector,
                     struct tiering_grant *ret_grant);
-uint32_t lease_next_generation(const struct lease *l);
+/* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
+static inline uint32_t lease_next_generation(const struct lease *l)
+{
+    return l->generation == UINT32_MAX ? 1 : l->generation + 1;
+}
 /* It ends as if it had never been granted: its session's client has not heard of it. */
 void lease_lost(struct tiering *t, struct tiering_session *s, struct lease *l);
 /* It is its session's from now on. */
@@ -781,7 +794,12 @@ void lease_join_session(struct tiering *t, struct tiering_session *s, uint32_t l
 void lease_leave_session(struct tiering *t, struct lease *l);
 void lease_end(struct tiering *t, struct lease *l);
 /* A lease on memory of this tier would leave too little that can go. */
-uint64_t pool_lease_limit(const struct tpool *p);
+static inline uint64_t pool_lease_limit(const struct tpool *p)
+{
+    uint64_t bytes = p->want_chunks[MEM_DRAM] + p->want_chunks[MEM_CXL]; /* on demand, not all of it is there yet */
+
+    return bytes / 100 * p->config.max_leases_percent;
+}
 /* Admitted bytes are given back to the pool, and to whose account they were on. */
 void lease_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
 bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes);
@@ -791,9 +809,41 @@ struct io_buf lease_buf(const struct lease *l);
 /* user.c */
 must_check int users_new(struct tiering *t);
 void users_free(struct tiering *t);
-bool user_may_admit(const struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
-void user_admit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
-void user_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes);
+struct user_bytes {
+    uint64_t admitted, private;
+};
+static inline struct user_bytes *user_bytes(const struct tiering *t, uint32_t user, uint32_t pool)
+{
+    return &t->user_bytes[(uint64_t)user * (t->n_pools + 1) + pool];
+}
+/* What one user may have of the pool, whose own limit that is. */
+static inline uint64_t user_limit(const struct tpool *p, uint64_t pool_limit)
+{
+    uint32_t percent = p->config.user_leases_percent;
+
+    return percent == 0 || percent >= 100 ? UINT64_MAX : pool_limit / 100 * percent;
+}
+/* False: together with what it has it would be more than that. */
+static inline bool user_admit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t pool_limit, uint64_t bytes)
+{
+    struct user_bytes *b = user_bytes(t, user, pool);
+
+    if (user == 0)
+        return true;
+    if (b->admitted + bytes > user_limit(&t->pools[pool], pool_limit))
+        return false;
+    b->admitted += bytes;
+    return true;
+}
+static inline void user_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
+{
+    struct user_bytes *b = user_bytes(t, user, pool);
+
+    if (user == 0)
+        return;
+    assert(b->admitted >= bytes);
+    b->admitted -= bytes;
+}
 /* So many bytes more of private memory. */
 bool user_may_have_private(const struct tiering *t, const struct session_arena *sa, uint64_t bytes);
 /* So many in all. */

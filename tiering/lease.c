@@ -23,13 +23,6 @@ static uint64_t tier_lease_limit(const struct tpool *p, enum mem_tier tier)
     return p->want_chunks[tier] / 100 * p->config.max_leases_percent;
 }
 
-uint64_t pool_lease_limit(const struct tpool *p)
-{
-    uint64_t bytes = p->want_chunks[MEM_DRAM] + p->want_chunks[MEM_CXL]; /* on demand, not all of it is there yet */
-
-    return bytes / 100 * p->config.max_leases_percent;
-}
-
 bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t bytes)
 {
     return pool_has_cxl(p) && p->leased_bytes[tier] + bytes > tier_lease_limit(p, tier);
@@ -38,17 +31,17 @@ bool lease_tier_is_full(const struct tpool *p, enum mem_tier tier, uint64_t byte
 int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes, uint32_t *ret_limit)
 {
     struct tpool *p = &t->pools[pool];
+    uint64_t limit = pool_lease_limit(p);
 
-    if (p->admitted_bytes + p->unsynced_bytes + bytes > pool_lease_limit(p)) {
+    if (p->admitted_bytes + p->unsynced_bytes + bytes > limit) {
         *ret_limit = TIERING_LIMIT_POOL_LEASES;
         return -ENOSPC;
     }
-    if (!user_may_admit(t, s->user, pool, bytes)) {
+    if (!user_admit(t, s->user, pool, limit, bytes)) {
         *ret_limit = TIERING_LIMIT_UID_LEASES;
         return -ENOSPC;
     }
     p->admitted_bytes += bytes;
-    user_admit(t, s->user, pool, bytes);
     return 0;
 }
 
@@ -69,16 +62,6 @@ void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool
 static uint64_t lease_handle(const struct tiering *t, const struct lease *l)
 {
     return (uint64_t)l->generation << 32 | (uint32_t)(l - t->leases);
-}
-
-struct lease *lease_get(struct tiering *t, const struct tiering_session *s, uint64_t handle)
-{
-    uint32_t index = (uint32_t)handle;
-
-    if (index >= t->config.max_leases)
-        return NULL;
-    struct lease *l = &t->leases[index];
-    return l->mode != LEASE_FREE && l->generation == handle >> 32 && l->session == s && !l->in_move ? l : NULL;
 }
 
 void tiering_warm_lease(const struct tiering *t, uint64_t lease)
@@ -241,12 +224,6 @@ void lease_leave_session(struct tiering *t, struct lease *l)
         t->leases[l->next].prev = l->prev;
     s->n_leases--;
     l->session = NULL;
-}
-
-/* Generation 0 is never used, so that no handle is 0 (TIERING_LEASE_NONE). */
-uint32_t lease_next_generation(const struct lease *l)
-{
-    return l->generation == UINT32_MAX ? 1 : l->generation + 1;
 }
 
 void lease_end(struct tiering *t, struct lease *l)

@@ -14,10 +14,6 @@
 
 #include "tiering/core.h"
 
-struct user_bytes {
-    uint64_t admitted, private;
-};
-
 struct user {
     uint64_t name;
     uint32_t n_sessions;
@@ -37,17 +33,12 @@ void users_free(struct tiering *t)
     free(t->user_bytes);
 }
 
-static struct user_bytes *bytes_of(const struct tiering *t, uint32_t user, uint32_t pool)
-{
-    return &t->user_bytes[(uint64_t)user * (t->n_pools + 1) + pool];
-}
-
 static bool user_is_free(const struct tiering *t, uint32_t user)
 {
     bool is_free = t->users[user].n_sessions == 0;
 
     for (uint32_t pool = 0; pool <= t->n_pools && is_free; pool++) {
-        const struct user_bytes *b = bytes_of(t, user, pool);
+        const struct user_bytes *b = user_bytes(t, user, pool);
 
         is_free = b->admitted == 0 && b->private == 0;
     }
@@ -73,41 +64,17 @@ static uint32_t user_find(struct tiering *t, uint64_t name)
     return free_row;
 }
 
-static uint64_t user_limit(const struct tpool *p)
-{
-    uint32_t percent = p->config.user_leases_percent;
-
-    return percent == 0 || percent >= 100 ? UINT64_MAX : pool_lease_limit(p) / 100 * percent;
-}
-
-bool user_may_admit(const struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
-{
-    return user == 0 || bytes_of(t, user, pool)->admitted + bytes <= user_limit(&t->pools[pool]);
-}
-
-void user_admit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
-{
-    if (user != 0)
-        bytes_of(t, user, pool)->admitted += bytes;
-}
-
-void user_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
-{
-    if (user == 0)
-        return;
-    assert(bytes_of(t, user, pool)->admitted >= bytes);
-    bytes_of(t, user, pool)->admitted -= bytes;
-}
-
 bool user_may_have_private(const struct tiering *t, const struct session_arena *sa, uint64_t bytes)
 {
-    return sa->user == 0 || bytes_of(t, sa->user, sa->pool)->private + bytes <= user_limit(&t->pools[sa->pool]);
+    const struct tpool *p = &t->pools[sa->pool];
+
+    return sa->user == 0 || user_bytes(t, sa->user, sa->pool)->private + bytes <= user_limit(p, pool_lease_limit(p));
 }
 
 void user_count_private(struct tiering *t, struct session_arena *sa, uint64_t bytes)
 {
     if (sa->user != 0)
-        bytes_of(t, sa->user, sa->pool)->private += bytes - sa->counted_bytes;
+        user_bytes(t, sa->user, sa->pool)->private += bytes - sa->counted_bytes;
     sa->counted_bytes = bytes;
 }
 
@@ -122,7 +89,7 @@ void tiering_session_user(struct tiering *t, struct tiering_session *s, uint64_t
         const struct record *r = record_at(&t->records, t->leases[i].object);
 
         t->leases[i].user = (uint16_t)user;
-        user_admit(t, user, t->spaces[r->space].info.pool, r->size_bytes);
+        user_bytes(t, user, t->spaces[r->space].info.pool)->admitted += r->size_bytes;
     }
     list_for_each (l, &s->arenas) {
         struct session_arena *sa = list_entry(l, struct session_arena, link);
@@ -146,8 +113,8 @@ void tiering_user_stat(const struct tiering *t, const struct tiering_session *s,
 {
     *ret_stat = (struct tiering_user_stat){0};
     for (uint32_t pool = 0; s->user != 0 && pool < t->n_pools; pool++) {
-        const struct user_bytes *b = bytes_of(t, s->user, pool);
-        uint64_t limit = user_limit(&t->pools[pool]);
+        const struct user_bytes *b = user_bytes(t, s->user, pool);
+        uint64_t limit = user_limit(&t->pools[pool], pool_lease_limit(&t->pools[pool]));
 
         ret_stat->leased += b->admitted;
         ret_stat->private += b->private;
@@ -162,7 +129,7 @@ const char *users_check(const struct tiering *t)
         uint64_t sum = 0;
 
         for (uint32_t i = 1; i < t->n_users; i++)
-            sum += bytes_of(t, i, pool)->admitted;
+            sum += user_bytes(t, i, pool)->admitted;
         if (sum > t->pools[pool].admitted_bytes)
             return "users have more admitted than their pool";
     }
