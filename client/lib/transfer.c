@@ -268,7 +268,7 @@ static int transfer_loop(struct transfer_state *s)
     transfer_advance(s, NULL, asked);
     for (unsigned k = 0; k < BATCHES; k++) /* from the oldest */
         batch_settle(s, &s->batches[(i + k) % BATCHES]);
-    for (unsigned k = 0; k < ARRAY_LEN(s->larges); k++) /* whose last window was never asked for */
+    for (unsigned k = 0; k < MIN(s->n_larges, ARRAY_LEN(s->larges)); k++) /* whose last window was never asked for */
         client_transfer_whole_end(s, &s->larges[k]);
     while (r < 0 && s->element < s->t->n) /* never asked for, or not all of it */
         client_transfer_element_end(s, s->element++, r);
@@ -285,8 +285,6 @@ static void transfer_init(struct transfer_state *s, struct client_transfer *tran
     s->at_bytes = s->large_bytes = 0;
     s->large = NULL;
     s->n_larges = 0;
-    for (unsigned i = 0; i < ARRAY_LEN(s->larges); i++)
-        s->larges[i].first.lease = 0;
     s->error = 0;
     s->detail = 0;
     s->served = false;

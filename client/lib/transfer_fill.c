@@ -42,8 +42,9 @@ static int large_begin(struct transfer_state *s)
     struct spw_iovec *memory = &t->memory[s->element];
 
     s->at_bytes = 0;
-    s->large = &s->larges[s->n_larges++ % ARRAY_LEN(s->larges)];
-    client_transfer_whole_end(s, s->large);
+    s->large = &s->larges[s->n_larges % ARRAY_LEN(s->larges)];
+    if (s->n_larges++ >= ARRAY_LEN(s->larges)) /* it was another element's */
+        client_transfer_whole_end(s, s->large);
     *s->large = (struct transfer_large){.element = s->element, .room_bytes = memory->size_bytes};
     s->large_bytes = memory->size_bytes;
     if (t->kind != CLIENT_GET)
