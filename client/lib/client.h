@@ -371,11 +371,11 @@ static inline uint32_t client_call_left_ms(const struct client_call *call, uint6
 
 enum client_slot_state { CLIENT_SLOT_FREE, CLIENT_SLOT_CALL, CLIENT_SLOT_CANCEL, CLIENT_SLOT_LOST };
 
-/* One SQE in flight. Its user_data is the slot's name: its number and generation, and the ring's serial. */
+/* One SQE in flight. Its user_data is the slot's name. */
 struct client_slot {
+    uint64_t name; /* from bit 0: its number, its ring's in this session, its generation */
     struct client_call *call;
     struct client_slice slice;
-    uint32_t generation;
     uint32_t cell, n_cells;
     enum client_slot_state state;
     uint8_t opcode;
@@ -383,14 +383,14 @@ struct client_slot {
 };
 
 #define CLIENT_SLOT_BITS 12 /* of a name, then as many for the ring as are left of 32 */
+#define CLIENT_SLOT_GENERATION (UINT64_C(1) << 32)
 static_assert(RING_ENTRIES_MAX <= 1 << CLIENT_SLOT_BITS, "a slot's number in its name");
 
 struct client_ring {
     struct list link; /* of session.rings */
     spw_session *session;
     uint32_t engine, number;
-    uint32_t serial; /* in this session */
-    uint32_t era;    /* the connection that it was made on */
+    uint32_t era; /* the connection that it was made on */
     int doorbell;
     int poll_fd;      /* an epoll that has the doorbell; -1: none */
     bool is_unpolled; /* not any more, since the daemon has gone */
@@ -432,7 +432,6 @@ static inline bool client_call_is_stale(const struct client_ring *ring, const st
 {
     return call->era != 0 && call->era != ring->era;
 }
-uint64_t client_slot_name(const struct client_ring *ring, const struct client_slot *slot);
 void client_ring_slot_lose(struct client_ring *ring, struct client_slot *slot, int error);
 void client_ring_slot_free(struct client_ring *ring, struct client_slot *slot);
 void client_ring_expire_waiting(struct client_ring *ring, uint64_t now_ms);

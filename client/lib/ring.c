@@ -33,16 +33,11 @@
 
 /* --- Submission ----------------------------------------------------------------------------------------------------- */
 
-uint64_t client_slot_name(const struct client_ring *ring, const struct client_slot *slot)
-{
-    return (uint64_t)slot->generation << 32 | ring->serial << CLIENT_SLOT_BITS | (uint32_t)(slot - ring->slots);
-}
-
 static struct client_slot *slot_take(struct client_ring *ring, struct client_call *call, enum client_slot_state state)
 {
     struct client_slot *slot = &ring->slots[ring->free_slots[--ring->n_free]];
 
-    slot->generation++;
+    slot->name += CLIENT_SLOT_GENERATION;
     slot->call = call;
     slot->state = state;
     slot->cancel_sent = false;
@@ -103,23 +98,23 @@ void client_ring_wake_ahead(struct client_ring *ring)
 }
 
 /* Of a slot: the slice of its call, or of a list of leases that nobody waits for. */
-static struct spw_sqe slot_sqe(const struct client_ring *ring, const struct client_slot *slot,
-                               const struct client_call *call)
+static void slot_send(struct client_ring *ring, const struct client_slot *slot, const struct client_call *call,
+                      unsigned more_flags, uint32_t timeout_ms)
 {
     uint32_t offset = slot->cell * CLIENT_CELL_BYTES;
     const struct client_slice *slice = &slot->slice;
 
-    return (struct spw_sqe){
-        .opcode = call->opcode,
-        .flags = call->flags,
-        .space = call->handles || call->opcode == SPW_OP_NOP ? 0 : load_relaxed(&call->space->handle),
-        .user_data = client_slot_name(ring, slot),
-        .items = slice->n_items > 0 ? offset : 0,
-        .n_items = slice->n_items,
-        .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
-        .timeout_ms = call->timeout_ms,
-        .arg = {call->arg[0], call->arg[1], call->arg[2]},
-    };
+    sqe_write(ring, &(struct spw_sqe){
+                        .opcode = call->opcode,
+                        .flags = (uint8_t)(call->flags | more_flags),
+                        .space = call->handles || call->opcode == SPW_OP_NOP ? 0 : load_relaxed(&call->space->handle),
+                        .user_data = slot->name,
+                        .items = slice->n_items > 0 ? offset : 0,
+                        .n_items = slice->n_items,
+                        .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
+                        .timeout_ms = timeout_ms,
+                        .arg = {call->arg[0], call->arg[1], call->arg[2]},
+                    });
 }
 
 static struct client_slot *slice_submit(struct client_ring *ring, struct client_call *call,
@@ -132,8 +127,7 @@ static struct client_slot *slice_submit(struct client_ring *ring, struct client_
     slot->cell = cell;
     slot->n_cells = n_cells;
     client_call_marshal(call, slice, ring->scratch.base + (size_t)cell * CLIENT_CELL_BYTES);
-    struct spw_sqe sqe = slot_sqe(ring, slot, call);
-    sqe_write(ring, &sqe);
+    slot_send(ring, slot, call, 0, call->timeout_ms);
     call->in_flight++;
     return slot;
 }
@@ -188,9 +182,7 @@ static bool slot_cancel(struct client_ring *ring, struct client_slot *target)
     if (ring->n_free == 0)
         return false;
     struct client_slot *slot = slot_take(ring, NULL, CLIENT_SLOT_CANCEL);
-    sqe_write(ring, &(struct spw_sqe){.opcode = SPW_OP_CANCEL,
-                                      .user_data = client_slot_name(ring, slot),
-                                      .arg = {client_slot_name(ring, target)}});
+    sqe_write(ring, &(struct spw_sqe){.opcode = SPW_OP_CANCEL, .user_data = slot->name, .arg = {target->name}});
     target->cancel_sent = true;
     return true;
 }
@@ -314,7 +306,7 @@ static int cqe_take(struct client_ring *ring, const struct spw_cqe *cqe)
     if (number >= ring->n_slots)
         return client_session_end(ring->session, "a completion of a request that was never made");
     struct client_slot *slot = &ring->slots[number];
-    if (slot->state == CLIENT_SLOT_FREE || client_slot_name(ring, slot) != cqe->user_data)
+    if (slot->state == CLIENT_SLOT_FREE || slot->name != cqe->user_data)
         return client_session_end(ring->session, "a completion of a request that is not in flight");
     if (cqe->status > 0 || cqe->status < -4095)
         return client_session_end(ring->session, "a completion has an impossible status");
@@ -370,12 +362,8 @@ void client_ring_submit_again(struct client_ring *ring, const struct client_slot
     static const struct client_call release = {.opcode = SPW_OP_RELEASE,
                                                .handles = (struct spw_view *)(uintptr_t)&release};
     const struct client_call *call = slot->call ? slot->call : &release;
-    struct spw_sqe sqe = slot_sqe(ring, slot, call);
 
-    sqe.flags |= SPW_SQE_RETRY;
-    if (call->timeout_ms != 0)
-        sqe.timeout_ms = MAX(client_call_left_ms(call, now_ms), 1U);
-    sqe_write(ring, &sqe);
+    slot_send(ring, slot, call, SPW_SQE_RETRY, call->timeout_ms != 0 ? MAX(client_call_left_ms(call, now_ms), 1U) : 0);
 }
 
 void client_ring_rouse(struct client_ring *ring)

@@ -96,7 +96,9 @@ int client_ring_new(spw_session *session, uint32_t engine, uint32_t entries, str
     if (r < 0)
         return r;
     pthread_mutex_lock(&session->lock);
-    ring->serial = session->next_ring++ & (UINT32_MAX >> CLIENT_SLOT_BITS);
+    uint32_t serial = session->next_ring++ & (UINT32_MAX >> CLIENT_SLOT_BITS);
+    for (uint32_t i = 0; i < ring->n_slots; i++)
+        ring->slots[i].name = serial << CLIENT_SLOT_BITS | i;
     list_push_tail(&session->rings, &ring->link);
     pthread_mutex_unlock(&session->lock);
     *ret_ring = ring;

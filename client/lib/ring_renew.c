@@ -59,7 +59,7 @@ static int tell_unanswered(struct client_ring *ring, uint32_t *era)
 
     for (uint32_t i = 0; i < ring->n_slots; i++)
         if (ring->slots[i].state != CLIENT_SLOT_FREE && slot_may_hold(&ring->slots[i]))
-            names[n++] = client_slot_name(ring, &ring->slots[i]);
+            names[n++] = ring->slots[i].name;
     if (n == 0)
         return 0;
     *told = (struct spw_msg_unanswered){.engine = ring->engine, .n = n};
