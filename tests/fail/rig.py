@@ -107,7 +107,7 @@ class Rig:
 
     def format(self):
         subprocess.run([f"{self.bin}/spillctl", "device", "format", f"{self.dir}/disk", "--capacity", f"{DISK_MIB} MiB",
-                        "--partitions", "2", "--segment", "1 MiB"], check=True, capture_output=True)
+                        "--partitions", "2", "--segment", "1 MiB"], check=True, capture_output=True, env=self.env)
         self.forget()
 
     def forget(self):

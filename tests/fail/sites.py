@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Call sites: their names for people, and those that the code has, to compare with those that were reached."""
+"""
+Call sites: their names for people, and those that the code has, to compare with those that were reached.
+
+  sites.py FILE...    what is known of these programs and libraries goes beside them (FILE.sites): where there is no binutils
+"""
+import json
+import os
 import re
 import subprocess
+import sys
 
 from state import address_of, call_of, module_of
 
@@ -44,7 +51,23 @@ class Binary:
         self.jumps = []  # (function of the PLT, symbol that ends in it)
         self.inner = {}  # address after the call: symbol of ours that is called; None: by a pointer
         self.lines = {}
-        self._read()
+        if os.path.exists(f"{path}.sites"):
+            self._load(f"{path}.sites")
+        else:
+            self._read()
+            self.imported = self._imports()
+
+    def _load(self, path):
+        with open(path, encoding="utf-8") as f:
+            known = json.load(f)
+        self.calls, self.jumps, self.imported = known["calls"], known["jumps"], set(known["imports"])
+        self.inner, self.lines = ({int(k): v for k, v in known[what].items()} for what in ("inner", "lines"))
+
+    def save(self):
+        self.resolve([address for address, _, _ in self.calls] + list(self.inner))
+        with open(f"{self.path}.sites", "w", encoding="utf-8") as f:
+            json.dump({"calls": self.calls, "jumps": self.jumps, "imports": sorted(self.imported), "inner": self.inner,
+                       "lines": self.lines}, f)
 
     def _read(self):
         text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", self.path], check=True, capture_output=True,
@@ -74,7 +97,7 @@ class Binary:
         else:
             self.inner[address] = callee
 
-    def imports(self):
+    def _imports(self):
         text = subprocess.run(["nm", "-D", "--undefined-only", self.path], check=True, capture_output=True, text=True)
         return {line.split()[-1].split("@")[0] for line in text.stdout.splitlines()}
 
@@ -85,10 +108,11 @@ class Binary:
         return self.lines[address]
 
     def resolve(self, addresses):
+        addresses = [address for address in addresses if address not in self.lines]
         if not addresses:
             return
-        text = subprocess.run(["addr2line", "-a", "-i", "-p", "-f", "-e", self.path] + [hex(a - 1) for a in addresses],
-                              check=True, capture_output=True, text=True).stdout
+        text = subprocess.run(["addr2line", "-a", "-i", "-p", "-f", "-e", self.path], check=True, capture_output=True,
+                              text=True, input="".join(f"{a - 1:#x}\n" for a in addresses)).stdout
         for address, frames in zip(addresses, re.split(r"^0x[0-9a-f]+: ", text, flags=re.M)[1:]):
             self.lines[address] = self._innermost_of_ours(frames)
 
@@ -126,7 +150,7 @@ class Sites:
 
     def unknown_imports(self):
         known = set(self.names)
-        return sorted(name for binary in self.binaries.values() for name in binary.imports()
+        return sorted(name for binary in self.binaries.values() for name in binary.imported
                       if name not in known and not CANNOT_FAIL.match(name))
 
     def _reached_calls(self, keys, module):
@@ -147,7 +171,7 @@ class Sites:
         missing = []
         for module, binary in self.binaries.items():
             binary.resolve([address for address, callee, _ in binary.calls
-                            if self._wanted(callee) and address not in binary.lines])
+                            if self._wanted(callee)])
             reached = self._reached_calls(keys, module)
             tails = {(binary.inner.get(a), name) for a, name in reached if a in binary.inner}
             for address, callee, symbol in binary.calls:
@@ -170,3 +194,8 @@ class Sites:
         if callee.startswith("io_uring_"):
             return "raw"
         return None
+
+
+if __name__ == "__main__":
+    for file in sys.argv[1:]:
+        Binary(file).save()
