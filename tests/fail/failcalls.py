@@ -25,7 +25,7 @@ import zlib
 
 import state as st
 from points import PHASES, is_expected_degradation, points_of, was_found_once
-from rig import Failure, Rig
+from rig import DISK_MIB, Failure, Rig
 from sites import LIBRARY, PROGRAM, Binary, Sites
 from unreachable import is_allowed
 
@@ -122,7 +122,25 @@ class Runner:
         client.reset_counts()
         rig.work("--gpu", preloaded=True)
         counts["library"] = client.counts()
+        daemon.reset_counts()
+        client.reset_counts()
+        self.taken(preloaded=True)
+        counts["upgrade"], counts["ride"] = daemon.counts(), client.counts()
+        for key in list(counts["upgrade"]): # what is done by any daemon
+            if any(key in counts[phase] for phase in ("start", "first", "serve", "stop")):
+                del counts["upgrade"][key]
+        for key in list(counts["ride"]):
+            if key in counts["library"]:
+                del counts["ride"][key]
+        self.baseline = None
+        self.rig.stop()
         return {phase: counts[phase] for phase in PHASES}
+
+    def taken(self, preloaded):
+        """Its place is taken while a client has leases: (was it, how that client ended)."""
+        work = self.rig.begin_hold(preloaded)
+        is_taken = self.rig.upgrade()
+        return is_taken, self.rig.end_work(work)
 
     def life(self, change):
         """What a serving daemon goes through; a reload meanwhile."""
@@ -276,6 +294,39 @@ class Runner:
         self.check_baseline()
         return "not met" if not fired else f"error: {done.first}" if done.n_failed else "survived"
 
+
+    def run_upgrade(self, point):
+        """Either daemon fails, or the client that goes from the one to the other."""
+        rig = self.rig
+        if rig.lives():
+            rig.stop()
+        self.baseline = None
+        rig.take(self.template)
+        rig.start_clean()
+        rig.strict("--keep")
+        rig.states["fail_workload"].fresh()
+        state = self.arm(point)
+        is_taken, done = self.taken(preloaded=PHASES[point.phase].program == "fail_workload")
+        fired = state.fired()
+        state.disarm()
+        outcome = "not met" if not fired else f"error: {done.first}" if done.n_failed else "survived"
+        try:
+            rig.must_live()
+            rig.strict(may_be_degraded=is_expected_degradation(point))
+        except Failure: # the first one had gone too far to go back
+            if is_taken or not rig.ends():
+                raise
+            rig.end_of(rig.daemon)
+            rig.start_clean()
+            outcome = "refused: both ended"
+        else:
+            outcome = outcome if is_taken else "refused: the first one goes on"
+        rig.verify()
+        rig.strict()
+        status, log = rig.stop()
+        if status != 0:
+            raise Failure(f"the stop after it ends with {status}: {log[-1000:]}")
+        return outcome
 
     # --- Without descriptors ---
 
@@ -457,7 +508,7 @@ def options_of(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     bin_dir = os.environ.get("SPILLWAY_BIN", "build/release")
     parser.add_argument("--bin", default=bin_dir)
-    parser.add_argument("--dir", default="/dev/shm" if os.path.isdir("/dev/shm") else None, help="for devices")
+    parser.add_argument("--dir", help="for devices, 64 MiB for each job; /dev/shm if they fit in there")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="at a time: they wait more than they work")
     parser.add_argument("--seconds", type=float, help=f"a sample, so long in all, but at least {SAMPLE_AT_LEAST} points")
     parser.add_argument("--shard", metavar="K/N", help="the Kth of N parts of all points")
@@ -469,6 +520,9 @@ def options_of(argv):
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--log", type=argparse.FileType("w"), help="a line for each point")
     options = parser.parse_args(argv)
+    shm = "/dev/shm"
+    if not options.dir and os.path.isdir(shm) and shutil.disk_usage(shm).free > (options.jobs + 4) * DISK_MIB << 20:
+        options.dir = shm
     options.bin = os.path.abspath(options.bin)
     options.test = f"{options.bin}/tests"
     options.preload = f"{options.test}/libfailcalls.so"

@@ -17,6 +17,8 @@ PHASES = {
     "helper start": Phase("spillway-gpu", "first"),
     "helper": Phase("spillway-gpu", "serve"),
     "library": Phase("fail_workload", "library"),
+    "upgrade": Phase("spillwayd", "upgrade"),
+    "ride": Phase("fail_workload", "upgrade"),
 }
 
 # What a call fails with. The first also from then on, unless it is one that passes.

@@ -81,7 +81,7 @@ class Rig:
 
     def __init__(self, folder, bin_dir, test_dir, preload, states):
         self.dir, self.bin, self.test, self.preload = folder, bin_dir, test_dir, preload
-        self.daemon = None
+        self.daemon, self.olds = None, []
         self.number = 1000 if os.path.basename(folder) != "rig0" else 0 # other keys than the template's
         self.n_runs = 0
         os.makedirs(folder)
@@ -121,16 +121,41 @@ class Rig:
 
     # --- The daemon ---
 
-    def start(self):
+    def start(self, *args):
         """Begins it; ready() tells how that goes."""
-        for name in ("spillwayd", "spillway-gpu"):
-            if name in self.states:
+        if not args:
+            for name in ("spillwayd", "spillway-gpu"):
                 self.states[name].fresh()
         self.listen()
         with open(f"{self.dir}/log", "wb") as log:
             self.daemon = subprocess.Popen(
-                [*DIES_WITH_US, f"{self.bin}/spillwayd", "--user", "--config", f"{self.dir}/conf"], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env=dict(self.env, LD_PRELOAD=self.preload), start_new_session=True)
+                [*DIES_WITH_US, f"{self.bin}/spillwayd", "--user", "--config", f"{self.dir}/conf", *args],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(self.env, LD_PRELOAD=self.preload),
+                start_new_session=True)
+
+    def upgrade(self):
+        """Another one takes its place; True: that is ready, and the first one has ended in order. False: the other one has
+        ended, and said why; the first one is `daemon` again, and lives or not."""
+        old = self.daemon
+        os.rename(f"{self.dir}/log", f"{self.dir}/log.old")
+        self.olds.append(old)
+        self.start("--upgrade")
+        if self.ready():
+            self.end_of(old)
+            return True
+        new, self.daemon = self.daemon, old
+        log = self.check_end(new.returncode)
+        if new.returncode == 0 or not log.strip():
+            raise Failure(f"an upgrade that fails ends with status {new.returncode}: {log}")
+        return False
+
+    def end_of(self, process):
+        try:
+            status = process.wait(STOP_S)
+        except subprocess.TimeoutExpired as e:
+            raise Failure("the daemon whose place was taken does not end") from e
+        if status not in (0, 1):
+            raise Failure(f"the daemon whose place was taken ended with {kill_reason(status)}")
 
     def listen(self):
         """What the daemon tells its service manager is taken: if nobody does that, it waits, as it would for systemd."""
@@ -196,6 +221,10 @@ class Rig:
         return status, log
 
     def kill(self):
+        for old in self.olds:
+            old.kill()
+            old.wait()
+        self.olds = []
         if self.daemon:
             self.daemon.kill()
             self.daemon.wait()
@@ -268,8 +297,16 @@ class Rig:
         libraries = f"{self.preload}:{self.test}/fake/libcuda.so.1"
         env = dict(self.env, LD_PRELOAD=libraries) if preloaded else self.env
         return subprocess.Popen([f"{self.test}/fail_workload", "--socket", f"{self.dir}/socket", "--number",
-                                 str(self.number), "--ledger", f"{self.dir}/ledger", *args], stdin=subprocess.DEVNULL,
+                                 str(self.number), "--ledger", f"{self.dir}/ledger", *args], stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+
+    def begin_hold(self, preloaded):
+        """A client that has leases, and waits for its end of input."""
+        work = self.begin_work("--hold", preloaded=preloaded)
+        line = work.stdout.readline()
+        if line != b"held\n":
+            raise Failure(f"a client cannot begin: {line}")
+        return work
 
     def end_work(self, work):
         try:

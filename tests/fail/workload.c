@@ -169,6 +169,18 @@ static void work_pool(struct work *w, spw_session *session, const char *name)
         work_gpu(w, pool);
 }
 
+static void work_holding(struct work *w, spw_session *session)
+{
+    spw_pool *pool = NULL;
+
+    if (work_answer(w, "pool_open", spw_pool_open(session, "default", &pool)) < 0)
+        return;
+    spw_space *space = open_space(w, pool, "held", SPW_CLASS_KV, SPW_CACHE);
+
+    if (space)
+        work_hold(w, space);
+}
+
 static void work_run(struct work *w)
 {
     struct spw_connect_options options = {.socket_path = w->socket, .name = "fail", .timeout_ms = work_timeout_ms(w)};
@@ -178,10 +190,14 @@ static void work_run(struct work *w)
         return;
     if (w->is_strict)
         wait_for_memory(session);
-    work_admin(w, session);
-    work_pool(w, session, "default");
-    w->ledger = NULL; /* it is of the first pool; and so is the GPU */
-    work_pool(w, session, "shared");
+    if (w->holds) {
+        work_holding(w, session);
+    } else {
+        work_admin(w, session);
+        work_pool(w, session, "default");
+        w->ledger = NULL; /* it is of the first pool; and so is the GPU */
+        work_pool(w, session, "shared");
+    }
     spw_close(session);
 }
 
@@ -281,12 +297,19 @@ static void tell(const struct work *w)
 }
 
 static const struct option option_table[] = {
-    {"socket", required_argument, NULL, 's'},  {"ledger", required_argument, NULL, 'l'},
-    {"number", required_argument, NULL, 'n'},  {"strict", no_argument, NULL, 'S'},
-    {"degraded", no_argument, NULL, 'D'},      {"gpu", no_argument, NULL, 'g'},
-    {"verify", no_argument, NULL, 'v'},        {"again", no_argument, NULL, 'a'},
-    {"keep", no_argument, NULL, 'k'},          {"fds", required_argument, NULL, 'f'},
-    {"threads", required_argument, NULL, 't'}, {NULL, 0, NULL, 0},
+    {"socket", required_argument, NULL, 's'},
+    {"ledger", required_argument, NULL, 'l'},
+    {"number", required_argument, NULL, 'n'},
+    {"strict", no_argument, NULL, 'S'},
+    {"degraded", no_argument, NULL, 'D'},
+    {"gpu", no_argument, NULL, 'g'},
+    {"verify", no_argument, NULL, 'v'},
+    {"again", no_argument, NULL, 'a'},
+    {"keep", no_argument, NULL, 'k'},
+    {"fds", required_argument, NULL, 'f'},
+    {"hold", no_argument, NULL, 'h'},
+    {"threads", required_argument, NULL, 't'},
+    {NULL, 0, NULL, 0},
 };
 
 int main(int argc, char **argv)
@@ -324,6 +347,9 @@ int main(int argc, char **argv)
             break;
         case 'a':
             again = true;
+            break;
+        case 'h':
+            w.holds = true;
             break;
         case 'f':
             fds_wanted = (unsigned)strtoul(optarg, NULL, 10);

@@ -26,6 +26,7 @@ struct work {
     bool is_degraded;   /* but what a device that is not trusted any more refuses: -EIO, -EBADMSG */
     bool has_gpu;
     bool keeps;        /* what is durable stays there */
+    bool holds;        /* leases, until the driver says so; and nothing else */
     unsigned n_failed; /* calls that answered with an error */
     int first_error;
     char first_step[64];
@@ -55,6 +56,7 @@ void work_tensor(struct work *w, spw_space *space);
 void work_tidy(struct work *w, spw_space *space);
 void work_queue(struct work *w, spw_session *session, spw_space *space);
 void work_gpu(struct work *w, spw_pool *pool);
+void work_hold(struct work *w, spw_space *space);
 
 /* The oracle of restarts: everything in the ledger is there, whole. */
 void work_verify(struct work *w, spw_space *space);
