@@ -30,6 +30,13 @@ static bool entry_is_of(const struct record *r, uint8_t store, const struct stor
            r->generation == e->generation && r->dev_segment == e->loc.segment && r->dev_sector == e->loc.sector;
 }
 
+/* Where one of its pieces is, or was: what a SYNC writes must not lie in another log than what it takes the place of. */
+static void space_is_at_home(struct tiering *t, uint32_t space, uint8_t store)
+{
+    if (t->spaces[space].home == STORE_NONE)
+        t->spaces[space].home = store;
+}
+
 /* --- While the logs are read ------------------------------------------------------------------------------------- */
 
 static uint32_t record_of_entry(const struct tiering *t, const struct store_id *store_id, uint16_t n_parts)
@@ -172,6 +179,7 @@ static int reconcile_shadows(struct tiering *t)
         int r = shadow_recovered(t, object, l->store, &l->entry);
         if (r < 0)
             return r;
+        space_is_at_home(t, record_at(&t->records, object)->space, l->store);
         l->store = STORE_NONE;
     }
     for (size_t i = 0; i < w->n_logged; i++)
@@ -190,8 +198,8 @@ static void reconcile_forget(struct tiering *t)
         uint32_t space = space_by_id(t, l->entry.id.space);
 
         store_delete_logged(t->stores[l->store].store, &l->entry);
-        if (space != UINT32_MAX && t->spaces[space].home == STORE_NONE)
-            t->spaces[space].home = l->store; /* its next SYNC has to see to that, if to nothing else */
+        if (space != UINT32_MAX)
+            space_is_at_home(t, space, l->store); /* its next SYNC has to see to that, if to nothing else */
     }
     t->warm_counts.forgotten = w->n_logged;
 }
@@ -217,8 +225,7 @@ static bool reconcile_record(struct tiering *t, uint32_t object)
         return false;
     }
     segment_link(t, object);
-    if (t->spaces[r->space].home == STORE_NONE)
-        t->spaces[r->space].home = r->dev_store;
+    space_is_at_home(t, r->space, r->dev_store);
     return !is_logged;
 }
 

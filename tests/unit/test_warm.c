@@ -456,6 +456,24 @@ START_TEST(a_writer_that_was_about_to_end_keeps_the_shadow)
 }
 END_TEST
 
+/* Whose pieces have all changed since their last SYNC: the next one must not go to another store, beside the old copies. */
+START_TEST(a_space_keeps_its_home)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 8 * MIB, .device_bytes = DEVICE}, 2);
+    rig_start(&rig);
+    struct tiering_id a = tensor(RIG_DURABLE, 1, RIG_PIECE);
+    ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(rig_write(&rig, &a, 11), 0);
+    uint8_t home = rig.t->spaces[rig.spaces[RIG_DURABLE].index].home;
+    ck_assert_uint_lt(home, 2);
+    hot();
+    ck_assert_uint_eq(rig.t->n_shadows, 1);
+    ck_assert_uint_eq(rig.t->spaces[rig.spaces[RIG_DURABLE].index].home, home);
+    rig_close(&rig);
+}
+END_TEST
+
 /* What the log has is of one that was deleted, and whose deletion it has not heard of. */
 START_TEST(a_tensor_made_anew_has_no_shadow)
 {
@@ -682,6 +700,7 @@ int main(void)
     tcase_add_test(tc, what_was_deleted_does_not_come_back);
     tcase_add_test(tc, a_tensor_keeps_its_shadow);
     tcase_add_test(tc, a_writer_that_was_about_to_end_keeps_the_shadow);
+    tcase_add_test(tc, a_space_keeps_its_home);
     tcase_add_test(tc, a_tensor_made_anew_has_no_shadow);
     tcase_add_test(tc, a_sync_that_was_cut_off);
     tcase_add_test(tc, memory_that_is_missing);
