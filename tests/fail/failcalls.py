@@ -33,7 +33,7 @@ SETTLE_S = 30
 HEAP_SLACK = 4096  # of what a hash table or a list of a library may have grown by
 POINTS_A_DAEMON = 40
 POINTS_A_DEVICE = 10
-BASELINES = 3
+BASELINES = 2
 CONNECTIONS, HELD_CONNECTIONS = 10000, 200
 LEFT_ALONE_S, CALLS_LEFT_ALONE, PATIENCE = 2, 100, 20
 SAMPLE_AT_LEAST = 24
@@ -122,6 +122,7 @@ class Runner:
         client.reset_counts()
         rig.work("--gpu", preloaded=True)
         counts["library"] = client.counts()
+        self.options.library_left = self.library_left()
         daemon.reset_counts()
         client.reset_counts()
         self.taken(preloaded=True)
@@ -135,6 +136,18 @@ class Runner:
         self.baseline = None
         self.rig.stop()
         return {phase: counts[phase] for phase in PHASES}
+
+    def library_left(self):
+        """What the library has when all is closed; some of libc's and the fake driver's depends on how threads met."""
+        left = []
+        self.serve()
+        for _ in range(BASELINES):
+            self.rig.states["fail_workload"].fresh()
+            done = self.rig.work("--gpu", "--again", preloaded=True)
+            if done.status != 0:
+                raise Failure(f"the library does not work undisturbed: {done.text.strip()}")
+            left.append((done.fds, done.threads, done.bytes))
+        return tuple(max(column) for column in zip(*left))
 
     def taken(self, preloaded):
         """Its place is taken while a client has leases: (was it, how that client ended)."""
@@ -391,12 +404,6 @@ class Run:
             shutil.copyfile(f"{first.rig.dir}/{name}", f"{self.template}/{name}")
         first.template = self.template
         self.counts = first.count()
-        left = []
-        for _ in range(BASELINES): # what libc and the fake driver keep depends on how threads met
-            first.rig.states["fail_workload"].fresh()
-            done = first.rig.work("--gpu", "--again", preloaded=True)
-            left.append((done.fds, done.threads, done.bytes))
-        options.library_left = tuple(max(column) for column in zip(*left))
         self.sites = {}
         for program, binaries in (("spillwayd", {PROGRAM: f"{options.bin}/spillwayd"}),
                                   ("spillway-gpu", {PROGRAM: f"{options.bin}/spillway-gpu"}),
@@ -409,6 +416,9 @@ class Run:
             self.sites[program].resolve(keys)
         if not options.only and not options.point and not options.list:
             first.check_descriptors()
+        for program, state in first.rig.states.items():
+            self.reached[program] |= state.keys()
+            self.sites[program].resolve(self.reached[program])
         first.close()
 
     def points(self):
