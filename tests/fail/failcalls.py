@@ -32,7 +32,7 @@ from unreachable import is_allowed
 SETTLE_S = 30
 HEAP_SLACK = 4096  # of what a hash table or a list of a library may have grown by
 POINTS_A_DAEMON = 40
-POINTS_A_DEVICE = 10
+POINTS_A_DEVICE = 4  # each leaves 3 MiB there, all of it in one of two partitions perhaps
 BASELINES = 2
 CONNECTIONS, HELD_CONNECTIONS = 10000, 200
 LEFT_ALONE_S, CALLS_LEFT_ALONE, PATIENCE = 2, 100, 20
