@@ -72,7 +72,7 @@ enum lease_mode { LEASE_FREE, LEASE_READ, LEASE_WRITE, LEASE_RESERVE };
  * stored last when one is made, and first when it ends.
  */
 struct lease {
-    uint32_t generation;
+    uint32_t generation; /* first: lease_new() */
     uint32_t object;
     uint32_t next, prev; /* derived. Of the session's; `next` also links free ones */
     uint32_t off_bytes, len_bytes;

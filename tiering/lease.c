@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "include/base/atomic.h"
 #include "include/base/kill_point.h"
@@ -125,14 +126,15 @@ static int lease_new(struct tiering *t, struct tiering_session *s, uint32_t obje
     const struct record *r = record_at(&t->records, object);
     struct lease *l = &t->leases[index];
     t->lease_free = l->next;
-    *l = (struct lease){.generation = l->generation,
-                        .object = object,
-                        .off_bytes = off_bytes,
-                        .len_bytes = len_bytes,
-                        .number = s->number,
-                        .user = (uint16_t)s->user,
-                        .region = r->mem_region,
-                        .sector = r->mem_sector};
+    /* All but the generation, which a process that ends here must not have lost. */
+    memset((char *)l + sizeof(l->generation), 0, sizeof(*l) - sizeof(l->generation));
+    l->object = object;
+    l->off_bytes = off_bytes;
+    l->len_bytes = len_bytes;
+    l->number = s->number;
+    l->user = (uint16_t)s->user;
+    l->region = r->mem_region;
+    l->sector = r->mem_sector;
     fence_compiler(); /* it is whole before it counts: see truth.h */
     store_relaxed(&l->mode, (uint8_t)mode);
     lease_join_session(t, s, index);
@@ -244,8 +246,9 @@ void lease_end(struct tiering *t, struct lease *l)
     if (l->holds)
         extent_release(t, l->region, l->sector);
     store_relaxed(&l->mode, (uint8_t)LEASE_FREE);
-    fence_compiler(); /* it is over before another one has its place: see truth.h */
-    *l = (struct lease){.generation = lease_next_generation(l), .next = t->lease_free};
+    fence_compiler();                         /* it is over before another one has its place: see truth.h */
+    l->generation = lease_next_generation(l); /* the rest is cleared when it is taken again */
+    l->next = t->lease_free;
     t->lease_free = index;
     t->pools[pool].stat.leased -= r->size_bytes;
     lease_unadmit(t, user, pool, r->size_bytes);
