@@ -256,8 +256,8 @@ extern uint32_t client_reattach_max_ms;
 int client_link_watch(spw_session *session) must_check;
 /* The session is dead. */
 void client_link_unwatch(spw_session *session);
-/* The connection of that era has ended. */
-void client_link_lost(spw_session *session, uint32_t era);
+/* The connection of that era has ended. False: that was known. */
+bool client_link_lost(spw_session *session, uint32_t era);
 static inline bool client_link_is_up(const spw_session *session)
 {
     return load_acquire(&session->era) % 2 == 0; /* pairs with link.c's release */

@@ -25,11 +25,11 @@
 
 uint32_t client_reattach_max_ms = REATTACH_NS_MAX / 1000000;
 
-void client_link_lost(spw_session *session, uint32_t era)
+bool client_link_lost(spw_session *session, uint32_t era)
 {
     /* Release: pairs with load_acquire of the watcher. An odd one, or a newer one, stays. */
-    if (era % 2 == 0)
-        __atomic_compare_exchange_n(&session->era, &era, era + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    return era % 2 == 0 &&
+           __atomic_compare_exchange_n(&session->era, &era, era + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
 int client_link_wait(spw_session *session)
@@ -142,7 +142,7 @@ static void *watch(void *arg)
 
         if (era % 2 == 0 && poll(&pfd, 1, -1) <= 0)
             continue;
-        client_link_lost(session, era);
+        (void)client_link_lost(session, era);
         if (load_acquire(&session->dead) == 0)
             link_restore(session);
     }

@@ -51,7 +51,10 @@ int client_session_hangup(spw_session *session, uint32_t era)
 {
     if (load_acquire(&session->has_watcher) == 0) /* pairs with client_link_watch() */
         return client_session_end(session, NULL);
-    client_link_lost(session, era);
+    /* What could not be sent does not mean that the other end has gone: then nothing else would wake the watcher. If it was
+     * awake, and has a connection by now, that one is lost, too, and there is a next. */
+    if (client_link_lost(session, era))
+        shutdown(session->socket, SHUT_RDWR);
     return client_session_check(session);
 }
 

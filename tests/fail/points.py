@@ -108,6 +108,7 @@ ENDED_BY_LIBC = re.compile(r"^(?:start|warm)/(?:malloc|calloc|realloc) daemon/ma
 # What was found to be wrong once: the first points of a sample.
 FOUND_ONCE = (
     r"^start/close_range daemon/gpu_launcher\.c:.* once$",  # a launcher that never ended, nor did the daemon
+    r"^library/send client/lib/control\.c:\d+ transmit/12/ENOBUFS once$",  # a request that was not sent, and waited for for ever
     r"^start/getrandom daemon/session_kept\.c:.* for good$",  # asked for again for ever
 )
 
@@ -115,6 +116,8 @@ FOUND_ONCE = (
 IMPOSSIBLE = (
     (re.compile(r"/write io/engine_queue\.c:.* for good$"),
      "an eventfd's counter is full, or the call is interrupted; neither lasts"),
+    (re.compile(r"^\w+/read daemon/control\.c:\d+ control_signal .* for good$"),
+     "a signalfd can be read where epoll says so; without that a stop is never heard of"),
     (re.compile(r"^library/shutdown client/lib/session\.c:"),
      "a connected socket of this family can be shut down; without that nobody wakes who waits for it"),
 )
