@@ -32,8 +32,10 @@ void fake_stream_ref(struct CUstream_st *stream)
 
 void fake_stream_unref(struct CUstream_st *stream)
 {
-    if (--stream->n_refs == 0)
-        free(stream);
+    if (--stream->n_refs > 0)
+        return;
+    list_unlink(&stream->link);
+    free(stream);
 }
 
 /* Whatever the test holds up, and whatever is lost, ends here: the thread goes on to the next. */
@@ -136,9 +138,9 @@ static struct CUstream_st *stream_new(struct CUctx_st *ctx, bool blocking)
     return stream;
 }
 
+/* What is in it goes on, and is waited for by who waits for all: so it stays in the list until then. */
 static void stream_end(struct CUstream_st *stream)
 {
-    list_unlink(&stream->link);
     stream->destroyed = true;
     channel_close(stream->channel);
     stream->channel = NULL;
@@ -151,7 +153,7 @@ void fake_streams_reclaim(struct CUctx_st *ctx)
         struct CUstream_st *stream = container_of(l, struct CUstream_st, link);
 
         next = l->next;
-        if (stream->ctx != ctx)
+        if (stream->ctx != ctx || stream->destroyed)
             continue;
         if (stream != ctx->null_stream) {
             COUNT(n_reclaimed, 1);
@@ -173,7 +175,7 @@ struct CUstream_st *fake_stream_find(struct CUstream_st *handle)
     }
     for (struct list *l = fake.streams.next; l != &fake.streams; l = l->next)
         if (container_of(l, struct CUstream_st, link) == handle)
-            return handle;
+            return handle->destroyed ? NULL : handle;
     return NULL;
 }
 
