@@ -29,9 +29,18 @@ static bool driver_begin(struct work *w)
     int device;
 
     /* The application's own: it works before any of this begins. */
-    if (cuda_driver_load(&cu) < 0 || cu->Init(0) || cu->DeviceGet(&device, 0) ||
-        cu->DevicePrimaryCtxRetain(&ctx, device) || cu->CtxSetCurrent(ctx))
-        work_broken(w, "there is no fake driver", 0);
+    int r = cuda_driver_load(&cu);
+
+    if (r == 0)
+        r = cu->Init(0);
+    if (r == 0)
+        r = cu->DeviceGet(&device, 0);
+    if (r == 0)
+        r = cu->DevicePrimaryCtxRetain(&ctx, device);
+    if (r == 0)
+        r = cu->CtxSetCurrent(ctx);
+    if (r != 0)
+        work_broken(w, "the fake driver does not work; its answer is the key", (uint64_t)(int64_t)r);
     return true;
 }
 
