@@ -58,6 +58,7 @@ ALLOCATION = "ENOMEM"
 # Where one of these says something else than that the call failed: that the client has closed its doorbell, or, to the process
 # that starts helpers, that the daemon has ended.
 ERRORS_AT = ((re.compile(r"^recv daemon/ring\.c:"), "ENOMEM EINTR"),
+             (re.compile(r"^send client/lib/ring\.c:"), "ENOBUFS EPIPE"), # EAGAIN: it is full of rings that will be heard
              (re.compile(r"^recvmsg daemon/gpu_launcher\.c:"), "ENOMEM EINTR"),
              (re.compile(r"^sendmsg daemon/gpu_launcher\.c:.* answer_send"), "EAGAIN ENOBUFS ETOOMANYREFS"))
 PASSING = ("EINTR", "EAGAIN", "EBUSY", "ECONNABORTED")  # never from then on: the kernel does not say so for ever
@@ -118,6 +119,8 @@ IMPOSSIBLE = (
      "an eventfd's counter is full, or the call is interrupted; neither lasts"),
     (re.compile(r"^\w+/read daemon/control\.c:\d+ control_signal .* for good$"),
      "a signalfd can be read where epoll says so; without that a stop is never heard of"),
+    (re.compile(r"^library/send client/lib/ring\.c:\d+ ring_wake/.* for good$"),
+     "each call ends at its deadline, one after the other, for longer than a client is waited for"),
     (re.compile(r"^library/shutdown client/lib/session\.c:"),
      "a connected socket of this family can be shut down; without that nobody wakes who waits for it"),
 )
