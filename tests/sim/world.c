@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/sim/sim.h"
+#include "tests/unit/support/zeroed.h"
 #include "tiering/core.h"
 
 #define SEGMENT_BYTES MIB
@@ -178,7 +179,7 @@ void world_make(struct sim *sim)
     sim->budgets_on = sim_percent(sim, 50);
     world_pools(sim);
     sim->max_objects = 4096;
-    sim->records = aligned_alloc(64, round_up(tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES), 64));
+    sim->records = zeroed_alloc(tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES));
     sim->config = (struct tiering_config){.backend = &sim->wire,
                                           .pools = sim->pools,
                                           .n_pools = 2,
@@ -288,7 +289,7 @@ static int world_try_open(struct sim *sim)
 
     sim->config.survived = sim->is_hot;
     if (!sim->is_hot)
-        memset(sim->records, 0, tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES));
+        zeroed_again(sim->records, tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES));
     sim->n_stores = 0;
     world_forget_budgets(sim);
     int r = tiering_new(&sim->config, &sim->tiering);
@@ -606,5 +607,5 @@ void world_free(struct sim *sim)
     world_forget(sim);
     simdisk_free(sim->disk);
     rings_free(sim);
-    free(sim->records);
+    zeroed_free(sim->records, tiering_records_bytes(sim->max_objects, SIM_MAX_LEASES));
 }

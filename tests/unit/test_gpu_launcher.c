@@ -56,9 +56,9 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return fails && fails_now(&fails->sendmsg) ? -1 : syscall(SYS_sendmsg, fd, message, flags);
 }
 
-int close_range(unsigned first, unsigned last, int flags)
+int close_range(unsigned fd, unsigned max_fd, int flags)
 {
-    return fails && fails_now(&fails->close_range) ? -1 : (int)syscall(SYS_close_range, first, last, flags);
+    return fails && fails_now(&fails->close_range) ? -1 : (int)syscall(SYS_close_range, fd, max_fd, flags);
 }
 
 /* One variable, which is never taken away. */

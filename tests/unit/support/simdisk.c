@@ -15,6 +15,7 @@
 
 #include "include/base/mix.h"
 #include "io/checksum.h"
+#include "tests/unit/support/zeroed.h"
 
 #define REGIONS_MAX 128
 #define DEVS_MAX 8
@@ -118,13 +119,12 @@ uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
     for (uint32_t i = 0; i < d->n_regions; i++)
         if (d->regions[i].spare && d->regions[i].size_bytes == size_bytes) {
             d->regions[i].spare = d->regions[i].is_chunk = false;
-            memset(d->regions[i].mem, 0, size_bytes);
+            zeroed_again(d->regions[i].mem, size_bytes);
             return i;
         }
     for (uint32_t i = 0; i < REGIONS_MAX; i++)
         if (!d->regions[i].mem) {
-            d->regions[i].mem = must(aligned_alloc(SECTOR_BYTES, round_up(size_bytes, SECTOR_BYTES)));
-            memset(d->regions[i].mem, 0, size_bytes);
+            d->regions[i].mem = must(zeroed_alloc(size_bytes));
             d->regions[i].size_bytes = size_bytes;
             d->n_regions = MAX(d->n_regions, i + 1);
             return i;
@@ -523,7 +523,7 @@ static void sim_chunk_close(struct io_backend *be, uint32_t region)
 {
     struct region *r = &simdisk_of(be)->regions[region];
 
-    free(r->mem);
+    zeroed_free(r->mem, r->size_bytes);
     *r = (struct region){0};
 }
 
@@ -611,7 +611,7 @@ void simdisk_free(struct simdisk *d)
         free(d->devs[i].dirty);
     }
     for (uint32_t i = 0; i < d->n_regions; i++)
-        free(d->regions[i].mem);
+        zeroed_free(d->regions[i].mem, d->regions[i].size_bytes);
     for (uint32_t i = 0; i < SIMDISK_LANES_MAX; i++) {
         free(d->lanes[i].slots[0]);
         free(d->lanes[i].slots[1]);
