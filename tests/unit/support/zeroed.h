@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory that is zero when it is taken, and zero again when that is asked for, at no cost for pages that nobody touched: a
+ * simulated process starts some thirty times a run, with tables and buffers of which it uses a little. Under AddressSanitizer
+ * it is the heap's, with red zones around it.
+ */
+#pragma once
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "include/base/base.h"
+
+#define ZEROED_PAGES_BYTES (64 * KIB) /* from so many on pages are given back instead of written */
+
+#ifdef __SANITIZE_ADDRESS__
+#define ZEROED_ON_HEAP 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ZEROED_ON_HEAP 1
+#endif
+#endif
+#ifndef ZEROED_ON_HEAP
+#define ZEROED_ON_HEAP 0
+#endif
+
+static inline void zeroed_again(void *mem, size_t size_bytes)
+{
+    if (ZEROED_ON_HEAP || size_bytes < ZEROED_PAGES_BYTES || madvise(mem, size_bytes, MADV_DONTNEED) < 0)
+        memset(mem, 0, size_bytes);
+}
+
+/* Aligned to a page; NULL: there is none. */
+static inline void *zeroed_alloc(size_t size_bytes)
+{
+    if (!ZEROED_ON_HEAP) {
+        void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        return mem == MAP_FAILED ? NULL : mem;
+    }
+    void *mem = aligned_alloc(SECTOR_BYTES, round_up(size_bytes, SECTOR_BYTES));
+
+    if (mem)
+        memset(mem, 0, size_bytes);
+    return mem;
+}
+
+static inline void zeroed_free(void *mem, size_t size_bytes)
+{
+    if (ZEROED_ON_HEAP)
+        free(mem);
+    else if (mem)
+        munmap(mem, size_bytes);
+}
