@@ -528,7 +528,7 @@ def options_of(argv):
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--all-sites", action="store_true", help="a site that is never reached is a failure")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--log", type=argparse.FileType("w"), help="a line for each point")
+    parser.add_argument("--log", metavar="FILE", help="a line for each point")
     options = parser.parse_args(argv)
     shm = "/dev/shm"
     if not options.dir and os.path.isdir(shm) and shutil.disk_usage(shm).free > (options.jobs + 4) * DISK_MIB << 20:
@@ -559,16 +559,24 @@ def shard(points, text):
     return points[k - 1 :: n]
 
 
-def become_nobody():
+def become_nobody(options):
     """Root may not use a pool that is shared; somebody else who may lock memory can use all there is."""
-    if os.geteuid() == 0 and shutil.which("setpriv"):
-        os.execvp("setpriv", ["setpriv", f"--reuid={OTHER_ID}", f"--regid={OTHER_ID}", "--clear-groups",
-                              "--inh-caps=+ipc_lock", "--ambient-caps=+ipc_lock", sys.executable] + sys.argv)
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        return
+    words = list(sys.argv)
+    if options.log:  # it may lie where only root comes
+        fd = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.fchown(fd, OTHER_ID, OTHER_ID)
+        os.set_inheritable(fd, True)
+        words += ["--log", f"/dev/fd/{fd}"]
+    os.execvp("setpriv", ["setpriv", f"--reuid={OTHER_ID}", f"--regid={OTHER_ID}", "--clear-groups",
+                          "--inh-caps=+ipc_lock", "--ambient-caps=+ipc_lock", sys.executable] + words)
 
 
 def main():
-    become_nobody()
     options = options_of(sys.argv[1:])
+    become_nobody(options)
+    options.log = open(options.log, "w", encoding="utf-8") if options.log else None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     options.end = time.monotonic() + options.seconds if options.seconds else None
