@@ -25,10 +25,7 @@ cp "$build"/{spillwayd,spillway-gpu,spillctl} "$pack/bin/"
 cp -L "$build"/libspillway.so.0 "$pack/bin/"
 cp "$build"/tests/{fail_workload,libfailcalls.so} "$pack/bin/tests/"
 cp -P "$build"/tests/fake/* "$pack/bin/tests/fake/"
-# The C library is the machine's own: its parts fit only each other and the loader.
-ldd "$pack"/bin/spill* "$pack"/bin/tests/fail_workload | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-    grep -Ev '/(libc|libm|libdl|librt|libpthread|libresolv|libspillway|ld-linux[^/]*)\.so' |
-    while read -r library; do cp -L "$library" "$pack/bin/"; done
+tests/pack_libraries.sh "$pack/bin" "$pack"/bin/spill* "$pack"/bin/tests/fail_workload
 # Names of call sites need what is stripped.
 python3 tests/fail/sites.py "$pack"/bin/{spillwayd,spillway-gpu,libspillway.so.0}
 strip --strip-unneeded "$pack"/bin/spill{wayd,way-gpu,ctl} "$pack"/bin/*.so.*[0-9] "$pack"/bin/tests/{fail_workload,libfailcalls.so}

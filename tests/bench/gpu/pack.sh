@@ -27,10 +27,7 @@ mapfile -t sources < <(grep -l SPILLWAY_TEST_GPU tests/system/test_gpu_*.c)
 for source in "${sources[@]}"; do
     cp "$build/tests/system_$(basename "$source" .c)" "$pack/tests/"
 done
-# The C library is the machine's own: its parts fit only each other and the loader.
-ldd "$pack"/bin/* "$pack"/tests/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-    grep -Ev '/(libc|libm|libdl|librt|libpthread|libresolv|libspillway|ld-linux[^/]*)\.so' |
-    while read -r library; do cp -L "$library" "$pack/lib/"; done
+tests/pack_libraries.sh "$pack/lib" "$pack"/bin/* "$pack"/tests/*
 strip --strip-unneeded "$pack"/bin/* "$pack"/tests/* "$pack"/lib/*
 cp tests/bench/gpu/{run.sh,safetensors_load.py} tests/bench/results.py "$pack/"
 git describe --always --dirty >"$pack/commit" 2>/dev/null || echo unknown >"$pack/commit"
