@@ -909,6 +909,8 @@ void sync_stop(struct tiering *t);
 extern const struct store_events recover_events;
 uint32_t space_by_id(const struct tiering *t, uint64_t id);       /* UINT32_MAX */
 uint32_t pool_by_name(const struct tiering *t, const char *name); /* n_pools */
+/* Where one of its pieces is, or was: what a SYNC writes must not lie in another log than what it takes the place of. */
+void space_is_at_home(struct tiering *t, uint32_t space, uint8_t store);
 void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_t space, uint16_t n_parts);
 /* Every store was replayed: tensors are filled up with unwritten pieces; what is whole becomes visible. */
 int recover_finish(struct tiering *t);

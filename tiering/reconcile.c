@@ -30,13 +30,6 @@ static bool entry_is_of(const struct record *r, uint8_t store, const struct stor
            r->generation == e->generation && r->dev_segment == e->loc.segment && r->dev_sector == e->loc.sector;
 }
 
-/* Where one of its pieces is, or was: what a SYNC writes must not lie in another log than what it takes the place of. */
-static void space_is_at_home(struct tiering *t, uint32_t space, uint8_t store)
-{
-    if (t->spaces[space].home == STORE_NONE)
-        t->spaces[space].home = store;
-}
-
 /* --- While the logs are read ------------------------------------------------------------------------------------- */
 
 static uint32_t record_of_entry(const struct tiering *t, const struct store_id *store_id, uint16_t n_parts)

@@ -47,6 +47,12 @@ uint32_t pool_by_name(const struct tiering *t, const char *name)
     return t->n_pools;
 }
 
+void space_is_at_home(struct tiering *t, uint32_t space, uint8_t store)
+{
+    if (t->spaces[space].home == STORE_NONE)
+        t->spaces[space].home = store;
+}
+
 /* A space that is not in the table yet: all that is known of it is its id. */
 static int space_new(struct tiering *t, uint64_t id, uint8_t class_id, uint8_t durability, uint32_t *ret_index)
 {
@@ -226,8 +232,7 @@ static int recover_put(void *ctx, const struct store_entry *entry)
     }
     kill_point("recover.put");
     object_set_dev(t, object, store, entry);
-    if (t->spaces[space].home == STORE_NONE)
-        t->spaces[space].home = store;
+    space_is_at_home(t, space, store);
     return 0;
 }
 

@@ -38,7 +38,6 @@ int micro_session(const struct options *o, const char *socket_path, const char *
 {
     cleanup_(spw_close_p) spw_session *session = NULL;
     spw_pool *pool = NULL;
-
     int r = 0;
 
     if (pool_name)
