@@ -660,8 +660,10 @@ static void *fake_main(void *arg)
         bool any = rings_serve(f);
         if (__atomic_exchange_n(&f->die, 0, __ATOMIC_ACQ_REL))
             drop_all(f);
-        if (__atomic_exchange_n(&f->let_go, 0, __ATOMIC_ACQ_REL))
+        if (load_acquire(&f->let_go)) {
             held_serve(f);
+            store_release(&f->let_go, 0); /* whoever waits for it finds the answers */
+        }
         if (__atomic_exchange_n(&f->renew, 0, __ATOMIC_ACQ_REL)) {
             close(f->chunk_fd);
             f->chunk_fd = memfd_new("chunk", CHUNK_BYTES, true);
@@ -732,6 +734,8 @@ void fake_let_go(struct fake *fake)
 {
     store_release(&fake->let_go, 1);
     poke(fake);
+    while (load_acquire(&fake->let_go))
+        usleep(100);
 }
 
 void fake_wait_held(struct fake *fake, unsigned n)

@@ -45,7 +45,7 @@ const char *fake_path(const struct fake *fake);
 void fake_set_fault(struct fake *fake, enum fake_fault fault);
 /* Closes everything, as a killed daemon would. */
 void fake_die(struct fake *fake);
-/* Completes what is held. */
+/* Completes what is held; the answers are there when it returns. */
 void fake_let_go(struct fake *fake);
 /* Waits until so many requests are held. */
 void fake_wait_held(struct fake *fake, unsigned n);
