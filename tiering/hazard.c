@@ -19,6 +19,7 @@
 #include "tiering/hazard.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 #define FADE 0.98F
@@ -125,9 +126,14 @@ static void class_index(struct hazard *h, uint32_t class)
     c->ever = 1 - left;
 }
 
-void hazard_init(struct hazard *h)
+/* What all begin with: nothing of it depends on where. */
+static struct hazard fresh;
+static pthread_once_t fresh_once = PTHREAD_ONCE_INIT;
+
+static void fresh_make(void)
 {
-    memset(h, 0, sizeof(*h));
+    struct hazard *h = &fresh;
+
     for (uint32_t b = 0; b < HAZARD_BINS; b++) {
         h->width[b] = bin_width(b);
         h->moves[b] = b == HAZARD_BINS - 1 ? 0 : MIN((float)HAZARD_PERIOD / h->width[b], 1.0F);
@@ -139,6 +145,12 @@ void hazard_init(struct hazard *h)
     mean_update(h);
     for (uint32_t c = 0; c < HAZARD_CLASSES; c++)
         class_index(h, c);
+}
+
+void hazard_init(struct hazard *h)
+{
+    pthread_once(&fresh_once, fresh_make);
+    *h = fresh;
 }
 
 void hazard_enter(struct hazard *h, uint32_t class, float weight)

@@ -216,6 +216,7 @@ static int group_join(struct tiering *t, uint32_t object, bool grouped)
                         .object = object,
                         .wanted = r->n_parts * object_pieces(t, r->object_bytes),
                         .deadline_ns = t->now_ns + t->config.parts_deadline_ns};
+    t->groups_next_ns = MIN(t->groups_next_ns, g->deadline_ns);
     t->n_groups++;
     return 0;
 }
@@ -276,6 +277,7 @@ void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uin
         return; /* there were no more before */
     *g = (struct group){
         .hash = hash, .object = object, .wanted = wanted, .committed = committed, .deadline_ns = DEADLINE_UNSET};
+    t->groups_next_ns = 0;
     t->n_groups++;
 }
 
@@ -287,17 +289,27 @@ static void object_kill_committed(struct tiering *t, uint32_t object)
 
 void groups_expire(struct tiering *t)
 {
+    uint64_t next_ns = UINT64_MAX;
+
+    if (t->now_ns < t->groups_next_ns)
+        return;
     for (uint32_t i = 0; i < GROUPS_MAX && t->n_groups; i++) {
         struct group *g = &t->groups[i];
 
-        if (g->hash && g->deadline_ns == DEADLINE_UNSET)
-            g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
-        if (!g->hash || g->deadline_ns > t->now_ns)
+        if (!g->hash)
             continue;
-        sim_reached("group: its time is over");
-        g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
-        object_siblings(t, g->object, object_kill_committed);
+        if (g->deadline_ns == DEADLINE_UNSET)
+            g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
+        if (g->deadline_ns <= t->now_ns) {
+            sim_reached("group: its time is over");
+            g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
+            object_siblings(t, g->object, object_kill_committed);
+            next_ns = 0; /* others may have moved to where we have been */
+        } else {
+            next_ns = MIN(next_ns, g->deadline_ns);
+        }
     }
+    t->groups_next_ns = next_ns;
 }
 
 /* --- Policy ------------------------------------------------------------------------------------------------------ */

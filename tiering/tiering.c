@@ -27,12 +27,16 @@
  */
 static uint32_t tiering_ghosts(const struct tiering *t, const struct policy_ops *ops, uint64_t memory_bytes)
 {
-    uint64_t objects = MIN(memory_bytes / (4 * KIB), (uint64_t)t->config.max_objects) + 1;
+    uint64_t objects = MIN(memory_bytes / (4 * KIB), (uint64_t)t->config.max_objects) + 1, most = GHOSTS_PER_POLICY_MAX;
 
-    if (!ops->ghosts_min)
-        return (uint32_t)MIN(objects, (uint64_t)GHOSTS_PER_POLICY_MAX);
-    objects = MIN(memory_bytes / (16 * KIB), 4 * (uint64_t)t->config.max_objects);
-    return (uint32_t)MIN(MAX(objects, (uint64_t)ops->ghosts_min), (uint64_t)CHAIN_GHOSTS_MAX);
+    if (ops->ghosts_min) {
+        objects = MIN(memory_bytes / (16 * KIB), 4 * (uint64_t)t->config.max_objects);
+        objects = MAX(objects, (uint64_t)ops->ghosts_min);
+        most = CHAIN_GHOSTS_MAX;
+    }
+    if (t->config.ghosts_max)
+        most = MIN(most, (uint64_t)t->config.ghosts_max);
+    return (uint32_t)MIN(objects, most);
 }
 
 /* CXL memory takes what DRAM's policy let go, in that order: a policy that lives on chains has said all it can by then. */

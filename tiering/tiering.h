@@ -122,6 +122,7 @@ struct tiering_config {
     bool memory_on_demand;    /* chunks are asked for when objects need them, not at start */
     uint64_t chunk_bytes_max; /* 0: no cap but the geometric growth; for tests */
     uint64_t chunk_cap_min;   /* a chunk has at most 1/8 of its pool's memory, or this if it is more; 0: no such cap */
+    uint32_t ghosts_max;      /* of a policy: 0: no cap but the policy's own; for tests */
     uint32_t piece_bytes;     /* 0: PIECE_BYTES_MAX; never more, nor more than a segment of the first device */
     uint64_t parts_deadline_ns; /* an object whose parts are not all committed by then goes */
     uint64_t hash_seed;         /* random: clients choose the keys */

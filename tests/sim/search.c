@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,7 @@
 #include "tests/sim/sim.h"
 
 #define JOBS_MAX 64
+#define TABLE_BYTES (4 << 20)
 #define POINTS_MAX 512
 #define SEED_CPU_SECONDS 120          /* one that takes longer hangs; 0.1 to 3 is usual */
 #define POINTS_OPS UINT64_C(50000000) /* after so many operations every point must have fired */
@@ -328,6 +330,7 @@ int main(int argc, char **argv)
 
     if (!options_parse(argc, argv, &o))
         return usage();
+    (void)mallopt(M_MMAP_THRESHOLD, TABLE_BYTES); /* what is large comes zeroed, and most of it is never touched */
     sim_catch_signals();
     return o.list ? search_list(&o) : search(&o);
 }

@@ -36,6 +36,7 @@
 #define SIM_WAITS 96
 #define SIM_LEASES 192
 #define SIM_MAX_LEASES 512
+#define SIM_GHOSTS_MAX 2048 /* so few that policies forget, and a start is cheap */
 #define SIM_SYNCS 6
 #define SIM_TENSORS_MAX 28 /* the first objects */
 #define SIM_HISTORY 512

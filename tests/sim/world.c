@@ -193,6 +193,7 @@ void world_make(struct sim *sim)
                                           .max_moves = 64 + (uint32_t)sim_below(sim, 128),
                                           .clean_percent = 2 + (uint32_t)sim_below(sim, 20),
                                           .chunk_bytes_max = (1 + sim_below(sim, 2)) * MIB,
+                                          .ghosts_max = SIM_GHOSTS_MAX,
                                           .piece_bytes = SIM_PIECE_BYTES,
                                           .parts_deadline_ns = UINT64_C(2000000000),
                                           .hash_seed = sim->seed,
