@@ -328,14 +328,19 @@ static void chunk_complete(struct simdisk *d, struct io_chunk *chunk)
 
 /* --- A GPU --- */
 
+static void lane_free(struct lane *l)
+{
+    for (int op = 0; op < 2; op++)
+        zeroed_free(l->slots[op], l->n_slots * l->slot_bytes);
+}
+
 void simdisk_lane_new(struct simdisk *d, uint32_t lane, uint32_t slots, uint64_t slot_bytes)
 {
     struct lane *l = &d->lanes[lane];
 
-    for (int op = 0; op < 2; op++) {
-        free(l->slots[op]);
-        l->slots[op] = must(calloc(slots, slot_bytes));
-    }
+    lane_free(l);
+    for (int op = 0; op < 2; op++)
+        l->slots[op] = must(zeroed_alloc(slots * slot_bytes));
     l->n_slots = slots;
     l->slot_bytes = slot_bytes;
     l->status = 0;
@@ -612,10 +617,8 @@ void simdisk_free(struct simdisk *d)
     }
     for (uint32_t i = 0; i < d->n_regions; i++)
         zeroed_free(d->regions[i].mem, d->regions[i].size_bytes);
-    for (uint32_t i = 0; i < SIMDISK_LANES_MAX; i++) {
-        free(d->lanes[i].slots[0]);
-        free(d->lanes[i].slots[1]);
-    }
+    for (uint32_t i = 0; i < SIMDISK_LANES_MAX; i++)
+        lane_free(&d->lanes[i]);
     free(d->requests);
     free(d);
 }
