@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc, &policy_chain_hazard,
-                                                    &policy_adaptive};
+static const struct policy_ops *const policies[] = {&policy_lru,          &policy_s3fifo,   &policy_arc,
+                                                    &policy_chain_hazard, &policy_adaptive, &policy_plan};
 
 const struct policy_ops *policy_by_name(const char *name)
 {
@@ -22,7 +22,7 @@ const struct policy_ops *policy_by_name(const char *name)
 const char *const *policy_names(void)
 {
     /* Literals, because another file's constant is no initializer in C; the unit test compares them with the table. */
-    static const char *const names[ARRAY_LEN(policies) + 1] = {"lru", "s3-fifo", "arc", "chain", "adaptive"};
+    static const char *const names[ARRAY_LEN(policies) + 1] = {"lru", "s3-fifo", "arc", "chain", "adaptive", "plan"};
 
     return names;
 }

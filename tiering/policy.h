@@ -56,7 +56,7 @@ struct policy_config {
     uint64_t capacity_sectors; /* of the tier's share that this policy orders; may change by resize() */
     /* Bound on remembered identities (ARC: and one more), all allocated by new(). Good: as many as there are objects. */
     uint32_t max_ghosts;
-    /* For chain() alone; may be NULL. A resident object of this policy whose hash has these lower 32 bits, or
+    /* May be NULL. A resident object of this policy whose hash has these lower 32 bits, or
      * POLICY_NONE. */
     uint32_t (*find)(void *ctx, uint32_t hash_low);
     void *ctx; /* for find() */
@@ -103,12 +103,16 @@ struct policy_stat {
     uint64_t resident_sectors;
     uint64_t ghosts;      /* remembered identities */
     uint64_t ghost_bytes; /* memory allocated for them and for the policy itself */
+    /* Of a policy that plans: */
+    uint64_t plan_accesses; /* of the order that it follows now; 0: none */
+    uint64_t plans;         /* orders learned so far */
+    uint64_t deviations;    /* accesses that an order had not foretold */
 };
 
 struct policy;
 
 struct policy_ops {
-    const char *name;    /* as written in the config: "lru", "s3-fifo", "arc", "chain" */
+    const char *name;    /* as written in the config: "lru", "s3-fifo", "arc", "chain", "plan" */
     uint32_t ghosts_min; /* fewer than that would be false thrift; 0: as many as there are objects are wanted */
     /* 0, -ENOMEM, or -EINVAL for too many ghosts. The config is copied; the nodes are borrowed. */
     int (*new)(const struct policy_config *config, struct policy **ret_policy);
@@ -154,6 +158,7 @@ extern const struct policy_ops policy_s3fifo;
 extern const struct policy_ops policy_arc;
 extern const struct policy_ops policy_chain_hazard;
 extern const struct policy_ops policy_adaptive;
+extern const struct policy_ops policy_plan;
 
 /* The policy of that name, or NULL. policy_names() is a NULL-terminated list for error messages. */
 const struct policy_ops *policy_by_name(const char *name);

@@ -18,7 +18,7 @@ static int user_find(const char *name, uint32_t *ret_uid)
     return isalpha((unsigned char)name[0]) ? 0 : -ENOENT;
 }
 
-static const char *const policies[] = {"lru", "s3-fifo", "arc", "chain", "adaptive", NULL};
+static const char *const policies[] = {"lru", "s3-fifo", "arc", "chain", "adaptive", "plan", NULL};
 
 static struct config_env env_of(uint8_t bits)
 {

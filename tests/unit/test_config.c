@@ -15,7 +15,7 @@
 #define SPILLWAY_SOURCE_DIR "."
 #endif
 
-static const char *const policies[] = {"lru", "s3-fifo", "arc", "chain", "adaptive", NULL};
+static const char *const policies[] = {"lru", "s3-fifo", "arc", "chain", "adaptive", "plan", NULL};
 
 /* A machine of our own: three users, one group. */
 static int fake_user_find(const char *name, uint32_t *ret_uid)

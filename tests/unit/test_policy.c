@@ -13,8 +13,8 @@
 
 #define OBJECTS 512
 
-static const struct policy_ops *const policies[] = {&policy_lru, &policy_s3fifo, &policy_arc, &policy_chain_hazard,
-                                                    &policy_adaptive};
+static const struct policy_ops *const policies[] = {&policy_lru,          &policy_s3fifo,   &policy_arc,
+                                                    &policy_chain_hazard, &policy_adaptive, &policy_plan};
 
 /* A policy, and what its caller knows of the objects: an object's hash is its index + 1. */
 struct world {

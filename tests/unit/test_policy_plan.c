@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Plan: an order that repeats is learned, and from then on each eviction is the one that Belady would make; what comes
+ * otherwise is borne, counted, and in the end believed.
+ */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "include/base/mix.h"
+#include "tiering/plan_learn.h"
+#include "tiering/policy.h"
+#include "tiering/slot_set.h"
+
+#define OBJECTS 1024
+#define GHOSTS 4096
+#define STEP_MAX (4 * OBJECTS)
+
+/* Objects of one sector; an object's hash is its index + 1. */
+static struct world {
+    struct policy *policy;
+    struct policy_node nodes[OBJECTS];
+    bool is_there[OBJECTS];
+    uint32_t n_there, capacity;
+    uint64_t hits, misses;
+} world;
+
+static uint32_t world_find(void *ctx, uint32_t hash_low)
+{
+    (void)ctx;
+    return hash_low > 0 && hash_low <= OBJECTS && world.is_there[hash_low - 1] ? hash_low - 1 : POLICY_NONE;
+}
+
+static void world_open(uint32_t capacity, bool finds)
+{
+    world = (struct world){.capacity = capacity};
+    struct policy_config config = {.nodes = POLICY_NODES(world.nodes),
+                                   .n_nodes = OBJECTS,
+                                   .capacity_sectors = capacity,
+                                   .max_ghosts = GHOSTS,
+                                   .find = finds ? world_find : NULL};
+
+    ck_assert_int_eq(policy_plan.new(&config, &world.policy), 0);
+}
+
+static void world_close(void)
+{
+    policy_plan.free(world.policy);
+}
+
+static enum policy_pin never_pinned(void *ctx, uint32_t obj)
+{
+    (void)ctx;
+    ck_assert(world.is_there[obj]);
+    return POLICY_FREE;
+}
+
+static bool refer(uint32_t obj)
+{
+    if (world.is_there[obj]) {
+        policy_plan.hit(world.policy, obj);
+        world.hits++;
+        return true;
+    }
+    policy_plan.miss(world.policy, obj + 1, 1);
+    world.misses++;
+    if (world.n_there == world.capacity) {
+        uint32_t victim = policy_plan.victim(world.policy, obj + 1, never_pinned, NULL), coldest;
+
+        ck_assert_uint_eq(policy_plan.coldest(world.policy, &coldest, 1, never_pinned, NULL), 1);
+        ck_assert_uint_eq(coldest, victim);
+        policy_plan.evict(world.policy, victim, victim + 1, 1);
+        world.is_there[victim] = false;
+        world.n_there--;
+    }
+    policy_plan.insert(world.policy, obj, obj + 1, 1);
+    world.is_there[obj] = true;
+    world.n_there++;
+    return false;
+}
+
+static struct policy_stat stat_of(void)
+{
+    struct policy_stat stat;
+
+    policy_plan.stat(world.policy, &stat);
+    ck_assert_uint_eq(stat.resident, world.n_there);
+    ck_assert_int_eq(policy_plan.check(world.policy), 0);
+    return stat;
+}
+
+/* A step of training: what it accesses, in order. */
+static struct step {
+    uint32_t n;
+    uint32_t at[STEP_MAX];
+} step;
+
+static void step_run(void)
+{
+    for (uint32_t i = 0; i < step.n; i++)
+        refer(step.at[i]);
+}
+
+/* An optimizer's groups, one after the other. */
+static void step_cycle(uint32_t n)
+{
+    step.n = n;
+    for (uint32_t i = 0; i < n; i++)
+        step.at[i] = (i * 7) % n; /* some order; 7 does not divide n */
+}
+
+/* Weights: forward, then backward. */
+static void step_there_and_back(uint32_t n)
+{
+    step.n = 2 * n;
+    for (uint32_t i = 0; i < n; i++)
+        step.at[i] = step.at[2 * n - 1 - i] = i;
+}
+
+/* How many of `n_steps` steps' accesses hit if each eviction is Belady's, from what is resident now. */
+static uint64_t optimum(uint32_t n_steps)
+{
+    static bool there[OBJECTS];
+    uint64_t hits = 0;
+    uint32_t n_there = world.n_there;
+
+    memcpy(there, world.is_there, sizeof(there));
+    for (uint32_t k = 0; k < n_steps * step.n; k++) {
+        uint32_t obj = step.at[k % step.n], farthest = 0, victim = POLICY_NONE;
+
+        if (there[obj]) {
+            hits++;
+            continue;
+        }
+        for (uint32_t o = 0; n_there == world.capacity && o < OBJECTS; o++) {
+            uint32_t far = 1;
+
+            if (!there[o])
+                continue;
+            while (far <= step.n && step.at[(k + far) % step.n] != o)
+                far++;
+            if (far > farthest) {
+                farthest = far;
+                victim = o;
+            }
+        }
+        if (victim != POLICY_NONE) {
+            there[victim] = false;
+            n_there--;
+        }
+        there[obj] = true;
+        n_there++;
+    }
+    return hits;
+}
+
+static void steps_are_optimal(uint32_t n_steps)
+{
+    uint64_t best = optimum(n_steps), before = world.hits;
+
+    for (uint32_t i = 0; i < n_steps; i++)
+        step_run();
+    ck_assert_uint_eq(world.hits - before, best);
+    ck_assert_uint_gt(best, 0);
+}
+
+/* ── learning ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+START_TEST(a_period_is_learned_when_it_has_come_twice)
+{
+    struct plan_learner l;
+
+    ck_assert_int_eq(plan_learner_init(&l, 64), 0);
+    for (uint32_t i = 0; i < 20; i++) {
+        plan_learner_see(&l, 100 + i % 10);
+        ck_assert(plan_learner_is_sure(&l) == (i == 19));
+    }
+    ck_assert_uint_eq(l.period, 10);
+    for (uint32_t i = 0; i < 10; i++)
+        ck_assert_uint_eq(plan_learner_back(&l, i), 109 - i);
+    plan_learner_see(&l, 5);
+    ck_assert(!plan_learner_is_sure(&l));
+    plan_learner_deinit(&l);
+}
+END_TEST
+
+START_TEST(a_period_may_have_objects_twice)
+{
+    static const uint32_t period[] = {1, 2, 1, 3, 3, 4, 2, 5};
+    struct plan_learner l;
+
+    ck_assert_int_eq(plan_learner_init(&l, 64), 0);
+    for (uint32_t i = 0; i < 4 * ARRAY_LEN(period); i++)
+        plan_learner_see(&l, period[i % ARRAY_LEN(period)]);
+    ck_assert(plan_learner_is_sure(&l));
+    ck_assert_uint_eq(l.period, ARRAY_LEN(period));
+    plan_learner_deinit(&l);
+}
+END_TEST
+
+START_TEST(a_period_that_is_too_long_is_none)
+{
+    struct plan_learner l;
+
+    ck_assert_int_eq(plan_learner_init(&l, 64), 0);
+    for (uint32_t i = 0; i < 1000; i++) {
+        plan_learner_see(&l, 1 + i % 64);
+        ck_assert(!plan_learner_is_sure(&l));
+    }
+    plan_learner_deinit(&l);
+    ck_assert_int_eq(plan_learner_init(&l, 0), 0); /* learns nothing, and may be asked */
+    plan_learner_see(&l, 1);
+    ck_assert(!plan_learner_is_sure(&l));
+    plan_learner_deinit(&l);
+}
+END_TEST
+
+START_TEST(random_accesses_have_no_period)
+{
+    struct plan_learner l;
+    uint64_t seed = 1;
+
+    ck_assert_int_eq(plan_learner_init(&l, 1024), 0);
+    for (uint32_t i = 0; i < 100000; i++) {
+        plan_learner_see(&l, (uint32_t)(splitmix64_next(&seed) % 300));
+        ck_assert(!plan_learner_is_sure(&l) || l.period < 8);
+    }
+    plan_learner_deinit(&l);
+}
+END_TEST
+
+/* ── slots ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+START_TEST(the_largest_below_is_found)
+{
+    static bool has[5000];
+    struct slot_set s;
+    uint64_t seed = 3;
+    uint32_t len = 0;
+
+    ck_assert_int_eq(slot_set_init(&s, ARRAY_LEN(has)), 0);
+    for (uint32_t i = 0; i < 20000; i++) {
+        uint32_t at = (uint32_t)(splitmix64_next(&seed) % ARRAY_LEN(has)),
+                 end = (uint32_t)(splitmix64_next(&seed) % (ARRAY_LEN(has) + 1));
+        bool add = splitmix64_next(&seed) % 100 < (i < 10000 ? 20 : 60);
+
+        len = len - has[at] + add;
+        has[at] = add;
+        if (add)
+            slot_set_add(&s, at);
+        else
+            slot_set_drop(&s, at);
+        ck_assert_uint_eq(s.len, len);
+        uint32_t found = slot_set_below(&s, end);
+
+        while (end > 0 && !has[end - 1])
+            end--;
+        ck_assert_uint_eq(found, end > 0 ? end - 1 : SLOT_SET_NONE);
+    }
+    slot_set_deinit(&s);
+}
+END_TEST
+
+/* ── following ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const uint32_t percents[] = {25, 50, 75};
+
+START_TEST(a_cycle_is_held_as_well_as_can_be)
+{
+    uint32_t n = 400;
+
+    step_cycle(n);
+    world_open(n * percents[_i] / 100, false);
+    step_run();
+    step_run();
+    ck_assert_uint_eq(world.hits, 0); /* LRU */
+    step_run();                       /* is learned and copied */
+    step_run();                       /* each resident is met */
+    ck_assert_uint_eq(stat_of().plan_accesses, n);
+    steps_are_optimal(20);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    ck_assert_uint_eq(stat_of().plans, 1);
+    world_close();
+}
+END_TEST
+
+START_TEST(there_and_back_is_held_as_well_as_can_be)
+{
+    uint32_t n = 300;
+
+    step_there_and_back(n);
+    world_open(n * percents[_i] / 100, true);
+    for (uint32_t i = 0; i < 4; i++)
+        step_run();
+    ck_assert_uint_eq(stat_of().plan_accesses, 2 * n);
+    steps_are_optimal(20);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    world_close();
+}
+END_TEST
+
+START_TEST(residents_are_met_at_once)
+{
+    step_cycle(400);
+    world_open(200, true);
+    step_run();
+    step_run();
+    for (uint32_t i = 0; i < 3 * 400 / 64 + 3; i++) /* copied, linked, met: 64 slots for each access */
+        refer(step.at[i]);
+    ck_assert_uint_eq(stat_of().plan_accesses, 400);
+    uint64_t before = world.hits;
+
+    for (uint32_t i = 3 * 400 / 64 + 3; i < 400; i++)
+        refer(step.at[i]);
+    ck_assert_uint_ge(world.hits - before, 150);
+    world_close();
+}
+END_TEST
+
+/* What the plan does not know goes first, once it is older than all else. */
+START_TEST(strangers_go_first)
+{
+    step_cycle(100);
+    world_open(50, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    uint64_t before = world.hits;
+
+    step_run();
+    uint64_t usual = world.hits - before;
+
+    for (uint32_t i = 0; i < 5; i++)
+        refer(OBJECTS - 1 - i);
+    step_run();
+    step_run();
+    before = world.hits;
+    step_run();
+    ck_assert_uint_ge(world.hits - before + 1, usual); /* 49 or 50 of 99 */
+    for (uint32_t i = 0; i < 5; i++)
+        ck_assert(!world.is_there[OBJECTS - 1 - i]);
+    ck_assert_uint_eq(stat_of().deviations, 5);
+    world_close();
+}
+END_TEST
+
+/* Two that change places, one that is left out, one that comes twice: the plan stays. */
+START_TEST(small_deviations_are_borne)
+{
+    step_cycle(200);
+    world_open(100, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    uint64_t before = world.hits;
+
+    step_run();
+    uint64_t usual = world.hits - before;
+
+    for (uint32_t k = 0; k < 20; k++) {
+        before = world.hits;
+        for (uint32_t i = 0; i < step.n; i++) {
+            uint32_t at = i == 50 ? 51 : i == 51 ? 50 : i;
+
+            if (i != 120)
+                refer(step.at[at]);
+            if (i == 150)
+                refer(step.at[at]);
+        }
+        ck_assert_uint_ge(world.hits - before + 5, usual);
+    }
+    struct policy_stat stat = stat_of();
+
+    ck_assert_uint_eq(stat.plan_accesses, 200);
+    ck_assert_uint_eq(stat.plans, 1);
+    ck_assert_uint_ge(stat.deviations, 20 * 3);
+    ck_assert_uint_le(stat.deviations, 20 * 5);
+    world_close();
+}
+END_TEST
+
+/* A step that is begun anew in its middle: the place is found again. */
+START_TEST(a_step_begun_anew_is_followed)
+{
+    step_cycle(200);
+    world_open(100, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    for (uint32_t i = 0; i < 100; i++)
+        refer(step.at[i]);
+    step_run();
+    ck_assert_uint_eq(stat_of().plan_accesses, 200);
+    ck_assert_uint_le(stat_of().deviations, 4);
+    steps_are_optimal(3);
+    world_close();
+}
+END_TEST
+
+START_TEST(another_order_is_learned)
+{
+    step_cycle(200);
+    world_open(100, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    ck_assert_uint_eq(stat_of().plan_accesses, 200);
+    for (uint32_t i = 0; i < step.n; i++)
+        step.at[i] = (i * 11 + 300) % 500; /* others, and in another order */
+    step_run();
+    ck_assert_uint_eq(stat_of().plan_accesses, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        step_run();
+    ck_assert_uint_eq(stat_of().plans, 2);
+    steps_are_optimal(5);
+    world_close();
+}
+END_TEST
+
+/* Objects that leave and come at any time, and orders that change: the sums stay right. */
+START_TEST(random_use_keeps_the_sums)
+{
+    uint64_t seed = (uint64_t)_i + 10;
+
+    world_open(60, _i % 2);
+    for (uint32_t k = 0; k < 60; k++) {
+        if (k % 12 == 0)
+            step_cycle(97 + (uint32_t)(splitmix64_next(&seed) % 3) * 16);
+        for (uint32_t i = 0; i < step.n; i++) {
+            uint64_t dice = splitmix64_next(&seed) % 400;
+
+            if (dice == 0 && k % 12 > 6) {
+                refer((uint32_t)(splitmix64_next(&seed) % 300));
+            } else if (dice == 1) {
+                uint32_t obj = (uint32_t)(splitmix64_next(&seed) % 300);
+
+                if (world.is_there[obj]) {
+                    policy_plan.remove(world.policy, obj, 1);
+                    world.is_there[obj] = false;
+                    world.n_there--;
+                }
+            }
+            refer(step.at[i]);
+            if (dice % 16 == 0)
+                (void)stat_of();
+        }
+    }
+    ck_assert_uint_gt(stat_of().plans, 1);
+    world_close();
+}
+END_TEST
+
+static enum policy_pin half_is_held(void *ctx, uint32_t obj)
+{
+    (void)ctx;
+    return obj % 2 ? POLICY_HELD : POLICY_FREE;
+}
+
+START_TEST(the_held_keep_their_places)
+{
+    step_cycle(201);
+    world_open(100, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    for (uint32_t i = 0; i < 40; i++) {
+        uint32_t victim = policy_plan.victim(world.policy, 0, half_is_held, NULL);
+
+        ck_assert_uint_eq(victim % 2, 0);
+        policy_plan.evict(world.policy, victim, victim + 1, 1);
+        world.is_there[victim] = false;
+        world.n_there--;
+        (void)stat_of();
+    }
+    world_close();
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("policy_plan");
+    TCase *tc = tcase_create("plan");
+
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, a_period_is_learned_when_it_has_come_twice);
+    tcase_add_test(tc, a_period_may_have_objects_twice);
+    tcase_add_test(tc, a_period_that_is_too_long_is_none);
+    tcase_add_test(tc, random_accesses_have_no_period);
+    tcase_add_test(tc, the_largest_below_is_found);
+    tcase_add_loop_test(tc, a_cycle_is_held_as_well_as_can_be, 0, ARRAY_LEN(percents));
+    tcase_add_loop_test(tc, there_and_back_is_held_as_well_as_can_be, 0, ARRAY_LEN(percents));
+    tcase_add_test(tc, residents_are_met_at_once);
+    tcase_add_test(tc, strangers_go_first);
+    tcase_add_test(tc, small_deviations_are_borne);
+    tcase_add_test(tc, a_step_begun_anew_is_followed);
+    tcase_add_test(tc, another_order_is_learned);
+    tcase_add_loop_test(tc, random_use_keeps_the_sums, 0, 6);
+    tcase_add_test(tc, the_held_keep_their_places);
+    suite_add_tcase(s, tc);
+
+    SRunner *sr = srunner_create(s);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
