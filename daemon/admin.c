@@ -2,29 +2,26 @@
 /*
  * Owns the way of an ADMIN request: parse, ask every engine, make the object, answer. Control thread.
  *
- * The text comes from a peer with rights, and is parsed all the same as if it did not: bounded in size and depth.
+ * The text comes from a peer with rights, and is parsed all the same as if it did not (daemon/admin_request.h).
  */
 #include "daemon/admin.h"
 
 #include <errno.h>
-#include <json-c/json.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/admin_request.h"
 #include "daemon/control.h"
 #include "daemon/json.h"
 #include "daemon/session.h"
 #include "include/base/cleanup.h"
-
-#define ADMIN_DEPTH_MAX 8
 
 struct admin_kind {
     const char *name;
     struct json_object *(*make)(const struct control *control, const struct admin_reports *reports);
 };
 
-struct admin_request {
+struct admin_question {
     struct session *session;
     const struct admin_kind *kind;
     uint32_t n_left;
@@ -45,68 +42,68 @@ static void reply_json(struct session *session, char *text, size_t size)
         session_reply_error(session, -ENOMEM, 0, "out of memory");
 }
 
-static void request_free(struct admin_request *request)
+static void question_free(struct admin_question *question)
 {
-    for (uint32_t i = 0; i < request->reports.n; i++)
-        free(request->reports.at[i]);
-    free(request);
+    for (uint32_t i = 0; i < question->reports.n; i++)
+        free(question->reports.at[i]);
+    free(question);
 }
 
 static void report_came(struct call *call)
 {
-    struct admin_request *request = call->at_control_ctx;
-    struct session *session = request->session;
+    struct admin_question *question = call->at_control_ctx;
+    struct session *session = question->session;
 
-    if (--request->n_left > 0)
+    if (--question->n_left > 0)
         return;
     if (session_call_over(session)) {
         size_t size = 0;
-        char *text = json_end(request->kind->make(session->control, &request->reports), &size);
+        char *text = json_end(question->kind->make(session->control, &question->reports), &size);
 
         reply_json(session, text, size);
     }
-    request_free(request);
+    question_free(question);
 }
 
 /* A report for each engine; NULL: no memory. */
-static struct admin_request *request_new(struct session *session, const struct admin_kind *kind)
+static struct admin_question *question_new(struct session *session, const struct admin_kind *kind)
 {
     struct control *control = session->control;
-    struct admin_request *request = calloc(1, sizeof(*request));
+    struct admin_question *question = calloc(1, sizeof(*question));
     uint32_t max_peers = control->n_sessions + control->n_refused;
 
-    if (!request)
+    if (!question)
         return NULL;
-    request->session = session;
-    request->kind = kind;
-    request->n_left = control->n_engines;
+    question->session = session;
+    question->kind = kind;
+    question->n_left = control->n_engines;
     for (uint32_t i = 0; i < control->n_engines; i++) {
         struct engine_report *report = calloc(1, sizeof(*report) + max_peers * sizeof(report->peers[0]));
 
         if (!report) {
-            request_free(request);
+            question_free(question);
             return NULL;
         }
         report->max_peers = max_peers;
         report->call.at_control = report_came;
-        report->call.at_control_ctx = request;
-        request->reports.at[request->reports.n++] = report;
+        report->call.at_control_ctx = question;
+        question->reports.at[question->reports.n++] = report;
     }
-    return request;
+    return question;
 }
 
 static void ask_engines(struct session *session, const struct admin_kind *kind)
 {
     struct control *control = session->control;
-    struct admin_request *request = request_new(session, kind);
+    struct admin_question *question = question_new(session, kind);
 
-    if (!request) {
+    if (!question) {
         session_reply_error(session, -ENOMEM, 0, "out of memory");
         return;
     }
     session->busy = true;
     for (uint32_t i = 0; i < control->n_engines; i++)
-        engine_report(control->engines[i], request->reports.at[i]);
+        engine_report(control->engines[i], question->reports.at[i]);
 }
 
 static void reply_config(struct session *session)
@@ -117,46 +114,38 @@ static void reply_config(struct session *session)
     reply_json(session, text, size);
 }
 
-/* The value of "get"; NULL with an answer sent. */
-static struct json_object *parse(struct session *session, const char *text, size_t size, const char **ret_get)
+static void get(struct session *session, const char *name)
 {
-    struct json_tokener *tokener = json_tokener_new_ex(ADMIN_DEPTH_MAX);
-    struct json_object *object = tokener ? json_tokener_parse_ex(tokener, text, (int)size) : NULL;
-    struct json_object *get = NULL;
-
-    if (tokener)
-        json_tokener_free(tokener);
-    if (object && admin_inject(session, object)) {
-        json_object_put(object);
-        return NULL;
-    }
-    if (!object || !json_object_object_get_ex(object, "get", &get) || !json_object_is_type(get, json_type_string)) {
-        json_object_put(object);
-        session_reply_error(session, -EINVAL, 0, "a request is {\"get\": NAME}");
-        return NULL;
-    }
-    *ret_get = json_object_get_string(get);
-    return object;
-}
-
-void admin_begin(struct session *session, const char *text, size_t size)
-{
-    const char *get;
-    struct json_object *object = parse(session, text, size, &get);
-
-    if (!object)
-        return;
     const struct admin_kind *kind = NULL;
 
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
-        if (strcmp(kinds[i].name, get) == 0)
+        if (strcmp(kinds[i].name, name) == 0)
             kind = &kinds[i];
     if (kind)
         ask_engines(session, kind);
-    else if (strcmp(get, "config") == 0)
+    else if (strcmp(name, "config") == 0)
         reply_config(session);
     else
         session_reply_error(session, -EINVAL, 0,
                             "there is status, pools, tiers, sessions, devices, gpus, iostat, config and doctor");
-    json_object_put(object);
+}
+
+void admin_begin(struct session *session, const char *text, size_t size)
+{
+    struct admin_request request;
+    int r = admin_request_parse(text, size, &request);
+
+    if (r == -E2BIG) {
+        session_reply_error(session, r, 0, "a request has at most %d members, names of %d bytes and values of %d",
+                            ADMIN_MEMBERS_MAX, ADMIN_NAME_BYTES_MAX, ADMIN_TEXT_BYTES_MAX);
+        return;
+    }
+    if (r == 0 && admin_inject(session, &request))
+        return;
+    const char *name = r == 0 ? admin_request_text(&request, "get") : NULL;
+
+    if (name)
+        get(session, name);
+    else
+        session_reply_error(session, -EINVAL, 0, "a request is {\"get\": NAME}");
 }

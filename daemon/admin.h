@@ -8,6 +8,7 @@
 #include "daemon/engine.h"
 #include "include/base/base.h"
 
+struct admin_request;
 struct control;
 struct json_object;
 struct session;
@@ -32,6 +33,6 @@ struct json_object *admin_iostat(const struct control *control, const struct adm
 struct json_object *admin_gpus(const struct control *control, const struct admin_reports *reports);
 void admin_put_pool_gpu(struct json_object *pool, const struct control *control, uint32_t number);
 /* admin_inject.c: a request with "inject" in it. True: it has been answered, or will be. */
-bool admin_inject(struct session *session, struct json_object *request);
+bool admin_inject(struct session *session, const struct admin_request *request);
 /* admin_doctor.c */
 struct json_object *admin_doctor(const struct control *control, const struct admin_reports *reports);

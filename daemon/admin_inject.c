@@ -5,12 +5,12 @@
  * --user: the daemon's own user). Rules live in the engines, and go with the process. Control thread.
  */
 #include <errno.h>
-#include <json-c/json.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/admin.h"
+#include "daemon/admin_request.h"
 #include "daemon/control.h"
 #include "daemon/json.h"
 #include "daemon/log.h"
@@ -87,36 +87,29 @@ static void inject_done(struct call *base)
 
 /* --- The order -------------------------------------------------------------------------------------------------------- */
 
-static const char *text_of(struct json_object *o, const char *name)
+static const char *text_of(const struct admin_request *request, const char *name)
 {
-    struct json_object *value = NULL;
+    const char *text = admin_request_text(request, name);
 
-    return json_object_object_get_ex(o, name, &value) && json_object_is_type(value, json_type_string)
-               ? json_object_get_string(value)
-               : "";
+    return text ? text : "";
 }
 
 /* A number in its bounds; what it is without one. False: it is something else. */
-static bool number_of(struct json_object *o, const char *name, double min, double max, double without,
+static bool number_of(const struct admin_request *request, const char *name, double min, double max, double without,
                       double *ret_number)
 {
-    struct json_object *value = NULL;
+    const struct admin_member *member = admin_request_find(request, name);
 
-    *ret_number = without;
-    if (!json_object_object_get_ex(o, name, &value))
+    *ret_number = member ? member->number : without;
+    if (!member)
         return true;
-    if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double))
-        return false;
-    double number = json_object_get_double(value);
-
-    *ret_number = number;
-    return isfinite(number) && number >= min && number <= max;
+    return member->kind == ADMIN_NUMBER && member->number >= min && member->number <= max;
 }
 
 /* NULL, or what is wrong with it. */
-static const char *rule_parse(struct json_object *o, struct inject_rule *ret_rule)
+static const char *rule_parse(const struct admin_request *request, struct inject_rule *ret_rule)
 {
-    const char *what = text_of(o, "what");
+    const char *what = text_of(request, "what");
     double count, probability, latency_ms;
     uint8_t n = 0;
 
@@ -124,8 +117,9 @@ static const char *rule_parse(struct json_object *o, struct inject_rule *ret_rul
         n++;
     if (n == INJECT_WHATS)
         return "what can be ordered is eio, latency, corrupt and flush-fail";
-    if (!number_of(o, "count", 1, 1e15, 0, &count) || !number_of(o, "probability", 1e-6, 1, 1, &probability) ||
-        !number_of(o, "latency_ms", 1, LATENCY_MS_MAX, 100, &latency_ms))
+    if (!number_of(request, "count", 1, 1e15, 0, &count) ||
+        !number_of(request, "probability", 1e-6, 1, 1, &probability) ||
+        !number_of(request, "latency_ms", 1, LATENCY_MS_MAX, 100, &latency_ms))
         return "a count is at least 1, a probability within 0.000001 and 1, a latency within 1 and 60000 ms";
     *ret_rule = (struct inject_rule){.what = n,
                                      .count = (uint64_t)count,
@@ -175,12 +169,12 @@ static void inject_begin(struct session *session, enum inject_order order, const
         engine_inject(control->engines[i], &request->calls[i]);
 }
 
-static void inject_add_asked(struct session *session, struct json_object *o)
+static void inject_add_asked(struct session *session, const struct admin_request *request)
 {
-    const char *name = text_of(o, "device");
+    const char *name = text_of(request, "device");
     uint32_t device = device_find(session->control, name);
     struct inject_rule rule;
-    const char *wrong = rule_parse(o, &rule);
+    const char *wrong = rule_parse(request, &rule);
 
     if (device == session->control->config->n_devices) {
         session_reply_error(session, -ENOENT, 0, "there is no [device %.60s] in the configuration", name);
@@ -210,7 +204,7 @@ static bool inject_is_allowed(struct session *session)
     return true;
 }
 
-bool admin_inject(struct session *session, struct json_object *request)
+bool admin_inject(struct session *session, const struct admin_request *request)
 {
     const char *order = text_of(request, "inject");
 

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,7 @@ static int usage(void)
     return EX_USAGE;
 }
 
-/* The whole word is a number. */
+/* The whole word is a number, and one that JSON can say. */
 static bool add_number(struct json_object *order, const char *name, const char *word, bool whole)
 {
     char *end;
@@ -39,7 +40,7 @@ static bool add_number(struct json_object *order, const char *name, const char *
     errno = 0;
     double number = strtod(word, &end);
 
-    if (errno != 0 || end == word || *end || (whole && (number < 1 || number > 1e15)))
+    if (errno != 0 || end == word || *end || !isfinite(number) || (whole && (number < 1 || number > 1e15)))
         return false;
     return json_object_object_add(order, name,
                                   whole ? json_object_new_int64((int64_t)number) : json_object_new_double(number)) == 0;

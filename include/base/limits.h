@@ -130,6 +130,12 @@
 #define WRITE_BUDGET_BYTES_MAX (UINT64_C(1) << 60) /* of one budget; more is as good as none */
 #define OWNERS_MAX 16384
 
+/* Requests of spillctl. */
+#define ADMIN_MEMBERS_MAX 8
+#define ADMIN_NAME_BYTES_MAX 31   /* of a member */
+#define ADMIN_TEXT_BYTES_MAX 255  /* of a value */
+#define ADMIN_NUMBER_BYTES_MAX 63 /* as it is written */
+
 /* GPUs. */
 #define GPUS_MAX 64
 #define GPU_LANES_MAX 1024 /* of one GPU */

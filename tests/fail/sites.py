@@ -19,7 +19,7 @@ PROGRAM, LIBRARY, RING = 0, 1, 2
 
 # Functions of libraries that allocate whenever they are called: a call of one is a site of an allocation.
 ALLOCATING = {"strdup", "json_object_new_object", "json_object_new_array", "json_object_new_int", "json_object_new_uint64",
-              "json_object_new_string", "json_object_new_boolean", "json_tokener_new_ex"}
+              "json_object_new_string", "json_object_new_boolean"}
 ALLOCATIONS = ("malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign")
 
 # Imports that cannot fail, that have nothing to fail with (they compute), or whose failure is a failure of the program

@@ -146,12 +146,51 @@ START_TEST(test_refused)
     ck_assert_msg(strstr(text, "flush-fail"), "%s", text);
     ck_assert_int_eq(CTL("device", "disk", "eio", "--probability", "2"), 1);
     ck_assert_int_eq(CTL("device", "disk", "eio", "--count", "none"), 64);
+    ck_assert_int_eq(CTL("device", "disk", "eio", "--probability", "nan"), 64);
+    ck_assert_int_eq(CTL("device", "disk", "eio", "--count", "nan"), 64);
     ck_assert_int_eq(CTL("device", "disk"), 64);
     ck_assert_int_eq(CTL("everything"), 64);
     for (int i = 0; i < 16; i++)
         ck_assert_int_eq(CTL("device", "disk", "eio", "--probability", "0.000001"), 0);
     ck_assert_int_eq(CTL("device", "disk", "eio"), 1);
     ck_assert_int_eq(CTL("clear"), 0);
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
+static void expect_refused(const char *request, int error, const char *why)
+{
+    char *json = NULL;
+
+    ck_assert_int_eq(spw_admin(session, request, &json), error);
+    ck_assert_ptr_null(json);
+    ck_assert_msg(strstr(spw_error_text(), why), "%s: %s", request, spw_error_text());
+}
+
+/* What is no request of any kind, and orders that spillctl does not make. */
+START_TEST(test_requests)
+{
+    static const char usual[] = "a request is {\"get\": NAME}", bounds[] = "a count is at least 1";
+    char long_name[512];
+
+    begin("inject = yes");
+    expect_refused("", -EINVAL, usual);
+    expect_refused("{}", -EINVAL, usual);
+    expect_refused("{\"get\":1}", -EINVAL, usual);
+    expect_refused("{\"get\":\"status\"} {}", -EINVAL, usual);
+    expect_refused("{\"inject\":[\"list\"]}", -EINVAL, usual);
+    expect_refused("{\"inject\":\"list\",\"inject\":\"clear\"}", -EINVAL, usual);
+    expect_refused("{\"get\":\"\"}", -EINVAL, "there is status, pools");
+    expect_refused("{\"inject\":\"stop\"}", -EINVAL, "an order is list, clear or add");
+    expect_refused("{\"inject\":\"add\"}", -ENOENT, "there is no [device ]");
+    expect_refused("{\"inject\":\"add\",\"device\":\"disk\"}", -EINVAL, "what can be ordered is");
+    expect_refused("{\"inject\":\"add\",\"device\":\"disk\",\"what\":\"eio\",\"count\":\"1\"}", -EINVAL, bounds);
+    expect_refused("{\"inject\":\"add\",\"device\":\"disk\",\"what\":\"eio\",\"count\":1e999}", -EINVAL, bounds);
+    snprintf(long_name, sizeof(long_name), "{\"get\":\"%0256d\"}", 0);
+    expect_refused(long_name, -E2BIG, "a request has at most 8 members");
+    ck_assert_int_eq(CTL("device", "disk", "eio", "--probability", "0.25", "--count", "1000000"), 0);
+    ck_assert_msg(strstr(text, "250000"), "%s", text);
     spw_close(session);
     daemon_deinit(&d);
 }
@@ -167,6 +206,7 @@ int main(void)
     tcase_add_test(tc, test_latency);
     tcase_add_test(tc, test_flush);
     tcase_add_test(tc, test_refused);
+    tcase_add_test(tc, test_requests);
     suite_add_tcase(suite, tc);
     return suite_main(suite);
 }
