@@ -233,6 +233,9 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     json_put_u64(o, "promotions", s->promotions);
     json_put_u64(o, "evacuations", s->evacuations);
     json_put_u64(o, "waiting", s->waiting);
+    json_put_u64(o, "plan_accesses", s->plan_accesses);
+    json_put_u64(o, "plans", s->plans);
+    json_put_u64(o, "deviations", s->deviations);
     put_writes(o, &s->writes);
 }
 

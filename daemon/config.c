@@ -148,7 +148,7 @@ static void defaults_init(struct spillway_config *c, const struct config_env *en
         [CONFIG_CLASS_KV] = {"chain", CONFIG_DURABILITY_CACHE},
         [CONFIG_CLASS_WEIGHTS] = {"adaptive", CONFIG_DURABILITY_CACHE},
         [CONFIG_CLASS_ACTIVATION] = {"adaptive", CONFIG_DURABILITY_SCRATCH},
-        [CONFIG_CLASS_OPTIMIZER] = {"adaptive", CONFIG_DURABILITY_SCRATCH},
+        [CONFIG_CLASS_OPTIMIZER] = {"plan", CONFIG_DURABILITY_SCRATCH},
         [CONFIG_CLASS_GENERIC] = {"adaptive", CONFIG_DURABILITY_CACHE},
     };
 

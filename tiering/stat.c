@@ -57,6 +57,16 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
     stat.waiting = 0;
     list_for_each (l, &p->room)
         stat.waiting++;
+    for (int c = 0; c < TIERING_CLASSES; c++) {
+        struct policy_stat policy;
+
+        if (p->policies[c]->ops != &policy_plan)
+            continue;
+        p->policies[c]->ops->stat(p->policies[c], &policy);
+        stat.plan_accesses += policy.plan_accesses;
+        stat.plans += policy.plans;
+        stat.deviations += policy.deviations;
+    }
     *ret_stat = stat;
 }
 

@@ -541,6 +541,7 @@ struct tiering_pool_stat {
     uint64_t evacuations;           /* out of memory that was given back */
     uint64_t waiting;               /* for room */
     uint64_t gpu_spilled_bytes, gpu_fetched_bytes;
+    uint64_t plan_accesses, plans, deviations; /* of the orders that its classes follow: see struct policy_stat */
     struct tiering_writes writes;
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);

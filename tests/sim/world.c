@@ -199,11 +199,15 @@ void world_make(struct sim *sim)
                                           .hash_seed = sim->seed,
                                           .events = &events,
                                           .ctx = sim};
+    bool plans = mix64(sim->seed) % 8 == 0; /* not drawn: other seeds are the runs that they were before it came */
+
     for (int c = 0; c < TIERING_CLASSES; c++)
         sim->config.classes[c] = (struct tiering_class_config){.policy = policies[sim_below(sim, ARRAY_LEN(policies))],
                                                                .durability = STORE_CACHE,
                                                                .placement = (uint8_t)sim_below(sim, 3),
                                                                .weight = 1 + (uint32_t)sim_below(sim, 4)};
+    for (int c = 0; c < TIERING_CLASSES && plans; c++)
+        sim->config.classes[c].policy = &policy_plan;
 }
 
 /* --- Budgets ---------------------------------------------------------------------------------------------------------- */

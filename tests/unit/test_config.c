@@ -161,7 +161,8 @@ static const struct {
     {2, "[daemon]\nuid_descriptors = 15\n", "not within 16 and 1048576"},
     {3, "[pool p]\nusers = root\nuid_leases_percent = 0\n", "not within 1 and 100"},
     {3, "[pool p]\nusers = root\nuid_lease_percent = 20\n", "did you mean 'uid_leases_percent'?"},
-    {2, "[class kv]\npolicy = s3fifo\n", "not one of lru, s3-fifo, arc, chain, adaptive; did you mean 's3-fifo'?"},
+    {2, "[class kv]\npolicy = s3fifo\n",
+     "not one of lru, s3-fifo, arc, chain, adaptive, plan; did you mean 's3-fifo'?"},
     {2, "[class kv]\ndurability = cached\n", "did you mean 'cache'?"},
     {2, "[class kv]\nweight = 0\n", "not within 1 and 1000"},
     /* pools */
