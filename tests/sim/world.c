@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/mix.h"
 #include "tests/sim/sim.h"
 #include "tests/unit/support/zeroed.h"
 #include "tiering/core.h"
