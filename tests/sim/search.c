@@ -30,7 +30,9 @@
 #define JOBS_MAX 64
 #define TABLE_BYTES (4 << 20)
 #define POINTS_MAX 512
-#define SEED_CPU_SECONDS 120          /* one that takes longer hangs; 0.1 to 3 is usual */
+#define SEED_CPU_SECONDS 120 /* one that takes longer hangs; 0.1 to 3 is usual */
+#define WORKER_SEEDS 100     /* then another process goes on: what died in the middle of a run has freed nothing */
+#define PROGRESS_SECONDS 60
 #define POINTS_OPS UINT64_C(50000000) /* after so many operations every point must have fired */
 
 struct worker {
@@ -39,12 +41,14 @@ struct worker {
     struct sim_point_count points[POINTS_MAX];
     uint64_t done;
     pid_t pid;
+    bool goes_on; /* in another process */
     bool has_failed;
 };
 
 /* Shared by all processes. */
 struct search {
-    uint64_t next, end; /* seeds; end is lowered when one failed */
+    uint64_t next, end;          /* seeds; end is lowered when one failed */
+    uint64_t begun, until, told; /* seconds() */
     struct worker workers[JOBS_MAX];
 };
 
@@ -148,33 +152,62 @@ static void run_one(const struct options *o, struct worker *w, uint64_t seed)
 
 static _Noreturn void worker_main(const struct options *o, struct search *s, struct worker *w)
 {
-    uint64_t until = seconds() + o->minutes * 60;
-
     sim_progress = &w->progress;
-    for (;;) {
+    w->goes_on = false;
+    for (uint32_t i = 0; i < WORKER_SEEDS; i++) {
         uint64_t seed = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
 
-        if (seed >= load_relaxed(&s->end) || (o->minutes && seconds() >= until))
+        if (seed >= load_relaxed(&s->end) || (o->minutes && seconds() >= s->until))
             break;
         run_one(o, w, seed);
+        w->goes_on = i + 1 == WORKER_SEEDS;
     }
     points_add_to(w->points);
     fflush(stdout);
     _exit(0);
 }
 
-static void workers_wait(struct search *s, uint64_t jobs)
+static void worker_start(const struct options *o, struct search *s, struct worker *w)
 {
-    for (uint64_t left = jobs; left > 0; left--) {
+    fflush(stdout);
+    pid_t pid = fork();
+
+    if (pid == 0)
+        worker_main(o, s, w);
+    w->pid = pid;
+}
+
+/* Every minute, for those who wait. */
+static void search_tell(const struct options *o, struct search *s)
+{
+    uint64_t done = 0, now = seconds();
+
+    if (now - s->told < PROGRESS_SECONDS)
+        return;
+    s->told = now;
+    for (uint64_t i = 0; i < o->jobs; i++)
+        done += s->workers[i].done;
+    fprintf(stderr, "%" PRIu64 " seeds in %" PRIu64 " min\n", done, (now - s->begun) / 60);
+}
+
+static void workers_wait(const struct options *o, struct search *s)
+{
+    for (uint64_t left = o->jobs; left > 0;) {
         int status = 0;
         pid_t pid = waitpid(-1, &status, 0);
+        struct worker *w = s->workers;
 
-        for (uint64_t i = 0; i < jobs; i++) {
-            if (s->workers[i].pid != pid || status == 0)
-                continue;
-            s->workers[i].has_failed = true;
+        while (w->pid != pid)
+            w++;
+        if (status != 0) {
+            w->has_failed = true;
             store_relaxed(&s->end, 0);
         }
+        if (status == 0 && w->goes_on)
+            worker_start(o, s, w);
+        else
+            left--;
+        search_tell(o, s);
     }
 }
 
@@ -184,15 +217,11 @@ static int search_run(const struct options *o, struct search *s)
     struct sim_progress *progress = shared_memory(sizeof(*progress));
     int status = 0;
 
-    fflush(stdout);
-    for (uint64_t i = 0; i < o->jobs; i++) {
-        pid_t pid = fork();
-
-        if (pid == 0)
-            worker_main(o, s, &s->workers[i]);
-        s->workers[i].pid = pid;
-    }
-    workers_wait(s, o->jobs);
+    s->begun = s->told = seconds();
+    s->until = s->begun + o->minutes * 60;
+    for (uint64_t i = 0; i < o->jobs; i++)
+        worker_start(o, s, &s->workers[i]);
+    workers_wait(o, s);
     for (uint64_t i = 0; i < o->jobs; i++) {
         const struct worker *w = &s->workers[i];
 
