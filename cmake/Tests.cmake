@@ -11,6 +11,7 @@
 #   tests/system/support/*.c                         a library for the .c ones
 #   tests/system/test_*torture*             torture  not in `./dev test`: hours, for `./dev torture`
 #   tests/fail/                             fail     each call fails: a sample; all of them: torture. No sanitizer
+#   tests/python/test_X.py                  python   the Python package, where it was built, with the real programs
 #   tests/torture/*.c                       system   one program, spilltorture, where the daemon has kill points
 #   tests/lint/*                            lint     the tree itself
 
@@ -214,6 +215,18 @@ endforeach()
 if(NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(system_hot_client SOURCES tests/system/vm/hot_client.c
                           LINK spillway-test-system spillway Spillway::jsonc Spillway::check Threads::Threads m)
+endif()
+
+# ── python ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+spillway_glob(python_tests GLOB tests/python/test_*.py)
+if(TARGET python)
+    foreach(source IN LISTS python_tests)
+        get_filename_component(name ${source} NAME_WLE)
+        spillway_test(python/${name} python 120 ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/${source})
+        set_tests_properties(python/${name} PROPERTIES PROCESSORS 2)
+        set_property(TEST python/${name} APPEND PROPERTY ENVIRONMENT PYTHONPATH=${CMAKE_BINARY_DIR}/python)
+    endforeach()
 endif()
 
 # ── fail ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions and pools: a connection to spillwayd, and the shares of its memory that this user may open.
+
+Every method may be called from any thread at any time. What waits, waits without the GIL; a signal's handler runs when
+the call has returned. After fork() the child's objects are the parent's, and calls on them raise SpillwayError with
+errno ECHILD: connect anew there.
+"""
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import sys
+import threading
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from . import daemon
+from ._convert import c_string, choice, milliseconds
+from ._native import ffi, lib
+from .errors import NoDaemon, SpillwayError, last_error
+from .space import Space
+from .views import Grant, Unpicklable
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+CLASSES = {
+    "generic": lib.SPW_CLASS_GENERIC,
+    "kv": lib.SPW_CLASS_KV,
+    "weights": lib.SPW_CLASS_WEIGHTS,
+    "activation": lib.SPW_CLASS_ACTIVATION,
+    "optimizer": lib.SPW_CLASS_OPTIMIZER,
+}
+DURABILITIES = {
+    "default": lib.SPW_DURABILITY_DEFAULT,
+    "cache": lib.SPW_CACHE,
+    "scratch": lib.SPW_SCRATCH,
+    "durable": lib.SPW_DURABLE,
+}
+
+
+class PoolInfo(NamedTuple):
+    """A pool's budgets in bytes. trusted: it is this user's alone, and writers write in place."""
+
+    trusted: bool
+    dram_bytes: int
+    cxl_bytes: int
+    nvme_bytes: int
+    gpu_bytes: int
+
+
+def layout_digest(layout: Any) -> bytes:
+    """What identifies a space: the SHA-256 of the layout as JSON in ASCII, keys sorted, no white space. 32 bytes."""
+    text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).digest()
+
+
+class Pool(Unpicklable):
+    """A tenant's share. Lives as long as its session."""
+
+    def __init__(self, session: "Session", name: str, handle: Any) -> None:
+        self.session = session
+        self.name = name
+        self._handle = handle
+        self._spaces: Dict[Tuple[Any, ...], Any] = {}
+
+    @property
+    def info(self) -> PoolInfo:
+        """The budgets when it was opened."""
+        c = ffi.new("struct spw_pool_info *")
+        with self.session._in_call():
+            lib.spw_pool_info(self._handle, c)
+        return PoolInfo(bool(c.flags & lib.SPW_POOL_TRUSTED), c.dram_bytes, c.cxl_bytes, c.nvme_bytes, c.gpu_bytes)
+
+    def space(
+        self,
+        layout: Any,
+        class_: str = "optimizer",
+        durability: str = "scratch",
+        item_bytes: int = 0,
+        node: Optional[int] = None,
+        must_exist: bool = False,
+    ) -> Space:
+        """Finds or creates the space of objects with this layout.
+
+        layout: what the bytes mean (model, revision, data type, shapes, tokens a block, …), anything that JSON can
+        say: who says the same can use the bytes. class_: "generic", "kv", "weights", "activation", "optimizer".
+        durability: "cache" (may be dropped), "scratch" (not while its owner lives), "durable" (survives a crash once
+        it is synced), "default" (the class's). item_bytes: the size of its blocks, or 0: each has its own. node: the
+        NUMA node to prefer; None: the calling thread's.
+
+        SpillwayError with EINVAL if it exists with another size, class or durability; NotFound with must_exist.
+        """
+        digest = layout_digest(layout)
+        options = ffi.new("struct spw_space_options *")
+        ffi.memmove(options.digest, digest, len(digest))
+        options.item_bytes = item_bytes
+        options.class_id = choice("class_", CLASSES, class_)
+        options.durability = choice("durability", DURABILITIES, durability)
+        options.flags = lib.SPW_SPACE_MUST_EXIST if must_exist else 0
+        options.node = 0 if node is None else node + 1
+        key = (digest, item_bytes, class_, durability, node)
+        handle = self._spaces.get(key)  # the library keeps each until the session ends
+        if handle is None:
+            out = ffi.new("spw_space **")
+            self.session._call(lib.spw_space_open, self._handle, options, out)
+            handle = self._spaces.setdefault(key, out[0])
+        return Space(self, digest, item_bytes, handle)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name!r}>"
+
+
+class _InCall:
+    """Keeps the session open: close() waits for its end."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: "Session") -> None:
+        self.session = session
+
+    def __enter__(self) -> None:
+        session = self.session
+        with session._lock:
+            if session._handle is None or session._closing:
+                raise SpillwayError(errno.ENOTCONN, "the session was closed")
+            session._calls += 1
+
+    def __exit__(self, *_: Any) -> None:
+        session = self.session
+        with session._lock:
+            session._calls -= 1
+            if session._closing and session._calls == 0:
+                session._idle.notify_all()
+
+
+class Session(Unpicklable):
+    """A connection to spillwayd: made by connect(), a context manager that closes it."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._pools: Dict[str, Any] = {}
+        self._grants: "weakref.WeakSet[Grant]" = weakref.WeakSet()
+        self._queues: "weakref.WeakSet[Queue]" = weakref.WeakSet()
+        self._forked = False
+        self._locks_init()
+        _sessions.add(self)
+
+    def _locks_init(self) -> None:
+        self._lock = threading.RLock()  # not held in a call; a finaliser may come while it is, hence the R
+        self._idle = threading.Condition(self._lock)
+        self._calls = 0
+        self._closing = False
+
+    def pool(self, name: str = "default") -> Pool:
+        """Opens a pool. NotFound: there is none of that name; SpillwayError with EACCES: not for this user."""
+        handle = self._pools.get(name)
+        if handle is None:
+            out = ffi.new("spw_pool **")
+            self._call(lib.spw_pool_open, self._handle, c_string(name, "a pool's name"), out)
+            handle = self._pools.setdefault(name, out[0])
+        return Pool(self, name, handle)
+
+    @property
+    def owner_token(self) -> bytes:
+        """The owner's token (16 bytes): other processes of the same job pass it to connect()."""
+        token = ffi.new("uint8_t[]", lib.SPW_TOKEN_BYTES)
+        with self._in_call():
+            lib.spw_owner_token(self._handle, token)
+        return bytes(ffi.buffer(token))
+
+    def admin(self, request: Any) -> Any:
+        """One administrator's request and its answer, as objects of JSON (docs/admin-json.md).
+
+        SpillwayError with EACCES unless root, the daemon's user or in its admin group.
+        """
+        out = ffi.new("char **")
+        self._call(lib.spw_admin, self._handle, c_string(json.dumps(request), "the request"), out)
+        try:
+            return json.loads(ffi.string(out[0]))
+        finally:
+            lib.free(out[0])
+
+    @property
+    def closed(self) -> bool:
+        """Was it closed?"""
+        return self._handle is None
+
+    def close(self) -> None:
+        """Ends the session: its leases are released, reservations dropped, queues closed; its views become invalid.
+
+        Waits for calls that other threads are in. BufferError if a view's bytes are still exported: then it stays open.
+        """
+        if self._forked:
+            self._close_in_child()
+            return
+        for queue in list(self._queues):
+            queue.close()
+        with self._lock:
+            while self._closing and self._handle is not None:
+                self._idle.wait()
+            if self._handle is None:
+                return
+            self._closing = True
+            grants: List[Grant] = []
+            try:
+                while self._calls > 0:
+                    self._idle.wait()
+                grants = list(self._grants)
+                for grant in grants:
+                    grant.close(0, grant.n)
+            except BaseException:
+                self._closing = False
+                self._idle.notify_all()
+                for grant in grants:
+                    grant.reopen()
+                raise
+            for grant in grants:
+                grant.session_closes()
+            handle, self._handle = self._handle, None
+        lib.spw_close(handle)
+        with self._lock:
+            self._closing = False
+            self._idle.notify_all()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is None or sys.is_finalizing():
+            return
+        # Views, queues and whoever is in a call refer to the session: there is none any more.
+        self._handle = None
+        if not self._forked:
+            warnings.warn("a session was not closed", ResourceWarning)
+        lib.spw_close(handle)
+
+    def __repr__(self) -> str:
+        return f"<Session, {'closed' if self.closed else 'open'}>"
+
+    def _in_call(self) -> _InCall:
+        return _InCall(self)
+
+    def _call(self, function: Callable[..., int], *args: Any) -> int:
+        """What a function of the library returned, 0 or more; else its error."""
+        with _InCall(self):
+            result = function(*args)
+            if result < 0:
+                raise last_error(result)
+        return result
+
+    def _is_usable(self) -> bool:
+        return self._handle is not None and not self._closing and not self._forked
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise SpillwayError(errno.ECHILD, "the handle belongs to the parent process: connect anew after fork()")
+
+    def _after_fork(self) -> None:
+        """In the child: other threads' locks are held by nobody, and there are no bytes."""
+        self._forked = True
+        self._locks_init()
+        for grant in list(self._grants):
+            grant.in_child()
+
+    def _close_in_child(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            lib.spw_close(handle)
+
+
+_sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _connect(options: Any) -> Session:
+    out = ffi.new("spw_session **")
+    status = lib.spw_connect(options, out)
+    if status < 0:
+        raise last_error(status, NoDaemon if -status in (errno.ENOENT, errno.ECONNREFUSED) else None)
+    return Session(out[0])
+
+
+def connect(
+    name: Optional[str] = None,
+    socket: Union[str, bytes, "os.PathLike[str]", None] = None,
+    *,
+    owner_token: Optional[bytes] = None,
+    timeout: Optional[float] = 5.0,
+    copy_threads: int = 2,
+    ring_entries: int = 256,
+    scratch_bytes: int = 2 << 20,
+    spin_us: Optional[int] = 100,
+    start: Union[bool, Sequence[str]] = False,
+) -> Session:
+    """Connects to spillwayd.
+
+    name: for `spillctl sessions`; None: the program's. socket: its path; None: $SPILLWAY_SOCKET, else the user's own
+    daemon, else the system's. owner_token: of the job to belong to; None: a new owner. timeout: for the connection, in
+    seconds. copy_threads: for put and get. ring_entries, scratch_bytes: of each thread's ring. spin_us: how long a
+    blocking call polls for its answer at most, in microseconds; None: never, so waiting uses no CPU time. start: where
+    no daemon is found, start one of the user's own (`spillwayd --user`), which outlives this program; a list: with
+    these arguments more (["--config", path]). See spillway.daemon.
+
+    NoDaemon: there is none; SpillwayError with EACCES, EPROTONOSUPPORT (versions differ), EMFILE or EUSERS (limits).
+    """
+    options = ffi.new("struct spw_connect_options *")
+    path = None if socket is None else c_string(os.fsencode(socket), "a socket's path")
+    program = c_string(name or os.path.basename(sys.argv[0] if sys.argv else "") or "python", "a session's name")
+    token = ffi.NULL if owner_token is None else ffi.from_buffer("uint8_t[]", owner_token)
+    if owner_token is not None and len(owner_token) != lib.SPW_TOKEN_BYTES:
+        raise ValueError(f"an owner's token has {lib.SPW_TOKEN_BYTES} bytes, not {len(owner_token)}")
+    options.socket_path = ffi.NULL if path is None else path
+    options.name = program
+    options.owner_token = token
+    options.copy_threads = copy_threads
+    options.timeout_ms = milliseconds(timeout)
+    options.ring_entries = ring_entries
+    options.scratch_bytes = scratch_bytes
+    options.spin_us = lib.SPW_SPIN_NEVER if spin_us is None else spin_us
+    try:
+        return _connect(options)
+    except NoDaemon:
+        if start is False:
+            raise
+    arguments = [] if start is True else list(start)
+    return daemon.start(lambda: _connect(options), socket, arguments)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A spillwayd of a test's own, from the build that $SPILLWAY_BIN names, and how the tests here end.
+
+A test file ends with `support.main()`: exit status 0 or 1, and a line "SKIP: reason" for each case that was left out.
+"""
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import spillway
+
+BIN = pathlib.Path(os.environ["SPILLWAY_BIN"])
+SOURCE = pathlib.Path(os.environ["SPILLWAY_SOURCE"])
+READY_SECONDS = 60
+KIB, MIB = 1024, 1 << 20
+
+
+class Daemon:
+    """Runs in a folder of its own, which goes with it; ends with the test's process at the latest."""
+
+    def __init__(self, sections="[tier.dram]\nsize = 64 MiB\n", keys="", disk_mib=0):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="spillway-python-", dir="/var/tmp"))
+        self.socket = self.folder / "socket"
+        self.log = self.folder / "log"
+        disk = ""
+        if disk_mib:
+            format_disk(self.folder / "disk.spill", disk_mib)
+            disk = f"[device disk]\npath = {self.folder / 'disk.spill'}\n"
+        (self.folder / "conf").write_text(
+            f"[daemon]\nsocket = {self.socket}\nengines = 1\n{keys}\n{disk}{sections}", encoding="utf-8"
+        )
+        self.process = None
+        self.start()
+
+    def start(self, *arguments):
+        """Starts it, and waits until it serves."""
+        command = ["setpriv", "--pdeathsig", "KILL", BIN / "spillwayd", "--user", "--config", self.folder / "conf"]
+        with open(self.log, "ab") as log:
+            seen = log.tell()
+            self.process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+        for _ in range(READY_SECONDS * 100):
+            if "ready:" in self.log.read_text(encoding="utf-8", errors="replace")[seen:]:
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"spillwayd is not ready: {self.log.read_text(encoding='utf-8', errors='replace')}")
+
+    def upgrade(self):
+        """Another process takes its place."""
+        old = self.process
+        self.start("--upgrade")
+        old.wait(READY_SECONDS)
+
+    def stop(self):
+        """Ends it, and removes its folder."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        status = self.process.wait(READY_SECONDS)
+        log = self.log.read_text(encoding="utf-8", errors="replace")
+        shutil.rmtree(self.folder)
+        assert status == 0, log
+
+    def kill(self):
+        """As a crash does."""
+        self.process.kill()
+        self.process.wait(READY_SECONDS)
+
+    def connect(self, **options):
+        """A session."""
+        return spillway.connect("test", self.socket, **options)
+
+
+def format_disk(path, size_mib):
+    """A file as a device of one partition."""
+    subprocess.run(
+        [BIN / "spillctl", "device", "format", path, "--capacity", f"{size_mib} MiB", "--partitions", "1",
+         "--segment", "1 MiB"],
+        check=True, stdout=subprocess.DEVNULL,
+    )
+
+
+class Case(unittest.TestCase):
+    """Has a daemon for all of its tests, and a session and a space for each."""
+
+    sections = "[tier.dram]\nsize = 64 MiB\n"
+    disk_mib = 0
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(cls.sections, disk_mib=cls.disk_mib)
+        cls.addClassCleanup(cls.daemon.stop)
+
+    def setUp(self):
+        self.session = self.daemon.connect()
+        self.addCleanup(self.session.close)
+        self.pool = self.session.pool()
+        self.space = self.pool.space(["test", self.id()])
+
+
+def pattern(n, seed=1):
+    """n bytes that another seed, or another place, does not have."""
+    return bytes((i * 31 + (i >> 8) * 7 + seed * 101) & 0xFF for i in range(n))
+
+
+def main():
+    """Runs the tests of the file that was started."""
+    outcome = unittest.main(module="__main__", exit=False, verbosity=2).result
+    for case, reason in outcome.skipped:
+        print(f"SKIP: {case.id()}: {reason}")
+    sys.exit(0 if outcome.wasSuccessful() else 1)
