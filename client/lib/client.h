@@ -521,6 +521,7 @@ struct client_transfer {
     int32_t *statuses; /* or NULL */
     uint32_t cancel;   /* set by another thread */
     uint64_t value;    /* elements with status 0 */
+    unsigned detail;   /* enum spw_limit: of what failed first */
 };
 
 int client_transfer_check(const char *name, const struct client_transfer *transfer) must_check;

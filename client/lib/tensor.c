@@ -117,7 +117,7 @@ static int tensor_transfer(const char *name, enum client_transfer_kind kind, spw
     if (r == 0)
         r = client_transfer_run(name, &transfer);
     if (r == 0 && status < 0)
-        r = client_error(status, 0, "%s: %s", name, strerrordesc_np(-status));
+        r = client_error(status, transfer.detail, "%s: %s", name, strerrordesc_np(-status));
     return r;
 }
 

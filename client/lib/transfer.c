@@ -87,6 +87,8 @@ static bool view_plan(struct transfer_state *s, struct transfer_batch *b, size_t
     }
     if (b->statuses[e] == 0)
         b->statuses[e] = view->status;
+    if (view->status < 0 && s->detail == 0)
+        s->detail = view->detail;
     if (b->statuses[e] < 0)
         return false;
     if (b->large) { /* pieces lie one after the other; the first may begin in its middle */
@@ -313,6 +315,7 @@ int client_transfer_run(const char *name, struct client_transfer *transfer)
     transfer_init(&s, transfer);
     r = transfer_loop(&s);
     client_ring_flush(s.ring); /* leases given back */
+    transfer->detail = s.detail;
     if (r == 0)
         r = client_session_check(session);
     else if (r == -ECANCELED)

@@ -5,6 +5,7 @@ A test file ends with `support.main()`: exit status 0 or 1, and a line "SKIP: re
 """
 import os
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
@@ -106,7 +107,7 @@ class Case(unittest.TestCase):
 
 def pattern(n, seed=1):
     """n bytes that another seed, or another place, does not have."""
-    return bytes((i * 31 + (i >> 8) * 7 + seed * 101) & 0xFF for i in range(n))
+    return random.Random(seed).randbytes(n)
 
 
 def main():

@@ -9,8 +9,8 @@
         with tensor.acquire(write=True) as views:
             views[0].data[:5] = b"hello"
 
-It is libspillway (<spillway/spillway.h>, docs/client.md) in Python's terms: bytes are memoryviews without a copy, errors
-are exceptions that name the limit and its knob, blocking calls release the GIL. Needs cffi alone.
+It is libspillway (<spillway/spillway.h>, docs/client.md) in Python's terms: bytes are memoryviews without a copy,
+errors are exceptions that name the limit and its knob, blocking calls release the GIL. Needs cffi alone.
 """
 from ._version import VERSION as __version__
 from .errors import (
@@ -20,6 +20,7 @@ from .errors import (
     Limit,
     NoDaemon,
     NoSpace,
+    NoSpaceInTime,
     NotFound,
     SpillwayError,
     Statuses,
@@ -40,6 +41,7 @@ __all__ = [
     "Limit",
     "NoDaemon",
     "NoSpace",
+    "NoSpaceInTime",
     "NotFound",
     "Pool",
     "PoolInfo",

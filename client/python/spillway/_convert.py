@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From Python's arguments to the C library's. What is returned owns its memory: keep it for as long as the call runs."""
+"""From Python's arguments to the C library's. What is returned owns its memory: keep it as long as the call runs."""
 from __future__ import annotations
 
 import math
@@ -56,21 +56,46 @@ def size_array(sizes: Optional[Sequence[int]], n: int) -> Any:
     return array
 
 
-def memory(buffer: Any, writable: bool) -> Any:
-    """The bytes of whatever has the buffer protocol, contiguous, or of a View. They stay where they are meanwhile."""
-    return ffi.from_buffer("char[]", buffer.data if isinstance(buffer, View) else buffer, writable)
+class Memory:
+    """Bytes of buffers: whatever has the buffer protocol and is contiguous, and views. They stay where they are until
+    close(), or the end of a `with`: not longer, whoever has an exception's traceback."""
 
+    def __init__(self) -> None:
+        self._exports: List[Any] = []
 
-def iovec_array(buffers: Iterable[Any], n: int, writable: bool) -> Tuple[Any, List[Any]]:
-    """struct spw_iovec[] of n buffers, and what must be kept with it."""
-    kept = [memory(buffer, writable) for buffer in buffers]
-    if len(kept) != n:
-        raise ValueError(f"{len(kept)} buffers for {n} keys")
-    array = ffi.new("struct spw_iovec[]", n)
-    for i, bytes_there in enumerate(kept):
-        array[i].data = bytes_there
-        array[i].size_bytes = len(bytes_there)
-    return array, kept
+    def add(self, buffer: Any, writable: bool) -> Any:
+        """char[] of a buffer's bytes."""
+        export = ffi.from_buffer("char[]", buffer.data if isinstance(buffer, View) else buffer, writable)
+        self._exports.append(export)
+        return export
+
+    def iovec_array(self, buffers: Iterable[Any], n: int, writable: bool) -> Any:
+        """struct spw_iovec[] of n buffers."""
+        try:
+            for buffer in buffers:
+                self.add(buffer, writable)
+            if len(self._exports) != n:
+                raise ValueError(f"{len(self._exports)} buffers for {n} keys")
+        except BaseException:
+            self.close()
+            raise
+        array = ffi.new("struct spw_iovec[]", n)
+        for i, export in enumerate(self._exports):
+            array[i].data = export
+            array[i].size_bytes = len(export)
+        return array
+
+    def close(self) -> None:
+        """Whoever owns the buffers may do with them as they like."""
+        for export in self._exports:
+            ffi.release(export)
+        self._exports = []
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
 def milliseconds(timeout: Optional[float], least: int = 1) -> int:

@@ -19,7 +19,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Callable, List, Sequence, Union
 
-from .errors import NoDaemon
+from .errors import NoDaemon, Timeout
 
 if TYPE_CHECKING:
     from .session import Session
@@ -38,7 +38,7 @@ def socket_path(asked: Union[str, bytes, "os.PathLike[str]", None]) -> pathlib.P
         return pathlib.Path(os.environ["SPILLWAY_SOCKET"])
     if os.environ.get("XDG_RUNTIME_DIR"):
         return pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "spillway", "spillwayd.sock")
-    raise NoDaemon(errno.ENOENT, "no daemon, and none is started without a place: set XDG_RUNTIME_DIR, or name a socket")
+    raise NoDaemon(errno.ENOENT, "no daemon, and no place to start one at: set XDG_RUNTIME_DIR, or name a socket")
 
 
 def program_path() -> str:
@@ -84,7 +84,7 @@ def wait(connect: Callable[[], "Session"], process: "subprocess.Popen[bytes]", l
     while True:
         try:
             return connect()
-        except NoDaemon:
+        except (NoDaemon, Timeout):  # it listens before it serves
             if process.poll() is not None or time.monotonic() > end:
                 raise NoDaemon(errno.ENOENT, f"spillwayd does not start: {last_line(log)} ({log})") from None
         time.sleep(LOOK_SECONDS)

@@ -19,6 +19,7 @@ __all__ = [
     "Limit",
     "NoDaemon",
     "NoSpace",
+    "NoSpaceInTime",
     "NotFound",
     "SpillwayError",
     "Statuses",
@@ -74,6 +75,10 @@ class Timeout(SpillwayError, TimeoutError):
     """ETIMEDOUT: not within the call's timeout."""
 
 
+class NoSpaceInTime(NoSpace, Timeout):
+    """ETIMEDOUT where a limit was met: no room within the call's timeout; `limit` tells what is full."""
+
+
 class Corrupted(SpillwayError):
     """EBADMSG: a checksum failed; the object is gone."""
 
@@ -101,14 +106,21 @@ _CLASSES = {
 def last_error(status: int, cls: Optional[Type[SpillwayError]] = None) -> SpillwayError:
     """The exception for what the calling thread's last call returned, a negative errno."""
     text = ffi.string(lib.spw_error_text()).decode("utf-8", "replace")
-    return (cls or _CLASSES.get(-status, SpillwayError))(-status, text, Limit.of(lib.spw_error_limit()))
+    limit = Limit.of(lib.spw_error_limit())
+    return (cls or _class(-status, limit))(-status, text, limit)
+
+
+def _class(number: int, limit: Optional[Limit]) -> Type[SpillwayError]:
+    if number == errno.ETIMEDOUT and limit is not None:
+        return NoSpaceInTime
+    return _CLASSES.get(number, SpillwayError)
 
 
 def status_error(status: int, what: str, detail: int = 0) -> SpillwayError:
     """The exception for an element's status, a negative errno, and its `detail`, a limit's number."""
     limit = Limit.of(detail)
     text = f"{what}: {os.strerror(-status)}" + (f": {limit.text}" if limit else "")
-    return _CLASSES.get(-status, SpillwayError)(-status, text, limit)
+    return _class(-status, limit)(-status, text, limit)
 
 
 class Statuses(List[int]):

@@ -6,9 +6,9 @@
         with await queue.acquire(keys) as views: ...
 
 A queue's descriptor is watched by the running event loop, which alone may use the queue. Each method starts a job and
-waits for its end; as many run at the same time as the queue has entries. Keys, buffers and views that a job was given are
-the job's until it ends. So a task that is cancelled cancels its job, and goes on when the job has ended, which is soon:
-whoever sees the CancelledError may use the buffers again. Leases that the job got meanwhile are given back.
+waits for its end; as many run at the same time as the queue has entries. Keys, buffers and views that a job was given
+are the job's until it ends. So a task that is cancelled cancels its job, and goes on when the job has ended, which is
+soon: whoever sees the CancelledError may use the buffers again. Leases that the job got meanwhile are given back.
 
     submitted ── its end, seen by spw_queue_next() ──▶ future done ──▶ freed
 
@@ -23,7 +23,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional
 
-from ._convert import Key, flags, iovec_array, key_array, milliseconds
+from ._convert import Key, Memory, flags, key_array, milliseconds
 from ._native import ffi, lib
 from .errors import SpillwayError, Statuses, last_error
 from .views import Grant, Unpicklable, Views
@@ -35,18 +35,23 @@ if TYPE_CHECKING:
 class _Job:
     """A job, all that it uses until it ends, and who waits for that."""
 
-    __slots__ = ("handle", "keep", "future", "ended")
+    __slots__ = ("handle", "args", "on_end", "future", "ended")
 
-    def __init__(self, handle: Any, keep: Any, future: "asyncio.Future[int]") -> None:
+    def __init__(
+        self, handle: Any, args: Any, on_end: Optional[Callable[[], None]], future: "asyncio.Future[int]"
+    ) -> None:
         self.handle = handle
-        self.keep = keep
+        self.args = args
+        self.on_end = on_end
         self.future = future
         self.ended = False
 
     def end(self, value: Optional[int], error: Optional[SpillwayError]) -> None:
         """Has a value or an error. Nobody may be waiting: who was cancelled looks at `ended`."""
         self.ended = True
-        if self.future.done():
+        if self.on_end is not None:
+            self.on_end()
+        if self.future.done() or self.future.get_loop().is_closed():
             return
         if error is not None:
             self.future.set_exception(error)
@@ -84,11 +89,12 @@ class Queue(Unpicklable):
     ) -> Statuses:
         """As Space.get()."""
         c_keys, n = key_array(keys)
-        iovecs, kept = iovec_array(buffers, n, True)
         statuses = ffi.new("int32_t[]", n)
         wanted = flags(chain, no_wait=no_wait)
-        keep = (c_keys, iovecs, kept, statuses)
-        await self._run(keep, lib.spw_submit_get, c_keys, iovecs, n, wanted, milliseconds(timeout), statuses)
+        wait_ms = milliseconds(timeout)
+        memory = Memory()
+        iovecs = memory.iovec_array(buffers, n, True)
+        await self._run(memory.close, lib.spw_submit_get, c_keys, iovecs, n, wanted, wait_ms, statuses)
         return Statuses(statuses, [iovecs[i].size_bytes for i in range(n)])
 
     async def put(
@@ -96,10 +102,11 @@ class Queue(Unpicklable):
     ) -> Statuses:
         """As Space.put()."""
         c_keys, n = key_array(keys)
-        iovecs, kept = iovec_array(buffers, n, False)
         statuses = ffi.new("int32_t[]", n)
-        keep = (c_keys, iovecs, kept, statuses)
-        await self._run(keep, lib.spw_submit_put, c_keys, iovecs, n, flags(chain), milliseconds(timeout, 0), statuses)
+        wait_ms = milliseconds(timeout, 0)
+        memory = Memory()
+        iovecs = memory.iovec_array(buffers, n, False)
+        await self._run(memory.close, lib.spw_submit_put, c_keys, iovecs, n, flags(chain), wait_ms, statuses)
         return Statuses(statuses)
 
     async def acquire(
@@ -116,14 +123,12 @@ class Queue(Unpicklable):
         c_keys, n = key_array(keys)
         grant = Grant(self.space, n, writable=write)
         wanted = flags(chain, all_or_nothing, write, no_wait)
-        keep = (c_keys, grant)
+        wait_ms = milliseconds(timeout)
         try:
-            await self._run(keep, lib.spw_submit_acquire, c_keys, n, wanted, milliseconds(timeout), grant.array)
-        except BaseException:
-            grant.granted()  # what it had got until then
-            grant.give_back()
+            await self._run(grant.granted, lib.spw_submit_acquire, c_keys, n, wanted, wait_ms, grant.array)
+        except (SpillwayError, asyncio.CancelledError):
+            grant.give_back()  # what it had got until then
             raise
-        grant.granted()
         return Views(grant)
 
     async def lookup(self, keys: Iterable[Key], *, chain: bool = False) -> "Hits":
@@ -132,7 +137,7 @@ class Queue(Unpicklable):
 
         c_keys, n = key_array(keys)
         hits = ffi.new("struct spw_hit[]", n)
-        prefix = await self._run((c_keys, hits), lib.spw_submit_lookup, c_keys, n, flags(chain), hits)
+        prefix = await self._run(None, lib.spw_submit_lookup, c_keys, n, flags(chain), hits)
         return Hits(hits, n, prefix)
 
     async def prefetch(
@@ -142,23 +147,23 @@ class Queue(Unpicklable):
         c_keys, n = key_array(keys)
         statuses = ffi.new("int32_t[]", n)
         deadline_ms = 0 if deadline is None else milliseconds(deadline)
-        await self._run((c_keys, statuses), lib.spw_submit_prefetch, c_keys, n, flags(chain), deadline_ms, statuses)
+        await self._run(None, lib.spw_submit_prefetch, c_keys, n, flags(chain), deadline_ms, statuses)
         return Statuses(statuses)
 
     async def sync(self, names: Optional[Iterable[Key]] = None, *, timeout: Optional[float] = None) -> None:
         """As Space.sync()."""
         c_keys, n = key_array([] if names is None else names)
         if names is None or n > 0:
-            await self._run((c_keys,), lib.spw_submit_sync, c_keys, n, milliseconds(timeout))
+            await self._run(None, lib.spw_submit_sync, c_keys, n, milliseconds(timeout))
 
     # ── jobs
 
-    async def _run(self, keep: Any, function: Callable[..., int], *args: Any) -> int:
-        """Starts a job, waits for its end, and returns its value, or raises its error."""
+    async def _run(self, on_end: Optional[Callable[[], None]], function: Callable[..., int], *args: Any) -> int:
+        """Starts a job, waits for its end, and returns its value, or raises its error. on_end is called at its end."""
         self._bind()
         assert self._slots is not None
         async with self._slots:
-            job = self._submit(keep, function, *args)
+            job = self._submit(on_end, function, *args)
             try:
                 return await job.future
             except asyncio.CancelledError:
@@ -192,12 +197,17 @@ class Queue(Unpicklable):
         if self._handle is None:
             raise SpillwayError(errno.ENOTCONN, "the queue was closed")
 
-    def _submit(self, keep: Any, function: Callable[..., int], *args: Any) -> "_Job":
+    def _submit(self, on_end: Optional[Callable[[], None]], function: Callable[..., int], *args: Any) -> "_Job":
         assert self._loop is not None
         self._check_open()
         out = ffi.new("spw_job **")
-        self._session._call(function, self._handle, self.space._handle, *args, ffi.NULL, out)
-        job = _Job(out[0], keep, self._loop.create_future())
+        try:
+            self._session._call(function, self._handle, self.space._handle, *args, ffi.NULL, out)
+        except BaseException:
+            if on_end is not None:
+                on_end()
+            raise
+        job = _Job(out[0], args, on_end, self._loop.create_future())
         self._jobs[_address(job.handle)] = job
         self._turn_soon()
         return job
@@ -230,7 +240,7 @@ class Queue(Unpicklable):
     # ── the end
 
     def close(self) -> None:
-        """Cancels what runs, waits for its end, and frees the queue. In the loop's thread, or when the loop is closed."""
+        """Cancels what runs, waits for its end, frees the queue. In the loop's thread, or when the loop is closed."""
         if self._handle is None:
             return
         loop = self._loop
@@ -241,9 +251,8 @@ class Queue(Unpicklable):
         handle, self._handle = self._handle, None
         lib.spw_queue_free(handle)
         jobs, self._jobs = self._jobs, {}
-        if loop is not None and not loop.is_closed():
-            for job in jobs.values():
-                job.end(None, SpillwayError(errno.ECANCELED, "the queue was closed"))
+        for job in jobs.values():
+            job.end(None, SpillwayError(errno.ECANCELED, "the queue was closed"))
 
     def __enter__(self) -> "Queue":
         return self

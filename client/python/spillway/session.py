@@ -157,7 +157,8 @@ class Session(Unpicklable):
 
     def pool(self, name: str = "default") -> Pool:
         """Opens a pool. NotFound: there is none of that name; SpillwayError with EACCES: not for this user."""
-        handle = self._pools.get(name)
+        with self._in_call():
+            handle = self._pools.get(name)
         if handle is None:
             out = ffi.new("spw_pool **")
             self._call(lib.spw_pool_open, self._handle, c_string(name, "a pool's name"), out)

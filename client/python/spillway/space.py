@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spaces: blocks by key, in lists.
 
-Every call takes a list of keys, and one call with a thousand costs little more than one with a single key. A key is 1 to
-32 bytes (a str is its UTF-8), or those and a group: `(b"…", 7)`. Buffers are whatever has the buffer protocol and is
-contiguous: bytes, bytearray, memoryview, NumPy arrays, views. A list's elements have a status each, 0 or a negative
+Every call takes a list of keys, and one call with a thousand costs little more than one with a single key. A key is 1
+to 32 bytes (a str is its UTF-8), or those and a group: `(b"…", 7)`. Buffers are whatever has the buffer protocol and
+is contiguous: bytes, bytearray, memoryview, NumPy arrays, views. A list's elements have a status each, 0 or a negative
 errno; what is wrong with the list as a whole is an exception.
 
 Timeouts are seconds: how long to wait for room or for a device at most; None: as long as the daemon lets a request wait
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Iterable, List, NamedTuple, Optional, Sequence
 
-from ._convert import Key, choice, flags, iovec_array, key_array, key_parts, milliseconds, size_array
+from ._convert import Key, Memory, choice, flags, key_array, key_parts, milliseconds, size_array
 from ._native import ffi, lib
 from .errors import Statuses
 from .tensor import Tensor
@@ -119,9 +119,10 @@ class Space(Unpicklable):
     ) -> Statuses:
         """Stores a copy of buffers as blocks, of any size. Of each: 0; -EEXIST: it is there already; -ENOSPC; …"""
         c_keys, n = key_array(keys)
-        iovecs, _kept = iovec_array(buffers, n, False)
         statuses = ffi.new("int32_t[]", n)
-        self._call(lib.spw_put, c_keys, iovecs, n, flags(chain), milliseconds(timeout, 0), statuses)
+        with Memory() as memory:
+            iovecs = memory.iovec_array(buffers, n, False)
+            self._call(lib.spw_put, c_keys, iovecs, n, flags(chain), milliseconds(timeout, 0), statuses)
         return Statuses(statuses)
 
     def get(
@@ -139,10 +140,11 @@ class Space(Unpicklable):
         memory; … The result's `sizes` are the objects', in bytes.
         """
         c_keys, n = key_array(keys)
-        iovecs, _kept = iovec_array(buffers, n, True)
         statuses = ffi.new("int32_t[]", n)
         wanted = flags(chain, no_wait=no_wait)
-        self._call(lib.spw_get, c_keys, iovecs, n, wanted, milliseconds(timeout), statuses)
+        with Memory() as memory:
+            iovecs = memory.iovec_array(buffers, n, True)
+            self._call(lib.spw_get, c_keys, iovecs, n, wanted, milliseconds(timeout), statuses)
         return Statuses(statuses, [iovecs[i].size_bytes for i in range(n)])
 
     # ── bytes in place
@@ -232,7 +234,8 @@ class Space(Unpicklable):
         c_sizes = size_array(sizes, n)
         statuses = ffi.new("int32_t[]", n)
         arena = view._grant.array + view._index
-        with ffi.from_buffer(view.data):  # an export, so that nobody ends the lease meanwhile
+        with Memory() as memory:
+            memory.add(view, False)  # so that nobody ends the lease meanwhile
             self._call(function, c_keys, c_sizes, n, arena, offset, milliseconds(timeout), statuses)
         return Statuses(statuses)
 

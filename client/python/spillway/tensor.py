@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors: mutable, named, of fixed size, addressed by byte range.
 
-Above Space.piece_bytes (8 MiB) a tensor is kept in pieces, and a range of it is leased as a view for each piece that it
-touches. In a pool of one user's own, views are the tensor's own bytes, and readers may see a writer's before it is done.
-In a shared pool a writer has a copy, which is the tensor's when it is released: there, write large ranges.
+Above Space.piece_bytes (8 MiB) a tensor is kept in pieces, and a range of it is leased as a view for each piece that
+it touches. In a pool of one user's own, views are the tensor's own bytes, and readers may see a writer's before it is
+done. In a shared pool a writer has a copy, which is the tensor's when it is released: there, write large ranges.
 """
 from __future__ import annotations
 
 import operator
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
-from ._convert import flags, key_array, memory, milliseconds
+from ._convert import Memory, flags, key_array, milliseconds
 from ._native import lib
 from .views import Grant, Unpicklable, Views
 
@@ -57,13 +57,15 @@ class Tensor(Unpicklable):
 
     def put(self, offset: int, buffer: Any, timeout: Optional[float] = None) -> None:
         """Copies all of a buffer to the range that begins at byte `offset`."""
-        data = memory(buffer, False)
-        self.space._call(lib.spw_put_range, self._key, offset, data, len(data), milliseconds(timeout))
+        with Memory() as memory:
+            data = memory.add(buffer, False)
+            self.space._call(lib.spw_put_range, self._key, offset, data, len(data), milliseconds(timeout))
 
     def get(self, offset: int, buffer: Any, timeout: Optional[float] = None) -> None:
         """Fills all of a writable buffer from the range that begins at byte `offset`."""
-        data = memory(buffer, True)
-        self.space._call(lib.spw_get_range, self._key, offset, data, len(data), milliseconds(timeout))
+        with Memory() as memory:
+            data = memory.add(buffer, True)
+            self.space._call(lib.spw_get_range, self._key, offset, data, len(data), milliseconds(timeout))
 
     def prefetch(self, deadline: Optional[float] = None) -> None:
         """Brings a tensor of one piece into memory, in `deadline` seconds if possible. EMSGSIZE: it has more."""

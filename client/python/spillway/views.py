@@ -5,9 +5,9 @@
         for view in views:
             numpy.frombuffer(view.data, numpy.float32)[:] = 0
 
-`view.data` is a memoryview of the very bytes that the daemon keeps, read-only if the lease is for reading. While a lease
-lives they neither move nor change tier. It ends by release() or discard(), at the end of a `with`, with its session, or
-when nothing refers to it any more (then with a ResourceWarning, and a writer's change is given up).
+`view.data` is a memoryview of the very bytes that the daemon keeps, read-only if the lease is for reading. While a
+lease lives they neither move nor change tier. It ends by release() or discard(), at the end of a `with`, with its
+session, or when nothing refers to it any more (then with a ResourceWarning, and a writer's change is given up).
 
 What was made from the bytes must be gone by then. The memoryviews that `data` returned are released with the lease, and
 are a ValueError from then on. Whatever else still has the bytes (slices and casts of them, NumPy arrays, a Py_buffer of
@@ -15,16 +15,30 @@ an extension) makes the release a BufferError, as it makes resizing a bytearray 
 reach bytes that are no longer leased. One case is not seen: an object that keeps the memoryview but has given its
 Py_buffer back, as torch.frombuffer() does. It must be dropped before.
 
-A chain of references makes that so. The memoryviews keep the cffi buffer alive, that keeps the pointer, whose destructor
-is a method of the Grant, and the Grant keeps the session. So the bytes are mapped for as long as any of it lives; and who
-has them still is told by a weak reference to the buffer. Nothing refers back, so all goes when the last user goes.
+A chain of references makes that so. The memoryviews keep the cffi buffer alive, that keeps the pointer, whose
+destructor is a method of the Grant, and the Grant keeps the session. So the bytes are mapped for as long as any of it
+lives; and whether somebody has them still is told by a weak reference to the buffer. Nothing refers back, so all goes
+when the last user goes.
 """
 from __future__ import annotations
 
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple, Union, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 from ._native import ffi, lib
 from .errors import Limit, Statuses, status_error
@@ -51,7 +65,7 @@ class Unpicklable:
 
 
 class Grant:
-    """What the library granted: struct spw_view[], and which of it this process looks at. The session's lock guards it."""
+    """What the library granted, struct spw_view[], and who looks at it. The session's lock guards it."""
 
     __slots__ = ("space", "array", "n", "writable", "reserved", "offset", "live", "ended", "opened", "__weakref__")
 
@@ -288,7 +302,7 @@ class Views(Unpicklable, Sequence[View]):
     A `with` that ends without an exception releases them; with one, it discards them.
     """
 
-    __slots__ = ("_grant", "_views")
+    __slots__ = ("_grant", "_views", "__weakref__")
 
     def __init__(self, grant: Grant) -> None:
         self._grant = grant
@@ -325,7 +339,8 @@ class Views(Unpicklable, Sequence[View]):
         """Ends the leases; of a writer, the bytes are the tensor's from now on.
 
         Those that have ended are passed over. BufferError if bytes are still exported: then no lease has ended. In a
-        shared pool the bytes are copied now; if that fails (NoSpace), the tensor is what it was, and the lease has ended.
+        shared pool the bytes are copied now; if that fails (NoSpace), the tensor is what it was, and the lease has
+        ended.
         """
         _release(self._grant, 0, self._grant.n, lib.SPW_DIRTY if self._grant.writable else 0)
 
@@ -359,7 +374,7 @@ class Reservation(Views):
     __slots__ = ()
 
     def commit(self, *, chain: bool = False) -> Statuses:
-        """Publishes the blocks; they are immutable from now on. Of each: 0, or a negative errno. BufferError as above."""
+        """Publishes the blocks; they are immutable from now on. Of each: 0, or a negative errno."""
         self._grant.end(lib.spw_commit, 0, self._grant.n, lib.SPW_CHAIN if chain else 0)
         return self.statuses
 
