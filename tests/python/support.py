@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -25,9 +26,9 @@ KIB, MIB = 1024, 1 << 20
 class Daemon:
     """Runs in a folder of its own, which goes with it; ends with the test's process at the latest."""
 
-    def __init__(self, sections="[tier.dram]\nsize = 64 MiB\n", keys="", disk_mib=0):
+    def __init__(self, sections="[tier.dram]\nsize = 64 MiB\n", keys="", disk_mib=0, socket=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="spillway-python-", dir="/var/tmp"))
-        self.socket = self.folder / "socket"
+        self.socket = socket or self.folder / "socket"
         self.log = self.folder / "log"
         disk = ""
         if disk_mib:
@@ -58,6 +59,12 @@ class Daemon:
         old = self.process
         self.start("--upgrade")
         old.wait(READY_SECONDS)
+
+    def still_for(self, seconds):
+        """Stops it, and another process lets it go on: a test that hangs meanwhile does not hang for ever."""
+        self.process.send_signal(signal.SIGSTOP)
+        child = subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {self.process.pid}"])
+        threading.Thread(target=child.wait).start()
 
     def stop(self):
         """Ends it, and removes its folder."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon goes, another comes, or none is there yet."""
+import fcntl
 import os
 import pathlib
 import shutil
@@ -122,6 +123,20 @@ class Starts(unittest.TestCase):
         self.assertEqual(pathlib.Path(f"{self.socket}.log").read_text(encoding="utf-8").count("ready:"), 1)
         with spillway.connect(socket=self.socket) as session:  # it outlives who started it
             self.assertEqual(session.pool().space("x", "kv", "cache").lookup(["k"]).prefix, 1)
+
+    def test_who_has_the_lock_starts_it(self):
+        self.socket.parent.mkdir()
+        with open(f"{self.socket}.lock", "a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            client = self.client()
+            with self.assertRaises(subprocess.TimeoutExpired):
+                client.communicate(timeout=1)
+            self.assertFalse(self.socket.exists())
+            # Before it has the lock somebody else's daemon is there: it takes that one.
+            daemon = support.Daemon(socket=self.socket)
+        self.addCleanup(daemon.stop)
+        self.assertEqual((client.communicate()[1], client.returncode), ("", 0))
+        self.assertEqual(self.daemon_pid(), daemon.process.pid)
 
     def test_that_cannot_start(self):
         self.conf.write_text("[nonsense]\n", encoding="utf-8")

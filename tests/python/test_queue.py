@@ -109,6 +109,8 @@ class Queues(support.Case):
     def test_cancelled(self):
         async def work(queue):
             await queue.put(self.keys, self.blocks)
+            tensor = self.space.tensor("t", BLOCK)
+            tensor.put(0, self.blocks[0])
             self.daemon.process.send_signal(signal.SIGSTOP)
             buffers = [bytearray(BLOCK) for _ in self.keys]
             tasks = [
@@ -116,6 +118,7 @@ class Queues(support.Case):
                 for call in (
                     queue.get(self.keys, buffers),
                     queue.acquire(self.keys),
+                    queue.acquire(["t"], write=True),
                     queue.lookup(self.keys),
                     queue.prefetch(self.keys),
                 )
@@ -140,6 +143,7 @@ class Queues(support.Case):
             for buffer in buffers:
                 buffer.clear()
             self.assertEqual(await queue.get(self.keys[:1], [bytearray(BLOCK)]), [0])
+            tensor.get(0, bytearray(BLOCK))
 
         self.addCleanup(self.daemon.process.send_signal, signal.SIGCONT)
         self.run_with_queue(work)
@@ -166,22 +170,19 @@ class Queues(support.Case):
 
     def test_timeout(self):
         async def work(queue):
-            self.daemon.process.send_signal(signal.SIGSTOP)
-            asyncio.get_running_loop().call_later(0.1, self.daemon.process.send_signal, signal.SIGCONT)
+            self.daemon.still_for(0.1)
             with self.assertRaises(asyncio.TimeoutError):
                 await asyncio.wait_for(queue.lookup(self.keys), 0.02)
 
-        self.addCleanup(self.daemon.process.send_signal, signal.SIGCONT)
         self.run_with_queue(work)
 
     def test_closed_while_it_works(self):
         async def main():
             queue = self.space.queue()
             await queue.put(self.keys, self.blocks)
-            self.daemon.process.send_signal(signal.SIGSTOP)
+            self.daemon.still_for(0.1)
             task = asyncio.create_task(queue.acquire(self.keys))
             await asyncio.sleep(0.01)
-            self.daemon.process.send_signal(signal.SIGCONT)
             self.session.close()
             with self.assertRaises(spillway.SpillwayError):
                 await task
@@ -189,7 +190,6 @@ class Queues(support.Case):
                 await queue.get(["a"], [bytearray(1)])
             queue.close()
 
-        self.addCleanup(self.daemon.process.send_signal, signal.SIGCONT)
         asyncio.run(main())
 
     def test_another_loop(self):

@@ -51,11 +51,30 @@ class Tensors(support.Case):
             self.assertEqual(got[at : at + 4], bytes([seed] * 4), at)
 
     def test_what_an_exception_does(self):
-        tensor = self.space.tensor("t", 4096)
-        with self.assertRaises(KeyError):
-            with tensor.acquire(write=True) as views:
-                raise KeyError
-        self.assertTrue(views[0].released)
+        for durability in ("scratch", "durable"):
+            space = self.pool.space(["fails", durability], durability=durability)
+            piece = space.piece_bytes
+            tensor = space.tensor("t", 2 * piece)
+            tensor.put(0, bytes(2 * piece))
+            if durability == "durable":
+                tensor.sync()
+            with self.assertRaises(KeyError):
+                with tensor.acquire(write=True) as views:
+                    views[1].data[:4] = b"half"
+                    raise KeyError
+            self.assertTrue(views[0].released and views[1].released)
+            got = bytearray(4)
+            tensor.get(0, got)  # nobody saw that one
+            self.assertEqual(got, bytes(4))
+            if durability == "durable":
+                tensor.get(piece, got)
+                self.assertEqual(got, bytes(4))
+                continue
+            with self.assertRaises(spillway.Corrupted):
+                tensor.get(piece, got)
+            tensor.put(piece, pattern(piece))
+            tensor.get(piece, got)
+            self.assertEqual(got, pattern(piece)[:4])
 
     def test_prefetch_sync_delete(self):
         space = self.pool.space("durable", durability="durable")
@@ -73,6 +92,7 @@ class Tensors(support.Case):
         tensor.delete()
         with self.assertRaises(spillway.NotFound):
             tensor.delete()
+        self.space.sync([])  # of nothing, not of all
         with self.assertRaises(spillway.SpillwayError) as caught:
             self.space.sync()
         self.assertEqual(caught.exception.errno, errno.EINVAL)

@@ -2,8 +2,6 @@
 """Threads and forks: who waits does not stop the others, a session closes under nobody, a child touches nothing."""
 import errno
 import os
-import signal
-import subprocess
 import threading
 import time
 
@@ -13,17 +11,6 @@ from support import KIB, pattern
 
 
 class Threads(support.Case):
-    def setUp(self):
-        super().setUp()
-        self.addCleanup(self.daemon.process.send_signal, signal.SIGCONT)
-
-    def still_for(self, seconds):
-        """Stops the daemon; another process lets it go on, so that a test that hangs without the GIL ends."""
-        pid = self.daemon.process.pid
-        self.daemon.process.send_signal(signal.SIGSTOP)
-        child = subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {pid}"])
-        self.addCleanup(child.wait)
-
     def waits(self):
         """Every call that can wait, of each kind."""
         tensor = self.space.tensor("t", 64 * KIB)
@@ -39,7 +26,7 @@ class Threads(support.Case):
     def test_who_waits_has_no_gil(self):
         for name, call in self.waits():
             with self.subTest(name):
-                self.still_for(0.15)
+                self.daemon.still_for(0.15)
                 done = threading.Event()
                 results = []
                 thread = threading.Thread(target=lambda c=call, d=done: (results.append(c()), d.set()))
@@ -75,7 +62,7 @@ class Threads(support.Case):
         self.assertEqual(errors, [])
 
     def test_close_waits(self):
-        self.still_for(0.2)
+        self.daemon.still_for(0.2)
         ended = []
 
         def ping():

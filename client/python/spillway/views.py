@@ -67,7 +67,7 @@ class Unpicklable:
 class Grant:
     """What the library granted, struct spw_view[], and who looks at it. The session's lock guards it."""
 
-    __slots__ = ("space", "array", "n", "writable", "reserved", "offset", "live", "ended", "opened", "__weakref__")
+    __slots__ = ("space", "array", "n", "writable", "reserved", "offset", "live", "ended", "shown", "opened", "__weakref__")
 
     def __init__(
         self, space: "Space", n: int, writable: bool = False, reserved: bool = False, offset: Optional[int] = None
@@ -80,6 +80,7 @@ class Grant:
         self.offset = offset  # of the first view in the one object that all are of; None: each is of its own
         self.live = 0  # how many leases there are
         self.ended = bytearray(n)  # 1: is being released, or was
+        self.shown = bytearray(n)  # 1: somebody has seen the bytes, and may have written them
         # By index: the View that has shown its bytes, and the cffi buffer that everybody has them from.
         self.opened: Dict[int, Tuple[Any, Any]] = {}
         with space.session._lock:
@@ -109,6 +110,7 @@ class Grant:
                 pointer = ffi.gc(ffi.cast("char *", c.data), self._kept)
                 buffer = ffi.buffer(pointer, c.size_bytes)
             self.opened[i] = (weakref.ref(view), weakref.ref(buffer))
+            self.shown[i] = 1
             data = memoryview(buffer)
         return buffer, data if self.writable else data.toreadonly()
 
@@ -144,15 +146,36 @@ class Grant:
 
     def end(self, function: Callable[..., int], first: int, n: int, *args: Any) -> List[int]:
         """Gives leases back by a function of the library's; returns which. Where it fails, the others are as before."""
-        session = self.space.session
-        with session._lock:
+        given = self._begin(first, n)
+        if given:
+            self._give(given, [(first, n)], function, *args)
+        return given
+
+    def discard(self, first: int, n: int) -> None:
+        """Releases leases; of a writer's, what was written is given up. Nobody wrote where nobody saw the bytes."""
+        given = self._begin(first, n)
+        if not given:
+            return
+        written = [i for i in given if self.shown[i]] if self.writable else []
+        unwritten = [i for i in given if not (self.writable and self.shown[i])]
+        try:
+            self._give(written, _runs(written), lib.spw_release, lib.SPW_DISCARD)
+        finally:
+            self._give(unwritten, _runs(unwritten), lib.spw_release, 0)
+
+    def _begin(self, first: int, n: int) -> List[int]:
+        """Those that have a lease, which nobody can see from now on. None: they are given back, or being given back."""
+        with self.space.session._lock:
             given = [i for i in range(first, first + n) if not self.ended[i] and self.array[i].lease]
             if given:
                 self.close(first, n)
-        if not given:
-            return given  # nothing is left to do, or another thread is doing it
+        return given
+
+    def _give(self, given: List[int], runs: List[Tuple[int, int]], function: Callable[..., int], *args: Any) -> None:
+        session = self.space.session
         try:
-            session._call(function, self.space._handle, self.array + first, n, *args)
+            for first, n in runs:
+                session._call(function, self.space._handle, self.array + first, n, *args)
         finally:
             with session._lock:
                 for i in given:
@@ -160,7 +183,6 @@ class Grant:
                         self.live -= 1
                     else:
                         self.ended[i] = 0
-        return given
 
     def give_back(self) -> None:
         """Nobody wants the leases, nor what was written."""
@@ -168,7 +190,7 @@ class Grant:
             if self.reserved:
                 self.end(lib.spw_abort, 0, self.n)
             else:
-                self.end(lib.spw_release, 0, self.n, lib.SPW_DISCARD if self.writable else 0)
+                self.discard(0, self.n)
         except OSError:
             pass  # the session is over, and the leases with it
 
@@ -277,21 +299,38 @@ class View(Unpicklable):
 
     def release(self) -> None:
         """Ends this lease alone: see Views.release()."""
-        _release(self._grant, self._index, 1, lib.SPW_DIRTY if self._grant.writable else 0)
+        _release(self._grant, self._index, 1)
 
     def discard(self) -> None:
         """Ends this lease alone, and gives up what was written: see Views.discard()."""
-        _release(self._grant, self._index, 1, lib.SPW_DISCARD if self._grant.writable else 0)
+        _discard(self._grant, self._index, 1)
 
     def __repr__(self) -> str:
         state = "released" if self.released else f"status {self.status}" if self.status else self.tier
         return f"<View of {self.size} bytes, {state}>"
 
 
-def _release(grant: Grant, first: int, n: int, flags: int) -> None:
+def _runs(indices: List[int]) -> List[Tuple[int, int]]:
+    """Indices in their order as (first, how many) of those that follow each other."""
+    runs: List[Tuple[int, int]] = []
+    for i in indices:
+        if runs and sum(runs[-1]) == i:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((i, 1))
+    return runs
+
+
+def _discard(grant: Grant, first: int, n: int) -> None:
     if grant.reserved:
         raise ValueError("a reservation ends by commit() or abort()")
-    for i in grant.end(lib.spw_release, first, n, flags):
+    grant.discard(first, n)
+
+
+def _release(grant: Grant, first: int, n: int) -> None:
+    if grant.reserved:
+        raise ValueError("a reservation ends by commit() or abort()")
+    for i in grant.end(lib.spw_release, first, n, lib.SPW_DIRTY if grant.writable else 0):
         if grant.array[i].status < 0:
             raise status_error(grant.array[i].status, f"release of element {i}", grant.array[i].detail)
 
@@ -342,14 +381,16 @@ class Views(Unpicklable, Sequence[View]):
         shared pool the bytes are copied now; if that fails (NoSpace), the tensor is what it was, and the lease has
         ended.
         """
-        _release(self._grant, 0, self._grant.n, lib.SPW_DIRTY if self._grant.writable else 0)
+        _release(self._grant, 0, self._grant.n)
 
     def discard(self) -> None:
-        """Ends the leases; of a writer, the range goes back to what it was, as far as that is known.
+        """Ends the leases; of a writer, the range goes back to what it was, where that is known.
 
-        In a pool of one user's own the writes are in the tensor's own bytes: those stay.
+        It is known in a shared pool, and where a device has it ("durable", after a sync()). Else the piece is lost:
+        reading it is Corrupted, until it is written anew as a whole. A view whose `data` nobody has asked for has not
+        changed anything.
         """
-        _release(self._grant, 0, self._grant.n, lib.SPW_DISCARD if self._grant.writable else 0)
+        _discard(self._grant, 0, self._grant.n)
 
     def __enter__(self) -> "Views":
         return self
