@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
@@ -37,7 +36,7 @@ class Daemon:
         (self.folder / "conf").write_text(
             f"[daemon]\nsocket = {self.socket}\nengines = 1\n{keys}\n{disk}{sections}", encoding="utf-8"
         )
-        self.process = None
+        self.process = self.waker = None
         self.start()
 
     def start(self, *arguments):
@@ -60,15 +59,28 @@ class Daemon:
         self.start("--upgrade")
         old.wait(READY_SECONDS)
 
-    def still_for(self, seconds):
-        """Stops it, and another process lets it go on: a test that hangs meanwhile does not hang for ever."""
+    def stand_still(self, seconds):
+        """Stops it, for so long or until go_on(): when this returns, no thread of it runs.
+
+        Another process lets it go on, so that a test that hangs meanwhile does not hang for ever.
+        """
         self.process.send_signal(signal.SIGSTOP)
-        child = subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {self.process.pid}"])
-        threading.Thread(target=child.wait).start()
+        tasks = pathlib.Path("/proc", str(self.process.pid), "task")
+        while any("State:\tT" not in (task / "status").read_text() for task in tasks.iterdir()):
+            time.sleep(0.001)
+        self.waker = subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {self.process.pid}"])
+
+    def go_on(self):
+        """After stand_still()."""
+        self.process.send_signal(signal.SIGCONT)
+        if self.waker:
+            self.waker.kill()
+            self.waker.wait()
+            self.waker = None
 
     def stop(self):
         """Ends it, and removes its folder."""
-        self.process.send_signal(signal.SIGCONT)
+        self.go_on()
         self.process.terminate()
         status = self.process.wait(READY_SECONDS)
         log = self.log.read_text(encoding="utf-8", errors="replace")

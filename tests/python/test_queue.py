@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import gc
-import signal
 
 import spillway
 import support
@@ -89,21 +88,20 @@ class Queues(support.Case):
         self.run_with_queue(work)
 
     def test_the_loop_goes_on(self):
-        """The daemon stands still; the loop does not, and cancelling needs no answer from it."""
+        """The daemon stands still; the loop does not."""
 
         async def work(queue):
             await queue.put(self.keys, self.blocks)
-            self.daemon.process.send_signal(signal.SIGSTOP)
+            self.daemon.stand_still(5)
             task = asyncio.create_task(queue.get(self.keys, [bytearray(BLOCK) for _ in self.keys]))
             turns = 0
             while turns < 20:
                 await asyncio.sleep(0.001)
                 turns += 1
             self.assertFalse(task.done())
-            self.daemon.process.send_signal(signal.SIGCONT)
+            self.daemon.go_on()
             self.assertEqual(await task, [0] * 8)
 
-        self.addCleanup(self.daemon.process.send_signal, signal.SIGCONT)
         self.run_with_queue(work)
 
     def test_cancelled(self):
@@ -111,7 +109,7 @@ class Queues(support.Case):
             await queue.put(self.keys, self.blocks)
             tensor = self.space.tensor("t", BLOCK)
             tensor.put(0, self.blocks[0])
-            self.daemon.process.send_signal(signal.SIGSTOP)
+            self.daemon.stand_still(5)
             buffers = [bytearray(BLOCK) for _ in self.keys]
             tasks = [
                 asyncio.create_task(call)
@@ -136,7 +134,7 @@ class Queues(support.Case):
             await asyncio.sleep(0.01)
             with self.assertRaises(BufferError):
                 buffers[0].clear()
-            self.daemon.process.send_signal(signal.SIGCONT)
+            self.daemon.go_on()
             for task in tasks:
                 with self.assertRaises(asyncio.CancelledError):
                     await task
@@ -145,7 +143,6 @@ class Queues(support.Case):
             self.assertEqual(await queue.get(self.keys[:1], [bytearray(BLOCK)]), [0])
             tensor.get(0, bytearray(BLOCK))
 
-        self.addCleanup(self.daemon.process.send_signal, signal.SIGCONT)
         self.run_with_queue(work)
         self.assertEqual(self.leases(), 0)
 
@@ -170,9 +167,10 @@ class Queues(support.Case):
 
     def test_timeout(self):
         async def work(queue):
-            self.daemon.still_for(0.1)
+            self.daemon.stand_still(0.1)
             with self.assertRaises(asyncio.TimeoutError):
                 await asyncio.wait_for(queue.lookup(self.keys), 0.02)
+            self.daemon.go_on()
 
         self.run_with_queue(work)
 
@@ -180,10 +178,11 @@ class Queues(support.Case):
         async def main():
             queue = self.space.queue()
             await queue.put(self.keys, self.blocks)
-            self.daemon.still_for(0.1)
+            self.daemon.stand_still(0.1)
             task = asyncio.create_task(queue.acquire(self.keys))
             await asyncio.sleep(0.01)
             self.session.close()
+            self.daemon.go_on()
             with self.assertRaises(spillway.SpillwayError):
                 await task
             with self.assertRaises(spillway.SpillwayError):

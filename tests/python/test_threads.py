@@ -26,7 +26,7 @@ class Threads(support.Case):
     def test_who_waits_has_no_gil(self):
         for name, call in self.waits():
             with self.subTest(name):
-                self.daemon.still_for(0.15)
+                self.daemon.stand_still(0.15)
                 done = threading.Event()
                 results = []
                 thread = threading.Thread(target=lambda c=call, d=done: (results.append(c()), d.set()))
@@ -35,6 +35,7 @@ class Threads(support.Case):
                 while not done.wait(0.001):
                     turns += 1
                 thread.join()
+                self.daemon.go_on()
                 self.assertGreater(turns, 10)
                 if results[0] is not None and name == "acquire":
                     results[0].release()
@@ -62,7 +63,7 @@ class Threads(support.Case):
         self.assertEqual(errors, [])
 
     def test_close_waits(self):
-        self.daemon.still_for(0.2)
+        self.daemon.stand_still(0.2)
         ended = []
 
         def ping():
@@ -76,6 +77,7 @@ class Threads(support.Case):
         self.session.close()
         ended.append("close")
         thread.join()
+        self.daemon.go_on()
         self.assertEqual(sorted(ended), ["close", "ping"])
         with self.assertRaises(spillway.SpillwayError) as caught:
             self.space.ping()

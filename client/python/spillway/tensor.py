@@ -37,7 +37,8 @@ class Tensor(Unpicklable):
         """Leases on a range of bytes, a view for each piece that it touches; length None: to the end.
 
         A context manager that releases them: what was written is the tensor's then, and given up on an exception
-        (Views.discard() tells what that means). If a piece is not granted, none is: NotFound, NoSpace (`limit` tells what is full), Corrupted, …
+        (Views.discard() tells what that means). If a piece is not granted, none is: NotFound, NoSpace (`limit` tells
+        what is full), Corrupted, …
         """
         offset, length = self._range(offset, length)
         piece = self.space.piece_bytes

@@ -67,7 +67,19 @@ class Unpicklable:
 class Grant:
     """What the library granted, struct spw_view[], and who looks at it. The session's lock guards it."""
 
-    __slots__ = ("space", "array", "n", "writable", "reserved", "offset", "live", "ended", "shown", "opened", "__weakref__")
+    __slots__ = (
+        "__weakref__",
+        "array",
+        "ended",
+        "live",
+        "n",
+        "offset",
+        "opened",
+        "reserved",
+        "shown",
+        "space",
+        "writable",
+    )
 
     def __init__(
         self, space: "Space", n: int, writable: bool = False, reserved: bool = False, offset: Optional[int] = None
