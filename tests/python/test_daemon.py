@@ -130,7 +130,7 @@ class Starts(unittest.TestCase):
             fcntl.flock(lock, fcntl.LOCK_EX)
             client = self.client()
             with self.assertRaises(subprocess.TimeoutExpired):
-                client.communicate(timeout=1)
+                client.communicate(timeout=0.5)
             self.assertFalse(self.socket.exists())
             # Before it has the lock somebody else's daemon is there: it takes that one.
             daemon = support.Daemon(socket=self.socket)

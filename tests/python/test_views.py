@@ -153,6 +153,35 @@ class Views(support.Case):
         with self.assertRaises(spillway.SpillwayError):
             self.session.pool()
 
+    def test_closed_before_the_release(self):
+        """Another thread's close() comes between a release and its call."""
+        views = self.tensor.acquire()
+        data = views[0].data
+        call = self.session._call
+
+        def closes_first(*args):
+            self.session._call = call
+            self.session.close()
+            return call(*args)
+
+        self.session._call = closes_first
+        with self.assertRaises(spillway.SpillwayError):
+            views.release()
+        for use in (lambda: data[0], lambda: views[0].data):
+            with self.assertRaises(ValueError):
+                use()
+
+    def test_closed_while_an_exception_flies(self):
+        with self.assertRaises(KeyError):
+            with self.daemon.connect() as session:
+                views = session.pool().space("x").tensor("t", SIZE).acquire()
+                part = views[0].data[1:]
+                raise KeyError
+        self.assertEqual((len(part), session.closed), (SIZE - 1, False))
+        del part
+        views.release()
+        session.close()
+
     def test_session_forgotten(self):
         self.session.close()
         self.session = self.pool = self.space = self.tensor = None

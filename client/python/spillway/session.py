@@ -95,6 +95,8 @@ class Pool(Unpicklable):
         SpillwayError with EINVAL if it exists with another size, class or durability; NotFound with must_exist.
         """
         digest = layout_digest(layout)
+        if node is not None and node < 0:
+            raise ValueError(f"a NUMA node is a number from 0 on, not {node}")
         options = ffi.new("struct spw_space_options *")
         ffi.memmove(options.digest, digest, len(digest))
         options.item_bytes = item_bytes
@@ -230,8 +232,13 @@ class Session(Unpicklable):
     def __enter__(self) -> "Session":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        try:
+            self.close()
+        except BufferError:
+            if kind is None:
+                raise
+            # Else the exception is what counts; the session goes with who has its bytes.
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)

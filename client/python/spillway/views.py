@@ -115,7 +115,7 @@ class Grant:
         with session._lock:
             session._check_process()
             c = self.array[i]
-            if self.ended[i] or c.data == ffi.NULL:
+            if self.ended[i] or c.data == ffi.NULL or session.closed:
                 raise self.view_error(i)
             buffer = self.opened[i][1]() if i in self.opened else None
             if buffer is None:
