@@ -4,6 +4,7 @@
  *
  *   op.c tensor.c transfer*.c           the API: blocking calls, put and get
  *   gpu*.c                              the API: blocks in a GPU's memory (gpu.h)
+ *   adam*.c workers.c                   the API: what training computes (train.h)
  *   queue.c submit.c small_get.c        the API: jobs
  *   build.c                             the API's arguments → a call
  *   thread.c                            the calling thread's own rings
@@ -17,7 +18,7 @@
  *
  * Locks, in the order in which they may be taken (each file says what its lock guards):
  *   gpu.lock → queue.lock → session.chunk_lock → session.control_lock → session.lock;
- *   copy.lock, session.lock, session.link_lock and thread.c's lock are leaves.
+ *   copy.lock, session.lock, session.link_lock and thread.c's lock are leaves, and so are those of training.
  */
 #pragma once
 
@@ -470,6 +471,8 @@ void client_ring_wait(struct client_ring *ring, const struct client_call *call);
 /* --- thread.c ----------------------------------------------------------------------------------------------------- */
 
 int client_thread_register(spw_session *session) must_check;
+/* client_fork_mark(), for who has no session. */
+int client_thread_fork_mark(uint32_t *ret_mark) must_check;
 /* The session is being closed: no thread finds it from now on. Frees it when the last thread lets go. */
 void client_thread_unregister(spw_session *session);
 /* The calling thread's ring at an engine. */

@@ -120,6 +120,16 @@ int client_thread_register(spw_session *session)
     return r;
 }
 
+int client_thread_fork_mark(uint32_t *ret_mark)
+{
+    pthread_mutex_lock(&lock);
+    int r = process_init_locked();
+    if (r == 0)
+        r = client_fork_mark(ret_mark);
+    pthread_mutex_unlock(&lock);
+    return r;
+}
+
 void client_thread_unregister(spw_session *session)
 {
     pthread_mutex_lock(&lock);
