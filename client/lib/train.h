@@ -4,7 +4,8 @@
  *
  *   adam.c          the API: arguments → blocks, which threads take; sums in order
  *   workers.c       threads that wait for work
- *   adam_block.c    the arithmetic, once for each set of vector instructions
+ *   adam_block.c    which code does the arithmetic, and how numbers are rounded
+ *   adam_kernel.h   the arithmetic; adam_baseline.c, adam_avx2.c, adam_avx512.c: with these vectors
  */
 #pragma once
 
@@ -42,6 +43,7 @@ struct adam_code {
     double (*sum)(const struct spw_adam_slice *block);
 };
 
+extern const struct adam_code client_adam_baseline, client_adam_avx2, client_adam_avx512; /* the latter two: x86-64 */
 /* What this processor can run, the best first; NULL: no more. */
 const struct adam_code *client_adam_code(unsigned nth);
 
