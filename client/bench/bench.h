@@ -26,5 +26,6 @@ int bench_ready(int argc, char **argv);
 int bench_gpu(int argc, char **argv);
 int bench_steady(int argc, char **argv);
 int bench_policy(int argc, char **argv);
+int bench_adam(int argc, char **argv);
 
 int bench_all(int argc, char **argv);

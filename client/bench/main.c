@@ -29,6 +29,7 @@ static const struct {
     {"steady", "what a full device costs, beside a simulated greedy cleaner", bench_steady},
     {"ready", "how soon memory is ready, beside touching it", bench_ready},
     {"policy", "hit rates and cost of the eviction policies, simulated, beside the optimum", bench_policy},
+    {"adam", "the optimizer step of training, beside reading and writing the same memory", bench_adam},
     {"gpu", "blocks between a GPU's memory and the store, beside the link", bench_gpu},
     {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},
 };
