@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The arithmetic of train.h, a block at a time, in vectors: included by one file for each set of instructions, after it has
- * defined
- *
- *   WIDTH                    floats of a vector
- *   vector_sqrt(floats *x)   of each
+ * The arithmetic of train.h, a block at a time, in vectors: included by one file for each set of instructions, which defines
+ * WIDTH (floats of a vector) before it, and after it what is declared below: conversions and roots, for which compilers need
+ * to be told the instruction.
  *
  * Why the bits are the same everywhere: what is done to an element are IEEE's operations (these files are compiled without
  * contraction to fused ones, see CMakeLists.txt) in one rounding mode; and sums go, whatever the width, to the same LANES
@@ -18,21 +16,21 @@
 #include "client/lib/train.h"
 
 #define LANES 16
-#define HALF (WIDTH / 2) /* as many doubles have a float vector's size */
-#ifndef AHEAD_BYTES
-#define AHEAD_BYTES 1024
-#define AHEAD_SUM_BYTES 4096
-#endif
+#define HALF (WIDTH / 2)     /* as many doubles have a float vector's size */
+#define AHEAD_BYTES 1024     /* of each of four arrays */
+#define AHEAD_SUM_BYTES 4096 /* of one alone */
 
 typedef float floats __attribute__((vector_size(WIDTH * sizeof(float))));
 typedef uint32_t words __attribute__((vector_size(WIDTH * sizeof(float))));
-typedef uint16_t shorts __attribute__((vector_size(WIDTH * sizeof(uint16_t))));
-typedef float half_floats __attribute__((vector_size(HALF * sizeof(float))));
 typedef double doubles __attribute__((vector_size(HALF * sizeof(double))));
 
 #define inlined static inline __attribute__((always_inline))
 
-static void vector_sqrt(floats *x);
+inlined floats vector_sqrt(floats of);
+inlined doubles vector_doubles(const float *from);
+inlined words vector_words(const uint16_t *from);
+/* All are below 65536. */
+inlined void vector_shorts(uint16_t *to, words from);
 
 struct lanes {
     doubles sums[LANES / HALF];
@@ -40,26 +38,21 @@ struct lanes {
 
 /* --- bf16 ------------------------------------------------------------------------------------------------------------- */
 
-inlined void lanes_widen(float *restrict to, const uint16_t *restrict from)
+inlined void lanes_widen(float *to, const uint16_t *from)
 {
     for (size_t i = 0; i < LANES; i += WIDTH) {
-        shorts some;
-        memcpy(&some, from + i, sizeof(some));
-        words bits = __builtin_convertvector(some, words) << 16;
+        words bits = vector_words(from + i) << 16;
         memcpy(to + i, &bits, sizeof(bits));
     }
 }
 
 /* To the nearest, ties to even. A NaN is made a quiet one: its last bits set may be among those that go. */
-inlined shorts narrow(const floats *from)
+inlined words narrow(floats from)
 {
-    words bits;
-    memcpy(&bits, from, sizeof(bits));
-    words is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
-    words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    words quiet = bits >> 16 | 0x40;
+    words bits = (words)from, is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
+    words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
 
-    return __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), shorts);
+    return (is_nan & quiet) | (~is_nan & rounded);
 }
 
 /* --- LANES elements --------------------------------------------------------------------------------------------------- */
@@ -68,9 +61,7 @@ inlined shorts narrow(const floats *from)
 inlined void lanes_sum(struct lanes *lanes, const float *from)
 {
     for (size_t i = 0; i < LANES / HALF; i++) {
-        half_floats some;
-        memcpy(&some, from + i * HALF, sizeof(some));
-        doubles wide = __builtin_convertvector(some, doubles);
+        doubles wide = vector_doubles(from + i * HALF);
         lanes->sums[i] += wide * wide;
     }
 }
@@ -104,13 +95,10 @@ inlined void lanes_step(const struct adam_factors *by, const float *grad, float 
         square = by->beta2 * square + by->rest2 * g * g;
         memcpy(m + i, &mean, sizeof(mean));
         memcpy(v + i, &square, sizeof(square));
-        vector_sqrt(&square);
-        p -= by->rate * mean / (square + by->eps);
+        p -= by->rate * mean / (vector_sqrt(square) + by->eps);
         memcpy(master + i, &p, sizeof(p));
-        if (narrowed) {
-            shorts half = narrow(&p);
-            memcpy(narrowed + i, &half, sizeof(half));
-        }
+        if (narrowed)
+            vector_shorts(narrowed + i, narrow(p));
     }
 }
 
