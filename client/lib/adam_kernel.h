@@ -46,13 +46,12 @@ inlined void lanes_widen(float *to, const uint16_t *from)
     }
 }
 
-/* To the nearest, ties to even. A NaN is made a quiet one: its last bits set may be among those that go. */
+/* To the nearest, ties to even. A NaN is a quiet one here, since something was computed with it: its upper half is one too. */
 inlined words narrow(floats from)
 {
-    words bits = (words)from, is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
-    words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+    words bits = (words)from, half = bits >> 16, is_nan = (words)((bits & 0x7fffffff) > 0x7f800000);
 
-    return (is_nan & quiet) | (~is_nan & rounded);
+    return (is_nan & half) | (~is_nan & ((bits + 0x7fff + (half & 1)) >> 16));
 }
 
 /* --- LANES elements --------------------------------------------------------------------------------------------------- */

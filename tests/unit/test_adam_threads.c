@@ -2,6 +2,7 @@
 /* The optimizer step by several threads, and for several callers: run under TSan as well. Forks, and the workers' life. */
 #include <check.h>
 #include <errno.h>
+#include <fenv.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -54,6 +55,20 @@ START_TEST(test_threads_do_not_matter)
     ck_assert_int_eq(spw_workers_new(counts[_i], &workers), 0);
     ck_assert_uint_eq(spw_workers_count(workers), counts[_i]);
     steps(workers, (unsigned)_i, 4);
+    spw_workers_free(workers);
+}
+END_TEST
+
+/* Threads have the rounding mode of who made them, and callers theirs. */
+START_TEST(test_rounding_modes_do_not_matter)
+{
+    spw_workers *workers;
+
+    ck_assert_int_eq(fesetround(FE_UPWARD), 0);
+    int r = spw_workers_new(4, &workers);
+    fesetround(FE_TONEAREST);
+    ck_assert_int_eq(r, 0);
+    steps(workers, 50, 4);
     spw_workers_free(workers);
 }
 END_TEST
@@ -202,6 +217,7 @@ int main(void)
 
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, test_threads_do_not_matter, 0, 5);
+    tcase_add_test(t, test_rounding_modes_do_not_matter);
     tcase_add_test(t, test_callers_take_turns);
     tcase_add_test(t, test_more_than_a_round);
     tcase_add_test(t, test_idle_workers_sleep);
