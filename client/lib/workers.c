@@ -26,8 +26,9 @@ struct spw_workers {
     void *arg;
     uint64_t n_runs;   /* posted so far */
     unsigned n_wanted; /* that may still enter */
-    unsigned n_inside, n_idle;
-    uint32_t is_open; /* atomic: a hint for those that look */
+    unsigned n_idle;
+    uint32_t n_inside; /* atomic, as a hint for the caller that looks */
+    uint32_t is_open;  /* atomic: a hint for workers that look */
     bool stop;
     uint32_t fork_mark;
     unsigned n_threads; /* without the caller */
@@ -35,13 +36,14 @@ struct spw_workers {
     pthread_t threads[];
 };
 
-/* Looks for a run for a moment. Called with the lock, which it gives up meanwhile. */
-static void worker_look(spw_workers *workers)
+/* Looks for a moment whether a hint has changed: to be woken takes longer. Called with the lock, which it gives up
+ * meanwhile. */
+static void look(spw_workers *workers, const uint32_t *hint, bool until_zero)
 {
     uint64_t until_ns = client_now_ns() + CLIENT_WORKERS_SPIN_NS;
 
     pthread_mutex_unlock(&workers->lock);
-    while (!load_relaxed(&workers->is_open) && client_now_ns() < until_ns)
+    while ((load_relaxed(hint) == 0) != until_zero && client_now_ns() < until_ns)
         cpu_relax();
     pthread_mutex_lock(&workers->lock);
 }
@@ -53,11 +55,12 @@ static void worker_enter(spw_workers *workers)
     void *arg = workers->arg;
 
     workers->n_wanted--;
-    workers->n_inside++;
+    store_relaxed(&workers->n_inside, workers->n_inside + 1);
     pthread_mutex_unlock(&workers->lock);
     run(arg);
     pthread_mutex_lock(&workers->lock);
-    if (--workers->n_inside == 0)
+    store_relaxed(&workers->n_inside, workers->n_inside - 1);
+    if (workers->n_inside == 0)
         pthread_cond_signal(&workers->done);
 }
 
@@ -74,7 +77,7 @@ static void *worker_main(void *arg)
             worker_enter(workers);
             has_looked = false;
         } else if (!has_looked) {
-            worker_look(workers);
+            look(workers, &workers->is_open, false);
             has_looked = true;
         } else {
             workers->n_idle++;
@@ -110,6 +113,8 @@ static void run_close(spw_workers *workers)
     workers->run = NULL;
     workers->n_wanted = 0;
     store_relaxed(&workers->is_open, false);
+    if (workers->n_inside > 0)
+        look(workers, &workers->n_inside, true);
     while (workers->n_inside > 0)
         pthread_cond_wait(&workers->done, &workers->lock);
     pthread_mutex_unlock(&workers->lock);

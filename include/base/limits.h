@@ -197,6 +197,6 @@
 #define CLIENT_ADMIN_BYTES_MAX (64 * MIB)  /* of one reply to spillctl */
 #define CLIENT_QUEUE_JOBS_MAX 65536        /* of one queue */
 #define CLIENT_WORKERS_MAX 1024            /* of one object, with the caller */
-#define CLIENT_WORKERS_SPIN_NS 20000       /* that one looks for more before it sleeps */
-#define CLIENT_TRAIN_TASK_BLOCKS 16        /* that a thread takes at a time: 0.1 ms of arithmetic on training states */
+#define CLIENT_WORKERS_SPIN_NS 20000       /* that one looks for more, or its caller for its end, before it sleeps */
+#define CLIENT_TRAIN_TASK_BLOCKS 8         /* that a thread takes at a time: a megabyte of states */
 #define CLIENT_TRAIN_ROUND_BLOCKS 16384    /* whose sums are kept until they are added */
