@@ -69,7 +69,8 @@ inlined double lanes_total(const struct lanes *lanes)
 {
     double sums[LANES];
 
-    memcpy(sums, lanes->sums, sizeof(sums));
+    static_assert(sizeof(sums) == sizeof(*lanes), "a sum a lane");
+    memcpy(sums, lanes, sizeof(sums));
     for (size_t n = LANES / 2; n > 0; n /= 2)
         for (size_t i = 0; i < n; i++)
             sums[i] += sums[i + n];

@@ -72,6 +72,11 @@ void adam_rig_assert_equal(const struct spw_adam_slice *a, const struct spw_adam
         ck_assert_int_eq(memcmp(a->param, b->param, a->n * dtype_bytes(a->param_dtype)), 0);
 }
 
+bool adam_rig_stats_equal(const struct spw_grad_stat *a, const struct spw_grad_stat *b)
+{
+    return a->sum_squares == b->sum_squares && a->has_nonfinite == b->has_nonfinite && a->reserved == b->reserved;
+}
+
 struct spw_adam_slice adam_rig_part(const struct spw_adam_slice *tensor, size_t from, size_t n)
 {
     struct spw_adam_slice part = *tensor;

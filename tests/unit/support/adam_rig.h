@@ -15,6 +15,7 @@ struct spw_adam_slice adam_rig_new(size_t n, uint32_t grad_dtype, uint32_t param
 void adam_rig_free(struct spw_adam_slice *tensor);
 /* Bit by bit: all that a step writes. */
 void adam_rig_assert_equal(const struct spw_adam_slice *a, const struct spw_adam_slice *b);
+bool adam_rig_stats_equal(const struct spw_grad_stat *a, const struct spw_grad_stat *b);
 /* A part of it. */
 struct spw_adam_slice adam_rig_part(const struct spw_adam_slice *tensor, size_t from, size_t n);
 double adam_rig_grad(const struct spw_adam_slice *tensor, size_t i);
