@@ -38,7 +38,7 @@ else()
 
     set(python_copies)
     file(GLOB python_files CONFIGURE_DEPENDS RELATIVE ${python_source}
-         ${python_source}/spillway/*.py ${python_source}/spillway/py.typed)
+         ${python_source}/spillway/*.py ${python_source}/spillway/torch/*.py ${python_source}/spillway/py.typed)
     foreach(file IN LISTS python_files)
         add_custom_command(OUTPUT ${python_dir}/${file}
                            COMMAND ${CMAKE_COMMAND} -E copy ${python_source}/${file} ${python_dir}/${file}

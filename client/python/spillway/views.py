@@ -276,6 +276,15 @@ class View(Unpicklable):
         return self.size
 
     @property
+    def address(self) -> int:
+        """Where its bytes are, for calls into native code; valid until the lease ends, which nobody checks."""
+        grant = self._grant
+        grant.space.session._check_process()
+        if grant.ended[self._index] or grant.array[self._index].data == ffi.NULL:
+            raise grant.view_error(self._index)
+        return int(ffi.cast("uintptr_t", grant.array[self._index].data))
+
+    @property
     def offset(self) -> int:
         """Where it begins in its object, in bytes."""
         grant = self._grant

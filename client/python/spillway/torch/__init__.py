@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spillway for PyTorch: optimizer states that live in the daemon's memory and on its devices.
+
+    import spillway.torch as spw
+
+    pool = spw.connect("train")
+    opt = spw.OffloadAdamW(model.parameters(), pool, lr=1e-4)
+    loss.backward(); opt.step(); opt.zero_grad()
+
+docs/training.md tells how much memory that takes, and how to size the pool.
+"""
+from __future__ import annotations
+
+import os
+from typing import Any, Union
+
+from ..session import Pool
+from ..session import connect as _connect
+from .adamw import OffloadAdamW
+
+__all__ = ["OffloadAdamW", "connect"]
+
+
+def connect(name: str = "train", pool: str = "default", socket: Union[str, "os.PathLike[str]", None] = None, **options: Any) -> Pool:
+    """A pool of a session of its own, which starts the user's own daemon where none runs (start=False: does not).
+
+    Close it by `pool.session.close()`, after the optimizers that use it; else it ends with the program.
+    """
+    options.setdefault("start", True)
+    return _connect(name, socket, **options).pool(pool)

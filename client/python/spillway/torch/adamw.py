@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW whose states are the daemon's: group after group they are leased, stepped on the CPU, and given back.
+
+    thread "reader"   lease i+1 │ lease i+2 │ …        what is on a device is read meanwhile
+    step()                      │ step i+1  │ step i+2
+    daemon                      │           │ write i …  when it needs the room, ahead of need
+
+A chunk is one tensor of the store: m and v, and the fp32 masters of parameters that are not fp32 on the CPU, of so many
+elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most; that,
+and not the states, is what must fit in the pool's memory. The order is the same in each step, so a pool with the policy
+"plan" for the class optimizer keeps as much of it in memory as can be kept.
+"""
+from __future__ import annotations
+
+import errno
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+import torch
+
+from .. import train
+from .._native import ffi
+from ..errors import Disconnected, NoSpace
+from ..session import Pool
+from ..views import Views
+
+GROUP_BYTES = 64 << 20
+LEASED_GROUPS = 2  # one is stepped, one is read
+
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class _Lane(NamedTuple):
+    """Parameters whose chunks have the same arrays. masters: the first array has them."""
+
+    params: List[torch.Tensor]
+    layout: train.Layout
+    masters: bool
+    number: int
+
+
+class _Group(NamedTuple):
+    """Chunks that are leased together."""
+
+    lane: _Lane
+    first: int
+    n: int
+
+
+class OffloadAdamW(torch.optim.Optimizer):
+    """torch.optim.AdamW with its states in a pool of spillwayd's.
+
+    params, lr, betas, eps, weight_decay: as AdamW's; parameters are dense, fp32 or bf16. They may be on any device; off
+    the CPU, and in bf16, a parameter has an fp32 master among the states, and is written from it.
+    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells jobs in one pool apart: two
+    optimizers of one owner with the same name would share their states. group_bytes: how much is leased at once, twice;
+    None: 64 MiB, or less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of all of them is
+    at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is counted in `skipped`.
+    Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
+
+    NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
+    some groups have made the step and others have not, and `step()` must not be called again without load_state_dict().
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        pool: Pool,
+        lr: float = 1e-3,
+        betas: Tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        name: str = "adamw",
+        group_bytes: Optional[int] = None,
+        max_grad_norm: Optional[float] = None,
+        skip_nonfinite: bool = False,
+        threads: int = 0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.pool = pool
+        self.max_grad_norm = max_grad_norm
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped = 0
+        self._steps: Dict[torch.Tensor, int] = {}
+        self._broken = False
+        layout = {"what": "spillway.torch.OffloadAdamW", "version": 1, "name": name}
+        self._space = pool.space(layout, class_="optimizer", durability="scratch")
+        self._name = hashlib.sha256(name.encode()).digest()[:16]
+        self._workers = train.Workers(threads)
+        self._reader = ThreadPoolExecutor(1, "spillway-reader")
+        self._lanes = self._lanes_of([p for g in self.param_groups for p in g["params"]])
+        self._groups = self._groups_of(self._lanes, group_bytes)
+        self._create()
+
+    def add_param_group(self, param_group: Dict[str, Any]) -> None:
+        """Only from the constructor: where states lie is decided there."""
+        if hasattr(self, "_groups"):
+            raise RuntimeError("OffloadAdamW takes all its parameters at once")
+        super().add_param_group(param_group)
+
+    # --- Where states lie -------------------------------------------------------------------------------------------
+
+    def _lanes_of(self, params: List[torch.Tensor]) -> List[_Lane]:
+        for p in params:
+            if p.dtype not in _NAMES or p.is_sparse:
+                raise ValueError(f"parameters are dense, of torch.float32 or torch.bfloat16; not {p.dtype}")
+            if not p.is_contiguous():
+                raise ValueError("a parameter is not contiguous")
+        lanes = []
+        for masters in (False, True):
+            chosen = [p for p in params if _has_master(p) == masters]
+            layout = train.Layout([p.numel() for p in chosen], 3 if masters else 2, self._space.piece_bytes)
+            lanes.append(_Lane(chosen, layout, masters, len(lanes)))
+        return lanes
+
+    def _groups_of(self, lanes: List[_Lane], group_bytes: Optional[int]) -> List[_Group]:
+        memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
+        leasable = memory * 4 // 5 // LEASED_GROUPS
+        piece = max((lane.layout.chunk_bytes(0) for lane in lanes if lane.layout.chunks), default=0)
+        wanted = group_bytes if group_bytes is not None else max(min(GROUP_BYTES, leasable // 2), piece)
+        if max(wanted, piece) > leasable:
+            needed = max(wanted, piece) * LEASED_GROUPS * 5 // 4
+            raise NoSpace(
+                errno.ENOSPC,
+                f"pool {self.pool.name!r} has {memory >> 20} MiB of memory, of which 80 % can be leased; {LEASED_GROUPS} "
+                f"groups of {max(wanted, piece) >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of [pool "
+                f"{self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
+            )
+        groups = []
+        for lane in lanes:
+            n = len(lane.layout.chunks)
+            step = max(wanted // lane.layout.chunk_bytes(0), 1) if n else 1
+            groups += [_Group(lane, first, min(step, n - first)) for first in range(0, n, step)]
+        return groups
+
+    def _keys(self, group: _Group) -> List[Tuple[bytes, int]]:
+        base = group.lane.number << 31
+        return [(self._name, base | chunk) for chunk in range(group.first, group.first + group.n)]
+
+    @property
+    def state_bytes(self) -> int:
+        """Of all states, in the store."""
+        return sum(lane.layout.nbytes for lane in self._lanes)
+
+    def _create(self) -> None:
+        for group in self._groups:
+            for chunk, key in enumerate(self._keys(group), group.first):
+                self._space.tensor(key, group.lane.layout.chunk_bytes(chunk))
+
+        def begin(group: _Group, views: Views) -> None:
+            for view in views:
+                _bytes(view).zero_()
+            if group.lane.masters:
+                for p, master in self._arrays(group, views, 0):
+                    master.copy_(p)
+
+        self._each_group(begin)
+
+    # --- Groups -----------------------------------------------------------------------------------------------------
+
+    def _lease(self, group: _Group) -> Views:
+        views = self._space.acquire(self._keys(group), write=True)
+        try:
+            return views.check()
+        except OSError:
+            views.discard()
+            raise
+
+    def _each_group(self, use: Callable[[_Group, Views], None]) -> None:
+        """Calls use() for each group, in order, while the next one is being leased."""
+        leased: Optional["Future[Views]"] = None
+        try:
+            for i, group in enumerate(self._groups):
+                views = leased.result() if leased else self._lease(group)
+                leased = None
+                if i + 1 < len(self._groups):
+                    leased = self._reader.submit(self._lease, self._groups[i + 1])
+                with views:
+                    use(group, views)
+        finally:
+            if leased is not None and not leased.cancel() and leased.exception() is None:
+                leased.result().discard()
+
+    def _extents(self, group: _Group, views: Views) -> Iterable[Tuple[torch.Tensor, train.Extent, Callable[[int], int]]]:
+        """Of each run of a parameter in the group: it, the run, and the address of it in array i."""
+        layout = group.lane.layout
+        for view, chunk in zip(views, range(group.first, group.first + group.n)):
+            base = view.address
+            for extent in layout.chunks[chunk]:
+
+                def address(array: int, base: int = base, chunk: int = chunk, extent: train.Extent = extent) -> int:
+                    return layout.address(base, chunk, array, extent)
+
+                yield group.lane.params[extent.tensor], extent, address
+
+    def _arrays(self, group: _Group, views: Views, array: int) -> Iterable[Tuple[torch.Tensor, torch.Tensor]]:
+        """Of each run in the group: the parameter's elements, and those of one of the chunk's arrays."""
+        for p, extent, address in self._extents(group, views):
+            flat = p.detach().view(-1)[extent.first : extent.first + extent.n]
+            yield flat, _floats(address(array), extent.n)
+
+    # --- The step ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
+        """One step. Parameters without a gradient stay what they are. Returns what closure() returns, or None."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._broken:
+            raise RuntimeError("a step failed in its middle: call load_state_dict() with states of before it")
+        grads = self._gradients()
+        if not grads:
+            return loss
+        scale = self._scale(grads)
+        if scale is None:
+            self.skipped += 1
+            return loss
+        options = {}
+        for settings in self.param_groups:
+            for p in settings["params"]:
+                if p in grads:
+                    self._steps[p] = self._steps.get(p, 0) + 1
+                    options[p] = train.Adam(
+                        float(settings["lr"]),
+                        tuple(settings["betas"]),
+                        settings["eps"],
+                        settings["weight_decay"],
+                        self._steps[p],
+                        scale,
+                    )
+        self._broken = True
+        self._each_group(lambda group, views: self._step_group(group, views, grads, options))
+        self._broken = False
+        return loss
+
+    def _gradients(self) -> Dict[torch.Tensor, torch.Tensor]:
+        """Of each parameter that has one, on the CPU, contiguous."""
+        grads = {}
+        for settings in self.param_groups:
+            for p in settings["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse or p.grad.dtype not in _NAMES:
+                    raise ValueError("gradients are dense, of torch.float32 or torch.bfloat16")
+                grads[p] = p.grad.detach().to("cpu").contiguous()
+        return grads
+
+    def _scale(self, grads: Dict[torch.Tensor, torch.Tensor]) -> Optional[float]:
+        """By what gradients are multiplied; None: the step is left out."""
+        if self.max_grad_norm is None and not self.skip_nonfinite:
+            return 1.0
+        slices = [
+            train.Slice(g.numel(), g.data_ptr(), 0, 0, 0, grad_dtype=_NAMES[g.dtype]) for g in grads.values()
+        ]
+        stat = train.grad_stat(slices, self._workers)
+        if stat.nonfinite and self.skip_nonfinite:
+            return None
+        if self.max_grad_norm is None:
+            return 1.0
+        # as torch.nn.utils.clip_grad_norm_() has it
+        return min(self.max_grad_norm / (stat.norm + 1e-6), 1.0) if not stat.nonfinite else float("nan")
+
+    def _step_group(
+        self,
+        group: _Group,
+        views: Views,
+        grads: Dict[torch.Tensor, torch.Tensor],
+        options: Dict[torch.Tensor, train.Adam],
+    ) -> None:
+        work = []
+        for p, extent, address in self._extents(group, views):
+            if p not in grads:
+                continue
+            grad = grads[p]
+            on_cpu = p.device.type == "cpu"
+            here = p.data_ptr() + extent.first * p.element_size() if on_cpu else 0
+            masters = group.lane.masters
+            work.append(
+                (
+                    options[p],
+                    train.Slice(
+                        extent.n,
+                        grad.data_ptr() + extent.first * grad.element_size(),
+                        address(0) if masters else here,
+                        address(int(masters)),
+                        address(int(masters) + 1),
+                        here if masters else 0,
+                        _NAMES[grad.dtype],
+                        _NAMES[p.dtype],
+                    ),
+                )
+            )
+        for numbers, slices in train.by_options(work).items():
+            train.adam(numbers, slices, self._workers)
+        if group.lane.masters:
+            for flat, master in self._arrays(group, views, 0):
+                if flat.device.type != "cpu":
+                    flat.copy_(master)
+
+    # --- States -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> Dict[str, Any]:
+        """A copy of the states in memory, in the form of torch.optim.AdamW's; with "master" where there is one."""
+        params = [p for settings in self.param_groups for p in settings["params"]]
+        number = {p: i for i, p in enumerate(params)}
+        state: Dict[int, Dict[str, torch.Tensor]] = {}
+        for p in params:
+            if p in self._steps:
+                names = ("exp_avg", "exp_avg_sq") + (("master",) if _has_master(p) else ())
+                state[number[p]] = {name: torch.empty(p.shape, dtype=torch.float32) for name in names}
+                state[number[p]]["step"] = torch.tensor(float(self._steps[p]))
+
+        def gather(group: _Group, views: Views) -> None:
+            for p, name, extent, here in self._named(group, views):
+                if p in self._steps:
+                    state[number[p]][name].view(-1)[extent.first : extent.first + extent.n] = here
+
+        self._each_group(gather)
+        settings = []
+        at = 0
+        for param_group in self.param_groups:
+            n = len(param_group["params"])
+            settings.append({k: v for k, v in param_group.items() if k != "params"})
+            settings[-1]["params"] = list(range(at, at + n))
+            at += n
+        return {"state": state, "param_groups": settings}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Takes states as state_dict(), or torch.optim.AdamW's, has them. Parameters that it has nothing of begin anew,
+        and masters that it has nothing of are made from the parameters."""
+        params = [p for settings in self.param_groups for p in settings["params"]]
+        saved_groups = state_dict["param_groups"]
+        if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
+            raise ValueError("the states are of other parameter groups")
+        ids = [i for g in saved_groups for i in g["params"]]
+        states = {p: state_dict["state"][i] for p, i in zip(params, ids) if i in state_dict["state"]}
+        for p, state in states.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if tuple(state[name].shape) != tuple(p.shape):
+                    raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, its parameter {tuple(p.shape)}")
+        for mine, saved in zip(self.param_groups, saved_groups):
+            mine.update({k: saved[k] for k in ("lr", "betas", "eps", "weight_decay") if k in saved})
+        self._steps = {p: int(state["step"]) for p, state in states.items()}
+
+        def scatter(group: _Group, views: Views) -> None:
+            for p, name, extent, here in self._named(group, views):
+                saved = states.get(p, {}).get(name)
+                if saved is None and name == "master":
+                    saved = p.detach()
+                if saved is None:
+                    here.zero_()
+                else:
+                    here.copy_(saved.reshape(-1)[extent.first : extent.first + extent.n])
+
+        self._each_group(scatter)
+        self._broken = False
+
+    def _named(self, group: _Group, views: Views) -> Iterable[Tuple[torch.Tensor, str, train.Extent, torch.Tensor]]:
+        names = ("master", "exp_avg", "exp_avg_sq") if group.lane.masters else ("exp_avg", "exp_avg_sq")
+        for p, extent, address in self._extents(group, views):
+            for array, name in enumerate(names):
+                yield p, name, extent, _floats(address(array), extent.n)
+
+    def close(self) -> None:
+        """Deletes the states, unless they went with the daemon. The pool's session stays open."""
+        self._reader.shutdown()
+        groups, self._groups = self._groups, []
+        self._workers.close()
+        try:
+            for group in groups:
+                self._space.delete(self._keys(group))
+        except Disconnected:
+            pass
+
+
+def _has_master(p: torch.Tensor) -> bool:
+    return p.dtype != torch.float32 or p.device.type != "cpu"
+
+
+def _floats(address: int, n: int) -> torch.Tensor:
+    """A tensor over n floats at an address, which must outlive it: nobody checks."""
+    return torch.frombuffer(ffi.buffer(ffi.cast("char *", address), 4 * n), dtype=torch.float32)
+
+
+def _bytes(view: Any) -> torch.Tensor:
+    """A tensor over a view's bytes, to be dropped before the lease ends."""
+    return torch.frombuffer(ffi.buffer(ffi.cast("char *", view.address), view.size), dtype=torch.uint8)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OffloadAdamW beside torch.optim.AdamW, and beside the same arithmetic on plain memory."""
+import copy
+import unittest
+
+import spillway
+import support
+from spillway import train
+
+try:
+    import torch
+
+    import spillway.torch as spw
+except ImportError:
+    torch = None
+
+SECTIONS = "[tier.dram]\nsize = 64 MiB\n"
+
+
+def model_of(dtype, seed=1, width=257):
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 8)
+    )
+    return net.to(dtype)
+
+
+def loss_of(model, step):
+    random = torch.Generator().manual_seed(step)
+    x = torch.randn(32, 64, generator=random)
+    dtype = next(model.parameters()).dtype
+    return ((model(x.to(dtype)).float() - x[:, :8].sin()) ** 2).mean()
+
+
+def run(model, optimizer, steps, each=lambda step: None):
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of(model, step)
+        loss.backward()
+        each(step)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+class InMemory:
+    """The same arithmetic on torch's own memory."""
+
+    def __init__(self, params, **numbers):
+        self.params = list(params)
+        self.numbers = numbers
+        self.states = [[torch.zeros(p.numel()) for _ in range(2)] for p in self.params]
+        self.masters = [p.detach().float().clone().view(-1) for p in self.params]
+        self.n = 0
+
+    def zero_grad(self):
+        for p in self.params:
+            p.grad = None
+
+    def step(self):
+        self.n += 1
+        options = train.Adam(step=self.n, **self.numbers)
+        for p, (m, v), master in zip(self.params, self.states, self.masters):
+            name = str(p.dtype).split(".")[1]
+            train.adam(options, [train.Slice(p.numel(), p.grad.contiguous().data_ptr(), master.data_ptr(), m.data_ptr(),
+                                             v.data_ptr(), p.data_ptr(), name, name)])
+
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class OffloadTest(unittest.TestCase):
+    NUMBERS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.05}
+
+    def setUp(self):
+        self.daemon = support.Daemon(SECTIONS, disk_mib=256)
+        self.addCleanup(self.daemon.stop)
+        self.pool = spw.connect("test", socket=self.daemon.socket, start=False)
+        self.addCleanup(self.pool.session.close)
+
+    def optimizer(self, model, **options):
+        optimizer = spw.OffloadAdamW(model.parameters(), self.pool, **{**self.NUMBERS, **options})
+        self.addCleanup(optimizer.close)
+        return optimizer
+
+    def test_as_in_memory_bit_for_bit(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            mine, other = model_of(dtype), model_of(dtype)
+            losses = run(mine, self.optimizer(mine, name=str(dtype), threads=2), 20)
+            self.assertEqual(losses, run(other, InMemory(other.parameters(), **self.NUMBERS), 20))
+            for a, b in zip(mine.parameters(), other.parameters()):
+                self.assertTrue(torch.equal(a, b))
+
+    def test_as_torchs(self):
+        mine, other = model_of(torch.float32), model_of(torch.float32)
+        losses = run(mine, self.optimizer(mine), 200)
+        theirs = run(other, torch.optim.AdamW(other.parameters(), **self.NUMBERS), 200)
+        self.assertLess(losses[-1], losses[0] / 2)
+        for a, b in zip(losses, theirs):
+            self.assertLess(abs(a - b), 1e-5 * b)
+
+    def test_states_larger_than_the_pools_memory(self):
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 20)) for _ in range(14)])  # 112 MiB of states
+        other = copy.deepcopy(model)
+        mine, theirs = self.optimizer(model), torch.optim.AdamW(other.parameters(), **self.NUMBERS)
+        self.assertGreater(mine.state_bytes, 64 * support.MIB)
+        for step in range(5):
+            for i, (a, b) in enumerate(zip(model, other)):
+                torch.manual_seed(100 * step + i)
+                a.grad = torch.randn(1 << 20)
+                b.grad = a.grad.clone()
+            mine.step()
+            theirs.step()
+        for a, b in zip(model, other):
+            self.assertTrue(torch.allclose(a, b, rtol=1e-5, atol=1e-7))
+        pool = self.pool.session.admin({"get": "pools"})["pools"][0]
+        self.assertGreater(pool["loads"], 0)
+        self.assertGreater(pool["plans"], 0)
+
+    def test_clipping_and_gradients_that_are_not_finite(self):
+        mine, other = model_of(torch.float32), model_of(torch.float32)
+        optimizer = self.optimizer(mine, max_grad_norm=0.1, skip_nonfinite=True)
+        theirs = torch.optim.AdamW(other.parameters(), **self.NUMBERS)
+        losses = run(mine, optimizer, 20)
+        expected = run(other, theirs, 20, lambda step: torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1))
+        for a, b in zip(losses, expected):
+            self.assertLess(abs(a - b), 1e-5 * b)
+        before = [p.detach().clone() for p in mine.parameters()]
+        next(mine.parameters()).grad[0, 0] = float("nan")
+        optimizer.step()
+        self.assertEqual(optimizer.skipped, 1)
+        for a, b in zip(mine.parameters(), before):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_states_are_saved_and_taken(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            mine = model_of(dtype)
+            optimizer = self.optimizer(mine, name=f"first {dtype}")
+            run(mine, optimizer, 5)
+            saved, other = optimizer.state_dict(), model_of(dtype, seed=2)
+            other.load_state_dict(mine.state_dict())
+            taken = self.optimizer(other, name=f"second {dtype}")
+            taken.load_state_dict(saved)
+            self.assertEqual(run(mine, optimizer, 5), run(other, taken, 5))
+
+    def test_states_of_torchs_are_taken(self):
+        mine, other = model_of(torch.float32), model_of(torch.float32)
+        theirs = torch.optim.AdamW(other.parameters(), **self.NUMBERS)
+        run(other, theirs, 5)
+        mine.load_state_dict(other.state_dict())
+        optimizer = self.optimizer(mine)
+        optimizer.load_state_dict(theirs.state_dict())
+        for a, b in zip(run(mine, optimizer, 5), run(other, theirs, 5)):
+            self.assertLess(abs(a - b), 1e-5 * b)
+
+    def test_parameters_without_gradients_stay(self):
+        model = model_of(torch.float32)
+        optimizer = self.optimizer(model)
+        frozen = [p.detach().clone() for p in model[2].parameters()]
+        loss_of(model, 0).backward()
+        for p in model[2].parameters():
+            p.grad = None
+        optimizer.step()
+        for a, b in zip(model[2].parameters(), frozen):
+            self.assertTrue(torch.equal(a, b))
+        self.assertNotIn(2, optimizer.state_dict()["state"])
+
+    def test_a_pool_too_small_says_how_much_is_needed(self):
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(8 << 20))])
+        with self.assertRaises(spillway.NoSpace) as caught:
+            self.optimizer(model, group_bytes=40 * support.MIB)
+        self.assertIn("100 MiB", str(caught.exception))
+        self.assertIn("raise `dram` of [pool default]", str(caught.exception))
+
+    def test_wrong_parameters(self):
+        with self.assertRaises(ValueError):
+            self.optimizer(torch.nn.ParameterList([torch.nn.Parameter(torch.randn(8).double())]))
+        model = model_of(torch.float32)
+        optimizer = self.optimizer(model)
+        with self.assertRaises(RuntimeError):
+            optimizer.add_param_group({"params": [torch.nn.Parameter(torch.randn(8))]})
+
+    def test_the_daemon_goes_away_in_mid_training(self):
+        model = model_of(torch.float32)
+        optimizer = self.optimizer(model)
+        run(model, optimizer, 2)
+        saved = optimizer.state_dict()
+        self.daemon.kill()
+        loss_of(model, 3).backward()
+        with self.assertRaises(OSError):
+            optimizer.step()
+        self.daemon.start()
+        with self.assertRaises((OSError, RuntimeError)):
+            optimizer.step()
+        again = spw.connect("again", socket=self.daemon.socket, start=False)
+        self.addCleanup(again.session.close)
+        other = spw.OffloadAdamW(model.parameters(), again, **self.NUMBERS)
+        other.load_state_dict(saved)
+        run(model, other, 2)
+        other.close()
+
+
+if __name__ == "__main__":
+    support.main()
