@@ -2,6 +2,7 @@
 """OffloadAdamW beside torch.optim.AdamW, and beside the same arithmetic on plain memory."""
 import copy
 import unittest
+import unittest.mock
 
 import spillway
 import support
@@ -19,10 +20,8 @@ SECTIONS = "[tier.dram]\nsize = 64 MiB\n"
 
 def model_of(dtype, seed=1, width=257):
     torch.manual_seed(seed)
-    net = torch.nn.Sequential(
-        torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 8)
-    )
-    return net.to(dtype)
+    layers = [torch.nn.Linear(64, width), torch.nn.Linear(width, width), torch.nn.Linear(width, 8)]
+    return torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1], torch.nn.Tanh(), layers[2]).to(dtype)
 
 
 def loss_of(model, step):
@@ -99,7 +98,7 @@ class OffloadTest(unittest.TestCase):
             self.assertLess(abs(a - b), 1e-5 * b)
 
     def test_states_larger_than_the_pools_memory(self):
-        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 20)) for _ in range(14)])  # 112 MiB of states
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 20)) for _ in range(14)])
         other = copy.deepcopy(model)
         mine, theirs = self.optimizer(model), torch.optim.AdamW(other.parameters(), **self.NUMBERS)
         self.assertGreater(mine.state_bytes, 64 * support.MIB)
@@ -163,6 +162,27 @@ class OffloadTest(unittest.TestCase):
         for a, b in zip(model[2].parameters(), frozen):
             self.assertTrue(torch.equal(a, b))
         self.assertNotIn(2, optimizer.state_dict()["state"])
+
+    def test_a_step_that_fails_in_its_middle(self):
+        model = model_of(torch.bfloat16)
+        optimizer = self.optimizer(model)
+        run(model, optimizer, 2)
+        saved, before = optimizer.state_dict(), [p.detach().clone() for p in model.parameters()]
+        loss_of(model, 3).backward()
+        with unittest.mock.patch.object(train, "adam", side_effect=MemoryError):
+            with self.assertRaises(MemoryError):
+                optimizer.step()
+        with self.assertRaises(RuntimeError):
+            optimizer.step()
+        with torch.no_grad():
+            for p, old in zip(model.parameters(), before):
+                p.copy_(old)
+        optimizer.load_state_dict(saved)
+        again = optimizer.state_dict()
+        for i, state in saved["state"].items():
+            for name, values in state.items():
+                self.assertTrue(torch.equal(values, again["state"][i][name]))
+        run(model, optimizer, 1)
 
     def test_a_pool_too_small_says_how_much_is_needed(self):
         model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(8 << 20))])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training job computes on its optimizer states, where they lie: <spillway/train.h>.
 
-No session is needed. Memory is named by its address: of a lease (View.address), a NumPy array, a torch tensor; it is the
-caller's, who sees to it that it is there until the call returns. Calls run without the GIL.
+No session is needed. Memory is named by its address: of a lease (View.address), a NumPy array, a torch tensor; it is
+the caller's, who sees to it that it is there until the call returns. Calls run without the GIL.
 """
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DTYPES = {"float32": (lib.SPW_DTYPE_F32, 4), "bfloat16": (lib.SPW_DTYPE_BF16, 2)
 
 
 class GradStat(NamedTuple):
-    """Of gradients as they lie in memory. sum_squares: of the finite ones, the square of their 2-norm; infinity if there
-    are others. nonfinite: one is infinite, or not a number."""
+    """Of gradients as they lie in memory. sum_squares: of the finite ones, the square of their 2-norm; infinity if
+    there are others. nonfinite: one is infinite, or not a number."""
 
     sum_squares: float
     nonfinite: bool
@@ -31,8 +31,8 @@ class GradStat(NamedTuple):
 
 
 class Adam(NamedTuple):
-    """A step's numbers: struct spw_adam_options. step: of these parameters, the first being 1. l2: weight decay is added
-    to the gradient (Adam), not taken off the parameter (AdamW)."""
+    """A step's numbers: struct spw_adam_options. step: of these parameters, the first being 1. l2: weight decay is
+    added to the gradient (Adam), not taken off the parameter (AdamW)."""
 
     lr: float
     betas: Tuple[float, float]
@@ -44,8 +44,8 @@ class Adam(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """A tensor or a part of one: n elements at each address; struct spw_adam_slice. 0: there is none (grad, master, m and
-    v are needed for a step, grad alone for grad_stat())."""
+    """A tensor or a part of one: n elements at each address; struct spw_adam_slice. 0: there is none (grad, master, m
+    and v are needed for a step, grad alone for grad_stat())."""
 
     n: int
     grad: int
@@ -117,8 +117,8 @@ def grad_stat(slices: Sequence[Slice], workers: Optional[Workers] = None) -> Gra
 
 
 def adam(options: Adam, slices: Sequence[Slice], workers: Optional[Workers] = None) -> GradStat:
-    """A step of AdamW (or Adam) in one pass over memory. SpillwayError with EINVAL says which argument is wrong; nothing
-    was written then."""
+    """A step of AdamW (or Adam) in one pass over memory. SpillwayError with EINVAL says which argument is wrong;
+    nothing was written then."""
     c = ffi.new("struct spw_adam_options *")
     c.lr, (c.beta1, c.beta2), c.eps, c.weight_decay = options.lr, options.betas, options.eps, options.weight_decay
     c.grad_scale, c.step = options.grad_scale, options.step
@@ -134,7 +134,7 @@ def adam(options: Adam, slices: Sequence[Slice], workers: Optional[Workers] = No
 
 
 class Extent(NamedTuple):
-    """A run of one tensor's elements in one chunk. first: its first element; at: where that is in the chunk's arrays."""
+    """A run of a tensor's elements in one chunk. first: its first element; at: where that is in the chunk's arrays."""
 
     tensor: int
     first: int
@@ -143,12 +143,12 @@ class Extent(NamedTuple):
 
 
 class Layout:
-    """How the states of tensors lie in chunks of one piece each: arrays of fp32, one behind the other, each of `elements`
-    (of the last chunk: what is left, in whole blocks).
+    """How the states of tensors lie in chunks of one piece each: arrays of fp32, one behind the other, each of
+    `elements` (of the last chunk: what is left, in whole blocks).
 
     sizes: elements of each tensor. arrays: how many a chunk has (2: m, v; 3: the masters too). Each tensor begins at a
-    multiple of BLOCK elements, and so is cut at such: the bits of a step do not depend on the size of chunks. That wastes
-    less than BLOCK elements a tensor.
+    multiple of BLOCK elements, and so is cut at such: the bits of a step do not depend on the size of chunks. That
+    wastes less than BLOCK elements a tensor.
     """
 
     def __init__(self, sizes: Sequence[int], arrays: int, chunk_bytes: int) -> None:

@@ -126,6 +126,16 @@ class Grant:
             data = memoryview(buffer)
         return buffer, data if self.writable else data.toreadonly()
 
+    def address(self, i: int) -> int:
+        """Of the bytes of view i."""
+        session = self.space.session
+        with session._lock:
+            session._check_process()
+            if self.ended[i] or self.array[i].data == ffi.NULL or session.closed:
+                raise self.view_error(i)
+            self.shown[i] = 1
+            return int(ffi.cast("uintptr_t", self.array[i].data))
+
     def _kept(self, pointer: Any) -> None:
         """The bytes' last user has gone. Being this pointer's destructor, it has kept the Grant until now."""
 
@@ -278,11 +288,7 @@ class View(Unpicklable):
     @property
     def address(self) -> int:
         """Where its bytes are, for calls into native code; valid until the lease ends, which nobody checks."""
-        grant = self._grant
-        grant.space.session._check_process()
-        if grant.ended[self._index] or grant.array[self._index].data == ffi.NULL:
-            raise grant.view_error(self._index)
-        return int(ffi.cast("uintptr_t", grant.array[self._index].data))
+        return self._grant.address(self._index)
 
     @property
     def offset(self) -> int:

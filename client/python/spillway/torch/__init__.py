@@ -21,7 +21,9 @@ from .adamw import OffloadAdamW
 __all__ = ["OffloadAdamW", "connect"]
 
 
-def connect(name: str = "train", pool: str = "default", socket: Union[str, "os.PathLike[str]", None] = None, **options: Any) -> Pool:
+def connect(
+    name: str = "train", pool: str = "default", socket: Union[str, "os.PathLike[str]", None] = None, **options: Any
+) -> Pool:
     """A pool of a session of its own, which starts the user's own daemon where none runs (start=False: does not).
 
     Close it by `pool.session.close()`, after the optimizers that use it; else it ends with the program.

@@ -6,9 +6,9 @@
     daemon                      │           │ write i …  when it needs the room, ahead of need
 
 A chunk is one tensor of the store: m and v, and the fp32 masters of parameters that are not fp32 on the CPU, of so many
-elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most; that,
-and not the states, is what must fit in the pool's memory. The order is the same in each step, so a pool with the policy
-"plan" for the class optimizer keeps as much of it in memory as can be kept.
+elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most;
+that, and not the states, is what must fit in the pool's memory. The order is the same in each step, so a pool with the
+policy "plan" for the class optimizer keeps as much of it in memory as can be kept.
 """
 from __future__ import annotations
 
@@ -48,16 +48,20 @@ class _Group(NamedTuple):
     n: int
 
 
+# A parameter, a run of its elements, and a function that tells their address in one of the chunk's arrays.
+_Run = Tuple[torch.Tensor, train.Extent, Callable[[int], int]]
+
+
 class OffloadAdamW(torch.optim.Optimizer):
     """torch.optim.AdamW with its states in a pool of spillwayd's.
 
     params, lr, betas, eps, weight_decay: as AdamW's; parameters are dense, fp32 or bf16. They may be on any device; off
     the CPU, and in bf16, a parameter has an fp32 master among the states, and is written from it.
-    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells jobs in one pool apart: two
-    optimizers of one owner with the same name would share their states. group_bytes: how much is leased at once, twice;
-    None: 64 MiB, or less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of all of them is
-    at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is counted in `skipped`.
-    Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
+    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells jobs in one pool apart:
+    two optimizers of one owner with the same name would share their states. group_bytes: how much is leased at once,
+    twice; None: 64 MiB, or less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of all of
+    them is at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is counted in
+    `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
 
     NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
     some groups have made the step and others have not, and `step()` must not be called again without load_state_dict().
@@ -124,9 +128,9 @@ class OffloadAdamW(torch.optim.Optimizer):
             needed = max(wanted, piece) * LEASED_GROUPS * 5 // 4
             raise NoSpace(
                 errno.ENOSPC,
-                f"pool {self.pool.name!r} has {memory >> 20} MiB of memory, of which 80 % can be leased; {LEASED_GROUPS} "
-                f"groups of {max(wanted, piece) >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of [pool "
-                f"{self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
+                f"pool {self.pool.name!r} has {memory >> 20} MiB of memory, of which 80 % can be leased; "
+                f"{LEASED_GROUPS} groups of {max(wanted, piece) >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
+                f"[pool {self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
             )
         groups = []
         for lane in lanes:
@@ -160,30 +164,30 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     # --- Groups -----------------------------------------------------------------------------------------------------
 
-    def _lease(self, group: _Group) -> Views:
-        views = self._space.acquire(self._keys(group), write=True)
+    def _lease(self, group: _Group, write: bool) -> Views:
+        views = self._space.acquire(self._keys(group), write=write)
         try:
             return views.check()
         except OSError:
             views.discard()
             raise
 
-    def _each_group(self, use: Callable[[_Group, Views], None]) -> None:
+    def _each_group(self, use: Callable[[_Group, Views], None], write: bool = True) -> None:
         """Calls use() for each group, in order, while the next one is being leased."""
         leased: Optional["Future[Views]"] = None
         try:
             for i, group in enumerate(self._groups):
-                views = leased.result() if leased else self._lease(group)
+                views = leased.result() if leased else self._lease(group, write)
                 leased = None
                 if i + 1 < len(self._groups):
-                    leased = self._reader.submit(self._lease, self._groups[i + 1])
+                    leased = self._reader.submit(self._lease, self._groups[i + 1], write)
                 with views:
                     use(group, views)
         finally:
             if leased is not None and not leased.cancel() and leased.exception() is None:
                 leased.result().discard()
 
-    def _extents(self, group: _Group, views: Views) -> Iterable[Tuple[torch.Tensor, train.Extent, Callable[[int], int]]]:
+    def _extents(self, group: _Group, views: Views) -> Iterable[_Run]:
         """Of each run of a parameter in the group: it, the run, and the address of it in array i."""
         layout = group.lane.layout
         for view, chunk in zip(views, range(group.first, group.first + group.n)):
@@ -319,7 +323,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                 if p in self._steps:
                     state[number[p]][name].view(-1)[extent.first : extent.first + extent.n] = here
 
-        self._each_group(gather)
+        self._each_group(gather, write=False)
         settings = []
         at = 0
         for param_group in self.param_groups:
