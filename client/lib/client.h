@@ -582,9 +582,9 @@ struct spw_queue {
     pthread_mutex_t lock; /* guards the rest, and the ring */
     pthread_cond_t changed;
     bool armed;         /* the user polls */
-    bool signaled;      /* event_fd is readable */
+    bool signaled;      /* event_fd is readable, for what has ended */
     bool sleeper;       /* one thread sleeps on the ring; the others wait for `changed` */
-    uint32_t is_roused; /* atomic: event_fd is readable because the daemon is back */
+    uint32_t is_roused; /* atomic: event_fd is readable because the daemon is back, or may be, as a read of it failed */
     struct list free, ended;
     /* Small gets: not asked for yet; to be gone on with by a turn; whose RELEASE has no room in the ring. */
     struct list waiting, due, giving;

@@ -33,7 +33,7 @@ void client_queue_changed_locked(spw_queue *queue)
 {
     if (queue->armed && !queue->signaled) {
         queue->signaled = true;
-        (void)!eventfd_write(queue->event_fd, 1); /* at most 1 is in it: cannot block */
+        (void)!eventfd_write(queue->event_fd, 1); /* there is hardly anything in it: cannot block */
     }
     pthread_cond_broadcast(&queue->changed);
 }
@@ -195,8 +195,11 @@ static void queue_disarm_locked(spw_queue *queue)
         return;
     queue->armed = false;
     store_relaxed(&queue->ring->shared->client.cq_flags, queue->sleeper ? SPW_RING_WAKE_FUTEX : 0);
-    if (__atomic_exchange_n(&queue->is_roused, 0, __ATOMIC_ACQUIRE) != 0 || queue->signaled)
-        (void)!eventfd_read(queue->event_fd, &value);
+    /* Where that fails it may be readable still, which each poll would see: so it is read the next time. Or it is empty, as
+     * a rouse was read before its mark was set: so ends are signaled all the same. */
+    if ((__atomic_exchange_n(&queue->is_roused, 0, __ATOMIC_ACQUIRE) != 0 || queue->signaled) &&
+        eventfd_read(queue->event_fd, &value) < 0)
+        store_relaxed(&queue->is_roused, 1);
     queue->signaled = false;
     /* One, since it rings once for a sleep; more would be heard again, for nothing, but not lost. */
     n = recv(queue->ring->doorbell, &byte, 1, MSG_DONTWAIT);

@@ -799,6 +799,48 @@ START_TEST(test_a_queue_with_an_answer_is_not_armed)
 }
 END_TEST
 
+static void changes(spw_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    client_queue_changed_locked(queue);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* What could not be taken back once is taken back the next time, and what was empty keeps nobody from being woken. */
+START_TEST(test_a_queue_whose_eventfd_is_not_read)
+{
+    struct spw_key key = key_of(1, FAKE_GROUP_HOLD);
+    struct spw_hit hit;
+    spw_queue *queue;
+    spw_job *job, *none;
+
+    ck_assert_int_eq(spw_queue_new(session, space, 8, &queue), 0);
+    struct pollfd pfd = {.fd = spw_queue_fd(queue), .events = POLLIN};
+    ck_assert_int_eq(spw_submit_lookup(queue, space, &key, 1, 0, &hit, NULL, &job), 0);
+    fake_wait_held(fake, 1);
+    ck_assert_int_eq(spw_queue_arm(queue), 0);
+    changes(queue);
+    ck_assert_int_eq(poll(&pfd, 1, 0), 1);
+    int fd = queue->event_fd;
+    queue->event_fd = -1;
+    ck_assert_int_eq(spw_queue_next(queue, &none), -EAGAIN);
+    queue->event_fd = fd;
+    ck_assert_int_eq(spw_queue_arm(queue), 0);
+    ck_assert_int_eq(spw_queue_next(queue, &none), -EAGAIN);
+    ck_assert_int_eq(spw_queue_arm(queue), 0);
+    ck_assert_int_eq(poll(&pfd, 1, 0), 0);
+    store_release(&queue->is_roused, 1); /* by somebody whose signal was read with another one */
+    ck_assert_int_eq(spw_queue_next(queue, &none), -EAGAIN);
+    ck_assert_int_eq(spw_queue_arm(queue), 0);
+    changes(queue);
+    ck_assert_int_eq(poll(&pfd, 1, 0), 1);
+    ck_assert_int_eq(spw_queue_next(queue, &none), -EAGAIN);
+    ck_assert_int_eq(spw_queue_arm(queue), 0);
+    ck_assert_int_eq(poll(&pfd, 1, 0), 0);
+    spw_queue_free(queue);
+}
+END_TEST
+
 START_TEST(test_cancel)
 {
     struct spw_key key = key_of(1, FAKE_GROUP_HOLD);
@@ -1091,8 +1133,8 @@ static Suite *suite(void)
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,
           test_calls_without_spinning, test_fork}},
         {"jobs",
-         {test_jobs_by_poll, test_jobs_of_every_kind, test_a_queue_with_an_answer_is_not_armed, test_cancel,
-          test_waiters}},
+         {test_jobs_by_poll, test_jobs_of_every_kind, test_a_queue_with_an_answer_is_not_armed,
+          test_a_queue_whose_eventfd_is_not_read, test_cancel, test_waiters}},
         {"faults",
          {test_no_daemon, test_handshake_refusals, test_late_replies_are_thrown_away, test_death_in_a_call,
           test_death_leaves_views_readable, test_death_ends_jobs, test_death_wakes_waiters, test_death_during_put}},
