@@ -208,6 +208,19 @@ static void gpu_free(struct spw_gpu *gpu)
     free(gpu);
 }
 
+/*
+ * What runs in a lane's stream when nobody waits for it any more: the clearing of its counts, after an attachment without a
+ * job; a moment of the last job. A caller's stream that is waited for in there may take as long as it likes.
+ */
+static void lanes_wait(const struct spw_gpu *gpu)
+{
+    uint64_t until_ns = client_now_ns() + GPU_GRACE_MS * UINT64_C(1000000);
+
+    list_for_each (l, &gpu->lanes)
+        while (client_gpu_lane_runs(list_entry(l, struct gpu_lane, link)) && client_now_ns() < until_ns)
+            nanosleep(&(struct timespec){.tv_nsec = GPU_NAP_NS}, NULL);
+}
+
 static void gpu_destroy(struct spw_gpu *gpu)
 {
     struct CUctx_st *ours;
@@ -217,6 +230,7 @@ static void gpu_destroy(struct spw_gpu *gpu)
         pthread_join(gpu->thread, NULL);
     client_gpu_map_end(gpu);
     if (gpu->context && gpu->cuda->CtxPushCurrent(gpu->context) == NV_SUCCESS) {
+        lanes_wait(gpu);
         for (struct list *l = gpu->lanes.next, *next; l != &gpu->lanes; l = next) {
             struct gpu_lane *lane = list_entry(l, struct gpu_lane, link);
 

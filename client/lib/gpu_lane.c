@@ -206,9 +206,12 @@ static int lane_init(struct gpu_lane *lane, const int fds[static 2])
         r = direction_init(lane, &lane->directions[GPU_SPILL], least);
     if (r == 0) /* somebody waits for a fetch */
         r = direction_init(lane, &lane->directions[GPU_FETCH], greatest);
-    for (unsigned i = 0; r == 0 && !lane->memory && i < GPU_DIRECTIONS; i++) /* before its first kernel */
+    if (r == 0)
+        r = queues_init(lane);
+    /* Before its first kernel, and last: of a lane that comes to nothing the next one has the place. */
+    for (unsigned i = 0; r == 0 && !lane->memory && i < GPU_DIRECTIONS; i++)
         r = counts_clear(lane, i);
-    return r == 0 ? queues_init(lane) : r;
+    return r;
 }
 
 int client_gpu_lane_new(struct spw_gpu *gpu, struct spw_gpu_memory *memory, struct gpu_lane **ret_lane)

@@ -111,6 +111,8 @@ FOUND_ONCE = (
     r"^start/close_range daemon/gpu_launcher\.c:.* once$",  # a launcher that never ended, nor did the daemon
     r"^library/send client/lib/control\.c:\d+ transmit/12/ENOBUFS once$",  # a request that was not sent, and waited for for ever
     r"^start/getrandom daemon/session_kept\.c:.* for good$",  # asked for again for ever
+    r"^library/eventfd_read client/lib/queue\.c:.* once$",  # a descriptor that was readable for ever
+    r"^library/pthread_create client/lib/sync\.c:\d+ client_thread_start/3/EAGAIN once$",  # a lane that was never freed
 )
 
 # Points that no kernel makes, and that nobody could do anything about.

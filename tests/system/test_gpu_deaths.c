@@ -7,6 +7,7 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -21,6 +22,7 @@
 #define ENDS_MS 1000   /* after the deadline, as promised */
 #define SLACK_MS 10000 /* of a busy machine */
 #define SLOW_US 150000 /* of a copy that is to be caught on its way */
+#define BUSY_MS 30     /* of a GPU that is waited for at the end */
 #define LONG_MS 30000
 
 static struct gpu_rig rig;
@@ -399,6 +401,29 @@ START_TEST(cancelled_in_the_middle)
 }
 END_TEST
 
+static void *is_busy_no_more(void *arg)
+{
+    (void)arg;
+    sleep_ms(BUSY_MS);
+    store_release(&rig.control->roles[FAKE_CUDA_CLIENT].hang, 0);
+    return NULL;
+}
+
+/* Without a job: what the attachment itself began on the GPU has not ended. */
+START_TEST(we_leave_while_a_stream_runs)
+{
+    pthread_t thread;
+
+    gpu_rig_driver(&rig);
+    gpu_rig_daemon(&rig, DRAM_BYTES, 0);
+    store_release(&rig.control->roles[FAKE_CUDA_CLIENT].hang, 1);
+    gpu_rig_connect(&rig, PIECE_BYTES);
+    ck_assert_int_eq(pthread_create(&thread, NULL, is_busy_no_more, NULL), 0);
+    gpu_rig_close(&rig); /* nothing is left */
+    pthread_join(thread, NULL);
+}
+END_TEST
+
 /* The client's context has gone with all that was in it: every call says so, and all of it ends. */
 START_TEST(the_client_loses_its_context)
 {
@@ -576,6 +601,7 @@ int main(void)
     tcase_add_test(tc, the_helper_loses_its_context);
     tcase_add_test(tc, a_kernel_is_not_launched);
     tcase_add_test(tc, cancelled_in_the_middle);
+    tcase_add_test(tc, we_leave_while_a_stream_runs);
     tcase_add_test(tc, the_client_loses_its_context);
     tcase_add_test(tc, the_gpu_is_full);
     tcase_add_test(tc, the_client_is_killed);
