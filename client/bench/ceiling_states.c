@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * AVX2 where the processor has it, which is wide enough to wait for memory alone. Prefetches as in client/lib/adam_kernel.h:
+ * AVX2 where the processor has it, which is wide enough to wait for memory alone. Prefetches as in client/lib/adam_kernel.inc:
  * without them one thread gets less from memory, and half where it reads a single array.
  */
 #include "client/bench/ceiling_states.h"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* adam_kernel.h with AVX2's vectors; see CMakeLists.txt for how this file is compiled. */
+/* adam_kernel.inc with AVX2's vectors; see CMakeLists.txt for how this file is compiled. */
 #if defined(__AVX2__)
 
 #include <immintrin.h>
 
 #define WIDTH 8
-#include "client/lib/adam_kernel.h"
+#include "client/lib/adam_kernel.inc"
 
 inlined floats vector_sqrt(floats of)
 {

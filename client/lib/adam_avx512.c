@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* adam_kernel.h with AVX-512's vectors; see CMakeLists.txt for how this file is compiled. */
+/* adam_kernel.inc with AVX-512's vectors; see CMakeLists.txt for how this file is compiled. */
 #if defined(__AVX512F__)
 
 #include <immintrin.h>
 
 #define WIDTH 16
-#include "client/lib/adam_kernel.h"
+#include "client/lib/adam_kernel.inc"
 
 inlined floats vector_sqrt(floats of)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* adam_kernel.h with the vectors that every processor of the architecture has. */
+/* adam_kernel.inc with the vectors that every processor of the architecture has. */
 #define WIDTH 4
-#include "client/lib/adam_kernel.h"
+#include "client/lib/adam_kernel.inc"
 
 inlined floats vector_sqrt(floats of)
 {

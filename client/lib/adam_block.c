@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which of the versions of adam_kernel.h runs, and in which rounding mode. Decided by hand as the program runs: sanitizers
+ * Which of the versions of adam_kernel.inc runs, and in which rounding mode. Decided by hand as the program runs: sanitizers
  * and static programs do not go well with the loader's way (ifunc). No state. Any thread.
  */
 #include "client/lib/train.h"

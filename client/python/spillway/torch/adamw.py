@@ -125,11 +125,12 @@ class OffloadAdamW(torch.optim.Optimizer):
         piece = max((lane.layout.chunk_bytes(0) for lane in lanes if lane.layout.chunks), default=0)
         wanted = group_bytes if group_bytes is not None else max(min(GROUP_BYTES, leasable // 2), piece)
         if max(wanted, piece) > leasable:
-            needed = max(wanted, piece) * LEASED_GROUPS * 5 // 4
+            group = max(wanted, piece)
+            needed = group * LEASED_GROUPS * 5 // 4
             raise NoSpace(
                 errno.ENOSPC,
                 f"pool {self.pool.name!r} has {memory >> 20} MiB of memory, of which 80 % can be leased; "
-                f"{LEASED_GROUPS} groups of {max(wanted, piece) >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
+                f"{LEASED_GROUPS} groups of {group >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
                 f"[pool {self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
             )
         groups = []
