@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@
 #include "tests/sim/sim.h"
 
 #define JOBS_MAX 64
-#define TABLE_BYTES (4 << 20)
+#define TABLE_BYTES (32 << 20)
 #define POINTS_MAX 512
 #define SEED_CPU_SECONDS 120 /* one that takes longer hangs; 0.1 to 3 is usual */
 #define WORKER_SEEDS 100     /* then another process goes on: what died in the middle of a run has freed nothing */
@@ -359,7 +360,9 @@ int main(int argc, char **argv)
 
     if (!options_parse(argc, argv, &o))
         return usage();
-    (void)mallopt(M_MMAP_THRESHOLD, TABLE_BYTES); /* what is large comes zeroed, and most of it is never touched */
+    /* A start's tables are taken and given back some thirty times a run: not from the kernel, and to it. */
+    (void)mallopt(M_MMAP_THRESHOLD, TABLE_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, INT_MAX);
     sim_catch_signals();
     return o.list ? search_list(&o) : search(&o);
 }

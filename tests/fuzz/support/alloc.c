@@ -32,12 +32,15 @@ static struct kept kept[KEPT_MAX];
 static uint32_t n_kept;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* NULL: there are as many as are kept. */
 static struct kept *kept_new(size_t bytes)
 {
+    if (n_kept == KEPT_MAX)
+        return NULL;
     size_t pages = round_up(bytes, PAGE_BYTES);
     void *base = mmap(NULL, pages + PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    if (n_kept == KEPT_MAX || base == MAP_FAILED || mprotect((uint8_t *)base + pages, PAGE_BYTES, PROT_NONE) < 0)
+    if (base == MAP_FAILED || mprotect((uint8_t *)base + pages, PAGE_BYTES, PROT_NONE) < 0)
         abort();
     if (__lsan_register_root_region)
         __lsan_register_root_region(base, pages);
@@ -60,9 +63,10 @@ void *__wrap_calloc(size_t n, size_t size_bytes)
             k = &kept[i];
     if (!k)
         k = kept_new(bytes);
-    k->is_used = true;
+    if (k)
+        k->is_used = true;
     pthread_mutex_unlock(&lock);
-    return k->ptr;
+    return k ? k->ptr : __real_calloc(n, size_bytes);
 }
 
 void __wrap_free(void *ptr)
