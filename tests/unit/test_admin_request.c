@@ -349,7 +349,7 @@ START_TEST(test_mutated)
         const char *from = good[splitmix64_next(&random) % ARRAY_LEN(good)];
         size_t size = strlen(from);
 
-        memcpy(text, from, size);
+        memcpy(text, from, size + 1);
         for (uint64_t n = 1 + splitmix64_next(&random) % 3; n > 0; n--) {
             size_t at = splitmix64_next(&random) % size, to = splitmix64_next(&random) % size;
             uint64_t what = splitmix64_next(&random) % 4;
