@@ -198,25 +198,12 @@ uint64_t chain_ghosts_bytes(const struct chain_ghosts *g)
     return (uint64_t)g->max_buckets * sizeof(*g->buckets);
 }
 
-/* Without a branch for each, as has_tag(): most buckets are empty where a table is checked again and again. */
-static bool is_empty(const struct chain_ghost_bucket *b)
-{
-    uint32_t any = 0;
-
-    for (uint32_t i = 0; i < CHAIN_GHOST_WAYS; i++)
-        any |= b->states[i][1];
-    return any == 0;
-}
-
 bool chain_ghosts_check(const struct chain_ghosts *g)
 {
     uint64_t n = 0;
 
     for (uint32_t b = 0; b < g->max_buckets; b++) {
         const struct chain_ghost_bucket *bucket = &g->buckets[b];
-
-        if (is_empty(bucket))
-            continue;
         uint32_t len = bucket_len(bucket);
 
         for (uint32_t i = 0; i < CHAIN_GHOST_WAYS; i++) {

@@ -114,6 +114,7 @@ struct policy;
 struct policy_ops {
     const char *name;    /* as written in the config: "lru", "s3-fifo", "arc", "chain", "plan" */
     uint32_t ghosts_min; /* fewer than that would be false thrift; 0: as many as there are objects are wanted */
+    bool dram_only;      /* lives on all that its class is asked for, of which CXL memory sees a part: LRU is there */
     /* 0, -ENOMEM, or -EINVAL for too many ghosts. The config is copied; the nodes are borrowed. */
     int (*new)(const struct policy_config *config, struct policy **ret_policy);
     void (*free)(struct policy *p);

@@ -430,6 +430,7 @@ static int chain_check(const struct policy *p)
 const struct policy_ops policy_chain_hazard = {
     .name = "chain",
     .ghosts_min = CHAIN_GHOSTS_MIN,
+    .dram_only = true,
     .new = chain_new,
     .free = chain_free,
     .miss = chain_miss,

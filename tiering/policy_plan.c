@@ -89,16 +89,7 @@ static struct policy_node *node_of(const struct plan *a, uint32_t obj)
 /* Where the object is due; NONE: the plan does not know. */
 static uint32_t due_of(const struct plan *a, uint32_t obj)
 {
-    return (node_of(a, obj)->state[1] >> 8) - 1 < a->max_period ? (node_of(a, obj)->state[1] >> 8) - 1 : NONE;
-}
-
-/* To the warm end; it is due where it was. */
-static void warm(struct plan *a, uint32_t obj)
-{
-    uint32_t due = node_of(a, obj)->state[1] & ~UINT32_C(0xff);
-
-    policy_queue_move(&a->queue, &a->queue, obj);
-    node_of(a, obj)->state[1] |= due;
+    return (node_of(a, obj)->state[1] >> 8) - 1;
 }
 
 static void due_drop(struct plan *a, uint32_t obj)
@@ -308,7 +299,7 @@ static void plan_hit(struct policy *p, uint32_t obj)
     struct plan *a = plan_of(p);
 
     see(a, node_of(a, obj)->state[2]);
-    warm(a, obj);
+    policy_queue_warm(&a->queue, obj);
     expect(a, obj);
 }
 
@@ -355,30 +346,13 @@ static bool is_following(const struct plan *a)
     return a->stage == FOLLOWING && a->due.len > 0;
 }
 
-/* As policy_queue_victim(). */
-static uint32_t oldest(struct plan *a, policy_pin_fn pin, void *ctx)
-{
-    uint32_t left = MIN(a->queue.len, (uint32_t)POLICY_SCAN_MAX + 1);
-
-    for (uint32_t obj = a->queue.head, next; left > 0; left--, obj = next) {
-        enum policy_pin state = pin(ctx, obj);
-
-        next = node_of(a, obj)->next;
-        if (state == POLICY_FREE)
-            return obj;
-        if (state == POLICY_HELD)
-            warm(a, obj);
-    }
-    return NONE;
-}
-
 static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
 {
     struct plan *a = plan_of(p);
 
     (void)incoming;
     if (!is_following(a))
-        return oldest(a, pin, ctx);
+        return policy_queue_victim(&a->queue, pin, ctx);
     if (due_of(a, a->queue.head) == NONE && pin(ctx, a->queue.head) == POLICY_FREE)
         return a->queue.head;
     uint32_t far = a->period;
@@ -387,7 +361,7 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
         if (pin(ctx, due_obj(a, far)) == POLICY_FREE)
             return due_obj(a, far);
     }
-    return oldest(a, pin, ctx);
+    return policy_queue_victim(&a->queue, pin, ctx);
 }
 
 /* What victim() would name: the oldest as long as the plan does not know them, then what is due, then what is left. */
@@ -511,6 +485,7 @@ static int plan_check(const struct policy *p)
 
 const struct policy_ops policy_plan = {
     .name = "plan",
+    .dram_only = true,
     .new = plan_new,
     .free = plan_free,
     .miss = plan_miss,

@@ -91,6 +91,15 @@ static inline void policy_queue_move(struct policy_queue *from, struct policy_qu
     policy_queue_push(to, obj);
 }
 
+/* Moves an object to the warm end of its queue; what its policy has in the other bytes of state[1] stays. */
+static inline void policy_queue_warm(struct policy_queue *q, uint32_t obj)
+{
+    uint32_t own = policy_node_at(q->nodes, obj)->state[1] & ~UINT32_C(0xff);
+
+    policy_queue_move(q, q, obj);
+    policy_node_at(q->nodes, obj)->state[1] |= own;
+}
+
 /* The coldest object that is free, in a queue without second chances; held ones on the way are moved to the warm end. */
 static inline uint32_t policy_queue_victim(struct policy_queue *q, policy_pin_fn pin, void *ctx)
 {
@@ -103,7 +112,7 @@ static inline uint32_t policy_queue_victim(struct policy_queue *q, policy_pin_fn
         if (state == POLICY_FREE)
             return obj;
         if (state == POLICY_HELD)
-            policy_queue_move(q, q, obj);
+            policy_queue_warm(q, obj);
         obj = next;
     }
     return POLICY_NONE;

@@ -39,15 +39,12 @@ static uint32_t tiering_ghosts(const struct tiering *t, const struct policy_ops 
     return (uint32_t)MIN(objects, most);
 }
 
-/*
- * CXL memory takes what DRAM's policy let go, in that order: a policy that lives on chains, or on an order that it has
- * learned from all accesses, has said all it can by then.
- */
+/* CXL memory takes what DRAM's policy let go, in that order: some policies have said all they can by then. */
 static const struct policy_ops *tiering_policy_ops(const struct tiering *t, enum mem_tier tier, uint8_t class_id)
 {
     const struct policy_ops *ops = t->config.classes[class_id].policy;
 
-    return tier == MEM_CXL && (ops->chain || ops == &policy_plan) ? &policy_lru : ops;
+    return tier == MEM_CXL && ops->dram_only ? &policy_lru : ops;
 }
 
 static int tiering_policies_new(struct tiering *t, uint32_t pool, enum mem_tier tier)

@@ -5,7 +5,7 @@
  *   adam.c          the API: arguments → blocks, which threads take; sums in order
  *   workers.c       threads that wait for work
  *   adam_block.c    which code does the arithmetic, and how numbers are rounded
- *   adam_kernel.inc   the arithmetic; adam_baseline.c, adam_avx2.c, adam_avx512.c: with these vectors
+ *   adam_kernel.inc the arithmetic; adam_baseline.c, adam_avx2.c, adam_avx512.c: with these vectors
  */
 #pragma once
 

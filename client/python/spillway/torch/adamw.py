@@ -94,7 +94,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._name = hashlib.sha256(name.encode()).digest()[:16]
         self._workers = train.Workers(threads)
         self._reader = ThreadPoolExecutor(1, "spillway-reader")
-        self._lanes = self._lanes_of([p for g in self.param_groups for p in g["params"]])
+        self._lanes = self._lanes_of(self._params())
         self._groups = self._groups_of(self._lanes, group_bytes)
         self._create()
 
@@ -103,6 +103,9 @@ class OffloadAdamW(torch.optim.Optimizer):
         if hasattr(self, "_groups"):
             raise RuntimeError("OffloadAdamW takes all its parameters at once")
         super().add_param_group(param_group)
+
+    def _params(self) -> List[torch.Tensor]:
+        return [p for settings in self.param_groups for p in settings["params"]]
 
     # --- Where states lie -------------------------------------------------------------------------------------------
 
@@ -245,13 +248,12 @@ class OffloadAdamW(torch.optim.Optimizer):
     def _gradients(self) -> Dict[torch.Tensor, torch.Tensor]:
         """Of each parameter that has one, on the CPU, contiguous."""
         grads = {}
-        for settings in self.param_groups:
-            for p in settings["params"]:
-                if p.grad is None:
-                    continue
-                if p.grad.is_sparse or p.grad.dtype not in _NAMES:
-                    raise ValueError("gradients are dense, of torch.float32 or torch.bfloat16")
-                grads[p] = p.grad.detach().to("cpu").contiguous()
+        for p in self._params():
+            if p.grad is None:
+                continue
+            if p.grad.is_sparse or p.grad.dtype not in _NAMES:
+                raise ValueError("gradients are dense, of torch.float32 or torch.bfloat16")
+            grads[p] = p.grad.detach().to("cpu").contiguous()
         return grads
 
     def _scale(self, grads: Dict[torch.Tensor, torch.Tensor]) -> Optional[float]:
@@ -310,7 +312,7 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     def state_dict(self) -> Dict[str, Any]:
         """A copy of the states in memory, in the form of torch.optim.AdamW's; with "master" where there is one."""
-        params = [p for settings in self.param_groups for p in settings["params"]]
+        params = self._params()
         number = {p: i for i, p in enumerate(params)}
         state: Dict[int, Dict[str, torch.Tensor]] = {}
         for p in params:
@@ -325,20 +327,13 @@ class OffloadAdamW(torch.optim.Optimizer):
                     state[number[p]][name].view(-1)[extent.first : extent.first + extent.n] = here
 
         self._each_group(gather, write=False)
-        settings = []
-        at = 0
-        for param_group in self.param_groups:
-            n = len(param_group["params"])
-            settings.append({k: v for k, v in param_group.items() if k != "params"})
-            settings[-1]["params"] = list(range(at, at + n))
-            at += n
-        return {"state": state, "param_groups": settings}
+        return {**super().state_dict(), "state": state}  # numbers parameters as here
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Takes states as state_dict(), or torch.optim.AdamW's, has them. Parameters that it has nothing of begin anew,
         and masters that it has nothing of are made from the parameters."""
-        params = [p for settings in self.param_groups for p in settings["params"]]
+        params = self._params()
         saved_groups = state_dict["param_groups"]
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
             raise ValueError("the states are of other parameter groups")
