@@ -130,6 +130,20 @@ class OffloadTest(unittest.TestCase):
         for a, b in zip(mine.parameters(), before):
             self.assertTrue(torch.equal(a, b))
 
+    def test_a_norm_that_is_not_finite_is_not_clipped_to(self):
+        model = model_of(torch.float32)
+        optimizer = self.optimizer(model, max_grad_norm=0.1)
+        run(model, optimizer, 1)
+        before = optimizer.state_dict()
+        next(model.parameters()).grad[0, 0] = float("inf")
+        with self.assertRaisesRegex(ValueError, "skip_nonfinite"):
+            optimizer.step()
+        after = optimizer.state_dict()
+        for i, state in before["state"].items():
+            for name, values in state.items():
+                self.assertTrue(torch.equal(values, after["state"][i][name]))
+        run(model, optimizer, 1)  # nothing has been begun
+
     def test_states_are_saved_and_taken(self):
         for dtype in (torch.float32, torch.bfloat16):
             mine = model_of(dtype)

@@ -63,6 +63,7 @@ class OffloadAdamW(torch.optim.Optimizer):
     them is at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is counted in
     `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
 
+    ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
     NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
     some groups have made the step and others have not, and `step()` must not be called again without load_state_dict().
     """
@@ -268,8 +269,10 @@ class OffloadAdamW(torch.optim.Optimizer):
             return None
         if self.max_grad_norm is None:
             return 1.0
+        if stat.nonfinite:
+            raise ValueError("a gradient is not finite, nor is their norm: skip_nonfinite=True leaves such steps out")
         # as torch.nn.utils.clip_grad_norm_() has it
-        return min(self.max_grad_norm / (stat.norm + 1e-6), 1.0) if not stat.nonfinite else float("nan")
+        return min(self.max_grad_norm / (stat.norm + 1e-6), 1.0)
 
     def _step_group(
         self,
