@@ -172,7 +172,8 @@ bool log_append_segment_freed(struct log *l, uint32_t segment, uint64_t generati
                                            .segment = segment,
                                            .generation = generation};
 
-    if (queue_room(l) < sizeof(f) + QUEUE_SPARE_BYTES / 2 || sim_point("log: no room for a segment's end"))
+    if (queue_room(l) < sizeof(f) + QUEUE_SPARE_BYTES / 2 ||
+        (l->queue_in > l->queue_out && sim_point("log: no room for a segment's end")))
         return false;
     kill_point("log.segment_freed");
     queue_copy_in(l, (const uint8_t *)&f, sizeof(f));

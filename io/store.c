@@ -86,6 +86,16 @@ void store_segment_check(struct store *s, uint32_t segment)
     segment_free_log(s, segment);
 }
 
+/* Those whose end found no room in the log. */
+static void segments_empty_free(struct store *s)
+{
+    uint32_t segment;
+
+    while ((segment = segment_first(&s->table, SEGMENT_EMPTY)) != STORE_SEGMENT_NONE)
+        if (!segment_free_log(s, segment))
+            return;
+}
+
 /* --- Closing --- */
 
 void store_stop(struct store *s)
@@ -138,10 +148,12 @@ int store_close_clean(struct store *s)
         put_streams_seal(s, pool);
     s->blocking = true;
     kill_point("store.close");
+    segments_empty_free(s);
     while (!s->failed && (s->log.queue_in > s->log.queue_out || s->n_dirty > 0 || log_has_unlogged(&s->log) ||
                           s->log.flushed_lsn < s->log.head.lsn)) {
         uint64_t before = s->commit.started;
         commit_run(s);
+        segments_empty_free(s); /* what there was no room for */
         if (s->commit.started == before && !s->failed)
             store_fail(s, -ENOSPC); /* cannot be: see the room, in log.c */
     }
@@ -274,25 +286,16 @@ static void tick_reclaim(struct store *s)
     s->want_entries = false;
 }
 
-static void tick_empties(struct store *s)
-{
-    uint32_t segment;
-
-    while ((segment = segment_first(&s->table, SEGMENT_EMPTY)) != STORE_SEGMENT_NONE)
-        if (!segment_free_log(s, segment))
-            return;
-}
-
 uint64_t store_tick(struct store *s, uint64_t now_ns)
 {
     uint64_t next = UINT64_MAX;
 
     s->now_ns = now_ns;
     put_batches_close(s, s->stopping || s->failed || !list_is_empty(&s->syncs_puts));
-    if (!s->failed && !s->stopping) {
-        tick_empties(s);
+    if (!s->failed)
+        segments_empty_free(s);
+    if (!s->failed && !s->stopping)
         tick_reclaim(s);
-    }
     commit_syncs_advance(s);
     commit_run(s);
     if (s->want_room && s->room) {

@@ -971,6 +971,8 @@ void segment_link(struct tiering *t, uint32_t object);
 void segment_unlink(struct tiering *t, uint32_t object);
 void evacuate_add(struct tstore *ts, uint32_t segment);
 void evacuate_step(struct tiering *t, struct tstore *ts);
+/* Before an orderly end, when all is idle: what was forgotten of a segment ends with the segment, so all its `cache` goes. */
+void evacuate_finish(struct tiering *t);
 /* What kept it from leaving its segment has ended: HOT_PUT, HOT_LOADING. */
 void evacuate_again(struct tiering *t, uint32_t object);
 /* Something failed: not at once again. */

@@ -116,11 +116,11 @@ static enum evacuated evacuate_one(struct tiering *t, uint32_t object)
     return relocate(t, object, r->dev_store, &entry) ? EVACUATE_SEEN : EVACUATE_FULL;
 }
 
-/* False: what is left must wait until something has ended. */
-static bool evacuate_pieces(struct tiering *t, struct tsegment *seg)
+/* False: what is left must wait until something has ended, or for more steps. */
+static bool evacuate_pieces(struct tiering *t, struct tsegment *seg, uint32_t steps_max)
 {
-    for (int steps = 0; seg->head != RECORD_NONE && seg->head != seg->seen; steps++) {
-        if (steps == EVACUATE_STEPS) {
+    for (uint32_t steps = 0; seg->head != RECORD_NONE && seg->head != seg->seen; steps++) {
+        if (steps == steps_max) {
             t->kicked = true;
             return false;
         }
@@ -166,11 +166,25 @@ void evacuate_step(struct tiering *t, struct tstore *ts)
 
         if (!store_is_evacuating(ts->store, segment))
             continue; /* it is empty */
-        if (evacuate_pieces(t, &ts->segments[segment]))
+        if (evacuate_pieces(t, &ts->segments[segment], EVACUATE_STEPS))
             (void)evacuate_shadows(t, ts, &ts->segments[segment]);
         ts->evacuating[n++] = segment;
     }
     ts->n_evacuating = n;
+}
+
+void evacuate_finish(struct tiering *t)
+{
+    for (uint32_t i = 0; i < t->n_stores; i++) {
+        struct tstore *ts = &t->stores[i];
+
+        for (uint32_t k = 0; k < ts->n_evacuating; k++) {
+            struct tsegment *seg = &ts->segments[ts->evacuating[k]];
+
+            if (store_is_evacuating(ts->store, ts->evacuating[k]))
+                (void)evacuate_pieces(t, seg, UINT32_MAX);
+        }
+    }
 }
 
 void evacuate_add(struct tstore *ts, uint32_t segment)

@@ -620,6 +620,7 @@ int tiering_close_clean(struct tiering *t)
 {
     int first = 0;
 
+    evacuate_finish(t);
     for (uint32_t i = 0; i < t->n_stores; i++) {
         int r = store_close_clean(t->stores[i].store);
 
