@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * spillsim --seed N | --seeds N [--first N] | --minutes M [--first N] | --list FILE
- *          [--ops N] [--until N] [--jobs N] [--no-prefix] [--verbose]
+ *          [--ops N] [--until N] [--jobs N] [--go-on] [--no-prefix] [--verbose]
  *
  * Seeds are run by processes of their own, side by side, each its next one; so a run that fails, aborts or never ends
- * costs no other. Then the shortest prefix of it that fails is looked for: the same seed, the same steps, but an end in
+ * costs no other. The first failure ends the search, unless it is to go on (--go-on). Then the shortest prefix of it that fails is looked for: the same seed, the same steps, but an end in
  * order after fewer of them. That is bisected, so there may be a shorter one that fails by chance; what is printed does
  * fail.
  */
@@ -34,6 +34,7 @@
 #define SEED_CPU_SECONDS 120 /* one that takes longer hangs; 0.1 to 3 is usual */
 #define WORKER_SEEDS 100     /* then another process goes on: what died in the middle of a run has freed nothing */
 #define PROGRESS_SECONDS 60
+#define FAILURES_MAX UINT64_C(64)
 #define POINTS_OPS UINT64_C(50000000) /* after so many operations every point must have fired */
 
 struct worker {
@@ -43,20 +44,21 @@ struct worker {
     uint64_t done;
     pid_t pid;
     bool goes_on; /* in another process */
-    bool has_failed;
 };
 
 /* Shared by all processes. */
 struct search {
     uint64_t next, end;          /* seeds; end is lowered when one failed */
     uint64_t begun, until, told; /* seconds() */
+    uint64_t n_failed;           /* as many of which as there is room for are here: */
+    struct sim_progress failures[FAILURES_MAX];
     struct worker workers[JOBS_MAX];
 };
 
 struct options {
     uint64_t first, n, ops, until, minutes, jobs;
     const char *list;
-    bool verbose, one, no_prefix;
+    bool verbose, one, no_prefix, go_on;
 };
 
 static void *shared_memory(size_t bytes)
@@ -188,7 +190,18 @@ static void search_tell(const struct options *o, struct search *s)
     s->told = now;
     for (uint64_t i = 0; i < o->jobs; i++)
         done += s->workers[i].done;
-    fprintf(stderr, "%" PRIu64 " seeds in %" PRIu64 " min\n", done, (now - s->begun) / 60);
+    fprintf(stderr, "%" PRIu64 " seeds in %" PRIu64 " min, %" PRIu64 " failed\n", done, (now - s->begun) / 60,
+            s->n_failed);
+}
+
+static void worker_failed(const struct options *o, struct search *s, struct worker *w)
+{
+    if (s->n_failed < FAILURES_MAX)
+        s->failures[s->n_failed] = w->progress;
+    s->n_failed++;
+    w->goes_on = o->go_on && s->n_failed < FAILURES_MAX;
+    if (!w->goes_on)
+        store_relaxed(&s->end, 0);
 }
 
 static void workers_wait(const struct options *o, struct search *s)
@@ -200,11 +213,9 @@ static void workers_wait(const struct options *o, struct search *s)
 
         while (w->pid != pid)
             w++;
-        if (status != 0) {
-            w->has_failed = true;
-            store_relaxed(&s->end, 0);
-        }
-        if (status == 0 && w->goes_on)
+        if (status != 0)
+            worker_failed(o, s, w);
+        if (w->goes_on)
             worker_start(o, s, w);
         else
             left--;
@@ -216,24 +227,16 @@ static void workers_wait(const struct options *o, struct search *s)
 static int search_run(const struct options *o, struct search *s)
 {
     struct sim_progress *progress = shared_memory(sizeof(*progress));
-    int status = 0;
 
     s->begun = s->told = seconds();
     s->until = s->begun + o->minutes * 60;
     for (uint64_t i = 0; i < o->jobs; i++)
         worker_start(o, s, &s->workers[i]);
     workers_wait(o, s);
-    for (uint64_t i = 0; i < o->jobs; i++) {
-        const struct worker *w = &s->workers[i];
-
-        if (!w->has_failed)
-            continue;
-        status = 1;
-        if (!o->no_prefix)
-            prefix_print((struct sim_run){.seed = w->progress.seed, .n_ops = o->ops}, &w->progress, progress);
-    }
+    for (uint64_t i = 0; i < MIN(s->n_failed, FAILURES_MAX) && !o->no_prefix; i++)
+        prefix_print((struct sim_run){.seed = s->failures[i].seed, .n_ops = o->ops}, &s->failures[i], progress);
     (void)munmap(progress, sizeof(*progress));
-    return status;
+    return s->n_failed > 0;
 }
 
 static int search_report(const struct options *o, struct search *s)
@@ -250,7 +253,8 @@ static int search_report(const struct options *o, struct search *s)
             points[p].fired += s->workers[i].points[p].fired;
         }
     }
-    printf("%" PRIu64 " seeds from %" PRIu64 " on, of %" PRIu64 " operations\n", done, o->first, o->ops);
+    printf("%" PRIu64 " seeds from %" PRIu64 " on, of %" PRIu64 " operations; %" PRIu64 " failed\n", done, o->first,
+           o->ops, s->n_failed);
     int status = sim_report(&counts, done * o->ops);
     return points_report(points, done * o->ops >= POINTS_OPS) | status;
 }
@@ -263,8 +267,8 @@ static int search(const struct options *o)
     s->next = o->first;
     s->end = o->minutes ? UINT64_MAX : o->first + o->n;
     int status = search_run(o, s);
-    if (status == 0 && !o->list)
-        status = search_report(o, s);
+    if ((status == 0 || o->go_on) && !o->list)
+        status |= search_report(o, s);
     (void)munmap(s, sizeof(*s));
     return status;
 }
@@ -313,23 +317,19 @@ static int search_list(struct options *o)
 static int usage(void)
 {
     fprintf(stderr, "usage: spillsim --seed N | --seeds N [--first N] | --minutes M [--first N] | --list FILE\n"
-                    "                [--ops N] [--until N] [--jobs N] [--no-prefix] [--verbose]\n");
+                    "                [--ops N] [--until N] [--jobs N] [--go-on] [--no-prefix] [--verbose]\n");
     return 2;
 }
 
 static bool options_parse(int argc, char **argv, struct options *o)
 {
-    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
-                                            {"seeds", required_argument, NULL, 'n'},
-                                            {"first", required_argument, NULL, 'f'},
-                                            {"ops", required_argument, NULL, 'o'},
-                                            {"until", required_argument, NULL, 'u'},
-                                            {"minutes", required_argument, NULL, 'm'},
-                                            {"jobs", required_argument, NULL, 'j'},
-                                            {"list", required_argument, NULL, 'l'},
-                                            {"no-prefix", no_argument, NULL, 'p'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'},  {"seeds", required_argument, NULL, 'n'},
+        {"first", required_argument, NULL, 'f'}, {"ops", required_argument, NULL, 'o'},
+        {"until", required_argument, NULL, 'u'}, {"minutes", required_argument, NULL, 'm'},
+        {"jobs", required_argument, NULL, 'j'},  {"list", required_argument, NULL, 'l'},
+        {"no-prefix", no_argument, NULL, 'p'},   {"go-on", no_argument, NULL, 'g'},
+        {"verbose", no_argument, NULL, 'v'},     {NULL, 0, NULL, 0}};
     uint64_t *numbers[128] = {['s'] = &o->first, ['n'] = &o->n,       ['f'] = &o->first, ['o'] = &o->ops,
                               ['u'] = &o->until, ['m'] = &o->minutes, ['j'] = &o->jobs};
     int c;
@@ -340,6 +340,8 @@ static bool options_parse(int argc, char **argv, struct options *o)
             o->verbose = true;
         else if (c == 'p')
             o->no_prefix = true;
+        else if (c == 'g')
+            o->go_on = true;
         else if (c == 'l')
             o->list = optarg;
         else if (c < 128 && numbers[c])
