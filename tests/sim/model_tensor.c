@@ -225,7 +225,7 @@ void tensor_sync_acked(struct sim *sim, struct sim_sync *y)
     for (uint32_t s = 0; s < SIM_SYNCS; s++) {
         struct sim_sync *old = &sim->syncs[s];
 
-        if (!old->used || old->running || old->began > y->began || old->space != SPACE_TENSOR_DURABLE)
+        if (old == y || !old->used || old->running || old->began > y->began || old->space != SPACE_TENSOR_DURABLE)
             continue;
         for (uint32_t i = 0; i < sim->first[SPACE_TENSOR_SCRATCH]; i++) {
             for (uint32_t k = 0; k < SIM_PIECES_MAX; k++) {
