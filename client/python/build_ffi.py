@@ -16,7 +16,7 @@ import cffi
 
 # In the order of their includes. Of abi.h a client needs what spillway.h names: its numbers, and what STAT answers.
 WIRE_HEADER = "abi.h"
-HEADERS = ("spillway.h", "train.h")
+HEADERS = ("spillway.h", "train.h", "gpu.h")
 SOURCE = "".join(f"#include <spillway/{header}>\n" for header in HEADERS) + "#include <stdlib.h>\n"
 # What a header says in a way that only a preprocessor reads: the compiler fills in the value.
 EXTRA = """

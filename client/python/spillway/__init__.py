@@ -12,6 +12,7 @@
 It is libspillway (<spillway/spillway.h>, docs/client.md) in Python's terms: bytes are memoryviews without a copy,
 errors are exceptions that name the limit and its knob, blocking calls release the GIL. Needs cffi alone.
 """
+from . import gpu
 from ._version import VERSION as __version__
 from .errors import (
     Busy,
@@ -19,6 +20,7 @@ from .errors import (
     Disconnected,
     Limit,
     NoDaemon,
+    NoGpu,
     NoSpace,
     NoSpaceInTime,
     NotFound,
@@ -40,6 +42,7 @@ __all__ = [
     "Hits",
     "Limit",
     "NoDaemon",
+    "NoGpu",
     "NoSpace",
     "NoSpaceInTime",
     "NotFound",
@@ -58,5 +61,6 @@ __all__ = [
     "Views",
     "__version__",
     "connect",
+    "gpu",
     "layout_digest",
 ]

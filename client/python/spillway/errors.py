@@ -18,6 +18,7 @@ __all__ = [
     "Disconnected",
     "Limit",
     "NoDaemon",
+    "NoGpu",
     "NoSpace",
     "NoSpaceInTime",
     "NotFound",
@@ -89,6 +90,10 @@ class Disconnected(SpillwayError, ConnectionError):
 
 class NoDaemon(Disconnected):
     """connect() found no daemon."""
+
+
+class NoGpu(SpillwayError):
+    """ENOSYS, ENODEV: there is no driver on this machine, no such GPU, or the daemon cannot use it; it says which."""
 
 
 _CLASSES = {

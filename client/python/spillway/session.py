@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from . import daemon
 from ._convert import c_string, choice, milliseconds
@@ -25,6 +25,7 @@ from .space import Space
 from .views import Grant, Unpicklable
 
 if TYPE_CHECKING:
+    from .gpu import Gpu
     from .queue import Queue
 
 CLASSES = {
@@ -147,6 +148,8 @@ class Session(Unpicklable):
         self._pools: Dict[str, Any] = {}
         self._grants: "weakref.WeakSet[Grant]" = weakref.WeakSet()
         self._queues: "weakref.WeakSet[Queue]" = weakref.WeakSet()
+        self._gpus: "weakref.WeakSet[Gpu]" = weakref.WeakSet()
+        self._gpu_handles: Set[Any] = set()  # are detached before the session ends, whatever became of their objects
         self._forked = False
         self._locks_init()
         _sessions.add(self)
@@ -193,7 +196,8 @@ class Session(Unpicklable):
         return self._handle is None
 
     def close(self) -> None:
-        """Ends the session: its leases are released, reservations dropped, queues closed; its views become invalid.
+        """Ends the session: its leases are released, reservations dropped, queues and attachments to GPUs closed; its
+        views become invalid.
 
         Waits for calls that other threads are in. BufferError if a view's bytes are still exported: then it stays open.
         """
@@ -202,6 +206,8 @@ class Session(Unpicklable):
             return
         for queue in list(self._queues):
             queue.close()
+        for gpu in list(self._gpus):
+            gpu.close()
         with self._lock:
             while self._closing and self._handle is not None:
                 self._idle.wait()
@@ -248,6 +254,8 @@ class Session(Unpicklable):
         self._handle = None
         if not self._forked:
             warnings.warn("a session was not closed", ResourceWarning)
+        for gpu in self._gpu_handles:
+            lib.spw_gpu_detach(gpu)
         lib.spw_close(handle)
 
     def __repr__(self) -> str:
@@ -277,6 +285,8 @@ class Session(Unpicklable):
         self._locks_init()
         for grant in list(self._grants):
             grant.in_child()
+        for gpu in list(self._gpus):
+            gpu._locks_init()
 
     def _close_in_child(self) -> None:
         handle, self._handle = self._handle, None

@@ -17,8 +17,9 @@ from typing import Any, Union
 from ..session import Pool
 from ..session import connect as _connect
 from .adamw import OffloadAdamW
+from .device import attach, region
 
-__all__ = ["OffloadAdamW", "connect"]
+__all__ = ["OffloadAdamW", "attach", "connect", "region"]
 
 
 def connect(

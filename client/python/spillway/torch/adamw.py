@@ -4,17 +4,20 @@
     thread "reader"   lease i+1 │ lease i+2 │ …        what is on a device is read meanwhile
     step()                      │ step i+1  │ step i+2
     daemon                      │           │ write i …  when it needs the room, ahead of need
+    link to a GPU     gradients i+1 │ parameters i …   where parameters are on one: device.py
 
 A chunk is one tensor of the store: m and v, and the fp32 masters of parameters that are not fp32 on the CPU, of so many
-elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most;
-that, and not the states, is what must fit in the pool's memory. The order is the same in each step, so a pool with the
-policy "plan" for the class optimizer keeps as much of it in memory as can be kept.
+elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most, or
+three if a GPU copies from them; that, and not the states, is what must fit in the pool's memory. The order is the same
+in each step, so a pool with the policy "plan" for the class optimizer keeps as much of it in memory as can be kept.
 """
 from __future__ import annotations
 
 import errno
 import hashlib
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -24,9 +27,10 @@ from .._native import ffi
 from ..errors import Disconnected, NoSpace
 from ..session import Pool
 from ..views import Views
+from .device import Link, Run, is_remote, sum_squares
 
 GROUP_BYTES = 64 << 20
-LEASED_GROUPS = 2  # one is stepped, one is read
+LEASED_GROUPS = 2  # one is stepped, one is read; with parameters on a GPU, of another one these go back
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -46,8 +50,11 @@ class _Group(NamedTuple):
     lane: _Lane
     first: int
     n: int
+    number: int
 
 
+# What a group is used by. Returns what waits until the group's bytes are not used any more, or None.
+_Use = Callable[["_Group", Views], Optional[Callable[[], None]]]
 # A parameter, a run of its elements, and a function that tells their address in one of the chunk's arrays.
 _Run = Tuple[torch.Tensor, train.Extent, Callable[[int], int]]
 
@@ -57,6 +64,8 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     params, lr, betas, eps, weight_decay: as AdamW's; parameters are dense, fp32 or bf16. They may be on any device; off
     the CPU, and in bf16, a parameter has an fp32 master among the states, and is written from it.
+    Gradients on a GPU come over group by group, after what the current stream had at the call of step(); what comes
+    into that stream later waits for the new parameters.
     pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells jobs in one pool apart:
     two optimizers of one owner with the same name would share their states. group_bytes: how much is leased at once,
     twice; None: 64 MiB, or less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of all of
@@ -96,6 +105,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._workers = train.Workers(threads)
         self._reader = ThreadPoolExecutor(1, "spillway-reader")
         self._lanes = self._lanes_of(self._params())
+        self._link = Link(self._space, self._params())
         self._groups = self._groups_of(self._lanes, group_bytes)
         self._create()
 
@@ -125,23 +135,25 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     def _groups_of(self, lanes: List[_Lane], group_bytes: Optional[int]) -> List[_Group]:
         memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
-        leasable = memory * 4 // 5 // LEASED_GROUPS
+        at_once = LEASED_GROUPS + self._link.used
+        leasable = memory * 4 // 5 // at_once
         piece = max((lane.layout.chunk_bytes(0) for lane in lanes if lane.layout.chunks), default=0)
         wanted = group_bytes if group_bytes is not None else max(min(GROUP_BYTES, leasable // 2), piece)
         if max(wanted, piece) > leasable:
             group = max(wanted, piece)
-            needed = group * LEASED_GROUPS * 5 // 4
+            needed = group * at_once * 5 // 4
             raise NoSpace(
                 errno.ENOSPC,
                 f"pool {self.pool.name!r} has {memory >> 20} MiB of memory, of which 80 % can be leased; "
-                f"{LEASED_GROUPS} groups of {group >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
+                f"{at_once} groups of {group >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
                 f"[pool {self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
             )
         groups = []
         for lane in lanes:
             n = len(lane.layout.chunks)
             step = max(wanted // lane.layout.chunk_bytes(0), 1) if n else 1
-            groups += [_Group(lane, first, min(step, n - first)) for first in range(0, n, step)]
+            for first in range(0, n, step):
+                groups.append(_Group(lane, first, min(step, n - first), len(groups)))
         return groups
 
     def _keys(self, group: _Group) -> List[Tuple[bytes, int]]:
@@ -172,23 +184,33 @@ class OffloadAdamW(torch.optim.Optimizer):
     def _lease(self, group: _Group, write: bool) -> Views:
         views = self._space.acquire(self._keys(group), write=write)
         try:
-            return views.check()
+            views.check()
         except OSError:
             views.discard()
             raise
+        self._link.map(views)
+        return views
 
-    def _each_group(self, use: Callable[[_Group, Views], None], write: bool = True) -> None:
-        """Calls use() for each group, in order, while the next one is being leased."""
+    def _each_group(self, use: _Use, write: bool = True) -> None:
+        """Calls use() for each group, in order, while the next one is being leased. What use() returns is called when
+        the next one has been used, and the lease ends then."""
         leased: Optional["Future[Views]"] = None
+        last = ExitStack()
         try:
             for i, group in enumerate(self._groups):
                 views = leased.result() if leased else self._lease(group, write)
                 leased = None
                 if i + 1 < len(self._groups):
                     leased = self._reader.submit(self._lease, self._groups[i + 1], write)
-                with views:
-                    use(group, views)
+                with ExitStack() as stack:
+                    stack.enter_context(views)
+                    wait = use(group, views)
+                    if wait is not None:
+                        stack.callback(wait)
+                        last.close()
+                        last = stack.pop_all()
         finally:
+            last.close()
             if leased is not None and not leased.cancel() and leased.exception() is None:
                 leased.result().discard()
 
@@ -203,6 +225,12 @@ class OffloadAdamW(torch.optim.Optimizer):
                     return layout.address(base, chunk, array, extent)
 
                 yield group.lane.params[extent.tensor], extent, address
+
+    def _runs(self, group: _Group) -> Iterable[Run]:
+        """Of each run of a parameter in the group: it, and the run."""
+        for chunk in range(group.first, group.first + group.n):
+            for extent in group.lane.layout.chunks[chunk]:
+                yield group.lane.params[extent.tensor], extent
 
     def _arrays(self, group: _Group, views: Views, array: int) -> Iterable[Tuple[torch.Tensor, torch.Tensor]]:
         """Of each run in the group: the parameter's elements, and those of one of the chunk's arrays."""
@@ -242,37 +270,41 @@ class OffloadAdamW(torch.optim.Optimizer):
                         scale,
                     )
         self._broken = True
+        self._link.begin(grads, [list(self._runs(group)) for group in self._groups])
         self._each_group(lambda group, views: self._step_group(group, views, grads, options))
+        self._link.end()
         self._broken = False
         return loss
 
     def _gradients(self) -> Dict[torch.Tensor, torch.Tensor]:
-        """Of each parameter that has one, on the CPU, contiguous."""
+        """Of each parameter that has one, on the CPU or a GPU, contiguous."""
         grads = {}
         for p in self._params():
             if p.grad is None:
                 continue
             if p.grad.is_sparse or p.grad.dtype not in _NAMES:
                 raise ValueError("gradients are dense, of torch.float32 or torch.bfloat16")
-            grads[p] = p.grad.detach().to("cpu").contiguous()
+            grad = p.grad.detach()
+            grads[p] = (grad if is_remote(grad) else grad.to("cpu")).contiguous()
         return grads
 
     def _scale(self, grads: Dict[torch.Tensor, torch.Tensor]) -> Optional[float]:
         """By what gradients are multiplied; None: the step is left out."""
         if self.max_grad_norm is None and not self.skip_nonfinite:
             return 1.0
-        slices = [
-            train.Slice(g.numel(), g.data_ptr(), 0, 0, 0, grad_dtype=_NAMES[g.dtype]) for g in grads.values()
-        ]
-        stat = train.grad_stat(slices, self._workers)
-        if stat.nonfinite and self.skip_nonfinite:
+        here = [g for g in grads.values() if not is_remote(g)]
+        slices = [train.Slice(g.numel(), g.data_ptr(), 0, 0, 0, grad_dtype=_NAMES[g.dtype]) for g in here]
+        squares = train.grad_stat(slices, self._workers).sum_squares if slices else 0.0
+        squares += sum_squares([g for g in grads.values() if is_remote(g)])
+        finite = math.isfinite(squares)
+        if not finite and self.skip_nonfinite:
             return None
         if self.max_grad_norm is None:
             return 1.0
-        if stat.nonfinite:
+        if not finite:
             raise ValueError("a gradient is not finite, nor is their norm: skip_nonfinite=True leaves such steps out")
         # as torch.nn.utils.clip_grad_norm_() has it
-        return min(self.max_grad_norm / (stat.norm + 1e-6), 1.0)
+        return min(self.max_grad_norm / (math.sqrt(squares) + 1e-6), 1.0)
 
     def _step_group(
         self,
@@ -280,36 +312,39 @@ class OffloadAdamW(torch.optim.Optimizer):
         views: Views,
         grads: Dict[torch.Tensor, torch.Tensor],
         options: Dict[torch.Tensor, train.Adam],
-    ) -> None:
-        work = []
+    ) -> Optional[Callable[[], None]]:
+        work, changed = [], []
+        masters = group.lane.masters
+        staged = self._link.gradients(group.number)
         for p, extent, address in self._extents(group, views):
             if p not in grads:
                 continue
-            grad = grads[p]
-            on_cpu = p.device.type == "cpu"
-            here = p.data_ptr() + extent.first * p.element_size() if on_cpu else 0
-            masters = group.lane.masters
+            there = staged.get((p, extent.first))
+            if there is not None:
+                grad, out = there.grad.data_ptr(), there.out.data_ptr() if there.out is not None else 0
+                flat = p.detach().view(-1)[extent.first : extent.first + extent.n]
+                changed.append((flat, there.out if there.out is not None else _floats(address(0), extent.n)))
+            else:
+                grad = _at(grads[p], extent)
+                out = _at(p, extent) if p.device.type == "cpu" else 0
             work.append(
                 (
                     options[p],
                     train.Slice(
                         extent.n,
-                        grad.data_ptr() + extent.first * grad.element_size(),
-                        address(0) if masters else here,
+                        grad,
+                        address(0) if masters else out,
                         address(int(masters)),
                         address(int(masters) + 1),
-                        here if masters else 0,
-                        _NAMES[grad.dtype],
+                        out if masters else 0,
+                        _NAMES[grads[p].dtype],
                         _NAMES[p.dtype],
                     ),
                 )
             )
         for numbers, slices in train.by_options(work).items():
             train.adam(numbers, slices, self._workers)
-        if group.lane.masters:
-            for flat, master in self._arrays(group, views, 0):
-                if flat.device.type != "cpu":
-                    flat.copy_(master)
+        return self._link.parameters(changed) if changed else None
 
     # --- States -----------------------------------------------------------------------------------------------------
 
@@ -372,6 +407,7 @@ class OffloadAdamW(torch.optim.Optimizer):
     def close(self) -> None:
         """Deletes the states, unless they went with the daemon. The pool's session stays open."""
         self._reader.shutdown()
+        self._link.close()
         groups, self._groups = self._groups, []
         self._workers.close()
         try:
@@ -383,6 +419,11 @@ class OffloadAdamW(torch.optim.Optimizer):
 
 def _has_master(p: torch.Tensor) -> bool:
     return p.dtype != torch.float32 or p.device.type != "cpu"
+
+
+def _at(tensor: torch.Tensor, extent: train.Extent) -> int:
+    """The address of a run."""
+    return tensor.data_ptr() + extent.first * tensor.element_size()
 
 
 def _floats(address: int, n: int) -> torch.Tensor:

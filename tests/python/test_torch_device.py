@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients and parameters between a GPU and the optimizer, without a GPU: copies are made as late or as early as may be."""
+import contextlib
+import unittest
+import unittest.mock
+import warnings
+
+import spillway
+import support
+from test_torch import InMemory, model_of, run
+
+try:
+    import torch
+
+    import spillway.torch as spw
+    from spillway.torch import adamw, device
+except ImportError:
+    torch = None
+
+
+class Copies:
+    """A stream that copies nothing before somebody waits for it, or all at once: both are allowed."""
+
+    made = []
+    late = True
+
+    def __init__(self, of):
+        self.device = of
+        self.left = []
+        self.began = self.ended = 0
+        self.made.append(self)
+
+    def begin(self):
+        self.began += 1
+
+    def copy(self, pairs):
+        mine = list(pairs)
+        self.left.append(mine)
+        if not self.late:
+            self.run(mine)
+        return lambda: self.run(mine)
+
+    def run(self, upto):
+        """What was begun until then."""
+        while any(each is upto for each in self.left):
+            for to, source in self.left.pop(0):
+                to.copy_(source)
+
+    def end(self):
+        self.ended += 1
+
+
+class Mapper:
+    """What maps views."""
+
+    def __init__(self):
+        self.views = []
+
+    def map(self, view):
+        self.views.append(view)
+        return view.address
+
+    def close(self):
+        self.views.clear()
+
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class DeviceTest(unittest.TestCase):
+    NUMBERS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.05}
+
+    def setUp(self):
+        self.daemon = support.Daemon("[tier.dram]\nsize = 64 MiB\n", disk_mib=256)
+        self.addCleanup(self.daemon.stop)
+        self.pool = spw.connect("test", socket=self.daemon.socket, start=False)
+        self.addCleanup(self.pool.session.close)
+        self.mapper = Mapper()
+        Copies.made, Copies.late = [], True
+
+    @contextlib.contextmanager
+    def pretended(self, is_remote, attach=None):
+        """What is_remote() says is on a GPU."""
+        with contextlib.ExitStack() as stack:
+            for owner, name, value in (
+                (adamw, "is_remote", is_remote),
+                (adamw, "_has_master", lambda p: is_remote(p) or p.dtype != torch.float32),
+                (device, "is_remote", is_remote),
+                (device, "Copies", Copies),
+                (device, "attach", attach or (lambda *_, **__: self.mapper)),
+            ):
+                stack.enter_context(unittest.mock.patch.object(owner, name, value))
+            yield
+
+    def train(self, dtype, is_remote, steps=20, **options):
+        """Both ways; the parameters are the same in the end."""
+        mine, other = model_of(dtype), model_of(dtype)
+        with self.pretended(is_remote):
+            optimizer = spw.OffloadAdamW(mine.parameters(), self.pool, threads=2, **self.NUMBERS, **options)
+            self.addCleanup(optimizer.close)
+            losses = run(mine, optimizer, steps)
+        self.assertEqual(losses, run(other, InMemory(other.parameters(), **self.NUMBERS), steps))
+        for a, b in zip(mine.parameters(), other.parameters()):
+            self.assertTrue(torch.equal(a, b))
+        return optimizer
+
+    def test_all_on_a_gpu(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            Copies.made = []
+            optimizer = self.train(dtype, lambda t: True, name=str(dtype), group_bytes=64 << 10)
+            self.assertEqual(len(Copies.made), 2)
+            for copies in Copies.made:
+                self.assertEqual((copies.began, copies.left), (20, []))
+            self.assertEqual(sorted(copies.ended for copies in Copies.made), [0, 20])
+            self.assertGreaterEqual(len(self.mapper.views), 21 * len(optimizer._groups))
+
+    def test_some_on_a_gpu(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            self.train(dtype, lambda t: t.numel() > 10000, name=str(dtype))
+
+    def test_a_group_comes_while_another_goes(self):
+        for Copies.late in (False, True):
+            self.many_groups()
+
+    def many_groups(self):
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(3 << 20)) for _ in range(3)])
+        other = [torch.nn.Parameter(p.detach().clone()) for p in model]
+        with self.pretended(lambda t: True):
+            optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=8 << 20, **self.NUMBERS)
+            self.assertGreater(len(optimizer._groups), 10)
+            plain = InMemory(other, **self.NUMBERS)
+            for step in range(3):
+                for i, (a, b) in enumerate(zip(model, other)):
+                    torch.manual_seed(100 * step + i)
+                    a.grad = torch.randn(3 << 20)
+                    b.grad = a.grad.clone()
+                optimizer.step()
+                plain.step()
+            optimizer.close()
+        for a, b in zip(model, other):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_clipping(self):
+        mine, other = model_of(torch.float32), model_of(torch.float32)
+        with self.pretended(lambda t: t.numel() > 10000):
+            optimizer = spw.OffloadAdamW(
+                mine.parameters(), self.pool, max_grad_norm=0.1, skip_nonfinite=True, **self.NUMBERS
+            )
+            self.addCleanup(optimizer.close)
+            losses = run(mine, optimizer, 20)
+            next(p for p in mine.parameters() if p.numel() > 10000).grad.view(-1)[7] = float("inf")
+            before = [p.detach().clone() for p in mine.parameters()]
+            optimizer.step()
+            self.assertEqual(optimizer.skipped, 1)
+            for a, b in zip(mine.parameters(), before):
+                self.assertTrue(torch.equal(a, b))
+        theirs = torch.optim.AdamW(other.parameters(), **self.NUMBERS)
+        expected = run(other, theirs, 20, lambda step: torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1))
+        for a, b in zip(losses, expected):
+            self.assertLess(abs(a - b), 1e-5 * b)
+
+    def test_a_step_that_fails_leaves_no_lease(self):
+        model = model_of(torch.float32)
+        with self.pretended(lambda t: True):
+            optimizer = spw.OffloadAdamW(model.parameters(), self.pool, **self.NUMBERS)
+            self.addCleanup(optimizer.close)
+            run(model, optimizer, 1)
+            with unittest.mock.patch.object(Copies, "copy", side_effect=MemoryError):
+                with self.assertRaises(MemoryError):
+                    optimizer.step()
+            with self.assertRaises(RuntimeError):
+                optimizer.step()
+        sessions = self.pool.session.admin({"get": "sessions"})["sessions"]
+        self.assertEqual(sum(session["leases"] for session in sessions), 0)
+
+    def test_without_a_driver_it_says_that_copies_are_slow(self):
+        def attach(space, _, **options):
+            return spillway.gpu.attach(space, timeout=1, **options)
+
+        model = model_of(torch.float32)
+        with self.pretended(lambda t: True, attach), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer = spw.OffloadAdamW(model.parameters(), self.pool, **self.NUMBERS)
+            self.addCleanup(optimizer.close)
+            run(model, optimizer, 1)
+        self.assertEqual(len([w for w in caught if "not pinned" in str(w.message)]), 1)
+
+
+if __name__ == "__main__":
+    support.main()
