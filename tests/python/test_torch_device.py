@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients and parameters between a GPU and the optimizer, without a GPU: copies are made as late or as early as may be."""
+"""Gradients and parameters between a GPU and the optimizer, without a GPU: copies are late, or early, as may be."""
 import contextlib
 import unittest
 import unittest.mock

@@ -1,0 +1,352 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""OffloadAdamW's step on parameters of a GPU, with its states in a spillwayd of its own, beside what the machine can do.
+
+    gpu_torch.py [--parameters N] [--dtype float32|bfloat16] [--tensors N] [--group-mib N,N…] [--threads N] [--steps N]
+                 [--disk PATH --dram-percent N] [--output FILE]
+
+First the ceilings, in the same process: torch's copies of pinned memory each way alone and both at the same time, and the
+optimizer's arithmetic on plain memory with as many threads. Then, for each size of groups, some steps on gradients that do
+not change: medians, bytes over the link, and how much of the larger bound the step reaches. The first tensor is compared
+with the same arithmetic on plain memory, bit for bit. JSON to standard output, or FILE; progress to standard error.
+
+With --disk the states are in memory only in part, and the rest in a file there. $SPILLWAY_BIN is the folder of spillwayd.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+
+import spillway.torch as spw
+from spillway import train
+from spillway.torch import adamw, device
+
+MIB = 1 << 20
+GB = 1e9
+BIN = pathlib.Path(os.environ.get("SPILLWAY_BIN", "."))
+LR = 1e-3
+PLAIN_PARAMETERS = 256 << 20  # of the arithmetic on plain memory: 4 GiB
+COPY_BYTES = 256 * MIB
+
+
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def timed(function, on):
+    """Seconds, with all that was launched."""
+    synchronize(on)
+    start = time.perf_counter()
+    function()
+    synchronize(on)
+    return time.perf_counter() - start
+
+
+def synchronize(on):
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
+
+
+# --- Ceilings -------------------------------------------------------------------------------------------------------
+
+
+def link_rates(on):
+    """GB/s of copies of pinned memory, and of memory that is not."""
+    there = [torch.empty(COPY_BYTES, dtype=torch.uint8, device=on) for _ in range(2)]
+    here = [torch.empty(COPY_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+    pageable = torch.ones(COPY_BYTES, dtype=torch.uint8)
+    streams = [torch.cuda.Stream(on) for _ in range(2)]
+
+    def out(times=4):
+        with torch.cuda.stream(streams[0]):
+            for _ in range(times):
+                here[0].copy_(there[0], non_blocking=True)
+
+    def back(times=4):
+        with torch.cuda.stream(streams[1]):
+            for _ in range(times):
+                there[1].copy_(here[1], non_blocking=True)
+
+    def both():
+        for _ in range(4):
+            out(1)
+            back(1)
+
+    def rate(function, nbytes):
+        timed(function, on)
+        return round(nbytes / statistics.median(timed(function, on) for _ in range(7)) / GB, 2)
+
+    return {
+        "d2h": rate(out, 4 * COPY_BYTES),
+        "h2d": rate(back, 4 * COPY_BYTES),
+        "d2h_while_h2d": rate(both, 4 * COPY_BYTES),  # of each
+        "d2h_pageable": rate(lambda: there[0].to("cpu"), COPY_BYTES),
+        "h2d_pageable": rate(lambda: there[0].copy_(pageable), COPY_BYTES),
+    }
+
+
+def bytes_per_parameter(dtype):
+    """Of memory, that the arithmetic reads and writes: m, v, master both ways, the gradient, a parameter in bf16."""
+    return 28 if dtype == torch.float32 else 28 - 4 + 2 + 2
+
+
+def plain_rate(n, dtype, threads):
+    """G parameters/s of the step on plain memory."""
+    n = min(n, PLAIN_PARAMETERS)
+    grad = torch.full((n,), 1e-3, dtype=dtype)
+    states = [torch.zeros(n) for _ in range(3)]
+    out = torch.zeros(n if dtype == torch.bfloat16 else 0, dtype=dtype)
+    name = adamw._NAMES[dtype]
+    pointer = out.data_ptr() if dtype == torch.bfloat16 else 0
+    work = [train.Slice(n, grad.data_ptr(), *(s.data_ptr() for s in states), pointer, name, name)]
+    with train.Workers(threads) as workers:
+
+        def step():
+            train.adam(train.Adam(LR, (0.9, 0.999), 1e-8, 0.01, 1), work, workers)
+
+        cpu = torch.device("cpu")
+        timed(step, cpu)
+        return n / statistics.median(timed(step, cpu) for _ in range(7)) / GB, workers.count
+
+
+# --- The daemon -----------------------------------------------------------------------------------------------------
+
+
+class Daemon:
+    """A spillwayd with a pool for these states."""
+
+    def __init__(self, folder, dram_bytes, disk=None, disk_bytes=0):
+        self.folder = pathlib.Path(folder)
+        self.socket = self.folder / "socket"
+        sections = f"[tier.dram]\nsize = {-(-dram_bytes // MIB)} MiB\n"
+        if disk is not None:
+            command = [BIN / "spillctl", "device", "format", disk, "--capacity", f"{-(-disk_bytes // MIB)} MiB"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            sections += f"[device disk]\npath = {disk}\n"
+        (self.folder / "conf").write_text(f"[daemon]\nsocket = {self.socket}\n{sections}", encoding="utf-8")
+        self.log = open(self.folder / "log", "ab")
+        command = [BIN / "spillwayd", "--user", "--config", self.folder / "conf"]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+
+    def ready(self):
+        while b"ready:" not in (self.folder / "log").read_bytes():
+            if self.process.poll() is not None:
+                sys.exit("spillwayd: " + (self.folder / "log").read_text(encoding="utf-8", errors="replace"))
+            time.sleep(0.05)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+
+# --- The step -------------------------------------------------------------------------------------------------------
+
+
+def parameters(arguments, on):
+    """Tensors with gradients."""
+    each = arguments.parameters // arguments.tensors
+    torch.manual_seed(1)
+    params = []
+    for _ in range(arguments.tensors):
+        p = torch.nn.Parameter(torch.randn(each, device=on).to(arguments.dtype))
+        p.grad = (0.01 * torch.randn(each, device=on)).to(arguments.dtype)
+        params.append(p)
+    return params
+
+
+class Plain:
+    """The first tensor's steps on plain memory."""
+
+    def __init__(self, p, threads):
+        self.master = p.detach().cpu().float().clone()
+        self.grad = p.grad.cpu()
+        self.out = p.detach().cpu().clone()
+        self.states = [torch.zeros(p.numel()) for _ in range(2)]
+        self.workers = train.Workers(threads)
+
+    def step(self, n):
+        name = adamw._NAMES[self.grad.dtype]
+        pointers = [t.data_ptr() for t in (self.grad, self.master, *self.states, self.out)]
+        work = [train.Slice(self.grad.numel(), *pointers, name, name)]
+        train.adam(train.Adam(LR, (0.9, 0.999), 1e-8, 0.01, n), work, self.workers)
+
+    def equals(self, p):
+        return torch.equal(self.out, p.detach().cpu())
+
+
+@contextlib.contextmanager
+def profile(seconds):
+    """Adds up who the step waits for, while it lasts."""
+
+    def watched(name, function):
+        def call(*args, **options):
+            start = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+        return call
+
+    def parameters_watched(link, changed):
+        return watched("parameters arrive", link_parameters(link, changed))
+
+    link_parameters = device.Link.parameters
+    saved = [(train, "adam", train.adam), (device.Link, "gradients", device.Link.gradients)]
+    saved += [(device.Link, "parameters", link_parameters), (adamw.OffloadAdamW, "_lease", adamw.OffloadAdamW._lease)]
+    saved += [(adamw.Views, "release", adamw.Views.release)]
+    train.adam = watched("arithmetic", train.adam)
+    device.Link.gradients = watched("gradients arrive", device.Link.gradients)
+    device.Link.parameters = watched("parameters begin", parameters_watched)
+    adamw.OffloadAdamW._lease = watched("lease (beside it)", adamw.OffloadAdamW._lease)
+    adamw.Views.release = watched("release", adamw.Views.release)
+    try:
+        yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)
+
+
+def measure(arguments, params, pool, group_mib, on):
+    """Steps with groups of that size."""
+    plain = Plain(params[0], arguments.threads)
+    start = time.perf_counter()
+    optimizer = spw.OffloadAdamW(params, pool, lr=LR, name=f"groups of {group_mib}", group_bytes=group_mib * MIB,
+                                 threads=arguments.threads)  # fmt: skip
+    created = time.perf_counter() - start
+    say(f"groups of {group_mib} MiB: {optimizer.state_bytes / GB:.2f} GB of states made in {created:.1f} s")
+    seconds, spent = [], {}
+    for _ in range(arguments.steps + 2):
+        seconds.append(timed(optimizer.step, on))
+    with profile(spent):
+        profiled = timed(optimizer.step, on)
+    for n in range(1, arguments.steps + 4):
+        plain.step(n)
+    mapped = optimizer._link._gpu.mapped_bytes if optimizer._link._gpu else 0
+    before = pool.session.admin({"get": "pools"})["pools"][0]
+    found = {
+        "group_mib": group_mib,
+        "groups": len(optimizer._groups),
+        "created_s": round(created, 3),
+        "first_step_s": round(seconds[0], 4),
+        "step_s": round(statistics.median(seconds[2:]), 4),
+        "step_min_s": round(min(seconds[2:]), 4),
+        "step_max_s": round(max(seconds[2:]), 4),
+        "equal": plain.equals(params[0]),
+        "mapped_bytes": mapped,
+        "loads": before.get("loads"),
+        "profiled_step_s": round(profiled, 4),
+        "profile_s": {name: round(value, 4) for name, value in spent.items()},
+    }
+    optimizer.close()
+    return found
+
+
+def judge(found, arguments, ceilings):
+    """How much of the bounds a step reaches."""
+    nbytes = arguments.parameters * (4 if arguments.dtype == torch.float32 else 2)
+    step = found["step_s"]
+    bounds = {"arithmetic_s": arguments.parameters / (ceilings["plain_gparams_s"] * GB)}
+    if "link" in ceilings:
+        bounds["d2h_s"] = nbytes / (ceilings["link"]["d2h"] * GB)
+        bounds["h2d_s"] = nbytes / (ceilings["link"]["h2d"] * GB)
+        found["link_bytes_each_way"] = nbytes
+        found["link_gb_s_each_way"] = round(nbytes / step / GB, 2)
+    found["gparams_s"] = round(arguments.parameters / step / GB, 3)
+    found["bounds_s"] = {name: round(value, 4) for name, value in bounds.items()}
+    found["of_bound"] = round(max(bounds.values()) / step, 3)
+    return found
+
+
+def settings():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parameters", type=int, default=1_000_000_000)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tensors", type=int, default=100)
+    parser.add_argument("--group-mib", default="64,256,512")
+    parser.add_argument("--threads", type=int, default=0, help="that compute; 0: all CPUs")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--device", default="cuda", help="cpu: to see that the script works")
+    parser.add_argument("--disk", type=pathlib.Path, help="a file for the states that are not in memory")
+    parser.add_argument("--dram-percent", type=int, default=50, help="of the states, with --disk")
+    parser.add_argument("--output", type=pathlib.Path)
+    arguments = parser.parse_args()
+    arguments.dtype = getattr(torch, arguments.dtype)
+    arguments.parameters -= arguments.parameters % arguments.tensors
+    return arguments
+
+
+def pool_bytes(arguments, groups):
+    """Of memory and of the disk: the states, what three groups of leases and rounding take."""
+    states = arguments.parameters * 12 + arguments.tensors * 48 * 1024
+    spare = max(groups) * MIB * 4 + 256 * MIB
+    if arguments.disk is None:
+        return states + states // 50 + spare, 0
+    return states * arguments.dram_percent // 100 + spare, states * 2
+
+
+def main():
+    arguments = settings()
+    on = torch.device(arguments.device)
+    groups = [int(n) for n in arguments.group_mib.split(",")]
+    rate, threads = plain_rate(arguments.parameters, arguments.dtype, arguments.threads)
+    ceilings = {
+        "plain_gparams_s": round(rate, 3),
+        "plain_gb_s": round(rate * bytes_per_parameter(arguments.dtype), 1),
+    }
+    if on.type == "cuda":
+        ceilings["link"] = link_rates(on)
+    say(f"ceilings: {ceilings}, {threads} threads")
+    dram_bytes, disk_bytes = pool_bytes(arguments, groups)
+    report = {
+        "what": "spillway.torch.OffloadAdamW",
+        "parameters": arguments.parameters,
+        "dtype": str(arguments.dtype).split(".")[1],
+        "tensors": arguments.tensors,
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name(on) if on.type == "cuda" else None,
+        "commit": os.environ.get("SPILLWAY_COMMIT"),
+        "dram_bytes": dram_bytes,
+        "disk_bytes": disk_bytes,
+        "ceilings": ceilings,
+        "rows": [],
+    }
+    with tempfile.TemporaryDirectory(prefix="spillway-gpu-torch-", dir="/var/tmp") as folder:
+        start = time.perf_counter()
+        daemon = Daemon(folder, dram_bytes, arguments.disk, disk_bytes)
+        try:
+            daemon.ready()
+            report["daemon_ready_s"] = round(time.perf_counter() - start, 2)
+            say(f"spillwayd with {dram_bytes / GB:.1f} GB is ready after {report['daemon_ready_s']} s")
+            pool = spw.connect("bench", socket=daemon.socket, start=False)
+            params = parameters(arguments, on)
+            for group_mib in groups:
+                row = judge(measure(arguments, params, pool, group_mib, on), arguments, ceilings)
+                say(json.dumps(row))
+                report["rows"].append(row)
+            pool.session.close()
+        finally:
+            daemon.stop()
+    text = json.dumps(report, indent=1)
+    if arguments.output:
+        arguments.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if all(row["equal"] for row in report["rows"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Runs what tests/bench/train/pack.sh packed, on a machine with a GPU and PyTorch: nothing is installed.
+#
+#   run.sh tests                the tests of the Python package that a GPU is for
+#   run.sh bench [ARG...]       gpu_torch.py, whose --help tells the rest
+#   run.sh python3 [ARG...]     Python, as these have it
+set -euo pipefail
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+export SPILLWAY_BIN=$here/bin SPILLWAY_SOURCE=$here SPILLWAY_COMMIT SPILLWAY_TEST_GPU=1 PYTHONDONTWRITEBYTECODE=1
+export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} PYTHONPATH=$here/python:$here/tests
+SPILLWAY_COMMIT=$(cat "$here/commit")
+
+what=${1:-}
+shift || true
+case $what in
+tests)
+    status=0
+    for test in "$here"/tests/test_*.py; do
+        printf '\n── %s\n' "$(basename "$test")"
+        timeout 300 python3 "$test" 2>&1 || status=1
+    done
+    exit "$status"
+    ;;
+bench) exec python3 "$here/gpu_torch.py" "$@" ;;
+python3) exec python3 "$@" ;;
+*)
+    sed -n '5,7p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
+esac
