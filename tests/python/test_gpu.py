@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of a GPU and the store, on the fake CUDA driver; on a real GPU with SPILLWAY_TEST_GPU=1."""
 import asyncio
+import atexit
 import ctypes
 import errno
 import gc
@@ -77,9 +78,10 @@ def device_bytes(address, nbytes):
     return data.raw
 
 
-control = tempfile.TemporaryFile()  # struct fake_cuda_control, for this process and the daemon's helper
+control = tempfile.NamedTemporaryFile(prefix="spillway-fake-cuda-")  # struct fake_cuda_control
+atexit.register(control.close)
 if not REAL:
-    os.environ["FAKE_CUDA_CONTROL"] = f"/proc/{os.getpid()}/fd/{control.fileno()}"
+    os.environ["FAKE_CUDA_CONTROL"] = control.name
 try:
     driver, why = Driver(), None
 except OSError as problem:
@@ -203,7 +205,8 @@ class GpuTest(support.Case):
         layout = self.gpu.layout(layers, 8, space=space)
         self.assertEqual(layout.spill(keys, range(4), self.stream, chain=True).wait(WAIT), [0] * 4)
         self.assertEqual(layout.spill(keys[:1], [0]).wait(WAIT), [-errno.EEXIST])
-        self.assertEqual(layout.fetch([*keys, b"x"], [7, 6, 5, 4, 3], self.stream).wait(WAIT), [0] * 4 + [-errno.ENOENT])
+        statuses = layout.fetch([*keys, b"x"], [7, 6, 5, 4, 3], self.stream).wait(WAIT)
+        self.assertEqual(statuses, [0] * 4 + [-errno.ENOENT])
         for i, layer in enumerate(layers):
             data = pattern(8 * BLOCK, i)
             blocks = [data[k * BLOCK : (k + 1) * BLOCK] for k in (0, 1, 2, 3, 3, 2, 1, 0)]
