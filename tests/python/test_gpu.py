@@ -139,6 +139,8 @@ class GpuTest(support.Case):
             self.skipTest("the driver is a real one: it does not hang on command")
         with mmap.mmap(control.fileno(), 0) as shared:
             shared[HANG : HANG + 4] = struct.pack("=I", wanted)
+        if wanted:
+            self.addCleanup(self.hang, 0)
 
     def tensor(self, data, name="t"):
         tensor = self.space.tensor(name, len(data))
