@@ -281,12 +281,6 @@ void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uin
     t->n_groups++;
 }
 
-static void object_kill_committed(struct tiering *t, uint32_t object)
-{
-    if (record_at(&t->records, object)->state == RECORD_COMMITTED)
-        object_kill(t, object);
-}
-
 void groups_expire(struct tiering *t)
 {
     uint64_t next_ns = UINT64_MAX;
@@ -303,8 +297,9 @@ void groups_expire(struct tiering *t)
         if (g->deadline_ns <= t->now_ns) {
             sim_reached("group: its time is over");
             g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
-            object_siblings(t, g->object, object_kill_committed);
-            next_ns = 0; /* others may have moved to where we have been */
+            if (g->committed)
+                object_siblings(t, g->object, object_kill); /* what is reserved, too: who commits it later is told */
+            next_ns = 0;                                    /* others may have moved to where we have been */
         } else {
             next_ns = MIN(next_ns, g->deadline_ns);
         }

@@ -169,7 +169,8 @@ int spw_reserve(spw_space *space, const struct spw_key *keys, const uint64_t *si
                 uint32_t timeout_ms, struct spw_view *ret_views);
 /* Publishes them; they are immutable from now on, and the views are no longer the caller's: data is NULL, lease 0. Views
  * without a lease are passed over (those whose status was not 0, as a rule), and keep their status. Status: 0 or
- * -EEXIST: it can be found now. On failure the views that still have a lease are still the caller's. */
+ * -EEXIST: it can be found now; -ESTALE: it went meanwhile (deleted, given up for room, or its other parts or pieces did not
+ * come within a minute): reserve it anew. On failure the views that still have a lease are still the caller's. */
 int spw_commit(spw_space *space, struct spw_view *views, size_t n, unsigned flags);
 /* Gives reservations back unpublished. */
 int spw_abort(spw_space *space, struct spw_view *views, size_t n);

@@ -39,13 +39,13 @@ static void count_refusal(struct sim *sim, int status, const struct tiering_gran
 
 /* --- Reserve, commit -------------------------------------------------------------------------------------------------- */
 
-/* Under pressure a cache block goes with all that was reserved of it, before it is whole, and nobody is told: what is
- * reserved from then on belongs to another build. */
+/* Under pressure a cache block goes with all that was reserved of it, before it is whole, and any other when its time is
+ * over, and nobody is told: what is reserved from then on belongs to another build. */
 static bool build_was_dropped(const struct sim *sim, const struct object *o, uint32_t but_bit)
 {
     struct tiering_found found;
 
-    for (uint32_t part = 0; part < o->n_parts && object_durability(o) == STORE_CACHE; part++) {
+    for (uint32_t part = 0; part < o->n_parts && may_vanish_in_part(sim, o); part++) {
         for (uint32_t piece = 0; piece < o->n_pieces; piece++) {
             struct tiering_id id = object_piece_id(sim, o, part, piece);
             uint32_t bit = object_bit(part, piece);
@@ -84,7 +84,7 @@ void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint
     if (o->state == BLOCK_PRESENT || o->state == BLOCK_UNKNOWN)
         block_gone(sim, o, "it can be reserved again");
     if (o->state == BLOCK_BUILDING && ((o->reserved & bit) || build_was_dropped(sim, o, bit))) {
-        if (object_durability(o) != STORE_CACHE)
+        if (!may_vanish_in_part(sim, o))
             sim_fail(sim, "block %u part %u piece %u was reserved twice", number, part, piece);
         o->state = BLOCK_ABSENT; /* all of it was dropped */
         o->reserved = o->committed = 0;
@@ -159,7 +159,7 @@ void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint3
             sim_fail(sim, "block %u: a commit of a dead build succeeded", number);
         return;
     }
-    if (status == -ESTALE && object_durability(o) != STORE_CACHE)
+    if (status == -ESTALE && !may_vanish_in_part(sim, o))
         sim_fail(sim, "block %u: its reservation was lost", number);
     if (status < 0) {
         if (status != -ESTALE && status != -ECANCELED && status != -ENOSPC && status != -EFAULT)

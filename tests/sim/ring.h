@@ -53,6 +53,7 @@ struct ring_lease {
     uint16_t object;
     uint32_t version; /* of a reservation, 0: it is not wanted */
     uint64_t handle;
+    uint64_t asked_ns; /* of a reservation */
     uint32_t region;
     uint64_t offset_bytes;
 };
@@ -63,7 +64,8 @@ struct ring_call {
     bool all_space; /* SYNC */
     uint32_t timeout_ms;
     uint64_t user_data;
-    uint32_t index;    /* in the ring */
+    uint32_t index; /* in the ring */
+    uint64_t asked_ns;
     uint64_t taken_ns; /* when the engine had taken it; 0: not yet. Its time counts from then on */
     uint32_t late_turns;
     uint16_t object[RING_ITEMS];

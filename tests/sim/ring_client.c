@@ -30,8 +30,11 @@ struct ring_call *ring_call_new(struct sim *sim, struct ring_client *c, uint8_t 
 
         if (call->used)
             continue;
-        *call = (struct ring_call){
-            .used = true, .opcode = opcode, .index = c->sq_tail, .user_data = (c->next_call++ << 8) | i};
+        *call = (struct ring_call){.used = true,
+                                   .opcode = opcode,
+                                   .index = c->sq_tail,
+                                   .asked_ns = sim->now_ns,
+                                   .user_data = (c->next_call++ << 8) | i};
         for (uint32_t o = 0; o < RING_OBJECTS; o++) {
             call->floor[o] = w->objects[o].floor;
             call->deletes[o] = w->objects[o].deleting ? UINT32_MAX : w->objects[o].deletes;

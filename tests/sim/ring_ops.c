@@ -345,6 +345,7 @@ static void answer_reserve(struct sim *sim, struct ring_client *c, const struct 
         for (uint32_t p = 0; p < o->n_pieces && looked; p++, result++) {
             if (result->status == 0) {
                 got[n] = lease_granted(sim, c, call->object[i], p, result);
+                got[n]->asked_ns = call->asked_ns;
                 got[n++]->writing = true;
             } else if (result->status == -ENOSPC && result->detail == SPW_LIMIT_NONE) {
                 sim_fail(sim, "RESERVE: ENOSPC without the name of a limit");
@@ -391,13 +392,15 @@ static void answer_commit(struct sim *sim, struct ring_client *c, const struct r
 {
     struct ring_object *o = &sim->rings->objects[c->leases[call->lease[0]].object];
     uint32_t version = c->leases[call->lease[0]].version, n = 0;
+    uint64_t over_ns = c->leases[call->lease[0]].asked_ns + sim->config.parts_deadline_ns;
+    bool may_be_lost = !is_durable(o) || (o->n_pieces > 1 && sim->now_ns >= over_ns);
 
     for (uint32_t i = 0; i < call->n; i++) {
         int status = results[i].status;
 
         if (status != 0 && status != -ESTALE && status != -ENOSPC && status != -ECANCELED && status != -EFAULT)
             sim_fail(sim, "a client's block %u cannot be committed: %s", number_of(sim, o), strerror(-status));
-        if (status == -ESTALE && is_durable(o))
+        if (status == -ESTALE && !may_be_lost)
             sim_fail(sim, "a client's durable block %u: its reservation was lost", number_of(sim, o));
         n += status == 0;
     }

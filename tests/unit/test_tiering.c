@@ -323,6 +323,38 @@ START_TEST(parts_that_do_not_come_in_time)
 }
 END_TEST
 
+/* Who has reserved one of them in time, and commits it when the others are gone, is told. */
+START_TEST(a_part_that_comes_too_late)
+{
+    rig_open(&rig, 8 * MIB, 0);
+    struct tiering_id first = key(RIG_SCRATCH, 1), second;
+    struct tiering_grant g[2];
+    struct tiering_found found;
+
+    first.n_parts = 2;
+    second = first;
+    second.part = 1;
+    for (int again = 0; again < 2; again++) {
+        ck_assert_int_eq(rig_reserve(&rig, &rig.s, &first, 9000, 9000, &g[0]), 0);
+        ck_assert_int_eq(rig_reserve(&rig, &rig.s, &second, 9000, 9000, &g[1]), 0);
+        if (again)
+            break;
+        /* As long as none is there, none is lost. */
+        rig_turn(&rig, 0, UINT64_C(11000000000));
+        ck_assert_int_eq(rig_commit(&rig, &rig.s, g[0].lease), 0);
+        rig_turn(&rig, 0, UINT64_C(11000000000));
+        ck_assert_int_eq(rig_commit(&rig, &rig.s, g[1].lease), -ESTALE);
+        ck_assert_int_eq(tiering_lookup(rig.t, &first, &found), -ENOENT);
+        ck_assert_int_eq(tiering_lookup(rig.t, &second, &found), -ENOENT);
+    }
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, g[0].lease), 0);
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, g[1].lease), 0);
+    ck_assert_int_eq(tiering_lookup(rig.t, &first, &found), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(a_block_of_pieces)
 {
     rig_open(&rig, 8 * MIB, 0);
@@ -648,6 +680,7 @@ int main(void)
     tcase_add_test(tc, private_memory_is_bounded);
     tcase_add_test(tc, parts_become_visible_together);
     tcase_add_test(tc, parts_that_do_not_come_in_time);
+    tcase_add_test(tc, a_part_that_comes_too_late);
     tcase_add_test(tc, a_block_of_pieces);
     tcase_add_test(tc, a_tensor_reads_as_zeros);
     tcase_add_test(tc, a_discarded_write_reverts_or_is_torn);
