@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spillway for PyTorch: optimizer states that live in the daemon's memory and on its devices.
+"""Spillway for PyTorch: optimizer states and activations that live in the daemon's memory and on its devices.
 
     import spillway.torch as spw
 
     pool = spw.connect("train")
     opt = spw.OffloadAdamW(model.parameters(), pool, lr=1e-4)
+    with spw.offload_activations(pool):
+        loss = model(x).sum()
     loss.backward(); opt.step(); opt.zero_grad()
 
 docs/training.md tells how much memory that takes, and how to size the pool.
@@ -16,10 +18,11 @@ from typing import Any, Union
 
 from ..session import Pool
 from ..session import connect as _connect
+from .activations import ActivationStats, offload_activations
 from .adamw import OffloadAdamW
 from .device import attach, region
 
-__all__ = ["OffloadAdamW", "attach", "connect", "region"]
+__all__ = ["ActivationStats", "OffloadAdamW", "attach", "connect", "offload_activations", "region"]
 
 
 def connect(

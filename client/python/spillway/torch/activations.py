@@ -1,0 +1,622 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations that wait in the daemon's pool for the backward pass.
+
+    forward    save 1 │ save 2 │ save 3 │ …          a save queues a copy, and holds the tensor until that has ended
+    writer            │ put 1  │ put 2  │ …          (source free): then the memory goes
+    backward                            … │ use 3 │ use 2 │ use 1
+    reader                                │ get 2 │ get 1 │     in the order of need, some bytes ahead
+
+What is stored is a storage, once, however many tensors of the graph are views of it; views are made anew for backward.
+A tensor that backward needs while its memory is still there is handed out as it is, and a copy that has not begun is
+left out: forwarding. So is what others hold anyway. A block lives as long as the graph's handles on it: it goes with
+the backward pass that frees them, stays with retain_graph=True, and goes as well if no backward pass ever comes.
+
+    QUEUED ──▶ PUTTING ──▶ STORED ──▶ WANTED ──▶ LOADING ──▶ LOADED
+       │          │           │ ▲────────────────╯│ ▲          │      a read that fails; backward
+       ╰─▶ KEPT ◀─╯           │                   │ │          │      does not wait for the reader
+                              ╰───────────────────╯ ╰── STORED ◀── all its tensors were handed out
+
+Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
+lock: they put what is to be done into a queue.
+"""
+from __future__ import annotations
+
+import bisect
+import enum
+import errno
+import functools
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from queue import SimpleQueue
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from .._convert import choice
+from .._native import ffi
+from ..errors import Limit, NoSpace, SpillwayError
+from ..session import Pool, Session
+from ..space import Space
+
+ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
+FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
+
+# Key of a block: bytes that no other context has, and the storage's number.
+_NAME_BYTES = 16
+_NUMBER_BYTES = 8
+
+
+class ActivationStats(NamedTuple):
+    """What a context did so far, in bytes.
+
+    offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
+    else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device"; "in_flight" (the pool
+    was too slow); "full" (it had no room). deduplicated: of tensors whose storage was saved before. forwarded: were
+    needed before they had been stored. resident: had been stored, but were still in memory when they were needed.
+    loaded: came from the pool. waited_seconds: of the backward pass for that. peak_in_flight: at most so many waited
+    for their copy, or were being copied.
+    """
+
+    offloaded: int
+    kept: Dict[str, int]
+    deduplicated: int
+    forwarded: int
+    resident: int
+    loaded: int
+    waited_seconds: float
+    peak_in_flight: int
+
+
+# --- Threads ----------------------------------------------------------------------------------------------------------
+
+
+class _Worker:
+    """A thread that does one job after the other, and ends when nobody has its worker any more."""
+
+    def __init__(self, name: str) -> None:
+        jobs: "SimpleQueue[Optional[Callable[[], None]]]" = SimpleQueue()
+        self.submit = jobs.put  # from finalisers too
+        threading.Thread(target=_work, args=(jobs,), name=name, daemon=True).start()
+        weakref.finalize(self, jobs.put, None)
+
+
+def _work(jobs: "SimpleQueue[Optional[Callable[[], None]]]") -> None:
+    while True:
+        job = jobs.get()
+        if job is None:
+            return
+        job()
+        del job  # and what it holds, before the next one comes
+
+
+class _Workers(NamedTuple):
+    writer: _Worker
+    reader: _Worker
+
+
+_workers: "weakref.WeakKeyDictionary[Session, _Workers]" = weakref.WeakKeyDictionary()
+_workers_lock = threading.Lock()
+
+
+def _workers_of(session: Session) -> _Workers:
+    """They outlast contexts: each has a ring of the daemon's, which is not made anew for each step."""
+    with _workers_lock:
+        found = _workers.get(session)
+        if found is None:
+            found = _workers[session] = _Workers(_Worker("spillway-writer"), _Worker("spillway-reader"))
+        return found
+
+
+# --- Copying ----------------------------------------------------------------------------------------------------------
+
+
+class _CpuMover:
+    """Copies storages of the CPU's to blocks and back, in the calling thread, without the GIL."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
+        """Returns when the source is free. timeout: to wait for room."""
+        try:
+            self._space.put([key], [_bytes(storage)], timeout=timeout).check()
+        except NoSpace as error:
+            raise self._full(error, key, storage.nbytes()) from None
+
+    def get(self, key: bytes, nbytes: int) -> Any:
+        """A storage of its own."""
+        storage = torch.UntypedStorage(nbytes)
+        self._space.get([key], [_bytes(storage)]).check()
+        return storage
+
+    def delete(self, keys: List[bytes]) -> None:
+        """Blocks that nobody needs."""
+        self._space.delete(keys)
+
+    def _full(self, error: NoSpace, key: bytes, nbytes: int) -> NoSpace:
+        pool = self._space.pool
+        limit = error.limit or self._met_limit(key, nbytes)
+        return type(error)(
+            error.errno or errno.ENOSPC,
+            f"pool {pool.name!r} has no room for {nbytes} bytes of activations"
+            + (f": {limit.text}" if limit else f": raise `dram` or `nvme` of [pool {pool.name}]"),
+            limit,
+        )
+
+    def _met_limit(self, key: bytes, nbytes: int) -> Optional[Limit]:
+        """A put does not tell, a reservation does."""
+        piece = self._space.piece_bytes
+        sizes = [min(piece, nbytes - at) for at in range(0, nbytes, piece)]
+        views = self._space.reserve([(key, i + 1) for i in range(len(sizes))], sizes, timeout=0)
+        try:
+            return next((view.limit for view in views if view.limit is not None), None)
+        finally:
+            views.abort()
+
+
+def _bytes(storage: Any) -> Any:
+    """A buffer over a storage's bytes, which must outlive it: nobody checks."""
+    return ffi.buffer(ffi.cast("char *", storage.data_ptr()), storage.nbytes())
+
+
+def _storage(tensor: torch.Tensor) -> Any:
+    """torch 1.13 has it as an attribute of another."""
+    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage().untyped()
+
+
+# --- What is saved ----------------------------------------------------------------------------------------------------
+
+
+class _State(enum.Enum):
+    QUEUED = enum.auto()  # its put is
+    PUTTING = enum.auto()
+    KEPT = enum.auto()  # in memory, for good
+    STORED = enum.auto()
+    WANTED = enum.auto()  # stored, and a read is queued
+    LOADING = enum.auto()
+    LOADED = enum.auto()
+
+
+_IN_STORE = (_State.STORED, _State.WANTED, _State.LOADING, _State.LOADED)
+
+
+class _Activation:
+    """A storage that tensors of the graph are views of. The offloader's lock guards what changes.
+
+    storage: where it is in memory and held; None: STORED, WANTED, LOADING. seen: what it was in memory when it was last
+    held. version: of `witness`, when it was saved. uses: tensors that are views of it; left: those that backward has
+    not yet asked for.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "key",
+        "left",
+        "mover",
+        "nbytes",
+        "number",
+        "offloader",
+        "seen",
+        "state",
+        "storage",
+        "uses",
+        "version",
+        "witness",
+    )
+
+    def __init__(self, offloader: "_Offloader", number: int, mover: _CpuMover, storage: Any, saved: "_Saved") -> None:
+        self.offloader = offloader
+        self.number = number
+        self.key = offloader.name + number.to_bytes(_NUMBER_BYTES, "big")
+        self.mover = mover
+        self.storage = storage
+        self.nbytes = storage.nbytes()
+        self.seen = StorageWeakRef(storage)
+        self.witness = saved.witness
+        self.version = saved.version
+        self.uses = self.left = 0
+        self.state = _State.QUEUED
+
+    def is_of(self, storage: Any, version: int) -> bool:
+        """Is it of this storage and version? While a storage is `seen` no other has its address."""
+        return self.seen.cdata == storage._cdata and self.version == self.witness._version == version
+
+    def in_memory(self) -> Any:
+        """The storage, if somebody holds it; or None."""
+        if self.storage is not None:
+            return self.storage
+        return torch.UntypedStorage._new_with_weak_ptr(self.seen.cdata)
+
+    def hand_out(self, storage: Any) -> None:
+        """One of its tensors has got it. After the last one it is only theirs."""
+        self.left -= 1
+        if self.left > 0:
+            return
+        self.left = self.uses
+        if self.state is _State.LOADED:
+            self.state, self.storage = _State.STORED, None
+            self.seen = StorageWeakRef(storage)
+
+    def __del__(self) -> None:
+        if self.state in _IN_STORE:
+            self.offloader.forget(self.mover, self.key)
+
+
+class _Saved:
+    """What the graph has instead of a tensor.
+
+    witness: a tensor that shares its version, which tells of changes in place. It is the tensor itself if that is kept;
+    else it has no bytes, and `activation` has them.
+    """
+
+    __slots__ = ("activation", "device", "dtype", "offset", "shape", "stride", "version", "witness")
+
+    activation: Optional[_Activation]
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.witness = tensor.detach()  # not the tensor: that has the graph
+        self.version = tensor._version
+        self.activation = None
+
+    def move_to(self, activation: _Activation) -> None:
+        """The bytes are the activation's from now on."""
+        tensor = self.witness
+        self.dtype, self.device = tensor.dtype, tensor.device
+        self.shape, self.stride, self.offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+        tensor.data = tensor.new_empty(0)  # which leaves it its version
+        self.activation = activation
+        activation.uses += 1
+        activation.left += 1
+
+    def view_of(self, storage: Any) -> torch.Tensor:
+        """The tensor anew."""
+        return torch.empty(0, dtype=self.dtype, device=self.device).set_(storage, self.offset, self.shape, self.stride)
+
+    def check_version(self) -> None:
+        """As autograd does where no hooks are."""
+        now = self.witness._version
+        if now != self.version:
+            shape = self.witness.shape if self.activation is None else self.shape
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"[{self.witness.dtype} {list(shape)}] is at version {now}; expected version {self.version} instead"
+            )
+
+
+# --- The hooks --------------------------------------------------------------------------------------------------------
+
+
+class _Offloader:
+    """What a context does. The graphs that were made in it have it as long as they live."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        min_bytes: int,
+        on_full: str,
+        in_flight_bytes: int,
+        prefetch_bytes: int,
+        timeout: Optional[float],
+    ) -> None:
+        choice("on_full", ON_FULL, on_full)
+        layout = {"what": "spillway.torch.offload_activations", "version": 1}
+        space = pool.space(layout, class_="activation", durability="scratch")
+        self.name = os.urandom(_NAME_BYTES)
+        self._session = pool.session
+        self._movers = {"cpu": _CpuMover(space)}
+        self._min_bytes = min_bytes
+        self._on_full = on_full
+        self._in_flight_bytes = in_flight_bytes
+        self._prefetch_bytes = prefetch_bytes
+        self._timeout = FULL_SECONDS if timeout is None and on_full != "wait" else timeout
+        self._workers = _workers_of(pool.session)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._numbers = itertools.count()
+        self._known: "weakref.WeakValueDictionary[int, _Activation]" = weakref.WeakValueDictionary()
+        self._order: List[Tuple[int, "weakref.ref[_Activation]"]] = []
+        self._order_limit = 0
+        self._dead: Deque[Tuple[_CpuMover, bytes]] = deque()
+        self._failure: Optional[Exception] = None
+        self._in_flight = 0
+        self._kept: Dict[str, int] = {}
+        self._offloaded = self._deduplicated = self._forwarded = self._resident = self._loaded = 0
+        self._waited = 0.0
+        self._peak_in_flight = 0
+
+    @property
+    def stats(self) -> ActivationStats:
+        """So far."""
+        with self._lock:
+            return ActivationStats(
+                self._offloaded,
+                dict(self._kept),
+                self._deduplicated,
+                self._forwarded,
+                self._resident,
+                self._loaded,
+                self._waited,
+                self._peak_in_flight,
+            )
+
+    # What went wrong in a thread is an error of the next call that backward or forward makes.
+
+    def begin(self) -> None:
+        """Of a `with`: what went wrong was said in the one before."""
+        with self._lock:
+            self._failure = None
+
+    def failure(self) -> Optional[Exception]:
+        """A new exception each time: one that was raised keeps what its traceback has."""
+        return None if self._failure is None else _again(self._failure)
+
+    def _check(self) -> None:
+        failure = self.failure()
+        if failure is not None:
+            raise failure
+
+    # --- Forward
+
+    def pack(self, tensor: torch.Tensor) -> _Saved:
+        """The hook for what autograd saves."""
+        self._session._check_process()
+        saved = _Saved(tensor)
+        why = self._why_kept(tensor)
+        with self._lock:
+            self._check()
+            if why is None:
+                why = self._save(tensor, saved)
+            if why is not None:
+                self._kept[why] = self._kept.get(why, 0) + tensor.numel() * tensor.element_size()
+        return saved
+
+    def _why_kept(self, tensor: torch.Tensor) -> Optional[str]:
+        """Why it is nothing to be stored; or None."""
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+            return "kind"
+        if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+            return "kind"
+        base = tensor._base if tensor._is_view() else tensor
+        if base is None or isinstance(base, torch.nn.Parameter) or (base.is_leaf and base.requires_grad):
+            return "leaf"
+        if tensor.device.type not in self._movers:
+            return "device"
+        least = min(tensor.numel() * tensor.element_size(), _storage(tensor).nbytes())
+        return "small" if least < self._min_bytes or least == 0 else None
+
+    def _save(self, tensor: torch.Tensor, saved: _Saved) -> Optional[str]:
+        """Finds the storage among those that are stored, or queues it. Else: why not."""
+        storage = _storage(tensor)
+        activation = self._known.get(storage._cdata)
+        if activation is not None and activation.is_of(storage, saved.version):
+            self._deduplicated += tensor.numel() * tensor.element_size()
+            saved.move_to(activation)
+            return None
+        if not self._enter(storage.nbytes()):
+            return "in_flight"
+        number = next(self._numbers)
+        activation = _Activation(self, number, self._movers[tensor.device.type], storage, saved)
+        saved.move_to(activation)
+        self._known[storage._cdata] = activation
+        self._remember(activation)
+        self._workers.writer.submit(functools.partial(self._put, weakref.ref(activation), activation.nbytes))
+        return None
+
+    def _enter(self, nbytes: int) -> bool:
+        """May so many bytes more be in flight? One storage may at any time, however large it is."""
+        while self._in_flight > 0 and self._in_flight + nbytes > self._in_flight_bytes:
+            if self._on_full != "wait":
+                return False
+            self._changed.wait()
+            self._check()
+        self._in_flight += nbytes
+        self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
+        return True
+
+    def _leave(self, nbytes: int) -> None:
+        self._in_flight -= nbytes
+        self._changed.notify_all()
+
+    def _remember(self, activation: _Activation) -> None:
+        """In the order of saves, without those that have gone."""
+        if len(self._order) >= self._order_limit:
+            self._order = [item for item in self._order if item[1]() is not None]
+            self._order_limit = 2 * len(self._order) + 64
+        self._order.append((activation.number, weakref.ref(activation)))
+
+    def _put(self, reference: "weakref.ref[_Activation]", nbytes: int) -> None:
+        """In the writer."""
+        activation = reference()
+        with self._lock:
+            if activation is None:  # its graph has gone
+                self._leave(nbytes)
+                return
+            if activation.state is not _State.QUEUED:
+                return
+            activation.state = _State.PUTTING
+        failure: Optional[Exception] = None
+        try:
+            activation.mover.put(activation.key, activation.storage, self._timeout)
+        except Exception as error:  # is said by who saves or uses next
+            failure = _again(error)
+        with self._lock:
+            self._leave(nbytes)
+            if failure is None:
+                self._offloaded += nbytes
+                activation.state, activation.storage = _State.STORED, None
+                return
+            activation.state = _State.KEPT
+            if isinstance(failure, NoSpace):
+                self._kept["full"] = self._kept.get("full", 0) + nbytes
+                if self._on_full == "keep":
+                    return
+            self._failure = failure
+
+    # --- Backward
+
+    def unpack(self, saved: _Saved) -> torch.Tensor:
+        """The hook for what backward needs."""
+        self._session._check_process()
+        saved.check_version()
+        activation = saved.activation
+        return saved.witness if activation is None else saved.view_of(self._take(activation))
+
+    def _take(self, activation: _Activation) -> Any:
+        """The activation's storage, in memory."""
+        begin = time.monotonic()
+        with self._lock:
+            self._check()
+            self._prefetch_before(activation.number)
+            while activation.state is _State.LOADING:
+                self._changed.wait()
+            storage = self._take_from_memory(activation)
+            if storage is None:
+                activation.state = _State.LOADING
+        if storage is None:
+            storage = self._load(activation)
+        with self._lock:
+            activation.hand_out(storage)
+            self._waited += time.monotonic() - begin
+        return storage
+
+    def _take_from_memory(self, activation: _Activation) -> Any:
+        storage = activation.in_memory()
+        if activation.state is _State.QUEUED:
+            activation.state = _State.KEPT
+            self._leave(activation.nbytes)
+            self._forwarded += activation.nbytes
+        elif activation.state is _State.PUTTING:
+            self._forwarded += activation.nbytes
+        elif activation.state in (_State.STORED, _State.WANTED) and storage is not None:
+            self._resident += activation.nbytes
+        return storage
+
+    def _prefetch_before(self, number: int) -> None:
+        """Queues reads of what was saved before, which backward needs next: the next one, and so many bytes."""
+        ahead = 0
+        for i in range(bisect.bisect_left(self._order, (number,)) - 1, -1, -1):
+            activation = self._order[i][1]()
+            if activation is None:
+                continue
+            if ahead > 0 and ahead + activation.nbytes > self._prefetch_bytes:
+                return
+            ahead += activation.nbytes
+            if activation.state is _State.STORED and activation.seen.expired():
+                activation.state = _State.WANTED
+                self._workers.reader.submit(functools.partial(self._prefetch, weakref.ref(activation)))
+
+    def _prefetch(self, reference: "weakref.ref[_Activation]") -> None:
+        """In the reader."""
+        activation = reference()
+        if activation is None:
+            return
+        with self._lock:
+            if activation.state is not _State.WANTED:
+                return
+            activation.state = _State.LOADING
+        try:
+            self._load(activation)
+        except Exception:
+            pass  # backward reads it itself, and says what is wrong
+
+    def _load(self, activation: _Activation) -> Any:
+        """LOADING, to LOADED or back to STORED."""
+        storage = None
+        try:
+            storage = activation.mover.get(activation.key, activation.nbytes)
+        except SpillwayError as error:
+            text = f"an activation of {activation.nbytes} bytes cannot be read back: {error.strerror}"
+            raise type(error)(error.errno or errno.EIO, text, error.limit) from None
+        finally:
+            with self._lock:
+                activation.state = _State.STORED if storage is None else _State.LOADED
+                activation.storage = storage
+                self._loaded += 0 if storage is None else activation.nbytes
+                self._changed.notify_all()
+        return storage
+
+    # --- The end
+
+    def forget(self, mover: _CpuMover, key: bytes) -> None:
+        """A block whose activation has gone. From a finaliser."""
+        self._dead.append((mover, key))
+        self._workers.reader.submit(self._bury)
+
+    def _bury(self) -> None:
+        """In the reader, which never waits for room: the writer may wait for what is freed here."""
+        keys: Dict[_CpuMover, List[bytes]] = {}
+        while self._dead:
+            mover, key = self._dead.popleft()
+            keys.setdefault(mover, []).append(key)
+        for mover, dead in keys.items():
+            try:
+                mover.delete(dead)
+            except SpillwayError:
+                pass  # the session is over, and the blocks go with their owner
+
+
+def _again(error: Exception) -> Exception:
+    """The same exception, without what led to it."""
+    if isinstance(error, SpillwayError):
+        return type(error)(error.errno or errno.EIO, error.strerror or str(error), error.limit)
+    return RuntimeError(f"an activation was not stored: {type(error).__name__}: {error}")
+
+
+class offload_activations(torch.autograd.graph.saved_tensors_hooks):
+    """A context in which what autograd saves for the backward pass goes to a pool of spillwayd's.
+
+        with spw.offload_activations(pool):
+            loss = model(x).sum()
+        loss.backward()
+
+    It may be used again in each step, by several threads, and in a `with` in a `with`, where the innermost one counts.
+
+    pool: spillway.torch.connect(), or Session.pool(). min_bytes: smaller tensors stay in memory. So do parameters and
+    other leaves that require a gradient, views of them, tensors that are not dense or not on the CPU.
+    in_flight_bytes: how much may wait for its copy at a time, held until it is made: when the model saves faster than
+    the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory is worth.
+    What is last saved is needed first: it is still in flight then, and used as it is. prefetch_bytes: how far ahead
+    of the backward pass is read. on_full: what happens where the pool has no room: "keep": it stays in memory;
+    "wait": the forward pass waits for room, and for its turn where more than in_flight_bytes wait; "raise": NoSpace.
+    timeout: for how many seconds a copy waits for room; None: 1, with "wait" as long as the daemon lets it (60 s).
+
+    A tensor that is changed in place after it was saved is autograd's RuntimeError when backward needs it, as without
+    this context. (What autograd does not see, as changes of Tensor.data, backward may see or not.)
+
+    Errors of the pool but "no room" are raised by the next operation that saves or needs a tensor, or at the end of the
+    `with`; torch 1.13 has a RuntimeError with their text from within an operation.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        min_bytes: int = 1 << 20,
+        on_full: str = "keep",
+        in_flight_bytes: int = 256 << 20,
+        prefetch_bytes: int = 256 << 20,
+        timeout: Optional[float] = None,
+    ) -> None:
+        self._offloader = _Offloader(pool, min_bytes, on_full, in_flight_bytes, prefetch_bytes, timeout)
+        super().__init__(self._offloader.pack, self._offloader.unpack)
+
+    @property
+    def stats(self) -> ActivationStats:
+        """What it did so far."""
+        return self._offloader.stats
+
+    def __enter__(self) -> "offload_activations":
+        self._offloader.begin()
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: Any = None, value: Any = None, trace: Any = None) -> None:
+        super().__exit__(kind, value, trace)
+        failure = self._offloader.failure()
+        if failure is not None and (value is None or str(failure) in str(value)):
+            raise failure from value
