@@ -324,6 +324,7 @@ class _Offloader:
         self._dead: Deque[Tuple[_CpuMover, bytes]] = deque()
         self._failure: Optional[Exception] = None
         self._in_flight = 0
+        self._in_flight_of: Dict[int, int] = {}
         self._kept: Dict[str, int] = {}
         self._offloaded = self._deduplicated = self._forwarded = self._resident = self._loaded = 0
         self._waited = 0.0
@@ -397,29 +398,31 @@ class _Offloader:
             self._deduplicated += tensor.numel() * tensor.element_size()
             saved.move_to(activation)
             return None
-        if not self._enter(storage.nbytes()):
-            return "in_flight"
         number = next(self._numbers)
+        if not self._enter(number, storage.nbytes()):
+            return "in_flight"
         activation = _Activation(self, number, self._movers[tensor.device.type], storage, saved)
         saved.move_to(activation)
         self._known[storage._cdata] = activation
         self._remember(activation)
-        self._workers.writer.submit(functools.partial(self._put, weakref.ref(activation), activation.nbytes))
+        self._workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
         return None
 
-    def _enter(self, nbytes: int) -> bool:
+    def _enter(self, number: int, nbytes: int) -> bool:
         """May so many bytes more be in flight? One storage may at any time, however large it is."""
         while self._in_flight > 0 and self._in_flight + nbytes > self._in_flight_bytes:
             if self._on_full != "wait":
                 return False
             self._changed.wait()
             self._check()
+        self._in_flight_of[number] = nbytes
         self._in_flight += nbytes
         self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
         return True
 
-    def _leave(self, nbytes: int) -> None:
-        self._in_flight -= nbytes
+    def _leave(self, number: int) -> None:
+        """If it has not left yet, as what is forwarded before its copy begins."""
+        self._in_flight -= self._in_flight_of.pop(number, 0)
         self._changed.notify_all()
 
     def _remember(self, activation: _Activation) -> None:
@@ -429,12 +432,12 @@ class _Offloader:
             self._order_limit = 2 * len(self._order) + 64
         self._order.append((activation.number, weakref.ref(activation)))
 
-    def _put(self, reference: "weakref.ref[_Activation]", nbytes: int) -> None:
+    def _put(self, reference: "weakref.ref[_Activation]", number: int) -> None:
         """In the writer."""
         activation = reference()
         with self._lock:
             if activation is None:  # its graph has gone
-                self._leave(nbytes)
+                self._leave(number)
                 return
             if activation.state is not _State.QUEUED:
                 return
@@ -445,14 +448,14 @@ class _Offloader:
         except Exception as error:  # is said by who saves or uses next
             failure = _again(error)
         with self._lock:
-            self._leave(nbytes)
+            self._leave(number)
             if failure is None:
-                self._offloaded += nbytes
+                self._offloaded += activation.nbytes
                 activation.state, activation.storage = _State.STORED, None
                 return
             activation.state = _State.KEPT
             if isinstance(failure, NoSpace):
-                self._kept["full"] = self._kept.get("full", 0) + nbytes
+                self._kept["full"] = self._kept.get("full", 0) + activation.nbytes
                 if self._on_full == "keep":
                     return
             self._failure = failure
@@ -488,7 +491,7 @@ class _Offloader:
         storage = activation.in_memory()
         if activation.state is _State.QUEUED:
             activation.state = _State.KEPT
-            self._leave(activation.nbytes)
+            self._leave(activation.number)
             self._forwarded += activation.nbytes
         elif activation.state is _State.PUTTING:
             self._forwarded += activation.nbytes
