@@ -133,15 +133,19 @@ class Base(support.Case):
 
     def setUp(self):
         super().setUp()
+        self.contexts = []
         self.addCleanup(self.is_empty)  # each graph has gone by then
 
     def is_empty(self):
         gc.collect()
+        for context in self.contexts:
+            self.is_idle(context)
         stat = self.space.stat
         wait_until(lambda: stat().objects == 0 and stat().dram_used == 0, lambda: f"left behind: {stat()}")
 
     def context(self, **options):
-        return spw.offload_activations(self.pool, **{"min_bytes": KIB, **options})
+        self.contexts.append(spw.offload_activations(self.pool, **{"min_bytes": KIB, **options}))
+        return self.contexts[-1]
 
     def is_idle(self, context):
         wait_until(lambda: context._offloader._in_flight == 0, "copies do not end")
