@@ -11,10 +11,13 @@ A tensor that backward needs while its memory is still there is handed out as it
 left out: forwarding. So is what others hold anyway. A block lives as long as the graph's handles on it: it goes with
 the backward pass that frees them, stays with retain_graph=True, and goes as well if no backward pass ever comes.
 
-    QUEUED ──▶ PUTTING ──▶ STORED ──▶ WANTED ──▶ LOADING ──▶ LOADED
-       │          │           │ ▲────────────────╯│ ▲          │      a read that fails; backward
-       ╰─▶ KEPT ◀─╯           │                   │ │          │      does not wait for the reader
-                              ╰───────────────────╯ ╰── STORED ◀── all its tensors were handed out
+    QUEUED → PUTTING → STORED    a copy
+    QUEUED → KEPT                forwarded before its copy began; or more than may be in flight, from the start
+    PUTTING → KEPT               the pool had no room, or failed
+    STORED → WANTED → LOADING    a read ahead of backward
+    STORED, WANTED → LOADING     a read by backward itself
+    LOADING → LOADED             or back to STORED, if it fails
+    LOADED → STORED              all tensors of it were handed out: they have the bytes, and the block is still there
 
 Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
 lock: they put what is to be done into a queue.
@@ -399,11 +402,12 @@ class _Offloader:
             saved.move_to(activation)
             return None
         number = next(self._numbers)
-        if not self._enter(number, storage.nbytes()):
-            return "in_flight"
         activation = _Activation(self, number, self._movers[tensor.device.type], storage, saved)
         saved.move_to(activation)
         self._known[storage._cdata] = activation
+        if not self._enter(number, activation.nbytes):
+            activation.state = _State.KEPT  # so are its other views: to store it for them would free nothing
+            return "in_flight"
         self._remember(activation)
         self._workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
         return None
@@ -436,10 +440,8 @@ class _Offloader:
         """In the writer."""
         activation = reference()
         with self._lock:
-            if activation is None:  # its graph has gone
+            if activation is None or activation.state is not _State.QUEUED:  # its graph has gone; it was forwarded
                 self._leave(number)
-                return
-            if activation.state is not _State.QUEUED:
                 return
             activation.state = _State.PUTTING
         failure: Optional[Exception] = None
@@ -504,7 +506,7 @@ class _Offloader:
         ahead = 0
         for i in range(bisect.bisect_left(self._order, (number,)) - 1, -1, -1):
             activation = self._order[i][1]()
-            if activation is None:
+            if activation is None or activation.state not in _IN_STORE:
                 continue
             if ahead > 0 and ahead + activation.nbytes > self._prefetch_bytes:
                 return
