@@ -490,6 +490,20 @@ class Activations(Base):
         self.assertEqual(context.stats.resident, SIZE)
         self.assertEqual(context.stats.loaded, 0)
 
+    def test_what_was_handed_out_is_not_read_again(self):
+        context = self.context()
+        with context:
+            node = (batch().requires_grad_() * 2).sin().grad_fn
+        self.is_idle(context)
+        first = node._saved_self
+        again = node._saved_self
+        self.assertTrue(torch.equal(first, again))
+        self.assertEqual((context.stats.loaded, context.stats.resident), (SIZE, SIZE))
+        del first, again
+        self.assertTrue(torch.equal(node._saved_self, batch() * 2))
+        self.assertEqual(context.stats.loaded, 2 * SIZE)
+        del node
+
     def test_reads_run_ahead_in_reverse(self):
         reads = []
 
