@@ -640,7 +640,7 @@ class Activations(Base):
             "print(context.stats.peak_in_flight)\n"
         )
         socket = self.own_daemon().socket
-        for _ in range(3):
+        for _ in range(2):
             done = subprocess.run(
                 [sys.executable, "-c", program, socket], stdout=subprocess.PIPE, timeout=60, check=True
             )
