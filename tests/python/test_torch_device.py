@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients and parameters between a GPU and the optimizer, without a GPU: copies are late, or early, as may be."""
 import contextlib
+import errno
 import unittest
 import unittest.mock
 import warnings
@@ -13,6 +14,7 @@ try:
     import torch
 
     import spillway.torch as spw
+    from spillway import train
     from spillway.torch import adamw, device
 except ImportError:
     torch = None
@@ -27,7 +29,7 @@ class Copies:
     def __init__(self, of):
         self.device = of
         self.left = []
-        self.began = self.ended = 0
+        self.began = self.ended = self.copied = 0
         self.made.append(self)
 
     def begin(self):
@@ -45,6 +47,7 @@ class Copies:
         while any(each is upto for each in self.left):
             for to, source in self.left.pop(0):
                 to.copy_(source)
+            self.copied += 1
 
     def end(self):
         self.ended += 1
@@ -117,22 +120,53 @@ class DeviceTest(unittest.TestCase):
             self.train(dtype, lambda t: t.numel() > 10000, name=str(dtype))
 
     def test_a_group_comes_while_another_goes(self):
-        for Copies.late in (False, True):
-            self.many_groups()
+        for dtype in (torch.float32, torch.bfloat16):
+            for Copies.late in (False, True):
+                Copies.made = []
+                self.many_groups(dtype)
 
-    def many_groups(self):
-        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(3 << 20)) for _ in range(3)])
+    @contextlib.contextmanager
+    def next_group_first(self):
+        """While a group is stepped, all has been done that may be done for the next one."""
+        adam, of = train.adam, self
+
+        def late_adam(*args):
+            of.optimizer._reader.submit(lambda: None).result()
+            return adam(*args)
+
+        with unittest.mock.patch.object(train, "adam", late_adam):
+            yield
+
+    @contextlib.contextmanager
+    def leases_outlive_copies(self):
+        """A group's lease ends when its parameters were copied."""
+        release, ended, early = adamw.Views.release, [], []
+
+        def counted_release(views):
+            ended.append(views)
+            if Copies.made[1].copied < len(ended):
+                early.append(len(ended))
+            return release(views)
+
+        with unittest.mock.patch.object(adamw.Views, "release", counted_release):
+            yield
+        self.assertEqual((len(ended), early), (Copies.made[1].copied, []))
+
+    def many_groups(self, dtype):
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(3 << 20).to(dtype)) for _ in range(3)])
         other = [torch.nn.Parameter(p.detach().clone()) for p in model]
         with self.pretended(lambda t: True):
-            optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=8 << 20, **self.NUMBERS)
+            self.optimizer = optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=8 << 20, **self.NUMBERS)
             self.assertGreater(len(optimizer._groups), 10)
             plain = InMemory(other, **self.NUMBERS)
             for step in range(3):
                 for i, (a, b) in enumerate(zip(model, other)):
                     torch.manual_seed(100 * step + i)
-                    a.grad = torch.randn(3 << 20)
+                    a.grad = torch.randn(3 << 20).to(dtype)
                     b.grad = a.grad.clone()
-                optimizer.step()
+                with self.next_group_first(), self.leases_outlive_copies():
+                    Copies.made[1].copied = 0
+                    optimizer.step()
                 plain.step()
             optimizer.close()
         for a, b in zip(model, other):
@@ -172,8 +206,8 @@ class DeviceTest(unittest.TestCase):
         self.assertEqual(sum(session["leases"] for session in sessions), 0)
 
     def test_without_a_driver_it_says_that_copies_are_slow(self):
-        def attach(space, _, **options):
-            return spillway.gpu.attach(space, timeout=1, **options)
+        def attach(*_, **__):
+            raise spillway.NoGpu(errno.ENOSYS, "no libcuda.so.1 here")
 
         model = model_of(torch.float32)
         with self.pretended(lambda t: True, attach), warnings.catch_warnings(record=True) as caught:

@@ -93,7 +93,10 @@ def _handle(workers: Optional[Workers]) -> Any:
     return workers._handle
 
 
-def _slices(slices: Sequence[Slice]) -> Any:
+def packed(slices: Sequence[Slice]) -> Any:
+    """Slices as the library takes them, for grad_stat() and adam(): made beforehand, they cost the call no time."""
+    if isinstance(slices, ffi.CData):
+        return slices
     array = ffi.new("struct spw_adam_slice[]", len(slices))
     for c, s in zip(array, slices):
         c.n = s.n
@@ -110,7 +113,7 @@ def _slices(slices: Sequence[Slice]) -> Any:
 def grad_stat(slices: Sequence[Slice], workers: Optional[Workers] = None) -> GradStat:
     """One pass that only reads the gradients, and allocates nothing that grows with them."""
     stat = ffi.new("struct spw_grad_stat *")
-    status = lib.spw_grad_stat(_handle(workers), _slices(slices), len(slices), stat)
+    status = lib.spw_grad_stat(_handle(workers), packed(slices), len(slices), stat)
     if status < 0:
         raise last_error(status)
     return GradStat(stat.sum_squares, bool(stat.has_nonfinite))
@@ -124,7 +127,7 @@ def adam(options: Adam, slices: Sequence[Slice], workers: Optional[Workers] = No
     c.grad_scale, c.step = options.grad_scale, options.step
     c.flags = lib.SPW_ADAM_L2 if options.l2 else 0
     stat = ffi.new("struct spw_grad_stat *")
-    status = lib.spw_adam(_handle(workers), c, _slices(slices), len(slices), stat)
+    status = lib.spw_adam(_handle(workers), c, packed(slices), len(slices), stat)
     if status < 0:
         raise last_error(status)
     return GradStat(stat.sum_squares, bool(stat.has_nonfinite))

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import torch
 
@@ -199,31 +200,36 @@ def profile(seconds):
 
         return call
 
-    def parameters_watched(link, changed):
-        return watched("parameters arrive", link_parameters(link, changed))
+    def gradients(*args):
+        staged, arrive = begin_gradients(*args)
+        return staged, watched("gradients arrive", arrive)
 
-    link_parameters = device.Link.parameters
-    saved = [(train, "adam", train.adam), (device.Link, "gradients", device.Link.gradients)]
-    saved += [(device.Link, "parameters", link_parameters), (adamw.OffloadAdamW, "_lease", adamw.OffloadAdamW._lease)]
-    saved += [(adamw.Views, "release", adamw.Views.release)]
-    train.adam = watched("arithmetic", train.adam)
-    device.Link.gradients = watched("gradients arrive", device.Link.gradients)
-    device.Link.parameters = watched("parameters begin", parameters_watched)
-    adamw.OffloadAdamW._lease = watched("lease (beside it)", adamw.OffloadAdamW._lease)
-    adamw.Views.release = watched("release", adamw.Views.release)
-    try:
+    begin_gradients = watched("beside: gradients begin", device.Link.gradients)
+    optimizer = adamw.OffloadAdamW
+    with contextlib.ExitStack() as stack:
+        for owner, name, what in (
+            (train, "adam", "arithmetic"),
+            (device.Link, "map", "beside: lease: map"),
+            (device.Link, "reserve", "pin"),
+            (optimizer, "_lease", "beside: lease"),
+            (optimizer, "_take_step", "beside: all before"),
+            (optimizer, "_copy_back", "beside: parameters go back"),
+            (adamw.Views, "release", "beside: release"),
+            (device.Space, "tensor", "create tensors"),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, watched(what, getattr(owner, name))))
+        stack.enter_context(mock.patch.object(device.Link, "gradients", gradients))
         yield
-    finally:
-        for owner, name, value in saved:
-            setattr(owner, name, value)
 
 
 def measure(arguments, params, pool, group_mib, on):
     """Steps with groups of that size."""
     plain = Plain(params[0], arguments.threads)
     start = time.perf_counter()
-    optimizer = spw.OffloadAdamW(params, pool, lr=LR, name=f"groups of {group_mib}", group_bytes=group_mib * MIB,
-                                 threads=arguments.threads)  # fmt: skip
+    creating = {}
+    with profile(creating):
+        optimizer = spw.OffloadAdamW(params, pool, lr=LR, name=f"groups of {group_mib}", group_bytes=group_mib * MIB,
+                                     threads=arguments.threads)  # fmt: skip
     created = time.perf_counter() - start
     say(f"groups of {group_mib} MiB: {optimizer.state_bytes / GB:.2f} GB of states made in {created:.1f} s")
     seconds, spent = [], {}
@@ -239,6 +245,7 @@ def measure(arguments, params, pool, group_mib, on):
         "group_mib": group_mib,
         "groups": len(optimizer._groups),
         "created_s": round(created, 3),
+        "creating_s": {name: round(value, 4) for name, value in creating.items()},
         "first_step_s": round(seconds[0], 4),
         "step_s": round(statistics.median(seconds[2:]), 4),
         "step_min_s": round(min(seconds[2:]), 4),
@@ -288,12 +295,12 @@ def settings():
 
 
 def pool_bytes(arguments, groups):
-    """Of memory and of the disk: the states, what three groups of leases and rounding take."""
+    """Of memory and of the disk: the states, and what three groups of leases and rounding take."""
     states = arguments.parameters * 12 + arguments.tensors * 48 * 1024
-    spare = max(groups) * MIB * 4 + 256 * MIB
+    leases = max(groups) * MIB * 4
     if arguments.disk is None:
-        return states + states // 50 + spare, 0
-    return states * arguments.dram_percent // 100 + spare, states * 2
+        return states + states // 50 + leases + 256 * MIB, 0
+    return max(states * arguments.dram_percent // 100, leases + 64 * MIB), states * 2 + 256 * MIB
 
 
 def main():

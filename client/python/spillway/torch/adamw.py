@@ -4,7 +4,9 @@
     thread "reader"   lease i+1 │ lease i+2 │ …        what is on a device is read meanwhile
     step()                      │ step i+1  │ step i+2
     daemon                      │           │ write i …  when it needs the room, ahead of need
-    link to a GPU     gradients i+1 │ parameters i …   where parameters are on one: device.py
+
+Where parameters are on a GPU (device.py), the reader also has their gradients come over, and a second thread, "writer",
+copies them back and ends the lease. So step() does nothing but the arithmetic; all else is beside it.
 
 A chunk is one tensor of the store: m and v, and the fp32 masters of parameters that are not fp32 on the CPU, of so many
 elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most, or
@@ -18,7 +20,7 @@ import hashlib
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -27,9 +29,10 @@ from .._native import ffi
 from ..errors import Disconnected, NoSpace
 from ..session import Pool
 from ..views import Views
-from .device import Link, Run, is_remote, sum_squares
+from .device import Link, Run, at, is_remote, sum_squares
 
 GROUP_BYTES = 64 << 20
+GPU_GROUP_BYTES = 256 << 20  # so that beginning copies takes less time than the arithmetic
 LEASED_GROUPS = 2  # one is stepped, one is read; with parameters on a GPU, of another one these go back
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -51,12 +54,28 @@ class _Group(NamedTuple):
     first: int
     n: int
     number: int
+    runs: List[Run]
 
 
-# What a group is used by. Returns what waits until the group's bytes are not used any more, or None.
-_Use = Callable[["_Group", Views], Optional[Callable[[], None]]]
-# A parameter, a run of its elements, and a function that tells their address in one of the chunk's arrays.
-_Run = Tuple[torch.Tensor, train.Extent, Callable[[int], int]]
+# What goes back to a GPU, and from where: a tensor, or an address in leased memory.
+_Written = Tuple[Run, Union[torch.Tensor, int]]
+
+
+class _Taken(NamedTuple):
+    """A group that is leased. arrive: waits for its gradients; work: its step, as train.adam() takes it."""
+
+    views: Views
+    arrive: Callable[[], None]
+    work: List[Tuple[train.Adam, Any]]
+    written: List[_Written]
+
+
+# A parameter, a run of its elements in a chunk, and a function that tells their address in one of the chunk's arrays.
+_Extent = Tuple[torch.Tensor, train.Extent, Callable[[int], int]]
+# What a group is taken by, in the reader, and used by. The latter returns what the writer is still to do with the group's
+# bytes, or None.
+_Take = Callable[[_Group], _Taken]
+_Use = Callable[[_Group, _Taken], Optional[Callable[[], None]]]
 
 
 class OffloadAdamW(torch.optim.Optimizer):
@@ -68,9 +87,10 @@ class OffloadAdamW(torch.optim.Optimizer):
     into that stream later waits for the new parameters.
     pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells jobs in one pool apart:
     two optimizers of one owner with the same name would share their states. group_bytes: how much is leased at once,
-    twice; None: 64 MiB, or less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of all of
-    them is at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is counted in
-    `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
+    twice; None: 64 MiB, with parameters on a GPU 256 MiB, less if the pool is small. max_grad_norm: gradients are
+    scaled so that the 2-norm of all of them is at most this. skip_nonfinite: a step with a gradient that is not finite
+    changes nothing, and is counted in `skipped`. Either reads all gradients once before the step. threads: that
+    compute; 0: one for each CPU.
 
     ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
     NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
@@ -104,9 +124,11 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._name = hashlib.sha256(name.encode()).digest()[:16]
         self._workers = train.Workers(threads)
         self._reader = ThreadPoolExecutor(1, "spillway-reader")
+        self._writer = ThreadPoolExecutor(1, "spillway-writer")
         self._lanes = self._lanes_of(self._params())
         self._link = Link(self._space, self._params())
         self._groups = self._groups_of(self._lanes, group_bytes)
+        self._link.reserve(group.runs for group in self._groups)
         self._create()
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
@@ -136,9 +158,10 @@ class OffloadAdamW(torch.optim.Optimizer):
     def _groups_of(self, lanes: List[_Lane], group_bytes: Optional[int]) -> List[_Group]:
         memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
         at_once = LEASED_GROUPS + self._link.used
+        usual = GPU_GROUP_BYTES if self._link.used else GROUP_BYTES
         leasable = memory * 4 // 5 // at_once
         piece = max((lane.layout.chunk_bytes(0) for lane in lanes if lane.layout.chunks), default=0)
-        wanted = group_bytes if group_bytes is not None else max(min(GROUP_BYTES, leasable // 2), piece)
+        wanted = group_bytes if group_bytes is not None else max(min(usual, leasable // 2), piece)
         if max(wanted, piece) > leasable:
             group = max(wanted, piece)
             needed = group * at_once * 5 // 4
@@ -153,7 +176,8 @@ class OffloadAdamW(torch.optim.Optimizer):
             n = len(lane.layout.chunks)
             step = max(wanted // lane.layout.chunk_bytes(0), 1) if n else 1
             for first in range(0, n, step):
-                groups.append(_Group(lane, first, min(step, n - first), len(groups)))
+                chunks = lane.layout.chunks[first : first + step]
+                groups.append(_Group(lane, first, len(chunks), len(groups), _runs_of(lane.params, chunks)))
         return groups
 
     def _keys(self, group: _Group) -> List[Tuple[bytes, int]]:
@@ -170,12 +194,12 @@ class OffloadAdamW(torch.optim.Optimizer):
             for chunk, key in enumerate(self._keys(group), group.first):
                 self._space.tensor(key, group.lane.layout.chunk_bytes(chunk))
 
-        def begin(group: _Group, views: Views) -> None:
-            for view in views:
+        def begin(group: _Group, taken: _Taken) -> None:
+            for view in taken.views:
                 _bytes(view).zero_()
             if group.lane.masters:
-                for p, master in self._arrays(group, views, 0):
-                    master.copy_(p)
+                for p, extent, address in self._extents(group, taken.views):
+                    _floats(address(0), extent.n).copy_(Run(p, extent.first, extent.n).elements(p))
 
         self._each_group(begin)
 
@@ -191,31 +215,39 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._link.map(views)
         return views
 
-    def _each_group(self, use: _Use, write: bool = True) -> None:
-        """Calls use() for each group, in order, while the next one is being leased. What use() returns is called when
-        the next one has been used, and the lease ends then."""
-        leased: Optional["Future[Views]"] = None
-        last = ExitStack()
+    def _take(self, group: _Group, write: bool = True) -> _Taken:
+        return _Taken(self._lease(group, write), lambda: None, [], [])
+
+    def _each_group(self, use: _Use, take: Optional[_Take] = None) -> None:
+        """Calls use() for each group, in order, while the next one is being taken. What use() returns is called in the
+        writer while the next one is used, and the lease ends then."""
+        take = take or self._take
+        coming: Optional["Future[_Taken]"] = None
+        going: Optional["Future[None]"] = None
         try:
             for i, group in enumerate(self._groups):
-                views = leased.result() if leased else self._lease(group, write)
-                leased = None
-                if i + 1 < len(self._groups):
-                    leased = self._reader.submit(self._lease, self._groups[i + 1], write)
+                taken = coming.result() if coming else take(group)
+                coming = None
                 with ExitStack() as stack:
-                    stack.enter_context(views)
-                    wait = use(group, views)
-                    if wait is not None:
-                        stack.callback(wait)
-                        last.close()
-                        last = stack.pop_all()
+                    stack.enter_context(taken.views)
+                    if i + 1 < len(self._groups):
+                        coming = self._reader.submit(take, self._groups[i + 1])
+                    rest = use(group, taken)
+                    if going is not None:
+                        going.result()
+                        going = None
+                    if rest is not None:
+                        going = self._writer.submit(_finish, stack.pop_all(), rest)
+            if going is not None:
+                going.result()
         finally:
-            last.close()
-            if leased is not None and not leased.cancel() and leased.exception() is None:
-                leased.result().discard()
+            if going is not None:
+                going.exception()  # until then
+            if coming is not None and not coming.cancel() and coming.exception() is None:
+                coming.result().views.discard()
 
-    def _extents(self, group: _Group, views: Views) -> Iterable[_Run]:
-        """Of each run of a parameter in the group: it, the run, and the address of it in array i."""
+    def _extents(self, group: _Group, views: Views) -> Iterable[_Extent]:
+        """Of each extent in the group: the parameter, it, and the address of it in array i."""
         layout = group.lane.layout
         for view, chunk in zip(views, range(group.first, group.first + group.n)):
             base = view.address
@@ -225,18 +257,6 @@ class OffloadAdamW(torch.optim.Optimizer):
                     return layout.address(base, chunk, array, extent)
 
                 yield group.lane.params[extent.tensor], extent, address
-
-    def _runs(self, group: _Group) -> Iterable[Run]:
-        """Of each run of a parameter in the group: it, and the run."""
-        for chunk in range(group.first, group.first + group.n):
-            for extent in group.lane.layout.chunks[chunk]:
-                yield group.lane.params[extent.tensor], extent
-
-    def _arrays(self, group: _Group, views: Views, array: int) -> Iterable[Tuple[torch.Tensor, torch.Tensor]]:
-        """Of each run in the group: the parameter's elements, and those of one of the chunk's arrays."""
-        for p, extent, address in self._extents(group, views):
-            flat = p.detach().view(-1)[extent.first : extent.first + extent.n]
-            yield flat, _floats(address(array), extent.n)
 
     # --- The step ---------------------------------------------------------------------------------------------------
 
@@ -270,8 +290,8 @@ class OffloadAdamW(torch.optim.Optimizer):
                         scale,
                     )
         self._broken = True
-        self._link.begin(grads, [list(self._runs(group)) for group in self._groups])
-        self._each_group(lambda group, views: self._step_group(group, views, grads, options))
+        self._link.begin()
+        self._each_group(self._step_group, lambda group: self._take_step(group, grads, options))
         self._link.end()
         self._broken = False
         return loss
@@ -306,45 +326,52 @@ class OffloadAdamW(torch.optim.Optimizer):
         # as torch.nn.utils.clip_grad_norm_() has it
         return min(self.max_grad_norm / (math.sqrt(squares) + 1e-6), 1.0)
 
-    def _step_group(
-        self,
-        group: _Group,
-        views: Views,
-        grads: Dict[torch.Tensor, torch.Tensor],
-        options: Dict[torch.Tensor, train.Adam],
-    ) -> Optional[Callable[[], None]]:
-        work, changed = [], []
-        masters = group.lane.masters
-        staged = self._link.gradients(group.number)
+    def _take_step(
+        self, group: _Group, grads: Dict[torch.Tensor, torch.Tensor], options: Dict[torch.Tensor, train.Adam]
+    ) -> _Taken:
+        """Takes a group for a step; its gradients are on their way from then on."""
+        staged, arrive = self._link.gradients(group.number, group.runs, grads)
+        views = self._lease(group, write=True)
+        masters = int(group.lane.masters)
+        work: List[Tuple[train.Adam, train.Slice]] = []
+        written: List[_Written] = [(there.run, there.out) for there in staged.values() if there.out is not None]
         for p, extent, address in self._extents(group, views):
             if p not in grads:
                 continue
-            there = staged.get((p, extent.first))
+            there = staged.get(p)
             if there is not None:
-                grad, out = there.grad.data_ptr(), there.out.data_ptr() if there.out is not None else 0
-                flat = p.detach().view(-1)[extent.first : extent.first + extent.n]
-                changed.append((flat, there.out if there.out is not None else _floats(address(0), extent.n)))
+                grad, out = there.addresses(extent.first)
+                if there.out is None:
+                    written.append((Run(p, extent.first, extent.n), address(0)))
             else:
-                grad = _at(grads[p], extent)
-                out = _at(p, extent) if p.device.type == "cpu" else 0
-            work.append(
-                (
-                    options[p],
-                    train.Slice(
-                        extent.n,
-                        grad,
-                        address(0) if masters else out,
-                        address(int(masters)),
-                        address(int(masters) + 1),
-                        out if masters else 0,
-                        _NAMES[grads[p].dtype],
-                        _NAMES[p.dtype],
-                    ),
-                )
+                grad = at(grads[p], extent.first)
+                out = at(p, extent.first) if p.device.type == "cpu" else 0
+            piece = train.Slice(
+                extent.n,
+                grad,
+                address(0) if masters else out,
+                address(masters),
+                address(masters + 1),
+                out if masters else 0,
+                _NAMES[grads[p].dtype],
+                _NAMES[p.dtype],
             )
-        for numbers, slices in train.by_options(work).items():
+            work.append((options[p], piece))
+        packed = [(numbers, train.packed(slices)) for numbers, slices in train.by_options(work).items()]
+        return _Taken(views, arrive, packed, written)
+
+    def _step_group(self, _: _Group, taken: _Taken) -> Optional[Callable[[], None]]:
+        taken.arrive()
+        for numbers, slices in taken.work:
             train.adam(numbers, slices, self._workers)
-        return self._link.parameters(changed) if changed else None
+        return (lambda: self._copy_back(taken.written)) if taken.written else None
+
+    def _copy_back(self, written: List[_Written]) -> None:
+        arrive = self._link.parameters(
+            (run.elements(run.param), source if isinstance(source, torch.Tensor) else _floats(source, run.n))
+            for run, source in written
+        )
+        arrive()
 
     # --- States -----------------------------------------------------------------------------------------------------
 
@@ -359,12 +386,12 @@ class OffloadAdamW(torch.optim.Optimizer):
                 state[number[p]] = {name: torch.empty(p.shape, dtype=torch.float32) for name in names}
                 state[number[p]]["step"] = torch.tensor(float(self._steps[p]))
 
-        def gather(group: _Group, views: Views) -> None:
-            for p, name, extent, here in self._named(group, views):
+        def gather(group: _Group, taken: _Taken) -> None:
+            for p, name, extent, here in self._named(group, taken.views):
                 if p in self._steps:
                     state[number[p]][name].view(-1)[extent.first : extent.first + extent.n] = here
 
-        self._each_group(gather, write=False)
+        self._each_group(gather, lambda group: self._take(group, write=False))
         return {**super().state_dict(), "state": state}  # numbers parameters as here
 
     @torch.no_grad()
@@ -385,8 +412,8 @@ class OffloadAdamW(torch.optim.Optimizer):
             mine.update({k: saved[k] for k in ("lr", "betas", "eps", "weight_decay") if k in saved})
         self._steps = {p: int(state["step"]) for p, state in states.items()}
 
-        def scatter(group: _Group, views: Views) -> None:
-            for p, name, extent, here in self._named(group, views):
+        def scatter(group: _Group, taken: _Taken) -> None:
+            for p, name, extent, here in self._named(group, taken.views):
                 saved = states.get(p, {}).get(name)
                 if saved is None and name == "master":
                     saved = p.detach()
@@ -407,6 +434,7 @@ class OffloadAdamW(torch.optim.Optimizer):
     def close(self) -> None:
         """Deletes the states, unless they went with the daemon. The pool's session stays open."""
         self._reader.shutdown()
+        self._writer.shutdown()
         self._link.close()
         groups, self._groups = self._groups, []
         self._workers.close()
@@ -421,9 +449,18 @@ def _has_master(p: torch.Tensor) -> bool:
     return p.dtype != torch.float32 or p.device.type != "cpu"
 
 
-def _at(tensor: torch.Tensor, extent: train.Extent) -> int:
-    """The address of a run."""
-    return tensor.data_ptr() + extent.first * tensor.element_size()
+def _runs_of(params: List[torch.Tensor], chunks: List[List[train.Extent]]) -> List[Run]:
+    """Of each parameter in the chunks, which follow each other."""
+    found: Dict[int, Run] = {}
+    for extent in (extent for extents in chunks for extent in extents):
+        before = found.get(extent.tensor, Run(params[extent.tensor], extent.first, 0))
+        found[extent.tensor] = before._replace(n=before.n + extent.n)
+    return list(found.values())
+
+
+def _finish(lease: ExitStack, rest: Callable[[], None]) -> None:
+    with lease:
+        rest()
 
 
 def _floats(address: int, n: int) -> torch.Tensor:

@@ -6,6 +6,8 @@
     step()                                  │ step 0      │ step 1 …     │
     stream "back"                                         │ parameters 0 │ …
 
+Copies are begun by threads beside the one that steps, which only waits for gradients: adamw.py.
+
 Gradients come over into pinned memory of two groups. Parameters go back from where the step has left them: fp32 from
 the masters in leased memory, which this process registers with the driver as well (Gpu.map(); what cannot be is copied
 all the same, slower), bf16 from pinned memory of two groups. So group i + 1 comes over and group i - 1 goes back while
@@ -18,7 +20,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import torch
 
-from .. import gpu, train
+from .. import gpu
 from ..errors import SpillwayError
 from ..space import Space
 from ..views import Views
@@ -26,8 +28,17 @@ from ..views import Views
 BUFFERS = 2  # one is used by the step, the other by the link
 ALIGN_BYTES = 64
 
-# A run of a parameter: the parameter, and its extent.
-Run = Tuple[torch.Tensor, train.Extent]
+
+class Run(NamedTuple):
+    """Elements of a parameter that follow each other in a group: n, from `first` on. A group has one of a parameter."""
+
+    param: torch.Tensor
+    first: int
+    n: int
+
+    def elements(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Those of the parameter, or of its gradient."""
+        return tensor.detach().view(-1)[self.first : self.first + self.n]
 
 
 def is_remote(tensor: torch.Tensor) -> bool:
@@ -40,6 +51,11 @@ def region(tensor: torch.Tensor) -> gpu.Region:
     if not is_remote(tensor) or not tensor.is_contiguous():
         raise ValueError("this takes contiguous tensors on a GPU")
     return gpu.Region(tensor.data_ptr(), tensor.numel() * tensor.element_size(), tensor)
+
+
+def at(tensor: torch.Tensor, first: int) -> int:
+    """The address of an element of a contiguous tensor."""
+    return tensor.data_ptr() + first * tensor.element_size()
 
 
 def attach(space: Space, device: torch.device, **options: Any) -> gpu.Gpu:
@@ -74,7 +90,7 @@ class Copies:
         with torch.cuda.stream(self._stream):
             for to, source in pairs:
                 to.copy_(source, non_blocking=True)
-            return self._stream.record_event().synchronize
+            return self._stream.record_event(torch.cuda.Event(blocking=True)).synchronize
 
     def end(self) -> None:
         """What the current stream has from now on comes after what was copied."""
@@ -99,19 +115,25 @@ class Pinned:
             places.append((at, nbytes))
             at += -(-nbytes // ALIGN_BYTES) * ALIGN_BYTES
         if at > self._bytes.numel():
-            self._bytes = self._new(at)
+            self._bytes = self._new(1 << (at - 1).bit_length())  # torch takes as much anyway
         return [self._bytes[at : at + nbytes].view(dtype) for (at, nbytes), (dtype, _) in zip(places, wanted)]
 
 
 class Staged(NamedTuple):
     """A run in memory of the host. out: where the parameter is to be written; None: it is its master."""
 
+    run: Run
     grad: torch.Tensor
     out: Optional[torch.Tensor]
 
+    def addresses(self, first: int) -> Tuple[int, int]:
+        """Of the gradient and of out, or 0, from this element of the parameter on."""
+        ahead = first - self.run.first
+        return at(self.grad, ahead), 0 if self.out is None else at(self.out, ahead)
 
-# Of a group whose gradients are on their way: its runs by parameter and first element, and who waits for them.
-_Coming = Tuple[Dict[Tuple[torch.Tensor, int], Staged], List[Callable[[], None]]]
+
+# Of a group whose gradients are on their way: its runs by parameter, and what waits for all of them.
+Coming = Tuple[Dict[torch.Tensor, Staged], Callable[[], None]]
 
 
 class Link:
@@ -124,9 +146,6 @@ class Link:
         self._grads = [Pinned() for _ in range(BUFFERS)]
         self._outs = [Pinned() for _ in range(BUFFERS)]
         self._gpu: Optional[gpu.Gpu] = None
-        self._groups: List[List[Run]] = []
-        self._grad_of: Dict[torch.Tensor, torch.Tensor] = {}
-        self._coming: Dict[int, _Coming] = {}
         if devices:
             self._attach(space, devices[0])
 
@@ -157,43 +176,36 @@ class Link:
 
     # --- A step -----------------------------------------------------------------------------------------------------
 
-    def begin(self, grads: Dict[torch.Tensor, torch.Tensor], groups: List[List[Run]]) -> None:
-        """A step begins: of these gradients, those on GPUs come over in the order of the groups' runs."""
-        self._grad_of = grads
-        self._groups = [[run for run in runs if run[0] in grads and is_remote(run[0])] for runs in groups]
-        self._coming = {}
+    def begin(self) -> None:
+        """A step begins: what is copied comes after what the current streams have."""
         for copies in (*self._over.values(), *self._back.values()):
             copies.begin()
 
-    def gradients(self, group: int) -> Dict[Tuple[torch.Tensor, int], Staged]:
-        """Of the group's runs, by parameter and first element. The next group begins to come over."""
-        for i in range(group, min(group + BUFFERS, len(self._groups))):
-            if i not in self._coming:
-                self._coming[i] = self._bring(i)
-        staged, waits = self._coming.pop(group, ({}, []))
-        for wait in waits:
-            wait()
-        return staged
+    def gradients(self, group: int, runs: Sequence[Run], grads: Dict[torch.Tensor, torch.Tensor]) -> Coming:
+        """The gradients of a group's runs begin to come over: where the ones of two groups before were."""
+        runs = [run for run in runs if run.param in grads and is_remote(run.param)]
+        sources = [run.elements(grads[run.param]) for run in runs]
+        places = self._grads[group % BUFFERS].tensors([(source.dtype, source.numel()) for source in sources])
+        outs = self._outs_of(group, runs)
+        staged = {run.param: Staged(run, here, out) for run, here, out in zip(runs, places, outs)}
+        return staged, self._copy(self._over, ((grad.device, to, grad) for to, grad in zip(places, sources)))
 
-    def _bring(self, group: int) -> _Coming:
-        runs = self._groups[group]
-        grads = [self._grad_of[p].view(-1)[e.first : e.first + e.n] for p, e in runs]
-        places = self._grads[group % BUFFERS].tensors([(grad.dtype, grad.numel()) for grad in grads])
-        written = [(p, e) for p, e in runs if p.dtype != torch.float32]
-        outs = self._outs[group % BUFFERS].tensors([(p.dtype, e.n) for p, e in written])
-        out_of = {(p, e.first): out for (p, e), out in zip(written, outs)}
-        staged = {(p, e.first): Staged(to, out_of.get((p, e.first))) for (p, e), to in zip(runs, places)}
-        return staged, self._copy(self._over, ((grad.device, to, grad) for to, grad in zip(places, grads)))
+    def _outs_of(self, group: int, runs: Sequence[Run]) -> List[Optional[torch.Tensor]]:
+        written = [(p.dtype, n) for p, _, n in runs if p.dtype != torch.float32]
+        outs = iter(self._outs[group % BUFFERS].tensors(written))
+        return [next(outs) if run.param.dtype != torch.float32 else None for run in runs]
+
+    def reserve(self, groups: Iterable[Sequence[Run]]) -> None:
+        """Pins what the groups need now, if gradients are of their parameters' types, and not in the first step."""
+        for runs in groups:
+            remote = [run for run in runs if is_remote(run.param)]
+            for number in range(BUFFERS):
+                self._grads[number].tensors([(p.dtype, n) for p, _, n in remote])
+                self._outs_of(number, remote)
 
     def parameters(self, changed: Iterable[Tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], None]:
         """Begins to copy to each first, of a GPU's memory, its second; what is returned waits for that."""
-        waits = self._copy(self._back, ((to.device, to, source) for to, source in changed))
-
-        def wait() -> None:
-            for each in waits:
-                each()
-
-        return wait
+        return self._copy(self._back, ((to.device, to, source) for to, source in changed))
 
     def end(self) -> None:
         """The current streams wait for the parameters."""
@@ -203,11 +215,17 @@ class Link:
     @staticmethod
     def _copy(
         streams: Dict[torch.device, Copies], copies: Iterable[Tuple[torch.device, torch.Tensor, torch.Tensor]]
-    ) -> List[Callable[[], None]]:
+    ) -> Callable[[], None]:
         by_device: Dict[torch.device, List[Tuple[torch.Tensor, torch.Tensor]]] = {}
         for device, to, source in copies:
             by_device.setdefault(device, []).append((to, source))
-        return [streams[device].copy(pairs) for device, pairs in by_device.items()]
+        waits = [streams[device].copy(pairs) for device, pairs in by_device.items()]
+
+        def wait() -> None:
+            for each in waits:
+                each()
+
+        return wait
 
     def close(self) -> None:
         """Lets go of the pool's memory."""
