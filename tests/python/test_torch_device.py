@@ -2,6 +2,7 @@
 """Gradients and parameters between a GPU and the optimizer, without a GPU: copies are late, or early, as may be."""
 import contextlib
 import errno
+import time
 import unittest
 import unittest.mock
 import warnings
@@ -126,37 +127,38 @@ class DeviceTest(unittest.TestCase):
                 self.many_groups(dtype)
 
     @contextlib.contextmanager
-    def next_group_first(self):
-        """While a group is stepped, all has been done that may be done for the next one."""
-        adam, of = train.adam, self
+    def in_order(self, optimizer):
+        """A step of all groups. A lease ends when its parameters were copied, and before the next but one is stepped.
+        While a group is stepped, all has been done that may be done for the next one."""
+        adam, release, back = train.adam, adamw.Views.release, Copies.made[1]
+        stepped, ended, wrong = [], [], []
+        back.copied = 0
 
         def late_adam(*args):
-            of.optimizer._reader.submit(lambda: None).result()
+            optimizer._reader.submit(lambda: None).result()
+            if len(ended) < len(stepped) - 1:
+                wrong.append(f"{len(stepped)} were stepped, and {len(ended)} leases ended")
+            stepped.append(args)
             return adam(*args)
 
-        with unittest.mock.patch.object(train, "adam", late_adam):
-            yield
-
-    @contextlib.contextmanager
-    def leases_outlive_copies(self):
-        """A group's lease ends when its parameters were copied."""
-        release, ended, early = adamw.Views.release, [], []
-
-        def counted_release(views):
+        def late_release(views):
+            time.sleep(0.01)
             ended.append(views)
-            if Copies.made[1].copied < len(ended):
-                early.append(len(ended))
+            if back.copied < len(ended):
+                wrong.append(f"{len(ended)} leases ended, and {back.copied} groups were copied")
             return release(views)
 
-        with unittest.mock.patch.object(adamw.Views, "release", counted_release):
-            yield
-        self.assertEqual((len(ended), early), (Copies.made[1].copied, []))
+        with unittest.mock.patch.object(train, "adam", late_adam):
+            with unittest.mock.patch.object(adamw.Views, "release", late_release):
+                yield
+        n = len(optimizer._groups)
+        self.assertEqual((len(stepped), len(ended), back.copied, wrong), (n, n, n, []))
 
     def many_groups(self, dtype):
         model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(3 << 20).to(dtype)) for _ in range(3)])
         other = [torch.nn.Parameter(p.detach().clone()) for p in model]
         with self.pretended(lambda t: True):
-            self.optimizer = optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=8 << 20, **self.NUMBERS)
+            optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=8 << 20, **self.NUMBERS)
             self.assertGreater(len(optimizer._groups), 10)
             plain = InMemory(other, **self.NUMBERS)
             for step in range(3):
@@ -164,8 +166,7 @@ class DeviceTest(unittest.TestCase):
                     torch.manual_seed(100 * step + i)
                     a.grad = torch.randn(3 << 20).to(dtype)
                     b.grad = a.grad.clone()
-                with self.next_group_first(), self.leases_outlive_copies():
-                    Copies.made[1].copied = 0
+                with self.in_order(optimizer):
                     optimizer.step()
                 plain.step()
             optimizer.close()

@@ -235,12 +235,13 @@ def measure(arguments, params, pool, group_mib, on):
     seconds, spent = [], {}
     for _ in range(arguments.steps + 2):
         seconds.append(timed(optimizer.step, on))
+    before = pool.session.admin({"get": "pools"})["pools"][0]["loads"]
     with profile(spent):
         profiled = timed(optimizer.step, on)
+    loads = pool.session.admin({"get": "pools"})["pools"][0]["loads"] - before
     for n in range(1, arguments.steps + 4):
         plain.step(n)
     mapped = optimizer._link._gpu.mapped_bytes if optimizer._link._gpu else 0
-    before = pool.session.admin({"get": "pools"})["pools"][0]
     found = {
         "group_mib": group_mib,
         "groups": len(optimizer._groups),
@@ -252,7 +253,8 @@ def measure(arguments, params, pool, group_mib, on):
         "step_max_s": round(max(seconds[2:]), 4),
         "equal": plain.equals(params[0]),
         "mapped_bytes": mapped,
-        "loads": before.get("loads"),
+        "pieces": sum(group.n for group in optimizer._groups),
+        "profiled_step_loads": loads,
         "profiled_step_s": round(profiled, 4),
         "profile_s": {name: round(value, 4) for name, value in spent.items()},
     }

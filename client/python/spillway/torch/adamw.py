@@ -72,8 +72,7 @@ class _Taken(NamedTuple):
 
 # A parameter, a run of its elements in a chunk, and a function that tells their address in one of the chunk's arrays.
 _Extent = Tuple[torch.Tensor, train.Extent, Callable[[int], int]]
-# What a group is taken by, in the reader, and used by. The latter returns what the writer is still to do with the group's
-# bytes, or None.
+# What a group is taken by, in the reader, and used by. The latter returns what is left for the writer to do, or None.
 _Take = Callable[[_Group], _Taken]
 _Use = Callable[[_Group, _Taken], Optional[Callable[[], None]]]
 
