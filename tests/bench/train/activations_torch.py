@@ -5,9 +5,9 @@
     activations_torch.py SOCKET [--layers N] [--width N] [--tokens N] [--batch N] [--rounds N] [--json FILE]
 
 SOCKET is a daemon's, whose pool has room for all activations. In a round each way makes one step, in another order each
-time. Of each: the median of a step's seconds, of the ratio to keeping all, and the largest number of bytes of saved tensors
-that were in memory when one was saved or used, parameters not counted. "synchronous" is the same code, but the forward pass
-waits for each copy, and nothing is read ahead. Gradients are compared bit for bit.
+time. Of each: the medians of a step's seconds, and of its CPU time, with their ratios to keeping all; and the largest
+number of bytes of saved tensors that were in memory when one was saved or used, parameters not counted. "synchronous" is
+the same code, but the forward pass waits for each copy, and nothing is read ahead. Gradients are compared bit for bit.
 """
 
 import argparse
@@ -90,15 +90,15 @@ def hooks(way, pool, memory, options):
 
 
 def step(model, x, context):
-    """Its seconds, and the gradients."""
-    start = time.perf_counter()
+    """Its seconds, those of CPU time (all threads of this process), and the gradients."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     with context:
         loss = model(x).square().mean()
     loss.backward()
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     gradients = [p.grad for p in model.parameters()]
     model.zero_grad(set_to_none=True)
-    return seconds, gradients
+    return seconds, cpu_seconds, gradients
 
 
 def measure(arguments, pool):
@@ -107,18 +107,19 @@ def measure(arguments, pool):
     model = torch.nn.Sequential(*(Block(arguments.width) for _ in range(arguments.layers)))
     x = torch.randn(arguments.batch, arguments.tokens, arguments.width)
     ways = ["keep", "offload", "synchronous"]
-    found = {way: {"seconds": [], "peak_bytes": 0} for way in ways}
+    found = {way: {"seconds": [], "cpu_seconds": [], "peak_bytes": 0} for way in ways}
     options = {"in_flight_bytes": arguments.in_flight << 20, "prefetch_bytes": arguments.prefetch << 20}
-    expected = step(model, x, contextlib.nullcontext())[1]  # and warm
+    expected = step(model, x, contextlib.nullcontext())[-1]  # and warm
     for turn in range(arguments.rounds + 1):
         for way in ways[turn % 3 :] + ways[: turn % 3]:
             memory = Memory(model.parameters())
             context = hooks(way, pool, memory, options)
-            seconds, gradients = step(model, x, context)
+            seconds, cpu_seconds, gradients = step(model, x, context)
             if not all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True)):
                 sys.exit(f"{way}: the gradients differ")
             if turn > 0:
                 found[way]["seconds"].append(seconds)
+                found[way]["cpu_seconds"].append(cpu_seconds)
                 found[way]["peak_bytes"] = max(found[way]["peak_bytes"], memory.peak)
                 if way != "keep":
                     found[way]["stats"] = context.stats._asdict()
@@ -138,10 +139,14 @@ def main():
     found = measure(arguments, pool)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(arguments)}")
     for way, of in found.items():
-        seconds, ratio = stats.estimate(of["seconds"]), stats.paired(of["seconds"], found["keep"]["seconds"])
+        seconds, cpu_seconds = stats.estimate(of["seconds"]), stats.estimate(of["cpu_seconds"])
+        ratio, cpu_ratio = (stats.paired(of[key], found["keep"][key]) for key in ("seconds", "cpu_seconds"))
+        share = of["peak_bytes"] / found["keep"]["peak_bytes"] - 1
         print(f"  {way:12} {1e3 * seconds.median:7.0f} ms, {ratio.median:.3f}× [{ratio.low:.3f}, {ratio.high:.3f}]; "
-              f"peak {of['peak_bytes'] / 2**20:5.0f} MiB, {100 * (of['peak_bytes'] / found['keep']['peak_bytes'] - 1):+.0f} %; "
-              f"{of.get('stats', '')}")  # fmt: skip
+              f"CPU time {1e3 * cpu_seconds.median:7.0f} ms, {cpu_ratio.median:.3f}× "
+              f"[{cpu_ratio.low:.3f}, {cpu_ratio.high:.3f}]; "
+              f"peak {of['peak_bytes'] / 2**20:5.0f} MiB, {100 * share:+.0f} %")  # fmt: skip
+        print("".join(f"    {name} {value}" for name, value in of.get("stats", {}).items()))
     if arguments.json:
         arguments.json.write_text(json.dumps({"arguments": {**vars(arguments), "json": None}, "ways": found}, indent=1))
     pool.session.close()
