@@ -769,7 +769,7 @@ class Disk(Chains):
 class Faults(unittest.TestCase):
     def setUp(self):
         self.daemon = support.Daemon()
-        self.addCleanup(self.daemon.kill)
+        self.addCleanup(self.daemon.stop)
         self.session = self.daemon.connect()
         self.addCleanup(self.session.close)
         self.context = spw.offload_activations(self.session.pool(), min_bytes=KIB)
