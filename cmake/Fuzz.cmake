@@ -55,7 +55,7 @@ function(spillway_fuzzer name)
     else()
         target_sources(${target} PRIVATE tests/fuzz/replay.c)
     endif()
-    spillway_link(${target} PRIVATE spillway-test-fuzz spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+    spillway_link(${target} PRIVATE spillway-test-fuzz spillway-test-unit ${all_libraries} Spillway::jsonc spillway-check m)
 
     set(inputs ${fuzz_dir}/corpus/${name})
     set(packed ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name}.tar.gz)

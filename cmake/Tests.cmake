@@ -3,6 +3,7 @@
 #
 #   tests/unit/test_X.c                     unit     one program, linked with every static library and libcheck
 #   tests/unit/support/*.c                           a library that all of them may use
+#   tests/check/*.c                                  what stands between the tests and libcheck
 #   tests/fake/*.c                                   libcuda.so.1, a CUDA driver without a GPU, in the folder tests/fake of
 #                                                    the build: for whoever has that in LD_LIBRARY_PATH
 #   tests/sim/*.c                           sim      one program, spillsim
@@ -79,9 +80,14 @@ endfunction()
 
 set(all_libraries spillway-gpu-helper spillway-daemon spillway-tiering spillway-io spillway-static)
 
+# libcheck, with assertions that cost next to nothing.
+add_library(spillway-check STATIC tests/check/mark_point.c)
+target_link_libraries(spillway-check PUBLIC Spillway::check)
+target_link_options(spillway-check INTERFACE LINKER:--wrap=_mark_point)
+
 # ── unit and sim ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-spillway_static_library(spillway-test-unit GLOB tests/unit/support/*.c LINK ${all_libraries} Spillway::check)
+spillway_static_library(spillway-test-unit GLOB tests/unit/support/*.c LINK ${all_libraries} spillway-check)
 target_compile_definitions(spillway-test-unit PRIVATE SPILLWAY_FAKE_CUDA="${tests_dir}/fake/libcuda.so.1")
 
 # Opened at run time, as the real one is, so it is nothing to link. Exports the driver's functions alone.
@@ -109,7 +115,7 @@ foreach(source IN LISTS unit_sources)
         continue()
     endif()
     spillway_test_program(unit_${name} SOURCES ${source}
-                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc spillway-check m)
     spillway_test(unit/${name} "${labels}" 120 unit_${name})
 endforeach()
 if(TARGET unit_test_gpu_helper AND TARGET spillway-gpu) # it runs the program too
@@ -132,7 +138,7 @@ if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     target_compile_definitions(spillway-pointed PRIVATE SPILLWAY_SIM)
     # First what has the points: of two libraries with the same functions the linker takes the first.
     spillway_test_program(spillsim SOURCES ${sim_sources}
-                          LINK spillway-pointed spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+                          LINK spillway-pointed spillway-test-unit ${all_libraries} Spillway::jsonc spillway-check m)
     target_compile_definitions(spillsim PRIVATE SPILLWAY_SIM)
     # A process dies before, after and inside these (tests/sim/hot.c).
     foreach(function record_end record_free lease_end truth_chunk_set truth_space_set store_drop store_txn_commit
@@ -161,7 +167,7 @@ endif()
 spillway_glob(torture_sources GLOB tests/torture/*.c)
 if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(spilltorture SOURCES ${torture_sources}
-                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc Spillway::check m)
+                          LINK spillway-test-unit ${all_libraries} Spillway::jsonc spillway-check m)
     set_target_properties(spilltorture PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     spillway_test(system/kill_points system 600 spilltorture kill --seed 1 --number 50)
     spillway_test(system/power_loss system 300 spilltorture power --seed 1 --runs 2 --number 150)
@@ -180,7 +186,7 @@ endif()
 
 # The driver's table is compiled in once more: tests use it as an application uses CUDA.
 spillway_static_library(spillway-test-system GLOB tests/system/support/*.c io/cuda_driver.c
-                        LINK spillway Spillway::jsonc Spillway::check)
+                        LINK spillway Spillway::jsonc spillway-check)
 
 spillway_glob(system_sources GLOB tests/system/test_*.c tests/system/test_*.sh)
 foreach(source IN LISTS system_sources)
@@ -198,7 +204,7 @@ foreach(source IN LISTS system_sources)
     endif()
     if(source MATCHES "\\.c$")
         spillway_test_program(system_${name} SOURCES ${source}
-                              LINK spillway-test-system spillway Spillway::jsonc Spillway::check Threads::Threads m)
+                              LINK spillway-test-system spillway Spillway::jsonc spillway-check Threads::Threads m)
         spillway_test(system/${name} "${labels}" ${timeout_s} system_${name})
     else()
         spillway_test(system/${name} "${labels}" ${timeout_s} bash ${CMAKE_SOURCE_DIR}/${source})
@@ -214,7 +220,7 @@ endforeach()
 # What runs in another machine, beside its scripts.
 if(NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(system_hot_client SOURCES tests/system/vm/hot_client.c
-                          LINK spillway-test-system spillway Spillway::jsonc Spillway::check Threads::Threads m)
+                          LINK spillway-test-system spillway Spillway::jsonc spillway-check Threads::Threads m)
 endif()
 
 # ── python ─────────────────────────────────────────────────────────────────────────────────────────────────────────
