@@ -23,33 +23,35 @@ struct launch {
     int result;
 };
 
-static _Thread_local struct launch launch;
+/* Looked at for each 16 bytes that a kernel moves: a sanitizer takes its time over a thread's variables, these aside. */
+#define QUICK _Thread_local __attribute__((tls_model("initial-exec")))
+static QUICK struct launch *launch;
 
 static void *global(uint64_t address, size_t size_bytes)
 {
     static _Thread_local _Alignas(16) char nowhere[64]; /* for the rest of a kernel that has failed */
     struct fake_region *region;
 
-    for (size_t i = 0; i < launch.n_held; i++)
-        if (address >= launch.held[i].from && address + size_bytes <= launch.held[i].to)
-            return fake_region_memory(launch.held[i].region, address);
+    for (size_t i = 0; i < launch->n_held; i++)
+        if (address >= launch->held[i].from && address + size_bytes <= launch->held[i].to)
+            return fake_region_memory(launch->held[i].region, address);
     region = fake_region_get(address, size_bytes, false);
     if (!region || address % MIN(size_bytes, sizeof(uint64_t)) != 0) {
-        launch.result = region ? NV_ERROR_MISALIGNED_ADDRESS : NV_ERROR_ILLEGAL_ADDRESS;
+        launch->result = region ? NV_ERROR_MISALIGNED_ADDRESS : NV_ERROR_ILLEGAL_ADDRESS;
         fake_region_put(region);
         return nowhere;
     }
-    if (launch.n_held == HELD_MAX)
-        fake_region_put(launch.held[--launch.n_held].region);
+    if (launch->n_held == HELD_MAX)
+        fake_region_put(launch->held[--launch->n_held].region);
     uint64_t from = region->base, to = region->base + region->size_bytes;
 
     if (region->kind == FAKE_RESERVED) {
         from = address & ~(FAKE_CUDA_GRANULARITY - 1);
         to = from + FAKE_CUDA_GRANULARITY;
     }
-    launch.held[launch.n_held].region = region;
-    launch.held[launch.n_held].from = from;
-    launch.held[launch.n_held++].to = to;
+    launch->held[launch->n_held].region = region;
+    launch->held[launch->n_held].from = from;
+    launch->held[launch->n_held++].to = to;
     return fake_region_memory(region, address);
 }
 
@@ -60,9 +62,10 @@ struct index {
 typedef struct {
     uint32_t x, y, z, w;
 } uint4;
-static _Thread_local struct index threadIdx, blockIdx, blockDim = {1}, gridDim;
+static const struct index threadIdx = {0}, blockDim = {1};
+static QUICK struct index blockIdx, gridDim;
 
-#define __shared__ static _Thread_local
+#define __shared__ /* of its one thread */
 #define __syncthreads() ((void)0)
 #define __threadfence() fence_full()
 #define __threadfence_system() fence_full()
@@ -241,20 +244,22 @@ static void run_kernel(struct fake_op *op)
 {
     const struct CUfunc_st *function = op->arg;
     struct kernel_args args;
+    struct launch here = {.result = NV_SUCCESS};
     bool skips;
 
     memcpy(&args, op->params, sizeof(args));
-    launch = (struct launch){.result = NV_SUCCESS};
+    launch = &here;
     gridDim.x = op->grid;
-    if (!is_sound(&args) && launch.result == NV_SUCCESS)
-        launch.result = NV_ERROR_LAUNCH_FAILED;
+    if (!is_sound(&args) && here.result == NV_SUCCESS)
+        here.result = NV_ERROR_LAUNCH_FAILED;
     skips = args.status && *GLOBAL(const volatile uint64_t, args.status) != 0;
-    for (blockIdx.x = 0; blockIdx.x < op->grid && launch.result == NV_SUCCESS; blockIdx.x++)
+    for (blockIdx.x = 0; blockIdx.x < op->grid && here.result == NV_SUCCESS; blockIdx.x++)
         function->run(args);
-    while (launch.n_held > 0)
-        fake_region_put(launch.held[--launch.n_held].region);
-    if (launch.result != NV_SUCCESS)
-        fake_lose(launch.result);
+    launch = NULL;
+    while (here.n_held > 0)
+        fake_region_put(here.held[--here.n_held].region);
+    if (here.result != NV_SUCCESS)
+        fake_lose(here.result);
     if (function->run == spw_gather)
         COUNT(n_gathers, 1);
     else
