@@ -37,7 +37,8 @@ set(test_environment
     UBSAN_OPTIONS=print_stacktrace=1
     CK_DEFAULT_TIMEOUT=120 # a test of libcheck ends after 4 s otherwise, which a busy machine may need
     PYTHONDONTWRITEBYTECODE=1
-    TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1)
+    # A process with threads lingers when it ends, for races then: not for a whole second, with hundreds of processes.
+    TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:atexit_sleep_ms=100)
 # Real traces are not part of the project: SPILLWAY_TRACE names one, else a folder `traces` beside the checkout is looked
 # for. The test that wants one says that it is skipped without.
 file(GLOB real_trace ${CMAKE_SOURCE_DIR}/../*/traces/mooncake_conversation.jsonl)
@@ -93,6 +94,7 @@ target_compile_definitions(spillway-test-unit PRIVATE SPILLWAY_FAKE_CUDA="${test
 # Opened at run time, as the real one is, so it is nothing to link. Exports the driver's functions alone.
 spillway_glob(fake_cuda_sources GLOB tests/fake/*.c)
 add_library(spillway-fake-cuda SHARED ${fake_cuda_sources})
+set_source_files_properties(tests/fake/kernel.c PROPERTIES COMPILE_OPTIONS -O2) # it moves every byte, 16 at a time
 set_target_properties(spillway-fake-cuda PROPERTIES
     OUTPUT_NAME cuda VERSION 1 SOVERSION 1 LINKER_LANGUAGE C C_VISIBILITY_PRESET hidden
     LIBRARY_OUTPUT_DIRECTORY ${tests_dir}/fake)
