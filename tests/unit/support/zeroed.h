@@ -2,7 +2,7 @@
 /*
  * Memory that is zero when it is taken, and zero again when that is asked for, at no cost for pages that nobody touched: a
  * simulated process starts some thirty times a run, with tables and buffers of which it uses a little. Under AddressSanitizer
- * it is the heap's, with red zones around it.
+ * it is the heap's, in whole pages, with red zones around it.
  */
 #pragma once
 
@@ -27,7 +27,7 @@
 
 static inline void zeroed_again(void *mem, size_t size_bytes)
 {
-    if (ZEROED_ON_HEAP || size_bytes < ZEROED_PAGES_BYTES || madvise(mem, size_bytes, MADV_DONTNEED) < 0)
+    if (size_bytes < ZEROED_PAGES_BYTES || madvise(mem, size_bytes, MADV_DONTNEED) < 0)
         memset(mem, 0, size_bytes);
 }
 
@@ -42,7 +42,7 @@ static inline void *zeroed_alloc(size_t size_bytes)
     void *mem = aligned_alloc(SECTOR_BYTES, round_up(size_bytes, SECTOR_BYTES));
 
     if (mem)
-        memset(mem, 0, size_bytes);
+        zeroed_again(mem, size_bytes);
     return mem;
 }
 
