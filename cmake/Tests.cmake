@@ -173,7 +173,6 @@ if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     set_target_properties(spilltorture PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     spillway_test(system/kill_points system 600 spilltorture kill --seed 1 --number 50)
     spillway_test(system/power_loss system 300 spilltorture power --seed 1 --runs 2 --number 150)
-    set_tests_properties(system/kill_points system/power_loss PROPERTIES PROCESSORS 2)
     spillway_test(torture/kill_points torture 36000 spilltorture kill --number 10000)
     spillway_test(torture/power_loss torture 36000 spilltorture power --runs 20 --number 0)
 endif()
@@ -215,8 +214,6 @@ foreach(source IN LISTS system_sources)
     if(name MATCHES "^test_gpu_" AND NOT DEFINED ENV{SPILLWAY_TEST_GPU})
         set_property(TEST system/${name} APPEND PROPERTY ENVIRONMENT LD_LIBRARY_PATH=${tests_dir}/fake)
     endif()
-    # A daemon and its clients: two processors' worth, so that a small machine runs one at a time.
-    set_tests_properties(system/${name} PROPERTIES PROCESSORS 2)
 endforeach()
 
 # What runs in another machine, beside its scripts.
@@ -232,7 +229,6 @@ if(TARGET python)
     foreach(source IN LISTS python_tests)
         get_filename_component(name ${source} NAME_WLE)
         spillway_test(python/${name} python 120 ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/${source})
-        set_tests_properties(python/${name} PROPERTIES PROCESSORS 2)
         set_property(TEST python/${name} APPEND PROPERTY ENVIRONMENT PYTHONPATH=${CMAKE_BINARY_DIR}/python)
         if(name STREQUAL "test_gpu" AND NOT DEFINED ENV{SPILLWAY_TEST_GPU})
             set_property(TEST python/${name} APPEND PROPERTY ENVIRONMENT LD_LIBRARY_PATH=${tests_dir}/fake)
@@ -274,3 +270,35 @@ spillway_test(lint/ptx lint 120 bash ${CMAKE_SOURCE_DIR}/client/gpu/ptx.sh --che
 foreach(name format headers scripts unit_file exports)
     spillway_test(lint/${name} lint 120 bash ${CMAKE_SOURCE_DIR}/tests/lint/${name}.sh)
 endforeach()
+
+# ── order ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Most tests with a daemon wait more than they compute: they run two at a time where there are two processors. Not these:
+# six clients for a minute, and what sets aside hugepages of the whole machine, which any daemon would take.
+if(TEST system/test_mix)
+    set_tests_properties(system/test_mix PROPERTIES PROCESSORS 2)
+endif()
+foreach(name unit/test_memory system/test_knobs system/test_memory_returns)
+    if(TEST ${name})
+        set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+    endif()
+endforeach()
+
+# The longest first, so that none of them runs on alone at the end, and before them what takes all processors. Seconds.
+set(spillway_costs
+    sim/seeds 1000 system/test_mix 900 fail/sample 800 system/test_vm_numa 120
+    system/test_gpu_bench 60 unit/test_policy_generated 50 system/test_bench 40 unit/test_store_crash 40
+    unit/test_store_cleaner 40 unit/test_ring_wakeup 35 system/test_systemd 30 system/test_engine_tsan 30
+    system/test_gpu_deaths 30 sim/regressions 30 system/test_hot_restart 25 system/kill_points 22 system/power_loss 20
+    system/test_gpu_restart 20 unit/test_gpu_bad_helper 20 unit/test_tiering_durable 20 fuzz/device 19
+    unit/test_gpu_helper_faults 20 system/test_gpu_path 16 unit/test_gpu_helper 15 unit/test_client 15
+    unit/test_store_room 15 system/test_daemon_device 15
+    unit/test_tiering_chain 14 fuzz/client 13 fuzz/request 13 fuzz/request_race 13 python/test_torch 13
+    unit/test_isolation 12 system/test_gpu_ranges 11 system/test_daemon_hostile 11 unit/test_gpu_kernels 9
+    system/test_device_refused 8 unit/test_adam 8 system/test_gpu_alloc 8 system/test_gpu_hostile 8 unit/test_warm 8)
+while(spillway_costs)
+    list(POP_FRONT spillway_costs name seconds)
+    if(TEST ${name})
+        set_tests_properties(${name} PROPERTIES COST ${seconds})
+    endif()
+endwhile()
