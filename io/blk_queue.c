@@ -18,7 +18,9 @@
  * So from the moment that an urgent read comes, the device has at most WRITE_BESIDE_BYTES of writes at a time, urgent
  * ones too, and large ones go in parts of DEVICE_PART_BYTES; reads pass those that wait. Reads come in quick succession, with
  * nothing in between: the limit goes away gradually, by a part of each write that ends while no such read is about.
- * Writes that fall behind what their weights say go all the same.
+ * Writes that fall behind what their weights say go all the same. Reads above READ_SHORT_BYTES_MAX do not limit writes, nor
+ * the background: they take as long themselves, and who streams such pieces through a memory waits for its own writes, since
+ * each read needs the room of a piece that is written.
  *
  * Between the lanes of a class: start-time fair queueing. A lane's tag grows by the sectors that it was served, divided
  * by its weight; the lane with the smallest tag is next. So lanes that always have something waiting share by weight to
@@ -53,6 +55,7 @@ void blk_queue_init(struct blk_queue *q)
     q->n = 0;
     q->owed = 0;
     q->n_awaited = 0;
+    q->n_pressed = 0;
     q->n_writes = 0;
     q->write_bytes = 0;
     q->write_bytes_max = WRITE_BYTES_MAX;
@@ -79,6 +82,21 @@ static enum blk_way way_of(const struct io_blk *blk)
 static bool is_awaited(const struct io_blk *blk)
 {
     return blk->urgent && blk->op == IO_BLK_READ;
+}
+
+/* A longer one minds writes less than who waits for their memory does, which may be its own owner. */
+static bool is_long_read(const struct io_blk *blk)
+{
+    return is_awaited(blk) && blk->len_bytes > READ_SHORT_BYTES_MAX;
+}
+
+/* +1 or -1 of what is about: it waits or is in flight. */
+static void count_about(struct blk_queue *q, const struct io_blk *blk, uint32_t one)
+{
+    if (!blk->urgent || is_long_read(blk))
+        return;
+    q->n_awaited += is_awaited(blk) ? one : 0;
+    q->n_pressed += blk->lane == IO_LANE_OWN ? 0 : one;
 }
 
 /* --- The heaps of lanes ------------------------------------------------------------------------------------------ */
@@ -277,15 +295,14 @@ void blk_queue_push(struct blk_queue *q, struct io_blk *blk)
     class_push(class_of(q, blk), blk);
     blk->queued = 1;
     q->n++;
-    if (is_awaited(blk)) {
-        q->n_awaited++;
+    count_about(q, blk, 1);
+    if (is_awaited(blk) && !is_long_read(blk))
         q->write_bytes_max = WRITE_BESIDE_BYTES;
-    }
 }
 
 struct io_blk *blk_queue_next(const struct blk_queue *q)
 {
-    uint64_t bytes_max = q->urgent.n_busy > 0 ? BACKGROUND_BESIDE_BYTES : BACKGROUND_BYTES_MAX;
+    uint64_t bytes_max = q->n_pressed > 0 ? BACKGROUND_BESIDE_BYTES : BACKGROUND_BYTES_MAX;
     struct io_blk *urgent = class_next(q, &q->urgent, UINT64_MAX);
     struct io_blk *background = class_next(q, &q->background, bytes_max);
 
@@ -316,8 +333,7 @@ void blk_queue_take(struct blk_queue *q, struct io_blk *blk, uint32_t part_bytes
 void blk_queue_done(struct blk_queue *q, const struct io_blk *blk, uint32_t part_bytes)
 {
     class_done(class_of(q, blk), blk, part_bytes);
-    if (is_awaited(blk))
-        q->n_awaited--;
+    count_about(q, blk, UINT32_MAX);
     if (blk->op == IO_BLK_READ)
         return;
     q->n_writes--;

@@ -38,7 +38,8 @@ struct blk_class {
 struct blk_queue {
     uint32_t n;         /* requests that wait */
     uint64_t owed;      /* sectors that urgent requests took while background ones waited */
-    uint32_t n_awaited; /* urgent reads that wait or are in flight */
+    uint32_t n_awaited; /* urgent reads that wait or are in flight, but for long ones */
+    uint32_t n_pressed; /* all urgent requests of pools, but for long reads */
     uint32_t n_writes;  /* in flight, of both classes */
     uint64_t write_bytes, write_bytes_max;
     bool is_full; /* no more writes, until it has been emptied a little */

@@ -74,6 +74,7 @@
 #define BACKGROUND_BYTES_MAX (16 * MIB)    /* of background requests that one device has at a time */
 #define BACKGROUND_BESIDE_BYTES (1 * MIB)  /* the same while a client waits for it */
 #define WRITE_BESIDE_BYTES (256 * KIB)     /* of writes that one device has while clients wait for reads */
+#define READ_SHORT_BYTES_MAX (2 * MIB)     /* a longer read does not hold up writes */
 #define WRITE_BYTES_MAX (4 * MIB)          /* of writes that one device has at any time; or two, if they are large */
 #define WRITE_REFILL_BYTES (1 * MIB)       /* must end before more go, once there are so many */
 #define WRITE_GROWTH 16                    /* a write that ends adds this part of its bytes to the limit beside reads */

@@ -350,6 +350,28 @@ START_TEST(test_few_writes_beside_an_awaited_read)
 }
 END_TEST
 
+/* Who streams large pieces through a small memory waits for its own writes. */
+START_TEST(test_a_long_read_holds_up_no_writes)
+{
+    struct list in_flight;
+
+    list_init(&in_flight);
+    submit_read(&blks[0], io_lane_of(0), READ_SHORT_BYTES_MAX + (uint32_t)SECTOR_BYTES);
+    submit(&blks[1], io_lane_of(0), 0, 3 * MIB); /* ahead of need */
+    submit(&blks[2], io_lane_of(0), 0, 3 * MIB);
+    ck_assert_uint_eq(take_all(&in_flight), 3);
+    ck_assert_uint_eq(parts[1] + parts[2], 6 * MIB); /* as wholes */
+    submit_read(&blks[3], io_lane_of(0), READ_SHORT_BYTES_MAX);
+    for (uint32_t i = 0; i < 3; i++)
+        done(&blks[i]);
+    submit(&blks[1], io_lane_of(0), 0, 3 * MIB);
+    ck_assert_uint_eq(blk_queue_part(&q, &blks[1]), DEVICE_PART_BYTES);
+    take(&blks[3]);
+    done(&blks[3]);
+    ck_assert_uint_eq(q.n_awaited + q.n_pressed, 0);
+}
+END_TEST
+
 START_TEST(test_a_read_in_the_background_is_none_to_wait_for)
 {
     struct list in_flight;
@@ -519,6 +541,7 @@ int main(void)
     tcase_add_test(tc, test_a_device_has_as_many_writes_as_keep_it_busy);
     tcase_add_test(tc, test_a_device_has_two_large_writes);
     tcase_add_test(tc, test_few_writes_beside_an_awaited_read);
+    tcase_add_test(tc, test_a_long_read_holds_up_no_writes);
     tcase_add_test(tc, test_a_read_in_the_background_is_none_to_wait_for);
     tcase_add_test(tc, test_large_ones_go_in_parts_beside_an_awaited_read);
     tcase_add_test(tc, test_after_the_last_read_writes_get_the_device_back);
