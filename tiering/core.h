@@ -55,6 +55,7 @@
 #define SPILLS_MAX 256
 #define SPILLS_BYTES_MAX (16 * MIB)
 #define CLEAN_AHEAD 256
+#define KNOWN_AHEAD 4 /* accesses, where a policy knows them */
 #define LOOK_EVERY 16
 /* Steps of background work in one tick. */
 #define TICK_STEPS 64
@@ -669,6 +670,8 @@ int room_evict(struct tiering *t, uint32_t object);
 void refused_note(struct tiering *t, struct refused *refused, uint32_t object);
 bool refused_is(struct tiering *t, const struct refused *refused, uint32_t object);
 #define CLASSES_ALL ((UINT32_C(1) << TIERING_CLASSES) - 1)
+/* The victim is dirty, and as many as have to go are being written already: where a policy knows how many that are. */
+bool room_may_wait(struct tiering *t, uint32_t victim);
 /* Who goes next from a tier, of these classes (bits): RECORD_NONE if nobody can. `state` says who cannot. */
 uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uint64_t incoming, policy_pin_fn state,
                      void *ctx, uint32_t classes);

@@ -236,6 +236,8 @@ uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uin
         tried[best] = true;
         uint32_t victim = room_victim_of_class(policy_in(p, tier, (uint32_t)best), incoming, state, ctx);
 
+        if (victim == POLICY_SOON)
+            return RECORD_NONE;
         if (victim != POLICY_NONE)
             return victim;
     }
@@ -322,6 +324,36 @@ void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint
 
 /* --- Ahead of need ----------------------------------------------------------------------------------------------- */
 
+static uint32_t room_waiting(const struct tpool *p)
+{
+    uint32_t n = 0;
+
+    list_for_each (l, &p->room)
+        if (++n == CLEAN_AHEAD)
+            break;
+    return n;
+}
+
+/* How many of the coldest have to go soon: where that is known, as many as wait for room, and will be loaded next. */
+static uint32_t room_leaving(const struct tpool *p, const struct policy *policy)
+{
+    uint32_t misses = policy->ops->misses_ahead ? policy->ops->misses_ahead(policy, KNOWN_AHEAD) : UINT32_MAX;
+
+    if (misses == UINT32_MAX)
+        return CLEAN_AHEAD;
+    uint32_t wanted = MIN(misses + room_waiting(p), (uint32_t)CLEAN_AHEAD);
+    return wanted - MIN(wanted, p->spilling);
+}
+
+bool room_may_wait(struct tiering *t, uint32_t victim)
+{
+    const struct record *r = record_at(&t->records, victim);
+    struct tpool *p = pool_of(t, r);
+    const struct policy *policy = policy_in(p, tier_of_mem(t, r), space_of(t, r)->info.class_id);
+
+    return p->spilling > 0 && record_is_dirty(r) && policy->ops->misses_ahead && room_leaving(p, policy) == 0;
+}
+
 static void room_spill_ahead(struct tiering *t, struct tpool *p, enum mem_tier tier)
 {
     uint32_t objects[CLEAN_AHEAD];
@@ -330,7 +362,7 @@ static void room_spill_ahead(struct tiering *t, struct tpool *p, enum mem_tier t
         return;
     for (uint32_t c = 0; c < TIERING_CLASSES; c++) {
         const struct policy *policy = policy_in(p, tier, c);
-        uint32_t n = policy->ops->coldest(policy, objects, CLEAN_AHEAD, object_pin_state, t);
+        uint32_t n = policy->ops->coldest(policy, objects, room_leaving(p, policy), object_pin_state, t);
 
         for (uint32_t i = 0; i < n && !spills_are_enough(t, p); i++) {
             const struct record *r = record_at(&t->records, objects[i]);

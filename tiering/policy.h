@@ -30,6 +30,7 @@
 #include "include/base/base.h"
 
 #define POLICY_NONE UINT32_MAX
+#define POLICY_SOON (UINT32_MAX - 1) /* of victim(): who should go is busy, and nobody else is to go instead */
 
 /* Zeroed by the caller before insert(); the policy's alone from insert() to evict() or remove(). */
 struct policy_node {
@@ -132,7 +133,7 @@ struct policy_ops {
      * The object to evict next, still in the policy, or POLICY_NONE. `incoming` is the hash of the object that needs the
      * room (0 if none). Passes over no more than POLICY_SCAN_MAX pinned objects on each list, so POLICY_NONE is final
      * only for a policy that holds no more than that. Else call again: held objects have been moved away by then; busy
-     * ones are worth waiting for.
+     * ones are worth waiting for. POLICY_SOON: so much so that nobody is named.
      */
     uint32_t (*victim)(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx);
     void (*evict)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
@@ -148,6 +149,9 @@ struct policy_ops {
     uint32_t (*coldest)(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx);
     /* True if the object will hardly ever be asked for again: it is not worth being written to a device. NULL: never. */
     bool (*is_hopeless)(const struct policy *p, uint32_t obj);
+    /* Of the next n accesses, how many are of objects that are not resident: only so many need to go for them, and whoever
+     * is written sooner may be changed again before it goes. UINT32_MAX: who knows. NULL: never known. */
+    uint32_t (*misses_ahead)(const struct policy *p, uint32_t n);
     void (*resize)(struct policy *p, uint64_t capacity_sectors);
     void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
     /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */

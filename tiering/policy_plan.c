@@ -346,6 +346,19 @@ static bool is_following(const struct plan *a)
     return a->stage == FOLLOWING && a->due.len > 0;
 }
 
+static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
+{
+    const struct plan *a = plan_of_const(p);
+    uint32_t misses = 0;
+
+    if (!is_following(a))
+        return UINT32_MAX;
+    for (uint32_t i = 0; i < MIN(n, a->period); i++)
+        misses += !slot_set_has(&a->due, (a->pos + i) % a->period);
+    return misses;
+}
+
+/* Who is due farthest may be on its way out: then it is waited for, since whoever is due sooner would be loaded again. */
 static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
 {
     struct plan *a = plan_of(p);
@@ -358,8 +371,12 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
     uint32_t far = a->period;
 
     for (uint32_t left = POLICY_SCAN_MAX; left > 0 && (far = due_farthest(a, far)) != NONE; left--) {
-        if (pin(ctx, due_obj(a, far)) == POLICY_FREE)
+        enum policy_pin state = pin(ctx, due_obj(a, far));
+
+        if (state == POLICY_FREE)
             return due_obj(a, far);
+        if (state == POLICY_BUSY)
+            return POLICY_SOON;
     }
     return policy_queue_victim(&a->queue, pin, ctx);
 }
@@ -495,6 +512,7 @@ const struct policy_ops policy_plan = {
     .evict = plan_evict,
     .remove = plan_remove,
     .coldest = plan_coldest,
+    .misses_ahead = plan_misses_ahead,
     .resize = plan_resize,
     .stat = plan_stat,
     .check = plan_check,

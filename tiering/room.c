@@ -59,7 +59,7 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
             break;
         struct victim_search search = {.tiering = t, .refused = &refused};
         uint32_t victim = room_victim(t, p, tier, incoming, victim_pin_state, &search, CLASSES_ALL);
-        if (victim == RECORD_NONE)
+        if (victim == RECORD_NONE || room_may_wait(t, victim))
             break;
         const struct record *r = record_at(&t->records, victim);
         uint32_t victim_sectors = sectors_of(r->size_bytes);

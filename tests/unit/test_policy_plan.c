@@ -377,6 +377,56 @@ START_TEST(small_deviations_are_borne)
 }
 END_TEST
 
+static uint32_t n_busy;
+static uint32_t farthest[OBJECTS];
+
+static enum policy_pin farthest_are_busy(void *ctx, uint32_t obj)
+{
+    (void)ctx;
+    for (uint32_t i = 0; i < n_busy; i++)
+        if (farthest[i] == obj)
+            return POLICY_BUSY;
+    return POLICY_FREE;
+}
+
+/* Those due farthest are on their way out: nobody who is due before them goes in their place. */
+START_TEST(the_farthest_are_worth_waiting_for)
+{
+    step_cycle(200);
+    world_open(100, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    ck_assert_uint_eq(policy_plan.coldest(world.policy, farthest, 100, never_pinned, NULL), 100);
+    n_busy = 0;
+    ck_assert_uint_eq(policy_plan.victim(world.policy, 0, farthest_are_busy, NULL), farthest[0]);
+    n_busy = 1;
+    ck_assert_uint_eq(policy_plan.victim(world.policy, 0, farthest_are_busy, NULL), POLICY_SOON);
+    n_busy = 100;
+    ck_assert_uint_eq(policy_plan.victim(world.policy, 0, farthest_are_busy, NULL), POLICY_SOON);
+    world_close();
+}
+END_TEST
+
+START_TEST(what_is_not_there_is_counted_ahead)
+{
+    step_cycle(200);
+    world_open(100, true);
+    ck_assert_uint_eq(policy_plan.misses_ahead(world.policy, 8), UINT32_MAX);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    for (uint32_t i = 0; i < step.n; i++) {
+        uint32_t misses = 0;
+
+        for (uint32_t k = 0; k < 8; k++)
+            misses += !world.is_there[step.at[(i + k) % step.n]];
+        ck_assert_uint_eq(policy_plan.misses_ahead(world.policy, 8), misses);
+        refer(step.at[i]);
+    }
+    ck_assert_uint_eq(policy_plan.misses_ahead(world.policy, UINT32_MAX - 1), 100);
+    world_close();
+}
+END_TEST
+
 /* A step that is begun anew in its middle: the place is found again. */
 START_TEST(a_step_begun_anew_is_followed)
 {
@@ -487,6 +537,8 @@ int main(void)
     tcase_add_test(tc, residents_are_met_at_once);
     tcase_add_test(tc, strangers_go_first);
     tcase_add_test(tc, small_deviations_are_borne);
+    tcase_add_test(tc, the_farthest_are_worth_waiting_for);
+    tcase_add_test(tc, what_is_not_there_is_counted_ahead);
     tcase_add_test(tc, a_step_begun_anew_is_followed);
     tcase_add_test(tc, another_order_is_learned);
     tcase_add_loop_test(tc, random_use_keeps_the_sums, 0, 6);
