@@ -28,18 +28,26 @@ struct run {
     unsigned free[DEPTH_MAX];
 };
 
+static uint64_t block_of(const struct run *run, uint64_t number)
+{
+    uint64_t half = run->n_blocks / 2;
+
+    return run->limit->is_both ? number % 2 * half + number / 2 % half : number % run->n_blocks;
+}
+
 static void ask(struct run *run, uint64_t number)
 {
     const struct disk_limit *l = run->limit;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&run->ring);
     unsigned slot = run->free[--run->n_free];
     char *block = run->memory + slot * l->block_bytes;
-    uint64_t offset = number % run->n_blocks * l->block_bytes;
+    bool is_write = l->is_both ? number % 2 : l->is_write;
+    uint64_t offset = block_of(run, number) * l->block_bytes;
     unsigned len_bytes = (unsigned)l->block_bytes;
 
-    if (l->is_write && run->is_fixed)
+    if (is_write && run->is_fixed)
         io_uring_prep_write_fixed(sqe, 0, block, len_bytes, offset, 0);
-    else if (l->is_write)
+    else if (is_write)
         io_uring_prep_write(sqe, 0, block, len_bytes, offset);
     else if (run->is_fixed)
         io_uring_prep_read_fixed(sqe, 0, block, len_bytes, offset, 0);
@@ -96,10 +104,10 @@ int disk_limit_run(const struct disk_limit *l, double *ret_bytes_a_s)
 {
     struct run run = {.limit = l, .n_blocks = l->file_bytes / l->block_bytes, .n_free = l->depth};
     uint64_t memory_bytes = l->depth * l->block_bytes;
-    cleanup_close int fd = open(l->path, (l->is_write ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
+    cleanup_close int fd = open(l->path, (l->is_write || l->is_both ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
     int r = fd < 0 ? -errno : 0;
 
-    assert(l->depth <= DEPTH_MAX && run.n_blocks > 0);
+    assert(l->depth <= DEPTH_MAX && run.n_blocks > l->is_both);
     run.fd = fd;
     run.memory = r == 0 ? memory_map(memory_bytes, MEMORY_HUGE) : NULL;
     if (r == 0 && !run.memory)

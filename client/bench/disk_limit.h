@@ -11,8 +11,8 @@ struct disk_limit {
     const char *path; /* file_bytes of it are used, again and again */
     uint64_t file_bytes, block_bytes;
     unsigned depth;
-    bool is_write;
-    uint64_t bytes; /* to move */
+    bool is_write, is_both; /* is_both: reads of the file's first half and writes of its second, in turns */
+    uint64_t bytes;         /* to move, both ways together */
 };
 
 /* Bytes a second; 0 or a negative errno (said). */

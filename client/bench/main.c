@@ -30,6 +30,9 @@ static const struct {
     {"ready", "how soon memory is ready, beside touching it", bench_ready},
     {"policy", "hit rates and cost of the eviction policies, simulated, beside the optimum", bench_policy},
     {"adam", "the optimizer step of training, beside reading and writing the same memory", bench_adam},
+    {"optimizer", "the optimizer step on states in the store, beside the device and the step in memory",
+     bench_optimizer},
+    {"footprint", "host memory for streaming the parameters of three models, beside ZeRO-Infinity's", bench_footprint},
     {"gpu", "blocks between a GPU's memory and the store, beside the link", bench_gpu},
     {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},
 };
@@ -38,7 +41,7 @@ static void help(FILE *out)
 {
     fprintf(out, "usage: spillbench COMMAND [OPTION...]      spillbench COMMAND --help tells its options\n\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-        fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].help);
+        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].help);
     fprintf(out, "\nStatus: 0 all is well; 1 wrong bytes, or something that must hold does not; 2 it could not be run; "
                  "64 usage.\n");
 }

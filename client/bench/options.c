@@ -97,6 +97,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case OPTION_OBJECTS:
         o->n_objects = (uint64_t)number_of(arg, 1e5, 1e8, state);
         return 0;
+    case OPTION_PARAMETERS:
+        o->n_parameters = (uint64_t)number_of(arg, 1e6, 1e12, state);
+        return 0;
     case OPTION_SIZES:
         o->n_sizes = (uint32_t)number_of(arg, 1, 1e6, state);
         return 0;

@@ -10,7 +10,7 @@
 
 struct options {
     const char *trace_path, *policy, *socket_path, *pool, *only, *devices;
-    uint64_t n_requests, n_objects, block_bytes, dram_bytes, device_bytes, seed;
+    uint64_t n_requests, n_objects, n_parameters, block_bytes, dram_bytes, device_bytes, seed;
     double seconds, dram_percent;
     uint32_t list_max, n_sizes, depth;
     bool json, keep, no_lookup, private_daemon, quiet, quick, figures;
@@ -34,6 +34,7 @@ enum {
     OPTION_NO_LOOKUP,
     OPTION_SIZES,
     OPTION_OBJECTS,
+    OPTION_PARAMETERS,
     OPTION_QUIET,
     OPTION_QUICK,
     OPTION_FIGURES,
@@ -134,6 +135,10 @@ enum {
 #define ROW_DEPTH                                                                                                      \
     {                                                                                                                  \
         "depth", OPTION_DEPTH, "N", 0, "only with so many requests outstanding, 1 to 32", 0                            \
+    }
+#define ROW_PARAMETERS                                                                                                 \
+    {                                                                                                                  \
+        "parameters", OPTION_PARAMETERS, "N", 0, "of the model", 0                                                     \
     }
 #define ROW_OUTPUT                                                                                                     \
     {                                                                                                                  \

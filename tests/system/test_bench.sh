@@ -28,6 +28,8 @@ run ring 'nop, both sides spinning' 'nop, both sides asleep, beside futex' "the 
 run hit 'acquire and release of a block' 'keys a second, lists of 64' 'bytes that the daemon copied meanwhile'
 run policy 'hits, optimum, 2 %, chats' 'hits, chain, 10 %, chats' 'cost, adaptive, 2 %, chats'
 run adam 'step, fp32, a thread a CPU' 'step, bf16, a thread a CPU, parameters' 'gradients, fp32, a thread a CPU'
+run optimizer 'step, all in memory' 'step, 50 % in memory' 'step, 50 % in memory, read' 'step, on the device, written'
+run footprint 'Llama-3.1-8B, class pools' 'Llama-3.1-8B, pinned'
 run copy 'put, trusted pool, 64 KiB, lists of 64' 'get, shared pool, 1 MiB, lists of 4'
 
 # Single rows, and words that no row has.
