@@ -17,7 +17,7 @@
 set -euo pipefail
 
 vm_cache=${SPILLWAY_VM_CACHE:-${SPILLWAY_SOURCE:?}/build/vm}
-vm_seconds=${SPILLWAY_VM_SECONDS:-280}
+vm_seconds=${SPILLWAY_VM_SECONDS:-580}
 vm_kernel_image=
 
 skip() {
