@@ -25,16 +25,16 @@ KIB, MIB = 1024, 1 << 20
 class Daemon:
     """Runs in a folder of its own, which goes with it; ends with the test's process at the latest."""
 
-    def __init__(self, sections="[tier.dram]\nsize = 64 MiB\n", keys="", disk_mib=0, socket=None):
+    def __init__(self, sections="[tier.dram]\nsize = 64 MiB\n", keys="", disk_mib=0, socket=None, engines=1):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="spillway-python-", dir="/var/tmp"))
         self.socket = socket or self.folder / "socket"
         self.log = self.folder / "log"
         disk = ""
         if disk_mib:
-            format_disk(self.folder / "disk.spill", disk_mib)
+            format_disk(self.folder / "disk.spill", disk_mib, engines)
             disk = f"[device disk]\npath = {self.folder / 'disk.spill'}\n"
         (self.folder / "conf").write_text(
-            f"[daemon]\nsocket = {self.socket}\nengines = 1\n{keys}\n{disk}{sections}", encoding="utf-8"
+            f"[daemon]\nsocket = {self.socket}\nengines = {engines}\n{keys}\n{disk}{sections}", encoding="utf-8"
         )
         self.process = self.waker = None
         self.start()
@@ -97,11 +97,11 @@ class Daemon:
         return spillway.connect("test", self.socket, **options)
 
 
-def format_disk(path, size_mib):
-    """A file as a device of one partition."""
+def format_disk(path, size_mib, partitions=1):
+    """A file as a device, with a partition for each engine."""
     subprocess.run(
-        [BIN / "spillctl", "device", "format", path, "--capacity", f"{size_mib} MiB", "--partitions", "1",
-         "--segment", "1 MiB"],
+        [BIN / "spillctl", "device", "format", path, "--capacity", f"{size_mib} MiB", "--partitions",
+         str(partitions), "--segment", "1 MiB"],
         check=True, stdout=subprocess.DEVNULL,
     )
 

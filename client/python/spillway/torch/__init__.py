@@ -8,6 +8,7 @@
     with spw.offload_activations(pool):
         loss = model(x).sum()
     loss.backward(); opt.step(); opt.zero_grad()
+    opt.save("step-1000")
 
 docs/training.md tells how much memory that takes, and how to size the pool.
 """
@@ -21,8 +22,20 @@ from ..session import connect as _connect
 from .activations import ActivationStats, offload_activations
 from .adamw import OffloadAdamW
 from .device import attach, region
+from .saving import Saving
+from .snapshot import Snapshot, snapshots
 
-__all__ = ["ActivationStats", "OffloadAdamW", "attach", "connect", "offload_activations", "region"]
+__all__ = [
+    "ActivationStats",
+    "OffloadAdamW",
+    "Saving",
+    "Snapshot",
+    "attach",
+    "connect",
+    "offload_activations",
+    "region",
+    "snapshots",
+]
 
 
 def connect(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import math
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
@@ -26,25 +27,37 @@ import torch
 
 from .. import train
 from .._native import ffi
-from ..errors import Disconnected, NoSpace
+from ..errors import Busy, Disconnected, NoSpace, SpillwayError
 from ..session import Pool
 from ..views import Views
 from .device import Link, Run, at, is_remote, sum_squares
+from .manifest import without_names
+from .memory import floats as _floats
+from .ranks import Ranks
+from .saver import Saver
+from .saving import Saving
+from .snapshot import load
 
 GROUP_BYTES = 64 << 20
 GPU_GROUP_BYTES = 256 << 20  # so that beginning copies takes less time than the arithmetic
 LEASED_GROUPS = 2  # one is stepped, one is read; with parameters on a GPU, of another one these go back
+_IN_USE = (1 << 32) - 1  # beside the chunks' numbers: what is reserved while the name is in use
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class _Lane(NamedTuple):
-    """Parameters whose chunks have the same arrays. masters: the first array has them."""
+    """Parameters, or a rank's ranges of them, whose chunks have the same arrays. masters: the first array has them."""
 
     params: List[torch.Tensor]
+    starts: List[int]  # of each: which element its range begins with
     layout: train.Layout
     masters: bool
     number: int
+
+    def whole(self, extent: train.Extent) -> train.Extent:
+        """One of the layout's, in the elements of the whole parameter."""
+        return extent._replace(first=self.starts[extent.tensor] + extent.first)
 
 
 class _Group(NamedTuple):
@@ -84,16 +97,22 @@ class OffloadAdamW(torch.optim.Optimizer):
     the CPU, and in bf16, a parameter has an fp32 master among the states, and is written from it.
     Gradients on a GPU come over group by group, after what the current stream had at the call of step(); what comes
     into that stream later waits for the new parameters.
-    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells jobs in one pool apart:
-    two optimizers of one owner with the same name would share their states. group_bytes: how much is leased at once,
-    twice; None: 64 MiB, with parameters on a GPU 256 MiB, less if the pool is small. max_grad_norm: gradients are
-    scaled so that the 2-norm of all of them is at most this. skip_nonfinite: a step with a gradient that is not finite
-    changes nothing, and is counted in `skipped`. Either reads all gradients once before the step. threads: that
-    compute; 0: one for each CPU.
+    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells optimizers in one pool
+    apart; Busy: one of that name is in use. group_bytes: how much is leased at once, twice; None: 64 MiB, with
+    parameters on a GPU 256 MiB, less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of
+    all of them is at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is
+    counted in `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
 
     ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
     NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
-    some groups have made the step and others have not, and `step()` must not be called again without load_state_dict().
+    some groups have made the step and others have not, and `step()` must not be called again without load() or
+    load_state_dict().
+
+    params may be named_parameters(): then snapshots know parameters by these names, else by their numbers.
+    process_group: of torch.distributed (torch.distributed.group.WORLD is the default one): its ranks share the states,
+    each keeps and steps a part, and has all parameters when step() returns. All ranks must have the same gradients, as
+    DDP makes them, and one pool. rank, world_size: the same without a group: then the caller exchanges the parameters
+    (`ranks.segments()` says which are whose), and nothing can be saved.
     """
 
     def __init__(
@@ -110,9 +129,15 @@ class OffloadAdamW(torch.optim.Optimizer):
         max_grad_norm: Optional[float] = None,
         skip_nonfinite: bool = False,
         threads: int = 0,
+        rank: Optional[int] = None,
+        world_size: Optional[int] = None,
+        process_group: Any = None,
     ) -> None:
+        params, self._names = without_names(params)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.pool = pool
+        self.name = name
+        self.ranks = Ranks(rank, world_size, process_group)
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
         self.skipped = 0
@@ -120,7 +145,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._broken = False
         layout = {"what": "spillway.torch.OffloadAdamW", "version": 1, "name": name}
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
-        self._name = hashlib.sha256(name.encode()).digest()[:16]
+        part = f" {self.ranks.rank} of {self.ranks.world_size}" if self.ranks.world_size > 1 else ""
+        self._name = hashlib.sha256((name + part).encode()).digest()[:16]
         self._workers = train.Workers(threads)
         self._reader = ThreadPoolExecutor(1, "spillway-reader")
         self._writer = ThreadPoolExecutor(1, "spillway-writer")
@@ -128,6 +154,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._link = Link(self._space, self._params())
         self._groups = self._groups_of(self._lanes, group_bytes)
         self._link.reserve(group.runs for group in self._groups)
+        self.ranks.meet(self._params())
+        self._saver = Saver(self)
         self._create()
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
@@ -149,14 +177,15 @@ class OffloadAdamW(torch.optim.Optimizer):
                 raise ValueError("a parameter is not contiguous")
         lanes = []
         for masters in (False, True):
-            chosen = [p for p in params if _has_master(p) == masters]
-            layout = train.Layout([p.numel() for p in chosen], 3 if masters else 2, self._space.piece_bytes)
-            lanes.append(_Lane(chosen, layout, masters, len(lanes)))
+            chosen = [s for s in self.ranks.segments(params) if _has_master(params[s.parameter]) == masters]
+            layout = train.Layout([s.n for s in chosen], 3 if masters else 2, self._space.piece_bytes)
+            mine, starts = [params[s.parameter] for s in chosen], [s.first for s in chosen]
+            lanes.append(_Lane(mine, starts, layout, masters, len(lanes)))
         return lanes
 
     def _groups_of(self, lanes: List[_Lane], group_bytes: Optional[int]) -> List[_Group]:
         memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
-        at_once = LEASED_GROUPS + self._link.used
+        at_once = (LEASED_GROUPS + self._link.used) * self.ranks.world_size
         usual = GPU_GROUP_BYTES if self._link.used else GROUP_BYTES
         leasable = memory * 4 // 5 // at_once
         piece = max((lane.layout.chunk_bytes(0) for lane in lanes if lane.layout.chunks), default=0)
@@ -176,12 +205,21 @@ class OffloadAdamW(torch.optim.Optimizer):
             step = max(wanted // lane.layout.chunk_bytes(0), 1) if n else 1
             for first in range(0, n, step):
                 chunks = lane.layout.chunks[first : first + step]
-                groups.append(_Group(lane, first, len(chunks), len(groups), _runs_of(lane.params, chunks)))
+                groups.append(_Group(lane, first, len(chunks), len(groups), _runs_of(lane, chunks)))
         return groups
 
+    def _has_room_for(self, nbytes: int) -> bool:
+        """Are all states in memory, and can so much be leased beside the groups of a step?"""
+        sizes = [sum(map(g.lane.layout.chunk_bytes, range(g.first, g.first + g.n))) for g in self._groups]
+        needed = max((LEASED_GROUPS + self._link.used) * max(sizes, default=0) + nbytes, self.state_bytes)
+        memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
+        return needed * self.ranks.world_size <= memory * 4 // 5
+
     def _keys(self, group: _Group) -> List[Tuple[bytes, int]]:
-        base = group.lane.number << 31
-        return [(self._name, base | chunk) for chunk in range(group.first, group.first + group.n)]
+        return [self._key(group.lane.number, chunk) for chunk in range(group.first, group.first + group.n)]
+
+    def _key(self, lane: int, chunk: int) -> Tuple[bytes, int]:
+        return self._name, lane << 31 | chunk
 
     @property
     def state_bytes(self) -> int:
@@ -189,9 +227,16 @@ class OffloadAdamW(torch.optim.Optimizer):
         return sum(lane.layout.nbytes for lane in self._lanes)
 
     def _create(self) -> None:
+        self._in_use = self._space.reserve([(self._name, _IN_USE)], [1])
+        if self._in_use[0].status == -errno.EINPROGRESS:
+            raise Busy(
+                errno.EBUSY,
+                f"pool {self.pool.name!r} has an optimizer named {self.name!r} in use: give this one another `name`",
+            )
+        self._in_use.check()
         for group in self._groups:
             for chunk, key in enumerate(self._keys(group), group.first):
-                self._space.tensor(key, group.lane.layout.chunk_bytes(chunk))
+                self._create_chunk(key, group.lane.layout.chunk_bytes(chunk))
 
         def begin(group: _Group, taken: _Taken) -> None:
             for view in taken.views:
@@ -202,6 +247,15 @@ class OffloadAdamW(torch.optim.Optimizer):
 
         self._each_group(begin)
 
+    def _create_chunk(self, key: Tuple[bytes, int], nbytes: int) -> None:
+        try:
+            self._space.tensor(key, nbytes)
+        except SpillwayError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._space.delete([key])  # of another size: of a job that ended, since the name was not in use
+            self._space.tensor(key, nbytes)
+
     # --- Groups -----------------------------------------------------------------------------------------------------
 
     def _lease(self, group: _Group, write: bool) -> Views:
@@ -211,25 +265,29 @@ class OffloadAdamW(torch.optim.Optimizer):
         except OSError:
             views.discard()
             raise
+        if write:
+            self._saver.fence(group, views)
         self._link.map(views)
         return views
 
     def _take(self, group: _Group, write: bool = True) -> _Taken:
         return _Taken(self._lease(group, write), lambda: None, [], [])
 
-    def _each_group(self, use: _Use, take: Optional[_Take] = None) -> None:
-        """Calls use() for each group, in order, while the next one is being taken. What use() returns is called in the
-        writer while the next one is used, and the lease ends then."""
+    def _each_group(self, use: _Use, take: Optional[_Take] = None, ahead: bool = True) -> None:
+        """Calls use() for each group, in order, while the next one is being taken (ahead). What use() returns is called
+        in the writer while the next one is used, and the lease ends then."""
         take = take or self._take
         coming: Optional["Future[_Taken]"] = None
         going: Optional["Future[None]"] = None
         try:
             for i, group in enumerate(self._groups):
+                began = time.perf_counter()
                 taken = coming.result() if coming else take(group)
                 coming = None
+                self._saver.waited(time.perf_counter() - began)
                 with ExitStack() as stack:
                     stack.enter_context(taken.views)
-                    if i + 1 < len(self._groups):
+                    if ahead and i + 1 < len(self._groups):
                         coming = self._reader.submit(take, self._groups[i + 1])
                     rest = use(group, taken)
                     if going is not None:
@@ -255,7 +313,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                 def address(array: int, base: int = base, chunk: int = chunk, extent: train.Extent = extent) -> int:
                     return layout.address(base, chunk, array, extent)
 
-                yield group.lane.params[extent.tensor], extent, address
+                yield group.lane.params[extent.tensor], group.lane.whole(extent), address
 
     # --- The step ---------------------------------------------------------------------------------------------------
 
@@ -267,7 +325,7 @@ class OffloadAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._broken:
-            raise RuntimeError("a step failed in its middle: call load_state_dict() with states of before it")
+            raise RuntimeError("a step failed in its middle: call load() or load_state_dict() with states of before it")
         grads = self._gradients()
         if not grads:
             return loss
@@ -292,6 +350,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._link.begin()
         self._each_group(self._step_group, lambda group: self._take_step(group, grads, options))
         self._link.end()
+        self.ranks.exchange(self._params())
         self._broken = False
         return loss
 
@@ -372,10 +431,70 @@ class OffloadAdamW(torch.optim.Optimizer):
         )
         arrive()
 
+    # --- Snapshots --------------------------------------------------------------------------------------------------
+
+    def save(self, name: str, *, parameters: bool = True) -> None:
+        """Saves states, step counts and the numbers of parameter groups as a snapshot. Durable when it returns.
+
+        Of any interruption the old snapshot of that name is left, or this one, whole. parameters: those that have no
+        master, too; without them load() leaves these as they are. All ranks call it, with the same name.
+
+        NoSpace: the pool's devices have no room for it; SpillwayError with ENODEV: there is no device, with EPIPE:
+        another rank failed. Then the old one is left, and the optimizer can go on.
+        """
+        self.snapshot(name, parameters=parameters).wait()
+
+    def snapshot(self, name: str, *, parameters: bool = True) -> Saving:
+        """As save(), but returns at once; what it returns tells when it is durable, and has the errors.
+
+        Until then nothing but step() may change states and parameters: step() sees to it that what it changes was
+        copied before. Where the states do not fit in the pool's memory the next step or Saving.wait() makes the copies.
+        """
+        if self._broken:
+            raise RuntimeError("a step failed in its middle: there is nothing whole to save")
+        if self.ranks.world_size > 1 and self.ranks.group is None:
+            raise ValueError("ranks need a process group to save together")
+        return self._saver.begin(name, parameters)
+
+    @torch.no_grad()
+    def load(self, name: str, *, of: Optional[str] = None) -> None:
+        """Takes states, parameters and numbers from a snapshot, whatever number of ranks saved it.
+
+        of: the `name` of the optimizer that saved it; None: as this one's. Parameters are found by their names. All
+        ranks call it. NotFound: there is none of that name, it says which there are; ValueError: it is of other
+        parameters, shapes or types; nothing has been changed then.
+        """
+        load(self, name, self.name if of is None else of)
+
+    def _descriptions(self) -> List[Dict[str, Any]]:
+        """Of each parameter, as a snapshot has it."""
+        found: List[Dict[str, Any]] = []
+        for number, settings in enumerate(self.param_groups):
+            for p in settings["params"]:
+                found.append(
+                    {
+                        "name": self._names[len(found)],
+                        "shape": list(p.shape),
+                        "dtype": _NAMES[p.dtype],
+                        "group": number,
+                        "step": self._steps.get(p, 0),
+                    }
+                )
+        return found
+
+    def _bare(self) -> Iterable[Tuple[torch.Tensor, int, int]]:
+        """Of this rank's parameters without a master: it, the first of this rank's elements, and how many."""
+        params = self._params()
+        for s in self.ranks.segments(params):
+            if not _has_master(params[s.parameter]):
+                yield params[s.parameter], s.first, s.n
+
     # --- States -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> Dict[str, Any]:
         """A copy of the states in memory, in the form of torch.optim.AdamW's; with "master" where there is one."""
+        if self.ranks.world_size > 1:
+            raise RuntimeError("a rank has a part of the states alone: use save() and load()")
         params = self._params()
         number = {p: i for i, p in enumerate(params)}
         state: Dict[int, Dict[str, torch.Tensor]] = {}
@@ -431,7 +550,10 @@ class OffloadAdamW(torch.optim.Optimizer):
                 yield p, name, extent, _floats(address(array), extent.n)
 
     def close(self) -> None:
-        """Deletes the states, unless they went with the daemon. The pool's session stays open."""
+        """Deletes the states, unless they went with the daemon. The pool's session stays open.
+
+        Waits for snapshots that are being made."""
+        self._saver.close()
         self._reader.shutdown()
         self._writer.shutdown()
         self._link.close()
@@ -440,6 +562,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         try:
             for group in groups:
                 self._space.delete(self._keys(group))
+            self._in_use.abort()
         except Disconnected:
             pass
 
@@ -448,11 +571,11 @@ def _has_master(p: torch.Tensor) -> bool:
     return p.dtype != torch.float32 or p.device.type != "cpu"
 
 
-def _runs_of(params: List[torch.Tensor], chunks: List[List[train.Extent]]) -> List[Run]:
+def _runs_of(lane: _Lane, chunks: List[List[train.Extent]]) -> List[Run]:
     """Of each parameter in the chunks, which follow each other."""
     found: Dict[int, Run] = {}
-    for extent in (extent for extents in chunks for extent in extents):
-        before = found.get(extent.tensor, Run(params[extent.tensor], extent.first, 0))
+    for extent in (lane.whole(extent) for extents in chunks for extent in extents):
+        before = found.get(extent.tensor, Run(lane.params[extent.tensor], extent.first, 0))
         found[extent.tensor] = before._replace(n=before.n + extent.n)
     return list(found.values())
 
@@ -460,11 +583,6 @@ def _runs_of(params: List[torch.Tensor], chunks: List[List[train.Extent]]) -> Li
 def _finish(lease: ExitStack, rest: Callable[[], None]) -> None:
     with lease:
         rest()
-
-
-def _floats(address: int, n: int) -> torch.Tensor:
-    """A tensor over n floats at an address, which must outlive it: nobody checks."""
-    return torch.frombuffer(ffi.buffer(ffi.cast("char *", address), 4 * n), dtype=torch.float32)
 
 
 def _bytes(view: Any) -> torch.Tensor:
