@@ -2,6 +2,7 @@
 """Gradients and parameters between a GPU and the optimizer, without a GPU: copies are late, or early, as may be."""
 import contextlib
 import errno
+import threading
 import time
 import unittest
 import unittest.mock
@@ -142,6 +143,8 @@ class DeviceTest(unittest.TestCase):
             return adam(*args)
 
         def late_release(views):
+            if threading.current_thread().name.startswith("spillway-copier"):
+                return release(views)
             time.sleep(0.01)
             ended.append(views)
             if back.copied < len(ended):
@@ -154,24 +157,94 @@ class DeviceTest(unittest.TestCase):
         n = len(optimizer._groups)
         self.assertEqual((len(stepped), len(ended), back.copied, wrong), (n, n, n, []))
 
+    def large(self, dtype, n=1 << 20):
+        """Parameters of many groups, and their copies."""
+        model = [torch.nn.Parameter(torch.randn(n).to(dtype)) for _ in range(3)]
+        return model, [torch.nn.Parameter(p.detach().clone()) for p in model]
+
+    def set_gradients(self, step, *models):
+        for i, params in enumerate(zip(*models)):
+            torch.manual_seed(100 * step + i)
+            grad = torch.randn(params[0].numel()).to(params[0].dtype)
+            for p in params:
+                p.grad = grad.clone()
+
     def many_groups(self, dtype):
-        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(3 << 20).to(dtype)) for _ in range(3)])
-        other = [torch.nn.Parameter(p.detach().clone()) for p in model]
+        model, other = self.large(dtype, 3 << 20)
         with self.pretended(lambda t: True):
-            optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=8 << 20, **self.NUMBERS)
+            optimizer = spw.OffloadAdamW(model, self.pool, group_bytes=8 << 20, **self.NUMBERS)
             self.assertGreater(len(optimizer._groups), 10)
             plain = InMemory(other, **self.NUMBERS)
             for step in range(3):
-                for i, (a, b) in enumerate(zip(model, other)):
-                    torch.manual_seed(100 * step + i)
-                    a.grad = torch.randn(3 << 20).to(dtype)
-                    b.grad = a.grad.clone()
+                self.set_gradients(step, model, other)
                 with self.in_order(optimizer):
                     optimizer.step()
                 plain.step()
             optimizer.close()
         for a, b in zip(model, other):
             self.assertTrue(torch.equal(a, b))
+
+    def test_ranks(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            first, second = self.large(dtype)
+            plain = [torch.nn.Parameter(p.detach().clone()) for p in first]
+            in_memory = InMemory(plain, **self.NUMBERS)
+            with self.pretended(lambda t: True), contextlib.ExitStack() as stack:
+                ranks = [
+                    spw.OffloadAdamW(
+                        model, self.pool, name=str(dtype), group_bytes=4 << 20, rank=rank, world_size=2, **self.NUMBERS
+                    )
+                    for rank, model in enumerate((first, second))
+                ]
+                for optimizer in ranks:
+                    stack.callback(optimizer.close)
+                self.assertGreater(max(first for lane in ranks[1]._lanes for first in lane.starts), 0)
+                for step in range(3):
+                    self.set_gradients(step, first, second, plain)
+                    for optimizer in ranks:
+                        optimizer.step()
+                    in_memory.step()
+                    self.exchange(first, ranks[1], second)
+                    self.exchange(second, ranks[0], first)
+                    for a, b, c in zip(first, second, plain):
+                        self.assertTrue(torch.equal(a, c) and torch.equal(b, c))
+
+    @staticmethod
+    def exchange(params, optimizer, others):
+        """What a rank's optimizer has stepped of the others comes to these."""
+        for s in optimizer.ranks.segments(others):
+            part = slice(s.first, s.first + s.n)
+            params[s.parameter].detach()[part] = others[s.parameter].detach()[part]
+
+    def test_a_snapshot_while_steps_go_on(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            for ahead in (False, True):
+                with self.subTest(dtype=dtype, ahead=ahead), self.pretended(lambda t: True):
+                    Copies.made = []
+                    model, _ = self.large(dtype)
+                    optimizer = spw.OffloadAdamW(model, self.pool, group_bytes=4 << 20, **self.NUMBERS)
+                    with contextlib.closing(optimizer):
+                        optimizer._saver.copies_ahead = ahead
+                        self.snapshot(model, optimizer)
+
+    def snapshot(self, model, optimizer):
+        """It is what it was when it was begun."""
+        self.set_gradients(0, model)
+        optimizer.step()
+        saved, before = optimizer.state_dict()["state"], [p.detach().clone() for p in model]
+        saving = optimizer.snapshot("one")
+        for step in (1, 2):
+            self.set_gradients(step, model)
+            with self.in_order(optimizer):
+                optimizer.step()
+        saving.wait()
+        self.assertFalse(any(torch.equal(p, b) for p, b in zip(model, before)))
+        optimizer.load("one")
+        for i, state in optimizer.state_dict()["state"].items():
+            for name, values in state.items():
+                self.assertTrue(torch.equal(values, saved[i][name]), (i, name))
+        for p, b in zip(model, before):
+            self.assertTrue(torch.equal(p, b))
 
     def test_clipping(self):
         mine, other = model_of(torch.float32), model_of(torch.float32)
