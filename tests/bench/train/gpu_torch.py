@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """OffloadAdamW's step on parameters of a GPU, with its states in a spillwayd of its own, beside what the machine can do.
 
-    gpu_torch.py [--parameters N] [--dtype float32|bfloat16] [--tensors N] [--group-mib N,N…] [--threads N] [--steps N]
-                 [--disk PATH --dram-percent N] [--output FILE]
+    gpu_torch.py [--parameters N] [--dtype float32|bfloat16] [--tensors N] [--group-mib N,N…] [--threads N,N…] [--steps N]
+                 [--disk PATH --dram-percent N] [--warm-memory GB] [--output FILE]
 
-First the ceilings, in the same process: torch's copies of pinned memory each way alone and both at the same time, and the
-optimizer's arithmetic on plain memory with as many threads. Then, for each size of groups, some steps on gradients that do
-not change: medians, bytes over the link, and how much of the larger bound the step reaches. The first tensor is compared
-with the same arithmetic on plain memory, bit for bit. JSON to standard output, or FILE; progress to standard error.
+First the ceilings, in the same process: torch's copies of pinned memory each way alone and both at the same time; the
+optimizer's arithmetic on plain memory, for each number of threads; and that arithmetic while the link moves as many bytes
+as its gradients and parameters have, each way, until both have ended. The last is what a step can reach: copies and
+arithmetic share the memory's bandwidth, so each of them alone promises too much. Then, for each size of groups and number
+of threads, some steps on gradients that do not change: medians, bytes over the link, and how much of the largest bound the
+step reaches (bounds_s: seconds of each ceiling, with the number of threads that is best at it; of_bound). The first tensor
+is compared with the same arithmetic on plain memory, bit for bit. JSON to standard output, or FILE, which is written after
+each row; progress to standard error.
 
 With --disk the states are in memory only in part, and the rest in a file there. $SPILLWAY_BIN is the folder of spillwayd.
 """
@@ -38,6 +42,8 @@ BIN = pathlib.Path(os.environ.get("SPILLWAY_BIN", "."))
 LR = 1e-3
 PLAIN_PARAMETERS = 256 << 20  # of the arithmetic on plain memory: 4 GiB
 COPY_BYTES = 256 * MIB
+WARM_BYTES = 1 << 30  # touched at a time
+PARAMETERS, PARAMETERS_DISK = 1_000_000_000, 300_000_000
 
 
 def say(text):
@@ -101,23 +107,63 @@ def bytes_per_parameter(dtype):
     return 28 if dtype == torch.float32 else 28 - 4 + 2 + 2
 
 
-def plain_rate(n, dtype, threads):
-    """G parameters/s of the step on plain memory."""
-    n = min(n, PLAIN_PARAMETERS)
-    grad = torch.full((n,), 1e-3, dtype=dtype)
-    states = [torch.zeros(n) for _ in range(3)]
-    out = torch.zeros(n if dtype == torch.bfloat16 else 0, dtype=dtype)
-    name = adamw._NAMES[dtype]
-    pointer = out.data_ptr() if dtype == torch.bfloat16 else 0
-    work = [train.Slice(n, grad.data_ptr(), *(s.data_ptr() for s in states), pointer, name, name)]
-    with train.Workers(threads) as workers:
+class PlainStep:
+    """The step on plain memory, alone and while the link is used."""
 
-        def step():
-            train.adam(train.Adam(LR, (0.9, 0.999), 1e-8, 0.01, 1), work, workers)
+    def __init__(self, n, dtype, on):
+        self.n, self.on = min(n, PLAIN_PARAMETERS), on
+        self.grad = torch.full((self.n,), 1e-3, dtype=dtype)
+        self.states = [torch.zeros(self.n) for _ in range(3)]
+        self.out = torch.zeros(self.n if dtype == torch.bfloat16 else 0, dtype=dtype)
+        self.link_bytes = self.n * self.grad.element_size()
 
-        cpu = torch.device("cpu")
-        timed(step, cpu)
-        return n / statistics.median(timed(step, cpu) for _ in range(7)) / GB, workers.count
+    def ceilings(self, threads):
+        """G parameters/s with so many threads, and how many these are."""
+        name = adamw._NAMES[self.grad.dtype]
+        out = self.out.data_ptr() if self.out.numel() else 0
+        work = [train.Slice(self.n, self.grad.data_ptr(), *(s.data_ptr() for s in self.states), out, name, name)]
+        with train.Workers(threads) as workers:
+
+            def step():
+                train.adam(train.Adam(LR, (0.9, 0.999), 1e-8, 0.01, 1), work, workers)
+
+            found = {"plain_gparams_s": self._rate(step)}
+            found["plain_gb_s"] = round(found["plain_gparams_s"] * bytes_per_parameter(self.grad.dtype), 1)
+            if self.on.type == "cuda":
+                link = self._link()
+
+                def together():
+                    link()
+                    step()
+
+                found["together_gparams_s"] = self._rate(together)
+            return workers.count, found
+
+    def _rate(self, function):
+        timed(function, self.on)
+        return round(self.n / statistics.median(timed(function, self.on) for _ in range(7)) / GB, 3)
+
+    def _link(self):
+        """Begins to move link_bytes each way, in large copies."""
+        there = [torch.empty(COPY_BYTES, dtype=torch.uint8, device=self.on) for _ in range(2)]
+        here = [torch.zeros(COPY_BYTES, dtype=torch.uint8).pin_memory() for _ in range(2)]
+        streams = [torch.cuda.Stream(self.on) for _ in range(2)]
+
+        def begin():
+            for first in range(0, self.link_bytes, COPY_BYTES):
+                nbytes = min(COPY_BYTES, self.link_bytes - first)
+                for stream, to, source in ((streams[0], here[0], there[0]), (streams[1], there[1], here[1])):
+                    with torch.cuda.stream(stream):
+                        to[:nbytes].copy_(source[:nbytes], non_blocking=True)
+
+        return begin
+
+
+def warm_memory(nbytes):
+    """Touches so much memory with all threads, and frees it."""
+    start = time.perf_counter()
+    kept = [torch.empty(WARM_BYTES, dtype=torch.uint8).fill_(1) for _ in range(-(-nbytes // WARM_BYTES))]
+    say(f"{len(kept)} GiB of memory touched in {time.perf_counter() - start:.1f} s")
 
 
 # --- The daemon -----------------------------------------------------------------------------------------------------
@@ -222,19 +268,21 @@ def profile(seconds):
         yield
 
 
-def measure(arguments, params, pool, group_mib, on):
-    """Steps with groups of that size."""
-    plain = Plain(params[0], arguments.threads)
+def measure(arguments, params, pool, group_mib, threads, on):
+    """Steps with groups of that size, and so many threads."""
+    plain = Plain(params[0], threads)
     start = time.perf_counter()
     creating = {}
     with profile(creating):
         optimizer = spw.OffloadAdamW(params, pool, lr=LR, name=f"groups of {group_mib}", group_bytes=group_mib * MIB,
-                                     threads=arguments.threads)  # fmt: skip
+                                     threads=threads)  # fmt: skip
     created = time.perf_counter() - start
-    say(f"groups of {group_mib} MiB: {optimizer.state_bytes / GB:.2f} GB of states made in {created:.1f} s")
+    what = f"groups of {group_mib} MiB, {threads} threads"
+    say(f"{what}: {optimizer.state_bytes / GB:.2f} GB of states made in {created:.1f} s")
     seconds, spent = [], {}
     for _ in range(arguments.steps + 2):
         seconds.append(timed(optimizer.step, on))
+        say(f"{what}: step {len(seconds)} took {seconds[-1]:.4f} s")
     before = pool.session.admin({"get": "pools"})["pools"][0]["loads"]
     with profile(spent):
         profiled = timed(optimizer.step, on)
@@ -244,6 +292,7 @@ def measure(arguments, params, pool, group_mib, on):
     mapped = optimizer._link._gpu.mapped_bytes if optimizer._link._gpu else 0
     found = {
         "group_mib": group_mib,
+        "threads": threads,
         "groups": len(optimizer._groups),
         "created_s": round(created, 3),
         "creating_s": {name: round(value, 4) for name, value in creating.items()},
@@ -263,11 +312,15 @@ def measure(arguments, params, pool, group_mib, on):
 
 
 def judge(found, arguments, ceilings):
-    """How much of the bounds a step reaches."""
+    """How much of the largest bound a step reaches."""
     nbytes = arguments.parameters * (4 if arguments.dtype == torch.float32 else 2)
     step = found["step_s"]
-    bounds = {"arithmetic_s": arguments.parameters / (ceilings["plain_gparams_s"] * GB)}
+    best = {
+        name: max(of[name] for of in ceilings["threads"].values()) for name in next(iter(ceilings["threads"].values()))
+    }
+    bounds = {"arithmetic_s": arguments.parameters / (best["plain_gparams_s"] * GB)}
     if "link" in ceilings:
+        bounds["together_s"] = arguments.parameters / (best["together_gparams_s"] * GB)
         bounds["d2h_s"] = nbytes / (ceilings["link"]["d2h"] * GB)
         bounds["h2d_s"] = nbytes / (ceilings["link"]["h2d"] * GB)
         found["link_bytes_each_way"] = nbytes
@@ -280,18 +333,28 @@ def judge(found, arguments, ceilings):
 
 def settings():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parameters", type=int, default=1_000_000_000)
+    parser.add_argument("--parameters", type=int, help=f"{PARAMETERS}; with --disk {PARAMETERS_DISK}")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tensors", type=int, default=100)
     parser.add_argument("--group-mib", default="64,256,512")
-    parser.add_argument("--threads", type=int, default=0, help="that compute; 0: all CPUs")
+    parser.add_argument("--threads", default="0", help="that compute, e.g. 14,16; 0: all CPUs")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--device", default="cuda", help="cpu: to see that the script works")
     parser.add_argument("--disk", type=pathlib.Path, help="a file for the states that are not in memory")
     parser.add_argument("--dram-percent", type=int, default=50, help="of the states, with --disk")
+    parser.add_argument(
+        "--warm-memory",
+        type=float,
+        default=0,
+        metavar="GB",
+        help="touch so much memory, and free it, before spillwayd starts: some virtual machines have little memory until "
+        "it is touched, and spillwayd goes by what there is",
+    )
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
     arguments.dtype = getattr(torch, arguments.dtype)
+    if arguments.parameters is None:
+        arguments.parameters = PARAMETERS if arguments.disk is None else PARAMETERS_DISK
     arguments.parameters -= arguments.parameters % arguments.tensors
     return arguments
 
@@ -305,35 +368,56 @@ def pool_bytes(arguments, groups):
     return max(states * arguments.dram_percent // 100, leases + 64 * MIB), states * 2 + 256 * MIB
 
 
-def main():
-    arguments = settings()
-    on = torch.device(arguments.device)
-    groups = [int(n) for n in arguments.group_mib.split(",")]
-    rate, threads = plain_rate(arguments.parameters, arguments.dtype, arguments.threads)
-    ceilings = {
-        "plain_gparams_s": round(rate, 3),
-        "plain_gb_s": round(rate * bytes_per_parameter(arguments.dtype), 1),
-    }
-    if on.type == "cuda":
-        ceilings["link"] = link_rates(on)
-    say(f"ceilings: {ceilings}, {threads} threads")
-    dram_bytes, disk_bytes = pool_bytes(arguments, groups)
-    report = {
+def machine_of(arguments, on):
+    return {
         "what": "spillway.torch.OffloadAdamW",
         "parameters": arguments.parameters,
         "dtype": str(arguments.dtype).split(".")[1],
         "tensors": arguments.tensors,
-        "threads": threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name(on) if on.type == "cuda" else None,
         "commit": os.environ.get("SPILLWAY_COMMIT"),
-        "dram_bytes": dram_bytes,
-        "disk_bytes": disk_bytes,
-        "ceilings": ceilings,
-        "rows": [],
     }
+
+
+def ceilings_of(arguments, on):
+    plain = PlainStep(arguments.parameters, arguments.dtype, on)
+    found = {"threads": dict(plain.ceilings(int(n)) for n in arguments.threads.split(","))}
+    if on.type == "cuda":
+        found["link"] = link_rates(on)
+    say(f"ceilings: {found}")
+    return found
+
+
+def write(report, output):
+    if output:
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def measure_rows(arguments, report, groups, daemon, on):
+    """For all sizes of groups, and for each all numbers of threads."""
+    pool = spw.connect("bench", socket=daemon.socket, start=False)
+    params = parameters(arguments, on)
+    for group_mib in groups:
+        for threads in report["ceilings"]["threads"]:
+            row = measure(arguments, params, pool, group_mib, threads, on)
+            report["rows"].append(judge(row, arguments, report["ceilings"]))
+            say(json.dumps(row))
+            write(report, arguments.output)
+    pool.session.close()
+
+
+def main():
+    arguments = settings()
+    on = torch.device(arguments.device)
+    groups = [int(n) for n in arguments.group_mib.split(",")]
+    report = {**machine_of(arguments, on), "ceilings": ceilings_of(arguments, on), "rows": []}
+    report["dram_bytes"], report["disk_bytes"] = dram_bytes, disk_bytes = pool_bytes(arguments, groups)
+    write(report, arguments.output)
+    if arguments.warm_memory:
+        warm_memory(int(arguments.warm_memory * GB))
     with tempfile.TemporaryDirectory(prefix="spillway-gpu-torch-", dir="/var/tmp") as folder:
         start = time.perf_counter()
         daemon = Daemon(folder, dram_bytes, arguments.disk, disk_bytes)
@@ -341,19 +425,10 @@ def main():
             daemon.ready()
             report["daemon_ready_s"] = round(time.perf_counter() - start, 2)
             say(f"spillwayd with {dram_bytes / GB:.1f} GB is ready after {report['daemon_ready_s']} s")
-            pool = spw.connect("bench", socket=daemon.socket, start=False)
-            params = parameters(arguments, on)
-            for group_mib in groups:
-                row = judge(measure(arguments, params, pool, group_mib, on), arguments, ceilings)
-                say(json.dumps(row))
-                report["rows"].append(row)
-            pool.session.close()
+            measure_rows(arguments, report, groups, daemon, on)
         finally:
             daemon.stop()
-    text = json.dumps(report, indent=1)
-    if arguments.output:
-        arguments.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    print(json.dumps(report, indent=1))
     return 0 if all(row["equal"] for row in report["rows"]) else 1
 
 

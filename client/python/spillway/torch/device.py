@@ -28,6 +28,10 @@ from ..views import Views
 BUFFERS = 2  # one is used by the step, the other by the link
 ALIGN_BYTES = 64
 
+# One call for a group's copies, if torch has it: each call gives up the interpreter's lock, and must have it back from
+# threads that compute beside it.
+_copy_all = getattr(torch, "_foreach_copy_", None)
+
 
 class Run(NamedTuple):
     """Elements of a parameter that follow each other in a group: n, from `first` on. A group has one of a parameter."""
@@ -87,9 +91,13 @@ class Copies:
 
     def copy(self, pairs: Iterable[Tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], None]:
         """Copies each second to its first; what is returned waits for that."""
+        pairs = list(pairs)
         with torch.cuda.stream(self._stream):
-            for to, source in pairs:
-                to.copy_(source, non_blocking=True)
+            if _copy_all is not None and pairs:
+                _copy_all([to for to, _ in pairs], [source for _, source in pairs], non_blocking=True)
+            else:
+                for to, source in pairs:
+                    to.copy_(source, non_blocking=True)
             return self._stream.record_event(torch.cuda.Event(blocking=True)).synchronize
 
     def end(self) -> None:
