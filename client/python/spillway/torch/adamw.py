@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import math
+import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -101,7 +102,8 @@ class OffloadAdamW(torch.optim.Optimizer):
     apart; Busy: one of that name is in use. group_bytes: how much is leased at once, twice; None: 64 MiB, with
     parameters on a GPU 256 MiB, less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of
     all of them is at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is
-    counted in `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU.
+    counted in `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU,
+    with parameters on a GPU two less.
 
     ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
     NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
@@ -147,11 +149,11 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
         part = f" {self.ranks.rank} of {self.ranks.world_size}" if self.ranks.world_size > 1 else ""
         self._name = hashlib.sha256((name + part).encode()).digest()[:16]
-        self._workers = train.Workers(threads)
         self._reader = ThreadPoolExecutor(1, "spillway-reader")
         self._writer = ThreadPoolExecutor(1, "spillway-writer")
         self._lanes = self._lanes_of(self._params())
         self._link = Link(self._space, self._params())
+        self._workers = train.Workers(threads or (_cpus_beside_the_link() if self._link.used else 0))
         self._groups = self._groups_of(self._lanes, group_bytes)
         self._link.reserve(group.runs for group in self._groups)
         self.ranks.meet(self._params())
@@ -565,6 +567,11 @@ class OffloadAdamW(torch.optim.Optimizer):
             self._in_use.abort()
         except Disconnected:
             pass
+
+
+def _cpus_beside_the_link() -> int:
+    """For who computes: reader and writer have the others. Memory's bandwidth is used up with less than all of them."""
+    return max(len(os.sched_getaffinity(0)) - 2, 1)
 
 
 def _has_master(p: torch.Tensor) -> bool:
