@@ -374,12 +374,32 @@ static void sync_end(struct tiering_sync *sync)
     sync->done(sync, sync->status_);
 }
 
+/* Whether it took effect nobody knows before the log is read again; it did for all of its pieces, or for none. So none may be
+ * on the device alone: a hot restart would log it again, as one that was written by itself. */
+static void sync_is_in_doubt(struct tiering_sync *sync)
+{
+    struct tiering *t = sync->t_;
+    const uint8_t wanted = RECORD_TENSOR | RECORD_HAS_MEM | RECORD_HAS_DEV;
+
+    list_for_each (l, &sync->refs_) {
+        uint32_t object = list_entry(l, struct sync_ref, link)->object;
+        const struct record *r = record_at(&t->records, object);
+
+        if (r->state == RECORD_COMMITTED && (r->flags & wanted) == wanted) {
+            sim_reached("sync: what it wrote is dirty again, since it may not be durable");
+            object_drop_dev(t, object, true);
+        }
+    }
+}
+
 static void sync_flushed(struct store_sync *store_sync, int status)
 {
     struct tiering_sync *sync = container_of(store_sync, struct tiering_sync, store_sync_);
 
-    if (status < 0 && sync->status_ == 0)
-        sync->status_ = status;
+    if (status < 0) {
+        sync->status_ = sync->status_ ? sync->status_ : status;
+        sync_is_in_doubt(sync);
+    }
     sync_end(sync);
 }
 

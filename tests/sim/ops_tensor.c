@@ -390,6 +390,9 @@ void ops_arena(struct sim *sim, uint32_t session)
     struct object *arena = &sim->objects[sim->first[SPACE_ARENA] + sim_below(sim, 2)];
     struct sim_lease *l = arena_lease(sim, session);
 
+    if (sim->arena_late && !world_is_quiet(sim))
+        return;
+    sim->arena_late = false;
     if (!arena->exists) {
         (void)tensor_open(sim, arena, session);
         return;

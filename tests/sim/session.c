@@ -111,9 +111,11 @@ static void wait_cancelled(struct sim *sim, struct sim_wait *w)
     case WAIT_RELEASE:
         tensor_release_cancelled(sim, w);
         break;
+    case WAIT_GET:
+        sim->arena_late = true;
+        break;
     case WAIT_ACQUIRE:
     case WAIT_PREFETCH:
-    case WAIT_GET:
         break;
     }
 }

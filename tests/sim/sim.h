@@ -256,6 +256,7 @@ struct sim {
     struct tiering_space_info spaces[SIM_SPACES];
     bool flips_on, errors_on, budgets_on, refusals_on, bad_writes_on;
     bool calm;             /* nothing is provoked: a stop must come to its end */
+    bool arena_late;       /* a block that nobody waits for any more may still come into an arena */
     bool flipped, unclean; /* since the start: a bit was flipped, the engine was not stopped in order */
     bool degraded;         /* since the last opening */
     uint32_t n_stores;
@@ -349,6 +350,7 @@ void world_open(struct sim *sim);
 /* Power loss, or the process's death; then opening again. */
 void world_crash(struct sim *sim, bool power);
 void world_stop_clean(struct sim *sim);
+bool world_is_quiet(const struct sim *sim); /* nothing is in flight */
 /* The process's death, and what it had in memory is there for the next one. */
 void world_hot_crash(struct sim *sim, bool inside);
 void world_free(struct sim *sim);

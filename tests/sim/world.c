@@ -421,7 +421,7 @@ void world_check(struct sim *sim)
         sim_fail(sim, "tiering_check: %s", what);
 }
 
-static bool world_is_quiet(const struct sim *sim)
+bool world_is_quiet(const struct sim *sim)
 {
     struct tiering_stat stat;
 
