@@ -150,6 +150,7 @@ class Session(Unpicklable):
         self._queues: "weakref.WeakSet[Queue]" = weakref.WeakSet()
         self._gpus: "weakref.WeakSet[Gpu]" = weakref.WeakSet()
         self._gpu_handles: Set[Any] = set()  # are detached before the session ends, whatever became of their objects
+        self._attachments: Dict[Any, Any] = {}  # to GPUs, that others share and leave to it
         self._forked = False
         self._locks_init()
         _sessions.add(self)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Packs a release build, the Python package with what it needs, its tests and the measurement of OffloadAdamW, for a machine
-# with a GPU, PyTorch, and no packages to install. `./dev bench train-pack` builds first.
+# Packs a release build, the Python package with what it needs, its tests and the measurements of training, for a machine with
+# a GPU, PyTorch, and no packages to install. `./dev bench train-pack` builds first.
 #
 #   tests/bench/train/pack.sh BUILD FILE.tar.gz [PYTHON]
 #
@@ -29,7 +29,8 @@ pip3 download -q --no-deps --only-binary=:all: --python-version "$python" --impl
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$work/wheels" cffi
 python3 -m zipfile -e "$work"/wheels/cffi-*.whl "$pack/python"
 cp tests/python/{support,test_gpu,test_torch,test_torch_device,test_torch_gpu}.py "$pack/tests/"
-cp tests/bench/train/{run.sh,gpu_torch.py} "$pack/"
+cp tests/python/test_activations{,_device,_gpu}.py "$pack/tests/"
+cp tests/bench/train/{run.sh,gpu_torch.py,activations_gpu.py} "$pack/"
 find "$pack" -name __pycache__ -prune -exec rm -rf {} +
 git describe --always --dirty >"$pack/commit" 2>/dev/null || echo unknown >"$pack/commit"
 

@@ -48,6 +48,7 @@ from ..space import Space
 
 ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
 FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
+POLL_SECONDS = 0.0001  # between looks at how far a GPU is
 
 # Key of a block: bytes that no other context has, and the storage's number.
 _NAME_BYTES = 16
@@ -58,8 +59,8 @@ class ActivationStats(NamedTuple):
     """What a context did so far, in bytes.
 
     offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
-    else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device"; "in_flight" (the pool
-    was too slow); "full" (it had no room). deduplicated: of tensors whose storage was saved before. forwarded: were
+    else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device" (no way from there to
+    the pool); "in_flight" (the pool was too slow); "full" (it had no room). deduplicated: of tensors whose storage was saved before. forwarded: were
     needed before they had been stored. resident: had been stored, but were still in memory when they were needed.
     loaded: came from the pool. waited_seconds: of the backward pass for that. peak_in_flight: at most so many waited
     for their copy, or were being copied.
@@ -79,13 +80,14 @@ class ActivationStats(NamedTuple):
 
 
 class _Worker:
-    """A thread that does one job after the other, and ends when nobody has its worker any more."""
+    """Threads that do one job after the other, and end when nobody has their worker any more."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         jobs: "SimpleQueue[Optional[Callable[[], None]]]" = SimpleQueue()
         self.submit = jobs.put  # from finalisers too
-        threading.Thread(target=_work, args=(jobs,), name=name, daemon=True).start()
-        weakref.finalize(self, jobs.put, None)
+        for _ in range(threads):
+            threading.Thread(target=_work, args=(jobs,), name=name, daemon=True).start()
+            weakref.finalize(self, jobs.put, None)
 
 
 def _work(jobs: "SimpleQueue[Optional[Callable[[], None]]]") -> None:
@@ -102,49 +104,63 @@ class _Workers(NamedTuple):
     reader: _Worker
 
 
-_workers: "weakref.WeakKeyDictionary[Session, _Workers]" = weakref.WeakKeyDictionary()
+_workers: "weakref.WeakKeyDictionary[Session, Dict[str, _Workers]]" = weakref.WeakKeyDictionary()
 _workers_lock = threading.Lock()
 
 
-def _workers_of(session: Session) -> _Workers:
+def _workers_of(session: Session, what: str = "cpu", threads: int = 1) -> _Workers:
     """They outlast contexts: each has a ring of the daemon's, which is not made anew for each step."""
     with _workers_lock:
-        found = _workers.get(session)
-        if found is None:
-            found = _workers[session] = _Workers(_Worker("spillway-writer"), _Worker("spillway-reader"))
-        return found
+        found = _workers.setdefault(session, {})
+        if what not in found:
+            found[what] = _Workers(_Worker("spillway-writer", threads), _Worker("spillway-reader", threads))
+        return found[what]
 
 
 # --- Copying ----------------------------------------------------------------------------------------------------------
 
 
-class _CpuMover:
-    """Copies storages of the CPU's to blocks and back, in the calling thread, without the GIL."""
+class _Mover:
+    """Copies storages of a device's to the pool and back, in threads of its own, without the GIL.
 
-    def __init__(self, space: Space) -> None:
+    An origin is what it has to know of a storage when that is saved.
+    """
+
+    def __init__(self, space: Space, workers: _Workers) -> None:
         self._space = space
+        self.workers = workers
 
-    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
-        """Returns when the source is free. timeout: to wait for room."""
-        try:
-            self._space.put([key], [_bytes(storage)], timeout=timeout).check()
-        except NoSpace as error:
-            raise self._full(error, key, storage.nbytes()) from None
+    def takes(self, storage: Any) -> bool:
+        """Can it copy it?"""
+        return True
 
-    def get(self, key: bytes, nbytes: int) -> Any:
+    def origin(self) -> Any:
+        """Of a storage that is saved now."""
+        return None
+
+    def is_computed(self, origin: Any) -> bool:
+        """Are its bytes there? What is not computed yet waits for no copy."""
+        return True
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float], origin: Any) -> None:
+        """Returns when the source is free, and the bytes are in the pool. timeout: to wait for room."""
+        raise NotImplementedError
+
+    def get(self, key: bytes, nbytes: int, origin: Any) -> Any:
         """A storage of its own."""
-        storage = torch.UntypedStorage(nbytes)
-        self._space.get([key], [_bytes(storage)]).check()
-        return storage
+        raise NotImplementedError
+
+    def use(self, storage: Any, origin: Any) -> None:
+        """It is handed out to the calling thread."""
 
     def delete(self, keys: List[bytes]) -> None:
-        """Blocks that nobody needs."""
+        """Objects that nobody needs."""
         self._space.delete(keys)
 
-    def _full(self, error: NoSpace, key: bytes, nbytes: int) -> NoSpace:
+    def _full(self, error: SpillwayError, key: bytes, nbytes: int) -> NoSpace:
         pool = self._space.pool
         limit = error.limit or self._met_limit(key, nbytes)
-        return type(error)(
+        return (type(error) if isinstance(error, NoSpace) else NoSpace)(
             error.errno or errno.ENOSPC,
             f"pool {pool.name!r} has no room for {nbytes} bytes of activations"
             + (f": {limit.text}" if limit else f": raise `dram` or `nvme` of [pool {pool.name}]"),
@@ -160,6 +176,21 @@ class _CpuMover:
             return next((view.limit for view in views if view.limit is not None), None)
         finally:
             views.abort()
+
+
+class _CpuMover(_Mover):
+    """To blocks."""
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float], origin: Any) -> None:
+        try:
+            self._space.put([key], [_bytes(storage)], timeout=timeout).check()
+        except NoSpace as error:
+            raise self._full(error, key, storage.nbytes()) from None
+
+    def get(self, key: bytes, nbytes: int, origin: Any) -> Any:
+        storage = torch.UntypedStorage(nbytes)
+        self._space.get([key], [_bytes(storage)]).check()
+        return storage
 
 
 def _bytes(storage: Any) -> Any:
@@ -204,6 +235,7 @@ class _Activation:
         "nbytes",
         "number",
         "offloader",
+        "origin",
         "seen",
         "state",
         "storage",
@@ -212,11 +244,12 @@ class _Activation:
         "witness",
     )
 
-    def __init__(self, offloader: "_Offloader", number: int, mover: _CpuMover, storage: Any, saved: "_Saved") -> None:
+    def __init__(self, offloader: "_Offloader", number: int, mover: _Mover, storage: Any, saved: "_Saved") -> None:
         self.offloader = offloader
         self.number = number
         self.key = offloader.name + number.to_bytes(_NUMBER_BYTES, "big")
         self.mover = mover
+        self.origin = mover.origin()
         self.storage = storage
         self.nbytes = storage.nbytes()
         self.seen = StorageWeakRef(storage)
@@ -310,8 +343,9 @@ class _Offloader:
         layout = {"what": "spillway.torch.offload_activations", "version": 1}
         space = pool.space(layout, class_="activation", durability="scratch")
         self.name = os.urandom(_NAME_BYTES)
+        self._space = space
         self._session = pool.session
-        self._movers = {"cpu": _CpuMover(space)}
+        self._movers: Dict[torch.device, Optional[_Mover]] = {}
         self._min_bytes = min_bytes
         self._on_full = on_full
         self._in_flight_bytes = in_flight_bytes
@@ -324,10 +358,10 @@ class _Offloader:
         self._known: "weakref.WeakValueDictionary[int, _Activation]" = weakref.WeakValueDictionary()
         self._order: List[Tuple[int, "weakref.ref[_Activation]"]] = []
         self._order_limit = 0
-        self._dead: Deque[Tuple[_CpuMover, bytes]] = deque()
+        self._dead: Deque[Tuple[_Mover, bytes]] = deque()
         self._failure: Optional[Exception] = None
         self._in_flight = 0
-        self._in_flight_of: Dict[int, int] = {}
+        self._in_flight_of: Dict[int, Tuple[int, _Mover, Any]] = {}  # by number: bytes, mover, origin
         self._kept: Dict[str, int] = {}
         self._offloaded = self._deduplicated = self._forwarded = self._resident = self._loaded = 0
         self._waited = 0.0
@@ -388,10 +422,20 @@ class _Offloader:
         base = tensor._base if tensor._is_view() else tensor
         if base is None or isinstance(base, torch.nn.Parameter) or (base.is_leaf and base.requires_grad):
             return "leaf"
-        if tensor.device.type not in self._movers:
+        if tensor.device.type not in ("cpu", "cuda"):
             return "device"
-        least = min(tensor.numel() * tensor.element_size(), _storage(tensor).nbytes())
-        return "small" if least < self._min_bytes or least == 0 else None
+        storage = _storage(tensor)
+        least = min(tensor.numel() * tensor.element_size(), storage.nbytes())
+        if least < self._min_bytes or least == 0:
+            return "small"
+        mover = self._mover_of(tensor.device)
+        return None if mover is not None and mover.takes(storage) else "device"
+
+    def _mover_of(self, device: torch.device) -> Optional[_Mover]:
+        """None: there is no way from there to the pool."""
+        if device not in self._movers:
+            self._movers[device] = _new_mover(self._space, device)
+        return self._movers[device]
 
     def _save(self, tensor: torch.Tensor, saved: _Saved) -> Optional[str]:
         """Finds the storage among those that are stored, or queues it. Else: why not."""
@@ -402,31 +446,49 @@ class _Offloader:
             saved.move_to(activation)
             return None
         number = next(self._numbers)
-        activation = _Activation(self, number, self._movers[tensor.device.type], storage, saved)
+        mover = self._movers[tensor.device]
+        assert mover is not None
+        activation = _Activation(self, number, mover, storage, saved)
         saved.move_to(activation)
         self._known[storage._cdata] = activation
-        if not self._enter(number, activation.nbytes):
+        if not self._enter(activation):
             activation.state = _State.KEPT  # so are its other views: to store it for them would free nothing
             return "in_flight"
         self._remember(activation)
-        self._workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
+        mover.workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
         return None
 
-    def _enter(self, number: int, nbytes: int) -> bool:
-        """May so many bytes more be in flight? One storage may at any time, however large it is."""
+    def _enter(self, activation: _Activation) -> bool:
+        """May it be in flight? One storage may at any time, however large it is.
+
+        A pool that is too slow is not waited for. A GPU is, as long as it has much to do: that the host is so far ahead
+        of it tells nothing of the pool.
+        """
+        nbytes = activation.nbytes
         while self._in_flight > 0 and self._in_flight + nbytes > self._in_flight_bytes:
-            if self._on_full != "wait":
+            ahead = self._ahead_bytes()
+            if self._on_full != "wait" and ahead <= self._in_flight_bytes // 2:
                 return False
-            self._changed.wait()
+            self._changed.wait(POLL_SECONDS if ahead > 0 else None)
             self._check()
-        self._in_flight_of[number] = nbytes
+        self._in_flight_of[activation.number] = nbytes, activation.mover, activation.origin
         self._in_flight += nbytes
         self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
         return True
 
+    def _ahead_bytes(self) -> int:
+        """Of what is in flight, what has not been computed yet; that is done in the order of saves, more or less."""
+        ahead = 0
+        for nbytes, mover, origin in reversed(list(self._in_flight_of.values())):
+            if mover.is_computed(origin):
+                break
+            ahead += nbytes
+        return ahead
+
     def _leave(self, number: int) -> None:
         """If it has not left yet, as what is forwarded before its copy begins."""
-        self._in_flight -= self._in_flight_of.pop(number, 0)
+        if number in self._in_flight_of:
+            self._in_flight -= self._in_flight_of.pop(number)[0]
         self._changed.notify_all()
 
     def _remember(self, activation: _Activation) -> None:
@@ -446,7 +508,7 @@ class _Offloader:
             activation.state = _State.PUTTING
         failure: Optional[Exception] = None
         try:
-            activation.mover.put(activation.key, activation.storage, self._timeout)
+            activation.mover.put(activation.key, activation.storage, self._timeout, activation.origin)
         except Exception as error:  # is said by who saves or uses next
             failure = _again(error)
         with self._lock:
@@ -484,6 +546,7 @@ class _Offloader:
                 activation.state = _State.LOADING
         if storage is None:
             storage = self._load(activation)
+        activation.mover.use(storage, activation.origin)
         with self._lock:
             activation.hand_out(storage)
             self._waited += time.monotonic() - begin
@@ -513,7 +576,7 @@ class _Offloader:
             ahead += activation.nbytes
             if activation.state is _State.STORED and activation.seen.expired():
                 activation.state = _State.WANTED
-                self._workers.reader.submit(functools.partial(self._prefetch, weakref.ref(activation)))
+                activation.mover.workers.reader.submit(functools.partial(self._prefetch, weakref.ref(activation)))
 
     def _prefetch(self, reference: "weakref.ref[_Activation]") -> None:
         """In the reader."""
@@ -533,7 +596,7 @@ class _Offloader:
         """LOADING, to LOADED or back to STORED."""
         storage = None
         try:
-            storage = activation.mover.get(activation.key, activation.nbytes)
+            storage = activation.mover.get(activation.key, activation.nbytes, activation.origin)
         except SpillwayError as error:
             text = f"an activation of {activation.nbytes} bytes cannot be read back: {error.strerror}"
             raise type(error)(error.errno or errno.EIO, text, error.limit) from None
@@ -547,14 +610,14 @@ class _Offloader:
 
     # --- The end
 
-    def forget(self, mover: _CpuMover, key: bytes) -> None:
+    def forget(self, mover: _Mover, key: bytes) -> None:
         """A block whose activation has gone. From a finaliser."""
         self._dead.append((mover, key))
         self._workers.reader.submit(self._bury)
 
     def _bury(self) -> None:
-        """In the reader, which never waits for room: the writer may wait for what is freed here."""
-        keys: Dict[_CpuMover, List[bytes]] = {}
+        """In the CPU's reader, which never waits for room: writers may wait for what is freed here."""
+        keys: Dict[_Mover, List[bytes]] = {}
         while self._dead:
             mover, key = self._dead.popleft()
             keys.setdefault(mover, []).append(key)
@@ -563,6 +626,14 @@ class _Offloader:
                 mover.delete(dead)
             except SpillwayError:
                 pass  # the session is over, and the blocks go with their owner
+
+
+def _new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
+    if device.type == "cpu":
+        return _CpuMover(space, _workers_of(space.session))
+    from .activations_gpu import new_mover
+
+    return new_mover(space, device)
 
 
 def _again(error: Exception) -> Exception:
@@ -582,7 +653,8 @@ class offload_activations(torch.autograd.graph.saved_tensors_hooks):
     It may be used again in each step, by several threads, and in a `with` in a `with`, where the innermost one counts.
 
     pool: spillway.torch.connect(), or Session.pool(). min_bytes: smaller tensors stay in memory. So do parameters and
-    other leaves that require a gradient, views of them, tensors that are not dense or not on the CPU.
+    other leaves that require a gradient, views of them, tensors that are not dense, or neither on the CPU nor on a GPU
+    that the daemon serves.
     in_flight_bytes: how much may wait for its copy at a time, held until it is made: when the model saves faster than
     the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory is worth.
     What is last saved is needed first: it is still in flight then, and used as it is. prefetch_bytes: how far ahead
