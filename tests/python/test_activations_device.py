@@ -250,7 +250,8 @@ class DeviceTest(Base):
             raise spillway.NoGpu(38, "libcuda.so.1 is not there")
 
         model = blocks()
-        with unittest.mock.patch.object(activations_gpu, "attach", attach), warnings.catch_warnings(record=True) as caught:
+        patch = unittest.mock.patch.object(activations_gpu, "attach", attach)
+        with patch, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(2):
                 with self.context() as context:

@@ -42,7 +42,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .._convert import choice
 from .._native import ffi
-from ..errors import Limit, NoSpace, SpillwayError
+from ..errors import Limit, NoSpace, NoSpaceInTime, SpillwayError
 from ..session import Pool, Session
 from ..space import Space
 
@@ -60,10 +60,10 @@ class ActivationStats(NamedTuple):
 
     offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
     else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device" (no way from there to
-    the pool); "in_flight" (the pool was too slow); "full" (it had no room). deduplicated: of tensors whose storage was saved before. forwarded: were
-    needed before they had been stored. resident: had been stored, but were still in memory when they were needed.
-    loaded: came from the pool. waited_seconds: of the backward pass for that. peak_in_flight: at most so many waited
-    for their copy, or were being copied.
+    the pool); "in_flight" (the pool was too slow); "full" (it had no room). deduplicated: of tensors whose storage was
+    saved before. forwarded: were needed before they had been stored. resident: had been stored, but were still in
+    memory when they were needed. loaded: came from the pool. waited_seconds: of the backward pass for that.
+    peak_in_flight: at most so many waited for their copy, or were being copied.
     """
 
     offloaded: int
@@ -160,7 +160,7 @@ class _Mover:
     def _full(self, error: SpillwayError, key: bytes, nbytes: int) -> NoSpace:
         pool = self._space.pool
         limit = error.limit or self._met_limit(key, nbytes)
-        return (type(error) if isinstance(error, NoSpace) else NoSpace)(
+        return (type(error) if isinstance(error, NoSpace) else NoSpaceInTime)(
             error.errno or errno.ENOSPC,
             f"pool {pool.name!r} has no room for {nbytes} bytes of activations"
             + (f": {limit.text}" if limit else f": raise `dram` or `nvme` of [pool {pool.name}]"),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations on a GPU, to the pool and back at the speed of the link.
 
-    current stream    compute 1 ┬ compute 2 ┬ …                       … ┬ backward 3 ┬ backward 2
-    writers, the link           └ put 1     └ put 2  …     get 2 (after what the stream had then) ┘
+    current stream   compute 1 ┬ compute 2 ┬ …   …  ┬ backward 3 ┬ backward 2
+    writers, the link          └ put 1     └ put 2     └ get 2 ─────┘
 
 put. The hook records an event, no more: the host goes on. A writer waits for that event, so that the timeout is for the
-pool alone, and then for the end of the job, which it tells the offloader: that drops the storage, while the forward pass
-goes on. Nothing of the GPU's uses it by then but what its own stream has, so the allocator may give it to that stream at
-once, and no record_stream() is needed.
+pool alone, then for the end of the job, and the offloader drops the storage, while the forward pass goes on. Nothing of
+the GPU's uses it by then but what its own stream has, so the allocator may give it to that stream at once, and no
+record_stream() is needed.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. What that stream still does with it comes first, for the job is ordered after it. A reader waits for the job's
