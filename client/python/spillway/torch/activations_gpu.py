@@ -27,7 +27,7 @@ import torch
 from .. import gpu
 from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
-from .activations import _Mover, _storage, _Workers, _workers_of
+from .activations import _Mover, _storage, _workers_of
 from .device import attach
 
 THREADS = 2  # of each kind: one copy begins while another ends
