@@ -100,10 +100,25 @@ class GpuTest(support.Case):
         self.assertGreater(context.stats.loaded, context.stats.offloaded * 3 // 4)
 
     def test_little_in_flight(self):
-        for options in ({"in_flight_bytes": 2 * MIB}, {"in_flight_bytes": 2 * MIB, "on_full": "wait"}):
-            stats = self.steps(torch.float32, prefetch_bytes=2 * MIB, **options)
+        """With "wait": what the pool has yet to take, and what the GPU has yet to compute."""
+        largest = 8 * 256 * 4 * WIDTH * 4
+        for on_full, limit in (("keep", None), ("wait", 4 * largest)):
+            stats = self.steps(torch.float32, in_flight_bytes=2 * MIB, prefetch_bytes=2 * MIB, on_full=on_full)
             self.assertGreater(stats.offloaded, 0)
-            self.assertLessEqual(stats.peak_in_flight, 4 * MIB)
+            self.assertNotIn("in_flight", stats.kept)
+            if limit is not None:
+                self.assertLessEqual(stats.peak_in_flight, limit)
+
+    def test_a_host_that_is_ahead_is_held_back(self):
+        """When it is through, most of what it saved has been copied."""
+        model, context, x = blocks(torch.float32), self.context(in_flight_bytes=MIB), batch(torch.float32)
+        with context:
+            for _ in range(3):
+                torch.cuda._sleep(50_000_000)
+                loss = model(x).float().square().sum()
+        stats = context.stats
+        self.assertGreater(stats.offloaded, context._offloader._in_flight)
+        del loss
 
     def test_on_side_streams(self):
         """What the stream has not done yet when a tensor is saved, or its memory used again, is waited for."""
@@ -210,6 +225,7 @@ class GpuTest(support.Case):
         self.assertEqual(context.stats.kept.get("in_flight", 0), 0)
 
     def test_a_graph_that_is_dropped(self):
+        self.expected(blocks(torch.float32), batch(torch.float32))  # cuBLAS has its memory
         before = torch.cuda.memory_allocated()
         model, context = blocks(torch.float32), self.context()
         for _ in range(3):

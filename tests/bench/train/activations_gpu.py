@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of models on a GPU whose activations are kept, offloaded to a spillwayd of its own, or moved by torch.
 
-    activations_gpu.py [--shapes gpt,mlp,wide,long] [--steps N] [--sweep] [--seconds N] [--output FILE]
+    activations_gpu.py [--shapes gpt,mlp,wide,long] [--ways WAY,…] [--steps N] [--sweep] [--seconds N] [--output FILE]
 
 Shapes, all in bf16: "gpt", GPT-2 774M (36 blocks, width 1280, 20 heads, --batch times 1024 random tokens); "mlp", 12 blocks
 of 4096 × 16384; where the compute can hide more: "wide", 4 blocks of width 12288, and "long", 4 blocks of width 4096 with
---long tokens. A step is forward and backward. Ways: "keep", nothing; "offload", offload_activations as its defaults are;
-"wait", the same with on_full="wait", which moves all; "pinned", torch's save_on_cpu. --sweep: "offload" with other arguments.
-Of each way: the median of synchronised seconds of a step, its ratio to "keep", the peak of memory that torch has allocated,
-that of a step above what is there between steps, and statistics of the last step. "equal": the first step's gradients have
-the bits that "keep" has, of which only "mlp" is sure: attention's backward adds up in any order. No way begins after
---seconds. JSON to standard output, or FILE; progress to standard error.
+--long tokens. A step is forward and backward; the gradients' memory is there before. Ways: "keep", nothing; "offload",
+offload_activations as its defaults are; "wait", the same with on_full="wait", which moves all; "pinned", torch's
+save_on_cpu. --sweep: with other arguments, too. Of each way: the median of synchronised seconds of a step, its ratio to
+"keep", the GPU's of forward, the peak of memory that torch has allocated, that of a step above what is there between steps,
+and statistics of the last step. "equal": the first step's gradients have the bits that "keep" has, of which only "mlp" is
+sure: attention's backward adds up in any order. No way begins after --seconds. JSON to standard output, or FILE; progress
+to standard error.
 
 $SPILLWAY_BIN is the folder of spillwayd.
 """
@@ -111,14 +112,17 @@ def shape_of(name, arguments):
 
 
 def step(model, x, context):
-    """Its seconds. Leaves the gradients."""
+    """Its seconds, and those of forward. Leaves the gradients."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
     torch.cuda.synchronize()
     start = time.perf_counter()
+    events[0].record()
     with context:
         loss = model(x)
+    events[1].record()
     loss.backward()
     torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, events[0].elapsed_time(events[1]) / 1e3
 
 
 def fingerprint(model):
@@ -131,17 +135,20 @@ def measure(model, x, new_context, steps):
     model.zero_grad(set_to_none=True)
     gc.collect()
     torch.cuda.empty_cache()
-    first = step(model, x, new_context())
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    first, _ = step(model, x, new_context())
     bits = fingerprint(model)
-    seconds, peaks, reserved, idle, stats = [], [], 0, 0, None
+    seconds, forward, peaks, reserved, idle, stats = [], [], [], 0, 0, None
     for turn in range(steps + 1):
-        model.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=False)
         context = new_context()
         idle = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         taken = step(model, x, context)
         if turn > 0:
-            seconds.append(taken)
+            seconds.append(taken[0])
+            forward.append(taken[1])
             peaks.append(torch.cuda.max_memory_allocated())
             reserved = torch.cuda.max_memory_reserved()
         stats = getattr(context, "stats", None)
@@ -151,6 +158,7 @@ def measure(model, x, new_context, steps):
         "step_ms": round(1e3 * statistics.median(seconds), 2),
         "step_min_ms": round(1e3 * min(seconds), 2),
         "step_max_ms": round(1e3 * max(seconds), 2),
+        "forward_ms": round(1e3 * statistics.median(forward), 2),
         "first_step_ms": round(1e3 * first, 2),
         "peak_gib": round(max(peaks) / GIB, 3),
         "step_peak_gib": round((max(peaks) - idle) / GIB, 3),
@@ -172,15 +180,15 @@ def ways_of(arguments, pool):
         "wait": (offload(on_full="wait"), max(arguments.steps // 2, 2)),
     }
     if arguments.sweep:
-        for mib in (128, 512, 1024, 2048):
-            options = {"in_flight_bytes": mib * MIB, "prefetch_bytes": mib * MIB}
-            ways[f"offload, {mib} MiB in flight and ahead"] = (offload(**options), arguments.steps)
-        options = {"in_flight_bytes": GIB, "prefetch_bytes": GIB}
-        ways["wait, 1024 MiB in flight and ahead"] = (offload(on_full="wait", **options), arguments.steps // 2)
-        for mib in (8, 32, 64):
-            ways[f"offload, 1024 MiB, min_bytes {mib} MiB"] = (offload(min_bytes=mib * MIB, **options), arguments.steps)
+        for mib in (64, 1024, 4096):
+            ways[f"offload: {mib} MiB ahead"] = (offload(in_flight_bytes=mib * MIB), arguments.steps)
+            ways[f"offload: {mib} MiB read ahead"] = (offload(prefetch_bytes=mib * MIB), arguments.steps)
+        for mib in (8, 32):
+            ways[f"offload: {mib} MiB or more"] = (offload(min_bytes=mib * MIB), arguments.steps)
     ways["keep again"] = ways["keep"]
     ways["pinned"] = (lambda: torch.autograd.graph.save_on_cpu(pin_memory=True), 2)
+    if arguments.ways:
+        ways = {name: ways[name] for name in arguments.ways.split(",")}
     return ways
 
 
@@ -253,6 +261,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", default="gpt,mlp,wide")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--ways", help="all, if not given")
     parser.add_argument("--sweep", action="store_true", help="offload with other arguments, too")
     parser.add_argument("--seconds", type=float, default=130, help="no way begins after so many")
     parser.add_argument("--batch", type=int, default=8, help="of gpt")

@@ -12,12 +12,17 @@ left out: forwarding. So is what others hold anyway. A block lives as long as th
 the backward pass that frees them, stays with retain_graph=True, and goes as well if no backward pass ever comes.
 
     QUEUED → PUTTING → STORED    a copy
-    QUEUED → KEPT                forwarded before its copy began; or more than may be in flight, from the start
+    QUEUED → KEPT                backward began before its copy did; or more than may be in flight, from the start
     PUTTING → KEPT               the pool had no room, or failed
     STORED → WANTED → LOADING    a read ahead of backward
     STORED, WANTED → LOADING     a read by backward itself
     LOADING → LOADED             or back to STORED, if it fails
     LOADED → STORED              all tensors of it were handed out: they have the bytes, and the block is still there
+
+A GPU is behind the host that feeds it, which for it would have taken all the memory before the first copy can begin. So
+the host is held back, to be a few storages ahead and no more; and all that is saved is queued, in the order in which it
+is needed last. The link copies as much as it can until the GPU begins backward, and the rest is forwarded: that is as
+much as hides behind forward, whatever the rates are. Backward gives memory back, of which half goes to reads.
 
 Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
 lock: they put what is to be done into a queue.
@@ -48,7 +53,7 @@ from ..space import Space
 
 ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
 FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
-POLL_SECONDS = 0.0001  # between looks at how far a GPU is
+AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
 
 # Key of a block: bytes that no other context has, and the storage's number.
 _NAME_BYTES = 16
@@ -60,10 +65,10 @@ class ActivationStats(NamedTuple):
 
     offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
     else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device" (no way from there to
-    the pool); "in_flight" (the pool was too slow); "full" (it had no room). deduplicated: of tensors whose storage was
-    saved before. forwarded: were needed before they had been stored. resident: had been stored, but were still in
-    memory when they were needed. loaded: came from the pool. waited_seconds: of the backward pass for that.
-    peak_in_flight: at most so many waited for their copy, or were being copied.
+    the pool); "in_flight" (the pool was too slow for the CPU); "full" (it had no room). deduplicated: of tensors whose
+    storage was saved before. forwarded: backward began, or needed them, before they had been stored. resident: had been
+    stored, but were still in memory when they were needed. loaded: came from the pool. waited_seconds: of the backward
+    pass for that. peak_in_flight: at most so many waited for their copy, or were being copied.
     """
 
     offloaded: int
@@ -123,8 +128,10 @@ def _workers_of(session: Session, what: str = "cpu", threads: int = 1) -> _Worke
 class _Mover:
     """Copies storages of a device's to the pool and back, in threads of its own, without the GIL.
 
-    An origin is what it has to know of a storage when that is saved.
+    An origin is what it has to know of a storage when that is saved; a room, where a read puts it.
     """
+
+    lags = False  # is the device behind the host, which queues its work?
 
     def __init__(self, space: Space, workers: _Workers) -> None:
         self._space = space
@@ -139,14 +146,21 @@ class _Mover:
         return None
 
     def is_computed(self, origin: Any) -> bool:
-        """Are its bytes there? What is not computed yet waits for no copy."""
+        """Are its bytes there?"""
         return True
 
-    def put(self, key: bytes, storage: Any, timeout: Optional[float], origin: Any) -> None:
+    def wait_until_computed(self, origin: Any) -> None:
+        """Returns when they are."""
+
+    def room(self, nbytes: int, origin: Any) -> Any:
+        """Of a read, taken when that is queued."""
+        return None
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         """Returns when the source is free, and the bytes are in the pool. timeout: to wait for room."""
         raise NotImplementedError
 
-    def get(self, key: bytes, nbytes: int, origin: Any) -> Any:
+    def get(self, key: bytes, nbytes: int, room: Any) -> Any:
         """A storage of its own."""
         raise NotImplementedError
 
@@ -181,13 +195,13 @@ class _Mover:
 class _CpuMover(_Mover):
     """To blocks."""
 
-    def put(self, key: bytes, storage: Any, timeout: Optional[float], origin: Any) -> None:
+    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         try:
             self._space.put([key], [_bytes(storage)], timeout=timeout).check()
         except NoSpace as error:
             raise self._full(error, key, storage.nbytes()) from None
 
-    def get(self, key: bytes, nbytes: int, origin: Any) -> Any:
+    def get(self, key: bytes, nbytes: int, room: Any) -> Any:
         storage = torch.UntypedStorage(nbytes)
         self._space.get([key], [_bytes(storage)]).check()
         return storage
@@ -223,8 +237,8 @@ class _Activation:
     """A storage that tensors of the graph are views of. The offloader's lock guards what changes.
 
     storage: where it is in memory and held; None: STORED, WANTED, LOADING. seen: what it was in memory when it was last
-    held. version: of `witness`, when it was saved. uses: tensors that are views of it; left: those that backward has
-    not yet asked for.
+    held. version: of `witness`, when it was saved. room: of a read that is queued. uses: tensors that are views of it;
+    left: those that backward has not yet asked for.
     """
 
     __slots__ = (
@@ -236,6 +250,7 @@ class _Activation:
         "number",
         "offloader",
         "origin",
+        "room",
         "seen",
         "state",
         "storage",
@@ -250,6 +265,7 @@ class _Activation:
         self.key = offloader.name + number.to_bytes(_NUMBER_BYTES, "big")
         self.mover = mover
         self.origin = mover.origin()
+        self.room: Any = None
         self.storage = storage
         self.nbytes = storage.nbytes()
         self.seen = StorageWeakRef(storage)
@@ -327,6 +343,46 @@ class _Saved:
 # --- The hooks --------------------------------------------------------------------------------------------------------
 
 
+class _Ahead(NamedTuple):
+    """A storage that the GPU has yet to compute."""
+
+    nbytes: int
+    mover: _Mover
+    origin: Any
+
+
+class _Backward:
+    """A backward pass: what was saved up to `number` is of its graph, or an older one.
+
+    origin: when the device begins it. cursor: what was saved before it has not been looked at for reads. passed: what
+    is between there and the pass, as the number that the pass is at when it is over, how much of it is read ahead, and
+    how much memory it gives back. ahead_bytes: the sum of the former; freed_bytes: of the latter, so far.
+    """
+
+    def __init__(self, number: int, mover: Optional[_Mover], origin: Any) -> None:
+        self.number = number
+        self.mover = mover
+        self.origin = origin
+        self.cursor = number
+        self.passed: Deque[Tuple[int, int, int]] = deque()
+        self.ahead_bytes = self.freed_bytes = 0
+
+    def is_begun(self) -> bool:
+        return self.mover is not None and self.mover.is_computed(self.origin)
+
+    def pass_by(self, number: int, read_bytes: int, kept_bytes: int) -> None:
+        """What is kept gives its memory back after its use; to what is read its share belongs until then."""
+        self.cursor = number
+        self.passed.append((number - 1 if kept_bytes else number, read_bytes, kept_bytes))
+        self.ahead_bytes += read_bytes
+
+    def is_at(self, number: int) -> None:
+        while self.passed and self.passed[0][0] >= number:
+            _, read_bytes, kept_bytes = self.passed.popleft()
+            self.ahead_bytes -= read_bytes
+            self.freed_bytes += kept_bytes
+
+
 class _Offloader:
     """What a context does. The graphs that were made in it have it as long as they live."""
 
@@ -361,7 +417,9 @@ class _Offloader:
         self._dead: Deque[Tuple[_Mover, bytes]] = deque()
         self._failure: Optional[Exception] = None
         self._in_flight = 0
-        self._in_flight_of: Dict[int, Tuple[int, _Mover, Any]] = {}  # by number: bytes, mover, origin
+        self._in_flight_of: Dict[int, int] = {}  # by number
+        self._ahead: Deque[_Ahead] = deque()
+        self._backward = _Backward(-1, None, None)
         self._kept: Dict[str, int] = {}
         self._offloaded = self._deduplicated = self._forwarded = self._resident = self._loaded = 0
         self._waited = 0.0
@@ -411,6 +469,7 @@ class _Offloader:
                 why = self._save(tensor, saved)
             if why is not None:
                 self._kept[why] = self._kept.get(why, 0) + tensor.numel() * tensor.element_size()
+        self._hold_back()
         return saved
 
     def _why_kept(self, tensor: torch.Tensor) -> Optional[str]:
@@ -459,36 +518,42 @@ class _Offloader:
         return None
 
     def _enter(self, activation: _Activation) -> bool:
-        """May it be in flight? One storage may at any time, however large it is.
-
-        A pool that is too slow is not waited for. A GPU is, as long as it has much to do: that the host is so far ahead
-        of it tells nothing of the pool.
-        """
-        nbytes = activation.nbytes
-        while self._in_flight > 0 and self._in_flight + nbytes > self._in_flight_bytes:
-            ahead = self._ahead_bytes()
-            if self._on_full != "wait" and ahead <= self._in_flight_bytes // 2:
+        """May it be in flight? One storage may at any time, however large it is. A pool that is too slow is not waited
+        for; what a GPU has yet to compute does not wait for the pool."""
+        nbytes, lags = activation.nbytes, activation.mover.lags
+        while self._on_full == "wait" or not lags:
+            backlog = self._in_flight - self._ahead_bytes()
+            if backlog <= 0 or backlog + nbytes <= self._in_flight_bytes:
+                break
+            if self._on_full != "wait":
                 return False
-            self._changed.wait(POLL_SECONDS if ahead > 0 else None)
+            self._changed.wait()
             self._check()
-        self._in_flight_of[activation.number] = nbytes, activation.mover, activation.origin
+        self._in_flight_of[activation.number] = nbytes
         self._in_flight += nbytes
         self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
+        if lags:
+            self._ahead.append(_Ahead(nbytes, activation.mover, activation.origin))
         return True
 
     def _ahead_bytes(self) -> int:
-        """Of what is in flight, what has not been computed yet; that is done in the order of saves, more or less."""
-        ahead = 0
-        for nbytes, mover, origin in reversed(list(self._in_flight_of.values())):
-            if mover.is_computed(origin):
-                break
-            ahead += nbytes
-        return ahead
+        """What is computed is so in the order of saves, more or less."""
+        while self._ahead and self._ahead[0].mover.is_computed(self._ahead[0].origin):
+            self._ahead.popleft()
+        return sum(item.nbytes for item in self._ahead)
+
+    def _hold_back(self) -> None:
+        """Waits while the device is far behind."""
+        while True:
+            with self._lock:
+                if self._ahead_bytes() <= self._in_flight_bytes or len(self._ahead) <= AHEAD_STORAGES:
+                    return
+                oldest = self._ahead[0]
+            oldest.mover.wait_until_computed(oldest.origin)
 
     def _leave(self, number: int) -> None:
         """If it has not left yet, as what is forwarded before its copy begins."""
-        if number in self._in_flight_of:
-            self._in_flight -= self._in_flight_of.pop(number)[0]
+        self._in_flight -= self._in_flight_of.pop(number, 0)
         self._changed.notify_all()
 
     def _remember(self, activation: _Activation) -> None:
@@ -501,14 +566,16 @@ class _Offloader:
     def _put(self, reference: "weakref.ref[_Activation]", number: int) -> None:
         """In the writer."""
         activation = reference()
-        with self._lock:
-            if activation is None or activation.state is not _State.QUEUED:  # its graph has gone; it was forwarded
+        if activation is None:  # its graph has gone
+            with self._lock:
                 self._leave(number)
-                return
-            activation.state = _State.PUTTING
+            return
         failure: Optional[Exception] = None
         try:
-            activation.mover.put(activation.key, activation.storage, self._timeout, activation.origin)
+            activation.mover.wait_until_computed(activation.origin)
+            if not self._begin_put(activation):
+                return
+            activation.mover.put(activation.key, activation.storage, self._timeout)
         except Exception as error:  # is said by who saves or uses next
             failure = _again(error)
         with self._lock:
@@ -524,6 +591,23 @@ class _Offloader:
                     return
             self._failure = failure
 
+    def _begin_put(self, activation: _Activation) -> bool:
+        """Not if backward was there first."""
+        with self._lock:
+            if activation.state is not _State.QUEUED:
+                return False
+            if activation.number <= self._backward.number and self._backward.is_begun():
+                self._forward(activation)
+                return False
+            activation.state = _State.PUTTING
+            return True
+
+    def _forward(self, activation: _Activation) -> None:
+        """Without a copy."""
+        activation.state = _State.KEPT
+        self._leave(activation.number)
+        self._forwarded += activation.nbytes
+
     # --- Backward
 
     def unpack(self, saved: _Saved) -> torch.Tensor:
@@ -538,11 +622,12 @@ class _Offloader:
         begin = time.monotonic()
         with self._lock:
             self._check()
-            self._prefetch_before(activation.number)
+            self._prefetch_before(activation)
             while activation.state is _State.LOADING:
                 self._changed.wait()
             storage = self._take_from_memory(activation)
             if storage is None:
+                self._give_room(activation)
                 activation.state = _State.LOADING
         if storage is None:
             storage = self._load(activation)
@@ -555,28 +640,43 @@ class _Offloader:
     def _take_from_memory(self, activation: _Activation) -> Any:
         storage = activation.in_memory()
         if activation.state is _State.QUEUED:
-            activation.state = _State.KEPT
-            self._leave(activation.number)
-            self._forwarded += activation.nbytes
+            self._forward(activation)
         elif activation.state is _State.PUTTING:
             self._forwarded += activation.nbytes
         elif activation.state in (_State.STORED, _State.WANTED) and storage is not None:
             self._resident += activation.nbytes
         return storage
 
-    def _prefetch_before(self, number: int) -> None:
+    def _prefetch_before(self, activation: _Activation) -> None:
         """Queues reads of what was saved before, which backward needs next: the next one, and so many bytes."""
-        ahead = 0
-        for i in range(bisect.bisect_left(self._order, (number,)) - 1, -1, -1):
-            activation = self._order[i][1]()
-            if activation is None or activation.state not in _IN_STORE:
+        number = activation.number
+        if (number, activation.left) >= (self._backward.number, activation.uses):  # the same again: another pass
+            self._backward = _Backward(number, activation.mover, activation.mover.origin())
+        backward = self._backward
+        backward.is_at(number)
+        window = self._prefetch_bytes + backward.freed_bytes // 2
+        for i in range(bisect.bisect_left(self._order, (backward.cursor,)) - 1, -1, -1):
+            before = self._order[i][1]()
+            if before is None:
                 continue
-            if ahead > 0 and ahead + activation.nbytes > self._prefetch_bytes:
+            if before.state not in _IN_STORE:
+                backward.pass_by(before.number, 0, before.nbytes)
+                continue
+            if backward.passed and backward.ahead_bytes + before.nbytes > window:
                 return
-            ahead += activation.nbytes
-            if activation.state is _State.STORED and activation.seen.expired():
-                activation.state = _State.WANTED
-                activation.mover.workers.reader.submit(functools.partial(self._prefetch, weakref.ref(activation)))
+            if before.state is _State.STORED and before.seen.expired():
+                try:
+                    self._give_room(before)
+                except RuntimeError:
+                    return  # the device's memory is full
+                before.state = _State.WANTED
+                before.mover.workers.reader.submit(functools.partial(self._prefetch, weakref.ref(before)))
+            backward.pass_by(before.number, before.nbytes, 0)
+
+    def _give_room(self, activation: _Activation) -> None:
+        """For a read."""
+        if activation.room is None:
+            activation.room = activation.mover.room(activation.nbytes, activation.origin)
 
     def _prefetch(self, reference: "weakref.ref[_Activation]") -> None:
         """In the reader."""
@@ -596,14 +696,14 @@ class _Offloader:
         """LOADING, to LOADED or back to STORED."""
         storage = None
         try:
-            storage = activation.mover.get(activation.key, activation.nbytes, activation.origin)
+            storage = activation.mover.get(activation.key, activation.nbytes, activation.room)
         except SpillwayError as error:
             text = f"an activation of {activation.nbytes} bytes cannot be read back: {error.strerror}"
             raise type(error)(error.errno or errno.EIO, text, error.limit) from None
         finally:
             with self._lock:
                 activation.state = _State.STORED if storage is None else _State.LOADED
-                activation.storage = storage
+                activation.storage, activation.room = storage, None
                 self._loaded += 0 if storage is None else activation.nbytes
                 self._changed.notify_all()
         return storage
@@ -655,11 +755,13 @@ class offload_activations(torch.autograd.graph.saved_tensors_hooks):
     pool: spillway.torch.connect(), or Session.pool(). min_bytes: smaller tensors stay in memory. So do parameters and
     other leaves that require a gradient, views of them, tensors that are not dense, or neither on the CPU nor on a GPU
     that the daemon serves.
-    in_flight_bytes: how much may wait for its copy at a time, held until it is made: when the model saves faster than
-    the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory is worth.
-    What is last saved is needed first: it is still in flight then, and used as it is. prefetch_bytes: how far ahead
-    of the backward pass is read. on_full: what happens where the pool has no room: "keep": it stays in memory;
-    "wait": the forward pass waits for room, and for its turn where more than in_flight_bytes wait; "raise": NoSpace.
+    in_flight_bytes: on the CPU, how much may wait for its copy at a time, held until it is made: when the model saves
+    faster than the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory
+    is worth. On a GPU all may wait, and by how much the host may be ahead of the GPU, by two storages at least. What is
+    last saved is needed first: it is still in flight then, and used as it is. prefetch_bytes: how far ahead of the
+    backward pass is read; to it comes half of what that has given back of what had not been stored. on_full: what
+    happens where the pool has no room: "keep": it stays in memory; "wait": the forward pass waits for room, and for its
+    turn where more than in_flight_bytes have been computed and wait; "raise": NoSpace.
     timeout: for how many seconds a copy waits for room; None: 1, with "wait" as long as the daemon lets it (60 s).
 
     A tensor that is changed in place after it was saved is autograd's RuntimeError when backward needs it, as without

@@ -4,15 +4,16 @@
     current stream   compute 1 ┬ compute 2 ┬ …   …  ┬ backward 3 ┬ backward 2
     writers, the link          └ put 1     └ put 2     └ get 2 ─────┘
 
-put. The hook records an event, no more: the host goes on. A writer waits for that event, so that the timeout is for the
-pool alone, then for the end of the job, and the offloader drops the storage, while the forward pass goes on. Nothing of
-the GPU's uses it by then but what its own stream has, so the allocator may give it to that stream at once, and no
-record_stream() is needed.
+put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
+for the end of the job, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
+it by then but what its own stream has, so the allocator may give it to that stream at once, and no record_stream() is
+needed.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
-reserve. What that stream still does with it comes first, for the job is ordered after it. A reader waits for the job's
-end, which is known before the bytes are handed out: an error of the link is an error of backward, not a wrong gradient.
-A consumer on another stream is told to the allocator.
+reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
+comes later does, however late a reader gets to it. A reader waits for the job's end, which is known before the bytes
+are handed out: an error of the link is an error of backward, not a wrong gradient. A consumer on another stream is told
+to the allocator.
 
 Objects are tensors of the store's, as ranges of a GPU's memory go to nothing else, and live for one graph.
 """
@@ -43,6 +44,13 @@ class _Origin(NamedTuple):
     event: torch.cuda.Event
 
 
+class _Room(NamedTuple):
+    """Memory for a read, and when nothing uses it any more."""
+
+    storage: Any
+    event: torch.cuda.Event
+
+
 def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
     """None: there is no way from this GPU to the pool. That is said once."""
     attached = _attached(space, device)
@@ -66,11 +74,14 @@ def _attached(space: Space, device: torch.device) -> Optional[gpu.Gpu]:
 class _GpuMover(_Mover):
     """To tensors."""
 
+    lags = True
+
     def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
         super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
         self._device = device
         self._gpu = attached
         self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
+        self._reads = torch.cuda.Stream(device)  # has what reads come after
 
     def takes(self, storage: Any) -> bool:
         if storage.data_ptr() % ALIGN_BYTES or storage.nbytes() % ALIGN_BYTES:
@@ -86,8 +97,10 @@ class _GpuMover(_Mover):
     def is_computed(self, origin: _Origin) -> bool:
         return origin.event.query()
 
-    def put(self, key: bytes, storage: Any, timeout: Optional[float], origin: _Origin) -> None:
+    def wait_until_computed(self, origin: _Origin) -> None:
         origin.event.synchronize()
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         nbytes = storage.nbytes()
         try:
             tensor = self._space.tensor(key, nbytes)
@@ -106,12 +119,18 @@ class _GpuMover(_Mover):
         except SpillwayError:
             pass  # the session is over
 
-    def get(self, key: bytes, nbytes: int, origin: _Origin) -> Any:
+    def room(self, nbytes: int, origin: _Origin) -> _Room:
         with torch.cuda.stream(origin.stream):
             storage = _storage(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
-        ranges: List[gpu.Range] = [(key, 0, _region(storage))]
-        self._gpu.get(ranges, origin.stream.cuda_stream, space=self._space).wait().check()
-        return storage
+        event = torch.cuda.Event(blocking=True)
+        event.record(origin.stream)
+        return _Room(storage, event)
+
+    def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
+        self._reads.wait_event(room.event)
+        ranges: List[gpu.Range] = [(key, 0, _region(room.storage))]
+        self._gpu.get(ranges, self._reads.cuda_stream, space=self._space).wait().check()
+        return room.storage
 
     def use(self, storage: Any, origin: _Origin) -> None:
         stream = torch.cuda.current_stream(self._device)
