@@ -469,7 +469,8 @@ class _Offloader:
                 why = self._save(tensor, saved)
             if why is not None:
                 self._kept[why] = self._kept.get(why, 0) + tensor.numel() * tensor.element_size()
-        self._hold_back()
+        if why is None:
+            self._hold_back()
         return saved
 
     def _why_kept(self, tensor: torch.Tensor) -> Optional[str]:
