@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations on a GPU, to the pool and back at the speed of the link.
+"""Activations on a GPU, to the pool and back.
 
     current stream   compute 1 ┬ compute 2 ┬ …   …  ┬ backward 3 ┬ backward 2
     writers, the link          └ put 1     └ put 2     └ get 2 ─────┘
@@ -7,7 +7,8 @@
 put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
 for the end of the job, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
 it by then but what its own stream has, so the allocator may give it to that stream at once, and no record_stream() is
-needed.
+needed. The attachment's kernel gathers it, and comes last on the GPU: beside large products that lets one slot through for
+each of them, so that little hides there.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
