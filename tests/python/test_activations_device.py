@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations on a GPU, without a GPU: a device that is late, and whose bytes are the CPU's."""
 import contextlib
+import errno
 import threading
 import time
 import unittest
@@ -71,17 +72,25 @@ class Compute:
 
 
 class Job:
-    """Ends when the link may move bytes."""
+    """Ends when the link may move bytes, or when it is cancelled before."""
 
     may_move = threading.Event()
 
     def __init__(self, move):
         self._move = move
+        self._cancelled = threading.Event()
 
     def wait(self):
-        assert self.may_move.wait(20)
+        end = time.monotonic() + 20
+        while not self.may_move.is_set():
+            if self._cancelled.wait(0.002):
+                return spillway.Statuses([-errno.ECANCELED])
+            assert time.monotonic() < end
         self._move()
         return spillway.Statuses([0])
+
+    def cancel(self):
+        self._cancelled.set()
 
 
 class Gpu:
@@ -261,6 +270,33 @@ class DeviceTest(Base):
                 moved = (context.stats.offloaded - before) // SIZE
                 self.assertGreaterEqual(moved, least, f"of {n}, in step {step}")
                 del node, nodes
+
+    def test_a_copy_that_backward_overtakes_is_given_up(self):
+        """The next step's are not behind it, with one context and with new ones."""
+        one = self.context()
+        for context_of in (lambda: one, self.context):
+            for _ in range(2):
+                Job.may_move.clear()
+                slow, begun = context_of(), len(self.gpu.puts)
+                nodes = self.chain(slow, 4)
+                wait_until(lambda: len(self.gpu.puts) == begun + 2, "copies do not begin")
+                before = slow.stats
+                for node in reversed(nodes):
+                    node._saved_self
+                wait_until(lambda: slow._offloader._in_flight == 0, "copies go on")
+                self.assertEqual(slow.stats.offloaded, before.offloaded)
+                self.assertEqual(slow.stats.forwarded, before.forwarded + 4 * SIZE)
+                self.assertNotIn("full", slow.stats.kept)
+                for node in reversed(nodes):  # what was given up is there
+                    node._saved_self
+                del node, nodes
+                Job.may_move.set()
+                context = context_of()
+                before = context.stats
+                nodes = self.chain(context, 4)
+                self.is_idle(context)
+                self.assertEqual(context.stats.offloaded, before.offloaded + 4 * SIZE)
+                del nodes
 
     def test_with_wait_the_pool_is_waited_for(self):
         Job.may_move.clear()

@@ -13,7 +13,7 @@ the backward pass that frees them, stays with retain_graph=True, and goes as wel
 
     QUEUED → PUTTING → STORED    a copy
     QUEUED → KEPT                backward began before its copy did; or more than may be in flight, from the start
-    PUTTING → KEPT               the pool had no room, or failed
+    PUTTING → KEPT               the pool had no room, or failed; or backward has it, and the copy is given up
     STORED → WANTED → LOADING    a read ahead of backward
     STORED, WANTED → LOADING     a read by backward itself
     LOADING → LOADED             or back to STORED, if it fails
@@ -159,6 +159,10 @@ class _Mover:
     def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         """Returns when the source is free, and the bytes are in the pool. timeout: to wait for room."""
         raise NotImplementedError
+
+    def give_up(self, key: bytes) -> bool:
+        """Of a put: it need not go on. False: it cannot be told to."""
+        return False
 
     def get(self, key: bytes, nbytes: int, room: Any) -> Any:
         """A storage of its own."""
@@ -585,6 +589,8 @@ class _Offloader:
                 self._offloaded += activation.nbytes
                 activation.state, activation.storage = _State.STORED, None
                 return
+            if activation.state is _State.KEPT:  # given up
+                return
             activation.state = _State.KEPT
             if isinstance(failure, NoSpace):
                 self._kept["full"] = self._kept.get("full", 0) + activation.nbytes
@@ -644,6 +650,8 @@ class _Offloader:
             self._forward(activation)
         elif activation.state is _State.PUTTING:
             self._forwarded += activation.nbytes
+            if activation.mover.give_up(activation.key):  # or it would be in the way of the next graph's
+                activation.state = _State.KEPT
         elif activation.state in (_State.STORED, _State.WANTED) and storage is not None:
             self._resident += activation.nbytes
         return storage

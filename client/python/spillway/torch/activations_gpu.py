@@ -7,8 +7,9 @@
 put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
 for the end of the job, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
 it by then but what its own stream has, so the allocator may give it to that stream at once, and no record_stream() is
-needed. The attachment's kernel gathers it, and comes last on the GPU: beside large products that lets one slot through for
-each of them, so that little hides there.
+needed. The attachment's kernel gathers it, and comes last on the GPU: beside large products that lets one slot through
+for each of them, so that little hides there. What takes so long that backward needs it first is given up: it would hold
+the writers, and its memory, into the next step.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 
@@ -81,6 +82,7 @@ class _GpuMover(_Mover):
         super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
         self._device = device
         self._gpu = attached
+        self._puts: Dict[bytes, gpu.Job] = {}  # that are waited for
         self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
         self._reads = torch.cuda.Stream(device)  # has what reads come after
 
@@ -106,12 +108,22 @@ class _GpuMover(_Mover):
         try:
             tensor = self._space.tensor(key, nbytes)
             ranges = [(tensor, 0, _region(storage))]
-            self._gpu.put(ranges, self._idle.cuda_stream, space=self._space, timeout=timeout).wait().check()
+            job = self._gpu.put(ranges, self._idle.cuda_stream, space=self._space, timeout=timeout)
+            self._puts[key] = job
+            job.wait().check()
         except SpillwayError as error:
             self._drop(key)
             if isinstance(error, (NoSpace, Timeout)):
                 raise self._full(error, key, nbytes) from None
             raise
+        finally:
+            self._puts.pop(key, None)
+
+    def give_up(self, key: bytes) -> bool:
+        job = self._puts.get(key)
+        if job is not None:
+            job.cancel()
+        return job is not None
 
     def _drop(self, key: bytes) -> None:
         """What was made of it."""
