@@ -10,7 +10,7 @@ import warnings
 
 import spillway
 import support
-from support import KIB, MIB
+from support import KIB
 from test_activations import Base, batch, blocks, expected, gradients, wait_until
 
 try:
