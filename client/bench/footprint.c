@@ -306,7 +306,7 @@ static int figure_measures(struct footprint *f, struct figures *figures)
 
     if (r == 0)
         r = process_usage(0, &client);
-    if (r < 0)
+    if (r != 0)
         return r;
     (void)figure_of(f, (double)f->leased_most, "leased at most", figures);
     (void)figure_of(f, f->daemon_leased_most, "leased at most, as the daemon says", figures);

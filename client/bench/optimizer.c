@@ -117,7 +117,7 @@ static int sample_store(void *ctx, double ret_ms[static METRICS_MAX])
     ret_ms[0] = seconds_since(start_ns) * 1e3;
     if (r == 0)
         r = device_bytes(b, &read[1], &written[1]);
-    if (r < 0)
+    if (r != 0)
         return r;
     series_add(&b->series[WAITED_MS], (double)waited_ns * 1e-6);
     series_add(&b->series[READ_MB], (read[1] - read[0]) * 1e-6);
