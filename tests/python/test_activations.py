@@ -127,8 +127,20 @@ class Alive:
         return context
 
 
+class Checks:
+    """What any test of a context may ask."""
+
+    def is_idle(self, context):
+        wait_until(lambda: context._offloader._in_flight == 0, "copies do not end")
+
+    def same(self, mine, other):
+        self.assertEqual(len(mine), len(other))
+        for a, b in zip(mine, other):
+            self.assertTrue(torch.equal(a, b))
+
+
 @unittest.skipIf(torch is None, "torch is not installed")
-class Base(support.Case):
+class Base(Checks, support.Case):
     """A context's usual checks. A test leaves nothing in the pool."""
 
     def setUp(self):
@@ -146,14 +158,6 @@ class Base(support.Case):
     def context(self, **options):
         self.contexts.append(spw.offload_activations(self.pool, **{"min_bytes": KIB, **options}))
         return self.contexts[-1]
-
-    def is_idle(self, context):
-        wait_until(lambda: context._offloader._in_flight == 0, "copies do not end")
-
-    def same(self, mine, other):
-        self.assertEqual(len(mine), len(other))
-        for a, b in zip(mine, other):
-            self.assertTrue(torch.equal(a, b))
 
 
 class Activations(Base):

@@ -7,7 +7,7 @@ import warnings
 
 import support
 from support import KIB, MIB
-from test_activations import Block, wait_until
+from test_activations import Block, Checks, gradients, wait_until
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same sums each time
 
@@ -32,14 +32,8 @@ def batch(dtype, seed=1, n=8):
     return torch.randn(n, 256, WIDTH, generator=generator).cuda().to(dtype)
 
 
-def gradients(model):
-    found = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad(set_to_none=True)
-    return found
-
-
 @unittest.skipIf(WHY is not None, WHY)
-class GpuTest(support.Case):
+class GpuTest(Checks, support.Case):
     sections = "[tier.dram]\nsize = 2 GiB\n"
 
     def setUp(self):
@@ -55,14 +49,6 @@ class GpuTest(support.Case):
 
     def context(self, pool=None, **options):
         return spw.offload_activations(pool or self.pool, **{"min_bytes": 64 * KIB, **options})
-
-    def is_idle(self, context):
-        wait_until(lambda: context._offloader._in_flight == 0, "copies do not end")
-
-    def same(self, mine, other):
-        self.assertEqual(len(mine), len(other))
-        for a, b in zip(mine, other):
-            self.assertTrue(torch.equal(a, b))
 
     def expected(self, model, x):
         model(x).float().square().sum().backward()

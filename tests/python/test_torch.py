@@ -12,35 +12,11 @@ try:
     import torch
 
     import spillway.torch as spw
+    from torch_rig import loss_of, model_of, run
 except ImportError:
     torch = None
 
 SECTIONS = "[tier.dram]\nsize = 64 MiB\n"
-
-
-def model_of(dtype, seed=1, width=257):
-    torch.manual_seed(seed)
-    layers = [torch.nn.Linear(64, width), torch.nn.Linear(width, width), torch.nn.Linear(width, 8)]
-    return torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1], torch.nn.Tanh(), layers[2]).to(dtype)
-
-
-def loss_of(model, step):
-    random = torch.Generator().manual_seed(step)
-    x = torch.randn(32, 64, generator=random)
-    dtype = next(model.parameters()).dtype
-    return ((model(x.to(dtype)).float() - x[:, :8].sin()) ** 2).mean()
-
-
-def run(model, optimizer, steps, each=lambda step: None):
-    losses = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        loss = loss_of(model, step)
-        loss.backward()
-        each(step)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 class InMemory:
@@ -120,7 +96,7 @@ class OffloadTest(unittest.TestCase):
         optimizer = self.optimizer(mine, max_grad_norm=0.1, skip_nonfinite=True)
         theirs = torch.optim.AdamW(other.parameters(), **self.NUMBERS)
         losses = run(mine, optimizer, 20)
-        expected = run(other, theirs, 20, lambda step: torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1))
+        expected = run(other, theirs, 20, each=lambda step: torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1))
         for a, b in zip(losses, expected):
             self.assertLess(abs(a - b), 1e-5 * b)
         before = [p.detach().clone() for p in mine.parameters()]

@@ -10,7 +10,7 @@ import warnings
 
 import spillway
 import support
-from test_torch import InMemory, model_of, run
+from test_torch import InMemory
 
 try:
     import torch
@@ -18,6 +18,7 @@ try:
     import spillway.torch as spw
     from spillway import train
     from spillway.torch import adamw, device
+    from torch_rig import model_of, run
 except ImportError:
     torch = None
 
@@ -261,7 +262,7 @@ class DeviceTest(unittest.TestCase):
             for a, b in zip(mine.parameters(), before):
                 self.assertTrue(torch.equal(a, b))
         theirs = torch.optim.AdamW(other.parameters(), **self.NUMBERS)
-        expected = run(other, theirs, 20, lambda step: torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1))
+        expected = run(other, theirs, 20, each=lambda step: torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1))
         for a, b in zip(losses, expected):
             self.assertLess(abs(a - b), 1e-5 * b)
 

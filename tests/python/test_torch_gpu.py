@@ -5,7 +5,7 @@ import unittest
 import warnings
 
 import support
-from test_torch import InMemory, model_of
+from test_torch import InMemory
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same sums each time
 
@@ -13,6 +13,7 @@ try:
     import torch
 
     import spillway.torch as spw
+    from torch_rig import model_of
 except ImportError:
     torch = None
 

@@ -28,13 +28,14 @@ def loss_of(model, step):
     return ((model(x.to(dtype)).float() - x[:, :8].sin()) ** 2).mean()
 
 
-def run(model, optimizer, steps, first=0):
-    """So many steps, of which `first` have been made before: their losses."""
+def run(model, optimizer, steps, first=0, each=lambda step: None):
+    """So many steps, of which `first` have been made before: their losses. each: is called before the optimizer."""
     losses = []
     for step in range(first, first + steps):
         optimizer.zero_grad()
         loss = loss_of(model, step)
         loss.backward()
+        each(step)
         optimizer.step()
         losses.append(loss.item())
     return losses
