@@ -42,6 +42,7 @@ from typing import (
 from ._convert import Key, flags, key_array, milliseconds
 from ._native import ffi, lib
 from .errors import Busy, NoGpu, SpillwayError, Statuses, last_error
+from .session import InUse
 from .views import Unpicklable, View
 
 if TYPE_CHECKING:
@@ -132,28 +133,10 @@ def attach(
             raise
 
 
-class _InCall:
-    """Keeps the attachment: close() waits for its end."""
-
-    __slots__ = ("gpu",)
-
-    def __init__(self, gpu: "Gpu") -> None:
-        self.gpu = gpu
-
-    def __enter__(self) -> None:
-        gpu = self.gpu
-        with gpu._lock:
-            if gpu._handle is None or gpu._closing:
-                raise SpillwayError(errno.ENOTCONN, "the attachment to the GPU was closed")
-            gpu._calls += 1
-
-    def __exit__(self, *_: Any) -> None:
-        with self.gpu._lock:
-            self.gpu._leave()
-
-
-class Gpu(Unpicklable):
+class Gpu(InUse):
     """An attachment to a GPU: made by attach(), a context manager. It is detached with its session at the latest."""
+
+    _CLOSED = "the attachment to the GPU was closed"
 
     def __init__(self, space: "Space", handle: Any) -> None:
         self.space = space
@@ -169,11 +152,6 @@ class Gpu(Unpicklable):
         self._idle = threading.Condition(self._lock)
         self._calls = 0
         self._closing = False
-
-    def _leave(self) -> None:
-        self._calls -= 1
-        if self._closing and self._calls == 0:
-            self._idle.notify_all()
 
     # ── tensors
 
@@ -261,13 +239,13 @@ class Gpu(Unpicklable):
 
     def unmap(self) -> None:
         """Addresses that map() gave are not valid any more, and nothing that uses them is under way."""
-        with _InCall(self):
+        with self._in_call():
             lib.spw_gpu_unmap(self._handle)
 
     @property
     def mapped_bytes(self) -> int:
         """What the session has registered with the driver now."""
-        with _InCall(self):
+        with self._in_call():
             return int(lib.spw_gpu_mapped_bytes(self._handle))
 
     # ── the end
@@ -316,14 +294,14 @@ class Gpu(Unpicklable):
     # ── calls
 
     def _call(self, function: Callable[..., int], *args: Any) -> int:
-        with _InCall(self):
+        with self._in_call():
             return self.space.session._call(function, *args)
 
     def _start(self, function: Callable[..., int], args: Tuple[Any, ...], statuses: Any, kept: Any) -> "Job":
         for job in list(self._jobs):
             job.done  # lets go of it if it is
         out = ffi.new("spw_gpu_job **")
-        with _InCall(self):
+        with self._in_call():
             self.space.session._call(function, *args, out)
             job = Job(self, out[0], statuses, kept)
             with self._lock:
@@ -518,7 +496,7 @@ class Layout(Unpicklable):
         if len(ids) != n:
             raise ValueError(f"{len(ids)} numbers of blocks for {n} keys")
         statuses = ffi.new("int32_t[]", n)
-        with _InCall(self.gpu):
+        with self.gpu._in_call():
             if self._handle is None:
                 raise ValueError("the layout was closed")
         args = (self._handle, c_keys, ids, n, _stream(stream), wanted, milliseconds(timeout), statuses)
@@ -526,7 +504,7 @@ class Layout(Unpicklable):
 
     def close(self) -> None:
         """Frees it; no job uses it any more. Else it goes with the attachment."""
-        with _InCall(self.gpu):
+        with self.gpu._in_call():
             handle, self._handle = self._handle, None
             if handle is not None:
                 lib.spw_gpu_layout_free(handle)
@@ -559,7 +537,7 @@ class Allocation(Unpicklable):
 
     def free(self) -> None:
         """Gives it back: no job uses it any more, nor anything else on the GPU. Else it goes with the attachment."""
-        with _InCall(self.gpu):
+        with self.gpu._in_call():
             handle, self._handle = self._handle, None
             if handle is not None:
                 lib.spw_gpu_memory_free(handle)

@@ -118,30 +118,48 @@ class Pool(Unpicklable):
 
 
 class _InCall:
-    """Keeps the session open: close() waits for its end."""
+    """Keeps what has the library's handle open: its close() waits for the end of this."""
 
-    __slots__ = ("session",)
+    __slots__ = ("owner",)
 
-    def __init__(self, session: "Session") -> None:
-        self.session = session
+    def __init__(self, owner: "InUse") -> None:
+        self.owner = owner
 
     def __enter__(self) -> None:
-        session = self.session
-        with session._lock:
-            if session._handle is None or session._closing:
-                raise SpillwayError(errno.ENOTCONN, "the session was closed")
-            session._calls += 1
+        owner = self.owner
+        with owner._lock:
+            if owner._handle is None or owner._closing:
+                raise SpillwayError(errno.ENOTCONN, owner._CLOSED)
+            owner._calls += 1
 
     def __exit__(self, *_: Any) -> None:
-        session = self.session
-        with session._lock:
-            session._calls -= 1
-            if session._closing and session._calls == 0:
-                session._idle.notify_all()
+        with self.owner._lock:
+            self.owner._leave()
 
 
-class Session(Unpicklable):
+class InUse(Unpicklable):
+    """Has a handle of the library's, and counts the calls that use it, under _lock. _idle: the last one has ended."""
+
+    _CLOSED: str
+    _handle: Any
+    _lock: Any
+    _idle: threading.Condition
+    _calls: int
+    _closing: bool
+
+    def _in_call(self) -> _InCall:
+        return _InCall(self)
+
+    def _leave(self) -> None:
+        self._calls -= 1
+        if self._closing and self._calls == 0:
+            self._idle.notify_all()
+
+
+class Session(InUse):
     """A connection to spillwayd: made by connect(), a context manager that closes it."""
+
+    _CLOSED = "the session was closed"
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -262,12 +280,9 @@ class Session(Unpicklable):
     def __repr__(self) -> str:
         return f"<Session, {'closed' if self.closed else 'open'}>"
 
-    def _in_call(self) -> _InCall:
-        return _InCall(self)
-
     def _call(self, function: Callable[..., int], *args: Any) -> int:
         """What a function of the library returned, 0 or more; else its error."""
-        with _InCall(self):
+        with self._in_call():
             result = function(*args)
             if result < 0:
                 raise last_error(result)
