@@ -205,6 +205,22 @@ static void reservation_look(struct sim *sim, struct sim_lease *l)
         block_unbuilt(sim, o, object_bit(l->part, l->piece));
 }
 
+/* A writer's release was cut off and will be asked for again; what a reader learns of it meanwhile was carried out. */
+static void release_cut_off(struct sim *sim, const struct sim_lease *l)
+{
+    struct object *o = &sim->objects[l->object];
+    struct tensor_piece *p = &o->pieces[l->piece];
+
+    if (!sim->hot.inside || l->kind != HELD_WRITE || l->version != o->last)
+        return;
+    if (sim->doing.how == 2)
+        p->maybe_torn = true;
+    if (sim->doing.how == 1 && p->torn && (uint32_t)(l->to - l->from) * SECTOR_BYTES >= object_piece_bytes(o, l->piece)) {
+        p->torn = false; /* all of it was written, so it may be read now */
+        p->maybe_torn = true;
+    }
+}
+
 static void leases_return(struct sim *sim)
 {
     for (uint32_t i = 0; i < SIM_LEASES; i++) {
@@ -221,11 +237,10 @@ static void leases_return(struct sim *sim)
             sim->counts->hot_leases++;
         else
             lease_is_gone(sim, l);
-        if (l->used && l->kind == HELD_WRITE && sim->hot.inside && sim->doing.lease == l && sim->doing.how == 2 &&
-            l->version == sim->objects[l->object].last)
-            sim->objects[l->object].pieces[l->piece].maybe_torn = true; /* a part of it was carried out */
-        if (l->used && sim->doing.lease == l)
+        if (l->used && sim->doing.lease == l) {
+            release_cut_off(sim, l);
             reservation_look(sim, l);
+        }
     }
 }
 
