@@ -425,6 +425,21 @@ int segment_take(struct segment_table *t, uint32_t pool, uint8_t durability, boo
     return 0;
 }
 
+/* Of those that are being emptied the one that would gain least by it. */
+static uint32_t emptying_with_room(const struct segment_table *t, uint32_t pool, uint8_t durability, uint32_t sectors)
+{
+    uint32_t best = NONE;
+
+    for (uint32_t i = t->list[SEGMENT_EVACUATING].first; i != NONE; i = t->segments[i].next) {
+        const struct segment *s = &t->segments[i];
+
+        if (s->pool == pool && s->durability == durability && s->sums_loaded && room_behind(t, s) >= sectors &&
+            (best == NONE || t->segments[best].live_sectors < s->live_sectors))
+            best = i;
+    }
+    return best;
+}
+
 int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating, uint32_t sectors,
                    uint32_t *ret_segment)
 {
@@ -433,9 +448,14 @@ int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, b
     if (t->pools[pool].roomiest[durability - 1] == UNKNOWN)
         roomiest_find(t, pool, durability);
     uint32_t segment = t->pools[pool].roomiest[durability - 1];
-    if (segment == NONE || room_behind(t, &t->segments[segment]) < sectors)
-        return -ENOSPC;
-    sim_reached("segment: one is filled up");
+    if (segment != NONE && room_behind(t, &t->segments[segment]) >= sectors) {
+        sim_reached("segment: one is filled up");
+    } else {
+        segment = evacuating ? emptying_with_room(t, pool, durability, sectors) : NONE;
+        if (segment == NONE)
+            return -ENOSPC;
+        sim_reached("segment: one that was being emptied is filled up");
+    }
     segment_set_state(t, segment, SEGMENT_OPEN);
     t->segments[segment].placed_sectors = (uint16_t)t->segments[segment].end_sector;
     kill_point("segment.reopened");

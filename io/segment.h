@@ -14,7 +14,7 @@
  * OPEN       being filled by one stream of one pool, from its beginning or behind what was put there before. -> CLOSING
  * CLOSING    nothing more is placed in it, but puts are in flight, which an evacuation could not see. -> SEALED
  * SEALED     pieces live in it. -> EVACUATING, EMPTY, OPEN
- * EVACUATING its owner was asked to empty it. -> EMPTY
+ * EVACUATING its owner was asked to empty it. -> EMPTY, OPEN
  * EMPTY      nothing lives in it and nobody reads it, but the log does not say so yet. -> FREEING
  * FREEING    the log says so, but perhaps not durably. -> FREE
  * Only segment_set_state() assigns.
@@ -108,7 +108,9 @@ must_check int segment_take(struct segment_table *t, uint32_t pool, uint8_t dura
 /*
  * Without a free one: a SEALED segment, not of `cache`, with this much room behind its end; OPEN again. What is copied may
  * always have it. So what a stream leaves of its segment, because others needed the room or the process died, is not lost:
- * however often that comes between, the copies of a segment go on where they stopped. -ENOSPC.
+ * however often that comes between, the copies of a segment go on where they stopped. What is copied may, where there is
+ * none, have an EVACUATING one: it is no longer emptied then. Else all that have room could be on their way out, and their
+ * pieces have nowhere to go. -ENOSPC.
  */
 must_check int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating,
                               uint32_t sectors, uint32_t *ret_segment);

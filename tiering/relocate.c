@@ -84,7 +84,8 @@ static void relocate_end(struct move *m, int status)
     if (status == -ECANCELED) {
         assert(r->state != RECORD_COMMITTED); /* deleted, and the old copy with it */
     } else if (status < 0) {
-        evacuate_later(&t->stores[m->store]);
+        if (status != -EALREADY)
+            evacuate_later(&t->stores[m->store]);
     } else if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV) && r->dev_store == m->store &&
                r->generation == old->generation) {
         object_set_dev(t, object, m->store, &m->put.entry);
@@ -134,7 +135,9 @@ static bool relocate_put(struct move *m)
     int status = -ECANCELED;
 
     if (record_at(&t->records, m->object)->state == RECORD_COMMITTED)
-        status = store_put(t->stores[m->store].store, &m->put);
+        status = store_is_evacuating(t->stores[m->store].store, x->old.loc.segment)
+                     ? store_put(t->stores[m->store].store, &m->put)
+                     : -EALREADY; /* it stays: what was to be emptied is filled up */
     bool waits = status == -EAGAIN && !t->stopping;
     x->phase = waits ? RELOCATION_WAIT : RELOCATION_PUT;
     if (waits) {

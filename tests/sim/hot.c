@@ -215,7 +215,8 @@ static void release_cut_off(struct sim *sim, const struct sim_lease *l)
         return;
     if (sim->doing.how == 2)
         p->maybe_torn = true;
-    if (sim->doing.how == 1 && p->torn && (uint32_t)(l->to - l->from) * SECTOR_BYTES >= object_piece_bytes(o, l->piece)) {
+    if (sim->doing.how == 1 && p->torn &&
+        (uint32_t)(l->to - l->from) * SECTOR_BYTES >= object_piece_bytes(o, l->piece)) {
         p->torn = false; /* all of it was written, so it may be read now */
         p->maybe_torn = true;
     }
@@ -417,11 +418,43 @@ static void block_look(struct sim *sim, struct tiering_session *s, struct object
         sim_fail(sim, "a read lease cannot be released");
 }
 
+/* Who holds a reservation of what is gone is told at its commit; another may reserve that piece meanwhile. */
+static void reservation_outlived(struct sim *sim, uint32_t i, uint32_t part, uint32_t piece)
+{
+    for (uint32_t n = 0; n < SIM_LEASES; n++) {
+        struct sim_lease *l = &sim->leases[n];
+
+        if (l->used && l->kind == HELD_RESERVED && l->object == i && l->part == part && l->piece == piece)
+            l->version = 0;
+    }
+}
+
+/* A build was being dropped, piece by piece, when the process died: the rest of it is there until its time is over again,
+ * and the pieces that went can be built anew. */
+static void build_cut_off(struct sim *sim, struct object *o, uint32_t i)
+{
+    struct tiering_found found;
+
+    for (uint32_t part = 0; part < o->n_parts; part++) {
+        for (uint32_t piece = 0; piece < o->n_pieces; piece++) {
+            struct tiering_id id = object_piece_id(sim, o, part, piece);
+            uint32_t bit = object_bit(part, piece);
+
+            if (!((o->reserved | o->committed) & bit) || tiering_lookup(sim->tiering, &id, &found) != -ENOENT)
+                continue;
+            block_unbuilt(sim, o, bit);
+            reservation_outlived(sim, i, part, piece);
+        }
+    }
+}
+
 static void block_check(struct sim *sim, struct tiering_session *s, uint32_t i)
 {
     struct object *o = &sim->objects[i];
     bool is_there = block_is_whole(sim, o);
 
+    if (sim->hot.inside && o->state == BLOCK_BUILDING && block_may_vanish_in_part(sim, o))
+        build_cut_off(sim, o, i);
     if (is_there) {
         block_seen(sim, o);
     } else if (o->state == BLOCK_PRESENT || o->state == BLOCK_UNKNOWN) {

@@ -25,7 +25,7 @@ static bool is_expired(const struct sim *sim, const struct object *o)
     return sim->now_ns >= o->built_ns + sim->config.parts_deadline_ns;
 }
 
-static bool may_vanish_in_part(const struct sim *sim, const struct object *o)
+bool block_may_vanish_in_part(const struct sim *sim, const struct object *o)
 {
     return object_durability(o) == STORE_CACHE || is_expired(sim, o);
 }
@@ -45,7 +45,7 @@ static bool build_was_dropped(const struct sim *sim, const struct object *o, uin
 {
     struct tiering_found found;
 
-    for (uint32_t part = 0; part < o->n_parts && may_vanish_in_part(sim, o); part++) {
+    for (uint32_t part = 0; part < o->n_parts && block_may_vanish_in_part(sim, o); part++) {
         for (uint32_t piece = 0; piece < o->n_pieces; piece++) {
             struct tiering_id id = object_piece_id(sim, o, part, piece);
             uint32_t bit = object_bit(part, piece);
@@ -84,13 +84,13 @@ void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint
     if (o->state == BLOCK_PRESENT || o->state == BLOCK_UNKNOWN)
         block_gone(sim, o, "it can be reserved again");
     if (o->state == BLOCK_BUILDING && ((o->reserved & bit) || build_was_dropped(sim, o, bit))) {
-        if (!may_vanish_in_part(sim, o))
+        if (!block_may_vanish_in_part(sim, o))
             sim_fail(sim, "block %u part %u piece %u was reserved twice", number, part, piece);
         o->state = BLOCK_ABSENT; /* all of it was dropped */
         o->reserved = o->committed = 0;
     }
     if (o->state == BLOCK_BUILDING && (o->committed & bit)) {
-        if (!may_vanish_in_part(sim, o))
+        if (!block_may_vanish_in_part(sim, o))
             sim_fail(sim, "block %u part %u piece %u was committed and is gone", number, part, piece);
         sim->counts->parts_expired++;
         block_unbuilt(sim, o, bit);
@@ -142,7 +142,7 @@ static void build_look(struct sim *sim, struct object *o)
     }
     if (o->committed == before)
         sim_fail(sim, "block %u: all parts are committed, and it is not visible", (uint32_t)(o - sim->objects));
-    if (!may_vanish_in_part(sim, o))
+    if (!block_may_vanish_in_part(sim, o))
         sim_fail(sim, "block %u: committed parts are gone", (uint32_t)(o - sim->objects));
     sim->counts->parts_expired++;
 }
@@ -159,7 +159,7 @@ void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint3
             sim_fail(sim, "block %u: a commit of a dead build succeeded", number);
         return;
     }
-    if (status == -ESTALE && !may_vanish_in_part(sim, o))
+    if (status == -ESTALE && !block_may_vanish_in_part(sim, o))
         sim_fail(sim, "block %u: its reservation was lost", number);
     if (status < 0) {
         if (status != -ESTALE && status != -ECANCELED && status != -ENOSPC && status != -EFAULT)

@@ -89,6 +89,28 @@ START_TEST(segments_are_emptied_ahead_of_need)
 }
 END_TEST
 
+/* No segment is free, and all that have room are on their way out: what leaves them goes into the fullest. */
+START_TEST(what_is_emptied_can_be_filled)
+{
+    uint32_t a = fill(STORE_DURABLE, 2), b = fill(STORE_DURABLE, 4), got = STORE_SEGMENT_NONE;
+
+    while (table.count[SEGMENT_FREE])
+        (void)fill(STORE_SCRATCH, 16);
+    table.segments[a].end_sector = SECTORS / 2;
+    table.segments[b].end_sector = SECTORS / 2;
+    segment_set_state(&table, a, SEGMENT_EVACUATING);
+    segment_set_state(&table, b, SEGMENT_EVACUATING);
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_DURABLE, false, 1, &got), -ENOSPC);
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_DURABLE, true, SECTORS / 2 + 1, &got), -ENOSPC);
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_SCRATCH, true, 1, &got), -ENOSPC); /* these are full */
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_DURABLE, true, SECTORS / 2, &got), 0);
+    ck_assert_uint_eq(got, b);
+    ck_assert_uint_eq(table.segments[b].state, SEGMENT_OPEN);
+    ck_assert_uint_eq(table.segments[a].state, SEGMENT_EVACUATING);
+    ck_assert_uint_eq(table.pools[0].n_evacuating, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("segment");
@@ -99,6 +121,7 @@ int main(void)
     tcase_add_loop_test(tc, half_dead_cache_costs_half, 1, 13);
     tcase_add_test(tc, without_cache_the_emptiest_is_copied);
     tcase_add_test(tc, segments_are_emptied_ahead_of_need);
+    tcase_add_test(tc, what_is_emptied_can_be_filled);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);
