@@ -114,17 +114,62 @@ static void *must(void *p)
     return p;
 }
 
+/* Regions come and go, hundreds in a run. To write zeros to one that was used costs less than faults on fresh pages, far less
+ * where the pages come from a hypervisor. Not under AddressSanitizer, which should see who uses one that is gone. */
+#define KEPT_MAX 32
+#define KEPT_BYTES_MAX (2 * MIB)
+
+struct kept_region {
+    void *mem;
+    uint64_t size_bytes;
+};
+
+static _Thread_local struct kept_region kept_regions[KEPT_MAX];
+
+static void region_zero(void *mem, uint64_t size_bytes)
+{
+    if (size_bytes <= KEPT_BYTES_MAX)
+        memset(mem, 0, size_bytes);
+    else
+        zeroed_again(mem, size_bytes);
+}
+
+static void *region_alloc(uint64_t size_bytes)
+{
+    for (uint32_t i = 0; i < KEPT_MAX; i++) {
+        void *mem = kept_regions[i].mem;
+
+        if (!mem || kept_regions[i].size_bytes != size_bytes)
+            continue;
+        kept_regions[i] = (struct kept_region){0};
+        memset(mem, 0, size_bytes);
+        return mem;
+    }
+    return must(zeroed_alloc(size_bytes));
+}
+
+static void region_free(void *mem, uint64_t size_bytes)
+{
+    for (uint32_t i = 0; i < KEPT_MAX && mem && size_bytes <= KEPT_BYTES_MAX && !ZEROED_ON_HEAP; i++) {
+        if (kept_regions[i].mem)
+            continue;
+        kept_regions[i] = (struct kept_region){.mem = mem, .size_bytes = size_bytes};
+        return;
+    }
+    zeroed_free(mem, size_bytes);
+}
+
 uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
 {
     for (uint32_t i = 0; i < d->n_regions; i++)
         if (d->regions[i].spare && d->regions[i].size_bytes == size_bytes) {
             d->regions[i].spare = d->regions[i].is_chunk = false;
-            zeroed_again(d->regions[i].mem, size_bytes);
+            region_zero(d->regions[i].mem, size_bytes);
             return i;
         }
     for (uint32_t i = 0; i < REGIONS_MAX; i++)
         if (!d->regions[i].mem) {
-            d->regions[i].mem = must(zeroed_alloc(size_bytes));
+            d->regions[i].mem = region_alloc(size_bytes);
             d->regions[i].size_bytes = size_bytes;
             d->n_regions = MAX(d->n_regions, i + 1);
             return i;
@@ -528,7 +573,7 @@ static void sim_chunk_close(struct io_backend *be, uint32_t region)
 {
     struct region *r = &simdisk_of(be)->regions[region];
 
-    zeroed_free(r->mem, r->size_bytes);
+    region_free(r->mem, r->size_bytes);
     *r = (struct region){0};
 }
 
@@ -616,7 +661,7 @@ void simdisk_free(struct simdisk *d)
         free(d->devs[i].dirty);
     }
     for (uint32_t i = 0; i < d->n_regions; i++)
-        zeroed_free(d->regions[i].mem, d->regions[i].size_bytes);
+        region_free(d->regions[i].mem, d->regions[i].size_bytes);
     for (uint32_t i = 0; i < SIMDISK_LANES_MAX; i++)
         lane_free(&d->lanes[i]);
     free(d->requests);
