@@ -147,6 +147,9 @@ if(sim_sources AND NOT SPILLWAY_SANITIZE STREQUAL thread)
                      chunk_give_back extent_orphan)
         target_link_options(spillsim PRIVATE "LINKER:--wrap=${function}")
     endforeach()
+    if(NOT SPILLWAY_SANITIZE) # tests/sim/tables.c
+        target_link_options(spillsim PRIVATE LINKER:--wrap=calloc LINKER:--wrap=free)
+    endif()
     set_target_properties(spillsim PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     # Where sanitizers are on, a few for them; a thousand without. Two processes side by side.
     if(SPILLWAY_SANITIZE)

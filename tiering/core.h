@@ -267,10 +267,12 @@ struct tstore {
 
 /* Pieces and parts of an object whose reservation has begun and that is not complete. */
 struct group {
-    uint64_t hash;   /* of the identity without part and piece; 0: free */
-    uint32_t object; /* any record of it: to compare the identity */
-    uint32_t committed, wanted;
-    uint64_t deadline_ns;
+    uint64_t hash; /* of the identity without part and piece; 0: free */
+    uint64_t deadline_ns, object_bytes;
+    uint32_t members, committed, wanted; /* records of it; of these committed; when it is whole */
+    uint32_t space, group;
+    uint16_t n_parts;
+    uint8_t key_len, key[KEY_BYTES_MAX];
 };
 #define GROUPS_MAX 65536
 
@@ -586,8 +588,8 @@ uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes);
 void groups_expire(struct tiering *t);
 /* All its pieces are COMMITTED: they are visible. */
 void object_complete_all(struct tiering *t, uint32_t object);
-/* The group of an object that was not whole when the process before this one ended. */
-void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uint32_t wanted);
+/* The group of an object that was not whole when the process before this one ended: how many of its pieces there are. */
+void group_recovered(struct tiering *t, uint32_t object, uint32_t members, uint32_t committed);
 
 /* --- dirty.c --- */
 /* Is the piece to be in its space's ring? What a record says; the caller compares before and after. */

@@ -118,10 +118,10 @@ static uint64_t group_hash(const struct tiering *t, const struct record *r)
     return record_hash_id(&t->records, &id) | 1; /* never 0 */
 }
 
-static bool group_same(const struct record *a, const struct record *b)
+static bool group_is_of(const struct group *g, const struct record *r)
 {
-    return a->space == b->space && a->group == b->group && a->key_len == b->key_len &&
-           memcmp(a->key, b->key, sizeof(a->key)) == 0;
+    return g->space == r->space && g->group == r->group && g->key_len == r->key_len &&
+           memcmp(g->key, r->key, sizeof(g->key)) == 0;
 }
 
 /* Linear probing; at most 3/4 full. */
@@ -129,10 +129,25 @@ static struct group *group_slot(struct tiering *t, const struct record *r, uint6
 {
     uint32_t at = (uint32_t)(hash % GROUPS_MAX);
 
-    while (t->groups[at].hash &&
-           !(t->groups[at].hash == hash && group_same(record_at(&t->records, t->groups[at].object), r)))
+    while (t->groups[at].hash && !(t->groups[at].hash == hash && group_is_of(&t->groups[at], r)))
         at = (at + 1) % GROUPS_MAX;
     return &t->groups[at];
+}
+
+static struct group *group_add(struct tiering *t, struct group *g, uint64_t hash, const struct record *r)
+{
+    *g = (struct group){.hash = hash,
+                        .deadline_ns = t->now_ns + t->config.parts_deadline_ns,
+                        .object_bytes = r->object_bytes,
+                        .wanted = r->n_parts * object_pieces(t, r->object_bytes),
+                        .space = r->space,
+                        .group = r->group,
+                        .n_parts = r->n_parts,
+                        .key_len = r->key_len};
+    memcpy(g->key, r->key, sizeof(g->key));
+    t->groups_next_ns = MIN(t->groups_next_ns, g->deadline_ns);
+    t->n_groups++;
+    return g;
 }
 
 static void group_remove(struct tiering *t, struct group *g)
@@ -152,13 +167,11 @@ static void group_remove(struct tiering *t, struct group *g)
 }
 
 /* Calls fn for every piece and part of the object that is in the index. */
-static void object_siblings(struct tiering *t, uint32_t object, void (*fn)(struct tiering *t, uint32_t object))
+static void id_siblings(struct tiering *t, struct tiering_id id, uint64_t object_bytes,
+                        void (*fn)(struct tiering *t, uint32_t object))
 {
-    const struct record *r = record_at(&t->records, object);
-    uint32_t n_pieces = object_pieces(t, r->object_bytes);
-    struct tiering_id id;
+    uint32_t n_pieces = object_pieces(t, object_bytes);
 
-    record_to_id(r, &id);
     for (uint32_t part = 0; part < id.n_parts; part++) {
         for (uint32_t piece = 0; piece < n_pieces; piece++) {
             id.part = (uint16_t)part;
@@ -169,6 +182,15 @@ static void object_siblings(struct tiering *t, uint32_t object, void (*fn)(struc
                 fn(t, sibling);
         }
     }
+}
+
+static void object_siblings(struct tiering *t, uint32_t object, void (*fn)(struct tiering *t, uint32_t object))
+{
+    const struct record *r = record_at(&t->records, object);
+    struct tiering_id id;
+
+    record_to_id(r, &id);
+    id_siblings(t, id, r->object_bytes, fn);
 }
 
 static void object_complete(struct tiering *t, uint32_t object)
@@ -202,9 +224,10 @@ static int group_join(struct tiering *t, uint32_t object, bool grouped)
     hash = group_hash(t, r);
     g = group_slot(t, r, hash);
     if (g->hash) {
-        const struct record *first = record_at(&t->records, g->object);
-
-        return first->n_parts == r->n_parts && first->object_bytes == r->object_bytes ? 0 : -EINVAL;
+        if (g->n_parts != r->n_parts || g->object_bytes != r->object_bytes)
+            return -EINVAL;
+        g->members++;
+        return 0;
     }
     if (!grouped)
         return 0;
@@ -212,12 +235,7 @@ static int group_join(struct tiering *t, uint32_t object, bool grouped)
         return -EINVAL;
     if (t->n_groups >= GROUPS_MAX / 4 * 3 || sim_point("group: too many are incomplete"))
         return -ENOSPC;
-    *g = (struct group){.hash = hash,
-                        .object = object,
-                        .wanted = r->n_parts * object_pieces(t, r->object_bytes),
-                        .deadline_ns = t->now_ns + t->config.parts_deadline_ns};
-    t->groups_next_ns = MIN(t->groups_next_ns, g->deadline_ns);
-    t->n_groups++;
+    group_add(t, g, hash, r)->members = 1;
     return 0;
 }
 
@@ -233,7 +251,7 @@ static void group_committed(struct tiering *t, uint32_t object)
     }
 }
 
-/* A piece of an incomplete object goes: the group cannot become whole; its other committed pieces go too. */
+/* A piece of an incomplete object goes. */
 static void group_broken(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
@@ -243,23 +261,8 @@ static void group_broken(struct tiering *t, uint32_t object)
         return;
     if (r->state == RECORD_COMMITTED && g->committed > 0)
         g->committed--;
-    if (g->object != object)
-        return;
-    /* The group is remembered by one of its records: pass that on, or end the group with its last record. */
-    struct tiering_id id;
-    record_to_id(r, &id);
-    for (uint32_t i = 0; i < g->wanted; i++) {
-        id.part = (uint16_t)(i % r->n_parts);
-        id.piece = i / r->n_parts;
-        uint32_t other = record_find(&t->records, &id, record_hash_id(&t->records, &id));
-
-        if (other != RECORD_NONE && other != object) {
-            sim_reached("group: another piece remembers it");
-            g->object = other;
-            return;
-        }
-    }
-    group_remove(t, g);
+    if (--g->members == 0)
+        group_remove(t, g);
 }
 
 void object_complete_all(struct tiering *t, uint32_t object)
@@ -267,7 +270,7 @@ void object_complete_all(struct tiering *t, uint32_t object)
     object_siblings(t, object, object_complete);
 }
 
-void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uint32_t wanted)
+void group_recovered(struct tiering *t, uint32_t object, uint32_t members, uint32_t committed)
 {
     const struct record *r = record_at(&t->records, object);
     uint64_t hash = group_hash(t, r);
@@ -275,10 +278,22 @@ void group_recovered(struct tiering *t, uint32_t object, uint32_t committed, uin
 
     if (t->n_groups >= GROUPS_MAX / 4 * 3)
         return; /* there were no more before */
-    *g = (struct group){
-        .hash = hash, .object = object, .wanted = wanted, .committed = committed, .deadline_ns = DEADLINE_UNSET};
+    group_add(t, g, hash, r);
+    g->members = members;
+    g->committed = committed;
+    g->deadline_ns = DEADLINE_UNSET;
     t->groups_next_ns = 0;
-    t->n_groups++;
+}
+
+/* All of it goes, what is reserved, too: who commits that later is told. The group goes first: it need not count them. */
+static void group_kill(struct tiering *t, struct group *g)
+{
+    struct tiering_id id = {.space = g->space, .group = g->group, .n_parts = g->n_parts, .key_len = g->key_len};
+    uint64_t object_bytes = g->object_bytes;
+
+    memcpy(id.key, g->key, sizeof(id.key));
+    group_remove(t, g);
+    id_siblings(t, id, object_bytes, object_kill);
 }
 
 void groups_expire(struct tiering *t)
@@ -298,8 +313,8 @@ void groups_expire(struct tiering *t)
             sim_reached("group: its time is over");
             g->deadline_ns = t->now_ns + t->config.parts_deadline_ns;
             if (g->committed)
-                object_siblings(t, g->object, object_kill); /* what is reserved, too: who commits it later is told */
-            next_ns = 0;                                    /* others may have moved to where we have been */
+                group_kill(t, g);
+            next_ns = 0; /* others may have moved to where we have been */
         } else {
             next_ns = MIN(next_ns, g->deadline_ns);
         }
@@ -629,8 +644,11 @@ void object_kill(struct tiering *t, uint32_t object)
 void object_kill_all(struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
+    struct group *g = r->flags & RECORD_INCOMPLETE ? group_slot(t, r, group_hash(t, r)) : NULL;
 
-    if (r->n_parts == 1 && object_pieces(t, r->object_bytes) == 1)
+    if (g && g->hash)
+        group_kill(t, g);
+    else if (r->n_parts == 1 && object_pieces(t, r->object_bytes) == 1)
         object_kill(t, object);
     else
         object_siblings(t, object, object_kill);

@@ -333,7 +333,7 @@ static void reconcile_whole(struct tiering *t, uint32_t object)
         t->warm_counts.lost += whole.lost > 0;
         object_kill_all(t, object);
     } else {
-        group_recovered(t, object, whole.committed, whole.wanted);
+        group_recovered(t, object, whole.found, whole.committed);
     }
 }
 

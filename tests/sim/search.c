@@ -136,6 +136,7 @@ static void run_one(const struct options *o, struct worker *w, uint64_t seed)
     const struct sim_run run = {.seed = seed, .n_ops = o->ops, .until = o->until, .verbose = o->verbose};
 
     cpu_seconds_limit(SEED_CPU_SECONDS);
+    tables_forget();
     uint64_t hash = sim_run_seed(&run, &w->counts);
     if (o->one || seed % 50 == 1) {
         printf("seed %" PRIu64 ": %016" PRIx64 "\n", seed, hash);
@@ -146,6 +147,7 @@ static void run_one(const struct options *o, struct worker *w, uint64_t seed)
     struct sim_counts counts = {0};
 
     again.verbose = false;
+    tables_forget();
     if (seed == o->first && sim_run_seed(&again, &counts) != hash) {
         fprintf(stderr, "seed %" PRIu64 " gave two different runs\n", seed);
         _exit(1);

@@ -292,6 +292,8 @@ struct sim_run {
 };
 /* One run from its seed. A hash of all that happened. */
 uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts);
+/* Between runs: nobody has a table of one that is over. */
+void tables_forget(void);
 void sim_catch_signals(void);
 int sim_report(const struct sim_counts *counts, uint64_t n_ops);
 void sim_counts_add(struct sim_counts *to, const struct sim_counts *counts);

@@ -114,8 +114,8 @@ static void *must(void *p)
     return p;
 }
 
-/* Regions come and go, hundreds in a run. To write zeros to one that was used costs less than faults on fresh pages, far less
- * where the pages come from a hypervisor. Not under AddressSanitizer, which should see who uses one that is gone. */
+/* Regions come and go, hundreds in a run, and are used again. Not under AddressSanitizer, which should see who uses one that
+ * is gone. */
 #define KEPT_MAX 32
 #define KEPT_BYTES_MAX (2 * MIB)
 
@@ -126,14 +126,6 @@ struct kept_region {
 
 static _Thread_local struct kept_region kept_regions[KEPT_MAX];
 
-static void region_zero(void *mem, uint64_t size_bytes)
-{
-    if (size_bytes <= KEPT_BYTES_MAX)
-        memset(mem, 0, size_bytes);
-    else
-        zeroed_again(mem, size_bytes);
-}
-
 static void *region_alloc(uint64_t size_bytes)
 {
     for (uint32_t i = 0; i < KEPT_MAX; i++) {
@@ -142,7 +134,7 @@ static void *region_alloc(uint64_t size_bytes)
         if (!mem || kept_regions[i].size_bytes != size_bytes)
             continue;
         kept_regions[i] = (struct kept_region){0};
-        memset(mem, 0, size_bytes);
+        zeroed_again(mem, size_bytes);
         return mem;
     }
     return must(zeroed_alloc(size_bytes));
@@ -164,7 +156,7 @@ uint32_t simdisk_region_add(struct simdisk *d, uint64_t size_bytes)
     for (uint32_t i = 0; i < d->n_regions; i++)
         if (d->regions[i].spare && d->regions[i].size_bytes == size_bytes) {
             d->regions[i].spare = d->regions[i].is_chunk = false;
-            region_zero(d->regions[i].mem, size_bytes);
+            zeroed_again(d->regions[i].mem, size_bytes);
             return i;
         }
     for (uint32_t i = 0; i < REGIONS_MAX; i++)
