@@ -34,6 +34,7 @@ from ..views import Views
 from .device import Link, Run, at, is_remote, sum_squares
 from .manifest import without_names
 from .memory import floats as _floats
+from .overlap import Gradients, Overlap, changes
 from .ranks import Ranks
 from .saver import Saver
 from .saving import Saving
@@ -145,6 +146,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self.skipped = 0
         self._steps: Dict[torch.Tensor, int] = {}
         self._broken = False
+        self._overlap: Optional[Overlap] = None
         layout = {"what": "spillway.torch.OffloadAdamW", "version": 1, "name": name}
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
         part = f" {self.ranks.rank} of {self.ranks.world_size}" if self.ranks.world_size > 1 else ""
@@ -275,22 +277,25 @@ class OffloadAdamW(torch.optim.Optimizer):
     def _take(self, group: _Group, write: bool = True) -> _Taken:
         return _Taken(self._lease(group, write), lambda: None, [], [])
 
-    def _each_group(self, use: _Use, take: Optional[_Take] = None, ahead: bool = True) -> None:
+    def _each_group(
+        self, use: _Use, take: Optional[_Take] = None, ahead: bool = True, groups: Optional[List[_Group]] = None
+    ) -> None:
         """Calls use() for each group, in order, while the next one is being taken (ahead). What use() returns is called
         in the writer while the next one is used, and the lease ends then."""
         take = take or self._take
+        groups = self._groups if groups is None else groups
         coming: Optional["Future[_Taken]"] = None
         going: Optional["Future[None]"] = None
         try:
-            for i, group in enumerate(self._groups):
+            for i, group in enumerate(groups):
                 began = time.perf_counter()
                 taken = coming.result() if coming else take(group)
                 coming = None
                 self._saver.waited(time.perf_counter() - began)
                 with ExitStack() as stack:
                     stack.enter_context(taken.views)
-                    if ahead and i + 1 < len(self._groups):
-                        coming = self._reader.submit(take, self._groups[i + 1])
+                    if ahead and i + 1 < len(groups):
+                        coming = self._reader.submit(take, groups[i + 1])
                     rest = use(group, taken)
                     if going is not None:
                         going.result()
@@ -321,20 +326,99 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
-        """One step. Parameters without a gradient stay what they are. Returns what closure() returns, or None."""
+        """One step. Parameters without a gradient stay what they are. Returns what closure() returns, or None.
+
+        After overlap_backward(): waits for the rest of the step that began there.
+        """
+        if self._overlap is not None:
+            if closure is not None:
+                raise ValueError("the step has begun in the backward pass: it takes no closure")
+            self._finish_overlap()
+            return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._broken:
-            raise RuntimeError("a step failed in its middle: call load() or load_state_dict() with states of before it")
-        grads = self._gradients()
+        self._whole()
+        grads = self._gradients(self._params())
         if not grads:
             return loss
         scale = self._scale(grads)
         if scale is None:
             self.skipped += 1
             return loss
+        options = self._options(grads, scale)
+        self._broken = True
+        self._link.begin()
+        self._each_group(self._step_group, lambda group: self._take_step(group, grads, options))
+        self._link.end()
+        self.ranks.exchange(self._params())
+        self._broken = False
+        return loss
+
+    def overlap_backward(self) -> Overlap:
+        """For `with opt.overlap_backward(): loss.backward()`: groups are stepped while the backward pass goes on, each
+        as soon as it has its gradients. step() must follow; it makes the rest of the step.
+
+        From a parameter's gradient on, this backward pass must not need the parameter any more, as is so if it gets all
+        of its gradient from where it is used; PyTorch says so if it is not. Gradients must be left as they are until
+        step() returns. With gradients that are accumulated over several passes, this is for the last one. If the pass
+        raises, the step may have been made in part: then step() raises until load() or load_state_dict().
+
+        ValueError: max_grad_norm and skip_nonfinite need all gradients before; ranks exchange theirs first.
+        """
+        if self.max_grad_norm is not None or self.skip_nonfinite:
+            raise ValueError("max_grad_norm and skip_nonfinite need all gradients before the first group is stepped")
+        if self.ranks.world_size > 1:
+            raise ValueError("gradients of several ranks are exchanged before a step")
+        self._settled()
+        self._whole()
+        self._overlap = Overlap(self._params(), self._step_overlapped, self._backward_ended)
+        return self._overlap
+
+    def _settled(self) -> None:
+        if self._overlap is not None:
+            raise RuntimeError("a step that began in a backward pass has not ended: call step()")
+
+    def _backward_ended(self, failed: bool) -> None:
+        if failed:
+            self._overlap = None
+        else:
+            self._link.begin()  # gradients of earlier passes, too
+
+    def _step_overlapped(self, gradients: Gradients) -> None:
+        grads: Dict[torch.Tensor, torch.Tensor] = {}
+        options: Dict[torch.Tensor, train.Adam] = {}
+
+        def take(group: _Group) -> _Taken:
+            runs = {run.param for run in group.runs}
+            self._link.after(gradients.wait({p for p in runs if p.requires_grad}))
+            come = self._gradients(p for p in runs if p not in grads)
+            grads.update(come)
+            options.update(self._options(come, 1.0))
+            return self._take_step(group, grads, options)
+
+        def use(group: _Group, taken: _Taken) -> Optional[Callable[[], None]]:
+            self._broken = True
+            with torch.no_grad():
+                for run in group.runs:
+                    if run.param in grads and run.param.device.type == "cpu":
+                        changes(run.param)
+            return self._step_group(group, taken)
+
+        self._each_group(use, take, groups=self._groups[::-1])
+
+    def _finish_overlap(self) -> None:
+        assert self._overlap is not None
+        try:
+            self._overlap.finish()
+        finally:
+            self._overlap = None
+        self._link.end()
+        self._broken = False
+
+    def _options(self, grads: Iterable[torch.Tensor], scale: float) -> Dict[torch.Tensor, train.Adam]:
+        """Their next step's numbers."""
         options = {}
         for settings in self.param_groups:
             for p in settings["params"]:
@@ -348,18 +432,16 @@ class OffloadAdamW(torch.optim.Optimizer):
                         self._steps[p],
                         scale,
                     )
-        self._broken = True
-        self._link.begin()
-        self._each_group(self._step_group, lambda group: self._take_step(group, grads, options))
-        self._link.end()
-        self.ranks.exchange(self._params())
-        self._broken = False
-        return loss
+        return options
 
-    def _gradients(self) -> Dict[torch.Tensor, torch.Tensor]:
+    def _whole(self) -> None:
+        if self._broken:
+            raise RuntimeError("a step failed in its middle: call load() or load_state_dict() with states of before it")
+
+    def _gradients(self, params: Iterable[torch.Tensor]) -> Dict[torch.Tensor, torch.Tensor]:
         """Of each parameter that has one, on the CPU or a GPU, contiguous."""
         grads = {}
-        for p in self._params():
+        for p in params:
             if p.grad is None:
                 continue
             if p.grad.is_sparse or p.grad.dtype not in _NAMES:
@@ -452,6 +534,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         Until then nothing but step() may change states and parameters: step() sees to it that what it changes was
         copied before. Where the states do not fit in the pool's memory the next step or Saving.wait() makes the copies.
         """
+        self._settled()
         if self._broken:
             raise RuntimeError("a step failed in its middle: there is nothing whole to save")
         if self.ranks.world_size > 1 and self.ranks.group is None:
@@ -466,6 +549,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         ranks call it. NotFound: there is none of that name, it says which there are; ValueError: it is of other
         parameters, shapes or types; nothing has been changed then.
         """
+        self._settled()
         load(self, name, self.name if of is None else of)
 
     def _descriptions(self) -> List[Dict[str, Any]]:
@@ -497,6 +581,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         """A copy of the states in memory, in the form of torch.optim.AdamW's; with "master" where there is one."""
         if self.ranks.world_size > 1:
             raise RuntimeError("a rank has a part of the states alone: use save() and load()")
+        self._settled()
         params = self._params()
         number = {p: i for i, p in enumerate(params)}
         state: Dict[int, Dict[str, torch.Tensor]] = {}
@@ -518,6 +603,7 @@ class OffloadAdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Takes states as state_dict(), or torch.optim.AdamW's, has them. Parameters that it has nothing of begin anew,
         and masters that it has nothing of are made from the parameters."""
+        self._settled()
         params = self._params()
         saved_groups = state_dict["param_groups"]
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
@@ -555,6 +641,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         """Deletes the states, unless they went with the daemon. The pool's session stays open.
 
         Waits for snapshots that are being made."""
+        if self._overlap is not None:
+            self._overlap.end(failed=True)
         self._saver.close()
         self._reader.shutdown()
         self._writer.shutdown()

@@ -89,6 +89,10 @@ class Copies:
         """What is copied from now on comes after what the current stream has."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
+    def after(self, event: torch.cuda.Event) -> None:
+        """What is copied from now on comes after this."""
+        self._stream.wait_event(event)
+
     def copy(self, pairs: Iterable[Tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], None]:
         """Copies each second to its first; what is returned waits for that."""
         pairs = list(pairs)
@@ -188,6 +192,12 @@ class Link:
         """A step begins: what is copied comes after what the current streams have."""
         for copies in (*self._over.values(), *self._back.values()):
             copies.begin()
+
+    def after(self, events: Iterable[torch.cuda.Event]) -> None:
+        """What comes over from now on comes after these."""
+        for event in events:
+            for copies in self._over.values():
+                copies.after(event)
 
     def gradients(self, group: int, runs: Sequence[Run], grads: Dict[torch.Tensor, torch.Tensor]) -> Coming:
         """The gradients of a group's runs begin to come over: where the ones of two groups before were."""
