@@ -14,6 +14,10 @@ try:
     import numpy
 except ImportError:
     numpy = None
+try:
+    import torch
+except ImportError:
+    torch = None
 
 SIZE = 64 * KIB
 
@@ -54,6 +58,7 @@ class Views(support.Case):
             yield "array", numpy.frombuffer(view.data, numpy.float32)
             yield "slice of an array", numpy.frombuffer(view.data, numpy.uint8)[1:2]
             yield "asarray", numpy.asarray(view.data)
+        yield "capsule", view.__dlpack__(max_version=(1, 0))
 
     def test_exported(self):
         for write in (False, True):
@@ -221,6 +226,52 @@ class Views(support.Case):
         self.assertTrue((got == 3).all())
         with self.assertRaises(ValueError):
             self.tensor.put(0, got[::2])
+
+
+    @unittest.skipIf(numpy is None, "there is no numpy")
+    def test_dlpack(self):
+        def part_of(view):
+            array = numpy.from_dlpack(view)  # read-only before NumPy 2.1
+            self.assertEqual((array.dtype, array.shape, bytes(array)), (numpy.uint8, (SIZE,), pattern(SIZE)))
+            return array[3:]
+
+        with self.tensor.acquire(write=True) as views:
+            self.assertEqual(views[0].__dlpack_device__(), (1, 0))
+            part = part_of(views[0])
+            with self.assertRaises(BufferError):
+                views.release()
+            self.assertEqual(part[0], pattern(SIZE)[3])
+            del part
+        with self.assertRaises(ValueError):
+            views[0].__dlpack__()
+
+    def test_dlpack_of_what_is_only_read(self):
+        with self.tensor.acquire() as views:
+            with self.assertRaisesRegex(BufferError, "for reading"):
+                views[0].__dlpack__()
+            for options in ({"stream": 1}, {"dl_device": (2, 0)}, {"copy": True}):
+                with self.assertRaises(BufferError):
+                    views[0].__dlpack__(max_version=(1, 0), **options)
+            capsule = views[0].__dlpack__(max_version=(1, 0), dl_device=(1, 0), copy=False)
+            self.assertIn("dltensor_versioned", repr(capsule))
+            del capsule
+
+    @unittest.skipIf(torch is None or numpy is None, "torch or numpy is not installed")
+    def test_dlpack_to_torch(self):
+        def change(view):
+            bits = torch.from_dlpack(view)
+            bits.view(torch.float32).fill_(2.5)
+            return bits[4:].view(torch.float32)  # keeps the storage
+
+        with self.tensor.acquire(write=True) as views:
+            part = change(views[0])
+            with self.assertRaises(BufferError):
+                views.release()
+            self.assertEqual(part[0].item(), 2.5)
+            del part
+        got = torch.empty(SIZE // 4)
+        self.tensor.get(0, got.numpy())
+        self.assertTrue((got == 2.5).all())
 
 
 if __name__ == "__main__":

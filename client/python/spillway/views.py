@@ -40,6 +40,7 @@ from typing import (
     overload,
 )
 
+from . import dlpack
 from ._native import ffi, lib
 from .errors import Limit, Statuses, status_error
 
@@ -246,7 +247,8 @@ class Grant:
 class View(Unpicklable):
     """A lease on bytes of one object (of one piece of it), or why there is none.
 
-    Has the buffer protocol from Python 3.12 on; before, pass `view.data`. The calls of this package take either.
+    Has the buffer protocol from Python 3.12 on; before, pass `view.data`. The calls of this package take either. And it
+    has DLPack: torch.from_dlpack(view).
     """
 
     __slots__ = ("_grant", "_index", "_buffer", "_data", "__weakref__")
@@ -271,6 +273,27 @@ class View(Unpicklable):
 
     def __buffer__(self, flags: int) -> memoryview:
         return memoryview(self.data)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: Optional[Tuple[int, int]] = None,
+        dl_device: Optional[Tuple[int, int]] = None,
+        copy: Optional[bool] = None,
+    ) -> Any:
+        """The bytes for torch.from_dlpack(), numpy.from_dlpack() and their like: an array of uint8, without a copy.
+
+        As long as there is one, the lease does not end (BufferError). BufferError too for a lease for reading, if the
+        library's DLPack is one before 1.0: that has no arrays that are read-only.
+        """
+        if stream is not None or dl_device not in (None, dlpack.CPU) or copy:
+            raise BufferError("a view's bytes are on the CPU, and are not copied")
+        self.data  # is there any?
+        return dlpack.export(self._buffer, self.address, self.size, self._grant.writable, max_version)
+
+    def __dlpack_device__(self) -> Tuple[int, int]:
+        return dlpack.CPU
 
     def _forget(self) -> None:
         if self._data is not None:
