@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations on a GPU, without a GPU: a device that is late, and whose bytes are the CPU's."""
+"""Activations on a GPU, without a GPU: a device that is late, whose bytes are the CPU's. By copy engines, by kernels."""
 import contextlib
 import errno
 import threading
@@ -33,6 +33,25 @@ class Stream:
 
     def wait_event(self, event):
         self.waited.append(event)
+
+    def record_event(self, event):
+        """After copies: they end when the link may move bytes."""
+        return Copied(event)
+
+
+class Copied:
+    """An event after copies."""
+
+    failure = None
+
+    def __init__(self, event):
+        assert isinstance(event, Event)
+
+    def synchronize(self):
+        Job.begins()
+        assert Job.may_move.wait(20)
+        if Copied.failure is not None:
+            raise Copied.failure()
 
 
 class Event:
@@ -76,11 +95,16 @@ class Job:
 
     may_move = threading.Event()
 
+    @staticmethod
+    def begins():
+        """Something is about to wait for the link."""
+
     def __init__(self, move):
         self._move = move
         self._cancelled = threading.Event()
 
     def wait(self):
+        Job.begins()
         end = time.monotonic() + 20
         while not self.may_move.is_set():
             if self._cancelled.wait(0.002):
@@ -98,7 +122,16 @@ class Gpu:
 
     def __init__(self):
         self.failure = None
-        self.puts, self.gets = [], []
+        self.puts, self.gets, self.mapped = [], [], []
+        self.is_open = True
+
+    def map(self, view):
+        assert self.is_open
+        self.mapped.append(view.address)
+        return view.address
+
+    def close(self):
+        self.is_open = False
 
     def put(self, ranges, stream, *, space, timeout):
         ((tensor, offset, region),) = ranges
@@ -112,7 +145,7 @@ class Gpu:
 
     def _copy(self, copy, region):
         if self.failure is not None:
-            raise self.failure()  # a new one, which has no traceback
+            raise self.failure()
         copy(activations._bytes(region.owner))
 
 
@@ -120,7 +153,9 @@ SIZE = 256 * KIB
 
 
 @unittest.skipIf(torch is None, "torch is not installed")
-class DeviceTest(Base):
+class KernelTest(Base):
+    ATTEMPTS = 2  # first for the copy engines
+
     def setUp(self):
         super().setUp()
         self.gpu = Gpu()
@@ -133,7 +168,7 @@ class DeviceTest(Base):
             (torch.cuda, "current_stream", lambda device: self.current),
             (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
-            (activations_gpu, "attach", lambda space, device: self.gpu),
+            (activations_gpu, "attach", self.attach),
             (activations, "_new_mover", activations_gpu.new_mover),
         ):
             patch = unittest.mock.patch.object(owner, name, value)
@@ -141,6 +176,16 @@ class DeviceTest(Base):
             self.addCleanup(patch.stop)
         self.addCleanup(Event.may_compute.set)
         self.addCleanup(Job.may_move.set)
+
+    def fail_by(self, failure):
+        """What moves bytes raises what this makes: anew, for it should have no traceback."""
+        self.gpu.failure = failure
+
+    def attach(self, space, device, map_only=False):
+        if map_only:
+            raise spillway.SpillwayError(1, "memory is not registered here")
+        warnings.filterwarnings("ignore", "the pool's memory is not pinned here", RuntimeWarning)
+        return self.gpu
 
     def forward(self, model, context, x):
         """In a thread, for it may wait: what it is, and its loss as soon as it is there."""
@@ -180,12 +225,13 @@ class DeviceTest(Base):
 
     def test_one_attachment_for_all_contexts(self):
         made = []
-        with unittest.mock.patch.object(activations_gpu, "attach", lambda *_: (made.append(1), self.gpu)[1]):
+        attach = lambda *a, **options: (made.append(1), self.attach(*a, **options))[1]
+        with unittest.mock.patch.object(activations_gpu, "attach", attach):
             for _ in range(3):
                 with self.context():
                     loss = blocks(1)(batch()).square().sum()
                 loss.backward()
-        self.assertEqual(len(made), 1)
+        self.assertEqual(len(made), self.ATTEMPTS)
 
     def test_nothing_is_copied_before_it_is_computed(self):
         Event.may_compute.clear()
@@ -339,15 +385,14 @@ class DeviceTest(Base):
     @contextlib.contextmanager
     def nothing_moves_after(self, context, stored):
         """Twelve nodes."""
-        real, puts = Job.wait, []
+        puts = []
 
-        def wait(job):
+        def begins():
             puts.append(1)
             if len(puts) > stored:
                 Job.may_move.clear()
-            return real(job)
 
-        with unittest.mock.patch.object(Job, "wait", wait):
+        with unittest.mock.patch.object(Job, "begins", begins):
             nodes = self.chain(context, 12)
             wait_until(lambda: len(puts) == stored + 2, "copies do not begin")
             wait_until(lambda: context.stats.offloaded == stored * SIZE, "not all is stored")
@@ -367,7 +412,7 @@ class DeviceTest(Base):
     def test_no_room(self):
         """Is kept, and nothing is left of the attempt."""
         for failure in (spillway.NoSpace(28, "no room"), spillway.Timeout(110, "not in time")):
-            self.gpu.failure = lambda: type(failure)(failure.errno, failure.strerror)
+            self.fail_by(lambda: type(failure)(failure.errno, failure.strerror))
             model, context = blocks(), self.context()
             with context:
                 loss = model(batch()).square().sum()
@@ -380,7 +425,7 @@ class DeviceTest(Base):
             del loss
 
     def test_no_room_is_raised(self):
-        self.gpu.failure = lambda: spillway.Timeout(110, "not in time")
+        self.fail_by(lambda: spillway.Timeout(110, "not in time"))
         with self.assertRaisesRegex(spillway.NoSpace, "no room for .* bytes of activations"):
             with self.context(on_full="raise") as context:
                 y = (torch.randn(64 * KIB, requires_grad=True) * 1).sin()
@@ -392,7 +437,7 @@ class DeviceTest(Base):
         with context:
             loss = model(batch()).square().sum()
         self.is_idle(context)
-        self.gpu.failure = lambda: spillway.SpillwayError(32, "the transfer failed")
+        self.fail_by(lambda: spillway.SpillwayError(32, "the transfer failed"))
         with self.assertRaisesRegex(Exception, "the transfer failed"):
             loss.backward()
         del loss
@@ -419,7 +464,7 @@ class DeviceTest(Base):
         del y
 
     def test_without_a_path_all_is_kept(self):
-        def attach(space, device):
+        def attach(space, device, **_):
             raise spillway.NoGpu(38, "libcuda.so.1 is not there")
 
         model = blocks()
@@ -435,6 +480,57 @@ class DeviceTest(Base):
         self.assertEqual(context.stats.offloaded, 0)
         self.assertEqual(len([w for w in caught if "activations stay on cpu: " in str(w.message)]), 1)
         self.assertEqual(spw.offload_activations(self.pool).stats.offloaded, 0)
+
+
+class CopyTest(KernelTest):
+    """What holds for both; puts and gets are told apart by what the mover does."""
+
+    ATTEMPTS = 1
+    test_a_copy_that_backward_overtakes_is_given_up = None  # it is over before that matters
+    test_memory_that_the_path_does_not_take = None  # it takes any
+
+    def setUp(self):
+        super().setUp()
+        mover = activations_gpu._CopyMover
+        put, get = mover.put, mover.get
+
+        def watched_put(mover, key, storage, timeout):
+            self.gpu.puts.append((key, None, timeout))
+            put(mover, key, storage, timeout)
+
+        def watched_get(mover, key, nbytes, room):
+            self.gpu.gets.append((key, None))
+            return get(mover, key, nbytes, room)
+
+        for name, value in (("put", watched_put), ("get", watched_get)):
+            patch = unittest.mock.patch.object(mover, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def test_more_than_a_piece(self):
+        n = (2 * self.space.piece_bytes + 4 * KIB) // 4
+        with unittest.mock.patch.object(activations_gpu, "BATCH_PIECES", 2):
+            with self.context() as context:
+                x = torch.randn(n, requires_grad=True) * 1
+                y = x.sin()
+            self.is_idle(context)
+            self.assertEqual(context.stats.offloaded, 4 * n)
+            expected_x = x.detach().clone()
+            node = y.grad_fn
+            del x, y
+            self.assertTrue(torch.equal(node._saved_self.detach(), expected_x))
+        self.assertEqual(context.stats.loaded, 4 * n)
+        self.assertEqual(len(self.gpu.mapped), 1 + 2 * 3)
+        del node
+        wait_until(lambda: self.space.stat().objects == 0, "left behind")
+
+    def fail_by(self, failure):
+        self.addCleanup(setattr, Copied, "failure", None)
+        Copied.failure = failure
+
+    def attach(self, space, device, map_only=False):
+        assert map_only
+        return self.gpu
 
 
 if __name__ == "__main__":

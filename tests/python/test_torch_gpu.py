@@ -13,6 +13,7 @@ try:
     import torch
 
     import spillway.torch as spw
+    from test_torch_overlap import Layers, wait_for_change
     from torch_rig import model_of
 except ImportError:
     torch = None
@@ -85,6 +86,28 @@ class GpuTest(unittest.TestCase):
             self.assertEqual(self.steps(mine, optimizer, 20), self.steps(other, self.plain(other.parameters()), 20))
             self.same(mine, other)
             self.assertGreater(optimizer._link._gpu.mapped_bytes, 0)
+
+    def test_in_the_backward_pass(self):
+        """Gradients come late, and the last layer has been stepped before the first one's are there."""
+        for dtype in (torch.float32, torch.bfloat16):
+            mine, other = (Layers(dtype=dtype, device="cuda") for _ in range(2))
+            optimizer = self.optimizer(mine.parameters(), name=str(dtype), group_bytes=8 << 20)
+            theirs = self.optimizer(other.parameters(), name=f"{dtype}, without", group_bytes=8 << 20)
+            for _ in range(4):
+                last = mine.params[2]
+                before = last.detach().clone()
+                mine.before[1] = lambda: torch.cuda._sleep(50_000_000)
+                mine.before[0] = lambda last=last, before=before: wait_for_change(self, last, before)
+                optimizer.zero_grad()
+                theirs.zero_grad()
+                with optimizer.overlap_backward():
+                    mine.loss().backward()
+                optimizer.step()
+                other.loss().backward()
+                theirs.step()
+                self.same(mine, other)
+            optimizer.close()
+            theirs.close()
 
     def test_on_side_streams(self):
         """What the model's stream has not done yet is waited for, and what it has afterwards waits."""

@@ -40,9 +40,9 @@ if torch is not None:
 class Layers:
     """Parameters, each of which is used once, in order. before[i]: is called when backward comes to layer i."""
 
-    def __init__(self, n=3, dtype=None):
+    def __init__(self, n=3, dtype=None, device="cpu"):
         torch.manual_seed(3)
-        self.params = [torch.nn.Parameter(torch.randn(N).to(dtype or torch.float32)) for _ in range(n)]
+        self.params = [torch.nn.Parameter(torch.randn(N).to(device, dtype or torch.float32)) for _ in range(n)]
         self.before = {}
 
     def parameters(self):
@@ -51,12 +51,20 @@ class Layers:
 
     def loss(self, scale=1.0):
         """A number that all of them make."""
-        y = torch.full((N,), 0.5, requires_grad=True)
+        y = torch.full((N,), 0.5, requires_grad=True, device=self.params[0].device)
         for i, p in enumerate(self.params):
             y = torch.tanh(y * p.float() * scale)
             if i in self.before:
                 y = Meanwhile.apply(y, self.before[i])
         return y.sum()
+
+
+def wait_for_change(case, p, before):
+    """Until a step has been made with p."""
+    end = time.monotonic() + DEADLINE_S
+    while torch.equal(p.detach(), before):
+        case.assertLess(time.monotonic(), end, "no group was stepped in the backward pass")
+        time.sleep(0.01)
 
 
 @unittest.skipIf(torch is None, "torch is not installed")
@@ -74,14 +82,6 @@ class OverlapTest(unittest.TestCase):
         optimizer = spw.OffloadAdamW(model.parameters(), self.pool, group_bytes=GROUP, **{**NUMBERS, **options})
         self.addCleanup(optimizer.close)
         return optimizer
-
-    def wait_for_change(self, p, before):
-        """Until a step has been made with p."""
-        end = time.monotonic() + DEADLINE_S
-        while torch.equal(p.detach(), before):
-            if time.monotonic() > end:
-                raise TimeoutError("no group was stepped in the backward pass")
-            time.sleep(0.01)
 
     def test_as_without(self):
         for dtype in (torch.float32, torch.bfloat16):
@@ -108,7 +108,7 @@ class OverlapTest(unittest.TestCase):
             for _ in range(3):
                 last, first = mine.params[2], mine.params[0].detach().clone()
                 before = last.detach().clone()
-                mine.before[0] = lambda last=last, before=before: self.wait_for_change(last, before)
+                mine.before[0] = lambda last=last, before=before: wait_for_change(self, last, before)
                 optimizer.zero_grad()
                 theirs.zero_grad()
                 with optimizer.overlap_backward():
@@ -173,7 +173,7 @@ class OverlapTest(unittest.TestCase):
         before = mine.params[2].detach().clone()
 
         def fail_late():
-            self.wait_for_change(mine.params[2], before)
+            wait_for_change(self, mine.params[2], before)
             fail()
 
         mine.before[0] = fail_late
@@ -192,7 +192,7 @@ class OverlapTest(unittest.TestCase):
         p = mine.params[0]
         before = p.detach().clone()
         x = torch.ones(N, requires_grad=True)
-        y = Meanwhile.apply(x * p.detach(), lambda: self.wait_for_change(p, before)) * 2  # its backward needs p
+        y = Meanwhile.apply(x * p.detach(), lambda: wait_for_change(self, p, before)) * 2  # its backward needs p
         with self.assertRaisesRegex(RuntimeError, "modified by an inplace operation"):
             with optimizer.overlap_backward():
                 (y.sum() + (p * 3).sum()).backward()

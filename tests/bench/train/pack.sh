@@ -28,7 +28,7 @@ strip --strip-unneeded "$pack"/bin/* "$pack"/lib/* "$pack/python/spillway/_nativ
 pip3 download -q --no-deps --only-binary=:all: --python-version "$python" --implementation cp \
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$work/wheels" cffi
 python3 -m zipfile -e "$work"/wheels/cffi-*.whl "$pack/python"
-cp tests/python/{support,torch_rig,test_gpu,test_torch,test_torch_device,test_torch_gpu}.py "$pack/tests/"
+cp tests/python/{support,torch_rig,test_gpu,test_torch,test_torch_device,test_torch_gpu,test_torch_overlap}.py "$pack/tests/"
 cp tests/python/test_activations{,_device,_gpu}.py "$pack/tests/"
 cp tests/bench/train/{run.sh,gpu_torch.py,activations_gpu.py} "$pack/"
 find "$pack" -name __pycache__ -prune -exec rm -rf {} +

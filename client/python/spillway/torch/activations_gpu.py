@@ -5,36 +5,45 @@
     writers, the link          └ put 1     └ put 2     └ get 2 ─────┘
 
 put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
-for the end of the job, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
+for the end of the copy, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
 it by then but what its own stream has, so the allocator may give it to that stream at once, and no record_stream() is
-needed. The attachment's kernel gathers it, and comes last on the GPU: beside large products that lets one slot through
-for each of them, so that little hides there. What takes so long that backward needs it first is given up: it would hold
-the writers, and its memory, into the next step.
+needed.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
-comes later does, however late a reader gets to it. A reader waits for the job's end, which is known before the bytes
+comes later does, however late a reader gets to it. A reader waits for the copy's end, which is known before the bytes
 are handed out: an error of the link is an error of backward, not a wrong gradient. A consumer on another stream is told
 to the allocator.
 
-Objects are tensors of the store's, as ranges of a GPU's memory go to nothing else, and live for one graph.
+Two ways. Storages are contiguous, so the GPU's copy engines move them (_CopyMover): from and to blocks of the pool's
+memory, which this process registers with the driver (Gpu.map()), a block for each piece; they take nothing from those
+that compute. Where memory cannot be registered the attachment's kernels do it (_KernelMover), to tensors, as ranges of
+a GPU's memory go to nothing else. The kernel that gathers comes last on the GPU: beside large products it lets one slot
+through for each of them, so that little hides there. What takes so long that backward needs it first is given up: it
+would hold the writers, and its memory, into the next step.
+
+Objects live for one graph.
 """
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
 from .. import gpu
 from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
+from ..views import Views
 from .activations import _Mover, _storage, _workers_of
-from .device import attach
+from .device import Copies, attach
+from .memory import octets
 
 THREADS = 2  # of each kind: one copy begins while another ends
-ALIGN_BYTES = 16  # of what the GPU's path takes
+ALIGN_BYTES = 16  # of what the kernels take
+BATCH_PIECES = 8  # room for so many is asked for at once: a storage may be larger than what is free at any time
 
 _attach_lock = threading.Lock()
 
@@ -55,26 +64,55 @@ class _Room(NamedTuple):
 
 def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
     """None: there is no way from this GPU to the pool. That is said once."""
-    attached = _attached(space, device)
-    return None if attached is None else _GpuMover(space, device, attached)
+    found = _attached(space, device)
+    if found is None:
+        return None
+    attached, is_mapped = found
+    return (_CopyMover if is_mapped else _KernelMover)(space, device, attached)
 
 
-def _attached(space: Space, device: torch.device) -> Optional[gpu.Gpu]:
-    """The session's, of whatever context: to attach takes seconds."""
+def _attached(space: Space, device: torch.device) -> Optional[Tuple[gpu.Gpu, bool]]:
+    """The session's, of whatever context: to attach takes seconds. And whether it is for copy engines."""
     attachments = space.session._attachments
     key = "activations", space.pool.name, device
     with _attach_lock:
         if key not in attachments:
-            try:
-                attachments[key] = attach(space, device)
-            except SpillwayError as error:
-                attachments[key] = None
-                warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
+            attachments[key] = _attach(space, device)
         return attachments[key]
 
 
-class _GpuMover(_Mover):
-    """To tensors."""
+def _attach(space: Space, device: torch.device) -> Optional[Tuple[gpu.Gpu, bool]]:
+    try:
+        return _attach_mapped(space, device), True
+    except SpillwayError as error:
+        why = str(error)
+    try:
+        attached = attach(space, device)
+    except SpillwayError as error:
+        warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
+        return None
+    warnings.warn(f"the pool's memory is not pinned here, so activations move slowly: {why}", RuntimeWarning)
+    return attached, False
+
+
+def _attach_mapped(space: Space, device: torch.device) -> gpu.Gpu:
+    """Where the pool's memory can be registered with the driver: it is tried."""
+    attached = attach(space, device, map_only=True)
+    room = space.reserve([os.urandom(16)], [1])
+    try:
+        for view in room:
+            if view.status == 0:
+                attached.map(view)
+        return attached
+    except SpillwayError:
+        attached.close()
+        raise
+    finally:
+        room.abort()
+
+
+class _DeviceMover(_Mover):
+    """What both ways have."""
 
     lags = True
 
@@ -82,13 +120,8 @@ class _GpuMover(_Mover):
         super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
         self._device = device
         self._gpu = attached
-        self._puts: Dict[bytes, gpu.Job] = {}  # that are waited for
-        self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
-        self._reads = torch.cuda.Stream(device)  # has what reads come after
 
     def takes(self, storage: Any) -> bool:
-        if storage.data_ptr() % ALIGN_BYTES or storage.nbytes() % ALIGN_BYTES:
-            return False
         return not torch.cuda.is_current_stream_capturing()
 
     def origin(self) -> _Origin:
@@ -102,6 +135,93 @@ class _GpuMover(_Mover):
 
     def wait_until_computed(self, origin: _Origin) -> None:
         origin.event.synchronize()
+
+    def room(self, nbytes: int, origin: _Origin) -> _Room:
+        with torch.cuda.stream(origin.stream):
+            storage = _storage(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
+        event = torch.cuda.Event(blocking=True)
+        event.record(origin.stream)
+        return _Room(storage, event)
+
+    def use(self, storage: Any, origin: _Origin) -> None:
+        stream = torch.cuda.current_stream(self._device)
+        if stream != origin.stream:
+            self._whole(storage).record_stream(stream)
+
+    def _whole(self, storage: Any) -> torch.Tensor:
+        whole = torch.empty(0, dtype=torch.uint8, device=self._device)
+        return whole.set_(storage, 0, (storage.nbytes(),), (1,))
+
+    def _drop(self, key: bytes) -> None:
+        """What was made of it."""
+        try:
+            self.delete([key])
+        except SpillwayError:
+            pass  # the session is over
+
+
+class _CopyMover(_DeviceMover):
+    """By copy engines, to a block for each piece."""
+
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
+        super().__init__(space, device, attached)
+        self._out, self._in = Copies(device), Copies(device)
+        self._pieces: Dict[bytes, int] = {}  # how many, of each key
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
+        nbytes = storage.nbytes()
+        pieces = self._whole(storage).split(self._space.piece_bytes)
+        self._pieces[key] = len(pieces)
+        try:
+            for first in range(0, len(pieces), BATCH_PIECES):
+                some = pieces[first : first + BATCH_PIECES]
+                room = self._space.reserve(
+                    [(key, first + i) for i in range(len(some))],
+                    [piece.numel() for piece in some],
+                    all_or_nothing=True,
+                    timeout=timeout,
+                )
+                with room.check():
+                    self._out.copy(zip(self._mapped(room), some))()
+                room.check()
+        except SpillwayError as error:
+            self._drop(key)
+            if isinstance(error, (NoSpace, Timeout)):
+                raise self._full(error, key, nbytes) from None
+            raise
+
+    def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
+        self._in.after(room.event)
+        pieces = self._whole(room.storage).split(self._space.piece_bytes)
+        for first in range(0, len(pieces), BATCH_PIECES):
+            some = pieces[first : first + BATCH_PIECES]
+            with self._space.acquire([(key, first + i) for i in range(len(some))]) as views:
+                self._in.copy(zip(some, self._mapped(views.check())))()
+        return room.storage
+
+    def _mapped(self, views: Views) -> List[torch.Tensor]:
+        """Their bytes, pinned; dropped before the leases end."""
+        for view in views:
+            self._gpu.map(view)
+        return [octets(view.address, view.size) for view in views]
+
+    def delete(self, keys: List[bytes]) -> None:
+        self._space.delete([(key, i) for key in keys for i in range(self._pieces.pop(key, 0))])
+
+
+class _KernelMover(_DeviceMover):
+    """By kernels, to tensors."""
+
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
+        super().__init__(space, device, attached)
+        self._puts: Dict[bytes, gpu.Job] = {}  # that are waited for
+        self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
+        self._reads = torch.cuda.Stream(device)  # has what reads come after
+
+    def takes(self, storage: Any) -> bool:
+        if storage.data_ptr() % ALIGN_BYTES or storage.nbytes() % ALIGN_BYTES:
+            return False
+        return super().takes(storage)
 
     def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         nbytes = storage.nbytes()
@@ -125,31 +245,11 @@ class _GpuMover(_Mover):
             job.cancel()
         return job is not None
 
-    def _drop(self, key: bytes) -> None:
-        """What was made of it."""
-        try:
-            self.delete([key])
-        except SpillwayError:
-            pass  # the session is over
-
-    def room(self, nbytes: int, origin: _Origin) -> _Room:
-        with torch.cuda.stream(origin.stream):
-            storage = _storage(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
-        event = torch.cuda.Event(blocking=True)
-        event.record(origin.stream)
-        return _Room(storage, event)
-
     def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
         self._reads.wait_event(room.event)
         ranges: List[gpu.Range] = [(key, 0, _region(room.storage))]
         self._gpu.get(ranges, self._reads.cuda_stream, space=self._space).wait().check()
         return room.storage
-
-    def use(self, storage: Any, origin: _Origin) -> None:
-        stream = torch.cuda.current_stream(self._device)
-        if stream != origin.stream:
-            whole = torch.empty(0, dtype=torch.uint8, device=self._device)
-            whole.set_(storage, 0, (storage.nbytes(),), (1,)).record_stream(stream)
 
 
 def _region(storage: Any) -> gpu.Region:
