@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations on a GPU, without a GPU: a device that is late, whose bytes are the CPU's. By copy engines, by kernels."""
+"""Activations on a GPU, without a GPU: a device that is late, and whose bytes are the CPU's. Either way."""
 import contextlib
 import errno
 import threading
