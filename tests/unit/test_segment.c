@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which segment is emptied next, and when: the table alone. */
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "io/segment.h"
@@ -33,6 +34,7 @@ static uint32_t fill(enum store_durability durability, uint32_t live)
 
     ck_assert_int_eq(segment_take(&table, 0, (uint8_t)durability, true, &segment), 0);
     segment_live_add(&table, segment, SECTORS);
+    table.segments[segment].end_sector = SECTORS;
     segment_set_state(&table, segment, SEGMENT_CLOSING);
     segment_set_state(&table, segment, SEGMENT_SEALED);
     segment_live_sub(&table, segment, SECTORS - SECTORS * live / 16);
