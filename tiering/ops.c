@@ -257,6 +257,10 @@ int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct ti
     }
     if (status != -ENOENT)
         return status;
+    for (at.piece = 1; at.piece < n_pieces; at.piece++) { /* of a block that is being built any may be there */
+        if (record_find(&t->records, &at, record_hash_id(&t->records, &at)) != RECORD_NONE)
+            return -EINPROGRESS;
+    }
     for (at.piece = 0; at.piece < n_pieces; at.piece++) {
         uint64_t left = object_bytes - (uint64_t)at.piece * t->piece_bytes;
 

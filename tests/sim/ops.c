@@ -367,6 +367,18 @@ static void op_hint(struct sim *sim, uint32_t session)
         block_seen(sim, o);
 }
 
+/* Of a handle that is made up: it ends nothing. Once in millions of times it is one that the session has. */
+static int lease_guess(struct sim *sim, struct tiering_session *s, bool release)
+{
+    uint64_t handle = sim_random(sim) & 0xffff000000ffULL;
+    struct tiering_grant grant;
+    uint32_t pool;
+
+    if (tiering_lease_info(sim->tiering, s, handle, &grant, &pool) == 0)
+        return -EBADF;
+    return release ? tiering_release(sim->tiering, s, handle, 0) : tiering_commit(sim->tiering, s, handle, NULL, &grant);
+}
+
 /* What must be refused. */
 static void op_wrong(struct sim *sim, uint32_t session)
 {
@@ -375,8 +387,7 @@ static void op_wrong(struct sim *sim, uint32_t session)
     struct tiering_grant grant;
     struct tiering_session *s = &sim->sessions[session].s;
 
-    if (tiering_release(sim->tiering, s, sim_random(sim) & 0xffff000000ffULL, 0) == 0 ||
-        tiering_commit(sim->tiering, s, sim_random(sim) & 0xffff000000ffULL, NULL, &grant) == 0)
+    if (lease_guess(sim, s, true) == 0 || lease_guess(sim, s, false) == 0)
         sim_fail(sim, "a lease was guessed");
     if (tiering_release(sim->tiering, s, sim->sessions[session].stale, 0) != -EBADF)
         sim_fail(sim, "a lease that had ended was released again");

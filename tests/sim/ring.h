@@ -79,6 +79,7 @@ struct ring_client {
     struct ring ring;
     struct ring_geometry geometry;
     bool alive, broken;
+    bool pauses; /* asks for nothing more until all is answered: then what it has can be compared */
     uint32_t sq_tail, cq_head;
     uint32_t spaces[RING_SPACES]; /* handles */
     uint64_t next_call;

@@ -348,6 +348,15 @@ void rings_run(struct sim *sim, bool io_ended, uint64_t tick_ns)
         }
 }
 
+static uint32_t calls_in_flight(const struct ring_client *c)
+{
+    uint32_t calls = 0;
+
+    for (uint32_t n = 0; n < RING_CALLS; n++)
+        calls += c->calls[n].used;
+    return calls;
+}
+
 void rings_step(struct sim *sim)
 {
     struct ring_world *w = sim->rings;
@@ -367,9 +376,10 @@ void rings_step(struct sim *sim)
     }
     if (sim_percent(sim, 80))
         client_consume(sim, c);
+    c->pauses = calls_in_flight(c) > 0 && (c->pauses || sim_percent(sim, 1));
     if (i == RING_HOSTILE)
         ring_hostile_op(sim, c);
-    else
+    else if (!c->pauses)
         ring_op(sim, c);
 }
 
@@ -386,13 +396,11 @@ void rings_balance(struct sim *sim)
 
     for (uint32_t i = 0; w->rq && i < RING_HOSTILE; i++) {
         const struct ring_client *c = &w->clients[i];
-        uint32_t calls = 0, leases = 0;
+        uint32_t leases = 0;
 
-        for (uint32_t n = 0; n < RING_CALLS; n++)
-            calls += c->calls[n].used;
         for (uint32_t n = 0; n < RING_LEASES; n++)
             leases += c->leases[n].used;
-        if (c->alive && calls == 0 && leases != c->peer.tiering.n_leases)
+        if (c->alive && calls_in_flight(c) == 0 && leases != c->peer.tiering.n_leases)
             sim_fail(sim, "client %u knows of %u leases, and is said to have %u", i, leases, c->peer.tiering.n_leases);
     }
 }

@@ -383,6 +383,28 @@ END_TEST
 
 /* --- Tensors ---------------------------------------------------------------------------------------------------------------- */
 
+/* One that has its key cannot be made: not beside any of its pieces. */
+START_TEST(a_block_that_is_built_is_no_tensor)
+{
+    rig_open(&rig, 8 * MIB, 0);
+    struct tiering_id id = key(RIG_CACHE, 1), piece = id;
+    struct tiering_grant g;
+    uint64_t bytes = RIG_PIECE + 777;
+
+    piece.piece = 1;
+    ck_assert_int_eq(rig_reserve(&rig, &rig.s, &piece, bytes, 777, &g), 0);
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, bytes), -EINPROGRESS);
+    rig_check(&rig);
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, g.lease), 0);
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, bytes), -EINPROGRESS);
+    ck_assert_int_eq(rig_reserve(&rig, &rig.s, &id, bytes, RIG_PIECE, &g), 0);
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, g.lease), 0);
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, bytes), -EINVAL);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(a_tensor_reads_as_zeros)
 {
     rig_open(&rig, 8 * MIB, 0);
@@ -682,6 +704,7 @@ int main(void)
     tcase_add_test(tc, parts_that_do_not_come_in_time);
     tcase_add_test(tc, a_part_that_comes_too_late);
     tcase_add_test(tc, a_block_of_pieces);
+    tcase_add_test(tc, a_block_that_is_built_is_no_tensor);
     tcase_add_test(tc, a_tensor_reads_as_zeros);
     tcase_add_test(tc, a_discarded_write_reverts_or_is_torn);
     tcase_add_test(tc, a_writer_waits_for_a_spill);
