@@ -101,6 +101,7 @@ static void item_ended(struct request *req, bool ok)
 /* One piece less to wait for in its item. */
 static void item_piece_ended(struct request *req, struct piece *group, int status)
 {
+    req->any_ok |= status == 0;
     if (!group) {
         item_ended(req, status == 0);
         return;
@@ -121,7 +122,7 @@ static void list_finish(struct request *req)
         return;
     }
     /* Stopped before anything was granted: nothing in the results needs to be looked at. */
-    int status = req->list_status ? req->list_status : req->n_ok == 0 ? req->stop_status : 0;
+    int status = req->list_status ? req->list_status : req->any_ok ? 0 : req->stop_status;
     uint32_t detail = req->list_status == -E2BIG ? SPW_LIMIT_PIECES : status ? req->stop_detail : 0;
 
     request_end(req, status, detail, req->op->counts_prefix ? req->n_prefix : req->n_ok);

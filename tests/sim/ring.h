@@ -59,7 +59,7 @@ struct ring_lease {
 };
 
 struct ring_call {
-    bool used;
+    bool used, is_cancelled;
     uint8_t opcode, n;
     bool all_space; /* SYNC */
     uint32_t timeout_ms;
@@ -113,6 +113,8 @@ struct ring_lease *ring_lease_new(struct sim *sim, struct ring_client *c);
 /* ring_ops.c */
 void ring_objects_make(struct sim *sim);
 void ring_op(struct sim *sim, struct ring_client *c);
+/* It wants no answer any more: each of its calls is cancelled once. */
+void ring_drain(struct sim *sim, struct ring_client *c);
 void ring_answer(struct sim *sim, struct ring_client *c, struct ring_call *call, const struct spw_cqe *cqe);
 void ring_client_died(struct sim *sim, struct ring_client *c);
 

@@ -376,10 +376,14 @@ void rings_step(struct sim *sim)
     }
     if (sim_percent(sim, 80))
         client_consume(sim, c);
-    c->pauses = calls_in_flight(c) > 0 && (c->pauses || sim_percent(sim, 1));
+    bool paused = c->pauses;
+
+    c->pauses = calls_in_flight(c) > 0 && (paused || sim_percent(sim, 1));
     if (i == RING_HOSTILE)
         ring_hostile_op(sim, c);
-    else if (!c->pauses)
+    else if (c->pauses)
+        ring_drain(sim, c);
+    else if (!paused) /* else it is looked at what it has: rings_balance() */
         ring_op(sim, c);
 }
 

@@ -207,6 +207,24 @@ static void op_plain(struct sim *sim, struct ring_client *c, uint8_t opcode)
     ring_submit(sim, c, &sqe);
 }
 
+void ring_drain(struct sim *sim, struct ring_client *c)
+{
+    for (uint32_t i = 0; i < RING_CALLS; i++) {
+        struct ring_call *call = &c->calls[i];
+
+        if (!call->used || call->opcode == SPW_OP_CANCEL || call->is_cancelled)
+            continue;
+        struct ring_call *cancel = ring_call_new(sim, c, SPW_OP_CANCEL);
+        if (!cancel)
+            return;
+        struct spw_sqe sqe = ring_call_sqe(c, cancel, 0);
+        sqe.results = 0;
+        sqe.arg[0] = call->user_data;
+        call->is_cancelled = true;
+        ring_submit(sim, c, &sqe);
+    }
+}
+
 static void lease_fill(struct sim *sim, struct ring_lease *l)
 {
     const struct ring_object *o = &sim->rings->objects[l->object];

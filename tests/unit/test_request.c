@@ -456,6 +456,34 @@ START_TEST(test_cancel)
 }
 END_TEST
 
+/* A piece that was granted is a lease, though its item is not there as a whole: the client must look. */
+START_TEST(test_cancel_in_the_middle_of_an_item)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 1);
+    struct spw_sqe cancel = {.opcode = SPW_OP_CANCEL, .user_data = 43, .arg = {42}};
+    struct spw_cqe cqe;
+
+    put_items(&a, "w");
+    a.items[0].length_bytes = PIECE_BYTES + 1;
+    submit(&a, &sqe);
+    turns(2);
+    stub_finish(0);
+    turns(1);
+    ck_assert(!consume(&a, &cqe));
+    submit(&a, &cancel);
+    turns(2);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_uint_eq(cqe.user_data, 43);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_uint_eq(cqe.user_data, 42);
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_uint_eq(cqe.value, 0); /* items */
+    ck_assert_int_eq(a.results[0].status, 0);
+    ck_assert_uint_ne(a.results[0].lease, 0);
+    ck_assert_int_eq(a.results[1].status, -ECANCELED);
+}
+END_TEST
+
 START_TEST(test_waits_run_out)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 100);
@@ -874,6 +902,7 @@ int main(void)
     tcase_add_test(tc, test_release_that_waits);
     tcase_add_test(tc, test_timeout);
     tcase_add_test(tc, test_cancel);
+    tcase_add_test(tc, test_cancel_in_the_middle_of_an_item);
     tcase_add_test(tc, test_waits_run_out);
     tcase_add_test(tc, test_tiering_runs_out);
     tcase_add_test(tc, test_requests_run_out);
