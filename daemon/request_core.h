@@ -85,7 +85,7 @@ struct request {
     uint32_t n_ok;        /* items */
     uint32_t n_prefix;    /* LOOKUP: leading items that are there */
     bool prefix_ended;
-    bool any_ok;  /* a piece or handle; of an item that failed, too: then there are results to be looked at */
+    bool must_look; /* there are leases that the client must learn of, of items that failed, too */
     bool in_item; /* target holds an item that is not through */
     uint32_t next_piece;
     int stop_status; /* 0, or why what is left is no longer tried */

@@ -98,10 +98,11 @@ static void item_ended(struct request *req, bool ok)
     req->n_prefix += !req->prefix_ended;
 }
 
-/* One piece less to wait for in its item. */
-static void item_piece_ended(struct request *req, struct piece *group, int status)
+/* One piece, or handle, less to wait for in its item. */
+static void item_piece_ended(struct request *req, struct piece *group, int status, const struct tiering_grant *grant)
 {
-    req->any_ok |= status == 0;
+    /* Leases that there are now, or are no longer. */
+    req->must_look |= status == 0 || (req->op->list == OP_LIST_HANDLES && grant->lease == 0);
     if (!group) {
         item_ended(req, status == 0);
         return;
@@ -121,8 +122,8 @@ static void list_finish(struct request *req)
         request_set_state(req, REQUEST_WAITING);
         return;
     }
-    /* Stopped before anything was granted: nothing in the results needs to be looked at. */
-    int status = req->list_status ? req->list_status : req->any_ok ? 0 : req->stop_status;
+    /* Stopped before anything has happened: nothing in the results needs to be looked at. */
+    int status = req->list_status ? req->list_status : req->must_look ? 0 : req->stop_status;
     uint32_t detail = req->list_status == -E2BIG ? SPW_LIMIT_PIECES : status ? req->stop_detail : 0;
 
     request_end(req, status, detail, req->op->counts_prefix ? req->n_prefix : req->n_ok);
@@ -143,8 +144,10 @@ void piece_ended(struct piece *piece)
     request_granted(req, &piece->wait.grant);
     list_grant_result(&piece->wait.grant, &result);
     list_put_result(req, piece->result, status, &result);
+    struct tiering_grant grant = piece->wait.grant;
+
     piece_free(piece);
-    item_piece_ended(req, group, status);
+    item_piece_ended(req, group, status, &grant);
     if (request_is_listed(req) && req->waiting == 0)
         list_finish(req);
 }
@@ -244,7 +247,7 @@ static void list_step_ended(struct request *req, int status, const struct tierin
     if (!req->op->counts_prefix)
         list_grant_result(grant, result);
     list_put_result(req, req->next_result, status, result);
-    item_piece_ended(req, req->group, status);
+    item_piece_ended(req, req->group, status, grant);
 }
 
 /* Calls the operation, with a piece to wait in where that may be needed. False: none is to be had. */
@@ -281,6 +284,17 @@ static int list_retried(const struct request *req, int status)
     }
 }
 
+/* Has the handle its lease still, after a step that failed or was not made? The result says so: it names it. */
+static void list_keep_lease(const struct request *req, const struct step *step, struct tiering_grant *grant)
+{
+    struct tiering_grant unused;
+    uint32_t pool;
+
+    *grant = (struct tiering_grant){.limit = grant->limit};
+    if (tiering_lease_info(req->rq->tiering, &req->peer->tiering, step->handle.lease, &unused, &pool) == 0)
+        grant->lease = step->handle.lease;
+}
+
 static int list_step(struct request *req, const struct step *step)
 {
     struct tiering_grant grant = {0};
@@ -307,6 +321,8 @@ static int list_step(struct request *req, const struct step *step)
         req->waiting++;
         request_arm_deadline(req);
     } else {
+        if (r < 0 && req->op->list == OP_LIST_HANDLES)
+            list_keep_lease(req, step, &grant);
         list_step_ended(req, r, &grant, &result);
     }
     req->next_result++;

@@ -194,8 +194,10 @@ static int item_unmarshal(struct client_call *call, size_t element, uint64_t k, 
         return client_session_end(call->space->session, "a result has an impossible status");
     if (call->handles) {
         struct spw_view *handle = &call->handles[element];
-        handle->data = NULL;
-        handle->lease = 0;
+        if (result->status == 0 || result->lease != handle->lease) { /* else it is a lease still */
+            handle->data = NULL;
+            handle->lease = 0;
+        }
         handle->status = result->status;
         handle->detail = result->detail;
     }

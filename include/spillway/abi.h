@@ -627,7 +627,7 @@ struct spw_result {
     uint16_t detail; /* enum spw_limit */
     uint8_t tier;    /* enum spw_tier: where it was found */
     uint8_t flags;
-    uint64_t lease; /* handle, 0 if none */
+    uint64_t lease; /* handle, 0 if none; of a handle that failed: the same if it is a lease still */
     uint32_t chunk, epoch;
     uint64_t offset_bytes; /* in the chunk */
     uint64_t length_bytes; /* of this extent; LOOKUP: of the whole object */

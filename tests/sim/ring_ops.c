@@ -430,7 +430,7 @@ static void answer_commit(struct sim *sim, struct ring_client *c, const struct r
         o->present = version;
 }
 
-/* CANCEL and time: "stopped before anything was granted" fails the request, and nothing has happened; or each says so. */
+/* CANCEL and time: a request that fails has done nothing; else each result says whether its lease is still one. */
 static void answer_handles(struct sim *sim, struct ring_client *c, const struct ring_call *call,
                            const struct spw_cqe *cqe)
 {
@@ -438,17 +438,22 @@ static void answer_handles(struct sim *sim, struct ring_client *c, const struct 
 
     if (cqe->status < 0 && cqe->status != -ECANCELED && cqe->status != -ENOSPC)
         sim_fail(sim, "operation %u on %u handles: %s", call->opcode, call->n, strerror(-cqe->status));
-    if (call->opcode == SPW_OP_COMMIT)
+    if (call->opcode == SPW_OP_COMMIT && cqe->status == 0)
         answer_commit(sim, c, call, results);
     for (uint32_t i = 0; i < call->n; i++) {
         struct ring_lease *l = &c->leases[call->lease[i]];
 
+        l->busy = false;
+        if (cqe->status < 0)
+            continue;
         if (call->opcode != SPW_OP_COMMIT && results[i].status != 0 && results[i].status != -ECANCELED)
             sim_fail(sim, "operation %u on the lease of block %u: %s", call->opcode, l->object,
                      strerror(-results[i].status));
-        l->busy = false;
-        if (results[i].status != -ECANCELED || call->opcode == SPW_OP_COMMIT)
+        if (results[i].lease == 0)
             lease_over(sim, l);
+        else if (results[i].status == 0 || results[i].lease != l->handle)
+            sim_fail(sim, "operation %u on the lease of block %u: %d, and lease %lx", call->opcode, l->object,
+                     results[i].status, (unsigned long)results[i].lease);
     }
 }
 
