@@ -185,6 +185,23 @@ class DeviceTest(unittest.TestCase):
         for a, b in zip(model, other):
             self.assertTrue(torch.equal(a, b))
 
+    def test_a_timeline_has_what_crosses_the_link(self):
+        Copies.late = False
+        model, _ = self.large(torch.bfloat16, 3 << 20)
+        self.set_gradients(0, model)
+        with self.pretended(lambda t: True):
+            optimizer = spw.OffloadAdamW(model, self.pool, group_bytes=8 << 20, **self.NUMBERS)
+            self.addCleanup(optimizer.close)
+            with spw.Timeline(optimizer) as found:
+                optimizer.step()
+        for name, thread in (("gradients", "spillway-link"), ("parameters", "spillway-writer_0")):
+            events = [event for event in found.events if event.name == name]
+            self.assertEqual([event.group for event in events], [group.number for group in optimizer._groups])
+            self.assertEqual({event.thread for event in events}, {thread})
+            self.assertEqual(sum(event.nbytes for event in events), 2 * 3 * (3 << 20))
+        self.assertEqual({event.thread for event in found.events if event.name == "release"}, {"spillway-writer_0"})
+        self.assertEqual(sum(event.name == "wait for gradients" for event in found.events), len(optimizer._groups))
+
     def test_ranks(self):
         for dtype in (torch.float32, torch.bfloat16):
             first, second = self.large(dtype)

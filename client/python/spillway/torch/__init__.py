@@ -24,12 +24,16 @@ from .adamw import OffloadAdamW
 from .device import attach, region
 from .saving import Saving
 from .snapshot import Snapshot, snapshots
+from .timeline import Event, Sample, Timeline
 
 __all__ = [
     "ActivationStats",
+    "Event",
     "OffloadAdamW",
+    "Sample",
     "Saving",
     "Snapshot",
+    "Timeline",
     "attach",
     "connect",
     "offload_activations",

@@ -31,6 +31,7 @@ from .._native import ffi
 from ..errors import Busy, Disconnected, NoSpace, SpillwayError
 from ..session import Pool
 from ..views import Views
+from . import timeline
 from .device import Link, Run, at, is_remote, sum_squares
 from .manifest import without_names
 from .memory import floats as _floats
@@ -70,6 +71,11 @@ class _Group(NamedTuple):
     n: int
     number: int
     runs: List[Run]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its chunks."""
+        return sum(map(self.lane.layout.chunk_bytes, range(self.first, self.first + self.n)))
 
 
 # What goes back to a GPU, and from where: a tensor, or an address in leased memory.
@@ -214,7 +220,7 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     def _has_room_for(self, nbytes: int) -> bool:
         """Are all states in memory, and can so much be leased beside the groups of a step?"""
-        sizes = [sum(map(g.lane.layout.chunk_bytes, range(g.first, g.first + g.n))) for g in self._groups]
+        sizes = [group.nbytes for group in self._groups]
         needed = max((LEASED_GROUPS + self._link.used) * max(sizes, default=0) + nbytes, self.state_bytes)
         memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
         return needed * self.ranks.world_size <= memory * 4 // 5
@@ -263,12 +269,13 @@ class OffloadAdamW(torch.optim.Optimizer):
     # --- Groups -----------------------------------------------------------------------------------------------------
 
     def _lease(self, group: _Group, write: bool) -> Views:
-        views = self._space.acquire(self._keys(group), write=write)
-        try:
-            views.check()
-        except OSError:
-            views.discard()
-            raise
+        with timeline.span("read", group.number, group.nbytes):
+            views = self._space.acquire(self._keys(group), write=write)
+            try:
+                views.check()
+            except OSError:
+                views.discard()
+                raise
         if write:
             self._saver.fence(group, views)
         self._link.map(views)
@@ -289,21 +296,24 @@ class OffloadAdamW(torch.optim.Optimizer):
         try:
             for i, group in enumerate(groups):
                 began = time.perf_counter()
-                taken = coming.result() if coming else take(group)
+                with timeline.span("wait for read", group.number):
+                    taken = coming.result() if coming else take(group)
                 coming = None
                 self._saver.waited(time.perf_counter() - began)
                 with ExitStack() as stack:
-                    stack.enter_context(taken.views)
+                    stack.enter_context(timeline.ending(taken.views, "release", group.number, group.nbytes))
                     if ahead and i + 1 < len(groups):
                         coming = self._reader.submit(take, groups[i + 1])
                     rest = use(group, taken)
                     if going is not None:
-                        going.result()
+                        with timeline.span("wait for parameters"):
+                            going.result()
                         going = None
                     if rest is not None:
                         going = self._writer.submit(_finish, stack.pop_all(), rest)
             if going is not None:
-                going.result()
+                with timeline.span("wait for parameters"):
+                    going.result()
         finally:
             if going is not None:
                 going.exception()  # until then
@@ -325,6 +335,7 @@ class OffloadAdamW(torch.optim.Optimizer):
     # --- The step ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @timeline.spanned(timeline.WHOLE)
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
         """One step. Parameters without a gradient stay what they are. Returns what closure() returns, or None.
 
@@ -343,7 +354,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         grads = self._gradients(self._params())
         if not grads:
             return loss
-        scale = self._scale(grads)
+        with timeline.span("norm"):
+            scale = self._scale(grads)
         if scale is None:
             self.skipped += 1
             return loss
@@ -352,7 +364,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._link.begin()
         self._each_group(self._step_group, lambda group: self._take_step(group, grads, options))
         self._link.end()
-        self.ranks.exchange(self._params())
+        with timeline.span("exchange"):
+            self.ranks.exchange(self._params())
         self._broken = False
         return loss
 
@@ -392,7 +405,9 @@ class OffloadAdamW(torch.optim.Optimizer):
 
         def take(group: _Group) -> _Taken:
             runs = {run.param for run in group.runs}
-            self._link.after(gradients.wait({p for p in runs if p.requires_grad}))
+            with timeline.span("wait for backward", group.number):
+                here = gradients.wait({p for p in runs if p.requires_grad})
+            self._link.after(here)
             come = self._gradients(p for p in runs if p not in grads)
             grads.update(come)
             options.update(self._options(come, 1.0))
@@ -411,7 +426,8 @@ class OffloadAdamW(torch.optim.Optimizer):
     def _finish_overlap(self) -> None:
         assert self._overlap is not None
         try:
-            self._overlap.finish()
+            with timeline.span("wait for overlap"):
+                self._overlap.finish()
         finally:
             self._overlap = None
         self._link.end()
@@ -473,6 +489,9 @@ class OffloadAdamW(torch.optim.Optimizer):
     ) -> _Taken:
         """Takes a group for a step; its gradients are on their way from then on."""
         staged, arrive = self._link.gradients(group.number, group.runs, grads)
+        if staged:
+            nbytes = sum(there.run.n * there.grad.element_size() for there in staged.values())
+            arrive = timeline.watched("gradients", arrive, group.number, nbytes)
         views = self._lease(group, write=True)
         masters = int(group.lane.masters)
         work: List[Tuple[train.Adam, train.Slice]] = []
@@ -502,18 +521,21 @@ class OffloadAdamW(torch.optim.Optimizer):
         packed = [(numbers, train.packed(slices)) for numbers, slices in train.by_options(work).items()]
         return _Taken(views, arrive, packed, written)
 
-    def _step_group(self, _: _Group, taken: _Taken) -> Optional[Callable[[], None]]:
+    def _step_group(self, group: _Group, taken: _Taken) -> Optional[Callable[[], None]]:
         taken.arrive()
-        for numbers, slices in taken.work:
-            train.adam(numbers, slices, self._workers)
-        return (lambda: self._copy_back(taken.written)) if taken.written else None
+        with timeline.span("step", group.number, group.nbytes):
+            for numbers, slices in taken.work:
+                train.adam(numbers, slices, self._workers)
+        return (lambda: self._copy_back(group, taken.written)) if taken.written else None
 
-    def _copy_back(self, written: List[_Written]) -> None:
-        arrive = self._link.parameters(
-            (run.elements(run.param), source if isinstance(source, torch.Tensor) else _floats(source, run.n))
-            for run, source in written
-        )
-        arrive()
+    def _copy_back(self, group: _Group, written: List[_Written]) -> None:
+        nbytes = sum(run.n * run.param.element_size() for run, _ in written)
+        with timeline.span("parameters", group.number, nbytes):
+            arrive = self._link.parameters(
+                (run.elements(run.param), source if isinstance(source, torch.Tensor) else _floats(source, run.n))
+                for run, source in written
+            )
+            arrive()
 
     # --- Snapshots --------------------------------------------------------------------------------------------------
 

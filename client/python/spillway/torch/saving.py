@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Tu
 from ..errors import NoSpace, SpillwayError
 from ..space import Space
 from ..views import Reservation, View, Views
-from . import manifest
+from . import manifest, timeline
 from .catalog import INDEX, SYNC_BYTES, Entry, data_key
 from .manifest import PARAMETER, Block, Document, Run
 
@@ -176,6 +176,7 @@ class Saving:
             except OSError as error:
                 self._fail(error)
 
+    @timeline.spanned("snapshot copy")
     def _put(self, chunk: Chunk, view: View) -> None:
         data = self._saver.catalog.data
         rank = self._saver.rank
@@ -204,6 +205,7 @@ class Saving:
 
     # --- The commit
 
+    @timeline.spanned("snapshot commit")
     def _commit(self) -> None:
         saver, data = self._saver, self._saver.catalog.data
         try:
