@@ -5,6 +5,7 @@
 #   run.sh tests                the tests of the Python package that a GPU is for
 #   run.sh bench [ARG...]       gpu_torch.py, whose --help tells the rest
 #   run.sh activations [ARG...] activations_gpu.py, the same
+#   run.sh gpt [ARG...]         gpt.py, the same: a GPT whose states are in memory, on a disk, or both
 #   run.sh python3 [ARG...]     Python, as these have it
 set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
@@ -25,9 +26,10 @@ tests)
     ;;
 bench) exec python3 "$here/gpu_torch.py" "$@" ;;
 activations) exec python3 "$here/activations_gpu.py" "$@" ;;
+gpt) exec python3 "$here/gpt.py" "$@" ;;
 python3) exec python3 "$@" ;;
 *)
-    sed -n '5,8p' "${BASH_SOURCE[0]}" >&2
+    sed -n '5,9p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
