@@ -202,6 +202,44 @@ class DeviceTest(unittest.TestCase):
         self.assertEqual({event.thread for event in found.events if event.name == "release"}, {"spillway-writer_0"})
         self.assertEqual(sum(event.name == "wait for gradients" for event in found.events), len(optimizer._groups))
 
+    def test_a_step_finds_what_the_last_one_made(self):
+        """Unless something lies elsewhere, or parameters' numbers are not the same ones any more."""
+        model, other = self.large(torch.float32)
+        made = []
+        new_plan = adamw.OffloadAdamW._new_plan
+
+        def counted(*args):
+            made.append(1)
+            return new_plan(*args)
+
+        with self.pretended(lambda t: True), unittest.mock.patch.object(adamw.OffloadAdamW, "_new_plan", counted):
+            optimizer = spw.OffloadAdamW(model, self.pool, group_bytes=8 << 20, **self.NUMBERS)
+            self.addCleanup(optimizer.close)
+            plain, n = [InMemory([p], **self.NUMBERS) for p in other], len(optimizer._groups)
+            self.assertGreater(n, 2)
+
+            def step(number):
+                made.clear()
+                optimizer.step()
+                for p, each in zip(other, plain):
+                    if p.grad is not None:
+                        each.step()
+                self.assertTrue(all(torch.equal(a, b) for a, b in zip(model, other)))
+                self.assertEqual(len(made), number)
+
+            self.set_gradients(0, model, other)
+            step(n)
+            step(0)
+            groups_of = [sum(any(run.param is p for run in group.runs) for group in optimizer._groups) for p in model]
+            model[1].data = model[1].detach().clone()
+            step(groups_of[1])
+            step(0)
+            model[2].grad = other[2].grad = None
+            step(groups_of[2])
+            self.set_gradients(1, model, other)  # elsewhere, but not where they come over to
+            step(groups_of[2])  # it has made one step less
+            self.assertEqual(len(set(optimizer._steps.values())), 2)
+
     def test_ranks(self):
         for dtype in (torch.float32, torch.bfloat16):
             first, second = self.large(dtype)

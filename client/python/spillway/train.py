@@ -7,7 +7,7 @@ the caller's, who sees to it that it is there until the call returns. Calls run 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from ._native import ffi, lib
 from .errors import last_error
@@ -190,11 +190,3 @@ class Layout:
     def address(self, base: int, chunk: int, array: int, extent: Extent) -> int:
         """Of an extent in one of the arrays of a chunk that begins at `base`."""
         return base + 4 * (array * self.chunk_elements(chunk) + extent.at)
-
-
-def by_options(work: Sequence[Tuple[Adam, Slice]]) -> Dict[Adam, List[Slice]]:
-    """Slices that one call can take."""
-    found: Dict[Adam, List[Slice]] = {}
-    for options, piece in work:
-        found.setdefault(options, []).append(piece)
-    return found

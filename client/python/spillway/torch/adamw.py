@@ -22,7 +22,7 @@ import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -32,7 +32,7 @@ from ..errors import Busy, Disconnected, NoSpace, SpillwayError
 from ..session import Pool
 from ..views import Views
 from . import timeline
-from .device import Link, Run, at, is_remote, sum_squares
+from .device import Link, Run, Staged, at, is_remote, sum_squares
 from .manifest import without_names
 from .memory import floats as _floats
 from .overlap import Gradients, Overlap, changes
@@ -78,8 +78,8 @@ class _Group(NamedTuple):
         return sum(map(self.lane.layout.chunk_bytes, range(self.first, self.first + self.n)))
 
 
-# What goes back to a GPU, and from where: a tensor, or an address in leased memory.
-_Written = Tuple[Run, Union[torch.Tensor, int]]
+# What goes back to a GPU, and from where: another tensor, or one over leased memory.
+_Written = Tuple[torch.Tensor, torch.Tensor]
 
 
 class _Taken(NamedTuple):
@@ -88,6 +88,18 @@ class _Taken(NamedTuple):
     views: Views
     arrive: Callable[[], None]
     work: List[Tuple[train.Adam, Any]]
+    written: List[_Written]
+
+
+class _Plan(NamedTuple):
+    """A group's step as it was made last: thousands of objects, which the next one finds where all lies where it did.
+
+    of: what it depends on: addresses, and which parameters have the same numbers. slices: as train.adam() takes them,
+    with a parameter whose numbers are theirs. written: over leased memory too, so it is for who has the lease alone.
+    """
+
+    of: Tuple[Any, ...]
+    slices: List[Tuple[torch.Tensor, Any]]
     written: List[_Written]
 
 
@@ -152,6 +164,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self.skipped = 0
         self._steps: Dict[torch.Tensor, int] = {}
         self._broken = False
+        self._plans: Dict[int, _Plan] = {}
         self._overlap: Optional[Overlap] = None
         layout = {"what": "spillway.torch.OffloadAdamW", "version": 1, "name": name}
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
@@ -493,9 +506,43 @@ class OffloadAdamW(torch.optim.Optimizer):
             nbytes = sum(there.run.n * there.grad.element_size() for there in staged.values())
             arrive = timeline.watched("gradients", arrive, group.number, nbytes)
         views = self._lease(group, write=True)
+        plan = self._plan(group, views, staged, grads, options)
+        return _Taken(views, arrive, [(options[p], slices) for p, slices in plan.slices], plan.written)
+
+    def _plan(
+        self,
+        group: _Group,
+        views: Views,
+        staged: Dict[torch.Tensor, Staged],
+        grads: Dict[torch.Tensor, torch.Tensor],
+        options: Dict[torch.Tensor, train.Adam],
+    ) -> _Plan:
+        numbers: Dict[train.Adam, int] = {}
+        of: List[Any] = [view.address for view in views]
+        for run in group.runs:
+            if run.param in grads:
+                here = staged.get(run.param)
+                grad, out = here.addresses(run.first) if here is not None else (grads[run.param].data_ptr(), 0)
+                same = numbers.setdefault(options[run.param], len(numbers))
+                of.append((run.param.data_ptr(), grad, out, grads[run.param].dtype, same))
+            else:
+                of.append(None)
+        plan = self._plans.get(group.number)
+        if plan is None or plan.of != tuple(of):
+            plan = self._plans[group.number] = _Plan(tuple(of), *self._new_plan(group, views, staged, grads, options))
+        return plan
+
+    def _new_plan(
+        self,
+        group: _Group,
+        views: Views,
+        staged: Dict[torch.Tensor, Staged],
+        grads: Dict[torch.Tensor, torch.Tensor],
+        options: Dict[torch.Tensor, train.Adam],
+    ) -> Tuple[List[Tuple[torch.Tensor, Any]], List[_Written]]:
         masters = int(group.lane.masters)
-        work: List[Tuple[train.Adam, train.Slice]] = []
-        written: List[_Written] = [(there.run, there.out) for there in staged.values() if there.out is not None]
+        slices: Dict[train.Adam, Tuple[torch.Tensor, List[train.Slice]]] = {}
+        written = [(s.run.elements(s.run.param), s.out) for s in staged.values() if s.out is not None]
         for p, extent, address in self._extents(group, views):
             if p not in grads:
                 continue
@@ -503,7 +550,8 @@ class OffloadAdamW(torch.optim.Optimizer):
             if there is not None:
                 grad, out = there.addresses(extent.first)
                 if there.out is None:
-                    written.append((Run(p, extent.first, extent.n), address(0)))
+                    param = Run(p, extent.first, extent.n).elements(p)
+                    written.append((param, _floats(address(0), extent.n)))
             else:
                 grad = at(grads[p], extent.first)
                 out = at(p, extent.first) if p.device.type == "cpu" else 0
@@ -517,9 +565,8 @@ class OffloadAdamW(torch.optim.Optimizer):
                 _NAMES[grads[p].dtype],
                 _NAMES[p.dtype],
             )
-            work.append((options[p], piece))
-        packed = [(numbers, train.packed(slices)) for numbers, slices in train.by_options(work).items()]
-        return _Taken(views, arrive, packed, written)
+            slices.setdefault(options[p], (p, []))[1].append(piece)
+        return [(p, train.packed(of_p)) for p, of_p in slices.values()], written
 
     def _step_group(self, group: _Group, taken: _Taken) -> Optional[Callable[[], None]]:
         taken.arrive()
@@ -529,13 +576,9 @@ class OffloadAdamW(torch.optim.Optimizer):
         return (lambda: self._copy_back(group, taken.written)) if taken.written else None
 
     def _copy_back(self, group: _Group, written: List[_Written]) -> None:
-        nbytes = sum(run.n * run.param.element_size() for run, _ in written)
+        nbytes = sum(to.numel() * to.element_size() for to, _ in written)
         with timeline.span("parameters", group.number, nbytes):
-            arrive = self._link.parameters(
-                (run.elements(run.param), source if isinstance(source, torch.Tensor) else _floats(source, run.n))
-                for run, source in written
-            )
-            arrive()
+            self._link.parameters(written)()
 
     # --- Snapshots --------------------------------------------------------------------------------------------------
 
@@ -670,6 +713,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._writer.shutdown()
         self._link.close()
         groups, self._groups = self._groups, []
+        self._plans.clear()
         self._workers.close()
         try:
             for group in groups:
