@@ -2,6 +2,7 @@
 """Activations on a GPU, without a GPU: a device that is late, and whose bytes are the CPU's. Either way."""
 import contextlib
 import errno
+import gc
 import threading
 import time
 import unittest
@@ -33,6 +34,8 @@ class Stream:
 
     def wait_event(self, event):
         self.waited.append(event)
+        if isinstance(event, Copying):
+            event.synchronize()  # what comes into the stream runs at once
 
     def record_event(self, event):
         """After copies: they end when the link may move bytes."""
@@ -60,7 +63,7 @@ class Event:
     may_compute = threading.Event()
     compute = None
 
-    def __init__(self, blocking):
+    def __init__(self, blocking, enable_timing=False):
         assert blocking
 
     def record(self, stream):
@@ -117,16 +120,71 @@ class Job:
         self._cancelled.set()
 
 
+class Copying:
+    """Copies that a stream is told to make, and its event: they are made when somebody waits for them, none earlier."""
+
+    def __init__(self, lane, pairs, after):
+        self.lane, self.pairs, self.after = lane, pairs, after
+        self.done = False
+
+    def query(self):
+        if not self.done and Job.may_move.is_set() and all(event.query() for event in self.after):
+            self.lane.run(self)
+        return self.done
+
+    def synchronize(self):
+        end = time.monotonic() + 20
+        while not self.query():
+            assert time.monotonic() < end
+            time.sleep(0.002)
+
+    def run(self):
+        for to, source in self.pairs:
+            to.copy_(source)
+        self.nbytes = sum(to.numel() for to, _ in self.pairs)
+        self.pairs = []
+        self.done = True
+
+    def elapsed_time(self, end):
+        return 1.0
+
+
+class Lane:
+    """A stream of the device's that copies, in order."""
+
+    made = []
+
+    def __init__(self, device):
+        self.copies = []
+        self._left = []
+        self._lock = threading.Lock()
+        self.made.append(self)
+
+    def copy(self, pairs, after=()):
+        copying = Copying(self, pairs, [event for event in after if event is not None])
+        self.copies.append(copying)
+        self._left.append(copying)
+        return activations_gpu._Sent(copying, copying)
+
+    def run(self, upto):
+        with self._lock:
+            while not upto.done:
+                self._left.pop(0).run()
+
+
 class Gpu:
     """The attachment."""
 
     def __init__(self):
         self.failure = None
+        self.refusal = None
         self.puts, self.gets, self.mapped = [], [], []
         self.is_open = True
 
     def map(self, view):
         assert self.is_open
+        if self.refusal is not None:
+            raise self.refusal()  # a new one, which has no traceback
         self.mapped.append(view.address)
         return view.address
 
@@ -152,9 +210,10 @@ class Gpu:
 SIZE = 256 * KIB
 
 
-@unittest.skipIf(torch is None, "torch is not installed")
-class KernelTest(Base):
-    ATTEMPTS = 2  # first for the copy engines
+class Device(Base):
+    """One that is late."""
+
+    SLOTS_PERCENT = 0
 
     def setUp(self):
         super().setUp()
@@ -169,6 +228,8 @@ class KernelTest(Base):
             (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (activations_gpu, "attach", self.attach),
+            (activations_gpu, "_CopyStream", Lane),
+            (activations_gpu, "SLOTS_PERCENT", self.SLOTS_PERCENT),
             (activations, "_new_mover", activations_gpu.new_mover),
         ):
             patch = unittest.mock.patch.object(owner, name, value)
@@ -176,16 +237,6 @@ class KernelTest(Base):
             self.addCleanup(patch.stop)
         self.addCleanup(Event.may_compute.set)
         self.addCleanup(Job.may_move.set)
-
-    def fail_by(self, failure):
-        """What moves bytes raises what this makes: anew, for it should have no traceback."""
-        self.gpu.failure = failure
-
-    def attach(self, space, device, map_only=False):
-        if map_only:
-            raise spillway.SpillwayError(1, "memory is not registered here")
-        warnings.filterwarnings("ignore", "the pool's memory is not pinned here", RuntimeWarning)
-        return self.gpu
 
     def forward(self, model, context, x):
         """In a thread, for it may wait: what it is, and its loss as soon as it is there."""
@@ -208,6 +259,21 @@ class KernelTest(Base):
                 x = x.sin()
                 nodes.append(x.grad_fn)
         return nodes
+
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class KernelTest(Device):
+    ATTEMPTS = 2  # first for the copy engines
+
+    def fail_by(self, failure):
+        """What moves bytes raises what this makes: anew, for it should have no traceback."""
+        self.gpu.failure = failure
+
+    def attach(self, space, device, map_only=False):
+        if map_only:
+            raise spillway.SpillwayError(1, "memory is not registered here")
+        warnings.filterwarnings("ignore", "the pool's memory is not pinned here", RuntimeWarning)
+        return self.gpu
 
     def test_gradients_bit_for_bit(self):
         model, context = blocks(), self.context()
@@ -483,7 +549,7 @@ class KernelTest(Base):
 
 
 class CopyTest(KernelTest):
-    """What holds for both; puts and gets are told apart by what the mover does."""
+    """What holds for both; puts and gets are told apart by what the mover does. Without slots."""
 
     ATTEMPTS = 1
     test_a_copy_that_backward_overtakes_is_given_up = None  # it is over before that matters
@@ -531,6 +597,201 @@ class CopyTest(KernelTest):
     def attach(self, space, device, map_only=False):
         assert map_only
         return self.gpu
+
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class SlotTest(Device):
+    """By the copy engine, to memory that is mapped."""
+
+    SLOTS_PERCENT = 50
+
+    def setUp(self):
+        super().setUp()
+        Lane.made = []
+        self.addCleanup(self.no_slot_is_lost)
+
+    def attach(self, space, device, map_only=False):
+        assert map_only
+        return self.gpu
+
+    def no_slot_is_lost(self):
+        """Those that there are, nobody uses; then the pool may be empty."""
+        slots = self.slots()
+        if slots is not None:
+            gc.collect()
+            wait_until(lambda: sum(slot.nbytes for slot in slots._free) == slots.nbytes, "slots are not given back")
+            slots.trim()
+            self.assertEqual(slots.nbytes, 0)
+
+    @property
+    def out(self):
+        return Lane.made[0].copies
+
+    @property
+    def back(self):
+        return Lane.made[1].copies
+
+    def slots(self):
+        ways = [way for key, way in self.pool.session._attachments.items() if key[0] == "activations"]
+        return ways[0].mapped.slots if ways else None
+
+    def test_gradients_bit_for_bit(self):
+        """And no memory is mapped after the first step."""
+        model, mapped = blocks(), []
+        for step in range(3):
+            with self.context() as context:
+                loss = model(batch(step)).square().sum()
+            self.is_idle(context)
+            loss.backward()
+            self.same(gradients(model), expected(model, batch(step)))
+            del loss
+            stats = context.stats
+            self.assertGreater(stats.offloaded, 0)
+            self.assertEqual(stats.copied, stats.offloaded)
+            self.assertEqual(stats.loaded + stats.resident, stats.offloaded)
+            self.assertGreater(stats.loaded, stats.offloaded // 2)
+            self.assertGreater(stats.put_seconds, 0)
+            self.assertGreater(stats.get_seconds, 0)
+            mapped.append(len(self.gpu.mapped))
+            wait_until(lambda: sum(s.nbytes for s in self.slots()._free) == self.slots().nbytes, "slots are not free")
+        self.assertEqual(mapped[0], mapped[2])
+        self.assertEqual(self.gpu.puts, [])
+
+    def test_a_copy_that_backward_overtakes_is_given_up(self):
+        """Between two batches; its slot is free then, and the next step's copies go on."""
+        with unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):
+            self.pieces_of(SIZE // 4)
+            Job.may_move.clear()
+            context = self.context()
+            nodes = self.chain(context, 4)
+            wait_until(lambda: len(self.out) == 2, "copies do not begin")
+            for node in reversed(nodes):
+                node._saved_self
+            Job.may_move.set()
+            self.is_idle(context)
+            self.assertEqual(len(self.out), 2)
+            stats = context.stats
+            self.assertEqual((stats.offloaded, stats.forwarded, stats.overtaken), (0, 4 * SIZE, 2))
+            del node, nodes
+            nodes = self.chain(context, 4)
+            self.is_idle(context)
+            self.assertEqual(context.stats.offloaded, 4 * SIZE)
+            self.assertEqual(len(self.out), 2 + 4 * 4)
+            del nodes
+
+    def pieces_of(self, nbytes):
+        """So small ones, if the store's are larger."""
+        patch = unittest.mock.patch.object(spillway.Space, "piece_bytes", nbytes, create=True)
+        made = spillway.Space.__init__
+
+        def smaller(space, *args):
+            made(space, *args)
+            del space.piece_bytes
+
+        patch.start()
+        self.addCleanup(patch.stop)
+        init = unittest.mock.patch.object(spillway.Space, "__init__", smaller)
+        init.start()
+        self.addCleanup(init.stop)
+
+    @contextlib.contextmanager
+    def late_consumer(self):
+        """Streams that run nothing of what comes after an event."""
+        with unittest.mock.patch.object(Stream, "wait_event", lambda stream, event: stream.waited.append(event)):
+            yield
+
+    def test_the_consumers_stream_waits_for_the_copy_and_the_host_does_not(self):
+        context = self.context()
+        nodes = self.chain(context, 3)
+        self.is_idle(context)
+        Event.may_compute.clear()  # what a read comes after
+        done = threading.Event()
+        with self.late_consumer():
+            thread = threading.Thread(target=lambda node=nodes[2]: (node._saved_self, done.set()))
+            thread.start()
+            self.assertTrue(done.wait(5), "the host waits for the device")
+        self.assertTrue(set(self.current.waited) & set(self.back))
+        Event.may_compute.set()
+        thread.join(20)
+        del nodes
+
+    def test_what_nobody_used_is_not_free_before_it_has_arrived(self):
+        context = self.context(prefetch_bytes=8 * SIZE)
+        nodes = self.chain(context, 4)
+        self.is_idle(context)
+        with self.late_consumer():
+            nodes[3]._saved_self
+        wait_until(lambda: len(self.back) == 4, "reads do not begin")
+        (mover,) = context._offloader._movers.values()
+        unused = [arrival.event for arrival in mover._arrivals.values() if arrival.storage is not None]
+        self.assertEqual(len(unused), 3)
+        self.assertFalse(any(copying.done for copying in unused))
+        del nodes
+        wait_until(lambda: all(copying.done for copying in unused), "reads are forgotten")
+
+    def test_a_slot_is_not_overwritten_before_it_has_been_read(self):
+        context = self.context(prefetch_bytes=SIZE)
+        for _ in range(2):
+            nodes = self.chain(context, 1)
+            self.is_idle(context)
+            nodes[0]._saved_self
+            del nodes
+            wait_until(lambda: len(self.slots()._free) == 1, "the slot is not given back")
+        self.assertEqual(self.out[0].after, [])
+        self.assertEqual(self.out[1].after, [self.back[0]])
+        self.assertEqual(len(self.back[0].after), 1)  # who had the memory before
+        self.assertIs(self.back[0].after[0].stream, self.current)
+
+    def test_slots_of_other_sizes_make_room(self):
+        slots = activations_gpu.Slots(self.space, self.gpu, 10 * KIB)
+        one, two = slots.take(4 * KIB), slots.take(4 * KIB)
+        self.assertIsNone(slots.take(4 * KIB))
+        slots.give(one)
+        self.assertIs(slots.take(3 * KIB + 512), one)
+        slots.give(one)
+        self.assertIsNone(slots.take(8 * KIB))  # two is in use
+        self.assertEqual(slots.nbytes, 4 * KIB)
+        slots.give(two)
+        small, larger = slots.take(KIB), slots.take(8 * KIB)
+        self.assertIsNot(small, two)
+        self.assertEqual((larger.nbytes, slots.nbytes), (8 * KIB, 9 * KIB))
+        slots.give(larger)
+        slots.trim()
+        self.assertEqual(slots.nbytes, KIB)
+        slots.give(small)
+        slots.trim()
+
+    def test_what_has_no_slot_goes_to_blocks(self):
+        with unittest.mock.patch.object(activations_gpu, "SLOTS_PERCENT", 1):  # of 64 MiB: two slots
+            context = self.context()
+            nodes = self.chain(context, 4)
+            self.is_idle(context)
+            self.assertEqual(context.stats.offloaded, 4 * SIZE)
+            self.assertEqual(context.stats.copied, 2 * SIZE)
+            values = [node._saved_self for node in reversed(nodes)]
+            self.assertEqual(context.stats.loaded + context.stats.resident, 4 * SIZE)
+            del values, nodes
+
+    def test_memory_that_cannot_be_mapped_any_more(self):
+        """What has no slot then is kept; that is said once."""
+        model = blocks()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(3):
+                with self.context() as context:
+                    loss = model(batch()).square().sum()
+                self.is_idle(context)
+                loss.backward()
+                self.same(gradients(model), expected(model, batch()))
+                del loss
+                if step == 0:
+                    self.assertNotIn("full", context.stats.kept)
+                    wait_until(lambda: sum(s.nbytes for s in self.slots()._free) == self.slots().nbytes, "not free")
+                    self.slots().trim()
+                    self.gpu.refusal = lambda: spillway.SpillwayError(errno.EEXIST, "registered already")
+        self.assertEqual(len([w for w in caught if "registered already" in str(w.message)]), 1)
+        self.assertEqual(context.stats.offloaded, 0)
+        self.assertGreater(context.stats.kept["full"], 0)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@
 
 Shapes, all in bf16: "gpt", GPT-2 774M (36 blocks, width 1280, 20 heads, --batch times 1024 random tokens); "mlp", 12 blocks
 of 4096 × 16384; where the compute can hide more: "wide", 4 blocks of width 12288, and "long", 4 blocks of width 4096 with
---long tokens. A step is forward and backward; the gradients' memory is there before. Ways: "keep", nothing; "offload",
-offload_activations as its defaults are; "wait", the same with on_full="wait", which moves all; "pinned", torch's
-save_on_cpu. --sweep: with other arguments, too. Of each way: the median of synchronised seconds of a step, its ratio to
-"keep", the GPU's of forward, the peak of memory that torch has allocated, that of a step above what is there between steps,
-and statistics of the last step. "equal": the first step's gradients have the bits that "keep" has, of which only "mlp" is
+--long tokens. A step is forward and backward; the gradients' memory is there before. Ways: "keep", nothing; "hooks", what
+offload_activations costs if it moves nothing (min_bytes); "offload", it as its defaults are; "wait", the same with
+on_full="wait", which moves all; "pinned", torch's save_on_cpu. --sweep: with other arguments, too. Of each way: synchronised
+seconds of each step and their median, its ratio to "keep", the GPU's of forward and backward, the host's of forward, the peak
+of memory that torch has allocated, that of a step above what is there between steps, and of each step what was moved: GB that
+were copied by the copy engine to memory that stays mapped, offloaded otherwise, kept in memory because backward came first (forwarded), read back;
+copies that had begun by then (overtaken); GB/s of the copy engine each way; how much of what the link could do in forward
+was used (of_forward: what hides can be no more); and how long backward waited on the host. "equal": the first step's gradients have the bits that "keep" has, of which only "mlp" is
 sure: attention's backward adds up in any order. No way begins after --seconds. JSON to standard output, or FILE; progress
 to standard error.
 
@@ -29,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +42,8 @@ import spillway.torch as spw
 MIB, GIB = 1 << 20, 1 << 30
 BIN = pathlib.Path(os.environ.get("SPILLWAY_BIN", "."))
 START = time.monotonic()
+WARM_STEPS = 2  # after the first: memory is mapped as slots are needed
+SHOWN = ("copied_gb", "otherwise_gb", "loaded_gb", "forwarded_gb", "overtaken", "put_gb_s", "get_gb_s", "of_forward", "waited_ms")
 
 
 def say(text):
@@ -111,18 +117,30 @@ def shape_of(name, arguments):
 # --- Measuring -------------------------------------------------------------------------------------------------------
 
 
+class Taken(typing.NamedTuple):
+    """Seconds of a step; the GPU's of forward and backward; the host's of forward."""
+
+    total: float
+    forward: float
+    backward: float
+    host_forward: float
+
+
 def step(model, x, context):
-    """Its seconds, and those of forward. Leaves the gradients."""
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    """Its seconds. Leaves the gradients."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
     torch.cuda.synchronize()
     start = time.perf_counter()
     events[0].record()
     with context:
         loss = model(x)
     events[1].record()
+    host = time.perf_counter() - start
     loss.backward()
+    events[2].record()
     torch.cuda.synchronize()
-    return time.perf_counter() - start, events[0].elapsed_time(events[1]) / 1e3
+    total = time.perf_counter() - start
+    return Taken(total, events[0].elapsed_time(events[1]) / 1e3, events[1].elapsed_time(events[2]) / 1e3, host)
 
 
 def fingerprint(model):
@@ -130,41 +148,63 @@ def fingerprint(model):
     return [int(p.grad.view(torch.int16).long().sum()) for p in model.parameters() if p.grad is not None]
 
 
-def measure(model, x, new_context, steps):
+def moved(stats, taken, link):
+    """What a step's statistics say, in GB and GB/s."""
+    return {
+        "copied_gb": round(stats.copied / 1e9, 3),
+        "otherwise_gb": round((stats.offloaded - stats.copied) / 1e9, 3),
+        "forwarded_gb": round(stats.forwarded / 1e9, 3),
+        "resident_gb": round(stats.resident / 1e9, 3),
+        "loaded_gb": round(stats.loaded / 1e9, 3),
+        "kept_gb": {why: round(nbytes / 1e9, 3) for why, nbytes in stats.kept.items()},
+        "overtaken": stats.overtaken,
+        "put_gb_s": round(stats.copied / stats.put_seconds / 1e9, 1) if stats.put_seconds else None,
+        "get_gb_s": round(stats.loaded / stats.get_seconds / 1e9, 1) if stats.get_seconds else None,
+        "of_forward": round(stats.copied / (link["d2h"] * 1e9 * taken.forward), 2),
+        "waited_ms": round(1e3 * stats.waited_seconds, 1),
+    }
+
+
+def milliseconds(taken, what):
+    return round(1e3 * statistics.median(getattr(each, what) for each in taken), 2)
+
+
+def measure(model, x, new_context, steps, link):
     """The row of a way. A new context in each step, so that statistics are of one."""
     model.zero_grad(set_to_none=True)
     gc.collect()
     torch.cuda.empty_cache()
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    first, _ = step(model, x, new_context())
+    first = step(model, x, new_context())
     bits = fingerprint(model)
-    seconds, forward, peaks, reserved, idle, stats = [], [], [], 0, 0, None
-    for turn in range(steps + 1):
+    taken, peaks, each, reserved, idle = [], [], [], 0, 0
+    for turn in range(-WARM_STEPS, steps):
         model.zero_grad(set_to_none=False)
         context = new_context()
         idle = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        taken = step(model, x, context)
-        if turn > 0:
-            seconds.append(taken[0])
-            forward.append(taken[1])
+        seconds = step(model, x, context)
+        if turn >= 0:
+            taken.append(seconds)
             peaks.append(torch.cuda.max_memory_allocated())
             reserved = torch.cuda.max_memory_reserved()
-        stats = getattr(context, "stats", None)
+        if hasattr(context, "stats"):
+            each.append({"step_ms": round(1e3 * seconds.total, 1), **moved(context.stats, seconds, link)})
         del context
     model.zero_grad(set_to_none=True)
     return bits, {
-        "step_ms": round(1e3 * statistics.median(seconds), 2),
-        "step_min_ms": round(1e3 * min(seconds), 2),
-        "step_max_ms": round(1e3 * max(seconds), 2),
-        "forward_ms": round(1e3 * statistics.median(forward), 2),
-        "first_step_ms": round(1e3 * first, 2),
+        "step_ms": milliseconds(taken, "total"),
+        "steps_ms": [round(1e3 * one.total, 1) for one in taken],
+        "forward_ms": milliseconds(taken, "forward"),
+        "backward_ms": milliseconds(taken, "backward"),
+        "host_forward_ms": milliseconds(taken, "host_forward"),
+        "first_step_ms": round(1e3 * first.total, 2),
         "peak_gib": round(max(peaks) / GIB, 3),
         "step_peak_gib": round((max(peaks) - idle) / GIB, 3),
         "reserved_gib": round(reserved / GIB, 3),
         "left_bytes": torch.cuda.memory_allocated() - idle,
-        "stats": None if stats is None else stats._asdict(),
+        "moved": each,  # with the steps that are not counted
     }
 
 
@@ -176,6 +216,7 @@ def ways_of(arguments, pool):
 
     ways = {
         "keep": (contextlib.nullcontext, arguments.steps),
+        "hooks": (offload(min_bytes=1 << 60), arguments.steps),
         "offload": (offload(), arguments.steps),
         "wait": (offload(on_full="wait"), max(arguments.steps // 2, 2)),
     }
@@ -192,7 +233,21 @@ def ways_of(arguments, pool):
     return ways
 
 
-def compare(name, arguments, pool):
+def slots_of(pool):
+    """Bytes of the pool's memory that are slots, and those of the windows that were registered for them."""
+    ways = [way for key, way in pool.session._attachments.items() if key[0] == "activations" and way is not None]
+    slots = [way.mapped.slots for way in ways if way.mapped is not None]
+    return {"slots": sum(s.nbytes for s in slots), "mapped": sum(s._mapper.mapped_bytes for s in slots if s.usable)}
+
+
+def summary(row):
+    """A line of a row."""
+    last = row["moved"][-1] if row["moved"] else {}
+    text = f"{row['step_ms']} ms ({row['ratio']}x), peak {row['step_peak_gib']} GiB ({row['step_peak_change_percent']} %)"
+    return text + "".join(f", {name} {last[name]}" for name in SHOWN if name in last)
+
+
+def compare(name, arguments, pool, link):
     """Rows of a shape's ways."""
     model, x = shape_of(name, arguments)
     rows, expected = {}, None
@@ -201,7 +256,7 @@ def compare(name, arguments, pool):
             say(f"{name}: {way} is left out: the time is over")
             continue
         try:
-            bits, row = measure(model, x, new_context, steps)
+            bits, row = measure(model, x, new_context, steps, link)
         except torch.cuda.OutOfMemoryError as error:
             rows[way] = {"error": str(error).splitlines()[0]}
             continue
@@ -212,7 +267,8 @@ def compare(name, arguments, pool):
         row["peak_change_percent"] = round(100 * (row["peak_gib"] / keep["peak_gib"] - 1), 1)
         row["step_peak_change_percent"] = round(100 * (row["step_peak_gib"] / keep["step_peak_gib"] - 1), 1)
         rows[way] = row
-        say(f"{name}: {way}: {json.dumps(row)}")
+        row["memory"] = slots_of(pool)
+        say(f"{name}: {way}: {summary(row)}")
     return rows
 
 
@@ -267,7 +323,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8, help="of gpt")
     parser.add_argument("--mlp-tokens", type=int, default=16384)
     parser.add_argument("--long", type=int, default=65536, help="tokens of long")
-    parser.add_argument("--dram", type=int, default=40, help="of the pool, in GiB")
+    parser.add_argument("--dram", type=int, default=56, help="of the pool, in GiB: half of it can be mapped")
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
     report = {
@@ -286,7 +342,7 @@ def main():
         say(f"spillwayd with {arguments.dram} GiB is ready")
         pool = spw.connect("bench", socket=socket, start=False)
         for name in arguments.shapes.split(","):
-            report["shapes"][name] = compare(name, arguments, pool)
+            report["shapes"][name] = compare(name, arguments, pool, report["link_gb_s"])
             gc.collect()
             torch.cuda.empty_cache()
             getattr(torch._C, "_host_emptyCache", lambda: None)()

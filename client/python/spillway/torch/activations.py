@@ -68,7 +68,9 @@ class ActivationStats(NamedTuple):
     the pool); "in_flight" (the pool was too slow for the CPU); "full" (it had no room). deduplicated: of tensors whose
     storage was saved before. forwarded: backward began, or needed them, before they had been stored. resident: had been
     stored, but were still in memory when they were needed. loaded: came from the pool. waited_seconds: of the backward
-    pass for that. peak_in_flight: at most so many waited for their copy, or were being copied.
+    pass for that, on the host. peak_in_flight: at most so many waited for their copy, or were being copied.
+    On a GPU: copied: of what was offloaded, by the copy engine to memory that stays mapped. put_seconds, get_seconds:
+    that this took, each way. overtaken: how many copies had begun when backward needed what they copy.
     """
 
     offloaded: int
@@ -79,6 +81,10 @@ class ActivationStats(NamedTuple):
     loaded: int
     waited_seconds: float
     peak_in_flight: int
+    copied: int
+    put_seconds: float
+    get_seconds: float
+    overtaken: int
 
 
 # --- Threads ----------------------------------------------------------------------------------------------------------
@@ -136,6 +142,11 @@ class _Mover:
     def __init__(self, space: Space, workers: _Workers) -> None:
         self._space = space
         self.workers = workers
+        self.copied_bytes = 0  # put by a copy engine
+        self.put_seconds = self.get_seconds = 0.0  # that it took, and for what came back
+
+    def add_up(self) -> None:
+        """What is measured is complete now."""
 
     def takes(self, storage: Any) -> bool:
         """Can it copy it?"""
@@ -168,7 +179,7 @@ class _Mover:
         """A storage of its own."""
         raise NotImplementedError
 
-    def use(self, storage: Any, origin: Any) -> None:
+    def use(self, key: bytes, storage: Any, origin: Any) -> None:
         """It is handed out to the calling thread."""
 
     def delete(self, keys: List[bytes]) -> None:
@@ -428,11 +439,15 @@ class _Offloader:
         self._offloaded = self._deduplicated = self._forwarded = self._resident = self._loaded = 0
         self._waited = 0.0
         self._peak_in_flight = 0
+        self._overtaken = 0
 
     @property
     def stats(self) -> ActivationStats:
         """So far."""
         with self._lock:
+            movers = [mover for mover in self._movers.values() if mover is not None]
+            for mover in movers:
+                mover.add_up()
             return ActivationStats(
                 self._offloaded,
                 dict(self._kept),
@@ -442,6 +457,10 @@ class _Offloader:
                 self._loaded,
                 self._waited,
                 self._peak_in_flight,
+                sum(mover.copied_bytes for mover in movers),
+                sum(mover.put_seconds for mover in movers),
+                sum(mover.get_seconds for mover in movers),
+                self._overtaken,
             )
 
     # What went wrong in a thread is an error of the next call that backward or forward makes.
@@ -638,7 +657,7 @@ class _Offloader:
                 activation.state = _State.LOADING
         if storage is None:
             storage = self._load(activation)
-        activation.mover.use(storage, activation.origin)
+        activation.mover.use(activation.key, storage, activation.origin)
         with self._lock:
             activation.hand_out(storage)
             self._waited += time.monotonic() - begin
@@ -650,6 +669,7 @@ class _Offloader:
             self._forward(activation)
         elif activation.state is _State.PUTTING:
             self._forwarded += activation.nbytes
+            self._overtaken += 1
             if activation.mover.give_up(activation.key):  # or it would be in the way of the next graph's
                 activation.state = _State.KEPT
         elif activation.state in (_State.STORED, _State.WANTED) and storage is not None:
@@ -763,7 +783,7 @@ class offload_activations(torch.autograd.graph.saved_tensors_hooks):
 
     pool: spillway.torch.connect(), or Session.pool(). min_bytes: smaller tensors stay in memory. So do parameters and
     other leaves that require a gradient, views of them, tensors that are not dense, or neither on the CPU nor on a GPU
-    that the daemon serves.
+    that has a way to the pool: half of the pool's memory is mapped for it at most, and stays reserved.
     in_flight_bytes: on the CPU, how much may wait for its copy at a time, held until it is made: when the model saves
     faster than the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory
     is worth. On a GPU all may wait, and by how much the host may be ahead of the GPU, by two storages at least. What is

@@ -2,7 +2,7 @@
 """Activations on a GPU, to the pool and back.
 
     current stream   compute 1 ┬ compute 2 ┬ …   …  ┬ backward 3 ┬ backward 2
-    writers, the link          └ put 1     └ put 2     └ get 2 ─────┘
+    streams out, back          └ put 1     └ put 2     └ get 2 ─────┘
 
 put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
 for the end of the copy, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
@@ -11,25 +11,33 @@ needed.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
-comes later does, however late a reader gets to it. A reader waits for the copy's end, which is known before the bytes
-are handed out: an error of the link is an error of backward, not a wrong gradient. A consumer on another stream is told
-to the allocator.
+comes later does, however late a reader gets to it. A consumer on another stream is told to the allocator.
 
-Two ways. Storages are contiguous, so the GPU's copy engines move them (_CopyMover): from and to blocks of the pool's
-memory, which this process registers with the driver (Gpu.map()), a block for each piece; they take nothing from those
-that compute. Where memory cannot be registered the attachment's kernels do it (_KernelMover), to tensors, as ranges of
-a GPU's memory go to nothing else. The kernel that gathers comes last on the GPU: beside large products it lets one slot
-through for each of them, so that little hides there. What takes so long that backward needs it first is given up: it
-would hold the writers, and its memory, into the next step.
+Three ways, of which each is for what the one before cannot take:
+
+- Storages are contiguous, so the GPU's copy engines move them, which take nothing from those that compute: from and to
+  slots, memory of the pool that this process has registered with the driver (Gpu.map()) and keeps (_SlotMover). No call
+  of the daemon's is on that way. The consumer's stream waits for a read, the host does not; what nobody has used when
+  the graph goes is waited for before its memory is free. A slot's next copy waits for its last one.
+- Without a slot, from and to blocks of the pool's, a block for each piece, which may go to devices (_CopyMover).
+- Where memory cannot be registered the attachment's kernels do it (_KernelMover), to tensors, as ranges of a GPU's
+  memory go to nothing else. The kernel that gathers comes last on the GPU: beside large products it lets one slot
+  through for each of them, so that little hides there.
+
+By the latter two a reader waits for the copy's end, which is known before the bytes are handed out: an error of the
+link is an error of backward, not a wrong gradient. What takes so long that backward needs it first is given up, by the
+first and the last: it would hold the writers, and its memory, into the next step.
 
 Objects live for one graph.
 """
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import warnings
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from collections import deque
+from typing import Any, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -38,14 +46,20 @@ from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
 from ..views import Views
 from .activations import _Mover, _storage, _workers_of
-from .device import Copies, attach
+from .device import Copies, attach, copy_all
 from .memory import octets
+from .slots import Slot, Slots
 
 THREADS = 2  # of each kind: one copy begins while another ends
 ALIGN_BYTES = 16  # of what the kernels take
 BATCH_PIECES = 8  # room for so many is asked for at once: a storage may be larger than what is free at any time
+BATCH_BYTES = 64 << 20  # of copies that cannot be taken back: a millisecond, which hides the thread's wakeup
+SLOTS_PERCENT = 50  # of the pool's memory, at most: 60 is what all of a user's leases may be, by default
+TIMED_MAX = 256  # reads whose seconds have not been added up
 
 _attach_lock = threading.Lock()
+
+Pair = Tuple[torch.Tensor, torch.Tensor]
 
 
 class _Origin(NamedTuple):
@@ -62,37 +76,88 @@ class _Room(NamedTuple):
     event: torch.cuda.Event
 
 
+class _Sent(NamedTuple):
+    """Copies that are on their way."""
+
+    begin: torch.cuda.Event
+    end: torch.cuda.Event
+
+    def seconds(self) -> float:
+        """That they took, once they have ended."""
+        return float(self.begin.elapsed_time(self.end)) / 1e3
+
+
+class _CopyStream:
+    """A stream of a device's that copies, one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+
+    def copy(self, pairs: List[Pair], after: Iterable[Optional[torch.cuda.Event]] = ()) -> _Sent:
+        """Begins to copy each second to its first, after these events."""
+        sent = _Sent(*(torch.cuda.Event(blocking=True, enable_timing=True) for _ in range(2)))
+        with torch.cuda.stream(self._stream):
+            for event in after:
+                if event is not None:
+                    self._stream.wait_event(event)
+            sent.begin.record(self._stream)
+            copy_all(pairs)
+            sent.end.record(self._stream)
+        return sent
+
+
+class _Mapped(NamedTuple):
+    """What copy engines use."""
+
+    slots: Slots
+    out: _CopyStream
+    back: _CopyStream
+
+
+class _Way(NamedTuple):
+    """Between a GPU and a pool. mapped: None: the pool's memory cannot be registered."""
+
+    gpu: gpu.Gpu
+    mapped: Optional[_Mapped]
+
+
 def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
     """None: there is no way from this GPU to the pool. That is said once."""
-    found = _attached(space, device)
-    if found is None:
+    way = _way(space, device)
+    if way is None:
         return None
-    attached, is_mapped = found
-    return (_CopyMover if is_mapped else _KernelMover)(space, device, attached)
+    if way.mapped is None:
+        return _KernelMover(space, device, way.gpu)
+    return _SlotMover(space, device, way.gpu, way.mapped)
 
 
-def _attached(space: Space, device: torch.device) -> Optional[Tuple[gpu.Gpu, bool]]:
-    """The session's, of whatever context: to attach takes seconds. And whether it is for copy engines."""
+def _way(space: Space, device: torch.device) -> Optional[_Way]:
+    """The session's, of whatever context: to attach takes seconds."""
     attachments = space.session._attachments
     key = "activations", space.pool.name, device
     with _attach_lock:
         if key not in attachments:
             attachments[key] = _attach(space, device)
-        return attachments[key]
+        found: Optional[_Way] = attachments[key]
+        return found
 
 
-def _attach(space: Space, device: torch.device) -> Optional[Tuple[gpu.Gpu, bool]]:
+def _attach(space: Space, device: torch.device) -> Optional[_Way]:
     try:
-        return _attach_mapped(space, device), True
+        attached = _attach_mapped(space, device)
     except SpillwayError as error:
         why = str(error)
+    else:
+        info = space.pool.info
+        slots = Slots(space, attached, (info.dram_bytes + info.cxl_bytes) * SLOTS_PERCENT // 100)
+        return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)))
     try:
         attached = attach(space, device)
     except SpillwayError as error:
         warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
         return None
     warnings.warn(f"the pool's memory is not pinned here, so activations move slowly: {why}", RuntimeWarning)
-    return attached, False
+    return _Way(attached, None)
 
 
 def _attach_mapped(space: Space, device: torch.device) -> gpu.Gpu:
@@ -143,7 +208,7 @@ class _DeviceMover(_Mover):
         event.record(origin.stream)
         return _Room(storage, event)
 
-    def use(self, storage: Any, origin: _Origin) -> None:
+    def use(self, key: bytes, storage: Any, origin: _Origin) -> None:
         stream = torch.cuda.current_stream(self._device)
         if stream != origin.stream:
             self._whole(storage).record_stream(stream)
@@ -207,6 +272,125 @@ class _CopyMover(_DeviceMover):
 
     def delete(self, keys: List[bytes]) -> None:
         self._space.delete([(key, i) for key in keys for i in range(self._pieces.pop(key, 0))])
+
+
+class _Cancellable:
+    """Of what is copied batch after batch."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """What has not begun is left out."""
+        self.cancelled = True
+
+
+class _Arrival:
+    """Of a read: when it has ended. storage: what it fills, until somebody uses that; then it is theirs."""
+
+    def __init__(self, event: torch.cuda.Event, storage: Any) -> None:
+        self.event = event
+        self.storage = storage
+
+
+class _SlotMover(_CopyMover):
+    """By copy engines, to slots as long as there are any."""
+
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu, mapped: _Mapped) -> None:
+        super().__init__(space, device, attached)
+        self._slots, self._copies_out, self._copies_back = mapped
+        self._puts: Dict[bytes, _Cancellable] = {}  # that are waited for
+        self._held: Dict[bytes, Slot] = {}  # what is stored, and where
+        self._arrivals: Dict[bytes, _Arrival] = {}
+        self._timed: Deque[_Sent] = deque()
+
+    def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
+        slot = self._slots.take(storage.nbytes())
+        if slot is not None:
+            self._copy(key, storage, slot)
+        elif self._slots.usable:
+            super().put(key, storage, timeout)
+        else:
+            raise self._full(NoSpace(errno.ENOSPC, "no memory is registered"), key, storage.nbytes())
+
+    def _copy(self, key: bytes, storage: Any, slot: Slot) -> None:
+        job = self._puts[key] = _Cancellable()
+        try:
+            for batch in _batches(slot.beside(self._whole(storage))):
+                if job.cancelled:
+                    raise SpillwayError(errno.ECANCELED, "backward has it")
+                sent = self._copies_out.copy(batch, [slot.read])
+                sent.end.synchronize()
+                self.put_seconds += sent.seconds()
+        except BaseException:
+            self._slots.give(slot)
+            raise
+        finally:
+            del self._puts[key]
+        slot.read = None
+        self._held[key] = slot
+        self.copied_bytes += storage.nbytes()
+
+    def give_up(self, key: bytes) -> bool:
+        job = self._puts.get(key)
+        if job is not None:
+            job.cancel()
+        return job is not None
+
+    def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
+        slot = self._held.get(key)
+        if slot is None:
+            return super().get(key, nbytes, room)
+        pairs = [(there, here) for here, there in slot.beside(self._whole(room.storage))]
+        sent = self._copies_back.copy(pairs, [room.event])
+        slot.read = sent.end
+        self._arrivals[key] = _Arrival(sent.end, room.storage)
+        self._timed.append(sent)
+        if len(self._timed) > TIMED_MAX:
+            self.add_up()
+        return room.storage
+
+    def use(self, key: bytes, storage: Any, origin: _Origin) -> None:
+        arrival = self._arrivals.get(key)
+        if arrival is not None:
+            torch.cuda.current_stream(self._device).wait_event(arrival.event)
+            arrival.storage = None
+        super().use(key, storage, origin)
+
+    def add_up(self) -> None:
+        """The seconds of reads that have ended: they end in their order."""
+        try:
+            while self._timed[0].end.query():
+                self.get_seconds += self._timed.popleft().seconds()
+        except IndexError:
+            pass  # there are no more
+
+    def delete(self, keys: List[bytes]) -> None:
+        stored = []
+        for key in keys:
+            arrival = self._arrivals.pop(key, None)
+            if arrival is not None and arrival.storage is not None:
+                arrival.event.synchronize()
+            slot = self._held.pop(key, None)
+            if slot is None:
+                stored.append(key)
+            else:
+                self._slots.give(slot)
+        if stored:
+            super().delete(stored)
+
+
+def _batches(pairs: Iterable[Pair]) -> Iterator[List[Pair]]:
+    batch: List[Pair] = []
+    nbytes = 0
+    for pair in pairs:
+        batch.append(pair)
+        nbytes += pair[0].numel()
+        if nbytes >= BATCH_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
 
 
 class _KernelMover(_DeviceMover):

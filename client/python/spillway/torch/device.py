@@ -30,7 +30,7 @@ ALIGN_BYTES = 64
 
 # One call for a group's copies, if torch has it: each call gives up the interpreter's lock, and must have it back from
 # threads that compute beside it.
-_copy_all = getattr(torch, "_foreach_copy_", None)
+_foreach_copy = getattr(torch, "_foreach_copy_", None)
 
 
 class Run(NamedTuple):
@@ -78,6 +78,15 @@ def sum_squares(tensors: Sequence[torch.Tensor]) -> float:
     return sum(float(torch.stack(norms).square().sum()) for norms in by_device.values())
 
 
+def copy_all(pairs: Sequence[Tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Begins to copy each second to its first, on the current stream."""
+    if _foreach_copy is not None and pairs:
+        _foreach_copy([to for to, _ in pairs], [source for _, source in pairs], non_blocking=True)
+    else:
+        for to, source in pairs:
+            to.copy_(source, non_blocking=True)
+
+
 class Copies:
     """A stream of a device, beside those that compute."""
 
@@ -95,13 +104,8 @@ class Copies:
 
     def copy(self, pairs: Iterable[Tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], None]:
         """Copies each second to its first; what is returned waits for that."""
-        pairs = list(pairs)
         with torch.cuda.stream(self._stream):
-            if _copy_all is not None and pairs:
-                _copy_all([to for to, _ in pairs], [source for _, source in pairs], non_blocking=True)
-            else:
-                for to, source in pairs:
-                    to.copy_(source, non_blocking=True)
+            copy_all(list(pairs))
             return self._stream.record_event(torch.cuda.Event(blocking=True)).synchronize
 
     def end(self) -> None:
