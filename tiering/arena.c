@@ -3,6 +3,7 @@
  * Owns the maps of slabs and extents. Invariants: a frame belongs to at most one slab; a slab is linked in the list of
  * its size exactly if it has room and its chunk is not closing; used_sectors is the sum over all extents in use in
  * chunks that are not; an extent never crosses a window because a slab never does.
+ * What is cut out of a slab leaves up to two: the one behind may begin within a frame (its lead), where its extents lie.
  */
 #include "tiering/arena.h"
 
@@ -102,6 +103,19 @@ uint32_t arena_slab_frames(uint32_t sectors, uint32_t max_frames)
     return best;
 }
 
+/* The sector of its first extent. */
+static uint32_t arena_slab_start(const struct arena_slab *s)
+{
+    return s->first_frame * FRAME_SECTORS + s->lead;
+}
+
+/* Sets how many frames the slab has, and so how many extents. */
+static void arena_slab_resize(struct arena_slab *s, uint32_t n_frames)
+{
+    s->n_frames = (uint16_t)n_frames;
+    s->n_extents = (uint16_t)((n_frames * FRAME_SECTORS - s->lead) / s->sectors);
+}
+
 /* The first run of n free frames that does not cross a window. UINT32_MAX if there is none. */
 static uint32_t arena_find_run(const struct arena_chunk *c, uint32_t n)
 {
@@ -119,24 +133,30 @@ static uint32_t arena_find_run(const struct arena_chunk *c, uint32_t n)
     return UINT32_MAX;
 }
 
-static struct arena_slab *arena_slab_make(struct arena_chunk *c, uint32_t first, uint32_t n, uint32_t sectors)
+/* Frames become a slab, whose bitmap is as it was. */
+static struct arena_slab *arena_slab_claim(struct arena_chunk *c, uint32_t first, uint32_t n, uint32_t sectors,
+                                           uint32_t lead)
 {
     struct arena *a = c->arena;
     struct arena_slab *s = &c->slabs[first];
 
-    *s = (struct arena_slab){.first_frame = first,
-                             .sectors = sectors,
-                             .n_frames = (uint16_t)n,
-                             .n_extents = (uint16_t)(n * FRAME_SECTORS / sectors)};
+    *s = (struct arena_slab){.first_frame = first, .sectors = sectors, .lead = (uint16_t)lead};
+    arena_slab_resize(s, n);
     for (uint32_t i = 0; i < n; i++)
         c->slab_of[first + i] = first + 1;
-    memset(&c->used[(size_t)first * WORDS_PER_FRAME], 0, (size_t)n * WORDS_PER_FRAME * sizeof(*c->used));
     c->n_free -= n;
     a->free_frames -= n; /* its chunk is not closing */
     a->frames_of[sectors] += n;
     a->slab_sectors += (uint64_t)n * FRAME_SECTORS;
     list_push_tail(&a->partial[sectors], &s->link);
     return s;
+}
+
+static struct arena_slab *arena_slab_make(struct arena_chunk *c, uint32_t first, uint32_t n, uint32_t sectors,
+                                          uint32_t lead)
+{
+    memset(&c->used[(size_t)first * WORDS_PER_FRAME], 0, (size_t)n * WORDS_PER_FRAME * sizeof(*c->used));
+    return arena_slab_claim(c, first, n, sectors, lead);
 }
 
 /* A new slab: of the best length, but no longer than all that its size has already; or any shorter that fits. */
@@ -159,7 +179,7 @@ static struct arena_slab *arena_slab_new(struct arena *a, uint32_t sectors, stru
                     list_push_tail(&a->chunks, &c->link);
                 }
                 *ret_chunk = c;
-                return arena_slab_make(c, first, n, sectors);
+                return arena_slab_make(c, first, n, sectors, 0);
             }
         }
     }
@@ -220,7 +240,7 @@ int arena_alloc(struct arena *a, uint32_t sectors, uint32_t owner, struct arena_
         list_unlink(&s->link);
     a->used_sectors += sectors;
     *ret_chunk = c;
-    *ret_sector = s->first_frame * FRAME_SECTORS + i * sectors;
+    *ret_sector = arena_slab_start(s) + i * sectors;
     return 0;
 }
 
@@ -235,7 +255,7 @@ static struct arena_slab *arena_slab_at(const struct arena_chunk *c, uint32_t se
 
     assert(first != 0);
     struct arena_slab *s = &c->slabs[first - 1];
-    *ret_i = (sector - s->first_frame * FRAME_SECTORS) / s->sectors;
+    *ret_i = (sector - arena_slab_start(s)) / s->sectors;
     return s;
 }
 
@@ -337,28 +357,35 @@ void arena_chunk_remove(struct arena_chunk *c)
 
 /* --- Again, from what is in use ------------------------------------------------------------------------------------ */
 
-/* The last frame at or before the extent's where its slab can begin: its extents lie one behind the other from there. */
-static bool arena_slab_begin(uint32_t sector, uint32_t sectors, uint32_t *ret_first)
+/*
+ * The last frame at or before the extent's, from `from` on, where its slab can begin: its extents lie one behind the other
+ * from there. If there is none, the slab is what was left behind a cut: it begins in the extent's frame, with a lead.
+ */
+static uint32_t arena_slab_begin(uint32_t sector, uint32_t sectors, uint32_t from, uint32_t *ret_lead)
 {
-    uint32_t at = sector / FRAME_SECTORS, window = at / WINDOW_FRAMES * WINDOW_FRAMES;
+    uint32_t at = sector / FRAME_SECTORS, least = MAX(at / WINDOW_FRAMES * WINDOW_FRAMES, from);
 
-    for (uint32_t f = at + 1; f-- > window && (at - f) * FRAME_SECTORS <= sectors * FRAME_SECTORS;) {
-        if ((sector - f * FRAME_SECTORS) % sectors == 0) {
-            *ret_first = f;
-            return true;
-        }
+    *ret_lead = 0;
+    for (uint32_t f = at + 1; f-- > least && at - f <= sectors;) {
+        if ((sector - f * FRAME_SECTORS) % sectors == 0)
+            return f;
     }
-    return false;
+    *ret_lead = sector % FRAME_SECTORS % sectors;
+    return at;
 }
 
-/* The extent belongs to the slab before it: it begins in its last frame, or right behind, and the slab is short. */
-static bool arena_slab_reaches(const struct arena_slab *s, uint32_t sector, uint32_t sectors, uint32_t first)
+/* The extent belongs to the slab before it: it begins in its last frame, or right behind, and the slab is short; or
+ * nowhere else could a slab without a lead begin. */
+static bool arena_slab_reaches(const struct arena_slab *s, uint32_t sector, uint32_t sectors)
 {
-    if (!s || s->sectors != sectors || (sector - s->first_frame * FRAME_SECTORS) % sectors != 0)
+    if (!s || s->sectors != sectors || (sector - arena_slab_start(s)) % sectors != 0)
         return false;
-    uint32_t end = s->first_frame + s->n_frames, at = sector / FRAME_SECTORS;
+    uint32_t end = s->first_frame + s->n_frames, at = sector / FRAME_SECTORS, lead;
 
-    return first < end || (at == end && s->n_frames < SLAB_FRAMES_MIN && end % WINDOW_FRAMES != 0);
+    if (at / WINDOW_FRAMES != s->first_frame / WINDOW_FRAMES)
+        return false;
+    return at < end || (at == end && s->n_frames < SLAB_FRAMES_MIN) ||
+           (!s->lead && arena_slab_begin(sector, sectors, 0, &lead) < end);
 }
 
 static void arena_slab_extend(struct arena_chunk *c, struct arena_slab *s, uint32_t end_frame)
@@ -368,8 +395,7 @@ static void arena_slab_extend(struct arena_chunk *c, struct arena_slab *s, uint3
     for (uint32_t f = end; f < end_frame; f++)
         c->slab_of[f] = s->first_frame + 1;
     uint32_t n = end_frame > end ? end_frame - end : 0;
-    s->n_frames = (uint16_t)(s->n_frames + n);
-    s->n_extents = (uint16_t)(s->n_frames * FRAME_SECTORS / s->sectors);
+    arena_slab_resize(s, s->n_frames + n);
     c->n_free -= n;
     c->arena->free_frames -= n;
     c->arena->frames_of[s->sectors] += n;
@@ -378,7 +404,7 @@ static void arena_slab_extend(struct arena_chunk *c, struct arena_slab *s, uint3
 
 static void arena_slab_put(struct arena_chunk *c, struct arena_slab *s, uint32_t sector, uint32_t owner)
 {
-    uint32_t i = (sector - s->first_frame * FRAME_SECTORS) / s->sectors;
+    uint32_t i = (sector - arena_slab_start(s)) / s->sectors;
 
     c->used[(size_t)s->first_frame * WORDS_PER_FRAME + i / 64] |= UINT64_C(1) << (i % 64);
     c->owner[(size_t)s->first_frame * FRAME_SECTORS + i] = owner;
@@ -399,21 +425,24 @@ int arena_chunk_restore(struct arena_chunk *c, const uint32_t *at, arena_extent_
     uint32_t end = 0; /* of the last extent */
 
     for (uint32_t sector = 0; sector < c->n_frames * FRAME_SECTORS; sector++) {
-        uint32_t owner, sectors, first;
+        uint32_t owner, sectors;
 
         if (!at[sector])
             continue;
         extent(ctx, at[sector], &owner, &sectors);
         uint32_t end_frame = (uint32_t)div_round_up((uint64_t)sector + sectors, FRAME_SECTORS);
-        if (sector < end || end_frame > c->n_frames || !arena_slab_begin(sector, sectors, &first) ||
-            (end_frame - 1) / WINDOW_FRAMES != first / WINDOW_FRAMES)
+        if (sector < end || end_frame > c->n_frames ||
+            (end_frame - 1) / WINDOW_FRAMES != sector / FRAME_SECTORS / WINDOW_FRAMES)
             return -EUCLEAN;
         end = sector + sectors;
-        if (!arena_slab_reaches(s, sector, sectors, first)) {
-            if (s && first < s->first_frame + s->n_frames)
+        if (!arena_slab_reaches(s, sector, sectors)) {
+            uint32_t from = s ? s->first_frame + s->n_frames : 0, lead;
+            uint32_t first = arena_slab_begin(sector, sectors, from, &lead);
+
+            if (first < from)
                 return -EUCLEAN; /* its frame is another slab's */
             arena_slab_restored(s);
-            s = arena_slab_make(c, first, end_frame - first, sectors);
+            s = arena_slab_make(c, first, end_frame - first, sectors, lead);
         }
         arena_slab_extend(c, s, end_frame);
         arena_slab_put(c, s, sector, owner);
@@ -435,7 +464,7 @@ bool arena_chunk_next(const struct arena_chunk *c, struct arena_cursor *cursor, 
 
             if (words[i / 64] & (UINT64_C(1) << (i % 64))) {
                 *ret_owner = c->owner[(size_t)cursor->frame * FRAME_SECTORS + i];
-                *ret_sector = cursor->frame * FRAME_SECTORS + i * s->sectors;
+                *ret_sector = arena_slab_start(s) + i * s->sectors;
                 cursor->extent++;
                 return true;
             }
@@ -495,6 +524,153 @@ uint32_t arena_slab_owners(const struct arena_chunk *c, uint32_t sector, uint32_
             ret_owners[got++] = c->owner[(size_t)s->first_frame * FRAME_SECTORS + *cursor];
     }
     return got;
+}
+
+/* --- Cutting ------------------------------------------------------------------------------------------------------ */
+
+static bool arena_extent_is_used(const struct arena_chunk *c, const struct arena_slab *s, uint32_t i)
+{
+    return c->used[(size_t)s->first_frame * WORDS_PER_FRAME + i / 64] >> (i % 64) & 1;
+}
+
+/* How many extents end at or before this sector: the next one holds it, or begins behind it. */
+static uint32_t arena_extent_behind(const struct arena_slab *s, uint32_t sector)
+{
+    uint32_t start = arena_slab_start(s);
+
+    return sector <= start ? 0 : MIN((sector - start) / s->sectors, (uint32_t)s->n_extents);
+}
+
+uint32_t arena_run_owners(const struct arena_chunk *c, uint32_t first, uint32_t n_frames, uint32_t *cursor,
+                          uint32_t *ret_owners, uint32_t n)
+{
+    uint32_t begin = first * FRAME_SECTORS, end = begin + n_frames * FRAME_SECTORS, got = 0;
+
+    for (*cursor = MAX(*cursor, begin); *cursor < end && got < n;) {
+        uint32_t frame = *cursor / FRAME_SECTORS;
+        const struct arena_slab *s = c->slab_of[frame] ? &c->slabs[c->slab_of[frame] - 1] : NULL;
+        uint32_t i = s ? arena_extent_behind(s, *cursor) : 0;
+
+        if (!s || i >= s->n_extents) {
+            *cursor = (s ? s->first_frame + s->n_frames : frame + 1) * FRAME_SECTORS;
+            continue;
+        }
+        if (arena_slab_start(s) + i * s->sectors < end && arena_extent_is_used(c, s, i))
+            ret_owners[got++] = c->owner[(size_t)s->first_frame * FRAME_SECTORS + i];
+        *cursor = arena_slab_start(s) + (i + 1) * s->sectors;
+    }
+    return got;
+}
+
+/* Does the run of n_frames from *first on end in this slab? What is stuck there begins another run behind it, and what else
+ * reaches only into frames before that is not looked at: where most is stuck, few extents of a frame are. */
+static bool arena_run_in_slab(const struct arena_chunk *c, const struct arena_slab *s, uint32_t n_frames,
+                              arena_owner_fn is_stuck, void *ctx, uint32_t *first)
+{
+    uint32_t i = arena_extent_behind(s, *first * FRAME_SECTORS);
+
+    while (i < s->n_extents) {
+        uint32_t begin = arena_slab_start(s) + i * s->sectors;
+
+        if (begin / FRAME_SECTORS >= *first + n_frames)
+            return true;
+        i++;
+        if (arena_extent_is_used(c, s, i - 1) &&
+            is_stuck(ctx, c->owner[(size_t)s->first_frame * FRAME_SECTORS + i - 1])) {
+            *first = (uint32_t)div_round_up((uint64_t)begin + s->sectors, FRAME_SECTORS);
+            i = MAX(i, arena_extent_behind(s, *first * FRAME_SECTORS));
+        }
+    }
+    return s->first_frame + s->n_frames >= *first + n_frames;
+}
+
+bool arena_find_cuttable(const struct arena *a, uint32_t n_frames, arena_owner_fn is_stuck, void *ctx,
+                         struct arena_chunk **ret_chunk, uint32_t *ret_first)
+{
+    list_for_each (l, &a->chunks) {
+        struct arena_chunk *c = list_entry(l, struct arena_chunk, link);
+        uint32_t first = 0, n;
+
+        for (uint32_t f = 0; f < c->n_frames && !c->closing; f += n) {
+            const struct arena_slab *s = c->slab_of[f] ? &c->slabs[f] : NULL;
+
+            n = s ? s->n_frames : 1;
+            if (f % WINDOW_FRAMES == 0)
+                first = f;
+            if (s ? arena_run_in_slab(c, s, n_frames, is_stuck, ctx, &first) : f + 1 >= first + n_frames) {
+                *ret_chunk = c;
+                *ret_first = first;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Extents from i on become those of the slab `to`, behind s in the same chunk: what they have moves up, or stays. */
+static void arena_slab_move(struct arena_chunk *c, const struct arena_slab *s, uint32_t i, struct arena_slab *to)
+{
+    uint64_t *words = &c->used[(size_t)s->first_frame * WORDS_PER_FRAME];
+    uint64_t *to_words = &c->used[(size_t)to->first_frame * WORDS_PER_FRAME];
+    uint32_t *owner = &c->owner[(size_t)s->first_frame * FRAME_SECTORS];
+    uint32_t *to_owner = &c->owner[(size_t)to->first_frame * FRAME_SECTORS];
+
+    for (uint32_t k = to->n_extents; k-- > 0;) {
+        uint64_t from_bit = UINT64_C(1) << ((i + k) % 64), to_bit = UINT64_C(1) << (k % 64);
+        bool is_used = words[(i + k) / 64] & from_bit;
+
+        words[(i + k) / 64] &= ~from_bit;
+        to_words[k / 64] = is_used ? to_words[k / 64] | to_bit : to_words[k / 64] & ~to_bit;
+        to_owner[k] = owner[i + k];
+        to->n_used = (uint16_t)(to->n_used + is_used);
+    }
+}
+
+/* It is in the list exactly if it has room, and nowhere if nothing in it is in use. */
+static void arena_slab_settle(struct arena_chunk *c, struct arena_slab *s)
+{
+    if (s->n_used == 0)
+        arena_slab_release(c, s);
+    else if (s->n_used == s->n_extents)
+        list_unlink(&s->link);
+}
+
+/* Frames [begin, end), in which no extent is in use, leave the slab: it goes on as what is before, and what is behind. */
+static void arena_slab_cut(struct arena_chunk *c, struct arena_slab *s, uint32_t begin, uint32_t end)
+{
+    const struct arena_slab old = *s;
+    uint32_t start = arena_slab_start(s), slab_end = s->first_frame + s->n_frames;
+    uint32_t n_before = arena_extent_behind(s, begin * FRAME_SECTORS);
+    uint32_t i = arena_extent_behind(s, end * FRAME_SECTORS + s->sectors - 1), n_used = s->n_used;
+
+    arena_slab_release(c, s);
+    if (i < old.n_extents) {
+        uint32_t sector = start + i * old.sectors, first = sector / FRAME_SECTORS;
+        struct arena_slab *behind = arena_slab_claim(c, first, slab_end - first, old.sectors, sector % FRAME_SECTORS);
+
+        arena_slab_move(c, &old, i, behind);
+        n_used -= behind->n_used;
+        arena_slab_settle(c, behind);
+    }
+    if (n_before > 0) {
+        uint32_t n = (uint32_t)div_round_up((uint64_t)old.lead + n_before * old.sectors, FRAME_SECTORS);
+        struct arena_slab *before = arena_slab_claim(c, old.first_frame, n, old.sectors, old.lead);
+
+        before->n_used = (uint16_t)n_used;
+        arena_slab_settle(c, before);
+    }
+}
+
+bool arena_cut(struct arena_chunk *c, uint32_t first, uint32_t n_frames)
+{
+    uint32_t cursor = 0, owner;
+
+    if (c->closing || arena_run_owners(c, first, n_frames, &cursor, &owner, 1) > 0)
+        return false;
+    for (uint32_t f = first; f < first + n_frames; f++)
+        if (c->slab_of[f])
+            arena_slab_cut(c, &c->slabs[c->slab_of[f] - 1], first, first + n_frames);
+    return true;
 }
 
 uint64_t arena_tail_waste_bytes(const struct arena *a)

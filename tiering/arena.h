@@ -6,7 +6,8 @@
  * frames (1 MiB each) that never crosses an I/O window; its length is chosen so that the tail that is too short for
  * one more extent wastes as little as possible (at most 1 % for multiples of 64 KiB), between 16 and 128 MiB, less in
  * a small arena. The first slabs of a size are short, and double: a size that is rare holds little memory. A slab whose
- * last extent is freed gives its frames back, so sizes do not hold memory for ever.
+ * last extent is freed gives its frames back, so sizes do not hold memory for ever. Where each slab has an extent that must
+ * stay, frames between those can be cut out of it (arena_cut()).
  *
  * An arena is one budget's memory on one kind of node: a pool's, or one session's private memory. It is pure
  * bookkeeping: nothing here touches the memory. Engine thread only.
@@ -31,6 +32,7 @@ struct arena_slab {
     uint32_t sectors;     /* of an extent */
     uint16_t n_frames, n_extents, n_used;
     uint16_t hint; /* word of the bitmap where a free extent was last seen */
+    uint16_t lead; /* sectors before the first extent, if it was cut off from another slab: less than a frame */
 };
 
 /* A place in a walk over a chunk's extents; zeroed at its start. */
@@ -118,6 +120,19 @@ bool arena_find_clearable(const struct arena *a, uint32_t n_frames, arena_stuck_
  * many, 0 at the end. For emptying a slab of another size. */
 uint32_t arena_slab_owners(const struct arena_chunk *c, uint32_t sector, uint32_t *cursor, uint32_t *ret_owners,
                            uint32_t n);
+
+/* --- Cutting: frames come back out of slabs that must stay, since some of their extents must --- */
+
+/* The owner of an extent must stay where it is. */
+typedef bool (*arena_owner_fn)(void *ctx, uint32_t owner);
+/* As arena_find_clearable(), but from between the extents that must stay, whichever slabs they are in. */
+bool arena_find_cuttable(const struct arena *a, uint32_t n_frames, arena_owner_fn is_stuck, void *ctx,
+                         struct arena_chunk **ret_chunk, uint32_t *ret_first);
+/* All owners of extents that reach into this run of frames, as arena_slab_owners(). */
+uint32_t arena_run_owners(const struct arena_chunk *c, uint32_t first, uint32_t n_frames, uint32_t *cursor,
+                          uint32_t *ret_owners, uint32_t n);
+/* The run becomes free frames. False, and nothing done: an extent in use reaches into it, or the chunk is closing. */
+bool arena_cut(struct arena_chunk *c, uint32_t first, uint32_t n_frames);
 
 /* Bytes of slabs that no extent of their size can use. */
 uint64_t arena_tail_waste_bytes(const struct arena *a);

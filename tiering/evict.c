@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/point.h"
 #include "tiering/core.h"
 
 #define VICTIM_SEARCHES 16
@@ -246,20 +247,33 @@ uint32_t room_victim(struct tiering *t, struct tpool *p, enum mem_tier tier, uin
 
 /* --- For other sizes --------------------------------------------------------------------------------------------- */
 
+static void room_evict_each(struct tiering *t, const uint32_t *owners, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        /* One eviction may take others along (an object's parts): those are in no policy any more. */
+        if (owners[i] != ARENA_OWNER_NONE && (hot_at(t, owners[i])->flags & HOT_IN_POLICY) &&
+            !object_is_pinned(t, owners[i]))
+            (void)room_evict(t, owners[i]);
+    }
+}
+
 /* Evicts all that can go from the slab at this place, so that another size can have it. */
 static void room_empty_slab(struct tiering *t, const struct arena_chunk *chunk, uint32_t sector)
 {
     uint32_t owners[64], cursor = 0, n;
 
     while (arena_has_slab(chunk, sector) &&
-           (n = arena_slab_owners(chunk, sector, &cursor, owners, ARRAY_LEN(owners))) > 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            /* One eviction may take others along (an object's parts): those are in no policy any more. */
-            if (owners[i] != ARENA_OWNER_NONE && (hot_at(t, owners[i])->flags & HOT_IN_POLICY) &&
-                !object_is_pinned(t, owners[i]))
-                (void)room_evict(t, owners[i]);
-        }
-    }
+           (n = arena_slab_owners(chunk, sector, &cursor, owners, ARRAY_LEN(owners))) > 0)
+        room_evict_each(t, owners, n);
+}
+
+/* The same from between what is leased, in slabs that stay. */
+static void room_empty_run(struct tiering *t, const struct arena_chunk *chunk, uint32_t first, uint32_t n_frames)
+{
+    uint32_t owners[64], cursor = 0, n;
+
+    while ((n = arena_run_owners(chunk, first, n_frames, &cursor, owners, ARRAY_LEN(owners))) > 0)
+        room_evict_each(t, owners, n);
 }
 
 /*
@@ -311,15 +325,31 @@ static bool room_slab_is_stuck(void *ctx, const struct arena_chunk *chunk, const
     return !room_all_owners(t, chunk, slab, room_is_unheld) || !room_all_owners(t, chunk, slab, room_may_go);
 }
 
+static bool room_is_stuck(void *ctx, uint32_t object)
+{
+    struct tiering *t = ctx;
+
+    return object == ARENA_OWNER_NONE || !room_is_unheld(t, object) || !room_may_go(t, object);
+}
+
+/*
+ * Whole slabs, if there are any that nothing must stay in. Else each has a leased piece or more, and what is between
+ * those is cut out: leases of one size must not keep another size from memory that is nobody's.
+ */
 void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t sectors)
 {
     uint32_t n = (uint32_t)div_round_up(sectors, FRAME_SECTORS), first;
+    const struct arena *a = &p->arenas[tier];
     struct arena_chunk *chunk;
 
-    if (!arena_find_clearable(&p->arenas[tier], n, room_slab_is_stuck, t, &chunk, &first))
-        return;
-    for (uint32_t i = first; i < MIN(first + n, chunk->n_frames); i++)
-        room_empty_slab(t, chunk, i * FRAME_SECTORS);
+    if (arena_find_clearable(a, n, room_slab_is_stuck, t, &chunk, &first)) {
+        for (uint32_t i = first; i < MIN(first + n, chunk->n_frames); i++)
+            room_empty_slab(t, chunk, i * FRAME_SECTORS);
+    } else if (arena_find_cuttable(a, n, room_is_stuck, t, &chunk, &first)) {
+        room_empty_run(t, chunk, first, n);
+        if (arena_cut(chunk, first, n))
+            sim_reached("room: cut out from between what is leased");
+    }
 }
 
 /* --- Ahead of need ----------------------------------------------------------------------------------------------- */

@@ -26,8 +26,6 @@
 #define BUFFERS 16
 #define LEASES_PERCENT 80      /* of a pool, the default */
 #define SPARE_BYTES (16 * MIB) /* chunks and slabs are whole */
-/* A test must end. Now and then what is free lies in slabs of other sizes, between leased pieces, and a lease waits in vain. */
-#define SPARE_QUICK_BYTES (128 * MIB)
 #define ROUNDS 2
 #define TIMEOUT_MS 60000
 #define TENSORS_MAX 512
@@ -346,8 +344,7 @@ static int measure_model(const struct options *o, const struct model *model, str
         return -ENOMEM;
     tensors_list(f, model);
     figure_arithmetic(f, figures);
-    uint64_t spare_bytes = o->quick ? SPARE_QUICK_BYTES : SPARE_BYTES;
-    struct harness_options ho = {.dram_bytes = window_bytes(f) * 100 / LEASES_PERCENT + spare_bytes,
+    struct harness_options ho = {.dram_bytes = window_bytes(f) * 100 / LEASES_PERCENT + SPARE_BYTES,
                                  .device_bytes = harness_device_bytes(all_bytes(f)),
                                  .object_bytes = MIB,
                                  .keep = o->keep,

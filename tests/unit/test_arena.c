@@ -130,6 +130,57 @@ START_TEST(a_run_that_can_be_cleared)
 }
 END_TEST
 
+static bool is_multiple(void *ctx, uint32_t owner)
+{
+    return owner % *(uint32_t *)ctx == 0;
+}
+
+/* What is not stuck goes from one run, the run becomes frames, and what is on either side is where it was. */
+static void cut_one(uint32_t sectors)
+{
+    uint32_t n_frames = MIN(1 + sectors / FRAME_SECTORS, EXTENT_SECTORS_MAX / FRAME_SECTORS);
+    uint32_t apart = 2 + (n_frames + 1) * FRAME_SECTORS / sectors; /* what must stay */
+    static uint32_t at[64 * FRAME_SECTORS];
+    uint32_t first, cursor = 0, owner, sector, n;
+    struct arena_cursor walk = {0};
+    struct arena_chunk *c;
+
+    open_arena(64 * MIB);
+    n = fill(sectors);
+    memset(at, 0, sizeof(at));
+    while (arena_chunk_next(chunk, &walk, &owner, &sector))
+        at[owner] = sector;
+    ck_assert(arena_find_cuttable(&arena, n_frames, is_multiple, &apart, &c, &first));
+    ck_assert(!arena_cut(c, first, n_frames));
+    while (arena_run_owners(c, first, n_frames, &cursor, &owner, 1)) {
+        ck_assert_uint_ne(owner % apart, 0);
+        arena_free(c, at[owner]);
+        at[owner] = UINT32_MAX;
+    }
+    uint32_t free_frames = arena.free_frames;
+    (void)arena_cut(c, first, n_frames);
+    ck_assert_uint_ge(arena.free_frames, MAX(free_frames, n_frames));
+    for (uint32_t i = 0; i < n; i++)
+        if (at[i] != UINT32_MAX)
+            ck_assert_uint_eq(arena_owner(c, at[i]), i);
+    ck_assert_int_eq(arena_alloc(&arena, n_frames * FRAME_SECTORS, n, &c, &sector), 0);
+    ck_assert_uint_eq(sector, first * FRAME_SECTORS);
+    arena_free(c, sector);
+    for (uint32_t i = 0; i < n; i++)
+        if (at[i] != UINT32_MAX)
+            arena_free(c, at[i]);
+    ck_assert_uint_eq(arena.free_frames, arena.total_frames);
+    ck_assert_uint_eq(arena.used_sectors, 0);
+    arena_deinit(&arena);
+}
+
+START_TEST(frames_are_cut_out_of_slabs)
+{
+    for (uint32_t sectors = 1; sectors <= EXTENT_SECTORS_MAX; sectors += 1 + sectors / 64)
+        cut_one(sectors);
+}
+END_TEST
+
 struct held {
     struct arena_chunk *chunk;
     uint32_t sector, sectors;
@@ -196,6 +247,7 @@ int main(void)
     tcase_add_test(tc, sizes_give_memory_back);
     tcase_add_test(tc, rare_sizes_are_cheap);
     tcase_add_test(tc, a_run_that_can_be_cleared);
+    tcase_add_test(tc, frames_are_cut_out_of_slabs);
     tcase_add_test(tc, random_against_a_model);
     tcase_add_test(tc, one_extent_fits);
     suite_add_tcase(suite, tc);

@@ -126,6 +126,83 @@ START_TEST(who_is_stuck_is_passed)
 }
 END_TEST
 
+/* --- What is leased ------------------------------------------------------------------------------------------------- */
+
+#define LEASED_MAX 64
+
+struct leased {
+    struct tiering_grant grants[LEASED_MAX];
+    uint32_t seeds[LEASED_MAX], n;
+};
+
+/* A pool that is all slabs of one size, each with a leased piece or more; the rest is nobody's. */
+static void open_with_leases(uint32_t size_bytes, struct leased *ret_leased)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 32 * MIB}, 0);
+    rig.config.piece_bytes = PIECE_BYTES_MAX;
+    rig_start(&rig);
+    ret_leased->n = 0;
+    for (uint32_t seed = 1; seed <= 32 * MIB / size_bytes; seed++) {
+        struct tiering_id id = key(RIG_CACHE, seed);
+        struct tiering_grant grant;
+
+        ck_assert_int_eq(rig_put(&rig, &id, size_bytes, seed), 0);
+        ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, 0, &grant), 0);
+        /* The first slabs have one frame, the next more, the others four. */
+        if (grant.offset_bytes % (grant.offset_bytes < 4 * MIB ? MIB : 4 * MIB) < size_bytes) {
+            ret_leased->seeds[ret_leased->n] = seed;
+            ret_leased->grants[ret_leased->n++] = grant;
+        } else {
+            ck_assert_int_eq(rig_release(&rig, &rig.s, grant.lease, 0), 0);
+        }
+    }
+}
+
+static void check_leases(const struct leased *leased, uint32_t size_bytes)
+{
+    ck_assert_uint_gt(leased->n, 8);
+    for (uint32_t i = 0; i < leased->n; i++)
+        ck_assert(rig_is(rig_memory(&rig, &leased->grants[i]), size_bytes, leased->seeds[i]));
+}
+
+/* Whoever waits for room of another size may be the one who has the leases. */
+static void leases_keep_no_other_size(uint32_t size_bytes, uint32_t other_bytes)
+{
+    struct tiering_id other = key(RIG_CACHE, 1000);
+    struct leased leased;
+
+    open_with_leases(size_bytes, &leased);
+    ck_assert_int_eq(rig_put(&rig, &other, other_bytes, 1000), 0);
+    check_leases(&leased, size_bytes);
+    rig_hot(&rig, true, true); /* what is in use is put into slabs again */
+    rig_check(&rig);
+    check_leases(&leased, size_bytes);
+    ck_assert_int_eq(rig_get(&rig, &other, 1000), 0);
+    for (uint32_t i = 0; i < leased.n; i++)
+        ck_assert_int_eq(rig_release(&rig, &rig.s, leased.grants[i].lease, 0), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+
+START_TEST(leases_keep_no_larger_size)
+{
+    leases_keep_no_other_size(MIB, 2 * MIB);
+}
+END_TEST
+
+START_TEST(leases_keep_no_smaller_size)
+{
+    leases_keep_no_other_size(MIB, 64 * KIB);
+}
+END_TEST
+
+/* Its extents lie across the ends of frames, so what is behind a cut begins within one. */
+START_TEST(leases_of_an_odd_size_keep_no_other)
+{
+    leases_keep_no_other_size(300 * KIB, 2 * MIB);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tiering_room");
@@ -135,6 +212,9 @@ int main(void)
     tcase_add_test(tc, what_must_stay_keeps_no_other_slab);
     tcase_add_test(tc, what_must_stay_keeps_no_other_class);
     tcase_add_test(tc, who_is_stuck_is_passed);
+    tcase_add_test(tc, leases_keep_no_larger_size);
+    tcase_add_test(tc, leases_keep_no_smaller_size);
+    tcase_add_test(tc, leases_of_an_odd_size_keep_no_other);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);
