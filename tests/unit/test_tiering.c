@@ -485,6 +485,47 @@ START_TEST(a_writer_waits_for_a_spill)
 }
 END_TEST
 
+static void sync_done(struct tiering_sync *sync, int status)
+{
+    (void)sync;
+    ck_assert_int_eq(status, 0);
+}
+
+/* At once, from the memory that is being written, which stays while it is read: nothing is read from the device. _i: a
+ * SYNC writes it, or an eviction does. */
+START_TEST(a_reader_has_what_is_being_written)
+{
+    rig_open(&rig, 8 * MIB, 32 * MIB);
+    struct tiering_id id = key(_i ? RIG_SCRATCH : RIG_DURABLE, 1);
+    struct tiering_sync sync = {.done = sync_done};
+    struct tiering_grant g;
+
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, RIG_PIECE), 0);
+    ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
+    rig_settle(&rig);
+    uint64_t loads = rig_pool_stat(&rig, 0).loads;
+    if (_i) {
+        ck_assert_int_eq(tiering_advise(rig.t, &id, TIERING_NOT_AGAIN, 0, rig.now_ns), 0);
+    } else {
+        tiering_sync_begin(rig.t, &sync, id.space);
+        ck_assert_int_eq(tiering_sync_add(rig.t, &sync, &id), 0);
+        tiering_sync_run(rig.t, &sync);
+    }
+    ck_assert_uint_gt(simdisk_pending(rig.disk), 0);
+    ck_assert_int_eq(tiering_acquire(rig.t, &rig.s, &id, 0, 0, 0, NULL, &g), 0);
+    ck_assert(!g.fetched);
+    ck_assert(rig_is(rig_memory(&rig, &g), RIG_PIECE, 1));
+    rig_settle(&rig);
+    ck_assert(rig_is(rig_memory(&rig, &g), RIG_PIECE, 1));
+    ck_assert_int_eq(tiering_release(rig.t, &rig.s, g.lease, 0), 0);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).loads, loads);
+    rig_evict(&rig, &id); /* and the write is good: what was read meanwhile comes back from the device */
+    ck_assert_int_eq(rig_get(&rig, &id, 1), 0);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).loads, loads + 1);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(blocks_to_and_from_a_tensor)
 {
     rig_open(&rig, 8 * MIB, 32 * MIB);
@@ -708,6 +749,7 @@ int main(void)
     tcase_add_test(tc, a_tensor_reads_as_zeros);
     tcase_add_test(tc, a_discarded_write_reverts_or_is_torn);
     tcase_add_test(tc, a_writer_waits_for_a_spill);
+    tcase_add_loop_test(tc, a_reader_has_what_is_being_written, 0, 2);
     tcase_add_test(tc, blocks_to_and_from_a_tensor);
     tcase_add_test(tc, an_owner_ends);
     tcase_add_test(tc, the_least_recently_used_goes);
