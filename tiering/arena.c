@@ -3,7 +3,8 @@
  * Owns the maps of slabs and extents. Invariants: a frame belongs to at most one slab; a slab is linked in the list of
  * its size exactly if it has room and its chunk is not closing; used_sectors is the sum over all extents in use in
  * chunks that are not; an extent never crosses a window because a slab never does.
- * What is cut out of a slab leaves up to two: the one behind may begin within a frame (its lead), where its extents lie.
+ * What is cut out of a slab leaves up to two: the one behind may begin within a frame (its lead), where its extents
+ * lie.
  */
 #include "tiering/arena.h"
 
@@ -358,8 +359,9 @@ void arena_chunk_remove(struct arena_chunk *c)
 /* --- Again, from what is in use ------------------------------------------------------------------------------------ */
 
 /*
- * The last frame at or before the extent's, from `from` on, where its slab can begin: its extents lie one behind the other
- * from there. If there is none, the slab is what was left behind a cut: it begins in the extent's frame, with a lead.
+ * The last frame at or before the extent's, from `from` on, where its slab can begin: its extents lie one behind the
+ * other from there. If there is none, the slab is what was left behind a cut: it begins in the extent's frame, with a
+ * lead.
  */
 static uint32_t arena_slab_begin(uint32_t sector, uint32_t sectors, uint32_t from, uint32_t *ret_lead)
 {
@@ -562,8 +564,8 @@ uint32_t arena_run_owners(const struct arena_chunk *c, uint32_t first, uint32_t 
     return got;
 }
 
-/* Does the run of n_frames from *first on end in this slab? What is stuck there begins another run behind it, and what else
- * reaches only into frames before that is not looked at: where most is stuck, few extents of a frame are. */
+/* Does the run of n_frames from *first on end in this slab? What is stuck there begins another run behind it, and what
+ * else reaches only into frames before that is not looked at: where most is stuck, few extents of a frame are. */
 static bool arena_run_in_slab(const struct arena_chunk *c, const struct arena_slab *s, uint32_t n_frames,
                               arena_owner_fn is_stuck, void *ctx, uint32_t *first)
 {
@@ -635,7 +637,7 @@ static void arena_slab_settle(struct arena_chunk *c, struct arena_slab *s)
         list_unlink(&s->link);
 }
 
-/* Frames [begin, end), in which no extent is in use, leave the slab: it goes on as what is before, and what is behind. */
+/* Frames [begin, end), in which no extent is in use, leave the slab: it goes on as what is before and behind. */
 static void arena_slab_cut(struct arena_chunk *c, struct arena_slab *s, uint32_t begin, uint32_t end)
 {
     const struct arena_slab old = *s;

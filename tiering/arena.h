@@ -6,8 +6,8 @@
  * frames (1 MiB each) that never crosses an I/O window; its length is chosen so that the tail that is too short for
  * one more extent wastes as little as possible (at most 1 % for multiples of 64 KiB), between 16 and 128 MiB, less in
  * a small arena. The first slabs of a size are short, and double: a size that is rare holds little memory. A slab whose
- * last extent is freed gives its frames back, so sizes do not hold memory for ever. Where each slab has an extent that must
- * stay, frames between those can be cut out of it (arena_cut()).
+ * last extent is freed gives its frames back, so sizes do not hold memory for ever. Where each slab has an extent that
+ * must stay, frames between those can be cut out of it (arena_cut()).
  *
  * An arena is one budget's memory on one kind of node: a pool's, or one session's private memory. It is pure
  * bookkeeping: nothing here touches the memory. Engine thread only.

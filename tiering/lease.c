@@ -5,7 +5,8 @@
  * A lease pins its piece. Its handle is index and generation, checked at every use, and only its own session can use
  * it. Whoever takes a lease has had its piece's bytes admitted before; the lease gives them back at its end. Admitted
  * bytes, and changed pieces of durable tensors that wait for their SYNC, stay together below the pool's lease limit, so
- * some of the memory can always be evicted: no list of leases can make another wait for ever.
+ * some of the memory can always be evicted: no list of leases can make another wait for ever. (For another size it is
+ * cut out from between leased pieces: see room_clear_run().)
  *
  * The limit holds for each tier, too, if there are two: what would be leased where it is, is refused at its tier's
  * limit; what still comes to memory goes to the tier that is not at its limit.

@@ -38,6 +38,14 @@ bool room_is_ample(const struct tiering *t, const struct tpool *p, enum mem_tier
     return used <= total && (total - used) * 100 > total * t->config.clean_percent;
 }
 
+/* Nothing more can go, nor is on its way; but what is free would do, if it were not in slabs of other sizes. */
+static bool room_is_scattered(const struct tpool *p, enum mem_tier tier, uint32_t sectors)
+{
+    const struct arena *a = &p->arenas[tier];
+
+    return !p->spilling && a->total_sectors - a->used_sectors >= sectors;
+}
+
 int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_t object, uint32_t sectors,
                  struct arena_chunk **ret_chunk, uint32_t *ret_sector)
 {
@@ -59,11 +67,10 @@ int room_take_in(struct tiering *t, struct tpool *p, enum mem_tier tier, uint32_
             break;
         struct victim_search search = {.tiering = t, .refused = &refused};
         uint32_t victim = room_victim(t, p, tier, incoming, victim_pin_state, &search, CLASSES_ALL);
-        if (victim == RECORD_NONE || room_may_wait(t, victim))
+        if (victim == RECORD_NONE ? !room_is_scattered(p, tier, sectors) : room_may_wait(t, victim))
             break;
-        const struct record *r = record_at(&t->records, victim);
-        uint32_t victim_sectors = sectors_of(r->size_bytes);
-        if (was_stuck || (freed > 2 * (uint64_t)sectors && victim_sectors != sectors)) {
+        uint32_t victim_sectors = victim == RECORD_NONE ? 0 : sectors_of(record_at(&t->records, victim)->size_bytes);
+        if (victim == RECORD_NONE || was_stuck || (freed > 2 * (uint64_t)sectors && victim_sectors != sectors)) {
             /* Other sizes were freed, and it did not help: memory has to change hands. Once; then whoever leases or
              * writes what is in the way has to end first, and no more is evicted for it until then. */
             sim_reached("room: other sizes are in the way");
