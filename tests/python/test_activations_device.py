@@ -11,14 +11,14 @@ import warnings
 
 import spillway
 import support
-from support import KIB
+from support import KIB, MIB
 from test_activations import Base, batch, blocks, expected, gradients, wait_until
 
 try:
     import torch
 
     import spillway.torch as spw
-    from spillway.torch import activations, activations_gpu
+    from spillway.torch import activations, activations_gpu, slots
 except ImportError:
     torch = None
 
@@ -572,6 +572,21 @@ class CopyTest(KernelTest):
             patch = unittest.mock.patch.object(mover, name, value)
             patch.start()
             self.addCleanup(patch.stop)
+
+    def test_free_memory_is_mapped_ahead(self):
+        """And what is there stays there."""
+        self.space.put(["a"], [bytes(MIB)]).check()
+        self.gpu.mapped.clear()
+        with unittest.mock.patch.object(slots, "AHEAD_BYTES", 8 * MIB):
+            found = slots.Slots(self.space, self.gpu, 20 * MIB)
+            found.map_ahead()
+            self.assertEqual(len(self.gpu.mapped), 2)
+            self.assertEqual(found.nbytes, 0)
+            free = self.pool.info.dram_bytes - self.space.stat().dram_used
+            slots.Slots(self.space, self.gpu, 1 << 40).map_ahead()
+            self.assertLessEqual(len(self.gpu.mapped) - 2, free // (8 * MIB))
+        self.assertEqual(self.session.admin({"get": "sessions"})["sessions"][0]["leases"], 0)
+        self.assertEqual(self.space.stat().objects, 1)
 
     def test_more_than_a_piece(self):
         n = (2 * self.space.piece_bytes + 4 * KIB) // 4

@@ -37,6 +37,7 @@ import typing
 import torch
 import torch.nn.functional as F
 
+import gpu_torch
 import spillway.torch as spw
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -324,8 +325,11 @@ def main():
     parser.add_argument("--mlp-tokens", type=int, default=16384)
     parser.add_argument("--long", type=int, default=65536, help="tokens of long")
     parser.add_argument("--dram", type=int, default=56, help="of the pool, in GiB: half of it can be mapped")
+    parser.add_argument("--warm-memory", type=float, default=0, metavar="GB", help="as gpu_torch.py's")
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
+    if arguments.warm_memory:
+        gpu_torch.warm_memory(int(arguments.warm_memory * 1e9))
     report = {
         "what": "spillway.torch.offload_activations on a GPU",
         "arguments": {**vars(arguments), "output": None},

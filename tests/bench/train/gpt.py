@@ -16,7 +16,7 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[2] / "docs")]  # in the pack both are here
+sys.path[:0] = [str(HERE), str(HERE / "../../../docs")]  # in the pack both are here
 
 import gpu_torch  # noqa: E402
 import train_gpt  # noqa: E402

@@ -150,6 +150,7 @@ def _attach(space: Space, device: torch.device) -> Optional[_Way]:
     else:
         info = space.pool.info
         slots = Slots(space, attached, (info.dram_bytes + info.cxl_bytes) * SLOTS_PERCENT // 100)
+        slots.map_ahead()
         return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)))
     try:
         attached = attach(space, device)

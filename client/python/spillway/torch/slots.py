@@ -28,6 +28,8 @@ from .memory import octets
 WASTE = 4  # a slot is taken for what is less by a quarter of it at most
 RESERVE_SECONDS = 0.05  # to wait for room
 PAUSE_SECONDS = 1.0  # after there was none
+AHEAD_BYTES = 1 << 30  # at a time: a window of the library's
+AHEAD_SECONDS = 5.0
 
 _NAME_BYTES = 16
 _NUMBER_BYTES = 8
@@ -73,6 +75,29 @@ class Slots:
     def usable(self) -> bool:
         """Can the memory be mapped?"""
         return self._mapper is not None
+
+    def map_ahead(self) -> None:
+        """Maps memory that slots may get, as long as the GPU has nothing to do, as far as nobody has something there.
+
+        To map memory waits for a GPU that computes, which in a training step is never idle.
+        """
+        stat = self._space.stat()
+        left = min(self._limit_bytes, self._space.pool.info.dram_bytes - stat.dram_used)
+        held: List[Reservation] = []
+        try:
+            while left >= AHEAD_BYTES and self._mapper is not None:
+                views = self._reserve(AHEAD_BYTES, AHEAD_SECONDS)
+                if views is None:
+                    break
+                held.append(views)
+                left -= AHEAD_BYTES
+                for view in views:
+                    self._mapper.map(view)
+        except SpillwayError as error:
+            self._refused(error)
+        finally:
+            for views in held:
+                views.abort()
 
     def take(self, nbytes: int) -> Optional[Slot]:
         """None: there is no room for it."""
@@ -122,13 +147,13 @@ class Slots:
             slot.parts.clear()
             slot.views.abort()
 
-    def _reserve(self, nbytes: int) -> Optional[Reservation]:
+    def _reserve(self, nbytes: int, seconds: float = RESERVE_SECONDS) -> Optional[Reservation]:
         key = self._name + next(self._numbers).to_bytes(_NUMBER_BYTES, "big")
         piece = self._space.piece_bytes
         sizes = [min(piece, nbytes - at) for at in range(0, nbytes, piece)]
         keys = [(key, i + 1) for i in range(len(sizes))]
         try:
-            views = self._space.reserve(keys, sizes, all_or_nothing=True, timeout=RESERVE_SECONDS)
+            views = self._space.reserve(keys, sizes, all_or_nothing=True, timeout=seconds)
         except (NoSpace, Timeout):
             return None
         if all(view.status == 0 for view in views):
@@ -142,10 +167,13 @@ class Slots:
             for view in views:
                 self._mapper.map(view)
         except SpillwayError as error:
-            self._mapper = None
             views.abort()
-            warnings.warn(f"no more of the pool's memory can be pinned, so activations stay: {error}", RuntimeWarning)
+            self._refused(error)
             return None
         slot = Slot(views)
         self.nbytes += slot.nbytes
         return slot
+
+    def _refused(self, error: SpillwayError) -> None:
+        self._mapper = None
+        warnings.warn(f"no more of the pool's memory can be pinned, so activations stay: {error}", RuntimeWarning)
