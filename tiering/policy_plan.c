@@ -14,6 +14,15 @@
  * FOLLOWING: `pos` is the slot that is expected. A resident object that the plan knows is due at its next slot: that slot
  * names it, and the object's node names the slot (state[1] from its second byte on, plus one). The one to go is due
  * farthest from pos; before it goes what the plan does not know and nobody has asked for since everything else was.
+ *
+ * On a cycle, where each object has one slot, who is due farthest is always who was used last, so what stays remains one
+ * run of the order for ever: first all misses, then all hits, and the device and who computes wait for each other in turn.
+ * But any access may begin a stay (until the object's next one, a period later) that is as good as any other, if only its
+ * place in memory is never idle: after a stay that began at access x, the next one in its place begins at x + period - 1.
+ * So n_stay numbers below period - 1 are chosen, evenly, and a stay begins at each access whose number modulo period - 1
+ * is one of them. Who does not stay is `spare`: goes first, and among them who is due farthest. Hits are as many, and the
+ * pattern moves by one slot in each period.
+ *
  * Accesses may come a little early, late, twice or not at all: each is a deviation and costs a little trust, which is
  * regained by those that were foretold. Objects are told apart by the lower half of their hashes, state[2]: two that have
  * it in common are a wrong guess, never a wrong byte.
@@ -35,6 +44,15 @@
 #define STEPS 64     /* slots that are copied or linked at one access */
 #define USES_MAX 64  /* of an object in a period that are looked at */
 #define NONE POLICY_NONE
+
+/*
+ * A margin of the residents does not stay: those that are leased, or on their way out. It is a 16th of those that are or are
+ * not resident, whichever are fewer: as it fills the gaps between the others, a larger one would be a run again. Another
+ * number is chosen only if it became less than a 32nd or more than a 6th: each choice costs hits once.
+ */
+#define MARGIN(fewer) ((fewer) / 16 + 1)
+#define MARGIN_MIN(fewer) ((fewer) / 32 + 1)
+#define MARGIN_MAX(fewer) ((fewer) / 6 + 1)
 
 /* Trust: an access that was foretold gives 1 back, any other costs DEVIATION_COST; above ERRORS_MAX the plan is dropped. */
 #define DEVIATION_COST 16
@@ -58,10 +76,15 @@ struct plan {
     uint32_t *first;     /* by hash, with linear probing: 1 + an object's first slot */
     uint32_t max_period; /* slots; 0: there are none */
     uint32_t first_mask; /* there are twice as many at least, and a power of two */
-    struct slot_set due; /* slots at which a resident object is used next */
+    struct slot_set due;   /* slots at which a resident object is used next */
+    struct slot_set spare; /* of these, where one is due that need not stay until then */
     enum stage stage;
     uint32_t period, pos;    /* of the plan: pos is the slot of the next access */
     uint32_t done;           /* slots copied or linked */
+    bool is_cycle;           /* each object has one slot */
+    uint32_t phase;          /* on a cycle: the number of the next access modulo period - 1 */
+    uint32_t n_stay;         /* stays that begin in period - 1 accesses */
+    uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
     uint32_t errors;         /* lost trust */
     uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */
     uint64_t n_plans, n_deviations;
@@ -99,7 +122,23 @@ static void due_drop(struct plan *a, uint32_t obj)
     if (slot == NONE)
         return;
     slot_set_drop(&a->due, slot);
+    slot_set_drop(&a->spare, slot);
     node_of(a, obj)->state[1] &= 0xff;
+}
+
+/* How far ahead a slot is. */
+static uint32_t ahead(const struct plan *a, uint32_t slot)
+{
+    return slot >= a->pos ? slot - a->pos : slot + a->period - a->pos;
+}
+
+/* Who is due there was used a period before: does a stay begin at that access? */
+static bool stays_until(const struct plan *a, uint32_t slot)
+{
+    uint32_t turn = a->period - 1;
+    uint64_t number = ((uint64_t)a->phase + ahead(a, slot) + turn - 1) % turn;
+
+    return number * a->n_stay % turn < a->n_stay;
 }
 
 /* Another object may be due there, if two have the same lower half: the first one stays. */
@@ -110,6 +149,8 @@ static void due_set(struct plan *a, uint32_t obj, uint32_t slot)
         return;
     a->slots[slot].obj = obj;
     slot_set_add(&a->due, slot);
+    if (!stays_until(a, slot))
+        slot_set_add(&a->spare, slot);
     node_of(a, obj)->state[1] |= (slot + 1) << 8;
 }
 
@@ -121,12 +162,6 @@ static uint32_t *first_of(const struct plan *a, uint32_t hash)
     while (a->first[at] != 0 && a->slots[a->first[at] - 1].hash != hash)
         at = (at + 1) & a->first_mask;
     return &a->first[at];
-}
-
-/* How far ahead a slot is. */
-static uint32_t ahead(const struct plan *a, uint32_t slot)
-{
-    return slot >= a->pos ? slot - a->pos : slot + a->period - a->pos;
 }
 
 /* The next slot of this hash from pos on; NONE: it has none. */
@@ -152,12 +187,24 @@ static void plan_drop(struct plan *a)
     a->stage = LEARNING;
 }
 
+/* Once a period. Those that are resident by an older choice are what they were until they are used. */
+static void stay_choose(struct plan *a)
+{
+    uint32_t residents = MIN(a->fewest, a->period), fewer = MIN(residents, a->period - residents);
+    uint32_t margin = residents - MIN(residents, a->n_stay);
+
+    if (a->is_cycle && a->fewest != UINT32_MAX && (margin < MARGIN_MIN(fewer) || margin > MARGIN_MAX(fewer)))
+        a->n_stay = residents - MIN(residents, MARGIN(fewer));
+    a->fewest = UINT32_MAX;
+}
+
 static void plan_begin(struct plan *a)
 {
     a->period = a->learner.period;
     a->pos = a->period; /* slot 0 is what comes next */
     a->done = 0;
     a->errors = a->n_stray = 0;
+    a->is_cycle = true;
     a->stage = COPYING;
 }
 
@@ -191,10 +238,15 @@ static void link_some(struct plan *a)
 
         if (s->next == NONE)
             s->next = *first_of(a, s->hash) - 1;
+        a->is_cycle = a->is_cycle && s->next == a->done;
     }
     if (a->done < a->period)
         return;
     a->done = 0;
+    a->phase = a->pos % (a->period - 1);
+    a->n_stay = 0;
+    a->fewest = a->queue.len;
+    stay_choose(a);
     a->stage = FOLLOWING;
     a->n_plans++;
 }
@@ -212,10 +264,20 @@ static void meet_some(struct plan *a)
 
 /* --- Accesses ---------------------------------------------------------------------------------------------------- */
 
+static void go_on_at(struct plan *a, uint32_t slot)
+{
+    bool is_round = slot < a->pos;
+
+    a->phase = (uint32_t)(((uint64_t)a->phase + ahead(a, slot)) % (a->period - 1));
+    a->pos = slot;
+    if (is_round)
+        stay_choose(a);
+}
+
 static void follow(struct plan *a, uint32_t hash)
 {
     if (a->slots[a->pos].hash == hash) {
-        a->pos = (a->pos + 1) % a->period;
+        go_on_at(a, (a->pos + 1) % a->period);
         a->errors -= a->errors > 0;
         return;
     }
@@ -228,7 +290,7 @@ static void follow(struct plan *a, uint32_t hash)
     a->n_stray = slot == a->stray ? a->n_stray + 1 : 1;
     a->stray = (slot + 1) % a->period;
     if (ahead(a, slot) <= MIN((uint32_t)AHEAD_MAX, a->period / 8) || a->n_stray == STREAK)
-        a->pos = a->stray;
+        go_on_at(a, a->stray);
 }
 
 static void table_clear(struct plan *a)
@@ -319,19 +381,19 @@ static void plan_evict(struct policy *p, uint32_t obj, uint64_t hash, uint32_t s
 
 /* --- Who goes ---------------------------------------------------------------------------------------------------- */
 
-/* How far ahead the farthest slot is that somebody is due at, of those that are nearer than `end`; NONE: there is none. */
-static uint32_t due_farthest(const struct plan *a, uint32_t end)
+/* How far ahead the farthest slot of the set is, of those that are nearer than `end`; NONE: there is none. */
+static uint32_t farthest(const struct plan *a, const struct slot_set *set, uint32_t end)
 {
     uint32_t wrapped = a->period - a->pos; /* from so far ahead on slots begin at 0 */
 
     if (end > wrapped) {
-        uint32_t slot = slot_set_below(&a->due, end - wrapped);
+        uint32_t slot = slot_set_below(set, end - wrapped);
 
         if (slot != SLOT_SET_NONE)
             return slot + wrapped;
         end = wrapped;
     }
-    uint32_t slot = slot_set_below(&a->due, a->pos + end);
+    uint32_t slot = slot_set_below(set, a->pos + end);
 
     return slot == SLOT_SET_NONE || slot < a->pos ? NONE : slot - a->pos;
 }
@@ -359,18 +421,11 @@ static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
 }
 
 /* Who is due farthest may be on its way out: then it is waited for, since whoever is due sooner would be loaded again. */
-static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
+static uint32_t victim_in(const struct plan *a, const struct slot_set *set, policy_pin_fn pin, void *ctx)
 {
-    struct plan *a = plan_of(p);
-
-    (void)incoming;
-    if (!is_following(a))
-        return policy_queue_victim(&a->queue, pin, ctx);
-    if (due_of(a, a->queue.head) == NONE && pin(ctx, a->queue.head) == POLICY_FREE)
-        return a->queue.head;
     uint32_t far = a->period;
 
-    for (uint32_t left = POLICY_SCAN_MAX; left > 0 && (far = due_farthest(a, far)) != NONE; left--) {
+    for (uint32_t left = POLICY_SCAN_MAX; left > 0 && (far = farthest(a, set, far)) != NONE; left--) {
         enum policy_pin state = pin(ctx, due_obj(a, far));
 
         if (state == POLICY_FREE)
@@ -378,14 +433,50 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
         if (state == POLICY_BUSY)
             return POLICY_SOON;
     }
-    return policy_queue_victim(&a->queue, pin, ctx);
+    return NONE;
+}
+
+static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn pin, void *ctx)
+{
+    struct plan *a = plan_of(p);
+
+    (void)incoming;
+    if (!is_following(a))
+        return policy_queue_victim(&a->queue, pin, ctx);
+    a->fewest = MIN(a->fewest, a->queue.len);
+    if (due_of(a, a->queue.head) == NONE && pin(ctx, a->queue.head) == POLICY_FREE)
+        return a->queue.head;
+    uint32_t victim = victim_in(a, &a->spare, pin, ctx);
+
+    if (victim == NONE)
+        victim = victim_in(a, &a->due, pin, ctx);
+    return victim == NONE ? policy_queue_victim(&a->queue, pin, ctx) : victim;
+}
+
+/* Of those that are due: who is spare or not, farthest first. */
+static uint32_t coldest_due(const struct plan *a, bool spare, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin,
+                            void *ctx)
+{
+    const struct slot_set *set = spare ? &a->spare : &a->due;
+    uint32_t far = a->period, found = 0;
+
+    for (uint64_t left = (uint64_t)n + POLICY_SCAN_MAX; found < n && left > 0; left--) {
+        far = farthest(a, set, far);
+        if (far == NONE)
+            break;
+        uint32_t obj = due_obj(a, far);
+
+        if (slot_set_has(&a->spare, due_of(a, obj)) == spare && pin(ctx, obj) == POLICY_FREE)
+            ret_objs[found++] = obj;
+    }
+    return found;
 }
 
 /* What victim() would name: the oldest as long as the plan does not know them, then what is due, then what is left. */
 static uint32_t plan_coldest(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx)
 {
     const struct plan *a = plan_of_const(p);
-    uint32_t obj = a->queue.head, far = a->period, found = 0;
+    uint32_t obj = a->queue.head, found = 0;
     uint64_t left = (uint64_t)n + POLICY_SCAN_MAX;
     bool follows = is_following(a);
 
@@ -396,10 +487,8 @@ static uint32_t plan_coldest(const struct policy *p, uint32_t *ret_objs, uint32_
     }
     if (!follows)
         return found;
-    for (left = (uint64_t)n + POLICY_SCAN_MAX; found < n && left > 0 && (far = due_farthest(a, far)) != NONE; left--) {
-        if (pin(ctx, due_obj(a, far)) == POLICY_FREE)
-            ret_objs[found++] = due_obj(a, far);
-    }
+    found += coldest_due(a, true, ret_objs + found, n - found, pin, ctx);
+    found += coldest_due(a, false, ret_objs + found, n - found, pin, ctx);
     for (left = (uint64_t)n + POLICY_SCAN_MAX; obj != NONE && found < n && left > 0; left--) {
         if (due_of(a, obj) == NONE && pin(ctx, obj) == POLICY_FREE)
             ret_objs[found++] = obj;
@@ -418,6 +507,7 @@ static void plan_free(struct policy *p)
 
     plan_learner_deinit(&a->learner);
     slot_set_deinit(&a->due);
+    slot_set_deinit(&a->spare);
     free(a->slots);
     free(a->first);
     free(a);
@@ -451,6 +541,8 @@ static int plan_new(const struct policy_config *config, struct policy **ret_poli
     int r = a->slots && a->first ? slot_set_init(&a->due, a->max_period) : -ENOMEM;
 
     if (r == 0)
+        r = slot_set_init(&a->spare, a->max_period);
+    if (r == 0)
         r = plan_learner_init(&a->learner, n);
     if (r < 0) {
         plan_free(&a->policy);
@@ -474,7 +566,7 @@ static void plan_stat(const struct policy *p, struct policy_stat *ret_stat)
         .resident = a->queue.len,
         .resident_sectors = a->queue.sectors,
         .ghost_bytes = sizeof(*a) + plan_learner_bytes(&a->learner) + a->max_period * sizeof(*a->slots) +
-                       (a->first_mask + 1) * sizeof(*a->first) + slot_set_words(a->due.n) * sizeof(uint64_t),
+                       (a->first_mask + 1) * sizeof(*a->first) + 2 * slot_set_words(a->due.n) * sizeof(uint64_t),
         .plan_accesses = a->stage == FOLLOWING ? a->period : 0,
         .plans = a->n_plans,
         .deviations = a->n_deviations,
@@ -484,7 +576,7 @@ static void plan_stat(const struct policy *p, struct policy_stat *ret_stat)
 static int plan_check(const struct policy *p)
 {
     const struct plan *a = plan_of_const(p);
-    uint32_t n = 0;
+    uint32_t n = 0, spare = 0;
 
     if (!policy_queue_check(&a->queue))
         return -EUCLEAN;
@@ -496,8 +588,9 @@ static int plan_check(const struct policy *p)
         if (a->stage != FOLLOWING || slot >= a->period || a->slots[slot].obj != obj || !slot_set_has(&a->due, slot))
             return -EUCLEAN;
         n++;
+        spare += slot_set_has(&a->spare, slot);
     }
-    return n == a->due.len ? 0 : -EUCLEAN;
+    return n == a->due.len && spare == a->spare.len ? 0 : -EUCLEAN;
 }
 
 const struct policy_ops policy_plan = {
