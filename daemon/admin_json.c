@@ -236,6 +236,9 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     json_put_u64(o, "plan_accesses", s->plan_accesses);
     json_put_u64(o, "plans", s->plans);
     json_put_u64(o, "deviations", s->deviations);
+    json_put_u64(o, "prefetched", s->prefetched);
+    json_put_u64(o, "prefetched_used", s->prefetched_used);
+    json_put_u64(o, "prefetched_wasted", s->prefetched_wasted);
     put_writes(o, &s->writes);
 }
 

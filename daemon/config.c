@@ -76,6 +76,7 @@ void config_pool_init(struct config_pool *pool, const char *name, const struct c
         .linger_ns = 30 * NS_PER_S,
         .max_leases_percent = 80,
         .uid_leases_percent = DEFAULT_UID_LEASES_PERCENT,
+        .prefetch_ahead = 64 * MIB,
     };
     snprintf(pool->section.name, sizeof(pool->section.name), "%s", name);
     if (env->user_mode)

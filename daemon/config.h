@@ -151,6 +151,7 @@ struct config_pool {
     uint32_t max_leases_percent;
     uint32_t uid_leases_percent; /* of that */
     uint64_t session_bytes;      /* 0: no limit but the pool's */
+    uint64_t prefetch_ahead;     /* bytes; 0: nothing is loaded before it is asked for */
 };
 
 struct config_class {

@@ -87,6 +87,8 @@ static const struct config_key keys_pool[] = {
     {"max_leases_percent", CONFIG_TYPE_UINT, KEY_POOL(max_leases_percent), .reloads = true, RANGE(1, 100)},
     {"uid_leases_percent", CONFIG_TYPE_UINT, KEY_POOL(uid_leases_percent), .reloads = true, RANGE(1, 100)},
     {"session_bytes", CONFIG_TYPE_SIZE, KEY_POOL(session_bytes), .reloads = true, RANGE(0, UINT64_MAX), .zero = "none"},
+    {"prefetch_ahead", CONFIG_TYPE_SIZE, KEY_POOL(prefetch_ahead), .reloads = true, RANGE(0, UINT64_MAX),
+     .zero = "none"},
 };
 
 #define KEY_CLASS(member_) MEMBER(config_class, member_)

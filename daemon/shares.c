@@ -55,6 +55,7 @@ void control_pool_config(const struct control *control, uint32_t engine, uint32_
         .user_leases_percent = p->is_trusted ? 0 : p->uid_leases_percent, /* one user has it alone */
         .write_budget_bytes = control_nvme_of_engine(control, engine, p->write_budget.bytes),
         .write_budget_ns = p->write_budget.period_ns,
+        .prefetch_bytes = p->prefetch_ahead / n,
     };
     memcpy(ret_config->name, p->section.name, sizeof(ret_config->name));
 }

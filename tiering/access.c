@@ -78,6 +78,8 @@ int acquire_move(struct tiering *t, uint32_t object, bool urgent, struct move **
 {
     if (hot_at(t, object)->flags & HOT_LOADING) {
         *ret_move = move_of(t, object);
+        if (urgent)
+            move_load_asked(t, *ret_move);
         return 0;
     }
     return move_load(t, object, urgent, ret_move);

@@ -142,6 +142,7 @@ struct move {
     uint8_t kind, phase, store;
     uint8_t io;       /* enum move_io: what is in flight at a store */
     bool leaves_dram; /* MOVE_MIGRATE: for CXL memory */
+    bool is_asked;    /* MOVE_LOAD: its policy knows that somebody wants it now */
     union {
         struct store_put put;
         struct store_get get;
@@ -682,6 +683,10 @@ void room_clear_run(struct tiering *t, struct tpool *p, enum mem_tier tier, uint
 /* Starts spills of what will be evicted next, and demotions to keep some DRAM free. */
 void room_clean_ahead(struct tiering *t, uint32_t pool);
 
+/* --- prefetch.c --- */
+/* Begins loads of what a policy knows to be used soon. */
+void prefetch_go_on(struct tiering *t, uint32_t pool);
+
 /* --- migrate.c --- */
 /* Begins to move the piece to the tier; may_evict: by evicting others there if it must. 0; -EBUSY: it cannot move now;
  * -EAGAIN, -ENOSPC: there is no room. */
@@ -701,6 +706,8 @@ void move_set_phase(struct move *m, enum move_phase phase);
 /* Ends all waits of the move with this status (leases are granted on 0), in order. */
 void move_wake(struct move *m, int status);
 int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move);
+/* Somebody wants what a load brings: the first one is an access for the policy. */
+void move_load_asked(struct tiering *t, struct move *m);
 /* txn: 0, or of the SYNC that it is for. ret_move may be NULL. */
 int move_spill(struct tiering *t, uint32_t object, bool urgent, uint8_t store, uint32_t txn, bool evacuating,
                struct move **ret_move);

@@ -188,19 +188,25 @@ static void move_load_go(struct move *m)
     }
 }
 
+void move_load_asked(struct tiering *t, struct move *m)
+{
+    const struct record *r = record_at(&t->records, m->object);
+    struct policy *policy = t->pools[m->pool].policies[space_of(t, r)->info.class_id];
+
+    if (!m->is_asked)
+        policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+    m->is_asked = true;
+}
+
 int move_load(struct tiering *t, uint32_t object, bool urgent, struct move **ret_move)
 {
-    const struct record *r = record_at(&t->records, object);
     struct move *m = move_new(t, MOVE_LOAD, object);
 
     if (!m)
         return -EAGAIN;
-    struct tpool *p = &t->pools[m->pool];
-    if (urgent) { /* else nobody has asked for it yet */
-        struct policy *policy = p->policies[space_of(t, r)->info.class_id];
-
-        policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
-    }
+    m->is_asked = false;
+    if (urgent) /* else nobody has asked for it yet */
+        move_load_asked(t, m);
     hot_at(t, object)->flags |= HOT_LOADING;
     t->records.objects[object].node.state[0] = (uint32_t)(m - t->moves);
     object_pin(t, object);

@@ -99,6 +99,9 @@ enum policy_pin {
 };
 typedef enum policy_pin (*policy_pin_fn)(void *ctx, uint32_t obj);
 
+/* Begins to bring the object whose hash has these lower 32 bits, before it is asked for; false: there is nothing to bring. */
+typedef bool (*policy_fetch_fn)(void *ctx, uint32_t hash_low);
+
 struct policy_stat {
     uint64_t resident; /* objects */
     uint64_t resident_sectors;
@@ -108,6 +111,8 @@ struct policy_stat {
     uint64_t plan_accesses; /* of the order that it follows now; 0: none */
     uint64_t plans;         /* orders learned so far */
     uint64_t deviations;    /* accesses that an order had not foretold */
+    /* Of those that fetch() has begun to bring: asked for since; or gone before, or given up with the order. */
+    uint64_t prefetched_used, prefetched_wasted;
 };
 
 struct policy;
@@ -152,6 +157,9 @@ struct policy_ops {
     /* Of the next n accesses, how many are of objects that are not resident: only so many need to go for them, and whoever
      * is written sooner may be changed again before it goes. UINT32_MAX: who knows. NULL: never known. */
     uint32_t (*misses_ahead)(const struct policy *p, uint32_t n);
+    /* Calls `fetch` for those that are used soon and are not resident, the next one first, until `max` of them were brought,
+     * or are on their way, and have not been used. NULL: never known. */
+    void (*fetch)(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx);
     void (*resize)(struct policy *p, uint64_t capacity_sectors);
     void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
     /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */

@@ -43,16 +43,17 @@
 #define PERIOD_MIN 8 /* a shorter order is an accident, or fits */
 #define STEPS 64     /* slots that are copied or linked at one access */
 #define USES_MAX 64  /* of an object in a period that are looked at */
+#define FETCH_AHEAD 64 /* slots */
 #define NONE POLICY_NONE
 
 /*
- * A margin of the residents does not stay: those that are leased, or on their way out. It is a 16th of those that are or are
- * not resident, whichever are fewer: as it fills the gaps between the others, a larger one would be a run again. Another
- * number is chosen only if it became less than a 32nd or more than a 6th: each choice costs hits once.
+ * A margin of the residents does not stay: those that are leased, or on their way out, or were brought early. It is an 8th of
+ * those that are or are not resident, whichever are fewer: as it fills the gaps between the others, a larger one would be a
+ * run again. Another number is chosen only if it became less than a 16th or more than a 4th: each choice costs hits once.
  */
-#define MARGIN(fewer) ((fewer) / 16 + 1)
-#define MARGIN_MIN(fewer) ((fewer) / 32 + 1)
-#define MARGIN_MAX(fewer) ((fewer) / 6 + 1)
+#define MARGIN(fewer) ((fewer) / 8 + 1)
+#define MARGIN_MIN(fewer) ((fewer) / 16 + 1)
+#define MARGIN_MAX(fewer) ((fewer) / 4 + 1)
 
 /* Trust: an access that was foretold gives 1 back, any other costs DEVIATION_COST; above ERRORS_MAX the plan is dropped. */
 #define DEVIATION_COST 16
@@ -78,6 +79,7 @@ struct plan {
     uint32_t first_mask; /* there are twice as many at least, and a power of two */
     struct slot_set due;   /* slots at which a resident object is used next */
     struct slot_set spare; /* of these, where one is due that need not stay until then */
+    struct slot_set early; /* slots whose object was asked for by fetch(), and not used since */
     enum stage stage;
     uint32_t period, pos;    /* of the plan: pos is the slot of the next access */
     uint32_t done;           /* slots copied or linked */
@@ -87,7 +89,8 @@ struct plan {
     uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
     uint32_t errors;         /* lost trust */
     uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */
-    uint64_t n_plans, n_deviations;
+    uint32_t fetched_at; /* pos when fetch() was last at work */
+    uint64_t n_plans, n_deviations, n_early_used, n_early_wasted;
     uint32_t (*find)(void *ctx, uint32_t hash_low);
     void *ctx;
 };
@@ -113,6 +116,14 @@ static struct policy_node *node_of(const struct plan *a, uint32_t obj)
 static uint32_t due_of(const struct plan *a, uint32_t obj)
 {
     return (node_of(a, obj)->state[1] >> 8) - 1;
+}
+
+static void early_end(struct plan *a, uint32_t slot, bool is_used)
+{
+    if (slot == NONE || !slot_set_has(&a->early, slot))
+        return;
+    slot_set_drop(&a->early, slot);
+    *(is_used ? &a->n_early_used : &a->n_early_wasted) += 1;
 }
 
 static void due_drop(struct plan *a, uint32_t obj)
@@ -149,7 +160,7 @@ static void due_set(struct plan *a, uint32_t obj, uint32_t slot)
         return;
     a->slots[slot].obj = obj;
     slot_set_add(&a->due, slot);
-    if (!stays_until(a, slot))
+    if (!stays_until(a, slot) && !slot_set_has(&a->early, slot))
         slot_set_add(&a->spare, slot);
     node_of(a, obj)->state[1] |= (slot + 1) << 8;
 }
@@ -184,6 +195,8 @@ static void plan_drop(struct plan *a)
 {
     for (uint32_t slot; (slot = slot_set_below(&a->due, a->due.n)) != SLOT_SET_NONE;)
         due_drop(a, a->slots[slot].obj);
+    for (uint32_t slot; (slot = slot_set_below(&a->early, a->early.n)) != SLOT_SET_NONE;)
+        early_end(a, slot, false);
     a->stage = LEARNING;
 }
 
@@ -246,6 +259,7 @@ static void link_some(struct plan *a)
     a->phase = a->pos % (a->period - 1);
     a->n_stay = 0;
     a->fewest = a->queue.len;
+    a->fetched_at = NONE;
     stay_choose(a);
     a->stage = FOLLOWING;
     a->n_plans++;
@@ -277,6 +291,7 @@ static void go_on_at(struct plan *a, uint32_t slot)
 static void follow(struct plan *a, uint32_t hash)
 {
     if (a->slots[a->pos].hash == hash) {
+        early_end(a, a->pos, true);
         go_on_at(a, (a->pos + 1) % a->period);
         a->errors -= a->errors > 0;
         return;
@@ -287,6 +302,7 @@ static void follow(struct plan *a, uint32_t hash)
 
     if (slot == NONE)
         return;
+    early_end(a, slot, true);
     a->n_stray = slot == a->stray ? a->n_stray + 1 : 1;
     a->stray = (slot + 1) % a->period;
     if (ahead(a, slot) <= MIN((uint32_t)AHEAD_MAX, a->period / 8) || a->n_stray == STREAK)
@@ -369,6 +385,7 @@ static void plan_remove(struct policy *p, uint32_t obj, uint32_t sectors)
 {
     struct plan *a = plan_of(p);
 
+    early_end(a, due_of(a, obj), false);
     due_drop(a, obj);
     policy_queue_drop(&a->queue, obj, sectors);
 }
@@ -418,6 +435,28 @@ static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
     for (uint32_t i = 0; i < MIN(n, a->period); i++)
         misses += !slot_set_has(&a->due, (a->pos + i) % a->period);
     return misses;
+}
+
+/*
+ * No more than half of the margin, which those that come have to share with those that go; and not as long as an access that
+ * was not foretold is fresh. A slot that is left out counts until its turn comes again.
+ */
+static void plan_fetch(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx)
+{
+    struct plan *a = plan_of(p);
+
+    if (a->stage != FOLLOWING || a->n_stay == 0 || a->errors >= DEVIATION_COST || a->fetched_at == a->pos)
+        return;
+    uint32_t margin = a->queue.len - MIN(a->queue.len, a->n_stay);
+
+    a->fetched_at = a->pos;
+    max = MIN(max, margin / 2);
+    for (uint32_t i = 0; i < MIN((uint32_t)FETCH_AHEAD, a->period) && a->early.len < max; i++) {
+        uint32_t slot = (a->pos + i) % a->period;
+
+        if (!slot_set_has(&a->due, slot) && !slot_set_has(&a->early, slot) && fetch(ctx, a->slots[slot].hash))
+            slot_set_add(&a->early, slot);
+    }
 }
 
 /* Who is due farthest may be on its way out: then it is waited for, since whoever is due sooner would be loaded again. */
@@ -508,6 +547,7 @@ static void plan_free(struct policy *p)
     plan_learner_deinit(&a->learner);
     slot_set_deinit(&a->due);
     slot_set_deinit(&a->spare);
+    slot_set_deinit(&a->early);
     free(a->slots);
     free(a->first);
     free(a);
@@ -543,6 +583,8 @@ static int plan_new(const struct policy_config *config, struct policy **ret_poli
     if (r == 0)
         r = slot_set_init(&a->spare, a->max_period);
     if (r == 0)
+        r = slot_set_init(&a->early, a->max_period);
+    if (r == 0)
         r = plan_learner_init(&a->learner, n);
     if (r < 0) {
         plan_free(&a->policy);
@@ -566,10 +608,12 @@ static void plan_stat(const struct policy *p, struct policy_stat *ret_stat)
         .resident = a->queue.len,
         .resident_sectors = a->queue.sectors,
         .ghost_bytes = sizeof(*a) + plan_learner_bytes(&a->learner) + a->max_period * sizeof(*a->slots) +
-                       (a->first_mask + 1) * sizeof(*a->first) + 2 * slot_set_words(a->due.n) * sizeof(uint64_t),
+                       (a->first_mask + 1) * sizeof(*a->first) + 3 * slot_set_words(a->due.n) * sizeof(uint64_t),
         .plan_accesses = a->stage == FOLLOWING ? a->period : 0,
         .plans = a->n_plans,
         .deviations = a->n_deviations,
+        .prefetched_used = a->n_early_used,
+        .prefetched_wasted = a->n_early_wasted,
     };
 }
 
@@ -606,6 +650,7 @@ const struct policy_ops policy_plan = {
     .remove = plan_remove,
     .coldest = plan_coldest,
     .misses_ahead = plan_misses_ahead,
+    .fetch = plan_fetch,
     .resize = plan_resize,
     .stat = plan_stat,
     .check = plan_check,

@@ -66,6 +66,8 @@ void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_po
         stat.plan_accesses += policy.plan_accesses;
         stat.plans += policy.plans;
         stat.deviations += policy.deviations;
+        stat.prefetched_used += policy.prefetched_used;
+        stat.prefetched_wasted += policy.prefetched_wasted;
     }
     *ret_stat = stat;
 }

@@ -511,6 +511,7 @@ void tiering_pool_update(struct tiering *t, uint32_t pool, const struct tiering_
     p->config.session_bytes = config->session_bytes;
     p->config.write_budget_bytes = config->write_budget_bytes;
     p->config.write_budget_ns = config->write_budget_ns;
+    p->config.prefetch_bytes = config->prefetch_bytes;
     budget_set(&p->writes, config->write_budget_bytes, config->write_budget_ns, t->now_ns);
     (void)pool_set_budgets(t, pool,
                            (uint64_t[TIERING_BUDGETS]){[TIERING_BUDGET_DRAM] = config->dram_bytes,
@@ -577,6 +578,8 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns)
     }
     for (uint32_t i = 0; i < t->n_pools && !t->drain.active; i++)
         room_clean_ahead(t, i);
+    for (uint32_t i = 0; i < t->n_pools && !t->drain.active; i++)
+        prefetch_go_on(t, i);
     if (now_ns >= t->next_slow_ns) {
         timed_pins_expire(t);
         groups_expire(t);

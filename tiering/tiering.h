@@ -66,6 +66,7 @@ struct tiering_pool_config {
     uint32_t user_leases_percent; /* of that, for the sessions of one user; 0: all of it */
     uint64_t write_budget_bytes;  /* to devices, in each write_budget_ns; 0: no limit */
     uint64_t write_budget_ns;
+    uint64_t prefetch_bytes; /* that are loaded ahead of use where the order is known; 0: nothing is */
 };
 
 /* What can be said of a store while it is open. */
@@ -542,6 +543,7 @@ struct tiering_pool_stat {
     uint64_t waiting;               /* for room */
     uint64_t gpu_spilled_bytes, gpu_fetched_bytes;
     uint64_t plan_accesses, plans, deviations; /* of the orders that its classes follow: see struct policy_stat */
+    uint64_t prefetched, prefetched_used, prefetched_wasted; /* loads begun for an order; used since; gone before */
     struct tiering_writes writes;
 };
 void tiering_pool_stat(const struct tiering *t, uint32_t pool, struct tiering_pool_stat *ret_stat);

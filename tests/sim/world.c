@@ -151,7 +151,8 @@ static void world_pools(struct sim *sim)
                                          .nvme_bytes = total / 100 * (i ? 50 : 80),
                                          .session_bytes = MIB,
                                          .weight = 100,
-                                         .max_leases_percent = 60};
+                                         .max_leases_percent = 60,
+                                         .prefetch_bytes = MIB};
     }
 }
 
