@@ -40,9 +40,9 @@
 #include "tiering/policy_queue.h"
 #include "tiering/slot_set.h"
 
-#define PERIOD_MIN 8 /* a shorter order is an accident, or fits */
-#define STEPS 64     /* slots that are copied or linked at one access */
-#define USES_MAX 64  /* of an object in a period that are looked at */
+#define PERIOD_MIN 8   /* a shorter order is an accident, or fits */
+#define STEPS 64       /* slots that are copied or linked at one access */
+#define USES_MAX 64    /* of an object in a period that are looked at */
 #define FETCH_AHEAD 64 /* slots */
 #define NONE POLICY_NONE
 
@@ -74,9 +74,9 @@ struct plan {
     struct policy_queue queue;
     struct plan_learner learner;
     struct slot *slots;
-    uint32_t *first;     /* by hash, with linear probing: 1 + an object's first slot */
-    uint32_t max_period; /* slots; 0: there are none */
-    uint32_t first_mask; /* there are twice as many at least, and a power of two */
+    uint32_t *first;       /* by hash, with linear probing: 1 + an object's first slot */
+    uint32_t max_period;   /* slots; 0: there are none */
+    uint32_t first_mask;   /* there are twice as many at least, and a power of two */
     struct slot_set due;   /* slots at which a resident object is used next */
     struct slot_set spare; /* of these, where one is due that need not stay until then */
     struct slot_set early; /* slots whose object was asked for by fetch(), and not used since */
@@ -89,7 +89,7 @@ struct plan {
     uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
     uint32_t errors;         /* lost trust */
     uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */
-    uint32_t fetched_at; /* pos when fetch() was last at work */
+    uint32_t fetched_at;     /* pos when fetch() was last at work */
     uint64_t n_plans, n_deviations, n_early_used, n_early_wasted;
     uint32_t (*find)(void *ctx, uint32_t hash_low);
     void *ctx;

@@ -12,11 +12,16 @@
 #define DRAM (16 * RIG_PIECE) /* less what leases and the watermark need */
 
 static struct rig rig;
+static bool is_computing; /* between the accesses, while I/O goes on */
 
-static void open_with(const struct policy_ops *policy)
+static void open_with(const struct policy_ops *policy, uint64_t prefetch_bytes)
 {
+    struct rig_memory memory = {.dram_bytes = DRAM, .device_bytes = 64 * MIB};
+
     rig_policy = policy;
-    rig_open(&rig, DRAM, 64 * MIB);
+    rig_prepare(&rig, &memory, 1);
+    rig.pools[0].prefetch_bytes = prefetch_bytes;
+    rig_start(&rig);
     rig_policy = &policy_lru;
     for (uint32_t i = 0; i < TENSORS; i++) {
         struct tiering_id id = rig_id(&rig, RIG_SCRATCH, i);
@@ -38,6 +43,8 @@ static uint64_t step_run(uint32_t step)
         ck_assert(rig_is(rig_memory(&rig, &grant), RIG_PIECE, step == 0 ? 0 : 1000 * step + i));
         rig_fill(rig_memory(&rig, &grant), RIG_PIECE, 1000 * (step + 1) + i);
         ck_assert_int_eq(rig_release(&rig, &rig.s, grant.lease, TIERING_DIRTY), 0);
+        for (uint32_t turn = 0; is_computing && turn < 20; turn++)
+            rig_turn(&rig, 8, 100000);
     }
     rig_check(&rig);
     return rig_pool_stat(&rig, 0).loads - loads;
@@ -60,12 +67,12 @@ START_TEST(a_cycle_that_does_not_fit_is_loaded_in_part)
 {
     uint64_t lru, plan;
 
-    open_with(&policy_lru);
+    open_with(&policy_lru, 0);
     lru = steps_run();
     ck_assert_uint_eq(rig_pool_stat(&rig, 0).plans, 0);
     rig_close(&rig);
 
-    open_with(&policy_plan);
+    open_with(&policy_plan, 0);
     plan = steps_run();
     struct tiering_pool_stat stat = rig_pool_stat(&rig, 0);
 
@@ -111,7 +118,7 @@ static void step_stream(uint32_t step)
 /* What stays is not evicted because what goes is still being written; nor is all of it written although it stays. */
 START_TEST(a_stream_moves_little_more_than_does_not_fit)
 {
-    open_with(&policy_plan);
+    open_with(&policy_plan, 0);
     for (uint32_t step = 0; step < 4; step++)
         (void)step_run(step);
     struct tiering_pool_stat before = rig_pool_stat(&rig, 0);
@@ -128,6 +135,38 @@ START_TEST(a_stream_moves_little_more_than_does_not_fit)
 }
 END_TEST
 
+/* The daemon's own loads: as many as misses, but for a few, and each of them is used. */
+START_TEST(what_comes_next_is_there)
+{
+    static const uint64_t budgets[] = {0, 16 * RIG_PIECE};
+    uint64_t loads[ARRAY_LEN(budgets)], found[ARRAY_LEN(budgets)];
+
+    for (uint32_t k = 0; k < ARRAY_LEN(budgets); k++) {
+        open_with(&policy_plan, budgets[k]);
+        for (uint32_t step = 0; step < 4; step++)
+            (void)step_run(step);
+        struct tiering_pool_stat before = rig_pool_stat(&rig, 0);
+
+        for (uint32_t step = 4; step < 4 + STREAMED; step++) {
+            is_computing = true;
+            (void)step_run(step);
+            is_computing = false;
+        }
+        struct tiering_pool_stat after = rig_pool_stat(&rig, 0);
+
+        loads[k] = after.loads - before.loads;
+        found[k] = after.hits_dram - before.hits_dram;
+        ck_assert_uint_eq(after.deviations, 0);
+        ck_assert_uint_eq(after.prefetched > 0, k);
+        ck_assert_uint_ge(after.prefetched_used + 2 + after.prefetched_wasted, after.prefetched);
+        ck_assert_uint_le(after.prefetched_wasted, 4);
+        rig_close(&rig);
+    }
+    ck_assert_uint_le(loads[1], loads[0] + 2 * STREAMED);
+    ck_assert_uint_gt(found[1], found[0] + 2 * STREAMED);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tiering_plan");
@@ -136,6 +175,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, a_cycle_that_does_not_fit_is_loaded_in_part);
     tcase_add_test(tc, a_stream_moves_little_more_than_does_not_fit);
+    tcase_add_test(tc, what_comes_next_is_there);
     suite_add_tcase(s, tc);
 
     SRunner *sr = srunner_create(s);
