@@ -479,6 +479,55 @@ START_TEST(what_is_not_there_is_counted_ahead)
 }
 END_TEST
 
+static uint32_t fetched[OBJECTS], n_fetched;
+
+/* Brings it at once, in the place of a victim. */
+static bool fetch_now(void *ctx, uint32_t hash_low)
+{
+    uint32_t obj = hash_low - 1, victim = policy_plan.victim(world.policy, hash_low, never_pinned, NULL);
+
+    (void)ctx;
+    ck_assert(!world.is_there[obj]);
+    for (uint32_t i = 0; i < n_fetched; i++)
+        ck_assert_uint_ne(victim, fetched[i]);
+    policy_plan.evict(world.policy, victim, victim + 1, 1);
+    world.is_there[victim] = false;
+    policy_plan.insert(world.policy, obj, hash_low, 1);
+    world.is_there[obj] = true;
+    fetched[n_fetched++] = obj;
+    return true;
+}
+
+/* What is brought early is what comes next, does not go before it is used, and costs no hits. */
+START_TEST(what_comes_next_is_brought)
+{
+    step_cycle(200);
+    world_open(100, true);
+    for (uint32_t i = 0; i < 5; i++)
+        step_run();
+    for (uint32_t i = 0; i < step.n; i++) {
+        uint32_t slot = i, before = (uint32_t)stat_of().prefetched_used;
+
+        n_fetched = 0;
+        policy_plan.fetch(world.policy, 4, fetch_now, NULL);
+        ck_assert_uint_le(n_fetched, 4);
+        for (uint32_t k = 0; k < n_fetched; k++, slot++)
+            while (step.at[slot % step.n] != fetched[k])
+                ck_assert(world.is_there[step.at[slot++ % step.n]]);
+        ck_assert(refer(step.at[i]));
+        ck_assert_uint_le(stat_of().prefetched_used, before + 1);
+    }
+    ck_assert_uint_ge(stat_of().prefetched_used, 95);
+    ck_assert_uint_le(stat_of().prefetched_used, 110);
+    ck_assert_uint_eq(stat_of().prefetched_wasted, 0);
+    refer(OBJECTS - 1);
+    n_fetched = 0;
+    policy_plan.fetch(world.policy, 100, fetch_now, NULL); /* not so soon after a stranger */
+    ck_assert_uint_eq(n_fetched, 0);
+    world_close();
+}
+END_TEST
+
 /* A step that is begun anew in its middle: the place is found again. */
 START_TEST(a_step_begun_anew_is_followed)
 {
@@ -593,6 +642,7 @@ int main(void)
     tcase_add_test(tc, small_deviations_are_borne);
     tcase_add_test(tc, the_farthest_are_worth_waiting_for);
     tcase_add_test(tc, what_is_not_there_is_counted_ahead);
+    tcase_add_test(tc, what_comes_next_is_brought);
     tcase_add_test(tc, a_step_begun_anew_is_followed);
     tcase_add_test(tc, another_order_is_learned);
     tcase_add_loop_test(tc, random_use_keeps_the_sums, 0, 6);
