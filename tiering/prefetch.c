@@ -3,9 +3,9 @@
  * Loads ahead of use, where a policy knows what is used next. Engine thread only.
  *
  * A load that nobody has asked for is like any other: it waits for room in its pool's queue, and whoever asks for the piece
- * meanwhile waits for it (then it is urgent). The policy says what comes, and counts what became of it; here are the bounds:
- * bytes by the pool's configuration, counted as if each piece were a whole one, and half of the engine's moves, so that
- * requests find the others.
+ * meanwhile waits for it (then it is urgent). Where all that has the memory must stay, it is given up. The policy says what
+ * comes, and counts what became of it; here are the bounds: bytes by the pool's configuration, counted as if each piece were
+ * a whole one, and half of the engine's moves, so that requests find the others.
  */
 #include "tiering/core.h"
 

@@ -180,6 +180,7 @@ void room_serve(struct tiering *t, uint32_t pool)
     for (struct list *l = p->room.next; l != &p->room; l = mark.next) {
         struct move *m = list_entry(l, struct move, link);
         uint32_t sectors = move_sectors(m);
+        bool is_idle = m->kind == MOVE_LOAD && !m->is_asked && list_is_empty(&m->waiters); /* nobody would miss it */
         bool private = m->kind == MOVE_FILL || (m->kind == MOVE_RESERVE && !p->config.trusted);
         struct arena_chunk *chunk;
         uint32_t sector, limit;
@@ -189,12 +190,12 @@ void room_serve(struct tiering *t, uint32_t pool)
 
         list_unlink(&mark);
         list_push_head(l, &mark);
-        passed += passed || (!private && status == -ENOSPC);
+        passed += passed || (!private && !is_idle && status == -ENOSPC);
         if (status == 0) {
             p->stuck = passed ? p->stuck : TIERING_LIMIT_NONE;
             kill_point("room.found");
             move_go(m, chunk, sector);
-        } else if (private && status == -ENOSPC)
+        } else if ((private || is_idle) && status == -ENOSPC)
             move_fail(m, status);
         else if (!private && (!passed || passed > PASS_MAX))
             break;
