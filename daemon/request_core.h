@@ -86,7 +86,7 @@ struct request {
     uint32_t n_prefix;    /* LOOKUP: leading items that are there */
     bool prefix_ended;
     bool must_look; /* there are leases that the client must learn of, of items that failed, too */
-    bool in_item; /* target holds an item that is not through */
+    bool in_item;   /* target holds an item that is not through */
     uint32_t next_piece;
     int stop_status; /* 0, or why what is left is no longer tried */
     uint32_t stop_detail;

@@ -587,6 +587,7 @@ class CopyTest(KernelTest):
             self.assertLessEqual(len(self.gpu.mapped) - 2, free // (8 * MIB))
         self.assertEqual(self.session.admin({"get": "sessions"})["sessions"][0]["leases"], 0)
         self.assertEqual(self.space.stat().objects, 1)
+        self.space.delete(["a"])
 
     def test_more_than_a_piece(self):
         n = (2 * self.space.piece_bytes + 4 * KIB) // 4

@@ -376,7 +376,8 @@ static int lease_guess(struct sim *sim, struct tiering_session *s, bool release)
 
     if (tiering_lease_info(sim->tiering, s, handle, &grant, &pool) == 0)
         return -EBADF;
-    return release ? tiering_release(sim->tiering, s, handle, 0) : tiering_commit(sim->tiering, s, handle, NULL, &grant);
+    return release ? tiering_release(sim->tiering, s, handle, 0)
+                   : tiering_commit(sim->tiering, s, handle, NULL, &grant);
 }
 
 /* What must be refused. */
