@@ -232,7 +232,6 @@ static int recover_put(void *ctx, const struct store_entry *entry)
     }
     kill_point("recover.put");
     object_set_dev(t, object, store, entry);
-    space_is_at_home(t, space, store);
     return 0;
 }
 
@@ -352,6 +351,17 @@ static int recover_check_whole(struct tiering *t, uint32_t object)
     return 0;
 }
 
+/* Where what is left of a space lies: of one that has moved on, another device's log may tell only of what was deleted. */
+static void recover_homes(struct tiering *t)
+{
+    for (uint32_t i = 0; i < t->records.high; i++) {
+        const struct record *r = record_at(&t->records, i);
+
+        if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV))
+            space_is_at_home(t, r->space, r->dev_store);
+    }
+}
+
 int recover_finish(struct tiering *t)
 {
     uint32_t high = t->records.high;
@@ -372,6 +382,7 @@ int recover_finish(struct tiering *t)
         if (status < 0)
             return status;
     }
+    recover_homes(t);
     kill_point("recover.finish");
     t->recovering = false;
     object_account_all(t);

@@ -8,6 +8,7 @@
 #include "io/format.h"
 #include "io/log.h"
 #include "tests/unit/support/tiering_rig.h"
+#include "tiering/core.h"
 
 static struct rig rig;
 
@@ -198,6 +199,49 @@ static void write_all(void)
     while (!tiering_drain(rig.t))
         rig_turn(&rig, 4, 1000);
 }
+
+/* A space whose tensors had all been deleted has moved to another device. The first one's log still tells of them: a SYNC
+ * that went there would leave what it is for to chance. */
+START_TEST(a_space_that_moved_is_synced_where_it_is)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 32 * MIB}, 2);
+    rig_start(&rig);
+    uint8_t to = (uint8_t)_i, from = 1 - to;
+    struct tiering_id id = key(RIG_DURABLE, 1), other = key(RIG_DURABLE, 2);
+
+    weigh(from == 0 ? 1000 : 1, from == 1 ? 1000 : 1);
+    rig.t->spaces[id.space].home = from;
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 8192), 0);
+    ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_crash(&rig, true);
+    id = key(RIG_DURABLE, 1);
+    other = key(RIG_DURABLE, 2);
+    rig.t->spaces[id.space].home = to;
+    for (int n = 0; n < 2; n++) {
+        struct tiering_id *each = n ? &other : &id;
+
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, each, 8192), 0);
+        ck_assert_int_eq(rig_write(&rig, each, 2), 0);
+    }
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_crash(&rig, true);
+    id = key(RIG_DURABLE, 1);
+    other = key(RIG_DURABLE, 2);
+    ck_assert_uint_eq(rig.t->spaces[id.space].home, to);
+    ck_assert_int_eq(rig_get(&rig, &other, 2), 0);
+    ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_crash(&rig, false);
+    id = key(RIG_DURABLE, 1);
+    other = key(RIG_DURABLE, 2);
+    ck_assert_int_eq(rig_get(&rig, &id, 2), -ENOENT);
+    ck_assert_int_eq(rig_get(&rig, &other, 2), 0);
+    rig_close(&rig);
+}
+END_TEST
 
 /* An old copy, whose deletion a crash lost, and a new one on another device: one of them is kept, and when that goes, the
  * other must not take its place. */
@@ -854,6 +898,7 @@ int main(void)
     tcase_add_test(tc, a_cache_tensor_is_what_it_was_last_or_not_there);
     tcase_add_test(tc, a_torn_piece_of_a_cache_tensor_does_not_become_zeros);
     tcase_add_test(tc, of_two_copies_on_two_devices_none_comes_back);
+    tcase_add_loop_test(tc, a_space_that_moved_is_synced_where_it_is, 0, 2);
     tcase_add_test(tc, cache_that_was_deleted_a_while_ago_stays_away);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
     tcase_add_test(tc, unsynced_tensors_are_what_they_were);
