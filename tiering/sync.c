@@ -385,6 +385,8 @@ static void sync_is_in_doubt(struct tiering_sync *sync)
         uint32_t object = list_entry(l, struct sync_ref, link)->object;
         const struct record *r = record_at(&t->records, object);
 
+        if (hot_at(t, object)->flags & HOT_SHADOWED)
+            shadow_of(t, object)->changed = true; /* nor may a writer that gives up fall back on it */
         if (r->state == RECORD_COMMITTED && (r->flags & wanted) == wanted) {
             sim_reached("sync: what it wrote is dirty again, since it may not be durable");
             object_drop_dev(t, object, true);
