@@ -440,23 +440,35 @@ static uint32_t emptying_with_room(const struct segment_table *t, uint32_t pool,
     return best;
 }
 
+/* SEALED, of a durability, with the most room behind its end; NONE if that is less. */
+static uint32_t sealed_with_room(struct segment_table *t, uint32_t pool, uint8_t durability, uint32_t sectors)
+{
+    uint32_t *roomiest = &t->pools[pool].roomiest[durability - 1];
+
+    if (*roomiest == UNKNOWN)
+        roomiest_find(t, pool, durability);
+    return *roomiest != NONE && room_behind(t, &t->segments[*roomiest]) >= sectors ? *roomiest : NONE;
+}
+
 int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating, uint32_t sectors,
                    uint32_t *ret_segment)
 {
     if (durability == STORE_CACHE || (!evacuating && t->count[SEGMENT_FREE] < t->reserve))
         return -ENOSPC; /* as long as what is copied lacks room, that is its */
-    if (t->pools[pool].roomiest[durability - 1] == UNKNOWN)
-        roomiest_find(t, pool, durability);
-    uint32_t segment = t->pools[pool].roomiest[durability - 1];
-    if (segment != NONE && room_behind(t, &t->segments[segment]) >= sectors) {
+    uint32_t segment = sealed_with_room(t, pool, durability, sectors);
+    if (segment != NONE) {
         sim_reached("segment: one is filled up");
-    } else {
-        segment = evacuating ? emptying_with_room(t, pool, durability, sectors) : NONE;
-        if (segment == NONE)
-            return -ENOSPC;
-        sim_reached("segment: one that was being emptied is filled up");
+    } else if (evacuating) {
+        segment = emptying_with_room(t, pool, durability, sectors);
+        if (segment != NONE)
+            sim_reached("segment: one that was being emptied is filled up");
+        else if (t->count[SEGMENT_CLOSING] + t->count[SEGMENT_EMPTY] + t->count[SEGMENT_FREEING] == 0)
+            segment = sealed_with_room(t, pool, durability == STORE_SCRATCH ? STORE_DURABLE : STORE_SCRATCH, sectors);
     }
+    if (segment == NONE)
+        return -ENOSPC;
     segment_set_state(t, segment, SEGMENT_OPEN);
+    t->segments[segment].durability = MAX(t->segments[segment].durability, durability);
     t->segments[segment].placed_sectors = (uint16_t)t->segments[segment].end_sector;
     kill_point("segment.reopened");
     *ret_segment = segment;

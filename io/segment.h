@@ -110,7 +110,7 @@ must_check int segment_take(struct segment_table *t, uint32_t pool, uint8_t dura
  * always have it. So what a stream leaves of its segment, because others needed the room or the process died, is not lost:
  * however often that comes between, the copies of a segment go on where they stopped. What is copied may, where there is
  * none, have an EVACUATING one: it is no longer emptied then. Else all that have room could be on their way out, and their
- * pieces have nowhere to go. -ENOSPC.
+ * pieces have nowhere to go. At last it may have one of the other durability, which is the higher one's then. -ENOSPC.
  */
 must_check int segment_reopen(struct segment_table *t, uint32_t pool, uint8_t durability, bool evacuating,
                               uint32_t sectors, uint32_t *ret_segment);

@@ -113,6 +113,25 @@ START_TEST(what_is_emptied_can_be_filled)
 }
 END_TEST
 
+/* No other of its durability has room: what is copied goes beside what is of another, never what is new. */
+START_TEST(scratch_makes_room_for_durable)
+{
+    uint32_t scratch = fill(STORE_SCRATCH, 4), got = STORE_SEGMENT_NONE;
+
+    while (table.count[SEGMENT_FREE])
+        (void)fill(STORE_DURABLE, 16);
+    segment_set_state(&table, scratch, SEGMENT_OPEN);
+    table.segments[scratch].end_sector = SECTORS / 2;
+    segment_set_state(&table, scratch, SEGMENT_CLOSING);
+    segment_set_state(&table, scratch, SEGMENT_SEALED);
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_DURABLE, false, 1, &got), -ENOSPC);
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_DURABLE, true, SECTORS / 2 + 1, &got), -ENOSPC);
+    ck_assert_int_eq(segment_reopen(&table, 0, STORE_DURABLE, true, SECTORS / 2, &got), 0);
+    ck_assert_uint_eq(got, scratch);
+    ck_assert_uint_eq(table.segments[scratch].durability, STORE_DURABLE);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("segment");
@@ -124,6 +143,7 @@ int main(void)
     tcase_add_test(tc, without_cache_the_emptiest_is_copied);
     tcase_add_test(tc, segments_are_emptied_ahead_of_need);
     tcase_add_test(tc, what_is_emptied_can_be_filled);
+    tcase_add_test(tc, scratch_makes_room_for_durable);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);
