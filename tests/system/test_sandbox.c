@@ -244,6 +244,29 @@ static int wait_stopped(pid_t thread)
     return WSTOPSIG(status);
 }
 
+static char thread_state(pid_t thread)
+{
+    char path[64], line[512] = "";
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", thread);
+    FILE *f = fopen(path, "re");
+    ck_assert_ptr_nonnull(f);
+    ck_assert_ptr_nonnull(fgets(line, sizeof(line), f));
+    (void)fclose(f);
+    const char *name_end = strrchr(line, ')');
+    return name_end && name_end[1] ? name_end[2] : '?';
+}
+
+/* It has nothing to do any more: else it might be in the handler for a call of its own. */
+static void wait_asleep(pid_t thread)
+{
+    for (int looks = 0, asleep = 0; asleep < 10; looks++) {
+        ck_assert_int_lt(looks, 3000);
+        asleep = thread_state(thread) == 'S' ? asleep + 1 : 0;
+        usleep(10000);
+    }
+}
+
 /* Makes a stopped thread make that call, with zeros for arguments, and go on as if it had not. Returns what the call did. */
 static long call_in(pid_t thread, long number)
 {
@@ -251,6 +274,7 @@ static long call_in(pid_t thread, long number)
     int signal_number = 0;
     bool returns = false;
 
+    wait_asleep(thread);
     ck_assert_int_eq(ptrace(PTRACE_SEIZE, thread, NULL, PTRACE_O_TRACESYSGOOD), 0);
     ck_assert_int_eq(ptrace(PTRACE_INTERRUPT, thread, NULL, NULL), 0);
     (void)wait_stopped(thread);
