@@ -147,6 +147,24 @@ static void build_look(struct sim *sim, struct object *o)
     sim->counts->parts_expired++;
 }
 
+/* All that it lacks is under way: a SYNC may make it durable before its last commit is heard of, and a crash finds it then. */
+void commit_may_publish(const struct sim *sim, struct object *o, uint32_t version)
+{
+    uint32_t bits = o->committed;
+
+    if (o->version != version || o->state != BLOCK_BUILDING)
+        return;
+    for (uint32_t i = 0; i < SIM_WAITS; i++) {
+        const struct sim_wait *w = &sim->waits[i];
+
+        if (w->used && (w->kind == WAIT_COMMIT || w->kind == WAIT_PUT) && &sim->objects[w->object] == o &&
+            w->version == version)
+            bits |= object_bit(w->part, w->piece);
+    }
+    if (bits == object_all_bits(o))
+        o->published = version;
+}
+
 void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t version, int status)
 {
     uint32_t bit = object_bit(part, piece), number = (uint32_t)(o - sim->objects);

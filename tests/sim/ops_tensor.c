@@ -343,6 +343,7 @@ static void arena_put(struct sim *sim, uint32_t session, struct sim_lease *l, st
     w->lease = (uint16_t)(l - sim->leases);
     w->begun = true;
     l->transfers++;
+    commit_may_publish(sim, o, w->version);
 }
 
 static void arena_get(struct sim *sim, uint32_t session, struct sim_lease *l, struct object *o)

@@ -283,6 +283,8 @@ static void reservation_finish(struct sim *sim, struct sim_lease *l)
     sim_log(sim, "session %u: commit block %u part %u piece %u: %d", l->session, l->object, l->part, l->piece, r);
     if (r != TIERING_WAIT)
         wait_free(w);
+    else
+        commit_may_publish(sim, o, l->version);
     if (r == -EAGAIN)
         return;
     l->used = false;

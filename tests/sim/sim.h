@@ -423,6 +423,7 @@ void block_published(struct sim *sim, struct object *o);
 void block_deleted(struct object *o);
 /* A piece of a build is gone (aborted, expired). */
 void block_unbuilt(struct sim *sim, struct object *o, uint32_t bit);
+void commit_may_publish(const struct sim *sim, struct object *o, uint32_t version);
 bool block_may_vanish_in_part(const struct sim *sim, const struct object *o); /* cache, or its time is over */
 /* What a SYNC that began now would make durable; and that it did. */
 void model_sync_began(struct sim *sim, struct sim_sync *y);
