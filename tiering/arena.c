@@ -380,7 +380,7 @@ static uint32_t arena_slab_begin(uint32_t sector, uint32_t sectors, uint32_t fro
  * nowhere else could a slab without a lead begin. */
 static bool arena_slab_reaches(const struct arena_slab *s, uint32_t sector, uint32_t sectors)
 {
-    if (!s || s->sectors != sectors || (sector - arena_slab_start(s)) % sectors != 0)
+    if (s->sectors != sectors || (sector - arena_slab_start(s)) % sectors != 0)
         return false;
     uint32_t end = s->first_frame + s->n_frames, at = sector / FRAME_SECTORS, lead;
 
@@ -437,7 +437,7 @@ int arena_chunk_restore(struct arena_chunk *c, const uint32_t *at, arena_extent_
             (end_frame - 1) / WINDOW_FRAMES != sector / FRAME_SECTORS / WINDOW_FRAMES)
             return -EUCLEAN;
         end = sector + sectors;
-        if (!arena_slab_reaches(s, sector, sectors)) {
+        if (!s || !arena_slab_reaches(s, sector, sectors)) {
             uint32_t from = s ? s->first_frame + s->n_frames : 0, lead;
             uint32_t first = arena_slab_begin(sector, sectors, from, &lead);
 
@@ -655,7 +655,7 @@ static void arena_slab_cut(struct arena_chunk *c, struct arena_slab *s, uint32_t
         arena_slab_settle(c, behind);
     }
     if (n_before > 0) {
-        uint32_t n = (uint32_t)div_round_up((uint64_t)old.lead + n_before * old.sectors, FRAME_SECTORS);
+        uint32_t n = (uint32_t)div_round_up(old.lead + (uint64_t)n_before * old.sectors, FRAME_SECTORS);
         struct arena_slab *before = arena_slab_claim(c, old.first_frame, n, old.sectors, old.lead);
 
         before->n_used = (uint16_t)n_used;
