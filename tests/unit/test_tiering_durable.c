@@ -733,38 +733,51 @@ START_TEST(a_flush_that_fails)
 }
 END_TEST
 
+/* Synced once and written anew; the next flush will fail. */
+static void two_tensors_and_no_flush(struct tiering_id *ret_ids)
+{
+    for (uint32_t i = 0; i < 2; i++) {
+        ret_ids[i] = key(RIG_DURABLE, i);
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &ret_ids[i], 100000), 0);
+        ck_assert_int_eq(rig_write(&rig, &ret_ids[i], 10 + i), 0);
+    }
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    for (uint32_t i = 0; i < 2; i++)
+        ck_assert_int_eq(rig_write(&rig, &ret_ids[i], 20 + i), 0);
+    simdisk_fail_next(rig.disk, IO_BLK_FLUSH, -EIO);
+}
+
+/* After a hot restart, and a power loss. */
+static void both_are_new_or_none(void)
+{
+    uint32_t news = 0;
+
+    rig_hot(&rig, false, false);
+    rig_settle(&rig);
+    rig_crash(&rig, true);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+        int r = rig_get(&rig, &id, 20 + i);
+
+        news += r == 0;
+        if (r < 0)
+            ck_assert_int_eq(rig_get(&rig, &id, 10 + i), 0);
+    }
+    ck_assert_msg(news == 0 || news == 2, "%u of 2 tensors are new", news);
+    rig_close(&rig);
+}
+
 /* What it wrote may count or not, but all of it: so none of it leaves memory, to be taken for a copy of its own later. */
 START_TEST(a_flush_that_fails_and_a_restart_with_memory)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
     struct tiering_id ids[2];
-    uint32_t news = 0;
 
-    for (uint32_t i = 0; i < 2; i++) {
-        ids[i] = key(RIG_DURABLE, i);
-        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &ids[i], 100000), 0);
-        ck_assert_int_eq(rig_write(&rig, &ids[i], 10 + i), 0);
-    }
-    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
-    for (uint32_t i = 0; i < 2; i++)
-        ck_assert_int_eq(rig_write(&rig, &ids[i], 20 + i), 0);
-    simdisk_fail_next(rig.disk, IO_BLK_FLUSH, -EIO);
+    two_tensors_and_no_flush(ids);
     ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), -EIO);
     ck_assert(rig.failed);
     rig_evict(&rig, &ids[0]);
-    rig_hot(&rig, false, false);
-    rig_settle(&rig);
-    rig_crash(&rig, true);
-    for (uint32_t i = 0; i < 2; i++) {
-        ids[i] = key(RIG_DURABLE, i);
-        int r = rig_get(&rig, &ids[i], 20 + i);
-
-        news += r == 0;
-        if (r < 0)
-            ck_assert_int_eq(rig_get(&rig, &ids[i], 10 + i), 0);
-    }
-    ck_assert_msg(news == 0 || news == 2, "%u of 2 tensors are new", news);
-    rig_close(&rig);
+    both_are_new_or_none();
 }
 END_TEST
 
@@ -784,17 +797,8 @@ START_TEST(a_flush_that_fails_beside_a_writer)
     struct tiering_id ids[2];
     struct tiering_sync sync = {.done = sync_is_over};
     struct tiering_grant g = {0};
-    uint32_t news = 0;
 
-    for (uint32_t i = 0; i < 2; i++) {
-        ids[i] = key(RIG_DURABLE, i);
-        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &ids[i], 100000), 0);
-        ck_assert_int_eq(rig_write(&rig, &ids[i], 10 + i), 0);
-    }
-    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
-    for (uint32_t i = 0; i < 2; i++)
-        ck_assert_int_eq(rig_write(&rig, &ids[i], 20 + i), 0);
-    simdisk_fail_next(rig.disk, IO_BLK_FLUSH, -EIO);
+    two_tensors_and_no_flush(ids);
     sync_status = 1;
     tiering_sync_begin(rig.t, &sync, ids[0].space);
     ck_assert_int_eq(tiering_sync_add_space(rig.t, &sync), 0);
@@ -809,19 +813,7 @@ START_TEST(a_flush_that_fails_beside_a_writer)
     ck_assert_int_eq(sync_status, -EIO);
     ck_assert_uint_ne(g.lease, 0);
     ck_assert_int_eq(tiering_release(rig.t, &rig.s, g.lease, TIERING_DISCARD), 0);
-    rig_hot(&rig, false, false);
-    rig_settle(&rig);
-    rig_crash(&rig, true);
-    for (uint32_t i = 0; i < 2; i++) {
-        ids[i] = key(RIG_DURABLE, i);
-        int r = rig_get(&rig, &ids[i], 20 + i);
-
-        news += r == 0;
-        if (r < 0)
-            ck_assert_int_eq(rig_get(&rig, &ids[i], 10 + i), 0);
-    }
-    ck_assert_msg(news == 0 || news == 2, "%u of 2 tensors are new", news);
-    rig_close(&rig);
+    both_are_new_or_none();
 }
 END_TEST
 

@@ -32,6 +32,7 @@ Objects live for one graph.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -186,6 +187,13 @@ class _DeviceMover(_Mover):
         super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
         self._device = device
         self._gpu = attached
+        self._puts: Dict[bytes, Any] = {}  # that are waited for, and can be cancelled
+
+    def give_up(self, key: bytes) -> bool:
+        job = self._puts.get(key)
+        if job is not None:
+            job.cancel()
+        return job is not None
 
     def takes(self, storage: Any) -> bool:
         return not torch.cuda.is_current_stream_capturing()
@@ -225,6 +233,17 @@ class _DeviceMover(_Mover):
         except SpillwayError:
             pass  # the session is over
 
+    @contextlib.contextmanager
+    def _whole_or_nothing(self, key: bytes, nbytes: int) -> Iterator[None]:
+        """Of a put that fails nothing is left; where that is for want of room, the error says how much was wanted."""
+        try:
+            yield
+        except SpillwayError as error:
+            self._drop(key)
+            if isinstance(error, (NoSpace, Timeout)):
+                raise self._full(error, key, nbytes) from None
+            raise
+
 
 class _CopyMover(_DeviceMover):
     """By copy engines, to a block for each piece."""
@@ -235,10 +254,9 @@ class _CopyMover(_DeviceMover):
         self._pieces: Dict[bytes, int] = {}  # how many, of each key
 
     def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
-        nbytes = storage.nbytes()
         pieces = self._whole(storage).split(self._space.piece_bytes)
         self._pieces[key] = len(pieces)
-        try:
+        with self._whole_or_nothing(key, storage.nbytes()):
             for first in range(0, len(pieces), BATCH_PIECES):
                 some = pieces[first : first + BATCH_PIECES]
                 room = self._space.reserve(
@@ -250,11 +268,6 @@ class _CopyMover(_DeviceMover):
                 with room.check():
                     self._out.copy(zip(self._mapped(room), some))()
                 room.check()
-        except SpillwayError as error:
-            self._drop(key)
-            if isinstance(error, (NoSpace, Timeout)):
-                raise self._full(error, key, nbytes) from None
-            raise
 
     def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
         self._in.after(room.event)
@@ -300,7 +313,6 @@ class _SlotMover(_CopyMover):
     def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu, mapped: _Mapped) -> None:
         super().__init__(space, device, attached)
         self._slots, self._copies_out, self._copies_back = mapped
-        self._puts: Dict[bytes, _Cancellable] = {}  # that are waited for
         self._held: Dict[bytes, Slot] = {}  # what is stored, and where
         self._arrivals: Dict[bytes, _Arrival] = {}
         self._timed: Deque[_Sent] = deque()
@@ -331,12 +343,6 @@ class _SlotMover(_CopyMover):
         slot.read = None
         self._held[key] = slot
         self.copied_bytes += storage.nbytes()
-
-    def give_up(self, key: bytes) -> bool:
-        job = self._puts.get(key)
-        if job is not None:
-            job.cancel()
-        return job is not None
 
     def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
         slot = self._held.get(key)
@@ -399,7 +405,6 @@ class _KernelMover(_DeviceMover):
 
     def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
         super().__init__(space, device, attached)
-        self._puts: Dict[bytes, gpu.Job] = {}  # that are waited for
         self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
         self._reads = torch.cuda.Stream(device)  # has what reads come after
 
@@ -409,26 +414,15 @@ class _KernelMover(_DeviceMover):
         return super().takes(storage)
 
     def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
-        nbytes = storage.nbytes()
         try:
-            tensor = self._space.tensor(key, nbytes)
-            ranges = [(tensor, 0, _region(storage))]
-            job = self._gpu.put(ranges, self._idle.cuda_stream, space=self._space, timeout=timeout)
-            self._puts[key] = job
-            job.wait().check()
-        except SpillwayError as error:
-            self._drop(key)
-            if isinstance(error, (NoSpace, Timeout)):
-                raise self._full(error, key, nbytes) from None
-            raise
+            with self._whole_or_nothing(key, storage.nbytes()):
+                tensor = self._space.tensor(key, storage.nbytes())
+                ranges = [(tensor, 0, _region(storage))]
+                job = self._gpu.put(ranges, self._idle.cuda_stream, space=self._space, timeout=timeout)
+                self._puts[key] = job
+                job.wait().check()
         finally:
             self._puts.pop(key, None)
-
-    def give_up(self, key: bytes) -> bool:
-        job = self._puts.get(key)
-        if job is not None:
-            job.cancel()
-        return job is not None
 
     def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
         self._reads.wait_event(room.event)
