@@ -154,6 +154,31 @@ static void control_watch(struct loop_timer *timer)
         loop_timer_set(&control->loop, timer, loop_now_ns() + period_ns);
 }
 
+/* --- Devices ----------------------------------------------------------------------------------------------------- */
+
+static void distrusted(struct call *call)
+{
+    (void)call;
+}
+
+void control_flush_failed(void *ctx, uint32_t engine, uint32_t device, int why)
+{
+    struct control *control = ctx;
+    struct control_device *d = &control->devices[device];
+
+    if (d->is_distrusted)
+        return;
+    d->is_distrusted = true;
+    log_warning("[device %s] a flush failed (engine %u): until a restart no engine writes to it any more",
+                control->config->devices[device].section.name, engine);
+    for (uint32_t i = 0; i < control->n_engines; i++) {
+        if (i == engine)
+            continue;
+        d->distrusts[i] = (struct distrust_call){.call.at_control = distrusted, .device = device, .why = why};
+        engine_device_distrust(control->engines[i], &d->distrusts[i]);
+    }
+}
+
 /* --- Up and down ------------------------------------------------------------------------------------------------- */
 
 /* Everything is set up, and nobody has been listened to. Engines and workers have theirs already. */

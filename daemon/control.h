@@ -27,6 +27,8 @@ struct control_device {
     uint64_t used_bytes;        /* of the device: as formatted, or less */
     uint16_t first_dev;         /* engine 0's number of it */
     uint16_t devs[ENGINES_MAX]; /* each engine's */
+    struct distrust_call distrusts[ENGINES_MAX];
+    bool is_distrusted; /* a flush failed at some engine, and all others were told */
 };
 
 /*
@@ -112,6 +114,8 @@ must_check int control_find_admin_group(struct control *control);
 /* Of so many bytes of all devices, the part that lies in this engine's partitions. */
 uint64_t control_nvme_of_engine(const struct control *control, uint32_t engine, uint64_t bytes);
 
+/* For engine_config.flush_failed. ctx: the control. */
+void control_flush_failed(void *ctx, uint32_t engine, uint32_t device, int why);
 /* Runs until the daemon is to end; what the process should exit with. Engines run already. */
 int control_run(struct control *control);
 must_check int control_init(struct control *control);

@@ -121,7 +121,34 @@ static void on_notice(void *ctx, const char *text, uint32_t pool, int status)
         engine_notice(engine, LOG_LEVEL_INFO, "pool %s: %s", name, text);
 }
 
-static const struct tiering_events tiering_events = {on_chunk_new, on_chunk_gone, on_notice};
+static void flush_note_at_control(struct engine_msg *msg)
+{
+    const struct engine_flush_note *note = container_of(msg, struct engine_flush_note, msg);
+    const struct engine_config *config = &note->owner->config;
+
+    config->flush_failed(config->flush_failed_ctx, config->number, note->device, note->why);
+}
+
+static void on_flush_failed(void *ctx, uint16_t dev, int why)
+{
+    struct engine *engine = ctx;
+    uint32_t i = 0;
+
+    while (i < engine->n_stores && engine->store_at[i].dev != dev)
+        i++;
+    if (i == engine->n_stores || engine->flush_notes[i].why)
+        return;
+    engine->flush_notes[i] = (struct engine_flush_note){
+        .msg.run = flush_note_at_control, .owner = engine, .device = engine->store_at[i].device, .why = why};
+    engine_queue_post(engine->config.control, &engine->flush_notes[i].msg);
+}
+
+static const struct tiering_events tiering_events = {
+    .chunk_new = on_chunk_new,
+    .chunk_gone = on_chunk_gone,
+    .notice = on_notice,
+    .flush_failed = on_flush_failed,
+};
 
 static void notice_memlock(struct engine *engine)
 {
@@ -474,7 +501,8 @@ int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint1
     int r = tiering_store_add(engine->tiering, dev, partition, device_bytes, ret_why);
 
     if (r == 0)
-        engine->store_at[engine->n_stores++] = (struct engine_store){.device = device, .partition = partition};
+        engine->store_at[engine->n_stores++] =
+            (struct engine_store){.device = device, .dev = dev, .partition = partition};
     return r;
 }
 

@@ -169,6 +169,7 @@ void engine_budget(struct engine *engine, struct budget_call *call);
 /* Where a store of an engine lies. */
 struct engine_store {
     uint32_t device; /* index in the config */
+    uint16_t dev;    /* the engine's own number of it */
     uint16_t partition;
 };
 
@@ -214,6 +215,14 @@ struct inject_call {
 };
 void engine_inject(struct engine *engine, struct inject_call *call);
 
+/* A flush of the device failed at another engine. */
+struct distrust_call {
+    struct call call;
+    uint32_t device; /* index in the config */
+    int why;
+};
+void engine_device_distrust(struct engine *engine, struct distrust_call *call);
+
 /* Ready, and alive: only the few numbers that cost nothing. */
 struct ping_call {
     struct call call;
@@ -246,6 +255,14 @@ struct engine_chunk_note {
     bool is_new;
     uint8_t kind;               /* enum io_chunk_kind */
     struct memory_chunk *chunk; /* is_new: a reference, the callee's */
+};
+
+/* A flush of this engine's failed: engine → control, without being asked, once a device. */
+struct engine_flush_note {
+    struct engine_msg msg;
+    struct engine *owner;
+    uint32_t device; /* index in the config */
+    int why;         /* 0: not sent */
 };
 
 /* --- The engine -------------------------------------------------------------------------------------------------- */
@@ -287,6 +304,9 @@ struct engine_config {
     /* Control thread; NULL: nobody wants to know. The note is the engine's again on return. */
     void (*chunk_note)(void *ctx, struct engine_chunk_note *note);
     void *chunk_note_ctx;
+    /* Control thread: the device of that index in the config is not to be trusted by others either. */
+    void (*flush_failed)(void *ctx, uint32_t engine, uint32_t device, int why);
+    void *flush_failed_ctx;
 };
 
 struct engine {
@@ -302,6 +322,7 @@ struct engine {
     struct memory_shared records;
     uint32_t n_stores;
     struct engine_store store_at[DEVICES_MAX];
+    struct engine_flush_note flush_notes[DEVICES_MAX]; /* by store */
     struct engine_chunk chunks[CHUNKS_MAX];
     struct engine_chunk_note *chunk_notes; /* CHUNKS_MAX, or NULL */
     uint32_t n_chunks_waiting;             /* whose notes are still on their way with something older */

@@ -373,6 +373,21 @@ void engine_inject(struct engine *engine, struct inject_call *call)
     call_to(engine, &call->call, inject_at_engine);
 }
 
+static void distrust_at_engine(struct call *base)
+{
+    const struct distrust_call *call = container_of(base, struct distrust_call, call);
+    struct engine *engine = base->engine;
+
+    for (uint32_t i = 0; i < engine->n_stores; i++)
+        if (engine->store_at[i].device == call->device)
+            tiering_device_distrust(engine->tiering, engine->store_at[i].dev, call->why);
+}
+
+void engine_device_distrust(struct engine *engine, struct distrust_call *call)
+{
+    call_to(engine, &call->call, distrust_at_engine);
+}
+
 static void drain_at_engine(struct call *base)
 {
     kill_point("engine.drain");

@@ -324,6 +324,8 @@ static int engine_make(struct control *control, uint32_t number, const struct ma
         .control = &control->mailbox,
         .chunk_note = gpus_chunk_note,
         .chunk_note_ctx = control->gpus,
+        .flush_failed = control_flush_failed,
+        .flush_failed_ctx = control,
         .uring = {.workers = control->workers,
                   .lone_worker = workers_of_engine(config, machine) == 1,
                   .grower = control->grower,

@@ -346,6 +346,36 @@ uint32_t segment_victim(const struct segment_table *t, uint32_t pool)
     return best;
 }
 
+static bool is_copied_like(const struct segment *a, const struct segment *b)
+{
+    return a->pool == b->pool && a->durability == b->durability;
+}
+
+/*
+ * Each pool's copies of one durability go to segments of their own, and lose room at these segments' ends. Copies that were
+ * begun and find no room give none back: so not all of the free segments' sectors are counted on, and their open ones not at all.
+ */
+bool segment_copy_fits(const struct segment_table *t, uint32_t segment)
+{
+    const struct segment *s = &t->segments[segment];
+    uint32_t sectors = t->segment_sectors * 7 / 8, live = s->live_sectors, wanted = 0;
+    bool is_first = true;
+
+    if (s->durability == STORE_CACHE)
+        return true;
+    for (uint32_t i = t->list[SEGMENT_EVACUATING].first; i != NONE; i = t->segments[i].next) {
+        const struct segment *other = &t->segments[i];
+        if (other->durability == STORE_CACHE)
+            continue;
+        is_first = false;
+        if (is_copied_like(s, other))
+            live += other->live_sectors;
+        else
+            wanted += (uint32_t)div_round_up(other->live_sectors, sectors);
+    }
+    return is_first || wanted + div_round_up(live, sectors) <= t->count[SEGMENT_FREE];
+}
+
 uint32_t segment_cache_victim(const struct segment_table *t)
 {
     uint32_t most = 0, bucket = 0;

@@ -121,6 +121,9 @@ void segment_sums_there(struct segment_table *t, uint32_t segment);
 /* The segment whose emptying costs the least, STORE_SEGMENT_NONE if none is worth it now. pool: or POOL_ANY. */
 #define SEGMENT_POOL_ANY UINT32_MAX
 uint32_t segment_victim(const struct segment_table *t, uint32_t pool);
+/* Is there room for what lives in it, beside what is being copied already? For the first there always is: nothing else could
+ * make some. */
+bool segment_copy_fits(const struct segment_table *t, uint32_t segment);
 /* The segment of `cache` to drop for the sake of its entries in the log, from the pool that has most; NONE: none. */
 uint32_t segment_cache_victim(const struct segment_table *t);
 /* How many segments more this pool, or the partition, should be emptying now. */

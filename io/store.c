@@ -59,6 +59,11 @@ void store_fail(struct store *s, int why)
     s->events->failed(s->ctx, why);
 }
 
+void store_distrust(struct store *s, int why)
+{
+    store_fail(s, why);
+}
+
 static bool segment_free_log(struct store *s, uint32_t segment)
 {
     if (!log_append_segment_freed(&s->log, segment, s->next_generation))
@@ -266,18 +271,24 @@ static void tick_evacuate(struct store *s, uint32_t segment)
     kill_point("store.evacuate_told");
 }
 
+static uint32_t tick_victim(const struct store *s, uint32_t pool)
+{
+    uint32_t victim = segment_victim(&s->table, pool);
+
+    return victim == STORE_SEGMENT_NONE || segment_copy_fits(&s->table, victim) ? victim : STORE_SEGMENT_NONE;
+}
+
 /* Ahead of need: each pool against its budget, and all together against the reserve. */
 static void tick_reclaim(struct store *s)
 {
     uint32_t victim;
 
     for (uint32_t pool = 0; pool < s->table.n_pools; pool++)
-        while (segment_pool_wants_reclaim(&s->table, pool) &&
-               (victim = segment_victim(&s->table, pool)) != STORE_SEGMENT_NONE)
+        while (segment_pool_wants_reclaim(&s->table, pool) && (victim = tick_victim(s, pool)) != STORE_SEGMENT_NONE)
             tick_evacuate(s, victim);
     while ((segment_table_wants_reclaim(&s->table) ||
             (s->table.count[SEGMENT_EVACUATING] == 0 && sim_point("store: a segment is emptied without need"))) &&
-           (victim = segment_victim(&s->table, SEGMENT_POOL_ANY)) != STORE_SEGMENT_NONE)
+           (victim = tick_victim(s, SEGMENT_POOL_ANY)) != STORE_SEGMENT_NONE)
         tick_evacuate(s, victim);
     /* The oldest `cache` makes way in the log too, not the newest. */
     if (s->want_entries && s->table.count[SEGMENT_EVACUATING] == 0 &&

@@ -40,6 +40,15 @@ struct log_mark commit_oldest(const struct store *s)
 
 /* --- I/O of a step --- */
 
+static void commit_io_failed(struct store *s, enum io_blk_op op, int why)
+{
+    bool was_failed = s->failed != 0;
+
+    store_fail(s, why);
+    if (op == IO_BLK_FLUSH && !was_failed)
+        s->events->flush_failed(s->ctx, why);
+}
+
 static void commit_io_done(struct io_blk *blk)
 {
     struct commit *c = container_of(blk, struct commit, blk);
@@ -51,7 +60,7 @@ static void commit_io_done(struct io_blk *blk)
     c->pending = false;
     kill_point("commit.io_done");
     if (r < 0)
-        store_fail(s, r);
+        commit_io_failed(s, blk->op, r);
     commit_run(s);
 }
 
@@ -69,7 +78,7 @@ static bool commit_io(struct store *s, enum io_blk_op op, uint64_t off_bytes, st
     if (s->blocking) {
         int r = s->be->ops->blk_now(s->be, op, s->dev, off_bytes, mem, len_bytes);
         if (r < 0)
-            store_fail(s, r);
+            commit_io_failed(s, op, r);
         return r == 0;
     }
     c->moved_bytes = 0;

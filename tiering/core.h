@@ -251,6 +251,7 @@ struct tsegment {
 struct tstore {
     struct store *store;
     struct tiering *tiering;
+    uint16_t dev; /* the backend's number of its device */
     uint8_t number;
     struct tsegment *segments;
     uint32_t n_segments;

@@ -455,6 +455,23 @@ static void recover_failed(void *ctx, int why)
     recover_room(ctx);
 }
 
+void tiering_device_distrust(struct tiering *t, uint16_t dev, int why)
+{
+    for (uint32_t i = 0; i < t->n_stores; i++)
+        if (t->stores[i].dev == dev && t->stores[i].store)
+            store_distrust(t->stores[i].store, why);
+}
+
+static void recover_flush_failed(void *ctx, int why)
+{
+    const struct tstore *ts = ctx;
+    struct tiering *t = ts->tiering;
+
+    tiering_device_distrust(t, ts->dev, why);
+    if (t->config.events->flush_failed)
+        t->config.events->flush_failed(t->config.ctx, ts->dev, why);
+}
+
 const struct store_events recover_events = {
     .replay_space = recover_space,
     .replay_put = recover_put,
@@ -465,4 +482,5 @@ const struct store_events recover_events = {
     .evacuate = recover_evacuate,
     .room = recover_room,
     .failed = recover_failed,
+    .flush_failed = recover_flush_failed,
 };

@@ -302,6 +302,7 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
     }
     /* No partition has more segments than fit on the device. */
     *ts = (struct tstore){.tiering = t,
+                          .dev = dev,
                           .number = number,
                           .weight = DEFAULT_WEIGHT,
                           .n_segments = (uint32_t)(device_bytes / identity.format.segment_bytes)};

@@ -98,6 +98,8 @@ struct tiering_events {
     void (*chunk_gone)(void *ctx, uint32_t region, uint32_t epoch);
     /* Something that an admin wants to know; text is static. status: 0 or a negative errno. */
     void (*notice)(void *ctx, const char *text, uint32_t pool, int status);
+    /* A flush of this device failed: who else writes there is to be told (tiering_device_distrust()). NULL: nobody does. */
+    void (*flush_failed)(void *ctx, uint16_t dev, int why);
 };
 
 struct tiering_config {
@@ -178,6 +180,9 @@ void tiering_warm_counts(const struct tiering *t, struct tiering_warm_counts *re
  */
 must_check int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint64_t device_bytes,
                                  const char **ret_why);
+/* A flush of the device failed elsewhere (why: negative errno): all stores on it serve only reads from now on, as if it had been
+ * theirs. */
+void tiering_device_distrust(struct tiering *t, uint16_t dev, int why);
 /* Asks for the pools' memory. Progress: bytes that are there, of bytes wanted. Ready when equal (or memory ran out),
  * or at once if memory comes on demand. */
 must_check int tiering_start(struct tiering *t);

@@ -129,6 +129,39 @@ START_TEST(test_flush)
 }
 END_TEST
 
+/* A flush that failed for one engine is not trusted by the other, which has the other partition: its own would work. */
+START_TEST(test_flush_of_another_engine)
+{
+    daemon_init(&d);
+    daemon_format_partitions(&d, 128 * DAEMON_MIB, 2);
+    daemon_configure(&d, "inject = yes\nengines = 2", SECTIONS);
+    daemon_start(&d);
+    session = daemon_connect(&d);
+    spw_space *space = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+
+    ck_assert_int_eq(block_put(space, 1, BLOCK), 0);
+    ck_assert_int_eq(CTL("device", "disk", "flush-fail", "--count", "1"), 0);
+    ck_assert_int_eq(spw_sync(space, NULL, 0, 20000), -EIO);
+    for (unsigned i = 0; i < 2; i++) {
+        char path[64];
+
+        snprintf(path, sizeof(path), "devices/0/partitions/%u/failed", i);
+        while (daemon_admin_number(session, "devices", path) == 0) /* the test's time is the limit */
+            sleep_ms(5);
+        ck_assert_int_eq(daemon_admin_number(session, "devices", path), -EIO);
+    }
+    ck_assert(daemon_logged(&d, "[device disk] a flush failed"));
+    ck_assert_int_eq(CTL("list"), 0);
+    ck_assert_msg(strstr(text, "flush-fail"), "%s", text); /* the other one's is still there: it did not try */
+    ck_assert_int_eq(block_get(space, 1, BLOCK), 0);
+    spw_close(session);
+    int status = daemon_stop(&d);
+
+    ck_assert_msg(status == 0 || status == 1, "spillwayd ended with %d: %s", status, daemon_log(&d));
+    daemon_deinit(&d);
+}
+END_TEST
+
 /* Off unless configured; words that are no order; and nobody but root. */
 START_TEST(test_refused)
 {
@@ -205,6 +238,7 @@ int main(void)
     tcase_add_test(tc, test_reads);
     tcase_add_test(tc, test_latency);
     tcase_add_test(tc, test_flush);
+    tcase_add_test(tc, test_flush_of_another_engine);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_requests);
     suite_add_tcase(suite, tc);

@@ -102,7 +102,8 @@ static void on_notice(void *ctx, const char *text, uint32_t pool, int status)
         torture_fail("%s: %s: %s", l->what, text, strerror(-status));
 }
 
-static const struct tiering_events events = {on_chunk_new, on_chunk_gone, on_notice};
+static const struct tiering_events events = {
+    .chunk_new = on_chunk_new, .chunk_gone = on_chunk_gone, .notice = on_notice};
 
 struct look *look_new(const struct t_place *p)
 {

@@ -132,6 +132,30 @@ START_TEST(scratch_makes_room_for_durable)
 }
 END_TEST
 
+/* Copies that are begun and find no room give none back: so no more are begun than there is room for, but the first. */
+START_TEST(no_more_is_copied_than_fits)
+{
+    uint32_t a = fill(STORE_DURABLE, 7), b = fill(STORE_DURABLE, 7), c = fill(STORE_DURABLE, 7),
+             scratch = fill(STORE_SCRATCH, 2), cache = fill(STORE_CACHE, 16);
+
+    while (table.count[SEGMENT_FREE])
+        (void)fill(STORE_SCRATCH, 16);
+    ck_assert(segment_copy_fits(&table, a));
+    segment_set_state(&table, a, SEGMENT_EVACUATING);
+    ck_assert(!segment_copy_fits(&table, b));
+    ck_assert(segment_copy_fits(&table, cache));
+    segment_set_state(&table, cache, SEGMENT_EVACUATING);
+    segment_live_sub(&table, cache, SECTORS);
+    segment_set_state(&table, cache, SEGMENT_EMPTY);
+    segment_set_state(&table, cache, SEGMENT_FREEING);
+    segment_set_state(&table, cache, SEGMENT_FREE);
+    ck_assert(segment_copy_fits(&table, b)); /* both fit in that one */
+    segment_set_state(&table, b, SEGMENT_EVACUATING);
+    ck_assert(!segment_copy_fits(&table, c));
+    ck_assert(!segment_copy_fits(&table, scratch)); /* not beside what is durable */
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("segment");
@@ -144,6 +168,7 @@ int main(void)
     tcase_add_test(tc, segments_are_emptied_ahead_of_need);
     tcase_add_test(tc, what_is_emptied_can_be_filled);
     tcase_add_test(tc, scratch_makes_room_for_durable);
+    tcase_add_test(tc, no_more_is_copied_than_fits);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);

@@ -733,6 +733,31 @@ START_TEST(a_flush_that_fails)
 }
 END_TEST
 
+/* What one partition wrote before may have been lost by the failure that only the other one heard of. Here they are of one
+ * engine (_i = 0), or another engine told this one. */
+START_TEST(a_flush_that_fails_for_another_partition)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 32 * MIB, .partitions = 2}, 1);
+    rig_start(&rig);
+    struct tiering_id here = key(RIG_DURABLE, 1), there = key(RIG_SHARED_DURABLE, 1);
+
+    rig.t->spaces[here.space].home = 0;
+    rig.t->spaces[there.space].home = 1;
+    ck_assert_int_eq(rig_put(&rig, &here, 8192, 1), 0);
+    ck_assert_int_eq(rig_put(&rig, &there, 8192, 2), 0);
+    if (_i == 0) {
+        simdisk_fail_next(rig.disk, IO_BLK_FLUSH, -EIO);
+        ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), -EIO);
+    } else {
+        tiering_device_distrust(rig.t, 0, -EIO);
+    }
+    ck_assert_int_eq(rig_sync(&rig, RIG_SHARED_DURABLE, NULL, 0), -EIO);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), -EIO);
+    ck_assert_int_eq(rig_get(&rig, &there, 2), 0);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Synced once and written anew; the next flush will fail. */
 static void two_tensors_and_no_flush(struct tiering_id *ret_ids)
 {
@@ -788,6 +813,29 @@ static void sync_is_over(struct tiering_sync *sync, int status)
     (void)sync;
     sync_status = status;
 }
+
+/* One that was on its way is not over well either. */
+START_TEST(a_sync_while_a_flush_fails_elsewhere)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id id = key(RIG_DURABLE, 1);
+    struct tiering_sync sync = {.done = sync_is_over};
+
+    ck_assert_int_eq(rig_put(&rig, &id, 8192, 1), 0);
+    sync_status = 1;
+    tiering_sync_begin(rig.t, &sync, id.space);
+    ck_assert_int_eq(tiering_sync_add_space(rig.t, &sync), 0);
+    tiering_sync_run(rig.t, &sync);
+    for (int turn = 0; turn < _i; turn++)
+        rig_turn(&rig, 1, 1000);
+    int before = sync_status;
+
+    tiering_device_distrust(rig.t, 0, -EIO);
+    rig_settle(&rig);
+    ck_assert_int_eq(sync_status, before == 1 ? -EIO : before);
+    rig_close(&rig);
+}
+END_TEST
 
 /* A writer came when its piece had been written for the SYNC, and gives up when that has failed: the piece must not be what
  * only the device has of it, which a hot restart would log without the other. */
@@ -963,6 +1011,8 @@ int main(void)
     tcase_add_test(tc, a_flush_that_fails);
     tcase_add_test(tc, a_flush_that_fails_and_a_restart_with_memory);
     tcase_add_test(tc, a_flush_that_fails_beside_a_writer);
+    tcase_add_loop_test(tc, a_flush_that_fails_for_another_partition, 0, 2);
+    tcase_add_loop_test(tc, a_sync_while_a_flush_fails_elsewhere, 0, 12);
     tcase_add_test(tc, a_full_device);
     tcase_add_test(tc, a_full_log_and_a_full_budget);
     tcase_add_test(tc, durable_pieces_move);

@@ -31,7 +31,8 @@ static void on_notice(void *ctx, const char *text, uint32_t pool, int status)
     world.failed |= strstr(text, "device failed") != NULL;
 }
 
-static const struct tiering_events events = {on_chunk_new, on_chunk_gone, on_notice};
+static const struct tiering_events events = {
+    .chunk_new = on_chunk_new, .chunk_gone = on_chunk_gone, .notice = on_notice};
 
 void world_format(void)
 {

@@ -65,10 +65,16 @@ void daemon_init(struct daemon *d)
 
 void daemon_format(struct daemon *d, uint64_t size_bytes)
 {
-    char capacity[32], text[4096];
-    const char *const args[] = {"device",       "format", d->disk,     "--capacity", capacity,
-                                "--partitions", "1",      "--segment", "1 MiB",      NULL};
+    daemon_format_partitions(d, size_bytes, 1);
+}
 
+void daemon_format_partitions(struct daemon *d, uint64_t size_bytes, unsigned n)
+{
+    char capacity[32], partitions[16], text[4096];
+    const char *const args[] = {"device",       "format",   d->disk,     "--capacity", capacity,
+                                "--partitions", partitions, "--segment", "1 MiB",      NULL};
+
+    snprintf(partitions, sizeof(partitions), "%u", n);
     snprintf(capacity, sizeof(capacity), "%llu MiB", (unsigned long long)(size_bytes / DAEMON_MIB));
     int status = daemon_run_program("spillctl", args, text, sizeof(text));
 

@@ -34,6 +34,7 @@ struct daemon {
 void daemon_init(struct daemon *d);
 /* spillctl device format. */
 void daemon_format(struct daemon *d, uint64_t size_bytes);
+void daemon_format_partitions(struct daemon *d, uint64_t size_bytes, unsigned n);
 /* [daemon] with the socket and those keys (lines), then `sections`. If there is a device, it is [device disk]. */
 void daemon_configure(const struct daemon *d, const char *daemon_keys, const char *sections);
 /* Starts it and waits until it serves. */

@@ -404,6 +404,12 @@ static void ev_failed(void *ctx, int why)
     o->failed = why;
 }
 
+static void ev_flush_failed(void *ctx, int why)
+{
+    (void)ctx;
+    (void)why;
+}
+
 static const struct store_events owner_events = {
     .replay_space = ev_replay_space,
     .replay_put = ev_replay_put,
@@ -414,6 +420,7 @@ static const struct store_events owner_events = {
     .evacuate = ev_evacuate,
     .room = ev_room,
     .failed = ev_failed,
+    .flush_failed = ev_flush_failed,
 };
 
 /* --- Life --- */

@@ -21,6 +21,7 @@
 #define DEVS_MAX 8
 #define TORN_PERCENT 2
 #define PART_BYTES 512
+#define STAMP_GIVEN_UP UINT64_MAX /* newer than any flush */
 
 enum request_kind { REQUEST_BLK, REQUEST_WORK, REQUEST_CHUNK, REQUEST_DMA };
 
@@ -246,6 +247,22 @@ static void device_flush(struct device *v, uint64_t before)
     v->n_dirty = kept;
 }
 
+/* What the flush should have made durable is not made so by another one, but by writing it again. */
+static void device_flush_failed(struct device *v, uint64_t before)
+{
+    for (size_t i = 0; i < v->n_dirty; i++)
+        if (v->stamp[v->dirty[i]] < before)
+            v->stamp[v->dirty[i]] = STAMP_GIVEN_UP;
+}
+
+/* Whoever starts on the device anew begins with a flush, and is to be told whether that works. */
+static void device_is_asked_again(struct simdisk *d, struct device *v)
+{
+    for (size_t i = 0; i < v->n_dirty; i++)
+        if (v->stamp[v->dirty[i]] == STAMP_GIVEN_UP)
+            v->stamp[v->dirty[i]] = d->clock;
+}
+
 static void device_crash(struct simdisk *d, struct device *v)
 {
     for (size_t i = 0; i < v->n_dirty; i++) {
@@ -327,6 +344,8 @@ static void blk_complete(struct simdisk *d, struct io_blk *blk, uint64_t stamp)
         blk_write(d, v, blk, (uint32_t)fate);
     else if (fate == 0 && blk->op == IO_BLK_FLUSH)
         device_flush(v, stamp);
+    else if (blk->op == IO_BLK_FLUSH)
+        device_flush_failed(v, stamp);
     blk->result = fate;
     blk->queued = 0;
     blk->done(blk);
@@ -589,6 +608,19 @@ static int sim_bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct i
     return 0;
 }
 
+static int blk_now_fate(struct simdisk *d, enum io_blk_op op, struct device *v)
+{
+    int r = v->is_dead ? -EIO : 0;
+
+    if (d->fail_set[op]) {
+        d->fail_set[op] = false;
+        r = d->fail[op] < 0 ? d->fail[op] : -EIO;
+    }
+    if (r < 0 && op == IO_BLK_FLUSH)
+        device_flush_failed(v, d->clock);
+    return r;
+}
+
 static int sim_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
                        uint64_t len_bytes)
 {
@@ -596,12 +628,9 @@ static int sim_blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, u
     struct device *v = &d->devs[dev];
 
     d->clock++;
-    if (d->fail_set[op]) {
-        d->fail_set[op] = false;
-        return d->fail[op] < 0 ? d->fail[op] : -EIO;
-    }
-    if (v->is_dead)
-        return -EIO;
+    int r = blk_now_fate(d, op, v);
+    if (r < 0)
+        return r;
     if (op == IO_BLK_FLUSH) {
         device_flush(v, d->clock);
         return 0;
@@ -675,11 +704,19 @@ const struct simdisk_stat *simdisk_stat(const struct simdisk *d)
     return &d->stat;
 }
 
-void simdisk_restart(struct simdisk *d)
+/* Nothing is pending any more, and what was to fail next is forgotten. */
+static void requests_drop(struct simdisk *d)
 {
     d->n_requests = 0;
     memset(d->fail_set, 0, sizeof(d->fail_set));
     memset(d->short_set, 0, sizeof(d->short_set));
+    for (uint32_t i = 0; i < d->n_devs; i++)
+        device_is_asked_again(d, &d->devs[i]);
+}
+
+void simdisk_restart(struct simdisk *d)
+{
+    requests_drop(d);
     for (uint32_t i = 0; i < d->n_regions; i++)
         d->regions[i].spare = d->regions[i].mem != NULL;
 }
@@ -732,9 +769,7 @@ void simdisk_hot_restart(struct simdisk *d)
                 dma_move(d, dma, simdisk_below(d, dma->bytes + 1));
         }
     }
-    d->n_requests = 0;
-    memset(d->fail_set, 0, sizeof(d->fail_set));
-    memset(d->short_set, 0, sizeof(d->short_set));
+    requests_drop(d);
     for (uint32_t i = 0; i < d->n_regions; i++)
         d->regions[i].spare = d->regions[i].mem && !d->regions[i].is_chunk;
 }

@@ -8,8 +8,10 @@
  * lane, as a helper would do it. A spill that fails has moved some of its bytes.
  *
  * A device is what reads see (`image`) and what a power loss leaves (`durable`). A flush makes durable what was written
- * and completed before it was submitted. simdisk_crash() decides for each sector that was not flushed whether it is
- * kept, lost or, rarely, torn between its 512-byte parts; writes in flight may have reached the image in part.
+ * and completed before it was submitted. One that fails gives all of that up, as kernels and drives do that tell of such a
+ * failure once: no later flush makes it durable, unless it is written again or the device is opened anew.
+ * simdisk_crash() decides for each sector that was not flushed whether it is kept, lost or, rarely, torn between its
+ * 512-byte parts; writes in flight may have reached the image in part.
  */
 #pragma once
 

@@ -59,8 +59,9 @@ static void rig_start_over(struct rig *rig, bool survived, bool s_returns, bool 
     memset(rig->chunk_kind, 0, sizeof(rig->chunk_kind));
     rig->failed = false;
     ck_assert_int_eq(tiering_new(&rig->config, &rig->t), 0);
-    for (uint16_t i = 0; i < rig->n_devices; i++) {
-        ck_assert_msg(tiering_store_add(rig->t, i, 0, rig->device_bytes, &why) == 0, "%s", why);
+    for (uint16_t i = 0; i < rig->n_devices * rig->partitions; i++) {
+        ck_assert_msg(tiering_store_add(rig->t, i / rig->partitions, i % rig->partitions, rig->device_bytes, &why) == 0,
+                      "%s", why);
         if (rig->stores[i].weight)
             tiering_store_update(rig->t, i, &rig->stores[i]);
     }
@@ -125,13 +126,16 @@ void rig_prepare(struct rig *rig, const struct rig_memory *memory, uint32_t n_de
     static const uint64_t cxl_weights[] = {1, 3};
     uint64_t device_bytes = memory->device_bytes;
 
-    *rig = (struct rig){.now_ns = 1000000000, .device_bytes = device_bytes, .n_devices = n_devices};
+    *rig = (struct rig){.now_ns = 1000000000,
+                        .device_bytes = device_bytes,
+                        .n_devices = n_devices,
+                        .partitions = MAX(memory->partitions, (uint16_t)1)};
     rig->disk = simdisk_new(1);
     rig->records = aligned_alloc(64, round_up(tiering_records_bytes(MAX_OBJECTS, MAX_LEASES), 64));
     ck_assert_ptr_nonnull(rig->records);
     for (uint16_t i = 0; i < n_devices; i++) {
         struct store_format format = {
-            .device_bytes = device_bytes, .segment_bytes = MIB, .partitions = 1, .uuid = {1, i + 2}};
+            .device_bytes = device_bytes, .segment_bytes = MIB, .partitions = rig->partitions, .uuid = {1, i + 2}};
 
         (void)simdisk_device_add(rig->disk, device_bytes);
         ck_assert_int_eq(store_format_write(simdisk_backend(rig->disk), i, &format), 0);

@@ -34,6 +34,7 @@ struct rig {
     uint32_t n_gone;       /* chunks */
     uint64_t device_bytes; /* of each */
     uint32_t n_devices;
+    uint16_t partitions;                                 /* of each; a store for each */
     struct tiering_store_config stores[RIG_DEVICES_MAX]; /* weight 0: as they come */
     uint32_t chunk_kind[64];                             /* by region: enum io_chunk_kind + 1; 0: none */
     uint64_t chunk_session[64];
@@ -45,6 +46,7 @@ struct rig_memory {
     uint64_t dram_bytes, cxl_bytes; /* of each pool; CXL memory on two nodes, the second three times as large */
     uint64_t device_bytes;
     uint64_t chunk_bytes; /* 0: as large as may be */
+    uint16_t partitions;  /* of each device; 0: 1 */
     uint8_t placement;    /* of all classes */
 };
 #define RIG_CXL_NODE 4 /* and the next one; DRAM is on node 0 */
