@@ -275,16 +275,15 @@ void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint
         lease_finish(sim, l);
 }
 
-static void op_acquire(struct sim *sim, uint32_t session)
+void ops_acquire(struct sim *sim, uint32_t session, struct object *o, uint32_t part, uint32_t piece, bool patient)
 {
-    struct object *o = random_block(sim);
-    uint32_t part = (uint32_t)sim_below(sim, o->n_parts), piece = (uint32_t)sim_below(sim, o->n_pieces);
     struct tiering_id id = object_piece_id(sim, o, part, piece);
-    struct sim_wait *w = sim_percent(sim, 90) ? wait_new(sim, WAIT_ACQUIRE, session, o, part, piece) : NULL;
+    bool waits = patient || sim_percent(sim, 90);
+    struct sim_wait *w = waits ? wait_new(sim, WAIT_ACQUIRE, session, o, part, piece) : NULL;
+    unsigned flags = !patient && sim_percent(sim, 5) ? TIERING_NO_FETCH : 0;
     struct tiering_grant grant;
 
-    int r = tiering_acquire(sim->tiering, &sim->sessions[session].s, &id, 0, 0,
-                            sim_percent(sim, 5) ? TIERING_NO_FETCH : 0, w ? &w->wait : NULL, &grant);
+    int r = tiering_acquire(sim->tiering, &sim->sessions[session].s, &id, 0, 0, flags, w ? &w->wait : NULL, &grant);
     sim_event(sim, 30 + (uint64_t)(o - sim->objects), (uint64_t)(int64_t)r);
     if (w && o->state == BLOCK_UNKNOWN)
         w->version = 0;
@@ -294,6 +293,14 @@ static void op_acquire(struct sim *sim, uint32_t session)
         block_seen(sim, o);
     else
         block_acquire_result(sim, o, part, piece, session, r, &grant);
+}
+
+static void op_acquire(struct sim *sim, uint32_t session)
+{
+    struct object *o = random_block(sim);
+    uint32_t part = (uint32_t)sim_below(sim, o->n_parts), piece = (uint32_t)sim_below(sim, o->n_pieces);
+
+    ops_acquire(sim, session, o, part, piece, false);
 }
 
 /* --- The rest --------------------------------------------------------------------------------------------------------- */

@@ -220,11 +220,20 @@ struct sim_counts {
         short_counts, io_failures;
     uint64_t arena_gets, arena_puts, pins, counted, published, copied, bounced, relocated, vanished, restless;
     uint64_t demotions, promotions, evacuations, migrated, budgets, given_back;
+    uint64_t laps, prefetched, prefetched_used, prefetched_wasted;
     uint64_t gpu_spills, gpu_fetches, gpu_failures;
     uint64_t dead_devices, flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
     uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, client_deaths, broken, cold;
     uint64_t hot_crashes, hot_inside, hot_in_recovery, hot_found, hot_leases, hot_ended, hot_retries, hot_redone,
         hot_forgotten;
+};
+
+/* The same blocks in the same order, again and again. */
+#define SIM_LAP_MAX 96
+struct sim_lap {
+    bool may_begin;
+    uint32_t n, left; /* blocks; accesses that are still to come, 0: nobody is at it */
+    uint16_t objects[SIM_LAP_MAX];
 };
 
 struct sim {
@@ -274,6 +283,7 @@ struct sim {
     struct sim_dma dmas[SIM_DMAS];
     struct sim_lane lanes[SIM_LANES];
     struct ring_world *rings;
+    struct sim_lap lap;
     struct doing doing;
     struct hot hot;
 };
@@ -332,6 +342,10 @@ bool rings_want(const struct sim *sim);
 void rings_balance(struct sim *sim);
 void ring_objects_restarted(struct sim *sim, bool clean);
 
+/* lap.c */
+/* If laps are being run: the step's share of it, and true. */
+bool lap_step(struct sim *sim);
+
 /* balance.c */
 /* What must add up after every step. */
 void balance_check(struct sim *sim);
@@ -362,6 +376,7 @@ void world_run(struct sim *sim, uint32_t io, uint64_t ns);
 void world_settle(struct sim *sim);
 /* Another budget for one of the pools. */
 void world_change_budget(struct sim *sim);
+void world_set_budget(struct sim *sim, uint32_t pool, uint64_t dram_bytes, uint64_t cxl_bytes);
 void world_check(struct sim *sim);
 void world_flip(struct sim *sim);
 uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant);
@@ -471,6 +486,8 @@ void waits_ended(struct sim *sim);
 void waits_expire(struct sim *sim);
 
 /* ops.c, ops_tensor.c */
+/* One access to a block; what becomes of it is compared, and a lease may be kept. Patient: it waits where it must. */
+void ops_acquire(struct sim *sim, uint32_t session, struct object *o, uint32_t part, uint32_t piece, bool patient);
 void ops_client(struct sim *sim);
 void block_reserve_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
                           int status, const struct tiering_grant *grant);

@@ -115,8 +115,10 @@ static void step(struct sim *sim)
     uint64_t ns = sim_below(sim, 1000000);
 
     waits_ended(sim);
-    ops_client(sim);
-    rings_step(sim);
+    if (!lap_step(sim)) {
+        ops_client(sim);
+        rings_step(sim);
+    }
     sim->counts->ops++;
     if (sim_below(sim, sim->slow ? 100 : 400) == 0)
         sim->slow = !sim->slow;
@@ -272,6 +274,10 @@ static const struct {
     COUNT(migrated, MANY),
     COUNT(budgets, MANY),
     COUNT(given_back, MANY),
+    COUNT(laps, VERY_MANY),
+    COUNT(prefetched, VERY_MANY),
+    COUNT(prefetched_used, VERY_MANY),
+    COUNT(prefetched_wasted, 0),
     COUNT(gpu_spills, MANY),
     COUNT(gpu_fetches, MANY),
     COUNT(gpu_failures, MANY),

@@ -210,6 +210,7 @@ void world_make(struct sim *sim)
                                                                .weight = 1 + (uint32_t)sim_below(sim, 4)};
     for (int c = 0; c < TIERING_CLASSES && plans; c++)
         sim->config.classes[c].policy = &policy_plan;
+    sim->lap.may_begin = plans && mix64(sim->seed ^ 1) % 2 == 0;
 }
 
 /* --- Budgets ---------------------------------------------------------------------------------------------------------- */
@@ -246,10 +247,15 @@ static void world_check_budgets(struct sim *sim)
 void world_change_budget(struct sim *sim)
 {
     uint32_t i = (uint32_t)sim_below(sim, 2);
+    uint64_t dram_bytes = (2 + sim_below(sim, 7)) * MIB;
 
-    sim->budget[i][TIERING_BUDGET_DRAM] = (2 + sim_below(sim, 7)) * MIB;
-    if (sim->pools[i].cxl_bytes)
-        sim->budget[i][TIERING_BUDGET_CXL] = sim_below(sim, 5) * MIB;
+    world_set_budget(sim, i, dram_bytes, sim->pools[i].cxl_bytes ? sim_below(sim, 5) * MIB : 0);
+}
+
+void world_set_budget(struct sim *sim, uint32_t i, uint64_t dram_bytes, uint64_t cxl_bytes)
+{
+    sim->budget[i][TIERING_BUDGET_DRAM] = dram_bytes;
+    sim->budget[i][TIERING_BUDGET_CXL] = cxl_bytes;
     sim_log(sim, "pool %u: %lu MiB of DRAM, %lu of CXL", i, sim->budget[i][TIERING_BUDGET_DRAM] / MIB,
             sim->budget[i][TIERING_BUDGET_CXL] / MIB);
     tiering_pool_budget(sim->tiering, i, sim->budget[i]);
@@ -485,6 +491,9 @@ static void world_count(struct sim *sim)
         c->demotions += pool.demotions;
         c->promotions += pool.promotions;
         c->evacuations += pool.evacuations;
+        c->prefetched += pool.prefetched;
+        c->prefetched_used += pool.prefetched_used;
+        c->prefetched_wasted += pool.prefetched_wasted;
     }
     for (uint32_t i = 0; i < sim->n_stores; i++) {
         tiering_store_stat(sim->tiering, i, &store);
