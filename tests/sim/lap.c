@@ -6,8 +6,8 @@
  */
 #include "tests/sim/sim.h"
 
-#define LAP_MIN 24          /* blocks */
-#define LAPS_MIN 6          /* two to learn the order from, and some to follow it */
+#define LAP_MIN 24 /* blocks */
+#define LAPS_MIN 6 /* two to learn the order from, and some to follow it */
 #define LAP_DRAM_BYTES (2 * MIB)
 #define BEGINS_ONE_IN 1000  /* steps */
 #define DISTURBED_PERCENT 1 /* of the steps something else is done instead */
