@@ -218,7 +218,6 @@ static int recover_put(void *ctx, const struct store_entry *entry)
             replay_forget(t, object);
             object_clear_flags(t, object, RECORD_TORN);
         } else {
-            sim_reached("recovery: another object of the same key");
             replay_kill(t, object);
             object = RECORD_NONE;
         }

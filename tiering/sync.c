@@ -13,6 +13,7 @@
 #include <errno.h>
 
 #include "include/base/kill_point.h"
+#include "include/base/mix.h"
 #include "include/base/point.h"
 #include "tiering/core.h"
 
@@ -24,7 +25,7 @@
 
 static uint32_t shadow_home(uint32_t object)
 {
-    return object * UINT32_C(2654435761) % SHADOW_SLOTS;
+    return (uint32_t)(mix64(object) % SHADOW_SLOTS);
 }
 
 struct shadow *shadow_of(const struct tiering *t, uint32_t object)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* splitmix64 (Steele, Lea, Flood 2014): for what tests and benchmarks make up, so that it can be made again. Not for keys. */
+/* splitmix64 (Steele, Lea, Flood 2014): for what tests and benchmarks make up, so that it can be made again, and for numbers of
+ * our own. Not for keys, which others choose. */
 #pragma once
 
 #include "include/base/base.h"

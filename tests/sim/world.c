@@ -254,6 +254,7 @@ void world_change_budget(struct sim *sim)
 
 void world_set_budget(struct sim *sim, uint32_t i, uint64_t dram_bytes, uint64_t cxl_bytes)
 {
+    world_check_budgets(sim); /* it may have taken what it had until now */
     sim->budget[i][TIERING_BUDGET_DRAM] = dram_bytes;
     sim->budget[i][TIERING_BUDGET_CXL] = cxl_bytes;
     sim_log(sim, "pool %u: %lu MiB of DRAM, %lu of CXL", i, sim->budget[i][TIERING_BUDGET_DRAM] / MIB,
