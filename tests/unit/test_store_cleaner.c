@@ -2,7 +2,7 @@
 /* Emptying segments goes on whatever comes between: deaths in its middle leave it as much room as it had. */
 #include "tests/unit/support/store_fixture.h"
 
-#define IDS 300 /* of which two thirds must be copied */
+#define IDS 340 /* of which two thirds must be copied */
 #define TURNS_MAX 3000
 
 static uint32_t any_kept(void)
