@@ -635,7 +635,7 @@ class SlotTest(Device):
         slots = self.slots()
         if slots is not None:
             gc.collect()
-            wait_until(lambda: sum(slot.nbytes for slot in slots._free) == slots.nbytes, "slots are not given back")
+            wait_until(self.all_are_free, "slots are not given back")
             slots.trim()
             self.assertEqual(slots.nbytes, 0)
 
@@ -650,6 +650,12 @@ class SlotTest(Device):
     def slots(self):
         ways = [way for key, way in self.pool.session._attachments.items() if key[0] == "activations"]
         return ways[0].mapped.slots if ways else None
+
+    def all_are_free(self):
+        slots = self.slots()
+        with slots._lock:
+            slots._collect()
+            return sum(slot.nbytes for slot in slots._free) == slots.nbytes
 
     def test_gradients_bit_for_bit(self):
         """And no memory is mapped after the first step."""
@@ -669,16 +675,16 @@ class SlotTest(Device):
             self.assertGreater(stats.put_seconds, 0)
             self.assertGreater(stats.get_seconds, 0)
             mapped.append(len(self.gpu.mapped))
-            wait_until(lambda: sum(s.nbytes for s in self.slots()._free) == self.slots().nbytes, "slots are not free")
+            wait_until(self.all_are_free, "slots are not free")
         self.assertEqual(mapped[0], mapped[2])
         self.assertEqual(self.gpu.puts, [])
 
     def test_a_copy_that_backward_overtakes_is_given_up(self):
-        """Between two batches; its slot is free then, and the next step's copies go on."""
+        """By the writers, between two batches; its slot is free then, and the next step's copies go on."""
         with unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):
             self.pieces_of(SIZE // 4)
             Job.may_move.clear()
-            context = self.context()
+            context = self.context(on_full="wait")
             nodes = self.chain(context, 4)
             wait_until(lambda: len(self.out) == 2, "copies do not begin")
             for node in reversed(nodes):
@@ -694,6 +700,93 @@ class SlotTest(Device):
             self.assertEqual(context.stats.offloaded, 4 * SIZE)
             self.assertEqual(len(self.out), 2 + 4 * 4)
             del nodes
+
+    def test_no_thread_is_used(self):
+        """For copies, reads, or their ends: what it does, the thread that feeds the device waits for."""
+        jobs = []
+        with unittest.mock.patch.object(activations, "_Worker", lambda *_: unittest.mock.Mock(submit=jobs.append)):
+            activations._workers.pop(self.session, None)
+            self.addCleanup(activations._workers.pop, self.session, None)
+            for _ in range(2):
+                context = self.context()
+                nodes = self.chain(context, 6)
+                self.is_idle(context)
+                for node in reversed(nodes):
+                    node._saved_self
+                self.assertEqual(context.stats.loaded, 6 * SIZE)
+                del node, nodes
+        self.assertEqual(jobs, [])
+        wait_until(self.all_are_free, "slots are not given back")
+
+    def test_so_many_copies_are_on_their_way(self):
+        """As the link needs; each hook sees which have ended, and begins others."""
+        most = activations.SENDING_STORAGES
+        Job.may_move.clear()
+        context = self.context()
+        with unittest.mock.patch.object(activations, "SENDING_BYTES", 0):
+            nodes = self.chain(context, 8)
+            self.assertEqual(len(self.out), most)
+            self.out[0].lane.run(self.out[0])  # one ends
+            nodes += self.chain(context, 1)
+            self.assertEqual(len(self.out), most + 1)
+            Job.may_move.set()
+            self.is_idle(context)
+        self.assertEqual(context.stats.offloaded, 9 * SIZE)
+        del nodes
+
+    def test_what_has_not_begun_when_backward_does_is_forwarded(self):
+        """What has is not waited for, and its slot comes back when it has ended."""
+        most = activations.SENDING_STORAGES
+        Job.may_move.clear()
+        context = self.context()
+        with unittest.mock.patch.object(activations, "SENDING_BYTES", 0):
+            nodes = self.chain(context, 8)
+            for node in reversed(nodes):
+                node._saved_self
+        stats = context.stats
+        self.assertEqual((stats.offloaded, stats.forwarded, stats.overtaken), (0, 8 * SIZE, most))
+        self.assertEqual(len(self.out), most)
+        Job.may_move.set()
+        self.is_idle(context)
+        self.assertEqual(context.stats.offloaded, most * SIZE)
+        del node, nodes
+        wait_until(self.all_are_free, "slots are not given back")
+
+    def test_what_did_not_hide_is_not_asked_for_again(self):
+        """Nor by new contexts; but a little more than what did."""
+        most = activations.SENDING_STORAGES
+        with unittest.mock.patch.multiple(activations, SENDING_BYTES=0, HIDING_GROWTH_BYTES=SIZE // 2):
+            Job.may_move.clear()
+            self.one_pass(8)
+            Job.may_move.set()
+            for n in (most + 1, most + 2):
+                stats = self.one_pass(8)
+                self.assertEqual((stats.offloaded, stats.forwarded), (n * SIZE, 0))
+                self.assertEqual(stats.kept["in_flight"], (8 - n) * SIZE)
+
+    def one_pass(self, n):
+        """Forward and backward of a new context: its statistics before the latter."""
+        context = self.context()
+        nodes = self.chain(context, n)
+        if Job.may_move.is_set():
+            self.is_idle(context)
+        stats = context.stats
+        for node in reversed(nodes):
+            node._saved_self
+        return stats
+
+    def test_a_copy_that_cannot_begin(self):
+        """Is an error of the next hook, and its slot is free."""
+        context = self.context()
+
+        def fail(*_):
+            raise RuntimeError("the driver is ill")
+
+        with unittest.mock.patch.object(Lane, "copy", fail):
+            with self.assertRaisesRegex(RuntimeError, "an activation was not stored: RuntimeError: the driver is ill"):
+                self.chain(context, 2)
+        self.is_idle(context)
+        wait_until(self.all_are_free, "slots are not given back")
 
     def pieces_of(self, nbytes):
         """So small ones, if the store's are larger."""
@@ -752,9 +845,9 @@ class SlotTest(Device):
             self.is_idle(context)
             nodes[0]._saved_self
             del nodes
-            wait_until(lambda: len(self.slots()._free) == 1, "the slot is not given back")
-        self.assertEqual(self.out[0].after, [])
-        self.assertEqual(self.out[1].after, [self.back[0]])
+            wait_until(self.all_are_free, "the slot is not given back")
+        self.assertEqual([len(copying.after) for copying in self.out], [1, 2])  # when the bytes are there, for both
+        self.assertIs(self.out[1].after[1], self.back[0])
         self.assertEqual(len(self.back[0].after), 1)  # who had the memory before
         self.assertIs(self.back[0].after[0].stream, self.current)
 
@@ -802,7 +895,7 @@ class SlotTest(Device):
                 del loss
                 if step == 0:
                     self.assertNotIn("full", context.stats.kept)
-                    wait_until(lambda: sum(s.nbytes for s in self.slots()._free) == self.slots().nbytes, "not free")
+                    wait_until(self.all_are_free, "slots are not free")
                     self.slots().trim()
                     self.gpu.refusal = lambda: spillway.SpillwayError(errno.EEXIST, "registered already")
         self.assertEqual(len([w for w in caught if "registered already" in str(w.message)]), 1)

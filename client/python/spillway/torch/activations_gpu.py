@@ -4,10 +4,11 @@
     current stream   compute 1 ┬ compute 2 ┬ …   …  ┬ backward 3 ┬ backward 2
     streams out, back          └ put 1     └ put 2     └ get 2 ─────┘
 
-put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
-for the end of the copy, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
-it by then but what its own stream has, so the allocator may give it to that stream at once, and no record_stream() is
-needed.
+put. The hook records an event. A stream of its own waits for that, and copies; a later hook sees that the copy has
+ended, and the offloader drops the storage, while the forward pass goes on. Where somebody must wait for the pool, it is
+a writer: for that event first, so that the timeout is for the pool alone, then for the end of the copy. Nothing of the
+GPU's uses the storage by then but what its own stream has, so the allocator may give it to that stream at once, and no
+record_stream() is needed.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
@@ -46,7 +47,7 @@ from .. import gpu
 from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
 from ..views import Views
-from .activations import _Mover, _storage, _workers_of
+from .activations import _Hiding, _Mover, _storage, _workers_of
 from .device import Copies, attach, copy_all
 from .memory import octets
 from .slots import Slot, Slots
@@ -57,6 +58,9 @@ BATCH_PIECES = 8  # room for so many is asked for at once: a storage may be larg
 BATCH_BYTES = 64 << 20  # of copies that cannot be taken back: a millisecond, which hides the thread's wakeup
 SLOTS_PERCENT = 50  # of the pool's memory, at most: 60 is what all of a user's leases may be, by default
 TIMED_MAX = 256  # reads whose seconds have not been added up
+
+# In microseconds less than one. torch without CUDA has it not.
+_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 _attach_lock = threading.Lock()
 
@@ -120,6 +124,7 @@ class _Way(NamedTuple):
 
     gpu: gpu.Gpu
     mapped: Optional[_Mapped]
+    hiding: _Hiding
 
 
 def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
@@ -128,8 +133,8 @@ def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
     if way is None:
         return None
     if way.mapped is None:
-        return _KernelMover(space, device, way.gpu)
-    return _SlotMover(space, device, way.gpu, way.mapped)
+        return _KernelMover(space, device, way)
+    return _SlotMover(space, device, way, way.mapped)
 
 
 def _way(space: Space, device: torch.device) -> Optional[_Way]:
@@ -152,14 +157,14 @@ def _attach(space: Space, device: torch.device) -> Optional[_Way]:
         info = space.pool.info
         slots = Slots(space, attached, (info.dram_bytes + info.cxl_bytes) * SLOTS_PERCENT // 100)
         slots.map_ahead()
-        return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)))
+        return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)), _Hiding())
     try:
         attached = attach(space, device)
     except SpillwayError as error:
         warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
         return None
     warnings.warn(f"the pool's memory is not pinned here, so activations move slowly: {why}", RuntimeWarning)
-    return _Way(attached, None)
+    return _Way(attached, None, _Hiding())
 
 
 def _attach_mapped(space: Space, device: torch.device) -> gpu.Gpu:
@@ -183,10 +188,11 @@ class _DeviceMover(_Mover):
 
     lags = True
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
-        super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
+    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
+        super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS), way.hiding)
         self._device = device
-        self._gpu = attached
+        self._gpu = way.gpu
+        self._stream: Optional[torch.cuda.Stream] = None
         self._puts: Dict[bytes, Any] = {}  # that are waited for, and can be cancelled
 
     def give_up(self, key: bytes) -> bool:
@@ -199,10 +205,17 @@ class _DeviceMover(_Mover):
         return not torch.cuda.is_current_stream_capturing()
 
     def origin(self) -> _Origin:
-        stream = torch.cuda.current_stream(self._device)
+        stream = self._current_stream()
         event = torch.cuda.Event(blocking=True)
         event.record(stream)
         return _Origin(stream, event)
+
+    def _current_stream(self) -> torch.cuda.Stream:
+        """It is asked for at each save, and nearly always the one that it was."""
+        stream = self._stream
+        if _raw_stream is None or stream is None or _raw_stream(self._device.index) != stream.cuda_stream:
+            stream = self._stream = torch.cuda.current_stream(self._device)
+        return stream
 
     def is_computed(self, origin: _Origin) -> bool:
         return origin.event.query()
@@ -218,7 +231,7 @@ class _DeviceMover(_Mover):
         return _Room(storage, event)
 
     def use(self, key: bytes, storage: Any, origin: _Origin) -> None:
-        stream = torch.cuda.current_stream(self._device)
+        stream = self._current_stream()
         if stream != origin.stream:
             self._whole(storage).record_stream(stream)
 
@@ -248,8 +261,8 @@ class _DeviceMover(_Mover):
 class _CopyMover(_DeviceMover):
     """By copy engines, to a block for each piece."""
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
-        super().__init__(space, device, attached)
+    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
+        super().__init__(space, device, way)
         self._out, self._in = Copies(device), Copies(device)
         self._pieces: Dict[bytes, int] = {}  # how many, of each key
 
@@ -310,12 +323,32 @@ class _Arrival:
 class _SlotMover(_CopyMover):
     """By copy engines, to slots as long as there are any."""
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu, mapped: _Mapped) -> None:
-        super().__init__(space, device, attached)
+    def __init__(self, space: Space, device: torch.device, way: _Way, mapped: _Mapped) -> None:
+        super().__init__(space, device, way)
         self._slots, self._copies_out, self._copies_back = mapped
         self._held: Dict[bytes, Slot] = {}  # what is stored, and where
         self._arrivals: Dict[bytes, _Arrival] = {}
         self._timed: Deque[_Sent] = deque()
+
+    def begin_put(self, key: bytes, storage: Any, origin: _Origin) -> Optional[_Sent]:
+        slot = self._slots.take(storage.nbytes())
+        if slot is None:
+            return None
+        try:
+            sent = self._copies_out.copy(list(slot.beside(self._whole(storage))), [origin.event, slot.read])
+        except BaseException:
+            self._slots.give(slot)
+            raise
+        slot.read = None
+        self._held[key] = slot
+        return sent
+
+    def is_put(self, sent: _Sent) -> bool:
+        return sent.end.query()
+
+    def end_put(self, sent: _Sent, nbytes: int) -> None:
+        self.put_seconds += sent.seconds()
+        self.copied_bytes += nbytes
 
     def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         slot = self._slots.take(storage.nbytes())
@@ -345,9 +378,19 @@ class _SlotMover(_CopyMover):
         self.copied_bytes += storage.nbytes()
 
     def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
+        storage = self.begin_get(key, nbytes, room)
+        if storage is not None:
+            return storage
+        try:
+            return super().get(key, nbytes, room)
+        except NoSpace:  # to lease as much
+            self._slots.trim()
+            return super().get(key, nbytes, room)
+
+    def begin_get(self, key: bytes, nbytes: int, room: _Room) -> Any:
         slot = self._held.get(key)
         if slot is None:
-            return super().get(key, nbytes, room)
+            return None
         pairs = [(there, here) for here, there in slot.beside(self._whole(room.storage))]
         sent = self._copies_back.copy(pairs, [room.event])
         slot.read = sent.end
@@ -360,7 +403,7 @@ class _SlotMover(_CopyMover):
     def use(self, key: bytes, storage: Any, origin: _Origin) -> None:
         arrival = self._arrivals.get(key)
         if arrival is not None:
-            torch.cuda.current_stream(self._device).wait_event(arrival.event)
+            self._current_stream().wait_event(arrival.event)
             arrival.storage = None
         super().use(key, storage, origin)
 
@@ -372,17 +415,23 @@ class _SlotMover(_CopyMover):
         except IndexError:
             pass  # there are no more
 
+    def drop(self, key: bytes) -> bool:
+        arrival = self._arrivals.get(key)
+        if key not in self._held or (arrival is not None and arrival.storage is not None):
+            return False
+        self._arrivals.pop(key, None)
+        self._slots.give(self._held.pop(key))
+        return True
+
     def delete(self, keys: List[bytes]) -> None:
         stored = []
         for key in keys:
-            arrival = self._arrivals.pop(key, None)
+            arrival = self._arrivals.get(key)
             if arrival is not None and arrival.storage is not None:
                 arrival.event.synchronize()
-            slot = self._held.pop(key, None)
-            if slot is None:
+                arrival.storage = None
+            if not self.drop(key):
                 stored.append(key)
-            else:
-                self._slots.give(slot)
         if stored:
             super().delete(stored)
 
@@ -403,8 +452,8 @@ def _batches(pairs: Iterable[Pair]) -> Iterator[List[Pair]]:
 class _KernelMover(_DeviceMover):
     """By kernels, to tensors."""
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
-        super().__init__(space, device, attached)
+    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
+        super().__init__(space, device, way)
         self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
         self._reads = torch.cuda.Stream(device)  # has what reads come after
 

@@ -15,7 +15,8 @@ import os
 import threading
 import time
 import warnings
-from typing import Any, Iterable, List, Optional, Tuple
+from collections import deque
+from typing import Any, Deque, Iterable, List, Optional, Tuple
 
 import torch
 
@@ -27,7 +28,8 @@ from .memory import octets
 
 WASTE = 4  # a slot is taken for what is less by a quarter of it at most
 RESERVE_SECONDS = 0.05  # to wait for room
-PAUSE_SECONDS = 1.0  # after there was none
+PAUSE_SECONDS = 1.0  # after there was none; twice as long each time
+PAUSE_SECONDS_MAX = 64.0
 AHEAD_BYTES = 1 << 30  # at a time: a window of the library's
 AHEAD_SECONDS = 5.0
 
@@ -68,7 +70,9 @@ class Slots:
         self._name = os.urandom(_NAME_BYTES)
         self._numbers = itertools.count()
         self._free: List[Slot] = []
+        self._given: Deque[Slot] = deque()
         self._not_before = 0.0
+        self._pause = PAUSE_SECONDS
         self.nbytes = 0
 
     @property
@@ -105,16 +109,20 @@ class Slots:
             return self._take_free(nbytes) or self._new(nbytes)
 
     def give(self, slot: Slot) -> None:
-        """It is not used any more, but for what comes before its event."""
-        with self._lock:
-            self._free.append(slot)
+        """It is not used any more, but for what comes before its event. From finalisers too: without a lock."""
+        self._given.append(slot)
 
     def trim(self) -> None:
         """Gives back to the pool what nobody uses."""
         with self._lock:
             self._trim()
 
+    def _collect(self) -> None:
+        while self._given:
+            self._free.append(self._given.popleft())
+
     def _take_free(self, nbytes: int) -> Optional[Slot]:
+        self._collect()
         fitting = [slot for slot in self._free if nbytes <= slot.nbytes <= nbytes + nbytes // WASTE]
         if not fitting:
             return None
@@ -134,11 +142,14 @@ class Slots:
             self._trim()
             views = self._reserve(nbytes)
         if views is None:
-            self._not_before = time.monotonic() + PAUSE_SECONDS
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, PAUSE_SECONDS_MAX)
             return None
+        self._pause = PAUSE_SECONDS
         return self._mapped(views)
 
     def _trim(self) -> None:
+        self._collect()
         free, self._free = self._free, []
         for slot in free:
             if slot.read is not None:
