@@ -146,7 +146,7 @@ static void run_one(const struct options *o, struct worker *w, uint64_t seed)
     struct sim_run again = run;
     struct sim_counts counts = {0};
 
-    again.verbose = false;
+    again.verbose = run.verbose;
     tables_forget();
     if (seed == o->first && sim_run_seed(&again, &counts) != hash) {
         fprintf(stderr, "seed %" PRIu64 " gave two different runs\n", seed);

@@ -297,6 +297,77 @@ START_TEST(another_object_of_the_same_key)
 }
 END_TEST
 
+static struct tiering_id piece_of(const struct tiering_id *id, uint32_t piece)
+{
+    struct tiering_id of = *id;
+
+    of.piece = piece;
+    return of;
+}
+
+/* Two pieces. */
+static void put_two(const struct tiering_id *id, uint32_t seed)
+{
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tiering_id piece = piece_of(id, i);
+        struct tiering_grant grant;
+
+        ck_assert_int_eq(rig_reserve(&rig, &rig.s, &piece, UINT64_C(2) * RIG_PIECE, RIG_PIECE, &grant), 0);
+        rig_fill(rig_memory(&rig, &grant), RIG_PIECE, seed);
+        ck_assert_int_eq(rig_commit(&rig, &rig.s, grant.lease), 0);
+    }
+}
+
+/* `cache`, a piece on each device. One of them hears of the block's deletion in time, and of its new piece; a crash brings back
+ * the other one's old piece. They are no block. */
+START_TEST(no_block_is_made_of_two)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 32 * MIB}, 2);
+    rig_start(&rig);
+    struct tiering_id id = key(RIG_CACHE, 1), other = key(RIG_CACHE, 2), durable = key(RIG_DURABLE, 1);
+
+    put_two(&id, 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tiering_id piece = piece_of(&id, i);
+
+        weigh(i == 0 ? 1000 : 1, i == 1 ? 1000 : 1);
+        rig_evict(&rig, &piece);
+    }
+    ck_assert_int_eq(rig_put(&rig, &other, 70000, 1), 0);
+    rig_evict(&rig, &other);
+    rig_restart(&rig);
+    id = key(RIG_CACHE, 1);
+    other = key(RIG_CACHE, 2);
+    durable = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(tiering_delete(rig.t, &other), 0);
+    rig_settle(&rig); /* that is written at once, and what follows when that is a second ago */
+    ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    put_two(&id, 2);
+    weigh(1000, 1);
+    struct tiering_id first = piece_of(&id, 0);
+
+    rig_evict(&rig, &first);
+    rig.t->spaces[durable.space].home = 0;
+    ck_assert_int_eq(rig_put(&rig, &durable, 5000, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0); /* its device's log has all that was put there */
+    rig_crash(&rig, true);
+    id = key(RIG_CACHE, 1);
+    uint32_t n_of[2] = {0};
+
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tiering_id piece = piece_of(&id, i);
+        int as_new = rig_get(&rig, &piece, 2);
+
+        ck_assert(as_new == 0 || as_new == -ENOENT || as_new == -EILSEQ);
+        n_of[0] += as_new == -EILSEQ && rig_get(&rig, &piece, 1) == 0;
+        n_of[1] += as_new == 0;
+    }
+    ck_assert_msg(n_of[0] == 0 || n_of[1] == 0, "%u old pieces beside %u new ones", n_of[0], n_of[1]);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 /* An old copy, whose deletion a crash lost, and a new one on another device: one of them is kept, and when that goes, the
  * other must not take its place. */
 START_TEST(of_two_copies_on_two_devices_none_comes_back)
@@ -1066,6 +1137,7 @@ int main(void)
     tcase_add_test(tc, a_flush_that_fails_and_a_restart_with_memory);
     tcase_add_test(tc, a_flush_that_fails_beside_a_writer);
     tcase_add_loop_test(tc, another_object_of_the_same_key, 0, 2);
+    tcase_add_test(tc, no_block_is_made_of_two);
     tcase_add_loop_test(tc, a_flush_that_fails_for_another_partition, 0, 2);
     tcase_add_loop_test(tc, a_sync_while_a_flush_fails_elsewhere, 0, 12);
     tcase_add_test(tc, a_full_device);
