@@ -109,7 +109,7 @@ struct policy_stat {
     uint64_t ghost_bytes; /* memory allocated for them and for the policy itself */
     /* Of a policy that plans: */
     uint64_t plan_accesses; /* of the order that it follows now; 0: none */
-    uint64_t plans;         /* orders learned so far */
+    uint64_t plans;         /* orders learned, or told, so far */
     uint64_t deviations;    /* accesses that an order had not foretold */
     /* Of those that fetch() has begun to bring: asked for since; or gone before, or given up with the order. */
     uint64_t prefetched_used, prefetched_wasted;
@@ -160,6 +160,10 @@ struct policy_ops {
     /* Calls `fetch` for those that are used soon and are not resident, the next one first, until `max` of them were brought,
      * or are on their way, and have not been used. NULL: never known. */
     void (*fetch)(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx);
+    /* The order of all that is asked for from now on, again and again, as the lower 32 bits of the hashes: as if it had been
+     * learned, in the place of what was. Returns how many are followed: all, or 0 where so few are no order; -E2BIG: more than
+     * it has room for, and nothing has changed. n = 0: it is no longer so. NULL: orders mean nothing to this policy. */
+    int (*tell)(struct policy *p, const uint32_t *hashes, uint32_t n);
     void (*resize)(struct policy *p, uint64_t capacity_sectors);
     void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
     /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Plan: for what is used in the same order again and again, as training does with its states. It learns that order, and
- * then evicts what is used farthest in the future (Belady, 1966): on a cycle that does not fit LRU has no hit at all, and
- * this has as many as can be had. Until an order is learned, and when it is no longer kept to, it is LRU.
+ * Plan: for what is used in the same order again and again, as training does with its states. It learns that order, or is
+ * told it, and then evicts what is used farthest in the future (Belady, 1966): on a cycle that does not fit LRU has no hit
+ * at all, and this has as many as can be had. Until an order is known, and when it is no longer kept to, it is LRU.
  *
  *   LEARNING ──the last two periods were equal──▶ COPYING ──▶ LINKING ──▶ FOLLOWING
- *      ▲                │ another access than foretold │           │          │ too many of them
- *      └────────────────┴──────────────────────────────┴───────────┴──────────┘
+ *      ▲ │              │ another access than foretold │           │       ▲  │ too many of them
+ *      └─┼──────────────┴──────────────────────────────┴───────────┴───────┼──┘
+ *        └──tell()─────────────────────────────────────────────────────────┘      from any other stage, too
  *
  * COPYING takes the period out of the history into slots, LINKING links each slot with the next one of the same object and
- * says of residents where they are due: a few slots for each access, so that no access is slow.
+ * says of residents where they are due: a few slots for each access, so that no access is slow. tell() does all of that at
+ * once, for its caller pays by the access.
  *
  * FOLLOWING: `pos` is the slot that is expected. A resident object that the plan knows is due at its next slot: that slot
  * names it, and the object's node names the slot (state[1] from its second byte on, plus one). The one to go is due
@@ -44,6 +46,7 @@
 #define STEPS 64       /* slots that are copied or linked at one access */
 #define USES_MAX 64    /* of an object in a period that are looked at */
 #define FETCH_AHEAD 64 /* slots */
+#define SHORT_PART 128 /* of the table: to empty so many places one by one costs as much as all of it at once */
 #define NONE POLICY_NONE
 
 /*
@@ -211,9 +214,22 @@ static void stay_choose(struct plan *a)
     a->fewest = UINT32_MAX;
 }
 
-static void plan_begin(struct plan *a)
+/* Of the last plan. Where that is short, only from where its objects would be on: the rest is empty. */
+static void table_clear(struct plan *a)
 {
-    a->period = a->learner.period;
+    if (a->period > a->first_mask / SHORT_PART) {
+        memset(a->first, 0, ((size_t)a->first_mask + 1) * sizeof(*a->first));
+        return;
+    }
+    for (uint32_t slot = 0; slot < a->period; slot++)
+        for (uint32_t at = a->slots[slot].hash & a->first_mask; a->first[at] != 0; at = (at + 1) & a->first_mask)
+            a->first[at] = 0;
+}
+
+static void plan_begin(struct plan *a, uint32_t period)
+{
+    table_clear(a);
+    a->period = period;
     a->pos = a->period; /* slot 0 is what comes next */
     a->done = 0;
     a->errors = a->n_stray = 0;
@@ -221,21 +237,22 @@ static void plan_begin(struct plan *a)
     a->stage = COPYING;
 }
 
-/*
- * From the last slot to the first, so that `first` has the first in the end, and `next` the later one of two. The history
- * has gone on since the plan began: by as many accesses as `pos` is ahead of the period.
- */
+/* From the last slot to the first, so that `first` has the first in the end, and `next` the later one of two. */
+static void slot_copy(struct plan *a, uint32_t slot, uint32_t hash)
+{
+    uint32_t *first = first_of(a, hash);
+
+    a->slots[slot] = (struct slot){.hash = hash, .next = *first - 1, .obj = NONE};
+    *first = slot + 1;
+}
+
+/* The history has gone on since the plan began: by as many accesses as `pos` is ahead of the period. */
 static void copy_some(struct plan *a)
 {
     for (uint32_t i = 0; i < STEPS && a->done < a->period; i++, a->done++) {
-        uint32_t slot = a->period - 1 - a->done, since = a->pos - a->period;
-        uint32_t hash = plan_learner_back(&a->learner, since + a->done);
+        uint32_t since = a->pos - a->period;
 
-        a->slots[slot] = (struct slot){.hash = hash, .next = NONE, .obj = NONE};
-        uint32_t *first = first_of(a, hash);
-
-        a->slots[slot].next = *first - 1;
-        *first = slot + 1;
+        slot_copy(a, a->period - 1 - a->done, plan_learner_back(&a->learner, since + a->done));
     }
     if (a->done < a->period)
         return;
@@ -309,21 +326,14 @@ static void follow(struct plan *a, uint32_t hash)
         go_on_at(a, a->stray);
 }
 
-static void table_clear(struct plan *a)
-{
-    memset(a->first, 0, ((size_t)a->first_mask + 1) * sizeof(*a->first));
-}
-
 /* An access, before what is to be said of the object that is accessed. */
 static void see(struct plan *a, uint32_t hash)
 {
     plan_learner_see(&a->learner, hash);
     if (a->stage == LEARNING) {
         if (plan_learner_is_sure(&a->learner) && a->learner.period >= PERIOD_MIN &&
-            a->learner.period <= a->max_period) {
-            table_clear(a);
-            plan_begin(a);
-        }
+            a->learner.period <= a->max_period)
+            plan_begin(a, a->learner.period);
         return;
     }
     if (a->stage == FOLLOWING) {
@@ -394,6 +404,28 @@ static void plan_evict(struct policy *p, uint32_t obj, uint64_t hash, uint32_t s
 {
     (void)hash;
     plan_remove(p, obj, sectors);
+}
+
+static int plan_tell(struct policy *p, const uint32_t *hashes, uint32_t n)
+{
+    struct plan *a = plan_of(p);
+
+    if (n > a->max_period)
+        return -E2BIG;
+    plan_drop(a);
+    if (n < PERIOD_MIN)
+        return 0;
+    plan_begin(a, n);
+    for (uint32_t slot = n; slot-- > 0;)
+        slot_copy(a, slot, hashes[slot]);
+    a->pos = 0;
+    a->stage = LINKING;
+    while (a->stage == LINKING)
+        link_some(a);
+    a->n_stay = 0; /* until room is wanted: only then it is known how many there is room for */
+    for (uint32_t i = 0; i < n; i += STEPS)
+        meet_some(a);
+    return (int)n;
 }
 
 /* --- Who goes ---------------------------------------------------------------------------------------------------- */
@@ -483,6 +515,8 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
     if (!is_following(a))
         return policy_queue_victim(&a->queue, pin, ctx);
     a->fewest = MIN(a->fewest, a->queue.len);
+    if (a->n_stay == 0) /* it began when memory was not full, and who was there then goes first */
+        stay_choose(a);
     if (due_of(a, a->queue.head) == NONE && pin(ctx, a->queue.head) == POLICY_FREE)
         return a->queue.head;
     uint32_t victim = victim_in(a, &a->spare, pin, ctx);
@@ -651,6 +685,7 @@ const struct policy_ops policy_plan = {
     .coldest = plan_coldest,
     .misses_ahead = plan_misses_ahead,
     .fetch = plan_fetch,
+    .tell = plan_tell,
     .resize = plan_resize,
     .stat = plan_stat,
     .check = plan_check,

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Plan: an order that repeats is learned, and from then on each eviction is the one that Belady would make; what comes
+ * Plan: an order that repeats is learned, or told, and from then on each eviction is the one that Belady would make; what comes
  * otherwise is borne, counted, and in the end believed.
  */
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,6 +118,16 @@ static void step_there_and_back(uint32_t n)
         step.at[i] = step.at[2 * n - 1 - i] = i;
 }
 
+/* So many accesses of the step's order, again and again. */
+static int tell(uint32_t n)
+{
+    static uint32_t hashes[GHOSTS + 1];
+
+    for (uint32_t i = 0; i < n; i++)
+        hashes[i] = step.at[i % step.n] + 1;
+    return policy_plan.tell(world.policy, hashes, n);
+}
+
 /* How many of `n_steps` steps' accesses hit if each eviction is Belady's, from what is resident now. */
 static uint64_t optimum(uint32_t n_steps)
 {
@@ -154,12 +165,17 @@ static uint64_t optimum(uint32_t n_steps)
     return hits;
 }
 
+static void steps_run(uint32_t n_steps)
+{
+    for (uint32_t i = 0; i < n_steps; i++)
+        step_run();
+}
+
 static void steps_are_optimal(uint32_t n_steps)
 {
     uint64_t best = optimum(n_steps), before = world.hits;
 
-    for (uint32_t i = 0; i < n_steps; i++)
-        step_run();
+    steps_run(n_steps);
     ck_assert_uint_eq(world.hits - before, best);
     ck_assert_uint_gt(best, 0);
 }
@@ -578,6 +594,8 @@ START_TEST(random_use_keeps_the_sums)
 
             if (dice == 0 && k % 12 > 6) {
                 refer((uint32_t)(splitmix64_next(&seed) % 300));
+            } else if (dice == 2 && k % 4 == 0) {
+                (void)tell((uint32_t)(splitmix64_next(&seed) % step.n));
             } else if (dice == 1) {
                 uint32_t obj = (uint32_t)(splitmix64_next(&seed) % 300);
 
@@ -593,6 +611,124 @@ START_TEST(random_use_keeps_the_sums)
         }
     }
     ck_assert_uint_gt(stat_of().plans, 1);
+    world_close();
+}
+END_TEST
+
+/* ── told ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Belady's from the first access on; what is only learned has no hit in the first two steps. */
+START_TEST(a_cycle_that_is_told_is_held_at_once)
+{
+    uint32_t n = 400;
+
+    step_cycle(n);
+    world_open(n * percents[_i] / 100, true);
+    steps_run(2);
+    ck_assert_uint_eq(world.hits, 0);
+    world_close();
+
+    world_open(n * percents[_i] / 100, _i % 2);
+    ck_assert_int_eq(tell(n), (int)n);
+    ck_assert_uint_eq(stat_of().plan_accesses, n);
+    steps_are_optimal(2);
+    steps_are_optimal(1);
+    steps_are_optimal(5);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    ck_assert_uint_eq(stat_of().plans, 1);
+    world_close();
+}
+END_TEST
+
+START_TEST(there_and_back_that_is_told_is_held_at_once)
+{
+    uint32_t n = 300;
+
+    step_there_and_back(n);
+    world_open(n * percents[_i] / 100, true);
+    ck_assert_int_eq(tell(step.n), (int)step.n);
+    steps_are_optimal(1);
+    steps_are_optimal(3);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    world_close();
+}
+END_TEST
+
+/* Who is there already is met at once, whatever they have been used for. */
+START_TEST(residents_are_met_when_it_is_told)
+{
+    step_there_and_back(300);
+    world_open(150, true);
+    steps_run(1);
+    ck_assert_int_eq(tell(step.n), (int)step.n);
+    steps_are_optimal(1);
+    steps_are_optimal(3);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    world_close();
+}
+END_TEST
+
+/* As one that was learned: borne, counted, in the end given up; what comes instead is learned. */
+START_TEST(an_order_that_is_not_kept_to_is_given_up)
+{
+    step_cycle(200);
+    world_open(100, true);
+    ck_assert_int_eq(tell(step.n), (int)step.n);
+    steps_run(2);
+    refer(OBJECTS - 1);
+    steps_run(1);
+    ck_assert_uint_eq(stat_of().deviations, 1);
+    ck_assert_uint_eq(stat_of().plan_accesses, 200);
+    for (uint32_t i = 0; i < step.n; i++)
+        step.at[i] = (i * 11 + 300) % 500;
+    steps_run(1);
+    ck_assert_uint_eq(stat_of().plan_accesses, 0);
+    ck_assert_uint_gt(stat_of().deviations, 30);
+    ck_assert_uint_le(stat_of().deviations, 40);
+    steps_run(4);
+    ck_assert_uint_eq(stat_of().plans, 2);
+    steps_are_optimal(5);
+    world_close();
+}
+END_TEST
+
+/* Another order, or none: the table has nothing left of the last one, whether that was short or long. */
+START_TEST(another_order_is_told)
+{
+    static const uint32_t lengths[] = {200, 33, 9, 130, 8, 400, 11};
+
+    world_open(100, true);
+    for (uint32_t i = 0; i < ARRAY_LEN(lengths); i++) {
+        step_cycle(lengths[i]);
+        if (i == 3)
+            step_there_and_back(65);
+        ck_assert_int_eq(tell(step.n), (int)step.n);
+        steps_run(2);
+        ck_assert_uint_eq(stat_of().deviations, 0);
+        ck_assert_uint_eq(stat_of().plan_accesses, step.n);
+    }
+    steps_run(1); /* three: it has been learned meanwhile, too */
+    ck_assert_int_eq(tell(0), 0);
+    ck_assert_uint_eq(stat_of().plan_accesses, 0);
+    for (uint32_t i = 0; i < 3; i++)
+        refer(OBJECTS - 1 - i);
+    ck_assert_uint_eq(stat_of().plan_accesses, 0);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    world_close();
+}
+END_TEST
+
+START_TEST(an_order_that_is_too_short_or_too_long_is_none)
+{
+    step_cycle(200);
+    world_open(100, true);
+    ck_assert_int_eq(tell(200), 200);
+    ck_assert_int_eq(tell(GHOSTS), -E2BIG);
+    ck_assert_uint_eq(stat_of().plan_accesses, 200); /* as before */
+    ck_assert_int_eq(tell(GHOSTS - GHOSTS / 32 - 2), GHOSTS - GHOSTS / 32 - 2);
+    steps_run(2);
+    ck_assert_int_eq(tell(7), 0);
+    ck_assert_uint_eq(stat_of().plan_accesses, 0);
     world_close();
 }
 END_TEST
@@ -645,6 +781,12 @@ int main(void)
     tcase_add_test(tc, what_comes_next_is_brought);
     tcase_add_test(tc, a_step_begun_anew_is_followed);
     tcase_add_test(tc, another_order_is_learned);
+    tcase_add_loop_test(tc, a_cycle_that_is_told_is_held_at_once, 0, ARRAY_LEN(percents));
+    tcase_add_loop_test(tc, there_and_back_that_is_told_is_held_at_once, 0, ARRAY_LEN(percents));
+    tcase_add_test(tc, residents_are_met_when_it_is_told);
+    tcase_add_test(tc, an_order_that_is_not_kept_to_is_given_up);
+    tcase_add_test(tc, another_order_is_told);
+    tcase_add_test(tc, an_order_that_is_too_short_or_too_long_is_none);
     tcase_add_loop_test(tc, random_use_keeps_the_sums, 0, 6);
     tcase_add_test(tc, the_held_keep_their_places);
     suite_add_tcase(s, tc);
