@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Tells tiering's policies which blocks a request is about, in one go, before any of them is served. A leaf: it changes
- * nothing of the request but that this was done. Engine thread only.
+ * nothing of the request but that this was done. And what will be asked for, of which PLAN is a list. Engine thread only.
  *
- * The items are copied a second time for this. A client that changes them between the two copies fools the policy about
+ * A request's items are copied a second time for this. A client that changes them between the two copies fools the policy about
  * its own chain, and nobody else: what is checked and used for anything that matters is the other copy.
  */
+#include <errno.h>
+
 #include "daemon/request_core.h"
 #include "include/base/atomic.h"
 
@@ -57,4 +59,49 @@ uint32_t request_name(struct request *req)
         name_some(req, i, MIN((uint32_t)LIST_WARM_ITEMS, req->sqe.n_items - i));
     tiering_chain_end(tiering);
     return req->sqe.n_items / NAMED_PER_ITEM;
+}
+
+static int plan_add(const struct request *req, const struct target *target)
+{
+    struct step step;
+    int r = 0;
+
+    for (uint32_t i = 0; i < target->n_pieces && r == 0; i++) {
+        target_step(req, target, i, &step);
+        r = tiering_plan_add(req->rq->tiering, &step.id);
+    }
+    return r;
+}
+
+/* Once all items are there: how many accesses are followed, or a negative errno. */
+static int plan_end(struct request *req)
+{
+    uint64_t items = req->sqe.arg[0] + req->sqe.n_items;
+
+    if (items == req->sqe.arg[1])
+        return tiering_plan_end(req->rq->tiering);
+    tiering_plan_pause(req->rq->tiering, &req->peer->tiering, items);
+    return 0;
+}
+
+uint32_t plan_run(struct request *req)
+{
+    uint32_t n_items = req->sqe.n_items, detail = 0;
+    int r = tiering_plan_begin(req->rq->tiering, &req->peer->tiering, req->space.index, req->sqe.arg[0]);
+
+    for (uint32_t i = 0; i < n_items && r == 0; i++) {
+        struct spw_item item;
+
+        if (!list_copy_item(req, i, &item))
+            return n_items;
+        r = list_target(req, &item, &req->target, &detail);
+        if (r == 0)
+            r = plan_add(req, &req->target);
+    }
+    if (r == 0)
+        r = plan_end(req);
+    uint32_t accesses = r > 0 ? (uint32_t)r : 0;
+
+    request_end(req, MIN(r, 0), r == -E2BIG ? SPW_LIMIT_PLAN : detail, accesses);
+    return MAX(n_items + accesses / NAMED_PER_ITEM, 1U);
 }

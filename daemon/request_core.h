@@ -7,7 +7,7 @@
  *   request_turn.c  who is served when: turns, deadlines
  *   request_item.c  an element of a list, copied and checked
  *   request_list.c  lists of items and handles: one piece at a time, each outcome written where the client expects it
- *   request_chain.c what a list says of the request that it is part of, for the policies
+ *   request_chain.c what a list says of the request that it is part of, for the policies; PLAN
  *   request_all.c   all or nothing, and SYNC: the list as a whole
  *   request_gpu.c   lanes, and the lists of handles that go over them
  *   request_op.c    the operations: what each takes, and the call into tiering that it is
@@ -189,8 +189,8 @@ struct op {
                 struct tiering_grant *ret_grant, struct spw_result *ret_result);
     /* Gives back what a piece was granted (all or nothing). */
     void (*undo)(struct request *req, uint64_t lease);
-    /* Of a list that is always served as a whole, all three, and no step: begins it, and returns what that cost; what runs
-     * for it has ended; it is to stop, as request_stop(). */
+    /* Of a list that is always served as a whole, and no step: begins it, and returns what that cost; and, unless it is over
+     * then: what runs for it has ended; it is to stop, as request_stop(). */
     uint32_t (*run)(struct request *req);
     void (*ended)(struct request *req);
     bool (*stop)(struct request *req, int status, uint32_t detail);
@@ -271,6 +271,8 @@ int list_key(const struct request *req, const struct spw_item *item, struct tier
 /* request_chain.c */
 /* Before any of the list is taken. What it cost, in items. */
 uint32_t request_name(struct request *req);
+/* PLAN: the whole list at once. */
+uint32_t plan_run(struct request *req);
 
 /* request_all.c */
 /* As list_run(), but the whole list in one turn. */

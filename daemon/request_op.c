@@ -314,6 +314,15 @@ static int begin_tensor(struct request *req)
     return req->sqe.n_items == 1 ? 0 : -EINVAL;
 }
 
+static int begin_plan(struct request *req)
+{
+    uint64_t before = req->sqe.arg[0], all = req->sqe.arg[1], n = req->sqe.n_items;
+
+    if (before > all || n > all - before || (n == 0 && all > 0) || req->sqe.results != 0)
+        return -EINVAL;
+    return 0;
+}
+
 /* --- The table --------------------------------------------------------------------------------------------------- */
 
 static const struct op op_nop = {0};
@@ -465,6 +474,16 @@ static const struct op op_gpu = {
     .stop = dma_stop,
 };
 
+static const struct op op_plan = {
+    .list = OP_LIST_ITEMS,
+    .n_args = 2,
+    .needs_space = true,
+    .may_be_empty = true,
+    .no_results = true,
+    .begin = begin_plan,
+    .run = plan_run,
+};
+
 const struct op *op_find(uint8_t opcode)
 {
     switch ((enum spw_op)opcode) {
@@ -507,6 +526,8 @@ const struct op *op_find(uint8_t opcode)
     case SPW_OP_GPU_SPILL:
     case SPW_OP_GPU_FETCH:
         return &op_gpu;
+    case SPW_OP_PLAN:
+        return &op_plan;
     case SPW_OPS:
         break;
     }

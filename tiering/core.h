@@ -13,6 +13,7 @@
  *   urge.c      transfers that a client has come to wait for
  *   place.c     which device takes a piece; write budgets
  *   chain.c     what requests name, for the policies
+ *   plan.c      the order of accesses that a session declares, for the policies
  *   lease.c     leases and admission; sessions' ends
  *   ops.c       the operations that sessions ask for: new blocks, tensors, lookup, deletion
  *   access.c    the same: leases on what is there
@@ -164,6 +165,14 @@ struct chain_naming {
     struct tiering_session *session;
     struct policy *policy;
     enum policy_use use;
+};
+
+/* The order that tiering_plan_begin() began. */
+struct plan_telling {
+    uint32_t *hashes; /* lower halves; PLAN_ACCESSES_MAX */
+    uint32_t n_accesses, space;
+    uint64_t n_items;                     /* of the lists so far */
+    const struct tiering_session *session; /* whose next list goes on; NULL: nobody's */
 };
 
 /* Is what a policy gives no hope worth a device's room? Of lately; see evict.c. */
@@ -462,6 +471,7 @@ struct tiering {
     uint32_t n_nodes[MEM_TIERS];
     uint64_t cxl_weights[NODES_MAX];
     struct chain_naming chain;
+    struct plan_telling plan;
     uint32_t forgets; /* it is deleted because its segment is emptied: the log need not be told. RECORD_NONE: none */
     uint32_t piece_bytes;
     uint32_t sync_number;
@@ -777,6 +787,9 @@ void advice_unpinned(struct tiering *t, uint32_t object);
 /* --- chain.c --- */
 /* For the policies; ctx is a policy_seat. */
 uint32_t chain_find(void *ctx, uint32_t hash_low);
+
+/* --- plan.c --- */
+void plan_session_end(struct tiering *t, const struct tiering_session *s);
 
 /* --- lease.c --- */
 /* NULL: it is no lease that the session may use. */

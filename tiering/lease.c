@@ -329,6 +329,7 @@ void tiering_session_leave(struct tiering *t, struct tiering_session *s)
         lease_leave_session(t, &t->leases[s->first_lease]);
     room_session_end(t, s);
     user_session_end(t, s);
+    plan_session_end(t, s);
 }
 
 void tiering_session_end(struct tiering *t, struct tiering_session *s)
@@ -354,5 +355,6 @@ void tiering_session_end(struct tiering *t, struct tiering_session *s)
     kill_point("lease.session_over");
     room_session_end(t, s);
     user_session_end(t, s);
+    plan_session_end(t, s);
     room_orphans(t);
 }

@@ -120,7 +120,8 @@ static int tiering_tables_new(struct tiering *t)
     t->shadows = calloc(UINT64_C(2) * SHADOWS_MAX, sizeof(*t->shadows));
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
     t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
-    if (!t->chain.refs || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
+    t->plan.hashes = calloc(PLAN_ACCESSES_MAX, sizeof(*t->plan.hashes));
+    if (!t->chain.refs || !t->plan.hashes || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
         !t->sync_refs)
         return -ENOMEM;
     if (users_new(t) < 0)
@@ -256,6 +257,7 @@ void tiering_free(struct tiering *t)
     free(t->shadows);
     free(t->sync_refs);
     free(t->chain.refs);
+    free(t->plan.hashes);
     users_free(t);
     warm_free(t);
     free(t);

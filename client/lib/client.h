@@ -491,7 +491,7 @@ int client_build_acquire(const char *name, struct client_call *ret_call, spw_spa
 /* COMMIT, ABORT, RELEASE; `flags` as the API has them, of which `allowed` may be set. */
 int client_build_handles(const char *name, struct client_call *ret_call, enum spw_op op, spw_space *space,
                          struct spw_view *views, size_t n, unsigned flags, unsigned allowed) must_check;
-/* TOUCH, PREFETCH, ADVISE, PIN, DELETE, SYNC. `statuses` may be NULL. */
+/* TOUCH, PREFETCH, ADVISE, PIN, PLAN, DELETE, SYNC. `statuses` may be NULL. */
 int client_build_keys(const char *name, struct client_call *ret_call, enum spw_op op, spw_space *space,
                       const struct spw_key *keys, size_t n, unsigned flags, unsigned allowed,
                       int32_t *statuses) must_check;

@@ -165,6 +165,17 @@ int spw_pin(spw_space *space, const struct spw_key *keys, size_t n, uint32_t dur
     return run_built("spw_pin", r, &call);
 }
 
+long spw_plan(spw_space *space, const struct spw_key *keys, size_t n)
+{
+    struct client_call call;
+    int r = client_build_keys("spw_plan", &call, SPW_OP_PLAN, space, keys, n, 0, 0, NULL);
+
+    call.no_results = true;
+    call.arg[1] = n;
+    r = run_built("spw_plan", r, &call);
+    return r < 0 ? r : (long)call.value;
+}
+
 int spw_delete(spw_space *space, const struct spw_key *keys, size_t n, int32_t *ret_status)
 {
     struct client_call call;

@@ -113,7 +113,7 @@ static void slot_send(struct client_ring *ring, const struct client_slot *slot, 
                         .n_items = slice->n_items,
                         .results = slice->n_results > 0 || call->stat ? offset + (uint32_t)slice->items_bytes : 0,
                         .timeout_ms = timeout_ms,
-                        .arg = {call->arg[0], call->arg[1], call->arg[2]},
+                        .arg = {call->opcode == SPW_OP_PLAN ? slice->first : call->arg[0], call->arg[1], call->arg[2]},
                     });
 }
 
@@ -229,7 +229,8 @@ int client_ring_start(struct client_ring *ring, struct client_call *call)
     call->prefix = call->n;
     if (call->timeout_ms != 0)
         call->started_ms = client_now_coarse_ms();
-    if (call->n == 0 && call->opcode != SPW_OP_NOP && call->opcode != SPW_OP_STAT && call->opcode != SPW_OP_SYNC) {
+    if (call->n == 0 && call->opcode != SPW_OP_NOP && call->opcode != SPW_OP_STAT && call->opcode != SPW_OP_SYNC &&
+        call->opcode != SPW_OP_PLAN) {
         list_init(&call->link); /* an empty list is nothing to do */
         call_sent(call);
         call_end_if_done(call);

@@ -404,6 +404,7 @@ enum spw_limit {
     SPW_LIMIT_DEVICE_LOG = 23,    /* a device's log is full: spillctl device format --object-size */
     SPW_LIMIT_UID_LEASES = 24,    /* [pool] uid_leases_percent: of all sessions of the user */
     SPW_LIMIT_UID_FDS = 25,       /* [daemon] uid_descriptors */
+    SPW_LIMIT_PLAN = 26,          /* accesses of a plan: 65536, or as many as its pool may have pieces in memory */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */
@@ -459,7 +460,8 @@ enum spw_op {
         18, /* handles: arg[0] = lane, arg[1] = sequence, arg[2] = offset in the allocation of a direct lane;
                               from that slot, or from there, to the leases' bytes */
     SPW_OP_GPU_FETCH = 19, /* handles: the same, the other way */
-    SPW_OPS = 20,
+    SPW_OP_PLAN = 20,      /* items: the order of accesses; arg[0] = items of it before this list, arg[1] = of all of it */
+    SPW_OPS = 21,
 };
 
 enum {
@@ -659,6 +661,23 @@ enum spw_advice {
     SPW_ADVICE_KEEP_UNTIL = 3,
     SPW_ADVICE_SCORE = 4,
 };
+
+/*
+ * A plan: the order in which the space's objects will be asked for, again and again, from the next access on. A pool's policy
+ * `plan` then evicts what is used farthest in the future, and reads ahead, as if it had learned the order; it holds for all
+ * spaces of the pool that have the space's class, and takes the place of what was learned or declared before. Accesses that it
+ * does not foretell are counted, and if they are many it is dropped. It outlives the session, not the daemon.
+ *   An item is a range of an object, and means its pieces one after the other; length 0: all pieces of an object that is there,
+ * or the first of one that is not there yet. No object need be there. An object may be named more than once.
+ *   More items than fit a list come in several, one after the other on one ring; with the last of them the plan begins. The
+ * answer's value is how many accesses the plan has: 0 before the last list, where the pool's policy makes no plans, and of
+ * a plan of less than 8 accesses, which is dropped. n_items = 0 and arg[] 0 takes the plan back. There are no results, and
+ * `results` is 0. If it fails nothing has happened, but what came of the plan before is forgotten:
+ *     -ESTALE     other items than arg[0] says came before: another session has begun a plan; begin anew
+ *     -E2BIG      SPW_LIMIT_PLAN
+ *     -EINVAL     arg[0] + n_items is more than arg[1]
+ *   and with what an item would fail with.
+ */
 
 /* STAT: of the space's pool. All sizes in bytes. */
 struct spw_stat {

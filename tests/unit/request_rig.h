@@ -53,6 +53,9 @@ struct tiering {
     char chain[64]; /* what the last list named */
     uint32_t n_chain, n_chains;
     enum policy_use chain_use;
+    char plan[64]; /* what it names so far */
+    uint32_t n_plan, n_plans;
+    uint64_t plan_items; /* of lists that were paused */
 };
 static struct tiering stub;
 
@@ -215,6 +218,34 @@ void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t 
 void tiering_chain_end(struct tiering *t)
 {
     t->n_chains++;
+}
+int tiering_plan_begin(struct tiering *t, const struct tiering_session *s, uint32_t space, uint64_t items_before)
+{
+    bool goes_on = items_before == t->plan_items;
+
+    (void)s;
+    (void)space;
+    t->plan_items = 0;
+    t->n_plan = items_before ? t->n_plan : 0;
+    return items_before == 0 || goes_on ? 0 : -ESTALE;
+}
+int tiering_plan_add(struct tiering *t, const struct tiering_id *id)
+{
+    if (t->n_plan == sizeof(t->plan))
+        return -E2BIG;
+    t->plan[t->n_plan++] = (char)id->key[0];
+    t->last_piece = id->piece;
+    return 0;
+}
+void tiering_plan_pause(struct tiering *t, const struct tiering_session *s, uint64_t items)
+{
+    (void)s;
+    t->plan_items = items;
+}
+int tiering_plan_end(struct tiering *t)
+{
+    t->n_plans++;
+    return (int)t->n_plan;
 }
 int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes, uint32_t *ret_limit)
 {

@@ -81,6 +81,39 @@ START_TEST(test_chains_are_named)
 }
 END_TEST
 
+START_TEST(test_a_plan_in_lists)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_PLAN, 3);
+
+    sqe.results = 0;
+    sqe.arg[1] = 5;
+    put_items(&a, "hmw"); /* whether they are there or not */
+    struct spw_cqe cqe = call(&a, &sqe);
+
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_uint_eq(cqe.value, 0);
+    ck_assert_uint_eq(stub.n_plans, 0);
+    sqe.n_items = 2;
+    sqe.arg[0] = 3;
+    put_items(&a, "eh");
+    a.items[1].offset_bytes = 100; /* two pieces */
+    a.items[1].length_bytes = 2 * PIECE_BYTES - 100;
+    cqe = call(&a, &sqe);
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_uint_eq(cqe.value, 6);
+    ck_assert_uint_eq(stub.n_plans, 1);
+    ck_assert_mem_eq(stub.plan, "hmwehh", 6);
+    ck_assert_uint_eq(stub.last_piece, 1);
+    sqe = (struct spw_sqe){.opcode = SPW_OP_PLAN, .space = a.space}; /* taken back */
+    cqe = call(&a, &sqe);
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_uint_eq(cqe.value, 0);
+    ck_assert_uint_eq(stub.n_plans, 2);
+    ck_assert_uint_eq(stub.n_plan, 0);
+    ck_assert_uint_eq(stub.n_waits, 0);
+}
+END_TEST
+
 START_TEST(test_acquire_partial)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_ACQUIRE, 6);
@@ -888,6 +921,7 @@ int main(void)
     tcase_add_test(tc, test_nop);
     tcase_add_test(tc, test_lookup_counts_prefix);
     tcase_add_test(tc, test_chains_are_named);
+    tcase_add_test(tc, test_a_plan_in_lists);
     tcase_add_test(tc, test_acquire_partial);
     tcase_add_test(tc, test_handles);
     tcase_add_test(tc, test_retries);

@@ -171,6 +171,74 @@ START_TEST(test_sqe_mistakes)
 }
 END_TEST
 
+static struct spw_cqe plan(uint32_t n_items, uint64_t before, uint64_t all)
+{
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_PLAN, n_items);
+
+    sqe.results = 0;
+    sqe.arg[0] = before;
+    sqe.arg[1] = all;
+    return call(&a, &sqe);
+}
+
+/* A plan is the whole of it or none. */
+START_TEST(test_plan_mistakes)
+{
+    static const struct {
+        uint32_t n_items;
+        uint64_t before, all;
+        int status;
+    } cases[] = {{2, 0, 1, -EINVAL},
+                 {2, 1, 2, -EINVAL},
+                 {2, UINT64_MAX, 1, -EINVAL},
+                 {2, UINT64_MAX, UINT64_MAX, -EINVAL},
+                 {2, UINT64_MAX - 2, UINT64_MAX, -ESTALE},
+                 {2, 1, UINT64_MAX, -ESTALE},
+                 {0, 0, 1, -EINVAL},
+                 {0, 1, 1, -EINVAL},
+                 {SPW_LIST_MAX + 1, 0, SPW_LIST_MAX + 1, -EINVAL}};
+    struct spw_sqe sqe = sqe_of(&a, SPW_OP_PLAN, 2);
+
+    put_items(&a, "hh");
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        ck_assert_int_eq(plan(cases[i].n_items, cases[i].before, cases[i].all).status, cases[i].status);
+    sqe.arg[1] = 2;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL); /* it has no results */
+    sqe.n_items = 0;
+    sqe.arg[1] = 0;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL);
+    sqe.results = 0;
+    sqe.arg[2] = 1;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL);
+    sqe.arg[2] = 0;
+    sqe.flags = SPW_SQE_CHAIN;
+    ck_assert_int_eq(status_of(&a, &sqe), -EINVAL);
+
+    ck_assert_int_eq(plan(2, 0, 4).status, 0);
+    a.items[1].key_len = 0;
+    ck_assert_int_eq(plan(2, 2, 4).status, -EINVAL);
+    put_items(&a, "hh");
+    ck_assert_int_eq(plan(2, 2, 4).status, -ESTALE); /* the first half is forgotten */
+    a.items[1].length_bytes = UINT64_MAX;
+    ck_assert_int_eq(plan(2, 0, 2).status, -ERANGE);
+    a.items[1].length_bytes = 100 * (uint64_t)PIECE_BYTES;
+    struct spw_cqe cqe = plan(2, 0, 2);
+
+    ck_assert_int_eq(cqe.status, -E2BIG);
+    ck_assert_uint_eq(cqe.detail, SPW_LIMIT_PLAN);
+    ck_assert_uint_eq(stub.n_plans, 0);
+    put_items(&a, "hh");
+    a.items[1].reserved1 = 1;
+    sqe = sqe_of(&a, SPW_OP_PLAN, 2);
+    sqe.results = 0;
+    sqe.arg[1] = 2;
+    submit(&a, &sqe);
+    turns(2);
+    ck_assert_ptr_eq(broken_peer, &a.peer);
+    ck_assert_uint_eq(stub.n_plans, 0);
+}
+END_TEST
+
 START_TEST(test_space_handles)
 {
     struct spw_sqe sqe = sqe_of(&a, SPW_OP_LOOKUP, 1);
@@ -341,6 +409,7 @@ int main(void)
     tcase_add_loop_test(tc, test_sqe_args, 0, 3);
     tcase_add_loop_test(tc, test_item_reserved, 0, 7);
     tcase_add_test(tc, test_sqe_mistakes);
+    tcase_add_test(tc, test_plan_mistakes);
     tcase_add_test(tc, test_space_handles);
     tcase_add_test(tc, test_item_mistakes);
     tcase_add_test(tc, test_length_is_not_narrowed);
