@@ -278,6 +278,26 @@ START_TEST(test_long_lists_are_split)
 }
 END_TEST
 
+START_TEST(test_a_plan_goes_out_in_order)
+{
+    struct spw_key *keys = keys_new(MANY, 0, 0);
+    unsigned before = fake_sqes(fake);
+
+    ck_assert_int_eq(spw_plan(space, keys, MANY), MANY);
+    ck_assert_uint_ge(fake_sqes(fake) - before, 3);
+    ck_assert_int_eq(spw_plan(space, keys, 100), 100);
+    before = fake_sqes(fake);
+    ck_assert_int_eq(spw_plan(space, NULL, 0), 0); /* is told */
+    ck_assert_uint_eq(fake_sqes(fake) - before, 1);
+    ck_assert_int_eq(spw_plan(NULL, keys, 1), -EINVAL);
+    ck_assert_int_eq(spw_plan(space, NULL, 1), -EINVAL);
+    fake_set_fault(fake, FAKE_REQUEST_FAILS);
+    ck_assert_int_eq(spw_plan(space, keys, MANY), -EAGAIN);
+    fake_set_fault(fake, FAKE_NONE);
+    free(keys);
+}
+END_TEST
+
 START_TEST(test_limits_are_named)
 {
     struct spw_key key = key_of(1, 0);
@@ -1127,7 +1147,7 @@ static Suite *suite(void)
     } cases[] = {
         {"calls",
          {test_life_of_a_block, test_window_of_hits, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
-          test_limits_are_named, test_chunk_epochs, test_chunk_renewed_under_views, test_map_in_place_of_another}},
+          test_a_plan_goes_out_in_order, test_limits_are_named, test_chunk_epochs, test_chunk_renewed_under_views, test_map_in_place_of_another}},
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
         {"threads",
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A training step's states in a pool that holds half of them: what the plan policy saves in loads, with real moves. */
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "tests/unit/support/tiering_rig.h"
@@ -167,6 +168,150 @@ START_TEST(what_comes_next_is_there)
 }
 END_TEST
 
+/* Of the tensors from `first` on, as a list that comes after so many others. */
+static int declare(struct tiering_session *s, uint32_t first, uint32_t n)
+{
+    int r = tiering_plan_begin(rig.t, s, RIG_SCRATCH, first);
+
+    for (uint32_t i = first; i < first + n && r == 0; i++) {
+        struct tiering_id id = rig_id(&rig, RIG_SCRATCH, i);
+
+        r = tiering_plan_add(rig.t, &id);
+    }
+    if (r < 0 || first + n == TENSORS)
+        return r < 0 ? r : tiering_plan_end(rig.t);
+    tiering_plan_pause(rig.t, s, first + n);
+    return 0;
+}
+
+/* Belady's from the first access on: the first step has nothing to hit, the second one loads what does not fit. */
+START_TEST(a_plan_that_is_declared_counts_at_once)
+{
+    uint64_t loads[2], fits = DRAM / RIG_PIECE - 3; /* the watermark keeps some free */
+
+    open_with(&policy_plan, 0);
+    (void)step_run(0);
+    loads[0] = step_run(1);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plans, 0);
+    rig_close(&rig);
+
+    open_with(&policy_plan, 0);
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), TENSORS);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, TENSORS);
+    (void)step_run(0);
+    loads[1] = step_run(1);
+    for (uint32_t step = 2; step < 6; step++)
+        ck_assert_uint_le(step_run(step), TENSORS - fits);
+    struct tiering_pool_stat stat = rig_pool_stat(&rig, 0);
+
+    ck_assert_uint_eq(stat.plans, 1);
+    ck_assert_uint_eq(stat.deviations, 0);
+    rig_close(&rig);
+    ck_assert_uint_eq(loads[0], TENSORS);
+    ck_assert_uint_le(loads[1], TENSORS - fits);
+}
+END_TEST
+
+START_TEST(a_plan_comes_in_lists)
+{
+    open_with(&policy_plan, 0);
+    ck_assert_int_eq(declare(&rig.s, 0, 10), 0);
+    ck_assert_int_eq(declare(&rig.s, 10, 5), 0);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plans, 0);
+    ck_assert_int_eq(declare(&rig.s, 15, TENSORS - 15), TENSORS);
+    ck_assert_int_eq(declare(&rig.s, 15, TENSORS - 15), -ESTALE); /* it has ended */
+
+    ck_assert_int_eq(declare(&rig.s, 0, 10), 0);
+    ck_assert_int_eq(declare(&rig.s, 11, TENSORS - 11), -ESTALE); /* one is missing */
+    ck_assert_int_eq(declare(&rig.s, 10, TENSORS - 10), -ESTALE); /* so it was given up */
+
+    ck_assert_int_eq(declare(&rig.s, 0, 10), 0);
+    ck_assert_int_eq(declare(&rig.other, 10, TENSORS - 10), -ESTALE);
+    ck_assert_int_eq(declare(&rig.s, 0, 10), 0);
+    ck_assert_int_eq(declare(&rig.other, 0, 10), 0);
+    ck_assert_int_eq(declare(&rig.s, 10, TENSORS - 10), -ESTALE); /* another one has begun */
+
+    ck_assert_int_eq(declare(&rig.s, 0, 10), 0);
+    tiering_session_end(rig.t, &rig.s);
+    tiering_session_init(rig.t, &rig.s, ++rig.n_sessions, 1, 100);
+    ck_assert_int_eq(declare(&rig.s, 10, TENSORS - 10), -ESTALE);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plans, 1);
+    rig_close(&rig);
+}
+END_TEST
+
+/* As what was learned does. */
+START_TEST(a_plan_outlives_its_session)
+{
+    open_with(&policy_plan, 0);
+    ck_assert_int_eq(declare(&rig.other, 0, TENSORS), TENSORS);
+    tiering_session_end(rig.t, &rig.other);
+    tiering_session_init(rig.t, &rig.other, ++rig.n_sessions, 2, 100);
+    (void)step_run(0);
+    ck_assert_uint_le(step_run(1), TENSORS - DRAM / RIG_PIECE + 3);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).deviations, 0);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_plan_is_taken_back)
+{
+    open_with(&policy_plan, 0);
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), TENSORS);
+    ck_assert_int_eq(tiering_plan_begin(rig.t, &rig.s, RIG_SCRATCH, 0), 0);
+    ck_assert_int_eq(tiering_plan_end(rig.t), 0);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, 0);
+    (void)step_run(0);
+    ck_assert_uint_eq(step_run(1), TENSORS); /* as if there had been none */
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).deviations, 0);
+    rig_close(&rig);
+
+    open_with(&policy_lru, 0);
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), 0); /* means nothing there */
+    rig_close(&rig);
+}
+END_TEST
+
+/* As one that was learned: deviations are counted, and in the end it is LRU. */
+START_TEST(a_plan_that_is_not_kept_to_is_dropped)
+{
+    uint64_t n = 0;
+
+    open_with(&policy_plan, 0);
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), TENSORS);
+    (void)step_run(0);
+    for (; n < 100 && rig_pool_stat(&rig, 0).plan_accesses > 0; n++) {
+        struct tiering_id id = rig_id(&rig, RIG_SCRATCH, n % 2 ? 3 : 17);
+        struct tiering_grant grant;
+
+        ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, 0, &grant), 0);
+        ck_assert_int_eq(rig_release(&rig, &rig.s, grant.lease, 0), 0);
+    }
+    ck_assert_uint_ge(rig_pool_stat(&rig, 0).deviations, 32);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).deviations, n);
+    ck_assert_uint_lt(n, 100);
+    rig_close(&rig);
+}
+END_TEST
+
+/* More than a plan may have, and more than this pool may have pieces: the one before it stays. */
+START_TEST(a_plan_has_a_limit)
+{
+    open_with(&policy_plan, 0);
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), TENSORS);
+    struct tiering_id id = rig_id(&rig, RIG_SCRATCH, 0);
+
+    ck_assert_int_eq(tiering_plan_begin(rig.t, &rig.s, RIG_SCRATCH, 0), 0);
+    for (uint32_t i = 0; i < PLAN_ACCESSES_MAX; i++)
+        ck_assert_int_eq(tiering_plan_add(rig.t, &id), 0);
+    ck_assert_int_eq(tiering_plan_add(rig.t, &id), -E2BIG);
+    ck_assert_int_eq(tiering_plan_end(rig.t), -E2BIG);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, TENSORS);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plans, 1);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tiering_plan");
@@ -176,6 +321,12 @@ int main(void)
     tcase_add_test(tc, a_cycle_that_does_not_fit_is_loaded_in_part);
     tcase_add_test(tc, a_stream_moves_little_more_than_does_not_fit);
     tcase_add_test(tc, what_comes_next_is_there);
+    tcase_add_test(tc, a_plan_that_is_declared_counts_at_once);
+    tcase_add_test(tc, a_plan_comes_in_lists);
+    tcase_add_test(tc, a_plan_outlives_its_session);
+    tcase_add_test(tc, a_plan_is_taken_back);
+    tcase_add_test(tc, a_plan_that_is_not_kept_to_is_dropped);
+    tcase_add_test(tc, a_plan_has_a_limit);
     suite_add_tcase(s, tc);
 
     SRunner *sr = srunner_create(s);

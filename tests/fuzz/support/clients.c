@@ -29,6 +29,7 @@ struct client {
     uint64_t leases[LEASES];
     uint32_t n_leases;
     uint64_t next_seq[2]; /* of its lane */
+    uint64_t plan_items;  /* that it has sent */
     bool has_lane, lane_goes;
     struct spw_gpu_fences fences;
 };
@@ -186,11 +187,16 @@ static uint64_t lease_any(struct client *c, uint8_t what)
     return c->n_leases ? c->leases[what % c->n_leases] : 0;
 }
 
+static bool is_gpu(uint8_t op)
+{
+    return op == SPW_OP_GPU_SPILL || op == SPW_OP_GPU_FETCH;
+}
+
 static void list_write(struct fuzz *f, uint32_t i, const struct spw_sqe *sqe)
 {
     struct client *c = &e.clients[i];
     bool handles = sqe->opcode == SPW_OP_COMMIT || sqe->opcode == SPW_OP_ABORT || sqe->opcode == SPW_OP_RELEASE ||
-                   sqe->opcode >= SPW_OP_GPU_SPILL;
+                   is_gpu(sqe->opcode);
 
     for (uint32_t n = 0; n < sqe->n_items && n < 16; n++) {
         if (handles) {
@@ -213,12 +219,13 @@ static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
 {
     struct client *c = &e.clients[i];
     uint8_t shape = fuzz_u8(f);
-    uint8_t op = fuzz_u8(f) % SPW_OPS;
+    uint8_t any = fuzz_u8(f), op = any < 252 ? any % SPW_OP_PLAN : SPW_OP_PLAN; /* older inputs say what they said */
     static const uint8_t n_args[SPW_OPS] = {
         [SPW_OP_PREFETCH] = 1,  [SPW_OP_ADVISE] = 2,    [SPW_OP_PIN] = 1,       [SPW_OP_CANCEL] = 1,
-        [SPW_OP_PUT_RANGE] = 2, [SPW_OP_GET_RANGE] = 2, [SPW_OP_GPU_SPILL] = 3, [SPW_OP_GPU_FETCH] = 3};
+        [SPW_OP_PUT_RANGE] = 2, [SPW_OP_GET_RANGE] = 2, [SPW_OP_GPU_SPILL] = 3, [SPW_OP_GPU_FETCH] = 3,
+        [SPW_OP_PLAN] = 2};
     bool plain = op == SPW_OP_NOP || op == SPW_OP_CANCEL;
-    bool handles = op == SPW_OP_COMMIT || op == SPW_OP_ABORT || op == SPW_OP_RELEASE || op >= SPW_OP_GPU_SPILL;
+    bool handles = op == SPW_OP_COMMIT || op == SPW_OP_ABORT || op == SPW_OP_RELEASE || is_gpu(op);
 
     *ret_sqe = (struct spw_sqe){.opcode = op, .user_data = shape % 4, .results = RESULTS};
     if (!plain && !handles && c->n_spaces)
@@ -229,13 +236,19 @@ static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
     }
     if (shape & 64)
         ret_sqe->timeout_ms = 20;
-    if (op == SPW_OP_NOP || op >= SPW_OP_GPU_SPILL)
+    if (op == SPW_OP_NOP || op == SPW_OP_PLAN || is_gpu(op))
         ret_sqe->results = 0;
     for (uint32_t a = 0; a < n_args[op]; a++)
         ret_sqe->arg[a] = fuzz_below(f, 6);
     if (op == SPW_OP_PUT_RANGE || op == SPW_OP_GET_RANGE)
         ret_sqe->arg[0] = lease_any(c, (uint8_t)ret_sqe->arg[0]);
-    if (op >= SPW_OP_GPU_SPILL) {
+    if (op == SPW_OP_PLAN) { /* the whole, or one list more; or what was left out says how many came before */
+        ret_sqe->n_items -= ret_sqe->arg[0] == 5;
+        ret_sqe->arg[0] = ret_sqe->arg[0] < 4 ? c->plan_items : 0;
+        c->plan_items = ret_sqe->arg[1] > 1 ? ret_sqe->arg[0] + ret_sqe->n_items : 0;
+        ret_sqe->arg[1] = ret_sqe->arg[0] + ret_sqe->n_items + (ret_sqe->arg[1] > 1);
+    }
+    if (is_gpu(op)) {
         ret_sqe->arg[0] = i;
         ret_sqe->arg[1] = c->next_seq[op - SPW_OP_GPU_SPILL];
         ret_sqe->arg[2] = 0;
@@ -417,7 +430,8 @@ void clients_run(struct fuzz *f)
     disk_reset();
     if (how & 1)
         world_format();
-    fuzz_check(world_open((how & 1 ? WORLD_DEVICE : 0) | ((how & 0x38) == 0x38 ? WORLD_CHAIN : 0)) == 0);
+    fuzz_check(world_open((how & 1 ? WORLD_DEVICE : 0) | ((how & 0x38) == 0x38 ? WORLD_CHAIN : 0) |
+                          ((how & 0x38) == 0x30 ? WORLD_PLAN : 0)) == 0);
     config.tiering = world.t;
     fuzz_check(requests_new(&config, &e.rq) == 0 && ring_geometry(ENTRIES, ENTRIES, &e.geometry) == 0);
     fuzz_check(e.geometry.ring_bytes <= CLIENT_RING_BYTES);

@@ -81,8 +81,10 @@ int world_open(unsigned how)
                                                 .weight = 100,
                                                 .max_leases_percent = 80};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        config.classes[c] = (struct tiering_class_config){
-            .policy = c == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard : &policy_lru, .weight = 1};
+        config.classes[c] = (struct tiering_class_config){.policy = how & WORLD_PLAN                ? &policy_plan
+                                                                    : c == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard
+                                                                                                    : &policy_lru,
+                                                          .weight = 1};
     world = (struct world){.now_ns = 1000000000};
     fuzz_check(tiering_new(&config, &world.t) == 0);
     int r = how & WORLD_DEVICE ? tiering_store_add(world.t, 0, 0, DISK_BYTES, &why) : 0;

@@ -33,6 +33,7 @@ extern struct world world;
 enum {
     WORLD_DEVICE = 1 << 0, /* with what is on the device */
     WORLD_CHAIN = 1 << 1,  /* class 0 has the policy `chain`, whose tables take a millisecond */
+    WORLD_PLAN = 1 << 2,   /* all classes have the policy `plan` */
 };
 /* What tiering_store_add() or tiering_start() said. */
 int world_open(unsigned how);

@@ -93,6 +93,7 @@ struct fake {
     struct lease leases[LEASES];
     struct held held[HELD];
     uint32_t n_held;
+    uint64_t plan_items; /* of a plan's lists so far */
     /* Between the threads. */
     uint32_t fault, stop, die, let_go, renew, n_held_seen, replace_in;
     uint64_t replace_bytes; /* set before */
@@ -467,6 +468,15 @@ static void cqe_publish(struct fake *f, struct ring *r, const struct spw_cqe *cq
         (void)!send(r->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+static void plan_serve(struct fake *f, const struct spw_sqe *sqe, uint64_t *ret_value)
+{
+    must(sqe->results == 0 && sqe->arg[0] == f->plan_items && sqe->arg[1] >= f->plan_items + sqe->n_items);
+    f->plan_items += sqe->n_items;
+    *ret_value = f->plan_items == sqe->arg[1] ? f->plan_items : 0;
+    if (f->plan_items == sqe->arg[1])
+        f->plan_items = 0;
+}
+
 static int list_serve(struct fake *f, struct ring *r, const struct spw_sqe *sqe, uint64_t *ret_value)
 {
     struct spw_result *results = (struct spw_result *)(void *)(r->scratch + sqe->results), *result = results;
@@ -476,6 +486,10 @@ static int list_serve(struct fake *f, struct ring *r, const struct spw_sqe *sqe,
     bool prefix = true;
 
     *ret_value = 0;
+    if (sqe->opcode == SPW_OP_PLAN) {
+        plan_serve(f, sqe, ret_value);
+        return 0;
+    }
     for (uint32_t i = 0; i < sqe->n_items; i++) {
         struct spw_result *first = result;
         if (are_handles)
