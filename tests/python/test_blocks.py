@@ -129,6 +129,25 @@ class Blocks(support.Case):
         self.space.ping()
         self.space.prefetch(self.keys[2:], chain=True).check()
 
+    def test_plan(self):
+        names = [(b"state", i) for i in range(20)]
+        self.assertEqual(self.space.plan(names), 0)  # of a class whose policy makes none
+        space = self.pool.space(["plan", self.id()], class_="optimizer", durability="scratch")
+        self.assertEqual(space.plan(names), 20)
+        space.tensor("large", 3 * space.piece_bytes)
+        self.assertEqual(space.plan([*names, "large", *names]), 43)
+        pool = self.session.admin({"get": "pools"})["pools"][0]
+        self.assertEqual((pool["plans"], pool["plan_accesses"]), (2, 43))
+        self.assertEqual(space.plan((b"many", i) for i in range(10000)), 10000)
+        with self.assertRaises(spillway.SpillwayError) as caught:
+            space.plan((b"many", i) for i in range(65537))
+        self.assertEqual(caught.exception.errno, errno.E2BIG)
+        self.assertEqual(caught.exception.limit.name, "PLAN")
+        self.assertIn("65536", str(caught.exception))
+        self.assertEqual(space.plan([]), 0)
+        self.assertEqual(self.session.admin({"get": "pools"})["pools"][0]["plan_accesses"], 0)
+        self.assertEqual(space.plan(names[:7]), 0)
+
     def test_arena(self):
         arena = self.space.tensor("arena", 256 * KIB)
         self.put()

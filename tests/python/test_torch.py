@@ -91,6 +91,26 @@ class OffloadTest(unittest.TestCase):
         self.assertGreater(pool["loads"], 0)
         self.assertGreater(pool["plans"], 0)
 
+    def loads_of_the_first_step(self, name, n):
+        params = [torch.nn.Parameter(torch.zeros(1 << 18)) for _ in range(n)]
+        optimizer = self.optimizer(torch.nn.ParameterList(params), name=name, group_bytes=4 * support.MIB)
+        before = self.pool.session.admin({"get": "pools"})["pools"][0]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        after = self.pool.session.admin({"get": "pools"})["pools"][0]
+        optimizer.close()
+        return after["loads"] - before["loads"], after["deviations"] - before["deviations"]
+
+    def test_the_order_is_declared(self):
+        # states of 96 MiB in memory of 64 MiB, in pieces of one
+        with unittest.mock.patch.object(spillway.Space, "plan", lambda space, keys: 0):
+            learned, _ = self.loads_of_the_first_step("learned", 48)
+        declared, deviations = self.loads_of_the_first_step("declared", 48)
+        self.assertEqual(learned, 96)  # by age: what is evicted is always what is used next
+        self.assertLessEqual(declared, 96 - 64 + 12)  # but for what is leased, or kept free
+        self.assertEqual(deviations, 0)
+
     def test_clipping_and_gradients_that_are_not_finite(self):
         mine, other = model_of(torch.float32), model_of(torch.float32)
         optimizer = self.optimizer(mine, max_grad_norm=0.1, skip_nonfinite=True)

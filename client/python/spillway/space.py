@@ -273,6 +273,16 @@ class Space(Unpicklable):
         self._call(lib.spw_pin, c_keys, n, milliseconds(duration, 0), statuses)
         return Statuses(statuses)
 
+    def plan(self, keys: Iterable[Key]) -> int:
+        """Declares the order in which the space's objects will be asked for, again and again: docs/client.md.
+
+        An object of several pieces stands for all of them; one may be named more than once, or not be there yet. How
+        many accesses are followed; 0: the pool's policy for the space's class makes no plans, or there are less than 8.
+        An empty list takes the plan back. E2BIG: too many; ESTALE: another session declared one at the same time.
+        """
+        c_keys, n = key_array(keys)
+        return self._call(lib.spw_plan, c_keys, n)
+
     def delete(self, keys: Iterable[Key]) -> Statuses:
         """Deletes objects. Of each: 0; -ENOENT; …"""
         c_keys, n = key_array(keys)

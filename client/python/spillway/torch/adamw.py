@@ -11,7 +11,8 @@ copies them back and ends the lease. So step() does nothing but the arithmetic; 
 A chunk is one tensor of the store: m and v, and the fp32 masters of parameters that are not fp32 on the CPU, of so many
 elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most, or
 three if a GPU copies from them; that, and not the states, is what must fit in the pool's memory. The order is the same
-in each step, so a pool with the policy "plan" for the class optimizer keeps as much of it in memory as can be kept.
+in each step, and is declared beforehand, so a pool with the policy "plan" for the class optimizer keeps as much of it in
+memory as can be kept, from the first step on.
 """
 from __future__ import annotations
 
@@ -165,6 +166,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._steps: Dict[torch.Tensor, int] = {}
         self._broken = False
         self._plans: Dict[int, _Plan] = {}
+        self._declared: Optional[bool] = None
         self._overlap: Optional[Overlap] = None
         layout = {"what": "spillway.torch.OffloadAdamW", "version": 1, "name": name}
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
@@ -261,6 +263,8 @@ class OffloadAdamW(torch.optim.Optimizer):
             for chunk, key in enumerate(self._keys(group), group.first):
                 self._create_chunk(key, group.lane.layout.chunk_bytes(chunk))
 
+        self._declare(backwards=False)
+
         def begin(group: _Group, taken: _Taken) -> None:
             for view in taken.views:
                 _bytes(view).zero_()
@@ -278,6 +282,18 @@ class OffloadAdamW(torch.optim.Optimizer):
                 raise
             self._space.delete([key])  # of another size: of a job that ended, since the name was not in use
             self._space.tensor(key, nbytes)
+
+    def _declare(self, backwards: bool) -> None:
+        """Tells the daemon in which order chunks are asked for in each step, unless it knows."""
+        if self._declared == backwards or self.ranks.world_size > 1:  # the ranks' accesses are in no order
+            return
+        groups = self._groups[::-1] if backwards else self._groups
+        try:
+            self._space.plan(key for group in groups for key in self._keys(group))
+        except SpillwayError as error:
+            if error.errno not in (errno.E2BIG, errno.ESTALE):
+                raise  # else it is learned
+        self._declared = backwards
 
     # --- Groups -----------------------------------------------------------------------------------------------------
 
@@ -373,6 +389,7 @@ class OffloadAdamW(torch.optim.Optimizer):
             self.skipped += 1
             return loss
         options = self._options(grads, scale)
+        self._declare(backwards=False)
         self._broken = True
         self._link.begin()
         self._each_group(self._step_group, lambda group: self._take_step(group, grads, options))
@@ -434,6 +451,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                         changes(run.param)
             return self._step_group(group, taken)
 
+        self._declare(backwards=True)
         self._each_group(use, take, groups=self._groups[::-1])
 
     def _finish_overlap(self) -> None:
