@@ -422,7 +422,7 @@ static int plan_tell(struct policy *p, const uint32_t *hashes, uint32_t n)
     a->stage = LINKING;
     while (a->stage == LINKING)
         link_some(a);
-    a->n_stay = 0; /* until room is wanted: only then it is known how many there is room for */
+    a->n_stay = 0; /* until the first period is over: only then it is known how many there is room for */
     for (uint32_t i = 0; i < n; i += STEPS)
         meet_some(a);
     return (int)n;
@@ -515,8 +515,6 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
     if (!is_following(a))
         return policy_queue_victim(&a->queue, pin, ctx);
     a->fewest = MIN(a->fewest, a->queue.len);
-    if (a->n_stay == 0) /* it began when memory was not full, and who was there then goes first */
-        stay_choose(a);
     if (due_of(a, a->queue.head) == NONE && pin(ctx, a->queue.head) == POLICY_FREE)
         return a->queue.head;
     uint32_t victim = victim_in(a, &a->spare, pin, ctx);

@@ -654,9 +654,21 @@ START_TEST(there_and_back_that_is_told_is_held_at_once)
 }
 END_TEST
 
-/* Who is there already is met at once, whatever they have been used for. */
+/* Who is there already is met at once. */
 START_TEST(residents_are_met_when_it_is_told)
 {
+    uint32_t coldest;
+
+    step_cycle(400);
+    world_open(200, true);
+    steps_run(1);
+    ck_assert_int_eq(tell(400), 400);
+    ck_assert_uint_eq(policy_plan.coldest(world.policy, &coldest, 1, never_pinned, NULL), 1);
+    ck_assert_uint_eq(coldest, step.at[399]);
+    steps_are_optimal(1);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    world_close();
+
     step_there_and_back(300);
     world_open(150, true);
     steps_run(1);
