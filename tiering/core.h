@@ -171,7 +171,7 @@ struct chain_naming {
 struct plan_telling {
     uint32_t *hashes; /* lower halves; PLAN_ACCESSES_MAX */
     uint32_t n_accesses, space;
-    uint64_t n_items;                     /* of the lists so far */
+    uint64_t n_items;                      /* of the lists so far */
     const struct tiering_session *session; /* whose next list goes on; NULL: nobody's */
 };
 

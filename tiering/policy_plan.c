@@ -331,8 +331,7 @@ static void see(struct plan *a, uint32_t hash)
 {
     plan_learner_see(&a->learner, hash);
     if (a->stage == LEARNING) {
-        if (plan_learner_is_sure(&a->learner) && a->learner.period >= PERIOD_MIN &&
-            a->learner.period <= a->max_period)
+        if (plan_learner_is_sure(&a->learner) && a->learner.period >= PERIOD_MIN && a->learner.period <= a->max_period)
             plan_begin(a, a->learner.period);
         return;
     }

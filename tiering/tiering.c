@@ -121,8 +121,8 @@ static int tiering_tables_new(struct tiering *t)
     t->sync_refs = calloc(SYNC_REFS_MAX, sizeof(*t->sync_refs));
     t->chain.refs = calloc(LIST_ITEMS_MAX, sizeof(*t->chain.refs));
     t->plan.hashes = calloc(PLAN_ACCESSES_MAX, sizeof(*t->plan.hashes));
-    if (!t->chain.refs || !t->plan.hashes || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents || !t->uses || !t->shadows ||
-        !t->sync_refs)
+    if (!t->chain.refs || !t->plan.hashes || !t->spaces || !t->moves || !t->groups || !t->pins || !t->extents ||
+        !t->uses || !t->shadows || !t->sync_refs)
         return -ENOMEM;
     if (users_new(t) < 0)
         return -ENOMEM;

@@ -460,7 +460,7 @@ enum spw_op {
         18, /* handles: arg[0] = lane, arg[1] = sequence, arg[2] = offset in the allocation of a direct lane;
                               from that slot, or from there, to the leases' bytes */
     SPW_OP_GPU_FETCH = 19, /* handles: the same, the other way */
-    SPW_OP_PLAN = 20,      /* items: the order of accesses; arg[0] = items of it before this list, arg[1] = of all of it */
+    SPW_OP_PLAN = 20, /* items: the order of accesses; arg[0] = items of it before this list, arg[1] = of all of it */
     SPW_OPS = 21,
 };
 

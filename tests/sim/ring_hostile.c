@@ -117,7 +117,8 @@ void ring_hostile_op(struct sim *sim, struct ring_client *c)
     if (sim_percent(sim, 10)) /* what is being read changes */
         for (uint32_t i = 0; i < 64; i++)
             c->scratch[sim_below(sim, RING_SCRATCH_BYTES)] ^= (char)sim_random(sim);
-    call = ring_call_new(sim, c, (uint8_t)sim_below(sim, SPW_OP_PLAN)); /* without it: seeds are the runs that they were */
+    /* PLAN is left out: so seeds are the runs that they were before it came. */
+    call = ring_call_new(sim, c, (uint8_t)sim_below(sim, SPW_OP_PLAN));
     if (!call) {
         memset(c->calls, 0, sizeof(c->calls)); /* it does not wait for answers */
         return;

@@ -1147,7 +1147,8 @@ static Suite *suite(void)
     } cases[] = {
         {"calls",
          {test_life_of_a_block, test_window_of_hits, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
-          test_a_plan_goes_out_in_order, test_limits_are_named, test_chunk_epochs, test_chunk_renewed_under_views, test_map_in_place_of_another}},
+          test_a_plan_goes_out_in_order, test_limits_are_named, test_chunk_epochs, test_chunk_renewed_under_views,
+          test_map_in_place_of_another}},
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
         {"threads",
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,

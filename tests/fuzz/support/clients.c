@@ -220,10 +220,9 @@ static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
     struct client *c = &e.clients[i];
     uint8_t shape = fuzz_u8(f);
     uint8_t any = fuzz_u8(f), op = any < 252 ? any % SPW_OP_PLAN : SPW_OP_PLAN; /* older inputs say what they said */
-    static const uint8_t n_args[SPW_OPS] = {
-        [SPW_OP_PREFETCH] = 1,  [SPW_OP_ADVISE] = 2,    [SPW_OP_PIN] = 1,       [SPW_OP_CANCEL] = 1,
-        [SPW_OP_PUT_RANGE] = 2, [SPW_OP_GET_RANGE] = 2, [SPW_OP_GPU_SPILL] = 3, [SPW_OP_GPU_FETCH] = 3,
-        [SPW_OP_PLAN] = 2};
+    static const uint8_t n_args[SPW_OPS] = {[SPW_OP_PREFETCH] = 1,  [SPW_OP_ADVISE] = 2,    [SPW_OP_PIN] = 1,
+                                            [SPW_OP_CANCEL] = 1,    [SPW_OP_PUT_RANGE] = 2, [SPW_OP_GET_RANGE] = 2,
+                                            [SPW_OP_GPU_SPILL] = 3, [SPW_OP_GPU_FETCH] = 3, [SPW_OP_PLAN] = 2};
     bool plain = op == SPW_OP_NOP || op == SPW_OP_CANCEL;
     bool handles = op == SPW_OP_COMMIT || op == SPW_OP_ABORT || op == SPW_OP_RELEASE || is_gpu(op);
 

@@ -50,6 +50,13 @@ void world_turn(uint32_t io, uint64_t ns)
     (void)tiering_tick(world.t, world.now_ns);
 }
 
+static const struct policy_ops *policy_of(unsigned how, int class_id)
+{
+    if (how & WORLD_PLAN)
+        return &policy_plan;
+    return class_id == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard : &policy_lru;
+}
+
 int world_open(unsigned how)
 {
     static struct tiering_pool_config pools[2];
@@ -81,10 +88,7 @@ int world_open(unsigned how)
                                                 .weight = 100,
                                                 .max_leases_percent = 80};
     for (int c = 0; c < TIERING_CLASSES; c++)
-        config.classes[c] = (struct tiering_class_config){.policy = how & WORLD_PLAN                ? &policy_plan
-                                                                    : c == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard
-                                                                                                    : &policy_lru,
-                                                          .weight = 1};
+        config.classes[c] = (struct tiering_class_config){.policy = policy_of(how, c), .weight = 1};
     world = (struct world){.now_ns = 1000000000};
     fuzz_check(tiering_new(&config, &world.t) == 0);
     int r = how & WORLD_DEVICE ? tiering_store_add(world.t, 0, 0, DISK_BYTES, &why) : 0;
