@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Laps, in half of the runs with the plan policy: for a while one session reads the same blocks in the same order, again and
- * again; all others end before, and hardly do anything. So the policy has an order to learn, and tiering
+ * again; all others end before, and hardly do anything. So the policy has an order to learn, or is told it, and tiering
  * something to load ahead of use. Crashes and faults come as ever.
  */
 #include "tests/sim/sim.h"
@@ -34,6 +34,24 @@ static void others_end(struct sim *sim)
     world_set_budget(sim, 0, LAP_DRAM_BYTES, 0);
 }
 
+/* The order in which lap_access() goes. */
+static void lap_declare(struct sim *sim)
+{
+    const struct sim_lap *lap = &sim->lap;
+    struct tiering_id id = object_piece_id(sim, &sim->objects[lap->objects[0]], 0, 0);
+    int r = tiering_plan_begin(sim->tiering, &sim->sessions[0].s, id.space, 0);
+
+    for (uint32_t i = lap->n; i-- > 0 && r == 0;) {
+        id = object_piece_id(sim, &sim->objects[lap->objects[i]], 0, 0);
+        r = tiering_plan_add(sim->tiering, &id);
+    }
+    if (r == 0)
+        r = tiering_plan_end(sim->tiering);
+    if (r != (int)lap->n)
+        sim_fail(sim, "a plan of %u blocks was declared: %d", lap->n, r);
+    sim->counts->declared++;
+}
+
 static void lap_begin(struct sim *sim)
 {
     struct sim_lap *lap = &sim->lap;
@@ -47,6 +65,8 @@ static void lap_begin(struct sim *sim)
     others_end(sim);
     lap->left = lap->n * (LAPS_MIN + (uint32_t)sim_below(sim, LAPS_MIN));
     sim->counts->laps++;
+    if (lap->left / lap->n % 2) /* else it is learned */
+        lap_declare(sim);
     sim_log(sim, "laps of %u blocks begin: %u accesses", lap->n, lap->left);
 }
 

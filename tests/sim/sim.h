@@ -220,7 +220,7 @@ struct sim_counts {
         short_counts, io_failures;
     uint64_t arena_gets, arena_puts, pins, counted, published, copied, bounced, relocated, vanished, restless;
     uint64_t demotions, promotions, evacuations, migrated, budgets, given_back;
-    uint64_t laps, prefetched, prefetched_used, prefetched_wasted;
+    uint64_t laps, declared, prefetched, prefetched_used, prefetched_wasted;
     uint64_t gpu_spills, gpu_fetches, gpu_failures;
     uint64_t dead_devices, flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
     uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, client_deaths, broken, cold;

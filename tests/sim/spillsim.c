@@ -275,6 +275,7 @@ static const struct {
     COUNT(budgets, MANY),
     COUNT(given_back, MANY),
     COUNT(laps, VERY_MANY),
+    COUNT(declared, VERY_MANY),
     COUNT(prefetched, VERY_MANY),
     COUNT(prefetched_used, VERY_MANY),
     COUNT(prefetched_wasted, 0),

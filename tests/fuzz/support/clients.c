@@ -230,7 +230,7 @@ static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
     if (!plain && !handles && c->n_spaces)
         ret_sqe->space = c->spaces[(shape >> 2) % c->n_spaces];
     if (!plain && op != SPW_OP_STAT) {
-        ret_sqe->n_items = op == SPW_OP_TENSOR ? 1 : 1 + fuzz_below(f, 5);
+        ret_sqe->n_items = op == SPW_OP_TENSOR ? 1 : 1 + fuzz_below(f, op == SPW_OP_PLAN ? 12 : 5);
         ret_sqe->flags = fuzz_u8(f) & SPW_SQE_FLAGS;
     }
     if (shape & 64)
@@ -241,8 +241,9 @@ static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
         ret_sqe->arg[a] = fuzz_below(f, 6);
     if (op == SPW_OP_PUT_RANGE || op == SPW_OP_GET_RANGE)
         ret_sqe->arg[0] = lease_any(c, (uint8_t)ret_sqe->arg[0]);
-    if (op == SPW_OP_PLAN) { /* the whole, or one list more; or what was left out says how many came before */
-        ret_sqe->n_items -= ret_sqe->arg[0] == 5;
+    if (op == SPW_OP_PLAN) { /* a list of one, or all of it; some begin anew */
+        ret_sqe->n_items = ret_sqe->arg[0] == 5 ? 0 : ret_sqe->n_items;
+        ret_sqe->flags &= SPW_SQE_CHAIN; /* which it does not have */
         ret_sqe->arg[0] = ret_sqe->arg[0] < 4 ? c->plan_items : 0;
         c->plan_items = ret_sqe->arg[1] > 1 ? ret_sqe->arg[0] + ret_sqe->n_items : 0;
         ret_sqe->arg[1] = ret_sqe->arg[0] + ret_sqe->n_items + (ret_sqe->arg[1] > 1);
