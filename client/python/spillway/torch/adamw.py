@@ -11,8 +11,8 @@ copies them back and ends the lease. So step() does nothing but the arithmetic; 
 A chunk is one tensor of the store: m and v, and the fp32 masters of parameters that are not fp32 on the CPU, of so many
 elements as fit in a piece. A group is some chunks: what is leased at once. Two groups are leased at a time at most, or
 three if a GPU copies from them; that, and not the states, is what must fit in the pool's memory. The order is the same
-in each step, and is declared beforehand, so a pool with the policy "plan" for the class optimizer keeps as much of it in
-memory as can be kept, from the first step on.
+in each step, and is declared beforehand, so a pool with the policy "plan" for the class optimizer keeps as much of it
+in memory as can be kept, from the first step on.
 """
 from __future__ import annotations
 
