@@ -23,7 +23,10 @@ import subprocess
 import sys
 
 TOLERANCE = 0.15
-COMMANDS = {"mix": "spillbench mix --figures -o json"}  # where it is not just the name
+COMMANDS = {  # where it is not just the name
+    "mix": "spillbench mix --figures -o json",
+    "step_peers": "tests/bench/train/step_peers.py --spillbench spillbench --steps 4 --seconds 4 --json {}.json",
+}
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
