@@ -214,6 +214,7 @@ class Device(Base):
     """One that is late."""
 
     SLOTS_PERCENT = 0
+    HOST_HAS_TIME = staticmethod(lambda mover: True)  # the device computes in no time
 
     def setUp(self):
         super().setUp()
@@ -231,6 +232,7 @@ class Device(Base):
             (activations_gpu, "_CopyStream", Lane),
             (activations_gpu, "SLOTS_PERCENT", self.SLOTS_PERCENT),
             (activations, "_new_mover", activations_gpu.new_mover),
+            (activations._Mover, "host_has_time", self.HOST_HAS_TIME or activations._Mover.host_has_time),
         ):
             patch = unittest.mock.patch.object(owner, name, value)
             patch.start()
@@ -615,9 +617,8 @@ class CopyTest(KernelTest):
         return self.gpu
 
 
-@unittest.skipIf(torch is None, "torch is not installed")
-class SlotTest(Device):
-    """By the copy engine, to memory that is mapped."""
+class SlotDevice(Device):
+    """With a copy engine, to memory that is mapped."""
 
     SLOTS_PERCENT = 50
 
@@ -657,6 +658,9 @@ class SlotTest(Device):
             slots._collect()
             return sum(slot.nbytes for slot in slots._free) == slots.nbytes
 
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class SlotTest(SlotDevice):
     def test_gradients_bit_for_bit(self):
         """And no memory is mapped after the first step."""
         model, mapped = blocks(), []
@@ -680,11 +684,11 @@ class SlotTest(Device):
         self.assertEqual(self.gpu.puts, [])
 
     def test_a_copy_that_backward_overtakes_is_given_up(self):
-        """By the writers, between two batches; its slot is free then, and the next step's copies go on."""
+        """Between two batches; its slot is free then, and the next step's copies go on."""
         with unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):
             self.pieces_of(SIZE // 4)
             Job.may_move.clear()
-            context = self.context(on_full="wait")
+            context = self.context()
             nodes = self.chain(context, 4)
             wait_until(lambda: len(self.out) == 2, "copies do not begin")
             for node in reversed(nodes):
@@ -700,93 +704,6 @@ class SlotTest(Device):
             self.assertEqual(context.stats.offloaded, 4 * SIZE)
             self.assertEqual(len(self.out), 2 + 4 * 4)
             del nodes
-
-    def test_no_thread_is_used(self):
-        """For copies, reads, or their ends: what it does, the thread that feeds the device waits for."""
-        jobs = []
-        with unittest.mock.patch.object(activations, "_Worker", lambda *_: unittest.mock.Mock(submit=jobs.append)):
-            activations._workers.pop(self.session, None)
-            self.addCleanup(activations._workers.pop, self.session, None)
-            for _ in range(2):
-                context = self.context()
-                nodes = self.chain(context, 6)
-                self.is_idle(context)
-                for node in reversed(nodes):
-                    node._saved_self
-                self.assertEqual(context.stats.loaded, 6 * SIZE)
-                del node, nodes
-        self.assertEqual(jobs, [])
-        wait_until(self.all_are_free, "slots are not given back")
-
-    def test_so_many_copies_are_on_their_way(self):
-        """As the link needs; each hook sees which have ended, and begins others."""
-        most = activations.SENDING_STORAGES
-        Job.may_move.clear()
-        context = self.context()
-        with unittest.mock.patch.object(activations, "SENDING_BYTES", 0):
-            nodes = self.chain(context, 8)
-            self.assertEqual(len(self.out), most)
-            self.out[0].lane.run(self.out[0])  # one ends
-            nodes += self.chain(context, 1)
-            self.assertEqual(len(self.out), most + 1)
-            Job.may_move.set()
-            self.is_idle(context)
-        self.assertEqual(context.stats.offloaded, 9 * SIZE)
-        del nodes
-
-    def test_what_has_not_begun_when_backward_does_is_forwarded(self):
-        """What has is not waited for, and its slot comes back when it has ended."""
-        most = activations.SENDING_STORAGES
-        Job.may_move.clear()
-        context = self.context()
-        with unittest.mock.patch.object(activations, "SENDING_BYTES", 0):
-            nodes = self.chain(context, 8)
-            for node in reversed(nodes):
-                node._saved_self
-        stats = context.stats
-        self.assertEqual((stats.offloaded, stats.forwarded, stats.overtaken), (0, 8 * SIZE, most))
-        self.assertEqual(len(self.out), most)
-        Job.may_move.set()
-        self.is_idle(context)
-        self.assertEqual(context.stats.offloaded, most * SIZE)
-        del node, nodes
-        wait_until(self.all_are_free, "slots are not given back")
-
-    def test_what_did_not_hide_is_not_asked_for_again(self):
-        """Nor by new contexts; but a little more than what did."""
-        most = activations.SENDING_STORAGES
-        with unittest.mock.patch.multiple(activations, SENDING_BYTES=0, HIDING_GROWTH_BYTES=SIZE // 2):
-            Job.may_move.clear()
-            self.one_pass(8)
-            Job.may_move.set()
-            for n in (most + 1, most + 2):
-                stats = self.one_pass(8)
-                self.assertEqual((stats.offloaded, stats.forwarded), (n * SIZE, 0))
-                self.assertEqual(stats.kept["in_flight"], (8 - n) * SIZE)
-
-    def one_pass(self, n):
-        """Forward and backward of a new context: its statistics before the latter."""
-        context = self.context()
-        nodes = self.chain(context, n)
-        if Job.may_move.is_set():
-            self.is_idle(context)
-        stats = context.stats
-        for node in reversed(nodes):
-            node._saved_self
-        return stats
-
-    def test_a_copy_that_cannot_begin(self):
-        """Is an error of the next hook, and its slot is free."""
-        context = self.context()
-
-        def fail(*_):
-            raise RuntimeError("the driver is ill")
-
-        with unittest.mock.patch.object(Lane, "copy", fail):
-            with self.assertRaisesRegex(RuntimeError, "an activation was not stored: RuntimeError: the driver is ill"):
-                self.chain(context, 2)
-        self.is_idle(context)
-        wait_until(self.all_are_free, "slots are not given back")
 
     def pieces_of(self, nbytes):
         """So small ones, if the store's are larger."""
@@ -846,8 +763,8 @@ class SlotTest(Device):
             nodes[0]._saved_self
             del nodes
             wait_until(self.all_are_free, "the slot is not given back")
-        self.assertEqual([len(copying.after) for copying in self.out], [1, 2])  # when the bytes are there, for both
-        self.assertIs(self.out[1].after[1], self.back[0])
+        self.assertEqual(self.out[0].after, [])
+        self.assertEqual(self.out[1].after, [self.back[0]])
         self.assertEqual(len(self.back[0].after), 1)  # who had the memory before
         self.assertIs(self.back[0].after[0].stream, self.current)
 
@@ -901,6 +818,50 @@ class SlotTest(Device):
         self.assertEqual(len([w for w in caught if "registered already" in str(w.message)]), 1)
         self.assertEqual(context.stats.offloaded, 0)
         self.assertGreater(context.stats.kept["full"], 0)
+
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class PaceTest(SlotDevice):
+    """Of the host, beside the device."""
+
+    HOST_HAS_TIME = None
+
+    def test_a_host_that_is_ahead(self):
+        """What is saved while the device has something to do is stored, all of it, in one pass after the other."""
+        context = self.context(in_flight_bytes=16 * SIZE)
+        for step in range(1, 3):
+            Event.may_compute.clear()
+            nodes = self.chain(context, 6)
+            Event.may_compute.set()
+            self.is_idle(context)
+            self.assertEqual(context.stats.offloaded, step * 6 * SIZE)
+            for node in reversed(nodes):
+                node._saved_self
+            del node, nodes
+        self.assertNotIn("host", context.stats.kept)
+
+    def test_a_host_that_is_not(self):
+        """Of what is saved while the device waits for it nothing is, but the first, when nobody knows."""
+        context = self.context()
+        nodes = self.chain(context, 6)
+        self.is_idle(context)
+        self.assertEqual(context.stats.offloaded, SIZE)
+        self.assertEqual(context.stats.kept["host"], 5 * SIZE)
+        Event.may_compute.clear()  # from here on it is ahead
+        more = self.chain(context, 3)
+        Event.may_compute.set()
+        self.is_idle(context)
+        self.assertEqual(context.stats.offloaded, 1 * SIZE + 2 * SIZE)
+        for node in reversed(more):
+            node._saved_self
+        del node, nodes, more
+
+    def test_who_waits_for_the_pool_waits_for_all(self):
+        context = self.context(on_full="wait")
+        nodes = self.chain(context, 6)
+        self.is_idle(context)
+        self.assertEqual(context.stats.offloaded, 6 * SIZE)
+        del nodes
 
 
 if __name__ == "__main__":

@@ -19,15 +19,13 @@ the backward pass that frees them, stays with retain_graph=True, and goes as wel
     LOADING → LOADED             or back to STORED, if it fails
     LOADED → STORED              all tensors of it were handed out: they have the bytes, and the block is still there
 
-Where the device copies by itself (begin_put(), begin_get()) no thread of the host's is needed, and none is used: what
-threads do in Python, the one that feeds the GPU waits for. Each hook looks which copies have ended, and begins others,
-so many that the link has something to do until the next hook. Only who waits for the pool's room has the writer.
-
 A GPU is behind the host that feeds it, which for it would have taken all the memory before the first copy can begin. So
-the host is held back, to be a few storages ahead and no more; and what is saved is queued, in the order in which it is
-needed last. The link copies as much as it can until the GPU begins backward, and the rest is forwarded: that is as much
-as hides behind forward, whatever the rates are. What did not hide the last time is not queued the next time (_Hiding):
-it would take the host's time for nothing. Backward gives memory back, of which half goes to reads.
+the host is held back, to be a few storages ahead and no more; and all that is saved is queued, in the order in which it
+is needed last. The link copies as much as it can until the GPU begins backward, and the rest is forwarded: that is as
+much as hides behind forward, whatever the rates are. Backward gives memory back, of which half goes to reads.
+
+Where the host is not ahead, as with many small kernels, whatever it does here the GPU waits for, and the slower forward
+becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept.
 
 Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
 lock: they put what is to be done into a queue.
@@ -39,7 +37,6 @@ import enum
 import errno
 import functools
 import itertools
-import math
 import os
 import threading
 import time
@@ -59,10 +56,6 @@ from ..space import Space
 
 ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
 FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
-HIDING_GROWTH = 1.25
-HIDING_GROWTH_BYTES = 256 << 20
-SENDING_BYTES = 256 << 20  # of copies that a device makes by itself, and nobody can take back: 5 ms of a link,
-SENDING_STORAGES = 3  # or so many
 AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
 
 # Key of a block: bytes that no other context has, and the storage's number.
@@ -75,11 +68,11 @@ class ActivationStats(NamedTuple):
 
     offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
     else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device" (no way from there to
-    the pool); "in_flight" (the pool was too slow for the CPU; or the link for a GPU, in the pass before); "full" (it
-    had no room). deduplicated: of tensors whose storage was saved before. forwarded: backward began, or needed them,
-    before they had been stored. resident: had been stored, but were still in memory when they were needed. loaded: came
-    from the pool. waited_seconds: of the backward pass for that, on the host. peak_in_flight: at most so many waited
-    for their copy, or were being copied.
+    the pool); "in_flight" (the pool was too slow for the CPU); "host" (the GPU waited for the host, which had no time
+    for this); "full" (the pool had no room). deduplicated: of tensors whose storage was saved before. forwarded:
+    backward began, or needed them, before they had been stored. resident: had been stored, but were still in memory
+    when they were needed. loaded: came from the pool. waited_seconds: of the backward pass for that, on the host.
+    peak_in_flight: at most so many waited for their copy, or were being copied.
     On a GPU: copied: of what was offloaded, by the copy engine to memory that stays mapped. put_seconds, get_seconds:
     that this took, each way. overtaken: how many copies had begun when backward needed what they copy.
     """
@@ -142,39 +135,6 @@ def _workers_of(session: Session, what: str = "cpu", threads: int = 1) -> _Worke
 # --- Copying ----------------------------------------------------------------------------------------------------------
 
 
-class _Hiding:
-    """How much a device is asked to copy in a forward pass: what it began to copy in the last one, and some more.
-
-    What is not asked for costs the host nothing, and would have been forwarded. Shared by the contexts of a device.
-    """
-
-    def __init__(self) -> None:
-        self._limit = math.inf
-        self._asked = self._begun = 0
-        self._refused = self.is_over = False  # is_over: backward has begun
-
-    def may_ask(self, nbytes: int) -> bool:
-        if self.is_over:
-            self._learn()
-        if self._asked > 0 and self._asked + nbytes > self._limit:
-            self._refused = True
-            return False
-        self._asked += nbytes
-        return True
-
-    def begin(self, nbytes: int) -> None:
-        """A copy."""
-        self._begun += nbytes
-
-    def _learn(self) -> None:
-        if self._begun < self._asked:
-            self._limit = HIDING_GROWTH * self._begun + HIDING_GROWTH_BYTES
-        elif self._refused:
-            self._limit = HIDING_GROWTH * self._limit + HIDING_GROWTH_BYTES
-        self._asked = self._begun = 0
-        self._refused = self.is_over = False
-
-
 class _Mover:
     """Copies storages of a device's to the pool and back, in threads of its own, without the GIL.
 
@@ -182,11 +142,11 @@ class _Mover:
     """
 
     lags = False  # is the device behind the host, which queues its work?
+    mark: Any = None  # an origin, by which is seen if it is
 
-    def __init__(self, space: Space, workers: _Workers, hiding: Optional[_Hiding] = None) -> None:
+    def __init__(self, space: Space, workers: _Workers) -> None:
         self._space = space
         self.workers = workers
-        self.hiding = hiding  # None: nothing needs to hide
         self.copied_bytes = 0  # put by a copy engine
         self.put_seconds = self.get_seconds = 0.0  # that it took, and for what came back
 
@@ -208,6 +168,13 @@ class _Mover:
     def wait_until_computed(self, origin: Any) -> None:
         """Returns when they are."""
 
+    def host_has_time(self) -> bool:
+        """Has the device yet to compute what was queued when somebody last asked? At first nobody knows, and it has."""
+        has_time = self.mark is None or not self.is_computed(self.mark)
+        if self.mark is None or not has_time:
+            self.mark = self.origin()
+        return has_time
+
     def room(self, nbytes: int, origin: Any) -> Any:
         """Of a read, taken when that is queued."""
         return None
@@ -223,22 +190,6 @@ class _Mover:
     def get(self, key: bytes, nbytes: int, room: Any) -> Any:
         """A storage of its own."""
         raise NotImplementedError
-
-    def begin_put(self, key: bytes, storage: Any, origin: Any) -> Any:
-        """Begins a put that the device makes by itself, after the bytes are there. None: it cannot; else what the next
-        two take."""
-        return None
-
-    def is_put(self, sent: Any) -> bool:
-        """Has it ended?"""
-        raise NotImplementedError
-
-    def end_put(self, sent: Any, nbytes: int) -> None:
-        """It has."""
-
-    def begin_get(self, key: bytes, nbytes: int, room: Any) -> Any:
-        """As get(), and the device sees to it that nobody uses the bytes before they are there. None: it cannot."""
-        return None
 
     def drop(self, key: bytes) -> bool:
         """As delete(), of what can be forgotten at once, from a finaliser. False: it cannot."""
@@ -375,7 +326,7 @@ class _Activation:
             self.seen = StorageWeakRef(storage)
 
     def __del__(self) -> None:
-        if self.state in _IN_STORE or self.state is _State.PUTTING:  # the latter by the device: a writer would have it
+        if self.state in _IN_STORE:
             self.offloader.forget(self.mover, self.key)
 
 
@@ -435,16 +386,6 @@ class _Ahead(NamedTuple):
     nbytes: int
     mover: _Mover
     origin: Any
-
-
-class _Sending(NamedTuple):
-    """What a device puts by itself. The storage must be there until it has; the graph need not."""
-
-    activation: "weakref.ref[_Activation]"
-    number: int
-    mover: _Mover
-    storage: Any
-    sent: Any
 
 
 class _Backward:
@@ -510,8 +451,6 @@ class _Offloader:
         self._known: "weakref.WeakValueDictionary[int, _Activation]" = weakref.WeakValueDictionary()
         self._order: List[Tuple[int, "weakref.ref[_Activation]"]] = []
         self._order_limit = 0
-        self._queue: Deque[Tuple["weakref.ref[_Activation]", int]] = deque()
-        self._sending: Deque[_Sending] = deque()
         self._dead: Deque[Tuple[_Mover, bytes]] = deque()
         self._failure: Optional[Exception] = None
         self._in_flight = 0
@@ -528,7 +467,6 @@ class _Offloader:
     def stats(self) -> ActivationStats:
         """So far."""
         with self._lock:
-            self._go_on()
             movers = [mover for mover in self._movers.values() if mover is not None]
             for mover in movers:
                 mover.add_up()
@@ -574,7 +512,6 @@ class _Offloader:
             self._check()
             if why is None:
                 why = self._save(tensor, storage, saved)
-                self._go_on()
             if why is not None:
                 self._kept[why] = self._kept.get(why, 0) + tensor.numel() * tensor.element_size()
         if why is None:
@@ -614,9 +551,8 @@ class _Offloader:
             return None
         mover = self._movers[tensor.device]
         assert mover is not None
-        hiding = mover.hiding if self._on_full == "keep" else None
-        if hiding is not None and not hiding.may_ask(storage.nbytes()):
-            return "in_flight"
+        if mover.lags and self._on_full == "keep" and not mover.host_has_time():
+            return "host"
         number = next(self._numbers)
         activation = _Activation(self, number, mover, storage, saved)
         saved.move_to(activation)
@@ -625,16 +561,8 @@ class _Offloader:
             activation.state = _State.KEPT  # so are its other views: to store it for them would free nothing
             return "in_flight"
         self._remember(activation)
-        if hiding is not None:
-            self._queue.append((weakref.ref(activation), number))
-        else:
-            self._submit(activation)
+        mover.workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
         return None
-
-    def _submit(self, activation: _Activation) -> None:
-        """To the writer."""
-        put = functools.partial(self._put, weakref.ref(activation), activation.number)
-        activation.mover.workers.writer.submit(put)
 
     def _enter(self, activation: _Activation) -> bool:
         """May it be in flight? One storage may at any time, however large it is. A pool that is too slow is not waited
@@ -669,8 +597,6 @@ class _Offloader:
                     return
                 oldest = self._ahead[0]
             oldest.mover.wait_until_computed(oldest.origin)
-            with self._lock:
-                self._go_on()
 
     def _leave(self, number: int) -> None:
         """If it has not left yet, as what is forwarded before its copy begins."""
@@ -694,84 +620,36 @@ class _Offloader:
         failure: Optional[Exception] = None
         try:
             activation.mover.wait_until_computed(activation.origin)
-            with self._lock:
-                if not self._begin_put(activation):
-                    return
+            if not self._begin_put(activation):
+                return
             activation.mover.put(activation.key, activation.storage, self._timeout)
         except Exception as error:  # is said by who saves or uses next
             failure = _again(error)
         with self._lock:
-            self._end_put(activation, failure)
+            self._leave(number)
+            if failure is None:
+                self._offloaded += activation.nbytes
+                activation.state, activation.storage = _State.STORED, None
+                return
+            if activation.state is _State.KEPT:  # given up
+                return
+            activation.state = _State.KEPT
+            if isinstance(failure, NoSpace):
+                self._kept["full"] = self._kept.get("full", 0) + activation.nbytes
+                if self._on_full == "keep":
+                    return
+            self._failure = failure
 
     def _begin_put(self, activation: _Activation) -> bool:
         """Not if backward was there first."""
-        if activation.state is not _State.QUEUED:
-            return False
-        if activation.number <= self._backward.number and self._backward.is_begun():
-            self._forward(activation)
-            return False
-        activation.state = _State.PUTTING
-        if activation.mover.hiding is not None:
-            activation.mover.hiding.begin(activation.nbytes)
-        return True
-
-    def _end_put(self, activation: _Activation, failure: Optional[Exception]) -> None:
-        self._leave(activation.number)
-        if failure is None:
-            self._offloaded += activation.nbytes
-            activation.state, activation.storage = _State.STORED, None
-            return
-        if activation.state is _State.KEPT:  # given up
-            return
-        activation.state = _State.KEPT
-        if isinstance(failure, NoSpace):
-            self._kept["full"] = self._kept.get("full", 0) + activation.nbytes
-            if self._on_full == "keep":
-                return
-        self._failure = failure
-
-    def _go_on(self) -> None:
-        """With what a device copies by itself: ends what has ended, and begins as much as it may have to do."""
-        while self._sending and self._sending[0].mover.is_put(self._sending[0].sent):
-            ended = self._sending.popleft()
-            ended.mover.end_put(ended.sent, ended.storage.nbytes())
-            activation = ended.activation()
-            if activation is None:
-                self._leave(ended.number)
-            else:
-                self._end_put(activation, None)
-            del activation, ended
-        while self._queue and self._may_send():
-            reference, number = self._queue.popleft()
-            queued = reference()
-            if queued is None:  # its graph has gone
-                self._leave(number)
-            else:
-                self._send(queued)
-            del queued
-
-    def _may_send(self) -> bool:
-        if len(self._sending) < SENDING_STORAGES:
+        with self._lock:
+            if activation.state is not _State.QUEUED:
+                return False
+            if activation.number <= self._backward.number and self._backward.is_begun():
+                self._forward(activation)
+                return False
+            activation.state = _State.PUTTING
             return True
-        return sum(sending.storage.nbytes() for sending in self._sending) < SENDING_BYTES
-
-    def _send(self, activation: _Activation) -> None:
-        if not self._begin_put(activation):
-            return
-        try:
-            sent = activation.mover.begin_put(activation.key, activation.storage, activation.origin)
-        except Exception as error:
-            self._end_put(activation, _again(error))
-            return
-        if sent is None:
-            activation.state = _State.QUEUED  # a writer begins it again
-            if activation.mover.hiding is not None:
-                activation.mover.hiding.begin(-activation.nbytes)
-            self._submit(activation)
-        else:
-            self._sending.append(
-                _Sending(weakref.ref(activation), activation.number, activation.mover, activation.storage, sent)
-            )
 
     def _forward(self, activation: _Activation) -> None:
         """Without a copy."""
@@ -805,7 +683,6 @@ class _Offloader:
         activation.mover.use(activation.key, storage, activation.origin)
         with self._lock:
             activation.hand_out(storage)
-            self._go_on()
             self._waited += time.monotonic() - begin
         return storage
 
@@ -827,8 +704,7 @@ class _Offloader:
         number = activation.number
         if (number, activation.left) >= (self._backward.number, activation.uses):  # the same again: another pass
             self._backward = _Backward(number, activation.mover, activation.mover.origin())
-            if activation.mover.hiding is not None:
-                activation.mover.hiding.is_over = True
+            activation.mover.mark = None
         backward = self._backward
         backward.is_at(number)
         window = self._prefetch_bytes + backward.freed_bytes // 2
@@ -846,24 +722,14 @@ class _Offloader:
                     self._give_room(before)
                 except RuntimeError:
                     return  # the device's memory is full
-                if not self._read(before):
-                    before.state = _State.WANTED
-                    before.mover.workers.reader.submit(functools.partial(self._prefetch, weakref.ref(before)))
+                before.state = _State.WANTED
+                before.mover.workers.reader.submit(functools.partial(self._prefetch, weakref.ref(before)))
             backward.pass_by(before.number, before.nbytes, 0)
 
     def _give_room(self, activation: _Activation) -> None:
         """For a read."""
         if activation.room is None:
             activation.room = activation.mover.room(activation.nbytes, activation.origin)
-
-    def _read(self, activation: _Activation) -> bool:
-        """By the device itself, to LOADED. False: somebody must wait for it."""
-        storage = activation.mover.begin_get(activation.key, activation.nbytes, activation.room)
-        if storage is None:
-            return False
-        activation.state, activation.storage, activation.room = _State.LOADED, storage, None
-        self._loaded += activation.nbytes
-        return True
 
     def _prefetch(self, reference: "weakref.ref[_Activation]") -> None:
         """In the reader."""
@@ -946,9 +812,9 @@ class offload_activations(torch.autograd.graph.saved_tensors_hooks):
     that has a way to the pool: half of the pool's memory is mapped for it at most, and stays reserved.
     in_flight_bytes: on the CPU, how much may wait for its copy at a time, held until it is made: when the model saves
     faster than the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory
-    is worth. On a GPU it is by how much the host may be ahead of the GPU, by two storages at least; and what waits is a
-    little more than what the link could take in the pass before. What is last saved is needed first: it is still in
-    flight then, and used as it is. prefetch_bytes: how far ahead of the
+    is worth. On a GPU all may wait, and by how much the host may be ahead of the GPU, by two storages at least; with
+    "keep", what is saved while the host is not ahead at all stays in memory. What is last saved is needed first: it is
+    still in flight then, and used as it is. prefetch_bytes: how far ahead of the
     backward pass is read; to it comes half of what that has given back of what had not been stored. on_full: what
     happens where the pool has no room: "keep": it stays in memory; "wait": the forward pass waits for room, and for its
     turn where more than in_flight_bytes have been computed and wait; "raise": NoSpace.

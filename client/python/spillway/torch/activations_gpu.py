@@ -4,11 +4,10 @@
     current stream   compute 1 ┬ compute 2 ┬ …   …  ┬ backward 3 ┬ backward 2
     streams out, back          └ put 1     └ put 2     └ get 2 ─────┘
 
-put. The hook records an event. A stream of its own waits for that, and copies; a later hook sees that the copy has
-ended, and the offloader drops the storage, while the forward pass goes on. Where somebody must wait for the pool, it is
-a writer: for that event first, so that the timeout is for the pool alone, then for the end of the copy. Nothing of the
-GPU's uses the storage by then but what its own stream has, so the allocator may give it to that stream at once, and no
-record_stream() is needed.
+put. The hook records an event, no more. A writer waits for that event, so that the timeout is for the pool alone, then
+for the end of the copy, and the offloader drops the storage, while the forward pass goes on. Nothing of the GPU's uses
+it by then but what its own stream has, so the allocator may give it to that stream at once, and no record_stream() is
+needed.
 
 get. The memory is of the allocator's share for the stream that had it first: what forward gave back, and so no second
 reserve. The hook takes it, and records an event: what that stream has by then comes before the read, and nothing that
@@ -47,7 +46,7 @@ from .. import gpu
 from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
 from ..views import Views
-from .activations import _Hiding, _Mover, _storage, _workers_of
+from .activations import _Mover, _storage, _workers_of
 from .device import Copies, attach, copy_all
 from .memory import octets
 from .slots import Slot, Slots
@@ -59,7 +58,7 @@ BATCH_BYTES = 64 << 20  # of copies that cannot be taken back: a millisecond, wh
 SLOTS_PERCENT = 50  # of the pool's memory, at most: 60 is what all of a user's leases may be, by default
 TIMED_MAX = 256  # reads whose seconds have not been added up
 
-# In microseconds less than one. torch without CUDA has it not.
+# In less than a microsecond. torch without CUDA has it not.
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 _attach_lock = threading.Lock()
@@ -124,7 +123,6 @@ class _Way(NamedTuple):
 
     gpu: gpu.Gpu
     mapped: Optional[_Mapped]
-    hiding: _Hiding
 
 
 def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
@@ -133,8 +131,8 @@ def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
     if way is None:
         return None
     if way.mapped is None:
-        return _KernelMover(space, device, way)
-    return _SlotMover(space, device, way, way.mapped)
+        return _KernelMover(space, device, way.gpu)
+    return _SlotMover(space, device, way.gpu, way.mapped)
 
 
 def _way(space: Space, device: torch.device) -> Optional[_Way]:
@@ -157,14 +155,14 @@ def _attach(space: Space, device: torch.device) -> Optional[_Way]:
         info = space.pool.info
         slots = Slots(space, attached, (info.dram_bytes + info.cxl_bytes) * SLOTS_PERCENT // 100)
         slots.map_ahead()
-        return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)), _Hiding())
+        return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)))
     try:
         attached = attach(space, device)
     except SpillwayError as error:
         warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
         return None
     warnings.warn(f"the pool's memory is not pinned here, so activations move slowly: {why}", RuntimeWarning)
-    return _Way(attached, None, _Hiding())
+    return _Way(attached, None)
 
 
 def _attach_mapped(space: Space, device: torch.device) -> gpu.Gpu:
@@ -188,10 +186,10 @@ class _DeviceMover(_Mover):
 
     lags = True
 
-    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
-        super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS), way.hiding)
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
+        super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
         self._device = device
-        self._gpu = way.gpu
+        self._gpu = attached
         self._stream: Optional[torch.cuda.Stream] = None
         self._puts: Dict[bytes, Any] = {}  # that are waited for, and can be cancelled
 
@@ -261,8 +259,8 @@ class _DeviceMover(_Mover):
 class _CopyMover(_DeviceMover):
     """By copy engines, to a block for each piece."""
 
-    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
-        super().__init__(space, device, way)
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
+        super().__init__(space, device, attached)
         self._out, self._in = Copies(device), Copies(device)
         self._pieces: Dict[bytes, int] = {}  # how many, of each key
 
@@ -323,32 +321,12 @@ class _Arrival:
 class _SlotMover(_CopyMover):
     """By copy engines, to slots as long as there are any."""
 
-    def __init__(self, space: Space, device: torch.device, way: _Way, mapped: _Mapped) -> None:
-        super().__init__(space, device, way)
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu, mapped: _Mapped) -> None:
+        super().__init__(space, device, attached)
         self._slots, self._copies_out, self._copies_back = mapped
         self._held: Dict[bytes, Slot] = {}  # what is stored, and where
         self._arrivals: Dict[bytes, _Arrival] = {}
         self._timed: Deque[_Sent] = deque()
-
-    def begin_put(self, key: bytes, storage: Any, origin: _Origin) -> Optional[_Sent]:
-        slot = self._slots.take(storage.nbytes())
-        if slot is None:
-            return None
-        try:
-            sent = self._copies_out.copy(list(slot.beside(self._whole(storage))), [origin.event, slot.read])
-        except BaseException:
-            self._slots.give(slot)
-            raise
-        slot.read = None
-        self._held[key] = slot
-        return sent
-
-    def is_put(self, sent: _Sent) -> bool:
-        return sent.end.query()
-
-    def end_put(self, sent: _Sent, nbytes: int) -> None:
-        self.put_seconds += sent.seconds()
-        self.copied_bytes += nbytes
 
     def put(self, key: bytes, storage: Any, timeout: Optional[float]) -> None:
         slot = self._slots.take(storage.nbytes())
@@ -378,19 +356,9 @@ class _SlotMover(_CopyMover):
         self.copied_bytes += storage.nbytes()
 
     def get(self, key: bytes, nbytes: int, room: _Room) -> Any:
-        storage = self.begin_get(key, nbytes, room)
-        if storage is not None:
-            return storage
-        try:
-            return super().get(key, nbytes, room)
-        except NoSpace:  # to lease as much
-            self._slots.trim()
-            return super().get(key, nbytes, room)
-
-    def begin_get(self, key: bytes, nbytes: int, room: _Room) -> Any:
         slot = self._held.get(key)
         if slot is None:
-            return None
+            return self._get_blocks(key, nbytes, room)
         pairs = [(there, here) for here, there in slot.beside(self._whole(room.storage))]
         sent = self._copies_back.copy(pairs, [room.event])
         slot.read = sent.end
@@ -399,6 +367,13 @@ class _SlotMover(_CopyMover):
         if len(self._timed) > TIMED_MAX:
             self.add_up()
         return room.storage
+
+    def _get_blocks(self, key: bytes, nbytes: int, room: _Room) -> Any:
+        try:
+            return super().get(key, nbytes, room)
+        except NoSpace:  # to lease as much
+            self._slots.trim()
+            return super().get(key, nbytes, room)
 
     def use(self, key: bytes, storage: Any, origin: _Origin) -> None:
         arrival = self._arrivals.get(key)
@@ -452,8 +427,8 @@ def _batches(pairs: Iterable[Pair]) -> Iterator[List[Pair]]:
 class _KernelMover(_DeviceMover):
     """By kernels, to tensors."""
 
-    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
-        super().__init__(space, device, way)
+    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
+        super().__init__(space, device, attached)
         self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
         self._reads = torch.cuda.Stream(device)  # has what reads come after
 
