@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "io/store_private.h"
 #include "tests/unit/support/tiering_rig.h"
+#include "tiering/core.h"
 
 #define CACHE_BLOCKS 3000
 #define DURABLE_BLOCKS 100
@@ -87,6 +89,68 @@ START_TEST(a_write_that_fails)
 }
 END_TEST
 
+static void filled(struct store_put *put, int status)
+{
+    (void)put;
+    ck_assert_int_eq(status, 0);
+}
+
+/* All of the device, with what tiering knows nothing of, and the reserve too. */
+static void fill_device(const struct store_entry *like)
+{
+    uint32_t region = simdisk_region_add(rig.disk, RIG_PIECE);
+
+    for (uint8_t n = 1;; n++) {
+        struct store_put put = {.id = like->id,
+                                .buf.region = region,
+                                .object_bytes = RIG_PIECE,
+                                .size_bytes = RIG_PIECE,
+                                .n_parts = 1,
+                                .class_id = like->class_id,
+                                .durability = like->durability,
+                                .kind = like->kind,
+                                .evacuating = 1,
+                                .done = filled};
+
+        ck_assert_uint_lt(n, 200);
+        put.id.key[0] = 0xff;
+        put.id.key[1] = n;
+        if (store_put(rig.t->stores[0].store, &put) < 0)
+            return;
+        rig_settle(&rig);
+    }
+}
+
+/* A piece that is to leave its segment and finds no room, ever: nothing that a stop waits for. */
+START_TEST(a_piece_that_cannot_move)
+{
+    rig_open(&rig, 8 * MIB, 16 * MIB);
+    struct tiering_id id = key(RIG_DURABLE, 1), cache = key(RIG_CACHE, 1);
+    struct store_entry entry;
+    int status;
+
+    ck_assert_int_eq(rig_put(&rig, &id, RIG_PIECE, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_evict(&rig, &id);
+    uint32_t object = object_find(rig.t, &id, &status);
+
+    object_to_entry(rig.t, object, &entry);
+    fill_device(&entry);
+    segment_set_state(&rig.t->stores[0].store->table, entry.loc.segment, SEGMENT_EVACUATING);
+    ck_assert(relocate(rig.t, object, 0, &entry));
+    ck_assert_int_eq(rig_put(&rig, &cache, 70000, 2), 0);
+    for (uint32_t turn = 0; !tiering_drain(rig.t); turn++) {
+        ck_assert_uint_lt(turn, 10000);
+        rig_turn(&rig, 4, 1000000);
+    }
+    ck_assert_uint_eq(relocations_waiting(rig.t), 1);
+    rig_crash(&rig, true);
+    id = key(RIG_DURABLE, 1);
+    ck_assert_int_eq(rig_get(&rig, &id, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tiering_drain");
@@ -94,6 +158,7 @@ int main(void)
 
     tcase_add_test(tc, more_than_the_device_takes);
     tcase_add_test(tc, a_write_that_fails);
+    tcase_add_test(tc, a_piece_that_cannot_move);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

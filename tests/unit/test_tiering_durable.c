@@ -883,6 +883,29 @@ START_TEST(a_flush_that_fails_for_another_partition)
 }
 END_TEST
 
+/* It was on its way already when the SYNC began: that is not over well before it is there. Small ones are written together. */
+START_TEST(a_sync_beside_a_write_that_fails)
+{
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id id = key(RIG_DURABLE, 1);
+    int status;
+
+    ck_assert_int_eq(rig_put(&rig, &id, _i ? 100000 : 3000, 1), 0);
+    uint32_t object = object_find(rig.t, &id, &status);
+
+    ck_assert_int_eq(move_spill(rig.t, object, false, 0, 0, false, NULL), 0);
+    simdisk_fail_next(rig.disk, IO_BLK_WRITE, -EIO);
+    int r = rig_sync(&rig, RIG_DURABLE, NULL, 0);
+
+    rig_crash(&rig, true);
+    id = key(RIG_DURABLE, 1);
+    int found = rig_get(&rig, &id, 1);
+
+    ck_assert_msg(r < 0 || found == 0, "the SYNC ended with %d, and after a crash there is %d", r, found);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Synced once and written anew; the next flush will fail. */
 static void two_tensors_and_no_flush(struct tiering_id *ret_ids)
 {
@@ -1136,6 +1159,7 @@ int main(void)
     tcase_add_test(tc, a_flush_that_fails);
     tcase_add_test(tc, a_flush_that_fails_and_a_restart_with_memory);
     tcase_add_test(tc, a_flush_that_fails_beside_a_writer);
+    tcase_add_loop_test(tc, a_sync_beside_a_write_that_fails, 0, 2);
     tcase_add_loop_test(tc, another_object_of_the_same_key, 0, 2);
     tcase_add_test(tc, no_block_is_made_of_two);
     tcase_add_loop_test(tc, a_flush_that_fails_for_another_partition, 0, 2);
