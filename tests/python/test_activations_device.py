@@ -840,6 +840,32 @@ class PaceTest(SlotDevice):
             del node, nodes
         self.assertNotIn("host", context.stats.kept)
 
+    def test_a_host_that_is_held_back(self):
+        """Is ahead: the device computes what is saved as soon as there are two more, and all of it is stored."""
+        saved, computed = [], [0]
+
+        def record(event, stream):
+            saved.append(event)
+            event.stream, event.number = stream, len(saved)
+
+        def query(event):
+            return event.number <= max(computed[0], len(saved) - 2)
+
+        def synchronize(event):
+            if threading.current_thread() is threading.main_thread():
+                computed[0] = max(computed[0], event.number)
+            wait_until(event.query, "nothing is computed")
+
+        with unittest.mock.patch.multiple(Event, record=record, query=query, synchronize=synchronize):
+            context = self.context(in_flight_bytes=1)
+            nodes = self.chain(context, 12)
+            computed[0] = 1 << 30  # from here on all is
+            self.is_idle(context)
+            self.assertEqual(context.stats.offloaded, 12 * SIZE)
+            for node in reversed(nodes):
+                node._saved_self
+        del node, nodes
+
     def test_a_host_that_is_not(self):
         """Of what is saved while the device waits for it nothing is, but the first, when nobody knows."""
         context = self.context()

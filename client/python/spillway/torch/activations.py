@@ -142,7 +142,7 @@ class _Mover:
     """
 
     lags = False  # is the device behind the host, which queues its work?
-    mark: Any = None  # an origin, by which is seen if it is
+    mark: Any = None  # the origin of what was saved last, by which is seen if it is
 
     def __init__(self, space: Space, workers: _Workers) -> None:
         self._space = space
@@ -169,9 +169,10 @@ class _Mover:
         """Returns when they are."""
 
     def host_has_time(self) -> bool:
-        """Has the device yet to compute what was queued when somebody last asked? At first nobody knows, and it has."""
+        """Has the device yet to compute what was saved last? At first nobody knows, and it has. If not, that is what is
+        saved now from then on."""
         has_time = self.mark is None or not self.is_computed(self.mark)
-        if self.mark is None or not has_time:
+        if not has_time:
             self.mark = self.origin()
         return has_time
 
@@ -555,6 +556,7 @@ class _Offloader:
             return "host"
         number = next(self._numbers)
         activation = _Activation(self, number, mover, storage, saved)
+        mover.mark = activation.origin
         saved.move_to(activation)
         self._known[storage._cdata] = activation
         if not self._enter(activation):
