@@ -19,7 +19,7 @@
 
 /* --- Shadows: open addressing by record number, at most 1/2 full ---------------------------------------------------- */
 
-#define SHADOW_SLOTS (2 * SHADOWS_MAX)
+#define SHADOW_SLOTS (UINT32_C(2) * SHADOWS_MAX)
 /* With those that a SYNC had written already, and that are dirty again, there may be more than ever before. */
 #define SHADOWS_RECOVERED_MAX (SHADOWS_MAX / 4 * 7)
 

@@ -252,14 +252,14 @@ void world_change_budget(struct sim *sim)
     world_set_budget(sim, i, dram_bytes, sim->pools[i].cxl_bytes ? sim_below(sim, 5) * MIB : 0);
 }
 
-void world_set_budget(struct sim *sim, uint32_t i, uint64_t dram_bytes, uint64_t cxl_bytes)
+void world_set_budget(struct sim *sim, uint32_t pool, uint64_t dram_bytes, uint64_t cxl_bytes)
 {
     world_check_budgets(sim); /* it may have taken what it had until now */
-    sim->budget[i][TIERING_BUDGET_DRAM] = dram_bytes;
-    sim->budget[i][TIERING_BUDGET_CXL] = cxl_bytes;
-    sim_log(sim, "pool %u: %lu MiB of DRAM, %lu of CXL", i, sim->budget[i][TIERING_BUDGET_DRAM] / MIB,
-            sim->budget[i][TIERING_BUDGET_CXL] / MIB);
-    tiering_pool_budget(sim->tiering, i, sim->budget[i]);
+    sim->budget[pool][TIERING_BUDGET_DRAM] = dram_bytes;
+    sim->budget[pool][TIERING_BUDGET_CXL] = cxl_bytes;
+    sim_log(sim, "pool %u: %lu MiB of DRAM, %lu of CXL", pool, sim->budget[pool][TIERING_BUDGET_DRAM] / MIB,
+            sim->budget[pool][TIERING_BUDGET_CXL] / MIB);
+    tiering_pool_budget(sim->tiering, pool, sim->budget[pool]);
     sim->counts->budgets++;
 }
 
