@@ -59,11 +59,6 @@ void store_fail(struct store *s, int why)
     s->events->failed(s->ctx, why);
 }
 
-void store_distrust(struct store *s, int why)
-{
-    store_fail(s, why);
-}
-
 static bool segment_free_log(struct store *s, uint32_t segment)
 {
     if (!log_append_segment_freed(&s->log, segment, s->next_generation))

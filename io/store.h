@@ -108,8 +108,8 @@ struct store_events {
     void (*room)(void *ctx);
     /* The store turned failed (why: negative errno). Once. */
     void (*failed)(void *ctx, int why);
-    /* Then: it was a flush, so what the device's other partitions wrote before it may be lost too, whatever their next
-     * flush says. */
+    /* A flush failed, so what the device's other partitions wrote before it may be lost too, whatever their next flush says.
+     * After failed(), whatever that was for. */
     void (*flush_failed)(void *ctx, int why);
 };
 
@@ -143,8 +143,8 @@ void store_adopt_done(struct store *s);
 /* The log has it, and the owner does not: it must not come back. After store_adopt_done(). */
 void store_delete_logged(struct store *s, const struct store_entry *entry);
 
-/* A flush of the device failed elsewhere (why: negative errno): the store turns failed as if it had been its own. */
-void store_distrust(struct store *s, int why);
+/* The store turns failed (why: negative errno), if it has not yet: also for what failed on its device elsewhere. */
+void store_fail(struct store *s, int why);
 
 /* Before closing: nothing new is begun in the background. Tick on until nothing of the store's is in flight. */
 void store_stop(struct store *s);

@@ -42,10 +42,8 @@ struct log_mark commit_oldest(const struct store *s)
 
 static void commit_io_failed(struct store *s, enum io_blk_op op, int why)
 {
-    bool was_failed = s->failed != 0;
-
     store_fail(s, why);
-    if (op == IO_BLK_FLUSH && !was_failed)
+    if (op == IO_BLK_FLUSH)
         s->events->flush_failed(s->ctx, why);
 }
 

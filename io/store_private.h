@@ -173,7 +173,6 @@ static inline uint16_t store_lane(const struct store *s, uint32_t segment, bool 
 }
 
 uint64_t store_seed(const struct store_entry *entry);
-void store_fail(struct store *s, int why);
 /* Nobody writes to it any more? Then it is sealed. Nothing lives in it and nobody reads it? Its end goes to the log. */
 void store_segment_check(struct store *s, uint32_t segment);
 

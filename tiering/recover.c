@@ -458,7 +458,7 @@ void tiering_device_distrust(struct tiering *t, uint16_t dev, int why)
 {
     for (uint32_t i = 0; i < t->n_stores; i++)
         if (t->stores[i].dev == dev && t->stores[i].store)
-            store_distrust(t->stores[i].store, why);
+            store_fail(t->stores[i].store, why);
 }
 
 static void recover_flush_failed(void *ctx, int why)

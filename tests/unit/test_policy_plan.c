@@ -287,8 +287,7 @@ START_TEST(a_cycle_is_held_as_well_as_can_be)
 
     step_cycle(n);
     world_open(n * percents[_i] / 100, false);
-    step_run();
-    step_run();
+    steps_run(2);
     ck_assert_uint_eq(world.hits, 0); /* LRU */
     step_run();                       /* is learned and copied */
     step_run();                       /* each resident is met */
@@ -306,8 +305,7 @@ START_TEST(there_and_back_is_held_as_well_as_can_be)
 
     step_there_and_back(n);
     world_open(n * percents[_i] / 100, true);
-    for (uint32_t i = 0; i < 4; i++)
-        step_run();
+    steps_run(4);
     ck_assert_uint_eq(stat_of().plan_accesses, 2 * n);
     steps_are_optimal(20);
     ck_assert_uint_eq(stat_of().deviations, 0);
@@ -323,8 +321,7 @@ START_TEST(hits_are_spread_over_a_cycle)
 
     step_cycle(n);
     world_open(n * percents[_i] / 100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     steps_are_optimal(5);
     for (uint32_t i = 0; i < n; i++)
         hits[i] = refer(step.at[i]);
@@ -348,8 +345,7 @@ START_TEST(a_spread_follows_the_memory)
 
     step_cycle(400);
     world_open(200, true);
-    for (uint32_t i = 0; i < 3; i++)
-        step_run();
+    steps_run(3);
     for (uint32_t k = 0; k < ARRAY_LEN(capacities); k++) {
         world.capacity = capacities[k];
         while (world.n_there > world.capacity) {
@@ -359,8 +355,7 @@ START_TEST(a_spread_follows_the_memory)
             world.is_there[victim] = false;
             world.n_there--;
         }
-        for (uint32_t i = 0; i < 3; i++)
-            step_run();
+        steps_run(3);
         steps_are_optimal(5);
     }
     world_close();
@@ -390,8 +385,7 @@ START_TEST(strangers_go_first)
 {
     step_cycle(100);
     world_open(50, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     uint64_t before = world.hits;
 
     step_run();
@@ -416,8 +410,7 @@ START_TEST(small_deviations_are_borne)
 {
     step_cycle(200);
     world_open(100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     uint64_t before = world.hits;
 
     step_run();
@@ -462,8 +455,7 @@ START_TEST(the_farthest_are_worth_waiting_for)
 {
     step_cycle(200);
     world_open(100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     ck_assert_uint_eq(policy_plan.coldest(world.policy, farthest, 100, never_pinned, NULL), 100);
     n_busy = 0;
     ck_assert_uint_eq(policy_plan.victim(world.policy, 0, farthest_are_busy, NULL), farthest[0]);
@@ -480,8 +472,7 @@ START_TEST(what_is_not_there_is_counted_ahead)
     step_cycle(200);
     world_open(100, true);
     ck_assert_uint_eq(policy_plan.misses_ahead(world.policy, 8), UINT32_MAX);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     for (uint32_t i = 0; i < step.n; i++) {
         uint32_t misses = 0;
 
@@ -519,8 +510,7 @@ START_TEST(what_comes_next_is_brought)
 {
     step_cycle(200);
     world_open(100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     for (uint32_t i = 0; i < step.n; i++) {
         uint32_t slot = i, before = (uint32_t)stat_of().prefetched_used;
 
@@ -549,8 +539,7 @@ START_TEST(a_step_begun_anew_is_followed)
 {
     step_cycle(200);
     world_open(100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     for (uint32_t i = 0; i < 100; i++)
         refer(step.at[i]);
     step_run();
@@ -565,15 +554,13 @@ START_TEST(another_order_is_learned)
 {
     step_cycle(200);
     world_open(100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     ck_assert_uint_eq(stat_of().plan_accesses, 200);
     for (uint32_t i = 0; i < step.n; i++)
         step.at[i] = (i * 11 + 300) % 500; /* others, and in another order */
     step_run();
     ck_assert_uint_eq(stat_of().plan_accesses, 0);
-    for (uint32_t i = 0; i < 4; i++)
-        step_run();
+    steps_run(4);
     ck_assert_uint_eq(stat_of().plans, 2);
     steps_are_optimal(5);
     world_close();
@@ -755,8 +742,7 @@ START_TEST(the_held_keep_their_places)
 {
     step_cycle(201);
     world_open(100, true);
-    for (uint32_t i = 0; i < 5; i++)
-        step_run();
+    steps_run(5);
     for (uint32_t i = 0; i < 40; i++) {
         uint32_t victim = policy_plan.victim(world.policy, 0, half_is_held, NULL);
 

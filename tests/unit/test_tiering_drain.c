@@ -89,36 +89,12 @@ START_TEST(a_write_that_fails)
 }
 END_TEST
 
-static void filled(struct store_put *put, int status)
-{
-    (void)put;
-    ck_assert_int_eq(status, 0);
-}
-
 /* All of the device, with what tiering knows nothing of, and the reserve too. */
-static void fill_device(const struct store_entry *like)
+static void fill_device(struct store_entry like)
 {
-    uint32_t region = simdisk_region_add(rig.disk, RIG_PIECE);
-
-    for (uint8_t n = 1;; n++) {
-        struct store_put put = {.id = like->id,
-                                .buf.region = region,
-                                .object_bytes = RIG_PIECE,
-                                .size_bytes = RIG_PIECE,
-                                .n_parts = 1,
-                                .class_id = like->class_id,
-                                .durability = like->durability,
-                                .kind = like->kind,
-                                .evacuating = 1,
-                                .done = filled};
-
-        ck_assert_uint_lt(n, 200);
-        put.id.key[0] = 0xff;
-        put.id.key[1] = n;
-        if (store_put(rig.t->stores[0].store, &put) < 0)
-            return;
-        rig_settle(&rig);
-    }
+    like.id.key[0] = 0xff;
+    for (like.id.key[1] = 1; rig_raw_put(&rig, &like, RIG_PIECE, 1) == 0; like.id.key[1]++)
+        ck_assert_uint_lt(like.id.key[1], 200);
 }
 
 /* A piece that is to leave its segment and finds no room, ever: nothing that a stop waits for. */
@@ -135,7 +111,7 @@ START_TEST(a_piece_that_cannot_move)
     uint32_t object = object_find(rig.t, &id, &status);
 
     object_to_entry(rig.t, object, &entry);
-    fill_device(&entry);
+    fill_device(entry);
     segment_set_state(&rig.t->stores[0].store->table, entry.loc.segment, SEGMENT_EVACUATING);
     ck_assert(relocate(rig.t, object, 0, &entry));
     ck_assert_int_eq(rig_put(&rig, &cache, 70000, 2), 0);

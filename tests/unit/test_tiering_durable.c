@@ -243,43 +243,18 @@ START_TEST(a_space_that_moved_is_synced_where_it_is)
 }
 END_TEST
 
-static void raw_put_done(struct store_put *put, int status)
-{
-    (void)put;
-    ck_assert_int_eq(status, 0);
-}
-
-/* What lies at that key on the device from now on, as far as its log tells; its owner is not asked. */
-static void raw_put(const struct tiering_id *id, uint32_t size_bytes, uint32_t seed)
-{
-    static struct store_put put;
-    struct store_entry entry;
-    uint32_t region = simdisk_region_add(rig.disk, PIECE_BYTES_MAX);
-    int status;
-
-    object_to_entry(rig.t, object_find(rig.t, id, &status), &entry);
-    rig_fill(simdisk_memory(rig.disk, region), size_bytes, seed);
-    put = (struct store_put){.id = entry.id,
-                             .buf.region = region,
-                             .object_bytes = size_bytes,
-                             .size_bytes = size_bytes,
-                             .n_parts = entry.n_parts,
-                             .class_id = entry.class_id,
-                             .durability = entry.durability,
-                             .kind = entry.kind,
-                             .done = raw_put_done};
-    ck_assert_int_eq(store_put(rig.t->stores[0].store, &put), 0);
-}
-
 /* A deletion that was left to a sweep of the log is not there yet when the key has another object already. */
 START_TEST(another_object_of_the_same_key)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
     struct tiering_id id = key(RIG_DURABLE, 1), other = key(RIG_DURABLE, 2);
+    struct store_entry entry;
+    int status;
 
     ck_assert_int_eq(rig_put(&rig, &id, 100000, 1), 0);
     ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
-    raw_put(&id, 50000, 2);
+    object_to_entry(rig.t, object_find(rig.t, &id, &status), &entry);
+    ck_assert_int_eq(rig_raw_put(&rig, &entry, 50000, 2), 0);
     ck_assert_int_eq(rig_put(&rig, &other, 8192, 3), 0);
     ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
     rig_crash(&rig, _i);
@@ -883,6 +858,31 @@ START_TEST(a_flush_that_fails_for_another_partition)
 }
 END_TEST
 
+/* Nor is it trusted if the store that heard of it had failed already, for another reason. */
+START_TEST(a_flush_that_fails_after_its_store)
+{
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 4 * MIB, .device_bytes = 32 * MIB, .partitions = 2}, 1);
+    rig_start(&rig);
+    struct tiering_id here = key(RIG_DURABLE, 1), there = key(RIG_SHARED_DURABLE, 1);
+    struct tiering_sync sync;
+
+    rig.t->spaces[here.space].home = 0;
+    rig.t->spaces[there.space].home = 1;
+    ck_assert_int_eq(rig_put(&rig, &here, 8192, 1), 0);
+    ck_assert_int_eq(rig_put(&rig, &there, 8192, 2), 0);
+    sync_begin(&sync);
+    for (int turn = 0; simdisk_pending_blks(rig.disk, IO_BLK_FLUSH, true, IO_LANE_OWN) == 0; turn++) {
+        ck_assert_int_lt(turn, 1000);
+        rig_turn(&rig, 1, 1000);
+    }
+    store_fail(rig.t->stores[0].store, -EIO);
+    simdisk_fail_next(rig.disk, IO_BLK_FLUSH, -EIO);
+    rig_settle(&rig);
+    ck_assert_int_eq(rig_sync(&rig, RIG_SHARED_DURABLE, NULL, 0), -EIO);
+    rig_close(&rig);
+}
+END_TEST
+
 /* It was on its way already when the SYNC began: that is not over well before it is there. Small ones are written together. */
 START_TEST(a_sync_beside_a_write_that_fails)
 {
@@ -954,26 +954,15 @@ START_TEST(a_flush_that_fails_and_a_restart_with_memory)
 }
 END_TEST
 
-static int sync_status;
-
-static void sync_is_over(struct tiering_sync *sync, int status)
-{
-    (void)sync;
-    sync_status = status;
-}
-
 /* One that was on its way is not over well either. */
 START_TEST(a_sync_while_a_flush_fails_elsewhere)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
     struct tiering_id id = key(RIG_DURABLE, 1);
-    struct tiering_sync sync = {.done = sync_is_over};
+    struct tiering_sync sync;
 
     ck_assert_int_eq(rig_put(&rig, &id, 8192, 1), 0);
-    sync_status = 1;
-    tiering_sync_begin(rig.t, &sync, id.space);
-    ck_assert_int_eq(tiering_sync_add_space(rig.t, &sync), 0);
-    tiering_sync_run(rig.t, &sync);
+    sync_begin(&sync);
     for (int turn = 0; turn < _i; turn++)
         rig_turn(&rig, 1, 1000);
     int before = sync_status;
@@ -991,14 +980,11 @@ START_TEST(a_flush_that_fails_beside_a_writer)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
     struct tiering_id ids[2];
-    struct tiering_sync sync = {.done = sync_is_over};
+    struct tiering_sync sync;
     struct tiering_grant g = {0};
 
     two_tensors_and_no_flush(ids);
-    sync_status = 1;
-    tiering_sync_begin(rig.t, &sync, ids[0].space);
-    ck_assert_int_eq(tiering_sync_add_space(rig.t, &sync), 0);
-    tiering_sync_run(rig.t, &sync);
+    sync_begin(&sync);
     for (int turn = 0; turn < 1000 && sync_status == 1; turn++) {
         int status;
 
@@ -1163,6 +1149,7 @@ int main(void)
     tcase_add_loop_test(tc, another_object_of_the_same_key, 0, 2);
     tcase_add_test(tc, no_block_is_made_of_two);
     tcase_add_loop_test(tc, a_flush_that_fails_for_another_partition, 0, 2);
+    tcase_add_test(tc, a_flush_that_fails_after_its_store);
     tcase_add_loop_test(tc, a_sync_while_a_flush_fails_elsewhere, 0, 12);
     tcase_add_test(tc, a_full_device);
     tcase_add_test(tc, a_full_log_and_a_full_budget);

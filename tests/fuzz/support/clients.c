@@ -192,11 +192,15 @@ static bool is_gpu(uint8_t op)
     return op == SPW_OP_GPU_SPILL || op == SPW_OP_GPU_FETCH;
 }
 
+static bool takes_handles(uint8_t op)
+{
+    return op == SPW_OP_COMMIT || op == SPW_OP_ABORT || op == SPW_OP_RELEASE || is_gpu(op);
+}
+
 static void list_write(struct fuzz *f, uint32_t i, const struct spw_sqe *sqe)
 {
     struct client *c = &e.clients[i];
-    bool handles = sqe->opcode == SPW_OP_COMMIT || sqe->opcode == SPW_OP_ABORT || sqe->opcode == SPW_OP_RELEASE ||
-                   is_gpu(sqe->opcode);
+    bool handles = takes_handles(sqe->opcode);
 
     for (uint32_t n = 0; n < sqe->n_items && n < 16; n++) {
         if (handles) {
@@ -224,7 +228,7 @@ static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
                                             [SPW_OP_CANCEL] = 1,    [SPW_OP_PUT_RANGE] = 2, [SPW_OP_GET_RANGE] = 2,
                                             [SPW_OP_GPU_SPILL] = 3, [SPW_OP_GPU_FETCH] = 3, [SPW_OP_PLAN] = 2};
     bool plain = op == SPW_OP_NOP || op == SPW_OP_CANCEL;
-    bool handles = op == SPW_OP_COMMIT || op == SPW_OP_ABORT || op == SPW_OP_RELEASE || is_gpu(op);
+    bool handles = takes_handles(op);
 
     *ret_sqe = (struct spw_sqe){.opcode = op, .user_data = shape % 4, .results = RESULTS};
     if (!plain && !handles && c->n_spaces)

@@ -381,6 +381,35 @@ int rig_put(struct rig *rig, const struct tiering_id *id, uint32_t size_bytes, u
     return rig_commit(rig, &rig->s, grant.lease);
 }
 
+static void raw_put_done(struct store_put *put, int status)
+{
+    (void)put;
+    ck_assert_int_eq(status, 0);
+}
+
+int rig_raw_put(struct rig *rig, const struct store_entry *like, uint32_t size_bytes, uint32_t seed)
+{
+    struct io_backend *be = simdisk_backend(rig->disk);
+    uint32_t region = simdisk_region_add(rig->disk, RIG_PIECE);
+    struct store_put put = {.id = like->id,
+                            .buf.region = region,
+                            .object_bytes = size_bytes,
+                            .size_bytes = size_bytes,
+                            .n_parts = like->n_parts,
+                            .class_id = like->class_id,
+                            .durability = like->durability,
+                            .kind = like->kind,
+                            .evacuating = 1,
+                            .done = raw_put_done};
+
+    rig_fill(simdisk_memory(rig->disk, region), size_bytes, seed);
+    int r = store_put(rig->t->stores[0].store, &put);
+
+    rig_settle(rig);
+    be->ops->chunk_close(be, region);
+    return r;
+}
+
 int rig_get(struct rig *rig, const struct tiering_id *id, uint32_t seed)
 {
     struct tiering_grant grant;

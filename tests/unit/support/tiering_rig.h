@@ -109,5 +109,8 @@ int rig_get(struct rig *rig, const struct tiering_id *id, uint32_t seed);
 int rig_write(struct rig *rig, const struct tiering_id *id, uint32_t seed);
 /* SYNC of these, or with n = 0 of the whole space. */
 int rig_sync(struct rig *rig, enum rig_space space, const struct tiering_id *ids, uint32_t n);
+/* Puts into the first store what tiering is not told of: under the id that `like` has, and as that, but of one piece of so many
+ * bytes, with the pattern. May use the reserve. As store_put(), waited for. */
+int rig_raw_put(struct rig *rig, const struct store_entry *like, uint32_t size_bytes, uint32_t seed);
 void rig_fill(uint8_t *bytes, uint32_t size_bytes, uint32_t seed);
 bool rig_is(const uint8_t *bytes, uint32_t size_bytes, uint32_t seed); /* seed 0: zeros */
