@@ -228,6 +228,7 @@ class Device(Base):
             (torch.cuda, "current_stream", lambda device: self.current),
             (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
+            (activations_gpu, "_raw_stream", lambda index: self.current.cuda_stream),
             (activations_gpu, "attach", self.attach),
             (activations_gpu, "_CopyStream", Lane),
             (activations_gpu, "SLOTS_PERCENT", self.SLOTS_PERCENT),

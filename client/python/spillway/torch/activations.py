@@ -292,6 +292,7 @@ class _Activation:
     )
 
     def __init__(self, offloader: "_Offloader", number: int, mover: _Mover, storage: Any, saved: "_Saved") -> None:
+        self.state = _State.QUEUED  # first, for __del__, if something here fails
         self.offloader = offloader
         self.number = number
         self.key = offloader.name + number.to_bytes(_NUMBER_BYTES, "big")
@@ -304,7 +305,6 @@ class _Activation:
         self.witness = saved.witness
         self.version = saved.version
         self.uses = self.left = 0
-        self.state = _State.QUEUED
 
     def is_of(self, storage: Any, version: int) -> bool:
         """Is it of this storage and version? While a storage is `seen` no other has its address."""
