@@ -388,6 +388,7 @@ struct relocations {
     struct io_buf buf;
     uint32_t n_sectors, next_sector;
     uint32_t first, n; /* slots, free ones behind the first included */
+    uint64_t n_moved;  /* ended well, since the start */
     struct relocation slots[RELOCATIONS_MAX];
 };
 
@@ -415,11 +416,12 @@ struct warm {
 /* The walk of tiering_drain(): over the records from `at` on. */
 struct drain {
     uint32_t at;
-    uint64_t moved_ns; /* when something was in flight last, or `at` moved */
-    bool active;       /* so nothing else is written ahead of need */
-    bool stuck;        /* no room came, although nothing was in flight: nobody waits for any again */
-    bool begun;        /* this walk has begun a write */
-    bool again;        /* not the first walk: `cache` had its turn */
+    uint64_t moved_ns; /* when last more was in flight than relocations, one of these ended well, or `at` moved */
+    uint64_t n_relocated;
+    bool active; /* so nothing else is written ahead of need */
+    bool stuck;  /* no room came, although nothing was in flight: nobody waits for any again */
+    bool begun;  /* this walk has begun a write */
+    bool again;  /* not the first walk: `cache` had its turn */
 };
 
 struct tiering {
@@ -1010,7 +1012,7 @@ const char *evacuate_check(const struct tiering *t);
 bool relocate(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* Those that found no room in the store. */
 void relocate_step(struct tiering *t);
-/* How many wait for room in their store. */
-uint32_t relocations_waiting(const struct tiering *t);
+/* How many have begun and not ended. */
+uint32_t relocations_running(const struct tiering *t);
 /* The piece is deleted: see move_put_cancel(). */
 void relocate_cancel(struct tiering *t, uint32_t object);

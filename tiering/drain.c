@@ -28,10 +28,10 @@ static bool drain_wants(const struct tiering *t, uint32_t object)
            !(r->flags & RECORD_INCOMPLETE) && !(t->drain.again && durability == STORE_CACHE);
 }
 
-/* Nothing is in flight. What waits for room to leave a segment is not: that may never come. */
+/* Nothing is in flight. What is to leave a segment is not: its room may never come, and its read may fail for ever. */
 static bool drain_is_idle(const struct tiering *t)
 {
-    return t->n_moves == relocations_waiting(t);
+    return t->n_moves == relocations_running(t);
 }
 
 /* False: not now. */
@@ -53,8 +53,9 @@ static void drain_look(struct tiering *t, uint32_t before)
 {
     struct drain *d = &t->drain;
 
-    if (!d->active || d->at != before || !drain_is_idle(t))
+    if (!d->active || d->at != before || !drain_is_idle(t) || d->n_relocated != t->relocations.n_moved)
         d->moved_ns = t->now_ns;
+    d->n_relocated = t->relocations.n_moved;
     d->active = true;
     d->stuck |= t->now_ns - d->moved_ns >= STUCK_NS;
 }

@@ -81,6 +81,7 @@ static void relocate_end(struct move *m, int status)
     struct shadow *shadow = hot_at(t, object)->flags & HOT_SHADOWED ? shadow_of(t, object) : NULL;
 
     hot_at(t, object)->flags &= (uint16_t)~HOT_RELOCATING;
+    t->relocations.n_moved += status >= 0;
     if (status == -ECANCELED) {
         assert(r->state != RECORD_COMMITTED); /* deleted, and the old copy with it */
     } else if (status < 0) {
@@ -193,13 +194,13 @@ void relocate_step(struct tiering *t)
     }
 }
 
-uint32_t relocations_waiting(const struct tiering *t)
+uint32_t relocations_running(const struct tiering *t)
 {
     const struct relocations *ring = &t->relocations;
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < ring->n; i++)
-        n += ring->slots[(ring->first + i) % RELOCATIONS_MAX].phase == RELOCATION_WAIT;
+        n += ring->slots[(ring->first + i) % RELOCATIONS_MAX].phase != RELOCATION_FREE;
     return n;
 }
 

@@ -309,8 +309,8 @@ void model_restarted(struct sim *sim, bool clean)
             o->min = o->version;
         if (clean && (o->state == BLOCK_ABSENT || o->state == BLOCK_BUILDING))
             o->min = o->published + 1;
-        if (!clean && sim->bad_writes_on)
-            o->damaged = 0; /* what went to the wrong place may be undone, as it was not flushed */
+        if (!clean)
+            o->damaged = 0; /* what did it may be undone: a stray write, or a move to there, not yet durable */
         o->state = BLOCK_UNKNOWN;
         o->reserved = o->committed = 0;
         if (o->min > o->published && !o->must)

@@ -119,10 +119,52 @@ START_TEST(a_piece_that_cannot_move)
         ck_assert_uint_lt(turn, 10000);
         rig_turn(&rig, 4, 1000000);
     }
-    ck_assert_uint_eq(relocations_waiting(rig.t), 1);
+    ck_assert_uint_eq(relocations_running(rig.t), 1);
     rig_crash(&rig, true);
     id = key(RIG_DURABLE, 1);
     ck_assert_int_eq(rig_get(&rig, &id, 1), 0);
+    rig_close(&rig);
+}
+END_TEST
+
+/* Room would come if pieces could be moved, but they cannot be read, however often. */
+START_TEST(pieces_that_cannot_be_read)
+{
+    const uint32_t n = 90;
+
+    rig_open(&rig, 8 * MIB, 16 * MIB);
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 100000, i + 1), 0);
+    }
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        rig_evict(&rig, &id);
+        if (i % 3)
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    simdisk_faults(rig.disk)->read_error = 1000000;
+    uint64_t evacuated = rig.t->stat.evacuated;
+    for (uint32_t i = 0; i < 70; i++) {
+        struct tiering_id id = key(RIG_CACHE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 100000, i + 1), 0);
+    }
+    for (uint32_t turn = 0; !tiering_drain(rig.t); turn++) {
+        ck_assert_uint_lt(turn, 20000);
+        rig_turn(&rig, 4, 1000000);
+    }
+    ck_assert_uint_gt(rig.t->stat.evacuated, evacuated);
+    simdisk_faults(rig.disk)->read_error = 0;
+    rig_crash(&rig, true);
+    for (uint32_t i = 0; i < n; i += 3) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+    }
     rig_close(&rig);
 }
 END_TEST
@@ -135,6 +177,7 @@ int main(void)
     tcase_add_test(tc, more_than_the_device_takes);
     tcase_add_test(tc, a_write_that_fails);
     tcase_add_test(tc, a_piece_that_cannot_move);
+    tcase_add_test(tc, pieces_that_cannot_be_read);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
