@@ -6,7 +6,7 @@
  */
 #include "tests/sim/sim.h"
 
-#define RECOUNT_SEEDS 50 /* one in so many is recounted at every step */
+#define RECOUNT_SEEDS 200 /* one in so many is recounted at every step */
 #define RECOUNT_STEPS 256
 
 /* It has got a lease that nobody has looked at yet, or keeps one until the piece has its bytes elsewhere. */
