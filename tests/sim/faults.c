@@ -6,6 +6,8 @@
  *   errors      EIO once; from one device for good, until the next start; a flush that fails
  *   refusals    no memory; a worker that finds the memory gone
  *   always      short counts, a GPU's copy engine that fails, requests that take long
+ *
+ * A harsh run has nearly all of them, ten times as often, and ends as often again: faults that meet each other.
  */
 #include <errno.h>
 
@@ -13,11 +15,19 @@
 
 #define SEGMENT_BYTES MIB
 
+/* One in n; in a harsh run ten times as often. */
+static bool faults_once_in(struct sim *sim, uint64_t n)
+{
+    return sim_below(sim, sim->harsh ? n / 10 : n) == 0;
+}
+
 void faults_make(struct sim *sim)
 {
-    sim->flips_on = sim_percent(sim, 35);
-    sim->errors_on = sim_percent(sim, 35);
-    sim->refusals_on = sim_percent(sim, 35);
+    uint32_t percent = sim->harsh ? 80 : 35;
+
+    sim->flips_on = sim_percent(sim, percent);
+    sim->errors_on = sim_percent(sim, percent);
+    sim->refusals_on = sim_percent(sim, percent);
     for (uint32_t dev = 0; dev < sim->n_devs; dev++)
         sim->bad_writes_on |= sim->partitions[dev] > 1;
     sim->bad_writes_on = sim->flips_on && !sim->bad_writes_on && sim_percent(sim, 40);
@@ -70,9 +80,9 @@ void faults_step(struct sim *sim)
 {
     if (!sim->errors_on)
         return;
-    if (sim_below(sim, 6000) == 0)
+    if (faults_once_in(sim, 6000))
         simdisk_fail_next(sim->disk, (enum io_blk_op)sim_below(sim, 3), -EIO);
-    if (sim_below(sim, 12000) == 0) {
+    if (faults_once_in(sim, 12000)) {
         uint32_t dev = (uint32_t)sim_below(sim, sim->n_devs);
 
         sim_log(sim, "device %u is dead", dev);

@@ -263,6 +263,7 @@ struct sim {
     void *records;
     uint32_t max_objects;
     struct tiering_space_info spaces[SIM_SPACES];
+    bool harsh; /* more faults, and more ends */
     bool flips_on, errors_on, budgets_on, refusals_on, bad_writes_on;
     bool calm;             /* nothing is provoked: a stop must come to its end */
     bool arena_late;       /* a block that nobody waits for any more may still come into an arena */

@@ -15,6 +15,8 @@
 #include "tests/sim/sim.h"
 
 #define CRASHES_MIN 3
+#define ENDS_MAX 24
+#define HARSH_FROM UINT64_C(1000000000) /* seeds */
 #define HOT_CRASHES 8
 #define HOT_STEPS 40
 
@@ -161,13 +163,15 @@ static void hot_step(struct sim *sim)
 uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
 {
     struct sim *sim = calloc(1, sizeof(*sim));
-    uint64_t ends[8], n_ends = CRASHES_MIN + 3, n_ops = run->n_ops, hot[HOT_CRASHES];
+    uint64_t ends[ENDS_MAX], n_ends, n_ops = run->n_ops, hot[HOT_CRASHES];
 
     if (!sim)
         abort();
     sim_running = sim;
     *sim_progress = (struct sim_progress){.seed = run->seed};
     sim->seed = sim->rng = run->seed;
+    sim->harsh = run->seed >= HARSH_FROM;
+    n_ends = sim->harsh ? ENDS_MAX : CRASHES_MIN + 3;
     sim->n_ops = n_ops;
     sim->verbose = run->verbose;
     sim->counts = counts;
