@@ -27,20 +27,12 @@ struct inject_request {
 
 /* --- The answer: the rules afterwards --------------------------------------------------------------------------------- */
 
-static const char *device_name(const struct control *control, uint32_t engine, uint16_t dev)
-{
-    for (uint32_t i = 0; i < control->config->n_devices; i++)
-        if (control->devices[i].devs[engine] == dev)
-            return control->config->devices[i].section.name;
-    return NULL;
-}
-
 static void put_rule(struct json_object *o, const struct control *control, uint32_t engine,
                      const struct inject_rule *rule)
 {
     json_put_u64(o, "rule", rule->number);
     json_put_u64(o, "engine", engine);
-    json_put_text(o, "device", device_name(control, engine, rule->dev));
+    json_put_text(o, "device", control->config->devices[rule->device].section.name);
     json_put_text(o, "what", inject_names[rule->what]);
     json_put_u64(o, "left", rule->count);
     json_put_u64(o, "millionths", rule->millionths);
@@ -137,9 +129,8 @@ static uint32_t device_find(const struct control *control, const char *name)
     return i;
 }
 
-/* Every engine that has some of the device gets the rule; without one, all are asked. */
-static void inject_begin(struct session *session, enum inject_order order, const struct inject_rule *rule,
-                         uint32_t device)
+/* All engines are asked; of a rule, each knows whether it has some of the device. */
+static void inject_begin(struct session *session, enum inject_order order, const struct inject_rule *rule)
 {
     static uint64_t last_rule;
     struct control *control = session->control;
@@ -159,7 +150,6 @@ static void inject_begin(struct session *session, enum inject_order order, const
         call->order = order;
         if (order == INJECT_ADD) {
             call->rule = *rule;
-            call->rule.dev = control->devices[device].devs[i];
             call->rule.number = last_rule;
         }
         call->call.at_control = inject_done;
@@ -185,7 +175,8 @@ static void inject_add_asked(struct session *session, const struct admin_request
         return;
     }
     log_warning("[device %s] %s ordered by uid %u (spillctl inject)", name, inject_names[rule.what], session->who.uid);
-    inject_begin(session, INJECT_ADD, &rule, device);
+    rule.device = device;
+    inject_begin(session, INJECT_ADD, &rule);
 }
 
 static bool inject_is_allowed(struct session *session)
@@ -216,9 +207,9 @@ bool admin_inject(struct session *session, const struct admin_request *request)
         inject_add_asked(session, request);
     } else if (strcmp(order, "clear") == 0) {
         log_warning("no faults are ordered any more (uid %u)", session->who.uid);
-        inject_begin(session, INJECT_CLEAR, NULL, 0);
+        inject_begin(session, INJECT_CLEAR, NULL);
     } else if (strcmp(order, "list") == 0) {
-        inject_begin(session, INJECT_LIST, NULL, 0);
+        inject_begin(session, INJECT_LIST, NULL);
     } else {
         session_reply_error(session, -EINVAL, 0, "an order is list, clear or add");
     }

@@ -24,9 +24,8 @@ struct workers;
 struct control_device {
     struct device device;
     struct store_identity identity;
-    uint64_t used_bytes;        /* of the device: as formatted, or less */
-    uint16_t first_dev;         /* engine 0's number of it */
-    uint16_t devs[ENGINES_MAX]; /* each engine's */
+    uint64_t used_bytes; /* of the device: as formatted, or less */
+    uint16_t first_dev;  /* engine 0's number of it */
     struct distrust_call distrusts[ENGINES_MAX];
     bool is_distrusted; /* a flush failed at some engine, and all others were told */
 };

@@ -208,7 +208,7 @@ enum inject_order { INJECT_LIST, INJECT_ADD, INJECT_CLEAR };
 struct inject_call {
     struct call call;
     enum inject_order order;
-    struct inject_rule rule; /* INJECT_ADD */
+    struct inject_rule rule; /* INJECT_ADD; where the engine has none of its device, nothing is added */
     int result;              /* -ENOSPC: INJECT_RULES_MAX */
     uint32_t n;              /* the rules afterwards */
     struct inject_rule rules[INJECT_RULES_MAX];

@@ -352,6 +352,17 @@ void engine_ping(struct engine *engine, struct ping_call *call)
     call_to(engine, &call->call, ping_at_engine);
 }
 
+static int inject_add_at_engine(struct engine *engine, struct inject_rule *rule)
+{
+    for (uint32_t i = 0; i < engine->n_stores; i++) {
+        if (engine->store_at[i].device != rule->device)
+            continue;
+        rule->dev = engine->store_at[i].dev;
+        return inject_add(engine->inject, rule);
+    }
+    return 0;
+}
+
 static void inject_at_engine(struct call *base)
 {
     struct inject_call *call = container_of(base, struct inject_call, call);
@@ -362,7 +373,7 @@ static void inject_at_engine(struct call *base)
     if (!inject)
         return;
     if (call->order == INJECT_ADD)
-        call->result = inject_add(inject, &call->rule);
+        call->result = inject_add_at_engine(base->engine, &call->rule);
     else if (call->order == INJECT_CLEAR)
         inject_clear(inject);
     call->n = inject_list(inject, call->rules);

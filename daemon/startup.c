@@ -210,11 +210,12 @@ static int device_attach(struct control *control, uint32_t index)
 {
     struct control_device *d = &control->devices[index];
     const struct config_device *config = &control->config->devices[index];
+    uint16_t devs[ENGINES_MAX] = {0};
     const char *why = "too many devices";
 
     for (uint16_t p = 0; p < d->identity.format.partitions; p++) {
         struct engine *engine = control->engines[p % control->n_engines];
-        uint16_t *dev = &d->devs[p % control->n_engines];
+        uint16_t *dev = &devs[p % control->n_engines];
         int r = 0;
 
         if (p < control->n_engines) {

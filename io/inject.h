@@ -26,6 +26,7 @@ extern const char *const inject_names[INJECT_WHATS];
 struct inject_rule {
     uint8_t what; /* enum inject_what */
     uint16_t dev;
+    uint32_t device;     /* the same, as whoever gave it names it */
     uint32_t millionths; /* of the requests that it is about; INJECT_MILLION: all */
     uint64_t count;      /* so many more of them, and the rule is gone; 0: without end */
     uint64_t latency_ns; /* of INJECT_LATENCY */

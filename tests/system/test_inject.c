@@ -16,6 +16,7 @@
 
 #define BLOCK (256 * 1024)
 #define N_BLOCKS 30
+#define HALF (N_BLOCKS / 2)
 #define SECTIONS "[tier.dram]\nsize = 64 MiB\n[pool default]\n"
 
 static struct daemon d;
@@ -43,28 +44,44 @@ static int ctl(const char *const words[])
 }
 #define CTL(...) ctl((const char *const[]){__VA_ARGS__, NULL})
 
+/* A clean restart: nothing is in memory any more. */
+static void restart(void)
+{
+    spw_close(session);
+    ck_assert_int_eq(daemon_stop(&d), 0);
+    daemon_start(&d);
+    session = daemon_connect(&d);
+}
+
+static void put_blocks(spw_space *space)
+{
+    for (uint64_t i = 0; i < N_BLOCKS; i++)
+        ck_assert_int_eq(block_put(space, i, BLOCK), 0);
+}
+
 /* Blocks that lie on the device alone. */
 static spw_space *cold_blocks(void)
 {
     spw_space *space = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
 
-    for (uint64_t i = 0; i < N_BLOCKS; i++)
-        ck_assert_int_eq(block_put(space, i, BLOCK), 0);
+    put_blocks(space);
     ck_assert_int_eq(spw_sync(space, NULL, 0, 20000), 0);
-    spw_close(session);
-    ck_assert_int_eq(daemon_stop(&d), 0);
-    daemon_start(&d);
-    session = daemon_connect(&d);
+    restart();
     return daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+}
+
+static uint32_t n_of_status_within(spw_space *space, uint64_t from, uint64_t to, int status)
+{
+    uint32_t n = 0;
+
+    for (uint64_t i = from; i < to; i++)
+        n += block_get(space, i, BLOCK) == status;
+    return n;
 }
 
 static uint32_t n_of_status(spw_space *space, int status)
 {
-    uint32_t n = 0;
-
-    for (uint64_t i = 0; i < N_BLOCKS; i++)
-        n += block_get(space, i, BLOCK) == status;
-    return n;
+    return n_of_status_within(space, 0, N_BLOCKS, status);
 }
 
 START_TEST(test_reads)
@@ -162,6 +179,75 @@ START_TEST(test_flush_of_another_engine)
 }
 END_TEST
 
+/* Two engines, and two devices of which one has a partition for the first engine only. */
+static void begin_uneven(unsigned disk_partitions, unsigned more_partitions)
+{
+    char sections[512];
+
+    daemon_init(&d);
+    struct daemon more = d;
+
+    snprintf(more.disk, sizeof(more.disk), "%s/more.spill", d.dir);
+    daemon_format_partitions(&d, 128 * DAEMON_MIB, disk_partitions);
+    daemon_format_partitions(&more, 128 * DAEMON_MIB, more_partitions);
+    snprintf(sections, sizeof(sections), SECTIONS "[device more]\npath = %s\n", more.disk);
+    daemon_configure(&d, "inject = yes\nengines = 2", sections);
+    daemon_start(&d);
+    session = daemon_connect(&d);
+}
+
+static uint32_t n_of_text(const char *word)
+{
+    uint32_t n = 0;
+
+    for (const char *at = text; (at = strstr(at, word)) != NULL; at++)
+        n++;
+    return n;
+}
+
+/* The first one is the first engine's, whose blocks lie on both devices; the second one has the other engine, and one device. */
+static void open_caches(spw_space *ret_spaces[2])
+{
+    ret_spaces[0] = daemon_space(session, "default", "first", 0, SPW_CLASS_GENERIC, SPW_CACHE);
+    ret_spaces[1] = daemon_space(session, "default", "second", 0, SPW_CLASS_GENERIC, SPW_CACHE);
+}
+
+/* A device that one engine has no partition of: that engine is not hit, and the other one only where the device is. */
+START_TEST(test_device_of_one_engine)
+{
+    static const char *const names[] = {"disk", "more"};
+    const char *lone = names[_i], *both = names[!_i];
+    spw_space *spaces[2];
+
+    begin_uneven(_i == 0 ? 1 : 2, _i == 0 ? 2 : 1);
+    open_caches(spaces);
+    put_blocks(spaces[0]);
+    put_blocks(spaces[1]);
+    restart();
+    open_caches(spaces);
+
+    ck_assert_int_eq(CTL("device", lone, "eio"), 0);
+    ck_assert_uint_eq(n_of_status_within(spaces[1], 0, HALF, 0), HALF);
+    uint32_t n_hit = n_of_status_within(spaces[0], 0, HALF, -EIO);
+
+    ck_assert_msg(n_hit > 0 && n_hit < HALF, "%u of %d", n_hit, HALF);
+    ck_assert_msg(n_of_text("eio") == 1 && n_of_text(lone) == 1 && n_of_text(both) == 0, "%s", text);
+    ck_assert_int_eq(CTL("clear"), 0);
+
+    ck_assert_int_eq(CTL("device", both, "eio"), 0);
+    ck_assert_uint_eq(n_of_status_within(spaces[1], HALF, N_BLOCKS, -EIO), HALF);
+    n_hit = n_of_status_within(spaces[0], HALF, N_BLOCKS, -EIO);
+    ck_assert_msg(n_hit > 0 && n_hit < HALF, "%u of %d", n_hit, HALF);
+    ck_assert_msg(n_of_text("eio") == 2 && n_of_text(both) == 2 && n_of_text(lone) == 0, "%s", text);
+    ck_assert_int_eq(CTL("clear"), 0);
+
+    ck_assert_uint_eq(n_of_status(spaces[0], 0), N_BLOCKS);
+    ck_assert_uint_eq(n_of_status(spaces[1], 0), N_BLOCKS);
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
 /* Off unless configured; words that are no order; and nobody but root. */
 START_TEST(test_refused)
 {
@@ -239,6 +325,7 @@ int main(void)
     tcase_add_test(tc, test_latency);
     tcase_add_test(tc, test_flush);
     tcase_add_test(tc, test_flush_of_another_engine);
+    tcase_add_loop_test(tc, test_device_of_one_engine, 0, 2);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_requests);
     suite_add_tcase(suite, tc);
