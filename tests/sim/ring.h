@@ -83,6 +83,7 @@ struct ring_client {
     uint32_t sq_tail, cq_head;
     uint32_t spaces[RING_SPACES]; /* handles */
     uint64_t next_call;
+    uint64_t planned;       /* items of a plan that the hostile one has sent so far */
     uint32_t unheard_turns; /* of the engine, in which it neither looked nor could be told */
     struct ring_call calls[RING_CALLS];
     struct ring_lease leases[RING_LEASES];

@@ -118,6 +118,7 @@ static void client_consume(struct sim *sim, struct ring_client *c)
         sim_event(sim, 230 + call->opcode, (uint64_t)(int64_t)cqe.status);
         if (!hostile)
             ring_answer(sim, c, call, &cqe);
+        sim->counts->ring_plans += call->opcode == SPW_OP_PLAN && cqe.status == 0 && cqe.value > 0;
         call->used = false;
     }
 }

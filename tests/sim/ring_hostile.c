@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "include/base/mix.h"
 #include "tests/sim/ring.h"
 
 static struct spw_item item_any(struct sim *sim)
@@ -45,7 +46,7 @@ static struct spw_handle handle_any(struct sim *sim, struct ring_client *c)
 static void fill(struct sim *sim, struct ring_client *c, const struct ring_call *call)
 {
     bool handles = call->opcode == SPW_OP_COMMIT || call->opcode == SPW_OP_ABORT || call->opcode == SPW_OP_RELEASE ||
-                   call->opcode >= SPW_OP_GPU_SPILL;
+                   call->opcode == SPW_OP_GPU_SPILL || call->opcode == SPW_OP_GPU_FETCH;
 
     for (uint32_t i = 0; i < call->n; i++) {
         if (handles)
@@ -53,6 +54,29 @@ static void fill(struct sim *sim, struct ring_client *c, const struct ring_call 
         else
             ((struct spw_item *)ring_call_items(c, call))[i] = item_any(sim);
     }
+}
+
+/* PLAN: in a quarter of the runs, those with the plan policy among them. Not drawn: other seeds are the runs that they were. */
+static uint8_t opcode_any(struct sim *sim)
+{
+    if (mix64(sim->seed) % 4 == 0 && sim_percent(sim, 15))
+        return SPW_OP_PLAN;
+    return (uint8_t)sim_below(sim, SPW_OP_PLAN);
+}
+
+/* A list of a plan: the first one, or what comes behind the last one, or neither. */
+static void declare(struct sim *sim, struct ring_client *c, struct spw_sqe *sqe)
+{
+    bool ends = sim_percent(sim, 50);
+
+    sqe->results = 0;
+    sqe->arg[0] = sim_percent(sim, 60) ? c->planned : 0;
+    c->planned = sqe->arg[0] + sqe->n_items;
+    sqe->arg[1] = c->planned + (ends ? 0 : 1 + sim_below(sim, RING_ITEMS));
+    if (ends)
+        c->planned = 0;
+    if (sim_percent(sim, 20))
+        sqe->arg[sim_below(sim, 3)] = sim_random(sim) >> sim_below(sim, 64);
 }
 
 /* A field of the SQE that is not what it should be. */
@@ -117,8 +141,7 @@ void ring_hostile_op(struct sim *sim, struct ring_client *c)
     if (sim_percent(sim, 10)) /* what is being read changes */
         for (uint32_t i = 0; i < 64; i++)
             c->scratch[sim_below(sim, RING_SCRATCH_BYTES)] ^= (char)sim_random(sim);
-    /* PLAN is left out: so seeds are the runs that they were before it came. */
-    call = ring_call_new(sim, c, (uint8_t)sim_below(sim, SPW_OP_PLAN));
+    call = ring_call_new(sim, c, opcode_any(sim));
     if (!call) {
         memset(c->calls, 0, sizeof(c->calls)); /* it does not wait for answers */
         return;
@@ -129,6 +152,8 @@ void ring_hostile_op(struct sim *sim, struct ring_client *c)
     fill(sim, c, call);
     struct spw_sqe sqe = ring_call_sqe(c, call, c->spaces[sim_below(sim, RING_SPACES)]);
 
+    if (call->opcode == SPW_OP_PLAN)
+        declare(sim, c, &sqe);
     if (sim_percent(sim, 40))
         spoil(sim, &sqe);
     ring_submit(sim, c, &sqe);

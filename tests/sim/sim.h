@@ -223,7 +223,7 @@ struct sim_counts {
     uint64_t laps, declared, prefetched, prefetched_used, prefetched_wasted;
     uint64_t gpu_spills, gpu_fetches, gpu_failures;
     uint64_t dead_devices, flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
-    uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, client_deaths, broken, cold;
+    uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, ring_plans, client_deaths, broken, cold;
     uint64_t hot_crashes, hot_inside, hot_in_recovery, hot_found, hot_leases, hot_ended, hot_retries, hot_redone,
         hot_forgotten;
 };

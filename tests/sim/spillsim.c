@@ -312,6 +312,7 @@ static const struct {
     COUNT(ring_commits, MANY),
     COUNT(ring_deletes, MANY),
     COUNT(ring_syncs, MANY),
+    COUNT(ring_plans, VERY_MANY),
     COUNT(client_deaths, MANY),
     COUNT(broken, MANY),
     COUNT(cold, MANY),
