@@ -6,7 +6,8 @@
  *
  * A key of a durable space: what the last acknowledged SYNC covered, or anything that was begun after it. A key of a
  * cache: anything that was begun since the check, or nothing. What a check has found stays the oldest that there may be:
- * it was read from the device, and what a key was before that is gone for good. A version whose call failed was never
+ * it was read from the device, and what a key was before that is gone for good. Nothing is found of a cache also where it
+ * was forgotten a moment ago, so then all that there may have been stays possible. A version whose call failed was never
  * there.
  *
  * A set of tensors: as at the last acknowledged SYNC of the set, or as at one that was begun later; all stripes alike.
@@ -36,9 +37,12 @@ static bool is_acked(const struct t_event *e, uint64_t cut)
 
 static void history_of(const struct t_client *c, enum t_kind kind, uint32_t key, uint64_t cut, struct history *h)
 {
+    const struct t_key *k = &c->keys[kind][key];
     uint32_t n_events = load_acquire(&c->n_events);
 
-    *h = (struct history){.states = {c->keys[kind][key].seen}, .n = 1};
+    *h = (struct history){.n = k->n_forgotten + 1, .acked = k->n_forgotten};
+    memcpy(h->states, k->forgotten, k->n_forgotten * sizeof(*h->states));
+    h->states[k->n_forgotten] = k->seen;
     for (uint32_t i = 0; i < n_events; i++) {
         const struct t_event *e = &c->events[i];
 
@@ -155,8 +159,29 @@ bool oracle_is_full(const struct t_client *c)
     return c->n_events + 64 >= T_EVENTS_MAX;
 }
 
+/* What a key of a cache may have been that a check has not found. */
+static void key_was_forgotten(struct t_client *c, uint32_t key)
+{
+    struct t_key *k = &c->keys[T_CACHE][key];
+    struct history h;
+    uint32_t n = 0;
+
+    history_of(c, T_CACHE, key, T_NOW, &h);
+    for (uint32_t i = 0; i < h.n; i++)
+        if (h.states[i] != 0)
+            h.states[n++] = h.states[i];
+    k->n_forgotten = MIN(n, (uint32_t)T_FORGOTTEN_MAX);
+    memcpy(k->forgotten, h.states + (n - k->n_forgotten), k->n_forgotten * sizeof(*k->forgotten));
+}
+
 void oracle_rebase(struct t_client *c, const uint32_t seen[T_KINDS][T_KEYS], const uint32_t sets[T_GROUPS][T_STRIPES])
 {
+    for (uint32_t key = 0; key < T_KEYS; key++) {
+        if (seen[T_CACHE][key] == 0)
+            key_was_forgotten(c, key);
+        else
+            c->keys[T_CACHE][key].n_forgotten = 0;
+    }
     c->n_events = 0;
     for (uint32_t kind = 0; kind < T_KINDS; kind++) {
         for (uint32_t key = 0; key < T_KEYS; key++) {

@@ -23,7 +23,7 @@
 #include "tests/torture/torture.h"
 
 #define TORTURE_UID 65533
-#define ORACLE_MAGIC UINT64_C(0x3145524f54525453)
+#define ORACLE_MAGIC UINT64_C(0x3245524f54525453)
 #define READY_MS 120000
 #define MEMORY_MIB 64
 

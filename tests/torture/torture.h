@@ -32,6 +32,7 @@
 #define T_STRIPES 112 /* of a set */
 #define T_EVENTS_MAX 65536
 #define T_STATES_MAX 256 /* that may be there after a death, of one key */
+#define T_FORGOTTEN_MAX 64
 #define T_PATH_BYTES 256
 
 /* What blocks are in, and the sets of tensors: T_GROUP_DEFAULT in the trusted pool, T_GROUP_SHARED in the other. */
@@ -42,13 +43,18 @@ enum t_group { T_GROUP_DEFAULT, T_GROUP_SHARED };
 
 /*
  * A key's versions only grow, and each has bytes of its own. `seen` is what the last check has found: nothing older may
- * come back. `live` is for who reads while others write: the version that was acknowledged last, whether it is there,
- * and the last one that was begun.
+ * come back, but for what a cache has forgotten. `live` is for who reads while others write: the version that was
+ * acknowledged last, whether it is there, and the last one that was begun.
+ *
+ * forgotten: of a key of a cache that is absent, the versions that there may have been (the newest ones). A segment that was
+ * emptied has forgotten them; until the log says so, a death brings them back.
  */
 struct t_key {
     uint64_t live; /* atomic: live_pack() */
     uint32_t next; /* the highest version that was ever given away */
     uint32_t seen; /* 0: absent */
+    uint32_t n_forgotten;
+    uint32_t forgotten[T_FORGOTTEN_MAX];
 };
 
 /* A set of tensors, stripe by stripe; version 0 is zeros. */
