@@ -102,6 +102,8 @@ uint32_t plan_run(struct request *req)
         r = plan_end(req);
     uint32_t accesses = r > 0 ? (uint32_t)r : 0;
 
-    request_end(req, MIN(r, 0), r == -E2BIG ? SPW_LIMIT_PLAN : detail, accesses);
+    if (r == -E2BIG || r == -ENOSPC)
+        detail = r == -E2BIG ? SPW_LIMIT_PLAN : SPW_LIMIT_PLANS;
+    request_end(req, MIN(r, 0), detail, accesses);
     return MAX(n_items + accesses / NAMED_PER_ITEM, 1U);
 }

@@ -791,6 +791,9 @@ void advice_unpinned(struct tiering *t, uint32_t object);
 uint32_t chain_find(void *ctx, uint32_t hash_low);
 
 /* --- plan.c --- */
+/* For the policies; ctx is a policy_seat. */
+uint32_t plan_owner(void *ctx, uint32_t object);
+void plan_space_empty(struct tiering *t, uint32_t space);
 void plan_session_end(struct tiering *t, const struct tiering_session *s);
 
 /* --- lease.c --- */

@@ -71,7 +71,7 @@ static void migrate_switch(struct tiering *t, struct move *m)
     if (to == MEM_DRAM) {
         struct policy *policy = p->policies[space_of(t, r)->info.class_id];
 
-        policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+        policy->ops->miss(policy, r->space, record_hash(&t->records, r), sectors_of(r->size_bytes));
         p->stat.promotions++;
     } else {
         p->stat.demotions++;

@@ -194,7 +194,7 @@ void move_load_asked(struct tiering *t, struct move *m)
     struct policy *policy = t->pools[m->pool].policies[space_of(t, r)->info.class_id];
 
     if (!m->is_asked)
-        policy->ops->miss(policy, record_hash(&t->records, r), sectors_of(r->size_bytes));
+        policy->ops->miss(policy, r->space, record_hash(&t->records, r), sectors_of(r->size_bytes));
     m->is_asked = true;
 }
 

@@ -632,7 +632,8 @@ void object_kill(struct tiering *t, uint32_t object)
     move_put_cancel(t, object);
     shadow_drop(t, object);
     kill_point("object.kill_shadow");
-    t->spaces[r->space].n_objects--;
+    if (--t->spaces[r->space].n_objects == 0)
+        plan_space_empty(t, r->space);
     object_die(t, object);
     kill_point("object.killed");
     if (hot_at(t, object)->flags & HOT_TIMED_PIN)

@@ -94,7 +94,7 @@ int tiering_reserve(struct tiering *t, struct tiering_session *s, const struct t
     r = object_new(t, id, hash, object_bytes, size_bytes, s->owner, &object, &ret_grant->limit);
     if (r < 0)
         goto unadmit;
-    policy->ops->miss(policy, hash, sectors_of(size_bytes));
+    policy->ops->miss(policy, id->space, hash, sectors_of(size_bytes));
     p->stat.misses++;
     object_pin(t, object);
     r = reserve_room(t, s, object, &chunk, &sector, &limit);

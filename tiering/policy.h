@@ -9,7 +9,7 @@
  *
  * Sequence of calls for one object:
  *
- *   miss(hash)                      it was asked for and is not resident; adapts (ARC's p), remembers nothing else
+ *   miss(owner, hash)               it was asked for and is not resident; adapts (ARC's p), remembers nothing else
  *   victim(hash of the newcomer)    until there is room: whom to evict; the caller then calls evict(), or skips it
  *   insert(obj)                     it became resident
  *   hit(obj)                        it was asked for and is resident
@@ -60,7 +60,9 @@ struct policy_config {
     /* May be NULL. A resident object of this policy whose hash has these lower 32 bits, or
      * POLICY_NONE. */
     uint32_t (*find)(void *ctx, uint32_t hash_low);
-    void *ctx; /* for find() */
+    /* Whose the object is: its space. NULL: all are one's, 0. */
+    uint32_t (*owner)(void *ctx, uint32_t obj);
+    void *ctx; /* for both */
 };
 
 /* A block of a request. */
@@ -108,7 +110,7 @@ struct policy_stat {
     uint64_t ghosts;      /* remembered identities */
     uint64_t ghost_bytes; /* memory allocated for them and for the policy itself */
     /* Of a policy that plans: */
-    uint64_t plan_accesses; /* of the order that it follows now; 0: none */
+    uint64_t plan_accesses; /* of the orders that it follows now; 0: none */
     uint64_t plans;         /* orders learned, or told, so far */
     uint64_t deviations;    /* accesses that an order had not foretold */
     /* Of those that fetch() has begun to bring: asked for since; or gone before, or given up with the order. */
@@ -124,7 +126,7 @@ struct policy_ops {
     /* 0, -ENOMEM, or -EINVAL for too many ghosts. The config is copied; the nodes are borrowed. */
     int (*new)(const struct policy_config *config, struct policy **ret_policy);
     void (*free)(struct policy *p);
-    void (*miss)(struct policy *p, uint64_t hash, uint32_t sectors);
+    void (*miss)(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors);
     void (*insert)(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors);
     void (*hit)(struct policy *p, uint32_t obj);
     /*
@@ -160,10 +162,13 @@ struct policy_ops {
     /* Calls `fetch` for those that are used soon and are not resident, the next one first, until `max` of them were brought,
      * or are on their way, and have not been used. NULL: never known. */
     void (*fetch)(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx);
-    /* The order of all that is asked for from now on, again and again, as the lower 32 bits of the hashes: as if it had been
-     * learned, in the place of what was. Returns how many are followed: all, or 0 where so few are no order; -E2BIG: more than
-     * it has room for, and nothing has changed. n = 0: it is no longer so. NULL: orders mean nothing to this policy. */
-    int (*tell)(struct policy *p, const uint32_t *hashes, uint32_t n);
+    /* The order of all that is asked for of this owner's from now on, again and again, as the lower 32 bits of the hashes: as
+     * if it had been learned, in the place of what was, but beside what other owners told. Returns how many are followed: all,
+     * or 0 where so few are no order; -E2BIG: more than it has room for, and nothing has changed; -ENOSPC: PLANS_MAX others
+     * have one, likewise. n = 0: it is no longer so. NULL: orders mean nothing to this policy. */
+    int (*tell)(struct policy *p, uint32_t owner, const uint32_t *hashes, uint32_t n);
+    /* Those who have gone: what they told holds no longer. May be called from within fetch(). NULL if tell() is. */
+    void (*forget)(struct policy *p, bool (*is_gone)(const void *ctx, uint32_t owner), const void *ctx);
     void (*resize)(struct policy *p, uint64_t capacity_sectors);
     void (*stat)(const struct policy *p, struct policy_stat *ret_stat);
     /* Walks every list and compares it with its sums: slow, for tests and the simulator. 0 or -EUCLEAN. */

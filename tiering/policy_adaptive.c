@@ -154,14 +154,14 @@ static void step(struct adaptive *a)
 
 /* --- Objects ----------------------------------------------------------------------------------------------------- */
 
-static void adaptive_miss(struct policy *p, uint64_t hash, uint32_t sectors)
+static void adaptive_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
 {
     struct adaptive *a = adaptive_of(p);
 
     shadow_miss(&a->shadow, hash, sectors);
     step(a);
     for (uint32_t i = 0; i < MEMBERS; i++)
-        member_ops[i]->miss(a->members[i], hash, sectors); /* what it teaches, it teaches all */
+        member_ops[i]->miss(a->members[i], owner, hash, sectors); /* what it teaches, it teaches all */
 }
 
 static void adaptive_insert(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors)

@@ -95,12 +95,13 @@ static uint64_t arc_step(const struct ghost_entry *ghost, const struct ghost_que
     return ghost->sectors * MAX(ratio, UINT64_C(1));
 }
 
-static void arc_miss(struct policy *p, uint64_t hash, uint32_t sectors)
+static void arc_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
 {
     struct arc *arc = arc_of(p);
     const struct ghost_queue *b1 = &arc->ghosts.queues[B1], *b2 = &arc->ghosts.queues[B2];
     struct ghost_entry *ghost = ghost_find(&arc->ghosts, hash);
 
+    (void)owner;
     (void)sectors; /* the ghost's count: the caller of a miss may not know the size */
     if (!ghost || ghost->asked)
         return;

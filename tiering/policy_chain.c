@@ -304,11 +304,12 @@ static bool chain_is_hopeless(const struct policy *p, uint32_t obj)
 
 /* --- Comings and goings ------------------------------------------------------------------------------------------ */
 
-static void chain_miss(struct policy *p, uint64_t hash, uint32_t sectors)
+static void chain_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
 {
     struct chain *c = chain_of(p);
     uint32_t *s = chain_state(c, hash, POLICY_NONE);
 
+    (void)owner;
     (void)sectors;
     if (s)
         chain_used(c, s, POLICY_NONE);

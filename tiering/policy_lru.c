@@ -44,9 +44,10 @@ static void lru_free(struct policy *p)
         free(lru_of(p));
 }
 
-static void lru_miss(struct policy *p, uint64_t hash, uint32_t sectors)
+static void lru_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
 {
     (void)p;
+    (void)owner;
     (void)hash;
     (void)sectors;
 }

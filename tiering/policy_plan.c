@@ -48,6 +48,7 @@
 #define FETCH_AHEAD 64 /* slots */
 #define SHORT_PART 128 /* of the table: to empty so many places one by one costs as much as all of it at once */
 #define NONE POLICY_NONE
+#define ANY POLICY_NONE
 
 /*
  * A margin of the residents does not stay: those that are leased, or on their way out, or were brought early. It is an 8th of
@@ -64,6 +65,8 @@
 #define AHEAD_MAX 64 /* so many slots may be left out */
 #define STREAK 4     /* so many in order elsewhere, and that is where we are */
 
+#define SLEEP_ROUNDS 4 /* of its own, that the others go on for, until an order is asleep */
+
 enum stage { LEARNING, COPYING, LINKING, FOLLOWING };
 
 struct slot {
@@ -72,11 +75,30 @@ struct slot {
     uint32_t obj;  /* that is due here, if `due` has the slot */
 };
 
+struct order {
+    uint32_t owner;          /* who told it; ANY: it was learned, and is all accesses' */
+    uint32_t base, period;   /* its slots; period 0: there is no order */
+    uint32_t pos;            /* the slot of the next access; while it is copied: how many came since, and its period */
+    uint32_t met;            /* slots whose objects were looked for among the residents */
+    bool is_cycle;           /* each object has one slot */
+    bool is_asleep;          /* the others have gone on without it for long */
+    uint32_t phase;          /* on a cycle: the number of the next access modulo period - 1 */
+    uint32_t n_stay;         /* stays that begin in period - 1 accesses */
+    uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
+    uint32_t errors;         /* lost trust */
+    uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */
+    uint32_t fetched_at;     /* pos when fetch() was last at work */
+    uint32_t n_early;        /* of its slots */
+    uint64_t moved_at;       /* by the clock; */
+    uint64_t round_at;       /* when it was at its first slot, */
+    uint64_t round;          /* and how long the round before that was: its period, if it is alone */
+};
+
 struct plan {
     struct policy policy;
     struct policy_queue queue;
     struct plan_learner learner;
-    struct slot *slots;
+    struct slot *slots;    /* of all orders */
     uint32_t *first;       /* by hash, with linear probing: 1 + an object's first slot */
     uint32_t max_period;   /* slots; 0: there are none */
     uint32_t first_mask;   /* there are twice as many at least, and a power of two */
@@ -84,17 +106,14 @@ struct plan {
     struct slot_set spare; /* of these, where one is due that need not stay until then */
     struct slot_set early; /* slots whose object was asked for by fetch(), and not used since */
     enum stage stage;
-    uint32_t period, pos;    /* of the plan: pos is the slot of the next access */
-    uint32_t done;           /* slots copied or linked */
-    bool is_cycle;           /* each object has one slot */
-    uint32_t phase;          /* on a cycle: the number of the next access modulo period - 1 */
-    uint32_t n_stay;         /* stays that begin in period - 1 accesses */
-    uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
-    uint32_t errors;         /* lost trust */
-    uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */
-    uint32_t fetched_at;     /* pos when fetch() was last at work */
+    uint32_t done; /* slots copied or linked */
+    struct order orders[PLANS_MAX];
+    uint32_t n_orders;   /* from there on there is none; 0: LEARNING */
+    uint32_t fetch_next; /* whose turn it is to be fetched for first */
+    uint64_t clock;      /* slots that orders have gone on by */
     uint64_t n_plans, n_deviations, n_early_used, n_early_wasted;
     uint32_t (*find)(void *ctx, uint32_t hash_low);
+    uint32_t (*owner)(void *ctx, uint32_t obj);
     void *ctx;
 };
 
@@ -115,10 +134,41 @@ static struct policy_node *node_of(const struct plan *a, uint32_t obj)
     return policy_node_at(a->queue.nodes, obj);
 }
 
-/* Where the object is due; NONE: the plan does not know. */
+/* Where the object is due; NONE: no order knows. */
 static uint32_t due_of(const struct plan *a, uint32_t obj)
 {
     return (node_of(a, obj)->state[1] >> 8) - 1;
+}
+
+static bool has_slot(const struct order *o, uint32_t slot)
+{
+    return slot - o->base < o->period; /* no order: never */
+}
+
+/* How far ahead a slot is, and the other way round. */
+static uint32_t ahead(const struct order *o, uint32_t slot)
+{
+    return slot >= o->pos ? slot - o->pos : slot + o->period - o->pos;
+}
+
+static uint32_t slot_at(const struct order *o, uint32_t far)
+{
+    uint32_t wrapped = o->base + o->period - o->pos; /* from so far ahead on slots begin again */
+
+    return far < wrapped ? o->pos + far : o->base + far - wrapped;
+}
+
+static uint32_t slot_after(const struct order *o, uint32_t slot)
+{
+    return slot + 1 - o->base == o->period ? o->base : slot + 1;
+}
+
+/* The last one of the order's that the set has; NONE: it has none. */
+static uint32_t last_in(const struct slot_set *set, const struct order *o)
+{
+    uint32_t slot = slot_set_below(set, o->base + o->period);
+
+    return slot != SLOT_SET_NONE && has_slot(o, slot) ? slot : NONE;
 }
 
 static void early_end(struct plan *a, uint32_t slot, bool is_used)
@@ -126,7 +176,15 @@ static void early_end(struct plan *a, uint32_t slot, bool is_used)
     if (slot == NONE || !slot_set_has(&a->early, slot))
         return;
     slot_set_drop(&a->early, slot);
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        a->orders[i].n_early -= has_slot(&a->orders[i], slot);
     *(is_used ? &a->n_early_used : &a->n_early_wasted) += 1;
+}
+
+static void early_end_all(struct plan *a, const struct order *o)
+{
+    for (uint32_t slot; (slot = last_in(&a->early, o)) != NONE;)
+        early_end(a, slot, false);
 }
 
 static void due_drop(struct plan *a, uint32_t obj)
@@ -140,236 +198,331 @@ static void due_drop(struct plan *a, uint32_t obj)
     node_of(a, obj)->state[1] &= 0xff;
 }
 
-/* How far ahead a slot is. */
-static uint32_t ahead(const struct plan *a, uint32_t slot)
-{
-    return slot >= a->pos ? slot - a->pos : slot + a->period - a->pos;
-}
-
 /* Who is due there was used a period before: does a stay begin at that access? */
-static bool stays_until(const struct plan *a, uint32_t slot)
+static bool stays_until(const struct order *o, uint32_t slot)
 {
-    uint32_t turn = a->period - 1;
-    uint64_t number = ((uint64_t)a->phase + ahead(a, slot) + turn - 1) % turn;
+    uint32_t turn = o->period - 1;
+    uint64_t number = ((uint64_t)o->phase + ahead(o, slot) + turn - 1) % turn;
 
-    return number * a->n_stay % turn < a->n_stay;
+    return number * o->n_stay % turn < o->n_stay;
 }
 
 /* Another object may be due there, if two have the same lower half: the first one stays. */
-static void due_set(struct plan *a, uint32_t obj, uint32_t slot)
+static void due_set(struct plan *a, const struct order *o, uint32_t obj, uint32_t slot)
 {
     due_drop(a, obj);
     if (slot_set_has(&a->due, slot))
         return;
     a->slots[slot].obj = obj;
     slot_set_add(&a->due, slot);
-    if (!stays_until(a, slot) && !slot_set_has(&a->early, slot))
+    if (!stays_until(o, slot) && !slot_set_has(&a->early, slot))
         slot_set_add(&a->spare, slot);
     node_of(a, obj)->state[1] |= (slot + 1) << 8;
 }
 
 /* The place in `first` of this hash, or the empty one where it would go. */
-static uint32_t *first_of(const struct plan *a, uint32_t hash)
+static uint32_t *first_of(const struct plan *a, const struct order *o, uint32_t hash)
 {
     uint32_t at = hash & a->first_mask;
 
-    while (a->first[at] != 0 && a->slots[a->first[at] - 1].hash != hash)
+    while (a->first[at] != 0 && !(a->slots[a->first[at] - 1].hash == hash && has_slot(o, a->first[at] - 1)))
         at = (at + 1) & a->first_mask;
     return &a->first[at];
 }
 
 /* The next slot of this hash from pos on; NONE: it has none. */
-static uint32_t slot_next(const struct plan *a, uint32_t hash)
+static uint32_t slot_next(const struct plan *a, const struct order *o, uint32_t hash)
 {
-    uint32_t slot = *first_of(a, hash) - 1, best = slot;
+    uint32_t slot = *first_of(a, o, hash) - 1, best = slot;
 
     if (slot == NONE)
         return NONE;
     for (uint32_t i = 1, s = a->slots[slot].next; i < USES_MAX && s != slot; i++, s = a->slots[s].next) {
-        if (ahead(a, s) < ahead(a, best))
+        if (ahead(o, s) < ahead(o, best))
             best = s;
     }
     return best;
 }
 
-/* --- The plan's life --------------------------------------------------------------------------------------------- */
-
-static void plan_drop(struct plan *a)
+/* Whose order has the access; NULL: nobody's. */
+static struct order *order_of(struct plan *a, uint32_t owner)
 {
-    for (uint32_t slot; (slot = slot_set_below(&a->due, a->due.n)) != SLOT_SET_NONE;)
-        due_drop(a, a->slots[slot].obj);
-    for (uint32_t slot; (slot = slot_set_below(&a->early, a->early.n)) != SLOT_SET_NONE;)
-        early_end(a, slot, false);
-    a->stage = LEARNING;
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        if (a->orders[i].period > 0 && (a->orders[i].owner == owner || a->orders[i].owner == ANY))
+            return &a->orders[i];
+    return NULL;
 }
 
-/* Once a period. Those that are resident by an older choice are what they were until they are used. */
-static void stay_choose(struct plan *a)
+static uint32_t owner_of(const struct plan *a, uint32_t obj)
 {
-    uint32_t residents = MIN(a->fewest, a->period), fewer = MIN(residents, a->period - residents);
-    uint32_t margin = residents - MIN(residents, a->n_stay);
-
-    if (a->is_cycle && a->fewest != UINT32_MAX && (margin < MARGIN_MIN(fewer) || margin > MARGIN_MAX(fewer)))
-        a->n_stay = residents - MIN(residents, MARGIN(fewer));
-    a->fewest = UINT32_MAX;
+    return a->owner ? a->owner(a->ctx, obj) : 0;
 }
 
-/* Of the last plan. Where that is short, only from where its objects would be on: the rest is empty. */
-static void table_clear(struct plan *a)
+/* --- An order's life --------------------------------------------------------------------------------------------- */
+
+/* Of the one order that there is. Where that is short, only from where its objects would be on: the rest is empty. */
+static void table_clear(struct plan *a, const struct order *o)
 {
-    if (a->period > a->first_mask / SHORT_PART) {
+    if (o->period > a->first_mask / SHORT_PART) {
         memset(a->first, 0, ((size_t)a->first_mask + 1) * sizeof(*a->first));
         return;
     }
-    for (uint32_t slot = 0; slot < a->period; slot++)
+    for (uint32_t slot = o->base; has_slot(o, slot); slot++)
         for (uint32_t at = a->slots[slot].hash & a->first_mask; a->first[at] != 0; at = (at + 1) & a->first_mask)
             a->first[at] = 0;
 }
 
-static void plan_begin(struct plan *a, uint32_t period)
+/* One place is empty then: whoever would rather be there moves up. */
+static void table_drop(struct plan *a, const struct order *o, uint32_t slot)
 {
-    table_clear(a);
-    a->period = period;
-    a->pos = a->period; /* slot 0 is what comes next */
-    a->done = 0;
-    a->errors = a->n_stray = 0;
-    a->is_cycle = true;
-    a->stage = COPYING;
+    uint32_t *first = first_of(a, o, a->slots[slot].hash), mask = a->first_mask, gap = (uint32_t)(first - a->first);
+
+    if (*first != slot + 1)
+        return;
+    for (uint32_t at = (gap + 1) & mask; a->first[at] != 0; at = (at + 1) & mask) {
+        uint32_t home = a->slots[a->first[at] - 1].hash & mask;
+
+        if (((at - home) & mask) >= ((at - gap) & mask)) {
+            a->first[gap] = a->first[at];
+            gap = at;
+        }
+    }
+    a->first[gap] = 0;
+}
+
+static bool is_alone(const struct plan *a, const struct order *o)
+{
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        if (a->orders[i].period > 0 && &a->orders[i] != o)
+            return false;
+    return true;
+}
+
+static void order_drop(struct plan *a, struct order *o)
+{
+    for (uint32_t slot; (slot = last_in(&a->due, o)) != NONE;)
+        due_drop(a, a->slots[slot].obj);
+    early_end_all(a, o);
+    if (is_alone(a, o))
+        table_clear(a, o);
+    else
+        for (uint32_t slot = o->base; has_slot(o, slot); slot++)
+            table_drop(a, o, slot);
+    *o = (struct order){0};
+    while (a->n_orders > 0 && a->orders[a->n_orders - 1].period == 0)
+        a->n_orders--;
+    if (a->n_orders == 0)
+        a->stage = LEARNING;
+}
+
+/* Of so many places in memory, what is the order's part: those that are awake get the same for each of their slots. */
+static uint32_t share_of(const struct plan *a, const struct order *o, uint32_t n)
+{
+    uint64_t slots = o->is_asleep ? o->period : 0;
+
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        slots += a->orders[i].is_asleep ? 0 : a->orders[i].period;
+    return (uint32_t)((uint64_t)n * o->period / slots);
+}
+
+/* Once a period. Those that are resident by an older choice are what they were until they are used. */
+static void stay_choose(const struct plan *a, struct order *o)
+{
+    uint32_t residents = MIN(share_of(a, o, o->fewest), o->period), fewer = MIN(residents, o->period - residents);
+    uint32_t margin = residents - MIN(residents, o->n_stay);
+
+    if (o->is_cycle && o->fewest != UINT32_MAX && (margin < MARGIN_MIN(fewer) || margin > MARGIN_MAX(fewer)))
+        o->n_stay = residents - MIN(residents, MARGIN(fewer));
+    o->fewest = UINT32_MAX;
+}
+
+/* In a place where there is none. */
+static void order_begin(struct plan *a, struct order *o, uint32_t owner, uint32_t base, uint32_t period)
+{
+    *o = (struct order){.owner = owner, .base = base, .period = period, .is_cycle = true, .fetched_at = NONE};
+    a->n_orders = MAX(a->n_orders, (uint32_t)(o - a->orders) + 1);
+}
+
+/* All its slots are linked, and it is at pos. */
+static void order_follow(struct plan *a, struct order *o)
+{
+    o->phase = (o->pos - o->base) % (o->period - 1);
+    o->fewest = a->queue.len;
+    o->moved_at = a->clock;
+    o->round_at = a->clock - (o->pos - o->base);
+    o->round = o->period;
+    stay_choose(a, o);
+    a->stage = FOLLOWING;
+    a->n_plans++;
 }
 
 /* From the last slot to the first, so that `first` has the first in the end, and `next` the later one of two. */
-static void slot_copy(struct plan *a, uint32_t slot, uint32_t hash)
+static void slot_copy(struct plan *a, const struct order *o, uint32_t slot, uint32_t hash)
 {
-    uint32_t *first = first_of(a, hash);
+    uint32_t *first = first_of(a, o, hash);
 
     a->slots[slot] = (struct slot){.hash = hash, .next = *first - 1, .obj = NONE};
     *first = slot + 1;
 }
 
-/* The history has gone on since the plan began: by as many accesses as `pos` is ahead of the period. */
-static void copy_some(struct plan *a)
+static void slot_link(struct plan *a, struct order *o, uint32_t slot)
 {
-    for (uint32_t i = 0; i < STEPS && a->done < a->period; i++, a->done++) {
-        uint32_t since = a->pos - a->period;
+    struct slot *s = &a->slots[slot];
 
-        slot_copy(a, a->period - 1 - a->done, plan_learner_back(&a->learner, since + a->done));
+    if (s->next == NONE)
+        s->next = *first_of(a, o, s->hash) - 1;
+    o->is_cycle = o->is_cycle && s->next == slot;
+}
+
+static void learned_begin(struct plan *a)
+{
+    order_begin(a, &a->orders[0], ANY, 0, a->learner.period);
+    a->orders[0].pos = a->learner.period; /* slot 0 is what comes next */
+    a->done = 0;
+    a->stage = COPYING;
+}
+
+/* The history has gone on since the order began: by as many accesses as `pos` is ahead of the period. */
+static void copy_some(struct plan *a, struct order *o)
+{
+    for (uint32_t i = 0; i < STEPS && a->done < o->period; i++, a->done++) {
+        uint32_t since = o->pos - o->period;
+
+        slot_copy(a, o, o->period - 1 - a->done, plan_learner_back(&a->learner, since + a->done));
     }
-    if (a->done < a->period)
+    if (a->done < o->period)
         return;
-    a->pos %= a->period;
+    o->pos %= o->period;
     a->done = 0;
     a->stage = LINKING;
 }
 
-static void link_some(struct plan *a)
+static void link_some(struct plan *a, struct order *o)
 {
-    for (uint32_t i = 0; i < STEPS && a->done < a->period; i++, a->done++) {
-        struct slot *s = &a->slots[a->done];
-
-        if (s->next == NONE)
-            s->next = *first_of(a, s->hash) - 1;
-        a->is_cycle = a->is_cycle && s->next == a->done;
-    }
-    if (a->done < a->period)
-        return;
-    a->done = 0;
-    a->phase = a->pos % (a->period - 1);
-    a->n_stay = 0;
-    a->fewest = a->queue.len;
-    a->fetched_at = NONE;
-    stay_choose(a);
-    a->stage = FOLLOWING;
-    a->n_plans++;
+    for (uint32_t i = 0; i < STEPS && a->done < o->period; i++, a->done++)
+        slot_link(a, o, a->done);
+    if (a->done == o->period)
+        order_follow(a, o);
 }
 
-/* Residents that nobody has asked for since the plan is known. */
-static void meet_some(struct plan *a)
+/* Residents that nobody has asked for since the order is known. */
+static void meet_some(struct plan *a, struct order *o)
 {
-    for (uint32_t i = 0; i < STEPS && a->done < a->period && a->find; i++, a->done++) {
-        uint32_t hash = a->slots[a->done].hash, obj = a->find(a->ctx, hash);
+    for (uint32_t i = 0; i < STEPS && o->met < o->period && a->find; i++, o->met++) {
+        uint32_t hash = a->slots[o->base + o->met].hash, obj = a->find(a->ctx, hash);
 
-        if (obj != NONE && due_of(a, obj) == NONE && policy_node_queue(node_of(a, obj)) != 0)
-            due_set(a, obj, slot_next(a, hash));
+        if (obj != NONE && due_of(a, obj) == NONE && policy_node_queue(node_of(a, obj)) != 0 &&
+            order_of(a, owner_of(a, obj)) == o)
+            due_set(a, o, obj, slot_next(a, o, hash));
     }
 }
 
 /* --- Accesses ---------------------------------------------------------------------------------------------------- */
 
-static void go_on_at(struct plan *a, uint32_t slot)
+/* Who has not gone on while the others did. */
+static void fall_asleep(struct plan *a)
 {
-    bool is_round = slot < a->pos;
+    for (uint32_t i = 0; i < a->n_orders; i++) {
+        struct order *o = &a->orders[i];
 
-    a->phase = (uint32_t)(((uint64_t)a->phase + ahead(a, slot)) % (a->period - 1));
-    a->pos = slot;
-    if (is_round)
-        stay_choose(a);
+        if (o->period == 0 || o->is_asleep || (a->clock - o->moved_at) / SLEEP_ROUNDS < o->round)
+            continue;
+        o->is_asleep = true;
+        early_end_all(a, o);
+    }
 }
 
-static void follow(struct plan *a, uint32_t hash)
+static void go_on_at(struct plan *a, struct order *o, uint32_t slot)
 {
-    if (a->slots[a->pos].hash == hash) {
-        early_end(a, a->pos, true);
-        go_on_at(a, (a->pos + 1) % a->period);
-        a->errors -= a->errors > 0;
+    bool is_round = slot < o->pos;
+
+    a->clock += ahead(o, slot);
+    o->phase = (uint32_t)(((uint64_t)o->phase + ahead(o, slot)) % (o->period - 1));
+    o->pos = slot;
+    o->moved_at = a->clock;
+    o->is_asleep = false;
+    if (!is_round)
+        return;
+    uint64_t round_at = a->clock - (slot - o->base);
+
+    o->round = round_at - o->round_at;
+    o->round_at = round_at;
+    fall_asleep(a);
+    stay_choose(a, o);
+}
+
+static void follow(struct plan *a, struct order *o, uint32_t hash)
+{
+    if (a->slots[o->pos].hash == hash) {
+        early_end(a, o->pos, true);
+        go_on_at(a, o, slot_after(o, o->pos));
+        o->errors -= o->errors > 0;
         return;
     }
     a->n_deviations++;
-    a->errors += DEVIATION_COST;
-    uint32_t slot = slot_next(a, hash);
+    o->errors += DEVIATION_COST;
+    uint32_t slot = slot_next(a, o, hash);
 
     if (slot == NONE)
         return;
     early_end(a, slot, true);
-    a->n_stray = slot == a->stray ? a->n_stray + 1 : 1;
-    a->stray = (slot + 1) % a->period;
-    if (ahead(a, slot) <= MIN((uint32_t)AHEAD_MAX, a->period / 8) || a->n_stray == STREAK)
-        go_on_at(a, a->stray);
+    o->n_stray = slot == o->stray ? o->n_stray + 1 : 1;
+    o->stray = slot_after(o, slot);
+    if (ahead(o, slot) <= MIN((uint32_t)AHEAD_MAX, o->period / 8) || o->n_stray == STREAK)
+        go_on_at(a, o, o->stray);
+}
+
+/* An access, where an order is being made of what was learned. */
+static void see_more(struct plan *a, struct order *o)
+{
+    if (a->learner.period != o->period) {
+        order_drop(a, o);
+    } else if (a->stage == COPYING) {
+        o->pos++;
+        copy_some(a, o);
+    } else {
+        o->pos = (o->pos + 1) % o->period;
+        link_some(a, o);
+    }
 }
 
 /* An access, before what is to be said of the object that is accessed. */
-static void see(struct plan *a, uint32_t hash)
+static void see(struct plan *a, uint32_t owner, uint32_t hash)
 {
     plan_learner_see(&a->learner, hash);
     if (a->stage == LEARNING) {
         if (plan_learner_is_sure(&a->learner) && a->learner.period >= PERIOD_MIN && a->learner.period <= a->max_period)
-            plan_begin(a, a->learner.period);
+            learned_begin(a);
         return;
     }
-    if (a->stage == FOLLOWING) {
-        follow(a, hash);
-        meet_some(a);
-        if (a->errors > ERRORS_MAX)
-            plan_drop(a);
+    struct order *o = order_of(a, owner);
+
+    if (!o)
+        return;
+    if (a->stage != FOLLOWING) {
+        see_more(a, o);
         return;
     }
-    if (a->learner.period != a->period) {
-        plan_drop(a);
-        return;
-    }
-    if (a->stage == COPYING) {
-        a->pos++;
-        copy_some(a);
-    } else {
-        a->pos = (a->pos + 1) % a->period;
-        link_some(a);
-    }
+    follow(a, o, hash);
+    meet_some(a, o);
+    if (o->errors > ERRORS_MAX)
+        order_drop(a, o);
 }
 
 /* Says where it is due. */
 static void expect(struct plan *a, uint32_t obj)
 {
-    if (a->stage != FOLLOWING)
-        return;
-    uint32_t slot = slot_next(a, node_of(a, obj)->state[2]);
+    const struct order *o = a->stage == FOLLOWING ? order_of(a, owner_of(a, obj)) : NULL;
+    uint32_t slot = o ? slot_next(a, o, node_of(a, obj)->state[2]) : NONE;
 
     if (slot != NONE)
-        due_set(a, obj, slot);
+        due_set(a, o, obj, slot);
 }
 
-static void plan_miss(struct policy *p, uint64_t hash, uint32_t sectors)
+static void plan_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
 {
     (void)sectors;
-    see(plan_of(p), (uint32_t)hash);
+    see(plan_of(p), owner, (uint32_t)hash);
 }
 
 static void plan_insert(struct policy *p, uint32_t obj, uint64_t hash, uint32_t sectors)
@@ -385,7 +538,7 @@ static void plan_hit(struct policy *p, uint32_t obj)
 {
     struct plan *a = plan_of(p);
 
-    see(a, node_of(a, obj)->state[2]);
+    see(a, owner_of(a, obj), node_of(a, obj)->state[2]);
     policy_queue_warm(&a->queue, obj);
     expect(a, obj);
 }
@@ -405,50 +558,142 @@ static void plan_evict(struct policy *p, uint32_t obj, uint64_t hash, uint32_t s
     plan_remove(p, obj, sectors);
 }
 
-static int plan_tell(struct policy *p, const uint32_t *hashes, uint32_t n)
+/* --- Told -------------------------------------------------------------------------------------------------------- */
+
+/* An order that lies within these slots; one that was learned gives way, and so does `but`. */
+static const struct order *order_within(const struct plan *a, const struct order *but, uint32_t base, uint32_t n)
+{
+    for (uint32_t i = 0; i < a->n_orders; i++) {
+        const struct order *o = &a->orders[i];
+
+        if (o->period > 0 && o != but && o->owner != ANY && o->base < base + n && base < o->base + o->period)
+            return o;
+    }
+    return NULL;
+}
+
+/* The first n slots in a row that are free; NONE: there are none. */
+static uint32_t slots_for(const struct plan *a, const struct order *but, uint32_t n)
+{
+    const struct order *o;
+    uint32_t base = 0;
+
+    while (n <= a->max_period - base && (o = order_within(a, but, base, n)))
+        base = o->base + o->period;
+    return n <= a->max_period - base ? base : NONE;
+}
+
+static void order_tell(struct plan *a, struct order *o, const uint32_t *hashes)
+{
+    for (uint32_t i = o->period; i-- > 0;)
+        slot_copy(a, o, o->base + i, hashes[i]);
+    for (uint32_t i = 0; i < o->period; i++)
+        slot_link(a, o, o->base + i);
+    o->pos = o->base;
+    order_follow(a, o);
+    o->n_stay = 0; /* until the first period is over: only then it is known how many there is room for */
+    for (uint32_t i = 0; i < o->period; i += STEPS)
+        meet_some(a, o);
+}
+
+static int plan_tell(struct policy *p, uint32_t owner, const uint32_t *hashes, uint32_t n)
+{
+    struct plan *a = plan_of(p);
+    struct order *o = order_of(a, owner);
+    uint32_t base = slots_for(a, o, n), i = 0;
+
+    if (base == NONE)
+        return -E2BIG;
+    while (!o && i < PLANS_MAX && a->orders[i].period > 0)
+        i++;
+    if (i == PLANS_MAX && n >= PERIOD_MIN)
+        return -ENOSPC;
+    if (o)
+        order_drop(a, o);
+    else
+        o = &a->orders[i];
+    if (n < PERIOD_MIN)
+        return 0;
+    order_begin(a, o, owner, base, n);
+    order_tell(a, o, hashes);
+    return (int)n;
+}
+
+static void plan_forget(struct policy *p, bool (*is_gone)(const void *ctx, uint32_t owner), const void *ctx)
 {
     struct plan *a = plan_of(p);
 
-    if (n > a->max_period)
-        return -E2BIG;
-    plan_drop(a);
-    if (n < PERIOD_MIN)
-        return 0;
-    plan_begin(a, n);
-    for (uint32_t slot = n; slot-- > 0;)
-        slot_copy(a, slot, hashes[slot]);
-    a->pos = 0;
-    a->stage = LINKING;
-    while (a->stage == LINKING)
-        link_some(a);
-    a->n_stay = 0; /* until the first period is over: only then it is known how many there is room for */
-    for (uint32_t i = 0; i < n; i += STEPS)
-        meet_some(a);
-    return (int)n;
+    for (uint32_t i = PLANS_MAX; i-- > 0;)
+        if (a->orders[i].period > 0 && a->orders[i].owner != ANY && is_gone(ctx, a->orders[i].owner))
+            order_drop(a, &a->orders[i]);
 }
 
 /* --- Who goes ---------------------------------------------------------------------------------------------------- */
 
 /* How far ahead the farthest slot of the set is, of those that are nearer than `end`; NONE: there is none. */
-static uint32_t farthest(const struct plan *a, const struct slot_set *set, uint32_t end)
+static uint32_t farthest(const struct order *o, const struct slot_set *set, uint32_t end)
 {
-    uint32_t wrapped = a->period - a->pos; /* from so far ahead on slots begin at 0 */
+    uint32_t wrapped = o->base + o->period - o->pos; /* from so far ahead on slots begin again */
 
     if (end > wrapped) {
-        uint32_t slot = slot_set_below(set, end - wrapped);
+        uint32_t slot = slot_set_below(set, o->base + end - wrapped);
 
-        if (slot != SLOT_SET_NONE)
-            return slot + wrapped;
+        if (slot != SLOT_SET_NONE && slot >= o->base)
+            return slot - o->base + wrapped;
         end = wrapped;
     }
-    uint32_t slot = slot_set_below(set, a->pos + end);
+    uint32_t slot = slot_set_below(set, o->pos + end);
 
-    return slot == SLOT_SET_NONE || slot < a->pos ? NONE : slot - a->pos;
+    return slot == SLOT_SET_NONE || slot < o->pos ? NONE : slot - o->pos;
 }
 
-static uint32_t due_obj(const struct plan *a, uint32_t far)
+/* How long a round of the order takes: the one before, or this one if it takes longer already. */
+static uint64_t round_of(const struct plan *a, const struct order *o)
 {
-    return a->slots[far < a->period - a->pos ? a->pos + far : a->pos + far - a->period].obj;
+    return MIN(MAX(o->round, a->clock - o->round_at), (uint64_t)UINT32_MAX);
+}
+
+/* Of a search over all orders: in each, who is due nearer than that has not been looked at. */
+struct search {
+    uint32_t end[PLANS_MAX];
+};
+
+static struct search search_begin(const struct plan *a)
+{
+    struct search s = {0};
+
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        s.end[i] = a->orders[i].period;
+    return s;
+}
+
+/*
+ * Who is used farthest in the future, of those that are spare (of an order that is asleep, all are); else of the others, too,
+ * that are awake. NONE: there is nobody left.
+ */
+static uint32_t search_next(const struct plan *a, struct search *s, bool spare)
+{
+    uint32_t best = NONE, best_far = 0;
+    uint64_t best_use = 0;
+
+    for (uint32_t i = 0; i < a->n_orders; i++) {
+        const struct order *o = &a->orders[i];
+
+        if (o->period == 0 || (o->is_asleep && !spare))
+            continue;
+        uint32_t far = farthest(o, spare && !o->is_asleep ? &a->spare : &a->due, s->end[i]);
+        uint64_t use = far * round_of(a, o) / o->period;
+
+        if (far == NONE || (best != NONE && use <= best_use))
+            continue;
+        best = i;
+        best_far = far;
+        best_use = use;
+    }
+    if (best == NONE)
+        return NONE;
+    s->end[best] = best_far;
+    return a->slots[slot_at(&a->orders[best], best_far)].obj;
 }
 
 static bool is_following(const struct plan *a)
@@ -456,6 +701,7 @@ static bool is_following(const struct plan *a)
     return a->stage == FOLLOWING && a->due.len > 0;
 }
 
+/* Each order goes on by as many of its slots as it has lately. */
 static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
 {
     const struct plan *a = plan_of_const(p);
@@ -463,8 +709,16 @@ static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
 
     if (!is_following(a))
         return UINT32_MAX;
-    for (uint32_t i = 0; i < MIN(n, a->period); i++)
-        misses += !slot_set_has(&a->due, (a->pos + i) % a->period);
+    for (uint32_t k = 0; k < a->n_orders; k++) {
+        const struct order *o = &a->orders[k];
+
+        if (o->period == 0 || o->is_asleep)
+            continue;
+        uint64_t own = div_round_up((uint64_t)n * o->period, round_of(a, o));
+
+        for (uint32_t i = 0; i < MIN(own, (uint64_t)o->period); i++)
+            misses += !slot_set_has(&a->due, slot_at(o, i));
+    }
     return misses;
 }
 
@@ -472,34 +726,56 @@ static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
  * No more than half of the margin, which those that come have to share with those that go; and not as long as an access that
  * was not foretold is fresh. A slot that is left out counts until its turn comes again.
  */
+static void fetch_for(struct plan *a, struct order *o, uint32_t own_max, uint32_t max, policy_fetch_fn fetch, void *ctx)
+{
+    if (o->n_stay == 0 || o->errors >= DEVIATION_COST || o->fetched_at == o->pos)
+        return;
+    uint32_t residents = share_of(a, o, a->queue.len), margin = residents - MIN(residents, o->n_stay);
+
+    o->fetched_at = o->pos;
+    own_max = MIN(own_max, margin / 2);
+    for (uint32_t i = 0; i < MIN((uint32_t)FETCH_AHEAD, o->period) && o->n_early < own_max && a->early.len < max; i++) {
+        uint32_t slot = slot_at(o, i);
+
+        if (slot_set_has(&a->due, slot) || slot_set_has(&a->early, slot) || !fetch(ctx, a->slots[slot].hash))
+            continue;
+        if (!has_slot(o, slot)) /* room was made by dropping all that its owner had */
+            return;
+        slot_set_add(&a->early, slot);
+        o->n_early++;
+    }
+}
+
+/* The same for each order that is awake. */
 static void plan_fetch(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx)
 {
     struct plan *a = plan_of(p);
+    uint32_t awake = 0, n = a->n_orders;
 
-    if (a->stage != FOLLOWING || a->n_stay == 0 || a->errors >= DEVIATION_COST || a->fetched_at == a->pos)
+    if (a->stage != FOLLOWING)
         return;
-    uint32_t margin = a->queue.len - MIN(a->queue.len, a->n_stay);
+    for (uint32_t i = 0; i < n; i++)
+        awake += a->orders[i].period > 0 && !a->orders[i].is_asleep;
+    a->fetch_next++;
+    for (uint32_t i = 0; i < n; i++) {
+        struct order *o = &a->orders[(a->fetch_next + i) % n];
 
-    a->fetched_at = a->pos;
-    max = MIN(max, margin / 2);
-    for (uint32_t i = 0; i < MIN((uint32_t)FETCH_AHEAD, a->period) && a->early.len < max; i++) {
-        uint32_t slot = (a->pos + i) % a->period;
-
-        if (!slot_set_has(&a->due, slot) && !slot_set_has(&a->early, slot) && fetch(ctx, a->slots[slot].hash))
-            slot_set_add(&a->early, slot);
+        if (o->period > 0 && !o->is_asleep)
+            fetch_for(a, o, MAX(max / awake, 1U), max, fetch, ctx);
     }
 }
 
 /* Who is due farthest may be on its way out: then it is waited for, since whoever is due sooner would be loaded again. */
-static uint32_t victim_in(const struct plan *a, const struct slot_set *set, policy_pin_fn pin, void *ctx)
+static uint32_t victim_in(const struct plan *a, bool spare, policy_pin_fn pin, void *ctx)
 {
-    uint32_t far = a->period;
+    struct search s = search_begin(a);
+    uint32_t obj;
 
-    for (uint32_t left = POLICY_SCAN_MAX; left > 0 && (far = farthest(a, set, far)) != NONE; left--) {
-        enum policy_pin state = pin(ctx, due_obj(a, far));
+    for (uint32_t left = POLICY_SCAN_MAX; left > 0 && (obj = search_next(a, &s, spare)) != NONE; left--) {
+        enum policy_pin state = pin(ctx, obj);
 
         if (state == POLICY_FREE)
-            return due_obj(a, far);
+            return obj;
         if (state == POLICY_BUSY)
             return POLICY_SOON;
     }
@@ -513,13 +789,14 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
     (void)incoming;
     if (!is_following(a))
         return policy_queue_victim(&a->queue, pin, ctx);
-    a->fewest = MIN(a->fewest, a->queue.len);
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        a->orders[i].fewest = MIN(a->orders[i].fewest, a->queue.len);
     if (due_of(a, a->queue.head) == NONE && pin(ctx, a->queue.head) == POLICY_FREE)
         return a->queue.head;
-    uint32_t victim = victim_in(a, &a->spare, pin, ctx);
+    uint32_t victim = victim_in(a, true, pin, ctx);
 
     if (victim == NONE)
-        victim = victim_in(a, &a->due, pin, ctx);
+        victim = victim_in(a, false, pin, ctx);
     return victim == NONE ? policy_queue_victim(&a->queue, pin, ctx) : victim;
 }
 
@@ -527,22 +804,20 @@ static uint32_t plan_victim(struct policy *p, uint64_t incoming, policy_pin_fn p
 static uint32_t coldest_due(const struct plan *a, bool spare, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin,
                             void *ctx)
 {
-    const struct slot_set *set = spare ? &a->spare : &a->due;
-    uint32_t far = a->period, found = 0;
+    struct search s = search_begin(a);
+    uint32_t obj, found = 0;
 
     for (uint64_t left = (uint64_t)n + POLICY_SCAN_MAX; found < n && left > 0; left--) {
-        far = farthest(a, set, far);
-        if (far == NONE)
+        obj = search_next(a, &s, spare);
+        if (obj == NONE)
             break;
-        uint32_t obj = due_obj(a, far);
-
-        if (slot_set_has(&a->spare, due_of(a, obj)) == spare && pin(ctx, obj) == POLICY_FREE)
+        if ((spare || !slot_set_has(&a->spare, due_of(a, obj))) && pin(ctx, obj) == POLICY_FREE)
             ret_objs[found++] = obj;
     }
     return found;
 }
 
-/* What victim() would name: the oldest as long as the plan does not know them, then what is due, then what is left. */
+/* What victim() would name: the oldest as long as no order knows them, then what is due, then what is left. */
 static uint32_t plan_coldest(const struct policy *p, uint32_t *ret_objs, uint32_t n, policy_pin_fn pin, void *ctx)
 {
     const struct plan *a = plan_of_const(p);
@@ -604,6 +879,7 @@ static int plan_new(const struct policy_config *config, struct policy **ret_poli
     a->policy.ops = &policy_plan;
     a->queue = policy_queue_make(config->nodes, 1);
     a->find = config->find;
+    a->owner = config->owner;
     a->ctx = config->ctx;
     a->max_period = n ? n - n / 32 - 2 : 0; /* while a period is copied the history goes on */
     a->first_mask = n ? 2 * n - 1 : 0;
@@ -634,13 +910,16 @@ static void plan_resize(struct policy *p, uint64_t capacity_sectors)
 static void plan_stat(const struct policy *p, struct policy_stat *ret_stat)
 {
     const struct plan *a = plan_of_const(p);
+    uint64_t slots = 0;
 
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        slots += a->orders[i].period;
     *ret_stat = (struct policy_stat){
         .resident = a->queue.len,
         .resident_sectors = a->queue.sectors,
         .ghost_bytes = sizeof(*a) + plan_learner_bytes(&a->learner) + a->max_period * sizeof(*a->slots) +
                        (a->first_mask + 1) * sizeof(*a->first) + 3 * slot_set_words(a->due.n) * sizeof(uint64_t),
-        .plan_accesses = a->stage == FOLLOWING ? a->period : 0,
+        .plan_accesses = a->stage == FOLLOWING ? slots : 0,
         .plans = a->n_plans,
         .deviations = a->n_deviations,
         .prefetched_used = a->n_early_used,
@@ -648,10 +927,18 @@ static void plan_stat(const struct policy *p, struct policy_stat *ret_stat)
     };
 }
 
+static bool in_some_order(const struct plan *a, uint32_t slot)
+{
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        if (has_slot(&a->orders[i], slot))
+            return true;
+    return false;
+}
+
 static int plan_check(const struct policy *p)
 {
     const struct plan *a = plan_of_const(p);
-    uint32_t n = 0, spare = 0;
+    uint32_t n = 0, spare = 0, early = 0;
 
     if (!policy_queue_check(&a->queue))
         return -EUCLEAN;
@@ -660,12 +947,15 @@ static int plan_check(const struct policy *p)
 
         if (slot == NONE)
             continue;
-        if (a->stage != FOLLOWING || slot >= a->period || a->slots[slot].obj != obj || !slot_set_has(&a->due, slot))
+        if (a->stage != FOLLOWING || !in_some_order(a, slot) || a->slots[slot].obj != obj ||
+            !slot_set_has(&a->due, slot))
             return -EUCLEAN;
         n++;
         spare += slot_set_has(&a->spare, slot);
     }
-    return n == a->due.len && spare == a->spare.len ? 0 : -EUCLEAN;
+    for (uint32_t i = 0; i < a->n_orders; i++)
+        early += a->orders[i].n_early;
+    return n == a->due.len && spare == a->spare.len && early == a->early.len ? 0 : -EUCLEAN;
 }
 
 const struct policy_ops policy_plan = {
@@ -683,6 +973,7 @@ const struct policy_ops policy_plan = {
     .misses_ahead = plan_misses_ahead,
     .fetch = plan_fetch,
     .tell = plan_tell,
+    .forget = plan_forget,
     .resize = plan_resize,
     .stat = plan_stat,
     .check = plan_check,

@@ -117,9 +117,10 @@ static void s3fifo_free(struct policy *p)
     free(s3fifo_of(p));
 }
 
-static void s3fifo_miss(struct policy *p, uint64_t hash, uint32_t sectors)
+static void s3fifo_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
 {
     (void)p;
+    (void)owner;
     (void)hash;
     (void)sectors;
 }

@@ -186,7 +186,7 @@ static void cache_refer(struct shadow *s, uint32_t k, uint32_t i)
         c->hits++;
         return;
     }
-    c->ops->miss(c->policy, e->hash, e->sectors);
+    c->ops->miss(c->policy, 0, e->hash, e->sectors);
     while (c->used + e->sectors > capacity) {
         uint32_t v = c->ops->victim(c->policy, e->hash, never_pinned, NULL);
 

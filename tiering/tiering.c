@@ -59,6 +59,7 @@ static int tiering_policies_new(struct tiering *t, uint32_t pool, enum mem_tier 
                                        .capacity_sectors = size_bytes / SECTOR_BYTES,
                                        .max_ghosts = tiering_ghosts(t, ops, size_bytes),
                                        .find = chain_find,
+                                       .owner = plan_owner,
                                        .ctx = &p->seats[c]};
 
         p->seats[c] = (struct policy_seat){.tiering = t, .pool = pool, .class_id = c};

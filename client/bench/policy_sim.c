@@ -189,7 +189,7 @@ static void refer(struct replay *rp, uint32_t block)
             rp->newest = POLICY_NONE;
         return;
     }
-    rp->ops->miss(rp->policy, hash, SECTORS);
+    rp->ops->miss(rp->policy, 0, hash, SECTORS);
     while (rp->n_resident >= rp->capacity)
         evict_one(rp, hash);
     rp->ops->insert(rp->policy, block, hash, SECTORS);

@@ -177,6 +177,7 @@
 #define COUNTED_OBJECTS_MAX 65536      /* pieces of one engine whose uses are counted down (ADVISE) */
 #define GHOSTS_MAX (UINT32_C(1) << 30) /* of one policy */
 #define PLAN_ACCESSES_MAX 65536        /* of an order that a session declares: pieces, counted each time */
+#define PLANS_MAX 16                   /* such orders that one class of a pool follows, each of another space */
 
 /* The client library. */
 #define CLIENT_RINGS_MAX 64 /* of one thread, over all its sessions and engines */

@@ -405,6 +405,7 @@ enum spw_limit {
     SPW_LIMIT_UID_LEASES = 24,    /* [pool] uid_leases_percent: of all sessions of the user */
     SPW_LIMIT_UID_FDS = 25,       /* [daemon] uid_descriptors */
     SPW_LIMIT_PLAN = 26,          /* accesses of a plan: 65536, or as many as its pool may have pieces in memory */
+    SPW_LIMIT_PLANS = 27,         /* plans of a pool's class: 16 */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */

@@ -106,7 +106,7 @@ static void hit(uint32_t obj)
 
 static void miss(uint32_t obj)
 {
-    world.ops->miss(world.policy, obj + 1, 1);
+    world.ops->miss(world.policy, 0, obj + 1, 1);
 }
 
 /* A reference as the daemon makes it. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "include/base/limits.h"
 #include "include/base/mix.h"
 #include "tiering/plan_learn.h"
 #include "tiering/policy.h"
@@ -24,7 +25,20 @@ static struct world {
     bool is_there[OBJECTS];
     uint32_t n_there, capacity;
     uint64_t hits, misses;
+    uint32_t per_owner; /* objects with an owner in common; 0: all have */
 } world;
+
+static uint32_t owner_of(uint32_t obj)
+{
+    return world.per_owner ? obj / world.per_owner : 0;
+}
+
+static uint32_t world_owner(void *ctx, uint32_t obj)
+{
+    (void)ctx;
+    ck_assert(world.is_there[obj]);
+    return owner_of(obj);
+}
 
 static uint32_t world_find(void *ctx, uint32_t hash_low)
 {
@@ -39,7 +53,8 @@ static void world_open(uint32_t capacity, bool finds)
                                    .n_nodes = OBJECTS,
                                    .capacity_sectors = capacity,
                                    .max_ghosts = GHOSTS,
-                                   .find = finds ? world_find : NULL};
+                                   .find = finds ? world_find : NULL,
+                                   .owner = world_owner};
 
     ck_assert_int_eq(policy_plan.new(&config, &world.policy), 0);
 }
@@ -63,7 +78,7 @@ static bool refer(uint32_t obj)
         world.hits++;
         return true;
     }
-    policy_plan.miss(world.policy, obj + 1, 1);
+    policy_plan.miss(world.policy, owner_of(obj), obj + 1, 1);
     world.misses++;
     if (world.n_there == world.capacity) {
         uint32_t victim = policy_plan.victim(world.policy, obj + 1, never_pinned, NULL), coldest;
@@ -74,8 +89,8 @@ static bool refer(uint32_t obj)
         world.is_there[victim] = false;
         world.n_there--;
     }
-    policy_plan.insert(world.policy, obj, obj + 1, 1);
     world.is_there[obj] = true;
+    policy_plan.insert(world.policy, obj, obj + 1, 1);
     world.n_there++;
     return false;
 }
@@ -125,7 +140,7 @@ static int tell(uint32_t n)
 
     for (uint32_t i = 0; i < n; i++)
         hashes[i] = step.at[i % step.n] + 1;
-    return policy_plan.tell(world.policy, hashes, n);
+    return policy_plan.tell(world.policy, owner_of(step.at[0]), hashes, n);
 }
 
 /* How many of `n_steps` steps' accesses hit if each eviction is Belady's, from what is resident now. */
@@ -499,8 +514,8 @@ static bool fetch_now(void *ctx, uint32_t hash_low)
         ck_assert_uint_ne(victim, fetched[i]);
     policy_plan.evict(world.policy, victim, victim + 1, 1);
     world.is_there[victim] = false;
-    policy_plan.insert(world.policy, obj, hash_low, 1);
     world.is_there[obj] = true;
+    policy_plan.insert(world.policy, obj, hash_low, 1);
     fetched[n_fetched++] = obj;
     return true;
 }
@@ -732,6 +747,277 @@ START_TEST(an_order_that_is_too_short_or_too_long_is_none)
 }
 END_TEST
 
+/* ── several ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define OWNERS 4
+#define PER_OWNER (OBJECTS / OWNERS)
+
+enum mix { IN_TURN, IN_BURSTS, AT_RANDOM, MIXES };
+
+/* A step of `owners`, each of which has a cycle of n objects; the first goes through its own `laps` times. */
+static void step_of_several(uint32_t owners, uint32_t n, uint32_t laps, enum mix mix, uint64_t *seed)
+{
+    uint32_t done[OWNERS] = {0}, owner = 0;
+
+    step.n = 0;
+    for (uint32_t left = (owners - 1 + laps) * n; left > 0; left--) {
+        if (mix == AT_RANDOM)
+            owner = (uint32_t)(splitmix64_next(seed) % owners);
+        else if (mix == IN_TURN && (owner > 0 || done[0] % laps == 0))
+            owner = (owner + 1) % owners;
+        while (done[owner] == n * (owner == 0 ? laps : 1))
+            owner = (owner + 1) % owners;
+        step.at[step.n++] = owner * PER_OWNER + done[owner]++ * 7 % n;
+    }
+}
+
+static int tell_of(uint32_t owner, uint32_t n)
+{
+    uint32_t hashes[PER_OWNER];
+
+    for (uint32_t i = 0; i < n; i++)
+        hashes[i] = owner * PER_OWNER + i * 7 % n + 1;
+    return policy_plan.tell(world.policy, owner, hashes, n);
+}
+
+static void open_for_several(uint32_t capacity)
+{
+    world_open(capacity, true);
+    world.per_owner = PER_OWNER;
+}
+
+/* Of the step as it is now, by owner; returns all. */
+static uint64_t step_count(uint64_t *hits, uint64_t *uses)
+{
+    uint64_t before = world.hits;
+
+    for (uint32_t i = 0; i < step.n; i++) {
+        uint32_t owner = owner_of(step.at[i]);
+
+        uses[owner]++;
+        hits[owner] += refer(step.at[i]);
+    }
+    return world.hits - before;
+}
+
+/* In lockstep, one after the other, or as it comes; or one of them is faster: then it has not all of what is to be had. */
+START_TEST(several_orders_are_held_beside_each_other)
+{
+    static const struct {
+        uint32_t owners, n, laps;
+        enum mix mix;
+        uint32_t percent; /* of the optimum */
+    } cases[] = {{2, 200, 1, IN_TURN, 99},   {2, 200, 1, IN_BURSTS, 99}, {2, 200, 1, AT_RANDOM, 99},
+                 {4, 100, 1, IN_TURN, 98},   {4, 100, 1, IN_BURSTS, 98}, {4, 100, 1, AT_RANDOM, 98},
+                 {2, 200, 3, IN_BURSTS, 75}, {2, 200, 3, IN_TURN, 75}};
+    uint32_t owners = cases[_i].owners, n = cases[_i].n;
+    uint64_t seed = 5, found = 0, best = 0, hits[OWNERS] = {0}, uses[OWNERS] = {0};
+
+    open_for_several(owners * n / 2);
+    for (uint32_t k = 0; k < 3; k++) {
+        step_of_several(owners, n, 1, AT_RANDOM, &seed);
+        step_run();
+    }
+    ck_assert_uint_eq(world.hits, 0); /* by age */
+    for (uint32_t owner = 0; owner < owners; owner++)
+        ck_assert_int_eq(tell_of(owner, n), (int)n);
+    for (uint32_t k = 0; k < 20; k++) {
+        step_of_several(owners, n, cases[_i].laps, cases[_i].mix, &seed);
+        best += k < 2 ? 0 : optimum(1);
+        if (k < 2)
+            step_run();
+        else
+            found += step_count(hits, uses);
+    }
+    ck_assert_uint_ge(100 * found, cases[_i].percent * best);
+    for (uint32_t owner = 0; owner < owners; owner++)
+        ck_assert_uint_ge(100 * hits[owner], 45 * uses[owner]); /* of 50 that would be its part */
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    ck_assert_uint_eq(stat_of().plan_accesses, owners * n);
+    ck_assert_uint_eq(stat_of().plans, owners);
+    world_close();
+}
+END_TEST
+
+/* What one does otherwise than it said costs nobody else anything, and what comes of one who said nothing nobody at all. */
+START_TEST(one_that_is_not_kept_to_is_given_up_alone)
+{
+    uint64_t seed = 7, hits[OWNERS] = {0}, uses[OWNERS] = {0};
+
+    open_for_several(200);
+    ck_assert_int_eq(tell_of(0, 200), 200);
+    ck_assert_int_eq(tell_of(1, 200), 200);
+    for (uint32_t k = 0; k < 3; k++) {
+        step_of_several(2, 200, 1, AT_RANDOM, &seed);
+        step_run();
+    }
+    for (uint32_t i = 0; i < 20; i++)
+        refer(2 * PER_OWNER + i);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    for (uint32_t k = 0; k < 10; k++) {
+        step_of_several(2, 200, 1, IN_TURN, &seed);
+        for (uint32_t i = 0; i < step.n; i++)
+            step.at[i] = owner_of(step.at[i]) ? step.at[i] : (uint32_t)(splitmix64_next(&seed) % 200);
+        if (k < 3)
+            step_run();
+        else
+            (void)step_count(hits, uses);
+    }
+    struct policy_stat stat = stat_of();
+
+    ck_assert_uint_eq(stat.plan_accesses, 200);
+    ck_assert_uint_ge(stat.deviations, 30);
+    ck_assert_uint_le(stat.deviations, 40);
+    ck_assert_uint_ge(100 * hits[1], 70 * uses[1]); /* alone it has most of the memory */
+    ck_assert_int_eq(tell_of(0, 200), 200);
+    ck_assert_uint_eq(stat_of().plan_accesses, 400);
+    world_close();
+}
+END_TEST
+
+/* One that stops keeps what it has for a while; then the other has all, until it comes back. */
+START_TEST(one_that_stops_is_in_nobodys_way)
+{
+    uint64_t seed = 9, hits[OWNERS] = {0}, uses[OWNERS] = {0};
+
+    open_for_several(200);
+    ck_assert_int_eq(tell_of(0, 200), 200);
+    ck_assert_int_eq(tell_of(1, 200), 200);
+    step_of_several(2, 200, 1, AT_RANDOM, &seed);
+    steps_run(5);
+    step_of_several(1, 200, 1, IN_TURN, &seed);
+    (void)step_count(hits, uses);
+    ck_assert_uint_le(hits[0], 150);
+    steps_run(12);
+    hits[0] = 0;
+    (void)step_count(hits, uses);
+    ck_assert_uint_ge(hits[0], 198); /* all fits but for what it takes to find out */
+    ck_assert_uint_eq(stat_of().plan_accesses, 400);
+    for (uint32_t k = 0; k < 8; k++) {
+        step_of_several(2, 200, 1, AT_RANDOM, &seed);
+        hits[0] = hits[1] = 0;
+        (void)step_count(hits, uses);
+    }
+    ck_assert_uint_ge(hits[0], 90);
+    ck_assert_uint_ge(hits[1], 90);
+    ck_assert_uint_eq(stat_of().deviations, 0);
+    world_close();
+}
+END_TEST
+
+static uint32_t gone;
+
+static bool is_gone(const void *ctx, uint32_t owner)
+{
+    return owner == *(const uint32_t *)ctx;
+}
+
+/* PLANS_MAX of them, and all together no more than one alone may have; a place that is free again is as good as new. */
+START_TEST(there_is_a_limit_to_several)
+{
+    uint32_t hashes[GHOSTS], most = GHOSTS - GHOSTS / 32 - 2;
+
+    for (uint32_t i = 0; i < GHOSTS; i++)
+        hashes[i] = i + 1;
+    open_for_several(200);
+    for (uint32_t owner = 0; owner < PLANS_MAX; owner++)
+        ck_assert_int_eq(policy_plan.tell(world.policy, owner, hashes, 100), 100);
+    ck_assert_int_eq(policy_plan.tell(world.policy, PLANS_MAX, hashes, 100), -ENOSPC);
+    ck_assert_int_eq(policy_plan.tell(world.policy, PLANS_MAX, hashes, 7), 0);
+    ck_assert_int_eq(policy_plan.tell(world.policy, 3, hashes, most - PLANS_MAX * 100 + 1), -E2BIG);
+    ck_assert_uint_eq(stat_of().plan_accesses, PLANS_MAX * 100);
+    ck_assert_uint_eq(stat_of().plans, PLANS_MAX);
+    ck_assert_int_eq(policy_plan.tell(world.policy, 3, hashes, 99), 99);
+    gone = 5;
+    policy_plan.forget(world.policy, is_gone, &gone);
+    policy_plan.forget(world.policy, is_gone, &gone);
+    ck_assert_uint_eq(stat_of().plan_accesses, (PLANS_MAX - 2) * 100 + 99);
+    ck_assert_int_eq(policy_plan.tell(world.policy, PLANS_MAX, hashes, 100), 100);
+    ck_assert_int_eq(policy_plan.tell(world.policy, 5, hashes, 100), -ENOSPC);
+    for (uint32_t owner = 0; owner <= PLANS_MAX; owner++)
+        ck_assert_int_eq(policy_plan.tell(world.policy, owner, hashes, 0), 0);
+    ck_assert_uint_eq(stat_of().plan_accesses, 0);
+    ck_assert_int_eq(policy_plan.tell(world.policy, 1, hashes, most), (int)most);
+    ck_assert_int_eq(policy_plan.tell(world.policy, 2, hashes, 8), -E2BIG);
+    world_close();
+}
+END_TEST
+
+/* What is brought early is each one's in turn, and together it is no more than may be. */
+START_TEST(what_comes_next_is_brought_for_each)
+{
+    static const uint32_t most[] = {1, 2, 8};
+    uint64_t seed = 3, hits[OWNERS] = {0}, uses[OWNERS] = {0};
+
+    open_for_several(200);
+    ck_assert_int_eq(tell_of(0, 200), 200);
+    ck_assert_int_eq(tell_of(1, 200), 200);
+    for (uint32_t k = 0; k < 6; k++) {
+        step_of_several(2, 200, 1, AT_RANDOM, &seed);
+        for (uint32_t i = 0; i < step.n; i++) {
+            struct policy_stat before = stat_of();
+
+            n_fetched = 0;
+            if (k > 2)
+                policy_plan.fetch(world.policy, most[_i], fetch_now, NULL);
+            struct policy_stat after = stat_of();
+
+            ck_assert_uint_eq(after.prefetched_used + after.prefetched_wasted,
+                              before.prefetched_used + before.prefetched_wasted);
+            uses[owner_of(step.at[i])]++;
+            hits[owner_of(step.at[i])] += refer(step.at[i]) && k > 2;
+        }
+    }
+    ck_assert_uint_ge(stat_of().prefetched_used, most[_i] == 8 ? 500 : 200);
+    ck_assert_uint_eq(stat_of().prefetched_wasted, 0);
+    for (uint32_t owner = 0; owner < 2; owner++)
+        ck_assert_uint_ge(100 * hits[owner], (most[_i] == 8 ? 90 : 65) * (uses[owner] / 2));
+    world_close();
+}
+END_TEST
+
+/* Told anew, taken back, left, forgotten: the table and the sums stay right. */
+START_TEST(several_at_random_keep_the_sums)
+{
+    uint64_t seed = (uint64_t)_i + 20;
+
+    open_for_several(150);
+    for (uint32_t k = 0; k < 200; k++) {
+        uint32_t owner = (uint32_t)(splitmix64_next(&seed) % OWNERS), n = 60 + (uint32_t)(splitmix64_next(&seed) % 100);
+        uint64_t dice = splitmix64_next(&seed) % 8;
+
+        if (dice < 4) {
+            ck_assert_int_eq(tell_of(owner, n), (int)n);
+        } else if (dice == 4) {
+            ck_assert_int_eq(tell_of(owner, 0), 0);
+        } else if (dice == 5) {
+            gone = owner;
+            policy_plan.forget(world.policy, is_gone, &gone);
+        }
+        for (uint32_t i = 0; dice == 6 && i < 40; i++)
+            refer(owner * PER_OWNER + (uint32_t)(splitmix64_next(&seed) % PER_OWNER));
+        step_of_several(1 + (uint32_t)(splitmix64_next(&seed) % OWNERS), n, 1, AT_RANDOM, &seed);
+        for (uint32_t i = 0; i < step.n; i++) {
+            if (i % 16 == 0) {
+                n_fetched = 0;
+                policy_plan.fetch(world.policy, world.n_there == world.capacity ? 4 : 0, fetch_now, NULL);
+                (void)stat_of();
+            }
+            refer(step.at[i]);
+        }
+    }
+    for (uint32_t owner = 0; owner < OWNERS; owner++)
+        ck_assert_int_eq(tell_of(owner, 50), 50);
+    step_of_several(OWNERS, 50, 1, AT_RANDOM, &seed);
+    uint64_t deviations = stat_of().deviations;
+
+    steps_run(3);
+    ck_assert_uint_eq(stat_of().deviations, deviations);
+    ck_assert_uint_eq(stat_of().plan_accesses, OWNERS * 50);
+    world_close();
+}
+END_TEST
+
 static enum policy_pin half_is_held(void *ctx, uint32_t obj)
 {
     (void)ctx;
@@ -786,6 +1072,12 @@ int main(void)
     tcase_add_test(tc, another_order_is_told);
     tcase_add_test(tc, an_order_that_is_too_short_or_too_long_is_none);
     tcase_add_loop_test(tc, random_use_keeps_the_sums, 0, 6);
+    tcase_add_loop_test(tc, several_orders_are_held_beside_each_other, 0, 8);
+    tcase_add_test(tc, one_that_is_not_kept_to_is_given_up_alone);
+    tcase_add_test(tc, one_that_stops_is_in_nobodys_way);
+    tcase_add_test(tc, there_is_a_limit_to_several);
+    tcase_add_loop_test(tc, what_comes_next_is_brought_for_each, 0, 3);
+    tcase_add_loop_test(tc, several_at_random_keep_the_sums, 0, 6);
     tcase_add_test(tc, the_held_keep_their_places);
     suite_add_tcase(s, tc);
 

@@ -246,7 +246,7 @@ static bool refer(struct player *pl, uint32_t id)
     if (pl->residency[id] != ABSENT)
         return true;
 
-    pl->ops->miss(pl->policy, identity_hash(id), sectors_of_id(pl, id));
+    pl->ops->miss(pl->policy, 0, identity_hash(id), sectors_of_id(pl, id));
     if (pl->how->n_in_flight == 0) {
         land(pl, id);
         return false;
@@ -296,7 +296,7 @@ static void store_list(struct player *pl, const uint32_t *ids, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         if (pl->residency[ids[i]] != ABSENT)
             continue; /* twice in one request */
-        pl->ops->miss(pl->policy, identity_hash(ids[i]), sectors_of_id(pl, ids[i]));
+        pl->ops->miss(pl->policy, 0, identity_hash(ids[i]), sectors_of_id(pl, ids[i]));
         make_room(pl, pl->capacity, sectors_of_id(pl, ids[i]), identity_hash(ids[i]));
         pl->used += sectors_of_id(pl, ids[i]);
         pl->residency[ids[i]] = IN_FLIGHT;
