@@ -722,40 +722,44 @@ static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
     return misses;
 }
 
-/*
- * No more than half of the margin, which those that come have to share with those that go; and not as long as an access that
- * was not foretold is fresh. A slot that is left out counts until its turn comes again.
- */
+/* Not as long as an access that was not foretold is fresh. A slot that is left out counts until its turn comes again. */
 static void fetch_for(struct plan *a, struct order *o, uint32_t own_max, uint32_t max, policy_fetch_fn fetch, void *ctx)
 {
     if (o->n_stay == 0 || o->errors >= DEVIATION_COST || o->fetched_at == o->pos)
         return;
-    uint32_t residents = share_of(a, o, a->queue.len), margin = residents - MIN(residents, o->n_stay);
-
     o->fetched_at = o->pos;
-    own_max = MIN(own_max, margin / 2);
     for (uint32_t i = 0; i < MIN((uint32_t)FETCH_AHEAD, o->period) && o->n_early < own_max && a->early.len < max; i++) {
         uint32_t slot = slot_at(o, i);
 
-        if (slot_set_has(&a->due, slot) || slot_set_has(&a->early, slot) || !fetch(ctx, a->slots[slot].hash))
+        if (slot_set_has(&a->due, slot) || slot_set_has(&a->early, slot))
             continue;
-        if (!has_slot(o, slot)) /* room was made by dropping all that its owner had */
-            return;
         slot_set_add(&a->early, slot);
         o->n_early++;
+        if (fetch(ctx, a->slots[slot].hash) || !slot_set_has(&a->early, slot)) /* or there is no such order any more */
+            continue;
+        slot_set_drop(&a->early, slot);
+        o->n_early--;
     }
 }
 
-/* The same for each order that is awake. */
+/*
+ * No more than half of the margin, which those that come have to share with those that go; and the same for each order that is
+ * awake, one of which begins in turn.
+ */
 static void plan_fetch(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx)
 {
     struct plan *a = plan_of(p);
-    uint32_t awake = 0, n = a->n_orders;
+    uint32_t awake = 0, stay = 0, n = a->n_orders;
 
     if (a->stage != FOLLOWING)
         return;
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         awake += a->orders[i].period > 0 && !a->orders[i].is_asleep;
+        stay += a->orders[i].is_asleep ? 0 : a->orders[i].n_stay;
+    }
+    uint32_t margin = a->queue.len - MIN(a->queue.len, stay);
+
+    max = MIN(max, margin / 2);
     a->fetch_next++;
     for (uint32_t i = 0; i < n; i++) {
         struct order *o = &a->orders[(a->fetch_next + i) % n];

@@ -312,6 +312,134 @@ START_TEST(a_plan_has_a_limit)
 }
 END_TEST
 
+/* ── several ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Another space of pool 0, with so many tensors. */
+static uint32_t space_with(uint8_t digest, uint32_t n)
+{
+    struct tiering_space_spec spec = {.durability = STORE_SCRATCH + 1, .digest = {[1] = digest}};
+    struct tiering_space_info info;
+
+    ck_assert_int_eq(tiering_space_open(rig.t, &spec, &info), 0);
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = {.space = info.index, .n_parts = 1, .key_len = 1, .key = {(uint8_t)i}};
+
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, RIG_PIECE), 0);
+    }
+    return info.index;
+}
+
+static int declare_in(uint32_t space, uint32_t n)
+{
+    int r = tiering_plan_begin(rig.t, &rig.s, space, 0);
+
+    for (uint32_t i = 0; i < n && r == 0; i++) {
+        struct tiering_id id = {.space = space, .n_parts = 1, .key_len = 1, .key = {(uint8_t)i}};
+
+        r = tiering_plan_add(rig.t, &id);
+    }
+    return r < 0 ? r : tiering_plan_end(rig.t);
+}
+
+static void use_in(uint32_t space, uint32_t i)
+{
+    struct tiering_id id = {.space = space, .n_parts = 1, .key_len = 1, .key = {(uint8_t)i}};
+    struct tiering_grant grant;
+
+    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, TIERING_WRITE, &grant), 0);
+    ck_assert_int_eq(rig_release(&rig, &rig.s, grant.lease, TIERING_DIRTY), 0);
+}
+
+/* Two optimizers in one pool, together, or one after the other. */
+START_TEST(two_spaces_have_a_plan_each)
+{
+    uint32_t n = TENSORS / 2, spaces[2];
+    uint64_t before = 0;
+
+    open_with(&policy_plan, (uint64_t)_i * 8 * RIG_PIECE);
+    for (uint32_t k = 0; k < 2; k++)
+        spaces[k] = space_with((uint8_t)(k + 1), n);
+    for (uint32_t k = 0; k < 2; k++)
+        ck_assert_int_eq(declare_in(spaces[k], n), (int)n);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, TENSORS);
+    for (uint32_t step = 0; step < 8; step++) {
+        if (step == 2)
+            before = rig_pool_stat(&rig, 0).loads;
+        for (uint32_t i = 0; i < TENSORS; i++)
+            use_in(spaces[step < 5 ? i % 2 : i / n], step < 5 ? i / 2 : i % n);
+        rig_check(&rig);
+    }
+    struct tiering_pool_stat stat = rig_pool_stat(&rig, 0);
+
+    ck_assert_uint_eq(stat.plan_accesses, TENSORS);
+    ck_assert_uint_eq(stat.plans, 2);
+    ck_assert_uint_eq(stat.deviations, 0);
+    ck_assert_uint_le(stat.loads - before, 6 * (TENSORS - DRAM / RIG_PIECE + 4)); /* of 6 * TENSORS: as of one */
+    ck_assert_uint_eq(stat.prefetched > 0, _i);
+    rig_close(&rig);
+}
+END_TEST
+
+/* What others access is nothing that a plan has to foretell. */
+START_TEST(a_plan_is_of_its_space)
+{
+    open_with(&policy_plan, 0);
+    uint32_t space = space_with(1, 8);
+
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), TENSORS);
+    for (uint32_t step = 0; step < 3; step++) {
+        (void)step_run(step);
+        for (uint32_t i = 0; i < 40; i++)
+            use_in(space, i * 3 % 8);
+    }
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, TENSORS);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).deviations, 0);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(a_plan_goes_with_its_space)
+{
+    open_with(&policy_plan, 0);
+    uint32_t space = space_with(1, 8);
+
+    ck_assert_int_eq(declare(&rig.s, 0, TENSORS), TENSORS);
+    ck_assert_int_eq(declare_in(space, 8), 8);
+    for (uint32_t i = 0; i < 8; i++) {
+        struct tiering_id id = {.space = space, .n_parts = 1, .key_len = 1, .key = {(uint8_t)i}};
+
+        ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, TENSORS + 8);
+        ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, TENSORS);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
+/* PLANS_MAX; whoever declares for what never comes gives way. */
+START_TEST(spaces_with_a_plan_have_a_limit)
+{
+    uint32_t spaces[PLANS_MAX + 1];
+
+    open_with(&policy_plan, 0);
+    for (uint32_t i = 0; i <= PLANS_MAX; i++)
+        spaces[i] = space_with((uint8_t)(i + 1), 1);
+    uint32_t none = space_with(PLANS_MAX + 2, 0);
+
+    ck_assert_int_eq(declare_in(none, 100), 100);
+    for (uint32_t i = 0; i < PLANS_MAX; i++)
+        ck_assert_int_eq(declare_in(spaces[i], 8), 8);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, PLANS_MAX * 8);
+    ck_assert_int_eq(declare_in(spaces[PLANS_MAX], 8), -ENOSPC);
+    ck_assert_int_eq(declare_in(spaces[3], 9), 9);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, PLANS_MAX * 8 + 1);
+    ck_assert_int_eq(declare_in(spaces[3], 0), 0);
+    ck_assert_int_eq(declare_in(spaces[PLANS_MAX], 8), 8);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tiering_plan");
@@ -327,6 +455,10 @@ int main(void)
     tcase_add_test(tc, a_plan_is_taken_back);
     tcase_add_test(tc, a_plan_that_is_not_kept_to_is_dropped);
     tcase_add_test(tc, a_plan_has_a_limit);
+    tcase_add_loop_test(tc, two_spaces_have_a_plan_each, 0, 2);
+    tcase_add_test(tc, a_plan_is_of_its_space);
+    tcase_add_test(tc, a_plan_goes_with_its_space);
+    tcase_add_test(tc, spaces_with_a_plan_have_a_limit);
     suite_add_tcase(s, tc);
 
     SRunner *sr = srunner_create(s);
