@@ -3,6 +3,7 @@
 import copy
 import unittest
 import unittest.mock
+from concurrent.futures import ThreadPoolExecutor
 
 import spillway
 import support
@@ -110,6 +111,50 @@ class OffloadTest(unittest.TestCase):
         self.assertEqual(learned, 96)  # by age: what is evicted is always what is used next
         self.assertLessEqual(declared, 96 - 64 + 12)  # but for what is leased, or kept free
         self.assertEqual(deviations, 0)
+
+    def numbers(self):
+        return self.pool.session.admin({"get": "pools"})["pools"][0]
+
+    def loads_of_two(self, steps, together=False, **options):
+        """States of 96 MiB of two optimizers in memory of 64 MiB: the loads of both for a step of each, in each of some."""
+        optimizers = []
+        for i, name in enumerate(options.pop("names", ("one", "two"))):
+            params = [torch.nn.Parameter(torch.zeros(1 << 18)) for _ in range(24 * options.get("world_size", 1))]
+            for p in params:
+                p.grad = torch.ones_like(p)
+            rank = {"rank": i} if "world_size" in options else {}
+            model = torch.nn.ParameterList(params)
+            optimizers.append(self.optimizer(model, name=name, group_bytes=4 * support.MIB, **rank, **options))
+        before = self.numbers()
+        for _ in range(steps):
+            if together:
+                with ThreadPoolExecutor(2) as threads:
+                    list(threads.map(lambda optimizer: optimizer.step(), optimizers))
+            else:
+                for optimizer in optimizers:
+                    optimizer.step()
+        after = self.numbers()
+        for optimizer in optimizers:
+            optimizer.close()
+        return (after["loads"] - before["loads"]) / steps, after
+
+    def test_two_optimizers_have_a_plan_each(self):
+        with unittest.mock.patch.object(spillway.Space, "plan", lambda space, keys: 0):
+            by_age, _ = self.loads_of_two(2)
+        self.assertGreaterEqual(by_age, 80)
+        for name, options in (("turns", {}), ("together", {"together": True})):
+            with self.subTest(name):
+                plans = self.numbers()["plans"]
+                loads, pool = self.loads_of_two(6, names=(f"{name} 1", f"{name} 2"), **options)
+                self.assertEqual((pool["plan_accesses"], pool["deviations"]), (96, 0))
+                self.assertEqual(pool["plans"], plans + 2)
+                self.assertLessEqual(loads, 96 - 64 + 20)  # but for what is leased, twice, or kept free
+                self.assertEqual(self.numbers()["plan_accesses"], 0)  # they went with what was stepped
+
+    def test_ranks_have_a_plan_each(self):
+        loads, pool = self.loads_of_two(4, names=("ranks", "ranks"), world_size=2)
+        self.assertEqual((pool["plan_accesses"], pool["plans"], pool["deviations"]), (96, 2, 0))
+        self.assertLessEqual(loads, 96 - 64 + 20)
 
     def test_clipping_and_gradients_that_are_not_finite(self):
         mine, other = model_of(torch.float32), model_of(torch.float32)

@@ -169,6 +169,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._declared: Optional[bool] = None
         self._overlap: Optional[Overlap] = None
         layout = {"what": "spillway.torch.OffloadAdamW", "version": 1, "name": name}
+        if self.ranks.world_size > 1:  # a space each, since a plan is a space's, and ranks are in no order
+            layout["rank"], layout["world_size"] = self.ranks.rank, self.ranks.world_size
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
         part = f" {self.ranks.rank} of {self.ranks.world_size}" if self.ranks.world_size > 1 else ""
         self._name = hashlib.sha256((name + part).encode()).digest()[:16]
@@ -285,14 +287,14 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     def _declare(self, backwards: bool) -> None:
         """Tells the daemon in which order chunks are asked for in each step, unless it knows."""
-        if self._declared == backwards or self.ranks.world_size > 1:  # the ranks' accesses are in no order
+        if self._declared == backwards:
             return
         groups = self._groups[::-1] if backwards else self._groups
         try:
             self._space.plan(key for group in groups for key in self._keys(group))
         except SpillwayError as error:
-            if error.errno not in (errno.E2BIG, errno.ESTALE):
-                raise  # else it is learned
+            if error.errno not in (errno.E2BIG, errno.ENOSPC, errno.ESTALE):
+                raise  # else it is learned, if no other space has a plan
         self._declared = backwards
 
     # --- Groups -----------------------------------------------------------------------------------------------------
