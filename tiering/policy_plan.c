@@ -13,6 +13,17 @@
  * says of residents where they are due: a few slots for each access, so that no access is slow. tell() does all of that at
  * once, for its caller pays by the access.
  *
+ * Owners that tell have an order each, up to PLANS_MAX, and accesses of the others are nobody's business. What is learned is of
+ * all accesses, and only where nobody has told: an order that is told takes its place. All share the slots (an order's are in a
+ * row) and the table of first slots, so more orders take no more memory. When an order begins or ends, so do its own slots.
+ *
+ * Each order goes on by itself. When two are compared, a slot that is so far ahead in its order is worth as many slots as all
+ * orders together go on by meanwhile, if they go on as they did: what the order's last round took, a slot's part of it. That is
+ * exact for those in lockstep, and for those that take turns round by round, where a rate over a shorter time would be of
+ * whose turn it is. A round that has taken longer than the last one counts itself. An order that the others have gone on
+ * without for SLEEP_ROUNDS of its rounds is asleep: all it has may go, until its next access. Stays are shared out by slots:
+ * each order that is awake hits as often, and none takes another's memory by being faster.
+ *
  * FOLLOWING: `pos` is the slot that is expected. A resident object that the plan knows is due at its next slot: that slot
  * names it, and the object's node names the slot (state[1] from its second byte on, plus one). The one to go is due
  * farthest from pos; before it goes what the plan does not know and nobody has asked for since everything else was.
@@ -29,7 +40,7 @@
  * regained by those that were foretold. Objects are told apart by the lower half of their hashes, state[2]: two that have
  * it in common are a wrong guess, never a wrong byte.
  *
- * Owns history, slots and one queue of all residents. One engine's thread; nothing is allocated after new().
+ * Owns history, slots, orders and one queue of all residents. One engine's thread; nothing is allocated after new().
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -407,13 +407,15 @@ void tiering_chain_add(struct tiering *t, const struct tiering_id *id, uint32_t 
 void tiering_chain_end(struct tiering *t);
 
 /*
- * The order in which pieces of a space will be asked for, again and again, for a policy that plans. It may come in several
+ * The order in which pieces of a space will be asked for, again and again, for a policy that plans; each space may have one,
+ * which goes with the last of its pieces. It may come in several
  * lists: begin each with how many items came before it (-ESTALE: it was not so many of this session and space, as when another
  * session has begun one), add the pieces in order (-E2BIG: PLAN_ACCESSES_MAX), and pause, with how many items there are by
  * now, or end. Nothing else of tiering is called in between but lookups. A list that is neither paused nor ended was in vain,
  * and what came before it too.
  * end() returns how many accesses the policy follows from now on; 0 if it does not plan, or if no pieces were added: that takes
- * the order back. -E2BIG: the policy has no room for so many, and goes on as it did.
+ * the order back. -E2BIG: the policy has no room for so many, and goes on as it did; -ENOSPC: PLANS_MAX spaces that are not
+ * empty have one, likewise.
  */
 int tiering_plan_begin(struct tiering *t, const struct tiering_session *s, uint32_t space, uint64_t items_before);
 int tiering_plan_add(struct tiering *t, const struct tiering_id *id);

@@ -45,7 +45,7 @@ static const char *const limit_texts[] = {
     [SPW_LIMIT_UID_LEASES] = "this user has too much of the pool leased (raise `uid_leases_percent` in its [pool])",
     [SPW_LIMIT_UID_FDS] = "this user takes too many descriptors in the daemon (raise `uid_descriptors` in [daemon])",
     [SPW_LIMIT_PLAN] = "a plan has at most 65536 accesses, or as many as its pool may have pieces in memory",
-    [SPW_LIMIT_PLANS] = "16 other spaces of the pool's class have a plan (take one back: declare an empty list)",
+    [SPW_LIMIT_PLANS] = "16 other spaces of the pool have a plan (an empty list takes one back)",
     [SPW_LIMIT_DEVICE_LOG] = "a device's log has no room for more objects (format it with a smaller `--object-size`)",
 };
 

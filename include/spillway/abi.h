@@ -405,7 +405,7 @@ enum spw_limit {
     SPW_LIMIT_UID_LEASES = 24,    /* [pool] uid_leases_percent: of all sessions of the user */
     SPW_LIMIT_UID_FDS = 25,       /* [daemon] uid_descriptors */
     SPW_LIMIT_PLAN = 26,          /* accesses of a plan: 65536, or as many as its pool may have pieces in memory */
-    SPW_LIMIT_PLANS = 27,         /* plans of a pool's class: 16 */
+    SPW_LIMIT_PLANS = 27,         /* spaces of a pool and a class that have a plan: 16 */
 };
 
 /* --- Rings --------------------------------------------------------------------------------------------------------- */
@@ -665,9 +665,11 @@ enum spw_advice {
 
 /*
  * A plan: the order in which the space's objects will be asked for, again and again, from the next access on. A pool's policy
- * `plan` then evicts what is used farthest in the future, and reads ahead, as if it had learned the order; it holds for all
- * spaces of the pool that have the space's class, and takes the place of what was learned or declared before. Accesses that it
- * does not foretell are counted, and if they are many it is dropped. It outlives the session, not the daemon.
+ * `plan` then evicts what is used farthest in the future, and reads ahead, as if it had learned the order. It takes the place
+ * of what was learned of the spaces of the pool that have the space's class, and of what was declared for the space before;
+ * other spaces' plans go on beside it. Accesses to the space that it does not foretell are counted, and if they are many it is
+ * dropped. It outlives the session, not the daemon, and goes with the last object of the space; one of a space that never had
+ * any may be dropped when another space needs its place.
  *   An item is a range of an object, and means its pieces one after the other; length 0: all pieces of an object that is there,
  * or the first of one that is not there yet. No object need be there. An object may be named more than once.
  *   More items than fit a list come in several, one after the other on one ring; with the last of them the plan begins. The
@@ -676,6 +678,7 @@ enum spw_advice {
  * `results` is 0. If it fails nothing has happened, but what came of the plan before is forgotten:
  *     -ESTALE     other items than arg[0] says came before: another session has begun a plan; begin anew
  *     -E2BIG      SPW_LIMIT_PLAN
+ *     -ENOSPC     SPW_LIMIT_PLANS
  *     -EINVAL     arg[0] + n_items is more than arg[1]
  *   and with what an item would fail with.
  */

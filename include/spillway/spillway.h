@@ -233,11 +233,12 @@ int spw_pin(spw_space *space, const struct spw_key *keys, size_t n, uint32_t dur
  * pieces of an object, one after the other, or for one access if it is not there yet; it may come more than once. A pool with
  * the policy `plan` for the space's class then evicts what is used farthest in the future, and reads ahead, from the first
  * period on, and not from the third. It is a hint: accesses that it does not foretell are counted, and if they are many it is
- * dropped. It holds for all of the pool's spaces of that class, in the place of the last one; it outlives the session, but
- * not the daemon. n = 0 takes it back.
+ * dropped. It is the space's, in the place of its last one, and beside those of other spaces; it outlives the session, but
+ * neither the daemon nor the last object of the space. n = 0 takes it back.
  * Returns how many accesses are followed: 0 if the pool's policy makes no plans, or there are less than 8. -E2BIG: more than
- * 65536, or than the pool may have pieces in memory; -ESTALE: another session declared a plan at the same time, or the
- * daemon was restarted meanwhile: declare it again. */
+ * 65536, or than the pool may have pieces in memory; -ENOSPC: 16 other spaces of the pool and the class have one
+ * (SPW_LIMIT_PLANS); -ESTALE: another session declared a plan at the same time, or the daemon was restarted meanwhile:
+ * declare it again. */
 long spw_plan(spw_space *space, const struct spw_key *keys, size_t n);
 int spw_delete(spw_space *space, const struct spw_key *keys, size_t n, int32_t *ret_status);
 /* Durable, and atomically so: after a crash all of this list's versions are there or none is. n = 0: the space.

@@ -148,6 +148,22 @@ class Blocks(support.Case):
         self.assertEqual(self.session.admin({"get": "pools"})["pools"][0]["plan_accesses"], 0)
         self.assertEqual(space.plan(names[:7]), 0)
 
+    def test_plans_have_a_limit(self):
+        names = [(b"state", i) for i in range(10)]
+        spaces = [self.pool.space(["plans", i, self.id()], class_="optimizer", durability="scratch") for i in range(17)]
+        for space in spaces[:16]:
+            space.tensor(names[0], BLOCK)
+            self.assertEqual(space.plan(names), 10)
+        with self.assertRaises(spillway.NoSpace) as caught:
+            spaces[16].plan(names)
+        self.assertEqual(caught.exception.limit.name, "PLANS")
+        self.assertIn("16 other spaces", str(caught.exception))
+        self.assertEqual(self.session.admin({"get": "pools"})["pools"][0]["plan_accesses"], 160)
+        spaces[0].delete(names[:1])  # goes with all that it had
+        self.assertEqual(spaces[16].plan(names), 10)
+        for space in spaces:
+            space.plan([])
+
     def test_arena(self):
         arena = self.space.tensor("arena", 256 * KIB)
         self.put()

@@ -56,6 +56,7 @@ struct tiering {
     char plan[64]; /* what it names so far */
     uint32_t n_plan, n_plans;
     uint64_t plan_items; /* of lists that were paused */
+    int plan_status;     /* that the next ones end with, if it is an error */
 };
 static struct tiering stub;
 
@@ -244,6 +245,8 @@ void tiering_plan_pause(struct tiering *t, const struct tiering_session *s, uint
 }
 int tiering_plan_end(struct tiering *t)
 {
+    if (t->plan_status < 0)
+        return t->plan_status;
     t->n_plans++;
     return (int)t->n_plan;
 }

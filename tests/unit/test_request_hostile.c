@@ -226,6 +226,12 @@ START_TEST(test_plan_mistakes)
 
     ck_assert_int_eq(cqe.status, -E2BIG);
     ck_assert_uint_eq(cqe.detail, SPW_LIMIT_PLAN);
+    put_items(&a, "hh");
+    stub.plan_status = -ENOSPC;
+    cqe = plan(2, 0, 2);
+    ck_assert_int_eq(cqe.status, -ENOSPC);
+    ck_assert_uint_eq(cqe.detail, SPW_LIMIT_PLANS);
+    stub.plan_status = 0;
     ck_assert_uint_eq(stub.n_plans, 0);
     put_items(&a, "hh");
     a.items[1].reserved1 = 1;

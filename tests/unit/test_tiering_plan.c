@@ -436,6 +436,15 @@ START_TEST(spaces_with_a_plan_have_a_limit)
     ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, PLANS_MAX * 8 + 1);
     ck_assert_int_eq(declare_in(spaces[3], 0), 0);
     ck_assert_int_eq(declare_in(spaces[PLANS_MAX], 8), 8);
+
+    for (uint32_t i = 0; i <= PLANS_MAX; i++)
+        ck_assert_int_eq(declare_in(spaces[i], 0), 0);
+    uint32_t most = PLAN_ACCESSES_MAX;
+    while (declare_in(none, most) == -E2BIG) /* it has nearly all the slots that there are */
+        most -= most / 32;
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, most);
+    ck_assert_int_eq(declare_in(spaces[0], most / 2), (int)most / 2);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 0).plan_accesses, most / 2);
     rig_close(&rig);
 }
 END_TEST

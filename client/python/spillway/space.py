@@ -278,7 +278,8 @@ class Space(Unpicklable):
 
         An object of several pieces stands for all of them; one may be named more than once, or not be there yet. How
         many accesses are followed; 0: the pool's policy for the space's class makes no plans, or there are less than 8.
-        An empty list takes the plan back. E2BIG: too many; ESTALE: another session declared one at the same time.
+        An empty list takes the plan back. E2BIG: too many; ENOSPC: too many other spaces of the pool have one; ESTALE:
+        another session declared one at the same time.
         """
         c_keys, n = key_array(keys)
         return self._call(lib.spw_plan, c_keys, n)
