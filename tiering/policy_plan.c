@@ -13,120 +13,24 @@
  * says of residents where they are due: a few slots for each access, so that no access is slow. tell() does all of that at
  * once, for its caller pays by the access.
  *
- * Owners that tell have an order each, up to PLANS_MAX, and accesses of the others are nobody's business. What is learned is of
- * all accesses, and only where nobody has told: an order that is told takes its place. All share the slots (an order's are in a
- * row) and the table of first slots, so more orders take no more memory. When an order begins or ends, so do its own slots.
- *
- * Each order goes on by itself. When two are compared, a slot that is so far ahead in its order is worth as many slots as all
- * orders together go on by meanwhile, if they go on as they did: what the order's last round took, a slot's part of it. That is
- * exact for those in lockstep, and for those that take turns round by round, where a rate over a shorter time would be of
- * whose turn it is. A round that has taken longer than the last one counts itself. An order that the others have gone on
- * without for SLEEP_ROUNDS of its rounds is asleep: all it has may go, until its next access. Stays are shared out by slots:
- * each order that is awake hits as often, and none takes another's memory by being faster.
+ * Owners that tell have an order each; what one is, and how it goes on, is in policy_plan_order.c.
  *
  * FOLLOWING: `pos` is the slot that is expected. A resident object that the plan knows is due at its next slot: that slot
  * names it, and the object's node names the slot (state[1] from its second byte on, plus one). The one to go is due
  * farthest from pos; before it goes what the plan does not know and nobody has asked for since everything else was.
  *
- * On a cycle, where each object has one slot, who is due farthest is always who was used last, so what stays remains one
- * run of the order for ever: first all misses, then all hits, and the device and who computes wait for each other in turn.
- * But any access may begin a stay (until the object's next one, a period later) that is as good as any other, if only its
- * place in memory is never idle: after a stay that began at access x, the next one in its place begins at x + period - 1.
- * So n_stay numbers below period - 1 are chosen, evenly, and a stay begins at each access whose number modulo period - 1
- * is one of them. Who does not stay is `spare`: goes first, and among them who is due farthest. Hits are as many, and the
- * pattern moves by one slot in each period.
- *
- * Accesses may come a little early, late, twice or not at all: each is a deviation and costs a little trust, which is
- * regained by those that were foretold. Objects are told apart by the lower half of their hashes, state[2]: two that have
- * it in common are a wrong guess, never a wrong byte.
- *
  * Owns history, slots, orders and one queue of all residents. One engine's thread; nothing is allocated after new().
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "include/base/limits.h"
 #include "include/base/touched.h"
-#include "tiering/plan_learn.h"
-#include "tiering/policy.h"
-#include "tiering/policy_queue.h"
-#include "tiering/slot_set.h"
+#include "tiering/policy_plan.h"
 
 #define PERIOD_MIN 8   /* a shorter order is an accident, or fits */
-#define STEPS 64       /* slots that are copied or linked at one access */
-#define USES_MAX 64    /* of an object in a period that are looked at */
 #define FETCH_AHEAD 64 /* slots */
-#define SHORT_PART 128 /* of the table: to empty so many places one by one costs as much as all of it at once */
 #define NONE POLICY_NONE
-#define ANY POLICY_NONE
-
-/*
- * A margin of the residents does not stay: those that are leased, or on their way out, or were brought early. It is an 8th of
- * those that are or are not resident, whichever are fewer: as it fills the gaps between the others, a larger one would be a
- * run again. Another number is chosen only if it became less than a 16th or more than a 4th: each choice costs hits once.
- */
-#define MARGIN(fewer) ((fewer) / 8 + 1)
-#define MARGIN_MIN(fewer) ((fewer) / 16 + 1)
-#define MARGIN_MAX(fewer) ((fewer) / 4 + 1)
-
-/* Trust: an access that was foretold gives 1 back, any other costs DEVIATION_COST; above ERRORS_MAX the plan is dropped. */
-#define DEVIATION_COST 16
-#define ERRORS_MAX (32 * DEVIATION_COST)
-#define AHEAD_MAX 64 /* so many slots may be left out */
-#define STREAK 4     /* so many in order elsewhere, and that is where we are */
-
-#define SLEEP_ROUNDS 4 /* of its own, that the others go on for, until an order is asleep */
-
-enum stage { LEARNING, COPYING, LINKING, FOLLOWING };
-
-struct slot {
-    uint32_t hash; /* lower half */
-    uint32_t next; /* slot of its next use; its own if there is no other */
-    uint32_t obj;  /* that is due here, if `due` has the slot */
-};
-
-struct order {
-    uint32_t owner;          /* who told it; ANY: it was learned, and is all accesses' */
-    uint32_t base, period;   /* its slots; period 0: there is no order */
-    uint32_t pos;            /* the slot of the next access; while it is copied: how many came since, and its period */
-    uint32_t met;            /* slots whose objects were looked for among the residents */
-    bool is_cycle;           /* each object has one slot */
-    bool is_asleep;          /* the others have gone on without it for long */
-    uint32_t phase;          /* on a cycle: the number of the next access modulo period - 1 */
-    uint32_t n_stay;         /* stays that begin in period - 1 accesses */
-    uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
-    uint32_t errors;         /* lost trust */
-    uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */
-    uint32_t fetched_at;     /* pos when fetch() was last at work */
-    uint32_t n_early;        /* of its slots */
-    uint64_t moved_at;       /* by the clock; */
-    uint64_t round_at;       /* when it was at its first slot, */
-    uint64_t round;          /* and how long the round before that was: its period, if it is alone */
-};
-
-struct plan {
-    struct policy policy;
-    struct policy_queue queue;
-    struct plan_learner learner;
-    struct slot *slots;    /* of all orders */
-    uint32_t *first;       /* by hash, with linear probing: 1 + an object's first slot */
-    uint32_t max_period;   /* slots; 0: there are none */
-    uint32_t first_mask;   /* there are twice as many at least, and a power of two */
-    struct slot_set due;   /* slots at which a resident object is used next */
-    struct slot_set spare; /* of these, where one is due that need not stay until then */
-    struct slot_set early; /* slots whose object was asked for by fetch(), and not used since */
-    enum stage stage;
-    uint32_t done; /* slots copied or linked */
-    struct order orders[PLANS_MAX];
-    uint32_t n_orders;   /* from there on there is none; 0: LEARNING */
-    uint32_t fetch_next; /* whose turn it is to be fetched for first */
-    uint64_t clock;      /* slots that orders have gone on by */
-    uint64_t n_plans, n_deviations, n_early_used, n_early_wasted;
-    uint32_t (*find)(void *ctx, uint32_t hash_low);
-    uint32_t (*owner)(void *ctx, uint32_t obj);
-    void *ctx;
-};
 
 static struct plan *plan_of(struct policy *p)
 {
@@ -138,256 +42,11 @@ static const struct plan *plan_of_const(const struct policy *p)
     return (const struct plan *)(const void *)p; /* policy is the first member */
 }
 
-/* --- Slots ------------------------------------------------------------------------------------------------------- */
-
-static struct policy_node *node_of(const struct plan *a, uint32_t obj)
-{
-    return policy_node_at(a->queue.nodes, obj);
-}
-
-/* Where the object is due; NONE: no order knows. */
-static uint32_t due_of(const struct plan *a, uint32_t obj)
-{
-    return (node_of(a, obj)->state[1] >> 8) - 1;
-}
-
-static bool has_slot(const struct order *o, uint32_t slot)
-{
-    return slot - o->base < o->period; /* no order: never */
-}
-
-/* How far ahead a slot is, and the other way round. */
-static uint32_t ahead(const struct order *o, uint32_t slot)
-{
-    return slot >= o->pos ? slot - o->pos : slot + o->period - o->pos;
-}
-
-static uint32_t slot_at(const struct order *o, uint32_t far)
-{
-    uint32_t wrapped = o->base + o->period - o->pos; /* from so far ahead on slots begin again */
-
-    return far < wrapped ? o->pos + far : o->base + far - wrapped;
-}
-
-static uint32_t slot_after(const struct order *o, uint32_t slot)
-{
-    return slot + 1 - o->base == o->period ? o->base : slot + 1;
-}
-
-/* The last one of the order's that the set has; NONE: it has none. */
-static uint32_t last_in(const struct slot_set *set, const struct order *o)
-{
-    uint32_t slot = slot_set_below(set, o->base + o->period);
-
-    return slot != SLOT_SET_NONE && has_slot(o, slot) ? slot : NONE;
-}
-
-static void early_end(struct plan *a, uint32_t slot, bool is_used)
-{
-    if (slot == NONE || !slot_set_has(&a->early, slot))
-        return;
-    slot_set_drop(&a->early, slot);
-    for (uint32_t i = 0; i < a->n_orders; i++)
-        a->orders[i].n_early -= has_slot(&a->orders[i], slot);
-    *(is_used ? &a->n_early_used : &a->n_early_wasted) += 1;
-}
-
-static void early_end_all(struct plan *a, const struct order *o)
-{
-    for (uint32_t slot; (slot = last_in(&a->early, o)) != NONE;)
-        early_end(a, slot, false);
-}
-
-static void due_drop(struct plan *a, uint32_t obj)
-{
-    uint32_t slot = due_of(a, obj);
-
-    if (slot == NONE)
-        return;
-    slot_set_drop(&a->due, slot);
-    slot_set_drop(&a->spare, slot);
-    node_of(a, obj)->state[1] &= 0xff;
-}
-
-/* Who is due there was used a period before: does a stay begin at that access? */
-static bool stays_until(const struct order *o, uint32_t slot)
-{
-    uint32_t turn = o->period - 1;
-    uint64_t number = ((uint64_t)o->phase + ahead(o, slot) + turn - 1) % turn;
-
-    return number * o->n_stay % turn < o->n_stay;
-}
-
-/* Another object may be due there, if two have the same lower half: the first one stays. */
-static void due_set(struct plan *a, const struct order *o, uint32_t obj, uint32_t slot)
-{
-    due_drop(a, obj);
-    if (slot_set_has(&a->due, slot))
-        return;
-    a->slots[slot].obj = obj;
-    slot_set_add(&a->due, slot);
-    if (!stays_until(o, slot) && !slot_set_has(&a->early, slot))
-        slot_set_add(&a->spare, slot);
-    node_of(a, obj)->state[1] |= (slot + 1) << 8;
-}
-
-/* The place in `first` of this hash, or the empty one where it would go. */
-static uint32_t *first_of(const struct plan *a, const struct order *o, uint32_t hash)
-{
-    uint32_t at = hash & a->first_mask;
-
-    while (a->first[at] != 0 && !(a->slots[a->first[at] - 1].hash == hash && has_slot(o, a->first[at] - 1)))
-        at = (at + 1) & a->first_mask;
-    return &a->first[at];
-}
-
-/* The next slot of this hash from pos on; NONE: it has none. */
-static uint32_t slot_next(const struct plan *a, const struct order *o, uint32_t hash)
-{
-    uint32_t slot = *first_of(a, o, hash) - 1, best = slot;
-
-    if (slot == NONE)
-        return NONE;
-    for (uint32_t i = 1, s = a->slots[slot].next; i < USES_MAX && s != slot; i++, s = a->slots[s].next) {
-        if (ahead(o, s) < ahead(o, best))
-            best = s;
-    }
-    return best;
-}
-
-/* Whose order has the access; NULL: nobody's. */
-static struct order *order_of(struct plan *a, uint32_t owner)
-{
-    for (uint32_t i = 0; i < a->n_orders; i++)
-        if (a->orders[i].period > 0 && (a->orders[i].owner == owner || a->orders[i].owner == ANY))
-            return &a->orders[i];
-    return NULL;
-}
-
-static uint32_t owner_of(const struct plan *a, uint32_t obj)
-{
-    return a->owner ? a->owner(a->ctx, obj) : 0;
-}
-
-/* --- An order's life --------------------------------------------------------------------------------------------- */
-
-/* Of the one order that there is. Where that is short, only from where its objects would be on: the rest is empty. */
-static void table_clear(struct plan *a, const struct order *o)
-{
-    if (o->period > a->first_mask / SHORT_PART) {
-        memset(a->first, 0, ((size_t)a->first_mask + 1) * sizeof(*a->first));
-        return;
-    }
-    for (uint32_t slot = o->base; has_slot(o, slot); slot++)
-        for (uint32_t at = a->slots[slot].hash & a->first_mask; a->first[at] != 0; at = (at + 1) & a->first_mask)
-            a->first[at] = 0;
-}
-
-/* One place is empty then: whoever would rather be there moves up. */
-static void table_drop(struct plan *a, const struct order *o, uint32_t slot)
-{
-    uint32_t *first = first_of(a, o, a->slots[slot].hash), mask = a->first_mask, gap = (uint32_t)(first - a->first);
-
-    if (*first != slot + 1)
-        return;
-    for (uint32_t at = (gap + 1) & mask; a->first[at] != 0; at = (at + 1) & mask) {
-        uint32_t home = a->slots[a->first[at] - 1].hash & mask;
-
-        if (((at - home) & mask) >= ((at - gap) & mask)) {
-            a->first[gap] = a->first[at];
-            gap = at;
-        }
-    }
-    a->first[gap] = 0;
-}
-
-static bool is_alone(const struct plan *a, const struct order *o)
-{
-    for (uint32_t i = 0; i < a->n_orders; i++)
-        if (a->orders[i].period > 0 && &a->orders[i] != o)
-            return false;
-    return true;
-}
-
-static void order_drop(struct plan *a, struct order *o)
-{
-    for (uint32_t slot; (slot = last_in(&a->due, o)) != NONE;)
-        due_drop(a, a->slots[slot].obj);
-    early_end_all(a, o);
-    if (is_alone(a, o))
-        table_clear(a, o);
-    else
-        for (uint32_t slot = o->base; has_slot(o, slot); slot++)
-            table_drop(a, o, slot);
-    *o = (struct order){0};
-    while (a->n_orders > 0 && a->orders[a->n_orders - 1].period == 0)
-        a->n_orders--;
-    if (a->n_orders == 0)
-        a->stage = LEARNING;
-}
-
-/* Of so many places in memory, what is the order's part: those that are awake get the same for each of their slots. */
-static uint32_t share_of(const struct plan *a, const struct order *o, uint32_t n)
-{
-    uint64_t slots = o->is_asleep ? o->period : 0;
-
-    for (uint32_t i = 0; i < a->n_orders; i++)
-        slots += a->orders[i].is_asleep ? 0 : a->orders[i].period;
-    return (uint32_t)((uint64_t)n * o->period / slots);
-}
-
-/* Once a period. Those that are resident by an older choice are what they were until they are used. */
-static void stay_choose(const struct plan *a, struct order *o)
-{
-    uint32_t residents = MIN(share_of(a, o, o->fewest), o->period), fewer = MIN(residents, o->period - residents);
-    uint32_t margin = residents - MIN(residents, o->n_stay);
-
-    if (o->is_cycle && o->fewest != UINT32_MAX && (margin < MARGIN_MIN(fewer) || margin > MARGIN_MAX(fewer)))
-        o->n_stay = residents - MIN(residents, MARGIN(fewer));
-    o->fewest = UINT32_MAX;
-}
-
-/* In a place where there is none. */
-static void order_begin(struct plan *a, struct order *o, uint32_t owner, uint32_t base, uint32_t period)
-{
-    *o = (struct order){.owner = owner, .base = base, .period = period, .is_cycle = true, .fetched_at = NONE};
-    a->n_orders = MAX(a->n_orders, (uint32_t)(o - a->orders) + 1);
-}
-
-/* All its slots are linked, and it is at pos. */
-static void order_follow(struct plan *a, struct order *o)
-{
-    o->phase = (o->pos - o->base) % (o->period - 1);
-    o->fewest = a->queue.len;
-    o->moved_at = a->clock;
-    o->round_at = a->clock - (o->pos - o->base);
-    o->round = o->period;
-    stay_choose(a, o);
-    a->stage = FOLLOWING;
-    a->n_plans++;
-}
-
-/* From the last slot to the first, so that `first` has the first in the end, and `next` the later one of two. */
-static void slot_copy(struct plan *a, const struct order *o, uint32_t slot, uint32_t hash)
-{
-    uint32_t *first = first_of(a, o, hash);
-
-    a->slots[slot] = (struct slot){.hash = hash, .next = *first - 1, .obj = NONE};
-    *first = slot + 1;
-}
-
-static void slot_link(struct plan *a, struct order *o, uint32_t slot)
-{
-    struct slot *s = &a->slots[slot];
-
-    if (s->next == NONE)
-        s->next = *first_of(a, o, s->hash) - 1;
-    o->is_cycle = o->is_cycle && s->next == slot;
-}
+/* --- Learned ----------------------------------------------------------------------------------------------------- */
 
 static void learned_begin(struct plan *a)
 {
-    order_begin(a, &a->orders[0], ANY, 0, a->learner.period);
+    order_begin(a, &a->orders[0], PLAN_ANY, 0, a->learner.period);
     a->orders[0].pos = a->learner.period; /* slot 0 is what comes next */
     a->done = 0;
     a->stage = COPYING;
@@ -396,10 +55,10 @@ static void learned_begin(struct plan *a)
 /* The history has gone on since the order began: by as many accesses as `pos` is ahead of the period. */
 static void copy_some(struct plan *a, struct order *o)
 {
-    for (uint32_t i = 0; i < STEPS && a->done < o->period; i++, a->done++) {
+    for (uint32_t i = 0; i < PLAN_STEPS && a->done < o->period; i++, a->done++) {
         uint32_t since = o->pos - o->period;
 
-        slot_copy(a, o, o->period - 1 - a->done, plan_learner_back(&a->learner, since + a->done));
+        order_slot_copy(a, o, o->period - 1 - a->done, plan_learner_back(&a->learner, since + a->done));
     }
     if (a->done < o->period)
         return;
@@ -410,78 +69,13 @@ static void copy_some(struct plan *a, struct order *o)
 
 static void link_some(struct plan *a, struct order *o)
 {
-    for (uint32_t i = 0; i < STEPS && a->done < o->period; i++, a->done++)
-        slot_link(a, o, a->done);
+    for (uint32_t i = 0; i < PLAN_STEPS && a->done < o->period; i++, a->done++)
+        order_slot_link(a, o, a->done);
     if (a->done == o->period)
         order_follow(a, o);
 }
 
-/* Residents that nobody has asked for since the order is known. */
-static void meet_some(struct plan *a, struct order *o)
-{
-    for (uint32_t i = 0; i < STEPS && o->met < o->period && a->find; i++, o->met++) {
-        uint32_t hash = a->slots[o->base + o->met].hash, obj = a->find(a->ctx, hash);
-
-        if (obj != NONE && due_of(a, obj) == NONE && policy_node_queue(node_of(a, obj)) != 0 &&
-            order_of(a, owner_of(a, obj)) == o)
-            due_set(a, o, obj, slot_next(a, o, hash));
-    }
-}
-
 /* --- Accesses ---------------------------------------------------------------------------------------------------- */
-
-/* Who has not gone on while the others did. */
-static void fall_asleep(struct plan *a)
-{
-    for (uint32_t i = 0; i < a->n_orders; i++) {
-        struct order *o = &a->orders[i];
-
-        if (o->period == 0 || o->is_asleep || (a->clock - o->moved_at) / SLEEP_ROUNDS < o->round)
-            continue;
-        o->is_asleep = true;
-        early_end_all(a, o);
-    }
-}
-
-static void go_on_at(struct plan *a, struct order *o, uint32_t slot)
-{
-    bool is_round = slot < o->pos;
-
-    a->clock += ahead(o, slot);
-    o->phase = (uint32_t)(((uint64_t)o->phase + ahead(o, slot)) % (o->period - 1));
-    o->pos = slot;
-    o->moved_at = a->clock;
-    o->is_asleep = false;
-    if (!is_round)
-        return;
-    uint64_t round_at = a->clock - (slot - o->base);
-
-    o->round = round_at - o->round_at;
-    o->round_at = round_at;
-    fall_asleep(a);
-    stay_choose(a, o);
-}
-
-static void follow(struct plan *a, struct order *o, uint32_t hash)
-{
-    if (a->slots[o->pos].hash == hash) {
-        early_end(a, o->pos, true);
-        go_on_at(a, o, slot_after(o, o->pos));
-        o->errors -= o->errors > 0;
-        return;
-    }
-    a->n_deviations++;
-    o->errors += DEVIATION_COST;
-    uint32_t slot = slot_next(a, o, hash);
-
-    if (slot == NONE)
-        return;
-    early_end(a, slot, true);
-    o->n_stray = slot == o->stray ? o->n_stray + 1 : 1;
-    o->stray = slot_after(o, slot);
-    if (ahead(o, slot) <= MIN((uint32_t)AHEAD_MAX, o->period / 8) || o->n_stray == STREAK)
-        go_on_at(a, o, o->stray);
-}
 
 /* An access, where an order is being made of what was learned. */
 static void see_more(struct plan *a, struct order *o)
@@ -514,9 +108,9 @@ static void see(struct plan *a, uint32_t owner, uint32_t hash)
         see_more(a, o);
         return;
     }
-    follow(a, o, hash);
-    meet_some(a, o);
-    if (o->errors > ERRORS_MAX)
+    order_see(a, o, hash);
+    order_meet_some(a, o);
+    if (o->errors > PLAN_ERRORS_MAX)
         order_drop(a, o);
 }
 
@@ -524,10 +118,10 @@ static void see(struct plan *a, uint32_t owner, uint32_t hash)
 static void expect(struct plan *a, uint32_t obj)
 {
     const struct order *o = a->stage == FOLLOWING ? order_of(a, owner_of(a, obj)) : NULL;
-    uint32_t slot = o ? slot_next(a, o, node_of(a, obj)->state[2]) : NONE;
+    uint32_t slot = o ? order_slot_next(a, o, node_of(a, obj)->state[2]) : NONE;
 
     if (slot != NONE)
-        due_set(a, o, obj, slot);
+        order_due_set(a, o, obj, slot);
 }
 
 static void plan_miss(struct policy *p, uint32_t owner, uint64_t hash, uint32_t sectors)
@@ -558,8 +152,8 @@ static void plan_remove(struct policy *p, uint32_t obj, uint32_t sectors)
 {
     struct plan *a = plan_of(p);
 
-    early_end(a, due_of(a, obj), false);
-    due_drop(a, obj);
+    order_early_end(a, due_of(a, obj), false);
+    order_due_drop(a, obj);
     policy_queue_drop(&a->queue, obj, sectors);
 }
 
@@ -577,7 +171,7 @@ static const struct order *order_within(const struct plan *a, const struct order
     for (uint32_t i = 0; i < a->n_orders; i++) {
         const struct order *o = &a->orders[i];
 
-        if (o->period > 0 && o != but && o->owner != ANY && o->base < base + n && base < o->base + o->period)
+        if (o->period > 0 && o != but && o->owner != PLAN_ANY && o->base < base + n && base < o->base + o->period)
             return o;
     }
     return NULL;
@@ -597,14 +191,14 @@ static uint32_t slots_for(const struct plan *a, const struct order *but, uint32_
 static void order_tell(struct plan *a, struct order *o, const uint32_t *hashes)
 {
     for (uint32_t i = o->period; i-- > 0;)
-        slot_copy(a, o, o->base + i, hashes[i]);
+        order_slot_copy(a, o, o->base + i, hashes[i]);
     for (uint32_t i = 0; i < o->period; i++)
-        slot_link(a, o, o->base + i);
+        order_slot_link(a, o, o->base + i);
     o->pos = o->base;
     order_follow(a, o);
     o->n_stay = 0; /* until the first period is over: only then it is known how many there is room for */
-    for (uint32_t i = 0; i < o->period; i += STEPS)
-        meet_some(a, o);
+    for (uint32_t i = 0; i < o->period; i += PLAN_STEPS)
+        order_meet_some(a, o);
 }
 
 static int plan_tell(struct policy *p, uint32_t owner, const uint32_t *hashes, uint32_t n)
@@ -635,7 +229,7 @@ static void plan_forget(struct policy *p, bool (*is_gone)(const void *ctx, uint3
     struct plan *a = plan_of(p);
 
     for (uint32_t i = PLANS_MAX; i-- > 0;)
-        if (a->orders[i].period > 0 && a->orders[i].owner != ANY && is_gone(ctx, a->orders[i].owner))
+        if (a->orders[i].period > 0 && a->orders[i].owner != PLAN_ANY && is_gone(ctx, a->orders[i].owner))
             order_drop(a, &a->orders[i]);
 }
 
@@ -736,7 +330,7 @@ static uint32_t plan_misses_ahead(const struct policy *p, uint32_t n)
 /* Not as long as an access that was not foretold is fresh. A slot that is left out counts until its turn comes again. */
 static void fetch_for(struct plan *a, struct order *o, uint32_t own_max, uint32_t max, policy_fetch_fn fetch, void *ctx)
 {
-    if (o->n_stay == 0 || o->errors >= DEVIATION_COST || o->fetched_at == o->pos)
+    if (o->n_stay == 0 || o->errors >= PLAN_DEVIATION_COST || o->fetched_at == o->pos)
         return;
     o->fetched_at = o->pos;
     for (uint32_t i = 0; i < MIN((uint32_t)FETCH_AHEAD, o->period) && o->n_early < own_max && a->early.len < max; i++) {
