@@ -349,7 +349,7 @@ static void fetch_for(struct plan *a, struct order *o, uint32_t own_max, uint32_
 
 /*
  * No more than half of the margin, which those that come have to share with those that go; and the same for each order that is
- * awake, one of which begins in turn.
+ * awake.
  */
 static void plan_fetch(struct policy *p, uint32_t max, policy_fetch_fn fetch, void *ctx)
 {
@@ -365,9 +365,8 @@ static void plan_fetch(struct policy *p, uint32_t max, policy_fetch_fn fetch, vo
     uint32_t margin = a->queue.len - MIN(a->queue.len, stay);
 
     max = MIN(max, margin / 2);
-    a->fetch_next++;
     for (uint32_t i = 0; i < n; i++) {
-        struct order *o = &a->orders[(a->fetch_next + i) % n];
+        struct order *o = &a->orders[i];
 
         if (o->period > 0 && !o->is_asleep)
             fetch_for(a, o, MAX(max / awake, 1U), max, fetch, ctx);

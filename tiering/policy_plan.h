@@ -63,9 +63,8 @@ struct plan {
     enum stage stage;
     uint32_t done; /* slots copied or linked */
     struct order orders[PLANS_MAX];
-    uint32_t n_orders;   /* from there on there is none; 0: LEARNING */
-    uint32_t fetch_next; /* whose turn it is to be fetched for first */
-    uint64_t clock;      /* slots that orders have gone on by */
+    uint32_t n_orders; /* from there on there is none; 0: LEARNING */
+    uint64_t clock;    /* slots that orders have gone on by */
     uint64_t n_plans, n_deviations, n_early_used, n_early_wasted;
     uint32_t (*find)(void *ctx, uint32_t hash_low);
     uint32_t (*owner)(void *ctx, uint32_t obj);

@@ -46,17 +46,22 @@ static uint32_t world_find(void *ctx, uint32_t hash_low)
     return hash_low > 0 && hash_low <= OBJECTS && world.is_there[hash_low - 1] ? hash_low - 1 : POLICY_NONE;
 }
 
-static void world_open(uint32_t capacity, bool finds)
+static void world_open_small(uint32_t capacity, bool finds, uint32_t max_ghosts)
 {
     world = (struct world){.capacity = capacity};
     struct policy_config config = {.nodes = POLICY_NODES(world.nodes),
                                    .n_nodes = OBJECTS,
                                    .capacity_sectors = capacity,
-                                   .max_ghosts = GHOSTS,
+                                   .max_ghosts = max_ghosts,
                                    .find = finds ? world_find : NULL,
                                    .owner = world_owner};
 
     ck_assert_int_eq(policy_plan.new(&config, &world.policy), 0);
+}
+
+static void world_open(uint32_t capacity, bool finds)
+{
+    world_open_small(capacity, finds, GHOSTS);
 }
 
 static void world_close(void)
@@ -754,7 +759,15 @@ END_TEST
 
 enum mix { IN_TURN, IN_BURSTS, AT_RANDOM, MIXES };
 
-/* A step of `owners`, each of which has a cycle of n objects; the first goes through its own `laps` times. */
+static bool turns_back; /* who goes through its objects: by there and back, of half as many */
+
+static uint32_t object_of(uint32_t owner, uint32_t n, uint32_t i)
+{
+    i %= n;
+    return owner * PER_OWNER + (turns_back ? MIN(i, n - 1 - i) : i * 7 % n);
+}
+
+/* A step of `owners`, each of which has an order of n accesses; the first goes through its own `laps` times. */
 static void step_of_several(uint32_t owners, uint32_t n, uint32_t laps, enum mix mix, uint64_t *seed)
 {
     uint32_t done[OWNERS] = {0}, owner = 0;
@@ -767,7 +780,7 @@ static void step_of_several(uint32_t owners, uint32_t n, uint32_t laps, enum mix
             owner = (owner + 1) % owners;
         while (done[owner] == n * (owner == 0 ? laps : 1))
             owner = (owner + 1) % owners;
-        step.at[step.n++] = owner * PER_OWNER + done[owner]++ * 7 % n;
+        step.at[step.n++] = object_of(owner, n, done[owner]++);
     }
 }
 
@@ -776,7 +789,7 @@ static int tell_of(uint32_t owner, uint32_t n)
     uint32_t hashes[PER_OWNER];
 
     for (uint32_t i = 0; i < n; i++)
-        hashes[i] = owner * PER_OWNER + i * 7 % n + 1;
+        hashes[i] = object_of(owner, n, i) + 1;
     return policy_plan.tell(world.policy, owner, hashes, n);
 }
 
@@ -835,6 +848,61 @@ START_TEST(several_orders_are_held_beside_each_other)
     ck_assert_uint_eq(stat_of().deviations, 0);
     ck_assert_uint_eq(stat_of().plan_accesses, owners * n);
     ck_assert_uint_eq(stat_of().plans, owners);
+    world_close();
+}
+END_TEST
+
+/* Who goes there and back has no stays: there it is distances alone, and who is slower is farther. */
+START_TEST(who_is_slower_is_farther)
+{
+    uint64_t seed = 5, found = 0, best = 0, hits[OWNERS] = {0}, uses[OWNERS] = {0};
+
+    turns_back = true;
+    open_for_several(100);
+    ck_assert_int_eq(tell_of(0, 200), 200);
+    ck_assert_int_eq(tell_of(1, 200), 200);
+    for (uint32_t k = 0; k < 12; k++) {
+        step_of_several(2, 200, 3, (enum mix)_i, &seed);
+        best += k < 2 ? 0 : optimum(1);
+        if (k < 2)
+            step_run();
+        else
+            found += step_count(hits, uses);
+    }
+    ck_assert_uint_ge(100 * found, (_i == IN_TURN ? 100 : 75) * best); /* if a slot were a slot: 92, 61 and 69 */
+    for (uint32_t owner = 0; owner < 2; owner++)
+        ck_assert_uint_gt(hits[owner], 0);
+    turns_back = false;
+    world_close();
+}
+END_TEST
+
+/* One after the other ends, and begins again: what the table has of the others is found, in whatever place it is by then. */
+START_TEST(one_that_ends_leaves_the_others_in_place)
+{
+    uint64_t seed = 11;
+    bool told[OWNERS] = {false};
+
+    world_open_small(OWNERS * 15 / 2, true, 64); /* all owners' objects want the same places in it */
+    world.per_owner = PER_OWNER;
+    step_of_several(OWNERS, 15, 1, AT_RANDOM, &seed);
+    step_run();
+    for (uint32_t k = 0; k < 300; k++) {
+        uint32_t owner = (uint32_t)(splitmix64_next(&seed) % OWNERS), n_told = 0, n_away = 0;
+
+        told[owner] = !told[owner];
+        ck_assert_int_eq(tell_of(owner, told[owner] ? 15 : 0), told[owner] ? 15 : 0);
+        step_of_several(OWNERS, 15, 1, AT_RANDOM, &seed);
+        step_run();
+        for (uint32_t i = 0; i < step.n; i++)
+            n_away += told[owner_of(step.at[i])] && !world.is_there[step.at[i]];
+        for (uint32_t i = 0; i < OWNERS; i++)
+            n_told += told[i];
+        if (n_told > 0 && n_away < n_told * 15) {
+            ck_assert_uint_eq(stat_of().plan_accesses, n_told * 15);
+            ck_assert_uint_eq(policy_plan.misses_ahead(world.policy, 10000), n_away);
+        }
+    }
     world_close();
 }
 END_TEST
@@ -1079,6 +1147,8 @@ int main(void)
     tcase_add_test(tc, an_order_that_is_too_short_or_too_long_is_none);
     tcase_add_loop_test(tc, random_use_keeps_the_sums, 0, 6);
     tcase_add_loop_test(tc, several_orders_are_held_beside_each_other, 0, 8);
+    tcase_add_loop_test(tc, who_is_slower_is_farther, 0, MIXES);
+    tcase_add_test(tc, one_that_ends_leaves_the_others_in_place);
     tcase_add_test(tc, one_that_is_not_kept_to_is_given_up_alone);
     tcase_add_test(tc, one_that_stops_is_in_nobodys_way);
     tcase_add_test(tc, there_is_a_limit_to_several);
