@@ -116,7 +116,7 @@ class OffloadTest(unittest.TestCase):
         return self.pool.session.admin({"get": "pools"})["pools"][0]
 
     def loads_of_two(self, steps, together=False, **options):
-        """States of 96 MiB of two optimizers in memory of 64 MiB: loads for a step of each; accesses, plans, deviations."""
+        """Two optimizers, 96 MiB of states, memory of 64 MiB: loads for a step of both; accesses, plans, deviations."""
         plans, optimizers = self.numbers()["plans"], []
         for i, name in enumerate(options.pop("names", ("one", "two"))):
             params = [torch.nn.Parameter(torch.zeros(1 << 18)) for _ in range(24 * options.get("world_size", 1))]
