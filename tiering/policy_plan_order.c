@@ -212,6 +212,7 @@ static uint32_t share_of(const struct plan *a, const struct order *o, uint32_t n
 
     for (uint32_t i = 0; i < a->n_orders; i++)
         slots += a->orders[i].is_asleep ? 0 : a->orders[i].period;
+    assert(slots > 0);
     return (uint32_t)((uint64_t)n * o->period / slots);
 }
 
@@ -293,6 +294,7 @@ static void go_on_at(struct plan *a, struct order *o, uint32_t slot)
 {
     bool is_round = slot < o->pos;
 
+    assert(o->period > 1);
     a->clock += ahead(o, slot);
     o->phase = (uint32_t)(((uint64_t)o->phase + ahead(o, slot)) % (o->period - 1));
     o->pos = slot;
