@@ -274,6 +274,8 @@ static int replay(struct reader *r, struct log_mark at, uint64_t end_lsn, const 
         if (e < 0)
             break;
         kill_point("replay.block");
+        if (recovery->block)
+            recovery->block(recovery->ctx, b);
         e = block_records(r->l, b, replay_record, &p);
         at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
     }

@@ -36,6 +36,9 @@ struct store_loc {
 };
 #define STORE_SEGMENT_NONE UINT32_MAX
 
+/* In an entry's kind: the bytes were found damaged; they read as -EBADMSG for ever. The store itself does not look. */
+#define STORE_KIND_DAMAGED 0x80
+
 enum store_durability { STORE_CACHE, STORE_SCRATCH, STORE_DURABLE };
 
 /* Identity of a piece within the machine; `space` is the persistent 64-bit id of a space. */
@@ -89,6 +92,9 @@ struct store_events {
     int (*replay_delete)(void *ctx, const struct store_id *id, uint64_t generation);
     /* The segment was freed: whatever still points into it is gone (entries with a smaller generation only). */
     int (*replay_segment_freed)(void *ctx, uint32_t segment, uint64_t generation);
+    /* The calls that follow come from this block of the log; what a transaction put, from where it was committed. Of
+     * interest to who examines a log: may be NULL. */
+    void (*replay_block)(void *ctx, uint64_t lsn, uint32_t sectors, uint32_t entries);
 
     /*
      * Enumerates what is alive in this store, for a checkpoint: the first live piece at or after *cursor (an opaque

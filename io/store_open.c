@@ -67,6 +67,14 @@ static int open_record(void *ctx, const struct log_record *record)
     }
 }
 
+static void open_block(void *ctx, const struct format_block *b)
+{
+    const struct store *s = ctx;
+
+    if (s->events->replay_block)
+        s->events->replay_block(s->ctx, b->lsn, b->sectors, b->entries);
+}
+
 /* Bounce memory in one piece: log block, header, sums, batches. */
 static int open_memory(struct store *s)
 {
@@ -148,7 +156,7 @@ static int open_header(struct store *s)
 
 static int open_device(struct store *s, const struct store_config *config, const char **ret_why)
 {
-    const struct log_recovery recovery = {.record = open_record, .ctx = s};
+    const struct log_recovery recovery = {.record = open_record, .block = open_block, .ctx = s};
     struct store_format format;
     uint32_t version;
 

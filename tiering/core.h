@@ -44,9 +44,6 @@
 #include "tiering/tiering.h"
 #include "tiering/truth.h"
 
-/* In a store entry's kind: the bytes were found damaged; they read as -EBADMSG for ever. */
-#define STORE_KIND_DAMAGED 0x80
-
 #define MOVE_NONE UINT32_MAX
 #define STORE_NONE UINT8_MAX
 /* Writes ahead of need: how many spills may be in flight (SPILLS_FEW of any size; more while they are small, and half of

@@ -27,6 +27,7 @@ int ctl_device(const struct ctl *ctl, int argc, char **argv);
 int ctl_device_format(const struct ctl *ctl, int argc, char **argv);
 int ctl_iostat(const struct ctl *ctl, int argc, char **argv);
 int ctl_inject(const struct ctl *ctl, int argc, char **argv);
+int ctl_fsck(const struct ctl *ctl, int argc, char **argv); /* its status is its own, see fsck.h */
 int ctl_doctor(const struct ctl *ctl, int argc, char **argv);
 
 /* ── asking the daemon (ask.c) ──────────────────────────────────────────────────────────────────────────────────── */

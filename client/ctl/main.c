@@ -25,6 +25,7 @@ static const struct {
     {"sessions", "", "who is connected, and what they hold", ctl_show},
     {"device", "[list]", "the daemon's devices", ctl_device},
     {"device", "format PATH …", "make a file or block device ready (--help tells its options)", ctl_device},
+    {"fsck", "[--data] PATH", "what is wrong with a device (--help tells more)", ctl_fsck},
     {"gpus", "", "the GPUs that clients have named, and their helpers", ctl_show},
     {"iostat", "[INTERVAL [COUNT]]", "what moves, each INTERVAL seconds", ctl_iostat},
     {"config", "show", "the configuration in force", ctl_show},
