@@ -317,3 +317,24 @@ must_check int store_format_write(struct io_backend *be, uint16_t dev, const str
 /* Errors as store_open(). */
 must_check int store_identify(struct io_backend *be, uint16_t dev, uint64_t device_bytes,
                               struct store_identity *ret_identity, const char **ret_why);
+
+/*
+ * What each copy of a device's fixed places is worth by itself. A superblock that is whole but not as the one that counts
+ * is not whole here; nor is a header that is missing because a write of it was torn. Either alone is enough to open.
+ */
+struct store_copies {
+    struct store_format format;
+    uint32_t version;
+    bool super_whole[2];
+    struct {
+        bool header_whole[2];
+        bool is_clean; /* closed in order; false if no header is whole */
+        uint32_t epoch;
+    } partition[PARTITIONS_MAX];
+};
+/* Errors as store_open(), but for headers. */
+must_check int store_copies_read(struct io_backend *be, uint16_t dev, uint64_t device_bytes,
+                                 struct store_copies *ret_copies, const char **ret_why);
+/* Writes each copy that is not whole from the other one, and no other sector. */
+must_check int store_copies_repair(struct io_backend *be, uint16_t dev, uint64_t device_bytes,
+                                   const struct store_copies *copies);

@@ -168,17 +168,17 @@ static int super_refuse(enum super_worth worth, const struct format_super *first
     }
 }
 
-int superblock_read(struct io_backend *be, uint32_t dev, uint64_t device_bytes, struct store_format *ret_format,
-                    uint32_t *ret_version, const char **ret_why)
+/* The one that counts. `first` is a sector of memory that I/O can reach; it is overwritten on failure, too. */
+static int super_read(struct io_backend *be, uint32_t dev, uint64_t device_bytes, struct format_super *first,
+                      const char **ret_why)
 {
     enum super_worth copy_worth;
     struct store_format format;
     struct geometry g;
 
-    cleanup_free struct format_super *first = aligned_alloc(SECTOR_BYTES, sizeof(*first));
     cleanup_free struct format_super *copy = aligned_alloc(SECTOR_BYTES, sizeof(*copy));
     *ret_why = "the superblock cannot be read";
-    if (!first || !copy)
+    if (!copy)
         return -ENOMEM;
     if (device_bytes < FORMAT_FIRST_BYTES) {
         *ret_why = "too small for a Spillway device";
@@ -208,8 +208,22 @@ int superblock_read(struct io_backend *be, uint32_t dev, uint64_t device_bytes, 
         *ret_why = "the device is smaller than when it was formatted";
         return -EUCLEAN;
     }
-    *ret_format = format;
-    *ret_version = first->version;
+    return 0;
+}
+
+int superblock_read(struct io_backend *be, uint32_t dev, uint64_t device_bytes, struct store_format *ret_format,
+                    uint32_t *ret_version, const char **ret_why)
+{
+    cleanup_free struct format_super *s = aligned_alloc(SECTOR_BYTES, sizeof(*s));
+
+    *ret_why = "out of memory";
+    if (!s)
+        return -ENOMEM;
+    int r = super_read(be, dev, device_bytes, s, ret_why);
+    if (r < 0)
+        return r;
+    super_to_format(s, ret_format);
+    *ret_version = s->version;
     return 0;
 }
 
@@ -222,12 +236,15 @@ uint64_t superblock_header_fill(const struct geometry *g, uint32_t partition, st
     return g->header_off_bytes[header->sequence & 1];
 }
 
-int superblock_header_read(struct io_backend *be, uint32_t dev, const struct geometry *g, uint32_t partition,
-                           struct format_partition *ret_header)
+/* As superblock_header_read(), and which of the two are whole. */
+static int header_read(struct io_backend *be, uint32_t dev, const struct geometry *g, uint32_t partition,
+                       struct format_partition *ret_header, bool ret_whole[static 2])
 {
     struct format_partition best = {0};
     bool found = false;
     int error = -EUCLEAN;
+
+    ret_whole[0] = ret_whole[1] = false;
 
     cleanup_free struct format_partition *h = aligned_alloc(SECTOR_BYTES, sizeof(*h));
     if (!h)
@@ -244,12 +261,21 @@ int superblock_header_read(struct io_backend *be, uint32_t dev, const struct geo
         if (!found || h->sequence > best.sequence)
             best = *h;
         found = true;
+        ret_whole[i] = true;
     }
     if (!found)
         return error;
     kill_point("header.read");
     *ret_header = best;
     return 0;
+}
+
+int superblock_header_read(struct io_backend *be, uint32_t dev, const struct geometry *g, uint32_t partition,
+                           struct format_partition *ret_header)
+{
+    bool whole[2];
+
+    return header_read(be, dev, g, partition, ret_header, whole);
 }
 
 /* An empty log: the header says that replay starts at its beginning, and nothing there can be a block of this uuid. */
@@ -322,4 +348,97 @@ int store_identify(struct io_backend *be, uint16_t dev, uint64_t device_bytes, s
     }
     *ret_identity = id;
     return 0;
+}
+
+/* --- Each copy by itself --- */
+
+static uint64_t super_place(const struct format_super *s, uint32_t copy)
+{
+    return copy == 0 ? 0 : s->device_bytes - SECTOR_BYTES;
+}
+
+static int super_compare(struct io_backend *be, uint32_t dev, const struct format_super *s, bool ret_whole[static 2])
+{
+    cleanup_free struct format_super *copy = aligned_alloc(SECTOR_BYTES, sizeof(*copy));
+
+    if (!copy)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < 2; i++)
+        ret_whole[i] = be->ops->blk_now(be, IO_BLK_READ, dev, super_place(s, i), copy, sizeof(*copy)) == 0 &&
+                       memcmp(copy, s, sizeof(*s)) == 0;
+    return 0;
+}
+
+int store_copies_read(struct io_backend *be, uint16_t dev, uint64_t device_bytes, struct store_copies *ret_copies,
+                      const char **ret_why)
+{
+    struct store_copies c = {0};
+    struct geometry g;
+
+    cleanup_free struct format_super *s = aligned_alloc(SECTOR_BYTES, sizeof(*s));
+    cleanup_free struct format_partition *h = calloc(1, sizeof(*h));
+    *ret_why = "out of memory";
+    if (!s || !h)
+        return -ENOMEM;
+    int r = super_read(be, dev, device_bytes, s, ret_why);
+    if (r == 0)
+        r = super_compare(be, dev, s, c.super_whole);
+    if (r < 0)
+        return r;
+    super_to_format(s, &c.format);
+    c.version = s->version;
+    for (uint32_t i = 0; i < c.format.partitions; i++) {
+        r = geometry_of(&c.format, i, &g);
+        if (r == 0 && header_read(be, dev, &g, i, h, c.partition[i].header_whole) == 0) {
+            c.partition[i].is_clean = h->clean != 0;
+            c.partition[i].epoch = h->epoch;
+        }
+    }
+    *ret_copies = c;
+    return 0;
+}
+
+/* The sequence says in which of the two places it belongs: the next one is the other's, whatever lies there. */
+static int header_repair(struct io_backend *be, uint32_t dev, const struct store_format *format, uint32_t partition)
+{
+    struct geometry g;
+
+    cleanup_free struct format_partition *h = aligned_alloc(SECTOR_BYTES, sizeof(*h));
+    if (!h)
+        return -ENOMEM;
+    int r = geometry_of(format, partition, &g);
+    if (r == 0)
+        r = superblock_header_read(be, dev, &g, partition, h);
+    if (r < 0)
+        return r;
+    h->sequence++;
+    uint64_t off = superblock_header_fill(&g, partition, h);
+    return be->ops->blk_now(be, IO_BLK_WRITE, dev, off, h, sizeof(*h));
+}
+
+static int super_repair(struct io_backend *be, uint32_t dev, uint64_t device_bytes, const bool whole[static 2])
+{
+    const char *why;
+
+    cleanup_free struct format_super *s = aligned_alloc(SECTOR_BYTES, sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    int r = super_read(be, dev, device_bytes, s, &why);
+    for (uint32_t i = 0; i < 2 && r == 0; i++)
+        if (!whole[i])
+            r = be->ops->blk_now(be, IO_BLK_WRITE, dev, super_place(s, i), s, sizeof(*s));
+    return r;
+}
+
+int store_copies_repair(struct io_backend *be, uint16_t dev, uint64_t device_bytes, const struct store_copies *copies)
+{
+    int r = super_repair(be, dev, device_bytes, copies->super_whole);
+
+    for (uint32_t i = 0; i < copies->format.partitions && r == 0; i++) {
+        const bool *whole = copies->partition[i].header_whole;
+
+        if (whole[0] != whole[1])
+            r = header_repair(be, dev, &copies->format, i);
+    }
+    return r < 0 ? r : be->ops->blk_now(be, IO_BLK_FLUSH, dev, 0, NULL, 0);
 }

@@ -224,11 +224,8 @@ int fsck_backend_init(struct fsck_backend *b, int fd, uint64_t size_bytes, bool 
 
     if (!ahead)
         return -ENOMEM;
-    *b = (struct fsck_backend){.backend = {.ops = &ops},
-                               .fd = fd,
-                               .writes_through = writes_through,
-                               .size_bytes = size_bytes,
-                               .ahead = ahead};
+    *b = (struct fsck_backend){
+        .backend = {.ops = &ops}, .fd = fd, .writes_through = writes_through, .size_bytes = size_bytes, .ahead = ahead};
     list_init(&b->blks);
     list_init(&b->works);
     return 0;

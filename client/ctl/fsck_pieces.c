@@ -20,7 +20,8 @@
 
 const char *fsck_durability(uint8_t durability)
 {
-    static const char *const names[] = {[STORE_CACHE] = "cache", [STORE_SCRATCH] = "scratch", [STORE_DURABLE] = "durable"};
+    static const char *const names[] = {
+        [STORE_CACHE] = "cache", [STORE_SCRATCH] = "scratch", [STORE_DURABLE] = "durable"};
 
     return durability < ARRAY_LEN(names) ? names[durability] : "?";
 }
@@ -37,14 +38,16 @@ static void print_id(const struct fsck_pieces *p, const char *what, const struct
     char key[2 * KEY_BYTES_MAX + 1];
 
     fsck_key_print(id, key);
-    printf("partition %u lsn %" PRIu64 " %-6s generation %" PRIu64 " space %016" PRIx64 " group %u key %s part %u piece %u",
+    printf("partition %u lsn %" PRIu64 " %-6s generation %" PRIu64 " space %016" PRIx64
+           " group %u key %s part %u piece %u",
            p->partition, p->lsn, what, generation, id->space, id->group, key, id->part, id->piece);
 }
 
 static void print_put(const struct fsck_pieces *p, const struct store_entry *e)
 {
     print_id(p, "PUT", &e->id, e->generation);
-    printf(" of %u parts segment %u offset %" PRIu64 " size %u object %" PRIu64 " class %u %s kind %#x sum %016" PRIx64 "\n",
+    printf(" of %u parts segment %u offset %" PRIu64 " size %u object %" PRIu64 " class %u %s kind %#x sum %016" PRIx64
+           "\n",
            e->n_parts, e->loc.segment, (uint64_t)e->loc.sector * SECTOR_BYTES, e->size_bytes, e->object_bytes,
            e->class_id, fsck_durability(e->durability), e->kind, e->sum);
 }
@@ -246,8 +249,8 @@ static int replay_segment_freed(void *ctx, uint32_t segment, uint64_t generation
     struct fsck_pieces *p = ctx;
 
     if (p->prints)
-        printf("partition %u lsn %" PRIu64 " FREED  generation %" PRIu64 " segment %u\n", p->partition, p->lsn, generation,
-               segment);
+        printf("partition %u lsn %" PRIu64 " FREED  generation %" PRIu64 " segment %u\n", p->partition, p->lsn,
+               generation, segment);
     if (segment >= p->n_segments)
         return contradict(p, "the log frees a segment outside the device");
     for (uint32_t i = p->segments[segment], next; i != FSCK_NONE; i = next) {
@@ -315,7 +318,8 @@ const struct store_events fsck_pieces_events = {
 
 static int compare_places(const void *a, const void *b)
 {
-    const struct store_loc x = (*(const struct store_entry *const *)a)->loc, y = (*(const struct store_entry *const *)b)->loc;
+    const struct store_loc x = (*(const struct store_entry *const *)a)->loc,
+                           y = (*(const struct store_entry *const *)b)->loc;
     uint64_t at_x = (uint64_t)x.segment << 16 | x.sector, at_y = (uint64_t)y.segment << 16 | y.sector;
 
     return at_x < at_y ? -1 : at_x > at_y;

@@ -16,7 +16,6 @@ struct fsck_piece {
     uint32_t segment_prev, segment_next;
 };
 
-
 struct fsck_pieces {
     uint16_t partition;
     bool prints;
