@@ -144,7 +144,7 @@ uint64_t log_place(const struct log *l, uint64_t lsn); /* sector in the ring */
 
 /* --- Recovery --- */
 struct log_recovery {
-    int (*record)(void *ctx, const struct log_record *record); /* in the log's order, uncommitted puts left out */
+    int (*record)(void *ctx, const struct log_record *record);  /* in the log's order, uncommitted puts left out */
     void (*block)(void *ctx, const struct format_block *block); /* before its records; may be NULL */
     void *ctx;
 };

@@ -330,6 +330,7 @@ struct store_copies {
         bool header_whole[2];
         bool is_clean; /* closed in order; false if no header is whole */
         uint32_t epoch;
+        uint64_t tail_lsn; /* where replay begins */
     } partition[PARTITIONS_MAX];
 };
 /* Errors as store_open(), but for headers. */

@@ -392,6 +392,7 @@ int store_copies_read(struct io_backend *be, uint16_t dev, uint64_t device_bytes
         if (r == 0 && header_read(be, dev, &g, i, h, c.partition[i].header_whole) == 0) {
             c.partition[i].is_clean = h->clean != 0;
             c.partition[i].epoch = h->epoch;
+            c.partition[i].tail_lsn = h->tail_lsn;
         }
     }
     *ret_copies = c;

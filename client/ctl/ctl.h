@@ -12,7 +12,7 @@
 #include "include/spillway/spillway.h"
 
 /* Status of the process: 0 done; 1 failed, the reason was said; EX_USAGE (64); EX_UNAVAILABLE (69) no daemon;
- * EX_NOPERM (77) this user may not. docs/man/spillctl.1.scd says the same. */
+ * EX_NOPERM (77) this user may not. `fsck` has its own. docs/man/spillctl.1.scd says the same. */
 #define CTL_OK 0
 #define CTL_FAILED 1
 

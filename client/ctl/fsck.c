@@ -4,8 +4,8 @@
  *
  * The device is locked as the daemon locks it. What is found is what a start of the daemon would find, since it is the
  * daemon's code that looks, and its writes stay in memory. Repairs come last and only where all partitions could be
- * opened: each is one sector that no reader needs (the copy that is bad), or what a start and a stop of the daemon would
- * write; so dying between any two writes leaves no less than there was.
+ * opened: each is one sector that no reader needs (the copy that is bad), or what a start and a stop of the daemon
+ * would write; so dying between any two writes leaves no less than there was.
  */
 #include "client/ctl/fsck.h"
 

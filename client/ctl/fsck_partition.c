@@ -3,9 +3,9 @@
  * Opens a partition with the daemon's own recovery, on a backend that keeps its writes, and judges what came out: what
  * lives lies within segments, nothing over something else, and in spaces that the log tells of.
  *
- * Dropping is the one repair that needs the log: as a start and a stop of the daemon would, on the device itself, and of
- * partitions that were closed in order only. Of another one, what is alive is for the daemon to say (tiering/recover.c):
- * closing it in order here would make it believe `cache` that it should not.
+ * Dropping is the one repair that needs the log: as a start and a stop of the daemon would, on the device itself, and
+ * of partitions that were closed in order only. Of another one, what is alive is for the daemon to say
+ * (tiering/recover.c): closing it in order here would make it believe `cache` that it should not.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -108,15 +108,16 @@ static void tell_pieces(const struct fsck_open *o, struct json_object *row)
     fsck_number(row, "damaged_before", damaged);
 }
 
-static void tell_log(const struct fsck_open *o, struct json_object *row)
+static void tell_log(const struct fsck *f, const struct fsck_open *o, struct json_object *row)
 {
     struct json_object *log = json_object_new_object(), *segments = json_object_new_object();
+    uint64_t tail_lsn = f->copies.partition[o->pieces.partition].tail_lsn;
     struct store_stat stat;
 
     store_stat(o->store, &stat);
-    fsck_number(log, "from_lsn", o->pieces.from_lsn);
-    fsck_number(log, "to_lsn", o->pieces.to_lsn);
-    fsck_number(log, "bytes", (o->pieces.to_lsn - o->pieces.from_lsn) * SECTOR_BYTES);
+    fsck_number(log, "from_lsn", tail_lsn);
+    fsck_number(log, "to_lsn", MAX(tail_lsn, o->pieces.to_lsn));
+    fsck_number(log, "bytes", (MAX(tail_lsn, o->pieces.to_lsn) - tail_lsn) * SECTOR_BYTES);
     fsck_number(log, "blocks", o->pieces.blocks);
     fsck_number(log, "entries", o->pieces.entries);
     json_object_object_add(row, "log", log);
@@ -220,7 +221,7 @@ static int check_open(struct fsck *f, struct fsck_open *o, struct json_object *r
         return 0;
     }
     check_places(f, o);
-    tell_log(o, row);
+    tell_log(f, o, row);
     tell_pieces(o, row);
     r = f->data ? fsck_data(o) : 0;
     if (r == 0 && f->data)

@@ -171,8 +171,6 @@ static void replay_block(void *ctx, uint64_t lsn, uint32_t sectors, uint32_t ent
 {
     struct fsck_pieces *p = ctx;
 
-    if (p->blocks == 0)
-        p->from_lsn = lsn;
     p->blocks++;
     p->entries += entries;
     p->lsn = lsn;

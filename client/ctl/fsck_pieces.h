@@ -28,8 +28,8 @@ struct fsck_pieces {
     struct store_space *spaces;
     uint32_t n_spaces, room_spaces;
     /* Of the log that was read. */
-    uint64_t from_lsn, to_lsn, blocks, entries, lsn;
-    const char *contradiction; /* why replay was refused; NULL: not by us */
+    uint64_t to_lsn, blocks, entries, lsn; /* the last one is of the block that is replayed */
+    const char *contradiction;             /* why replay was refused; NULL: not by us */
     int failed;
 };
 

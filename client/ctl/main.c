@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spillctl: looks at a running spillwayd, and prepares devices for one. Global options come before the command, whose
- * own words follow it.
+ * spillctl: looks at a running spillwayd, and prepares and checks devices for one. Global options come before the
+ * command, whose own words follow it.
  */
 #include <argp.h>
 #include <stdio.h>
@@ -25,7 +25,7 @@ static const struct {
     {"sessions", "", "who is connected, and what they hold", ctl_show},
     {"device", "[list]", "the daemon's devices", ctl_device},
     {"device", "format PATH …", "make a file or block device ready (--help tells its options)", ctl_device},
-    {"fsck", "[--data] PATH", "what is wrong with a device (--help tells more)", ctl_fsck},
+    {"fsck", "[--data] PATH", "what is wrong with a device (--help tells its options)", ctl_fsck},
     {"gpus", "", "the GPUs that clients have named, and their helpers", ctl_show},
     {"iostat", "[INTERVAL [COUNT]]", "what moves, each INTERVAL seconds", ctl_iostat},
     {"config", "show", "the configuration in force", ctl_show},
@@ -75,7 +75,9 @@ static void help(FILE *out)
     fprintf(out, "usage: spillctl [-o json] [--socket PATH] COMMAND\n\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         fprintf(out, "  %-8s %-19s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
-    fprintf(out, "\nStatus: 0 done; 1 failed, or doctor found a FAIL; 64 usage; 69 no daemon; 77 not allowed.\n");
+    fprintf(out,
+            "\nStatus: 0 done; 1 failed, or doctor found a FAIL; 64 usage; 69 no daemon; 77 not allowed. fsck has\n"
+            "its own: 0 nothing is wrong; 1 repaired; 4 errors are left; 8 it could not look.\n");
 }
 
 /* `-o json` may also stand at the end, where most people write it. */
@@ -96,7 +98,7 @@ int main(int argc, char **argv)
     const struct argp argp = {.options = rows,
                               .parser = parse_option,
                               .args_doc = "COMMAND",
-                              .doc = "Looks at a running spillwayd, and prepares devices for one. "
+                              .doc = "Looks at a running spillwayd, and prepares and checks devices for one. "
                                      "`spillctl help` lists the commands."};
     struct arguments a = {0};
 

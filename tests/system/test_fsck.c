@@ -323,6 +323,22 @@ START_TEST(test_durable_bytes)
 }
 END_TEST
 
+/* The sums that stand beside the segments: reading all of a block does not need them, reading a part of it does. */
+START_TEST(test_sums)
+{
+    uint64_t log_bytes;
+
+    used_device(true, 1);
+    int fd = open(d.disk, O_RDONLY | O_CLOEXEC);
+    ck_assert_int_eq(pread(fd, &log_bytes, sizeof(log_bytes), 144), 8);
+    close(fd);
+    for (int segment = 0; segment < 12; segment++)
+        device_zero((off_t)(DAEMON_MIB + 16 * SECTOR + log_bytes) + (off_t)segment * SECTOR);
+    untouched(LEFT, "--data", NULL);
+    says("20 durable pieces are damaged");
+}
+END_TEST
+
 START_TEST(test_cache_bytes)
 {
     used_device(true, 1);
@@ -387,6 +403,7 @@ int main(void)
     tcase_add_test(tc, test_both_headers);
     tcase_add_test(tc, test_log);
     tcase_add_test(tc, test_durable_bytes);
+    tcase_add_test(tc, test_sums);
     tcase_add_test(tc, test_cache_bytes);
     tcase_add_test(tc, test_entries);
     tcase_add_test(tc, test_two_partitions);
