@@ -166,10 +166,23 @@ static bool has_drops(const struct fsck *f, uint16_t partition)
     return false;
 }
 
+static bool copies_are_whole(const struct store_copies *c)
+{
+    bool are_whole = c->super_whole[0] && c->super_whole[1];
+
+    for (uint32_t i = 0; i < c->format.partitions; i++)
+        are_whole = are_whole && c->partition[i].header_whole[0] && c->partition[i].header_whole[1];
+    return are_whole;
+}
+
 static int repair(struct fsck *f, const char **ret_why)
 {
     int r = with_copies(f, true, ret_why);
 
+    if (r == 0 && !copies_are_whole(&f->copies)) {
+        *ret_why = "a copy was written, and is still damaged";
+        r = -EIO;
+    }
     for (uint16_t i = 0; i < f->copies.format.partitions && r == 0; i++) {
         *ret_why = "the damaged pieces cannot be dropped";
         if (has_drops(f, i))

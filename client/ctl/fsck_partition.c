@@ -74,11 +74,11 @@ static void check_places(struct fsck *f, struct fsck_open *o)
             n_outside += store_adopt(o->store, 0, e) < 0;
     }
     if (n_over > 0)
-        fsck_problem(f, o->pieces.partition, false, "%" PRIu64 " pieces lie over others", n_over);
+        fsck_problem(f, o->pieces.partition, false, "pieces that lie over others: %" PRIu64, n_over);
     if (n_outside > 0)
-        fsck_problem(f, o->pieces.partition, false, "%" PRIu64 " pieces lie outside what was put", n_outside);
+        fsck_problem(f, o->pieces.partition, false, "pieces that lie outside what was put: %" PRIu64, n_outside);
     if (homeless > 0)
-        fsck_problem(f, o->pieces.partition, false, "%" PRIu64 " pieces are of spaces that the log does not tell of",
+        fsck_problem(f, o->pieces.partition, false, "pieces of spaces that the log does not tell of: %" PRIu64,
                      homeless);
     f->n_refused += n_outside > 0 || n_over > 0 || homeless > 0;
 }
@@ -186,10 +186,10 @@ static int tell_data(struct fsck *f, const struct fsck_open *o, struct json_obje
     }
     fsck_number(row, "damaged", n);
     if (n_durable > 0)
-        fsck_problem(f, partition, false, "%" PRIu64 " durable pieces are damaged: reading them fails with EBADMSG",
+        fsck_problem(f, partition, false, "damaged durable pieces, of which reads fail with EBADMSG: %" PRIu64,
                      n_durable);
     if (n_drop > 0)
-        fsck_problem(f, partition, true, "%" PRIu64 " cache pieces are damaged: they can be dropped", n_drop);
+        fsck_problem(f, partition, true, "damaged cache pieces, which can be dropped: %" PRIu64, n_drop);
     return r;
 }
 

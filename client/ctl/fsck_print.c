@@ -46,10 +46,10 @@ static void print_contents(struct json_object *row)
            ctl_number(row, "spaces"));
     printf("  segments     %.0f of %.0f free\n", ctl_number(row, "segments.free"), ctl_number(row, "segments.all"));
     if (ctl_number(row, "damaged_before") > 0)
-        printf("  damaged      %.0f pieces were found so by the daemon: reading them fails with EBADMSG\n",
+        printf("  damaged      found so by the daemon, of which reads fail with EBADMSG: %.0f\n",
                ctl_number(row, "damaged_before"));
     if (ctl_find(row, "damaged"))
-        printf("  data         all of it was read: %.0f pieces damaged\n", ctl_number(row, "damaged"));
+        printf("  data         all of it was read; damaged pieces: %.0f\n", ctl_number(row, "damaged"));
 }
 
 static void print_partition(struct json_object *row)

@@ -11,6 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "io/format.h"
 #include "tests/system/support/daemon.h"
 
 #define BLOCK (256 * 1024)
@@ -156,6 +160,40 @@ static off_t place_of(uint64_t number)
     return found;
 }
 
+/* Each PUT in the log of partition 0 is changed, and whatever depends on it: blocks are a chain. The log is short. */
+static void log_rewrite(void (*change)(struct format_put *put, unsigned n))
+{
+    char *bytes = device_read();
+    const struct format_super *super = (const void *)bytes;
+    uint64_t identity[3] = {super->uuid[0], super->uuid[1], 0}, prev = 0;
+    uint64_t seed = XXH3_64bits_withSeed(identity, sizeof(identity), FORMAT_PARTITION_MAGIC);
+    char *log = bytes + DAEMON_MIB + FORMAT_HEADER_SECTORS * SECTOR;
+    unsigned n = 0;
+
+    for (uint64_t lsn = 0;;) {
+        struct format_block *b = (void *)(log + lsn * SECTOR);
+        if (b->magic != FORMAT_BLOCK_MAGIC || b->lsn != lsn)
+            break;
+        char *entries = (char *)(b + 1);
+        for (uint32_t at = 0; at < b->entry_bytes;) {
+            struct format_put *put = (void *)(entries + at);
+
+            if (put->head.type == FORMAT_ENTRY_PUT)
+                change(put, n++);
+            at += put->head.entry_bytes;
+        }
+        b->prev = lsn == 0 ? b->prev : prev;
+        uint64_t sum = XXH3_64bits_withSeed(entries, b->entry_bytes, seed);
+        prev = b->checksum = XXH3_64bits_withSeed(b, offsetof(struct format_block, checksum), sum);
+        lsn += b->sectors;
+    }
+    ck_assert_uint_ge(n, N_DURABLE);
+    int fd = open(d.disk, O_WRONLY | O_CLOEXEC);
+    ck_assert_int_eq(pwrite(fd, log, super->log_bytes, log - bytes), (ssize_t)super->log_bytes);
+    close(fd);
+    free(bytes);
+}
+
 /* Without --repair nothing is ever written. */
 static void untouched(int status, const char *option_1, const char *option_2)
 {
@@ -189,7 +227,7 @@ START_TEST(test_clean)
     says("60 cache (15 MiB)");
     says("nothing is wrong");
     untouched(GOOD, "--data", NULL);
-    says("0 pieces damaged");
+    says("damaged pieces: 0");
     untouched(GOOD, "--repair", "--data");
     untouched(GOOD, "-o", "json");
     says("\"clean\":true");
@@ -314,7 +352,7 @@ START_TEST(test_durable_bytes)
     untouched(GOOD, NULL, NULL);
     untouched(LEFT, "--data", NULL);
     says("damaged: durable");
-    says("1 durable pieces are damaged");
+    says("damaged durable pieces, of which reads fail with EBADMSG: 1");
     untouched(LEFT, "--data", "--repair");
     begin();
     for (uint64_t i = 0; i < N_DURABLE; i++)
@@ -335,7 +373,7 @@ START_TEST(test_sums)
     for (int segment = 0; segment < 12; segment++)
         device_zero((off_t)(DAEMON_MIB + 16 * SECTOR + log_bytes) + (off_t)segment * SECTOR);
     untouched(LEFT, "--data", NULL);
-    says("20 durable pieces are damaged");
+    says("damaged durable pieces, of which reads fail with EBADMSG: 20");
 }
 END_TEST
 
@@ -353,6 +391,56 @@ START_TEST(test_cache_bytes)
     for (uint64_t i = 1000; i < 1000 + N_CACHE; i++)
         ck_assert_int_eq(block_get(cache(), i, BLOCK), i == 1003 ? -ENOENT : 0);
     end(true);
+}
+END_TEST
+
+static void unchanged(struct format_put *put, unsigned n)
+{
+    (void)put, (void)n;
+}
+
+static void over_another(struct format_put *put, unsigned n)
+{
+    static struct format_put first;
+
+    if (n == 0)
+        first = *put;
+    if (n == 1) {
+        put->segment = first.segment;
+        put->sector = first.sector;
+    }
+}
+
+static void of_no_space(struct format_put *put, unsigned n)
+{
+    if (n == 0)
+        put->space ^= 1;
+}
+
+static void of_no_parts(struct format_put *put, unsigned n)
+{
+    if (n == 0)
+        put->n_parts = 0;
+}
+
+START_TEST(test_contradictions)
+{
+    used_device(true, 1);
+    log_rewrite(unchanged);
+    untouched(GOOD, NULL, NULL);
+    log_rewrite(over_another);
+    untouched(LEFT, "--repair", NULL);
+    says("pieces that lie over others: 1");
+    teardown();
+    used_device(true, 1);
+    log_rewrite(of_no_space);
+    untouched(LEFT, "--repair", NULL);
+    says("pieces of spaces that the log does not tell of: 1");
+    teardown();
+    used_device(true, 1);
+    log_rewrite(of_no_parts);
+    untouched(LEFT, "--repair", NULL);
+    says("impossible");
 }
 END_TEST
 
@@ -405,6 +493,7 @@ int main(void)
     tcase_add_test(tc, test_durable_bytes);
     tcase_add_test(tc, test_sums);
     tcase_add_test(tc, test_cache_bytes);
+    tcase_add_test(tc, test_contradictions);
     tcase_add_test(tc, test_entries);
     tcase_add_test(tc, test_two_partitions);
     tcase_add_test(tc, test_refused);
