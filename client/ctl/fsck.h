@@ -46,13 +46,16 @@ void fsck_problem(struct fsck *f, int partition, bool is_repairable, const char 
     __attribute__((format(printf, 4, 5)));
 void fsck_number(struct json_object *o, const char *name, uint64_t value);
 
+/* Without its sums a piece can be read as a whole, but no part of it. */
+enum fsck_damage { FSCK_WHOLE, FSCK_DAMAGED_BYTES, FSCK_DAMAGED_SUMS };
+
 /* One partition while it is looked at. */
 struct fsck_open {
     struct fsck_backend backend;
     struct fsck_pieces pieces;
     struct store *store;
     const struct store_entry **sorted; /* pieces.n of them, by their place */
-    uint8_t *is_damaged;               /* with --data: of each of these */
+    uint8_t *damage;                   /* with --data: enum fsck_damage of each of these */
 };
 
 /* Adds the partition to the report. An error is of this process or of the device: -ENOMEM, -EIO. */

@@ -43,13 +43,13 @@ static int read_range(struct reading *r, const struct store_entry *entry, uint32
     return r->status;
 }
 
-static int read_piece(struct reading *r, const struct store_entry *entry)
+static enum fsck_damage read_piece(struct reading *r, const struct store_entry *entry)
 {
-    int status = read_range(r, entry, entry->size_bytes);
-
-    if (status == 0 && entry->size_bytes > GRANULE_BYTES)
-        status = read_range(r, entry, GRANULE_BYTES);
-    return status;
+    if (read_range(r, entry, entry->size_bytes) != 0)
+        return FSCK_DAMAGED_BYTES;
+    if (entry->size_bytes > GRANULE_BYTES && read_range(r, entry, GRANULE_BYTES) != 0)
+        return FSCK_DAMAGED_SUMS;
+    return FSCK_WHOLE;
 }
 
 /* What nobody can read is not read: its owners are gone, or it was found damaged long ago. */
@@ -87,8 +87,8 @@ int fsck_data(struct fsck_open *o)
     struct reading r = {.open = o, .get = get};
     void *mem;
 
-    o->is_damaged = calloc((size_t)o->pieces.n + 1, 1);
-    if (!get || !o->is_damaged)
+    o->damage = calloc((size_t)o->pieces.n + 1, 1);
+    if (!get || !o->damage)
         return -ENOMEM;
     int e = o->backend.backend.ops->bounce_alloc(&o->backend.backend, PIECE_BYTES_MAX, &r.buf, &mem);
     for (uint32_t i = 0; i < o->pieces.n; i++)
@@ -96,7 +96,7 @@ int fsck_data(struct fsck_open *o)
     for (uint32_t i = 0; i < o->pieces.n && e == 0; i++) {
         if (!is_readable(o->sorted[i]))
             continue;
-        o->is_damaged[i] = read_piece(&r, o->sorted[i]) != 0;
+        o->damage[i] = (uint8_t)read_piece(&r, o->sorted[i]);
         p.done_bytes += o->sorted[i]->size_bytes;
         show_progress(&p);
     }

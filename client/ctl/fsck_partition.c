@@ -17,7 +17,7 @@ static void open_deinit(struct fsck_open *o)
 {
     store_free(o->store);
     free(o->sorted);
-    free(o->is_damaged);
+    free(o->damage);
     fsck_pieces_deinit(&o->pieces);
     fsck_backend_deinit(&o->backend);
 }
@@ -144,7 +144,7 @@ static int drop_later(struct fsck *f, uint16_t partition, const struct store_ent
     return 0;
 }
 
-static void tell_damaged(struct fsck *f, uint16_t partition, const struct store_entry *e)
+static void tell_damaged(struct fsck *f, uint16_t partition, const struct store_entry *e, bool bytes_whole)
 {
     struct json_object *o = json_object_new_object();
     char text[2 * KEY_BYTES_MAX + 1];
@@ -161,30 +161,37 @@ static void tell_damaged(struct fsck *f, uint16_t partition, const struct store_
     fsck_number(o, "offset_bytes", (uint64_t)e->loc.sector * SECTOR_BYTES);
     fsck_number(o, "size_bytes", e->size_bytes);
     json_object_object_add(o, "durability", json_object_new_string(fsck_durability(e->durability)));
+    json_object_object_add(o, "bytes_whole", json_object_new_boolean(bytes_whole));
     json_object_array_add(f->damaged, o);
 }
 
-/* A `cache` piece may be in the log without its bytes after a power loss: no error, a read of it misses. */
+/*
+ * A `cache` piece may be in the log without its bytes or sums after a crash: no error, a read of it misses. Sums may be
+ * missing long after, when the daemon was started and stopped again. So may bytes, but these nobody can tell from others.
+ */
 static int tell_data(struct fsck *f, const struct fsck_open *o, struct json_object *row)
 {
     uint16_t partition = o->pieces.partition;
-    uint64_t n = 0, n_durable = 0, n_drop = 0;
+    uint64_t n = 0, n_durable = 0, n_drop = 0, n_missed = 0;
     int r = 0;
 
     for (uint32_t i = 0; i < o->pieces.n && r == 0; i++) {
         bool is_cache = o->sorted[i]->durability == STORE_CACHE;
 
-        if (!o->is_damaged[i])
+        if (o->damage[i] == FSCK_WHOLE)
             continue;
-        tell_damaged(f, partition, o->sorted[i]);
+        tell_damaged(f, partition, o->sorted[i], o->damage[i] == FSCK_DAMAGED_SUMS);
         n++;
         n_durable += !is_cache;
-        if (is_cache && f->copies.partition[partition].is_clean) {
+        if (is_cache && (!f->copies.partition[partition].is_clean || o->damage[i] == FSCK_DAMAGED_SUMS)) {
+            n_missed++;
+        } else if (is_cache) {
             n_drop++;
             r = drop_later(f, partition, o->sorted[i]);
         }
     }
     fsck_number(row, "damaged", n);
+    fsck_number(row, "missed", n_missed);
     if (n_durable > 0)
         fsck_problem(f, partition, false, "damaged durable pieces, of which reads fail with EBADMSG: %" PRIu64,
                      n_durable);

@@ -50,6 +50,9 @@ static void print_contents(struct json_object *row)
                ctl_number(row, "damaged_before"));
     if (ctl_find(row, "damaged"))
         printf("  data         all of it was read; damaged pieces: %.0f\n", ctl_number(row, "damaged"));
+    if (ctl_number(row, "missed") > 0)
+        printf("               of these a crash may have cut off, so that they are misses: %.0f, all of cache\n",
+               ctl_number(row, "missed"));
 }
 
 static void print_partition(struct json_object *row)
@@ -79,10 +82,11 @@ static void print_damaged(struct json_object *damaged)
 
         printf("damaged: %s, space %s, key %s, group %.0f, part %.0f, piece %.0f; partition %.0f, segment %.0f, offset "
                "%.0f, "
-               "%.0f bytes\n",
+               "%.0f bytes%s\n",
                ctl_text(o, "durability"), ctl_text(o, "space"), ctl_text(o, "key"), ctl_number(o, "group"),
                ctl_number(o, "part"), ctl_number(o, "piece"), ctl_number(o, "partition"), ctl_number(o, "segment"),
-               ctl_number(o, "offset_bytes"), ctl_number(o, "size_bytes"));
+               ctl_number(o, "offset_bytes"), ctl_number(o, "size_bytes"),
+               json_object_get_boolean(ctl_find(o, "bytes_whole")) ? ", only its sums" : "");
     }
     if (n > FSCK_DAMAGED_LINES)
         printf("damaged: and %zu more, which -o json lists\n", n - FSCK_DAMAGED_LINES);
