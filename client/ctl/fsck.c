@@ -12,13 +12,17 @@
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "include/base/limits.h"
+
 #define PROBLEM_BYTES 256
+#define LOCK_LOOK_MS 50
 
 enum { OPT_DATA = 256, OPT_REPAIR, OPT_ENTRIES };
 
@@ -276,6 +280,23 @@ static int lock_holder(const char *path)
     return 0;
 }
 
+/* The last requests of a daemon that has ended keep its lock for a moment: that is waited for. */
+static int open_device(struct fsck *f, const char **ret_why)
+{
+    uint32_t flags = DEVICE_SPARSE | (f->repair ? 0 : DEVICE_READ_ONLY);
+    int r = device_open(f->path, flags, &f->device, ret_why);
+
+    for (int waited_ms = 0; r == -EBUSY && waited_ms < DEVICE_LOCK_WAIT_MS; waited_ms += LOCK_LOOK_MS) {
+        int pid = lock_holder(f->path);
+
+        if (pid > 0 && (kill(pid, 0) == 0 || errno == EPERM))
+            break;
+        usleep(LOCK_LOOK_MS * 1000);
+        r = device_open(f->path, flags, &f->device, ret_why);
+    }
+    return r;
+}
+
 static int refuse(const struct fsck *f, int r, const char *why)
 {
     int pid = r == -EBUSY ? lock_holder(f->path) : 0;
@@ -304,7 +325,7 @@ int ctl_fsck(const struct ctl *ctl, int argc, char **argv)
     argv[0] = name;
     argp_err_exit_status = EX_USAGE;
     (void)argp_parse(&argp, argc, argv, 0, NULL, &f);
-    int r = device_open(f.path, DEVICE_SPARSE | (f.repair ? 0 : DEVICE_READ_ONLY), &f.device, &why);
+    int r = open_device(&f, &why);
     if (r < 0)
         return refuse(&f, r, why);
     int status = check_and_print(&f);
