@@ -6,9 +6,11 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define XXH_INLINE_ALL
@@ -394,6 +396,58 @@ START_TEST(test_cache_bytes)
 }
 END_TEST
 
+static void device_write(const char *bytes)
+{
+    int fd = open(d.disk, O_WRONLY | O_CLOEXEC);
+
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(pwrite(fd, bytes, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+    ck_assert_int_eq(fsync(fd), 0);
+    close(fd);
+}
+
+static void repair_and_die(useconds_t after_us)
+{
+    char program[256];
+    pid_t pid = fork();
+
+    snprintf(program, sizeof(program), "%s/spillctl", getenv("SPILLWAY_BIN"));
+    if (pid == 0) {
+        execl(program, program, "fsck", "--repair", "--data", d.disk, NULL);
+        _exit(127);
+    }
+    ck_assert_int_gt(pid, 0);
+    usleep(after_us);
+    ck_assert_int_eq(kill(pid, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+
+/* Killed anywhere, it leaves what a second one can end. */
+START_TEST(test_killed_repair)
+{
+    used_device(true, 1);
+    device_flip(place_of(1003) + 1);
+    device_zero(0);
+    device_flip((off_t)DAEMON_MIB + 200);
+    char *before = device_read();
+
+    for (useconds_t i = 0; i < 30; i++) {
+        device_write(before);
+        repair_and_die(i * 2000);
+        int status = fsck("--repair", "--data");
+        ck_assert_msg(status == GOOD || status == REPAIRED, "killed after %u ms: %d: %s", i * 2, status, text);
+        says("20 durable (5 MiB)");
+        fsck_is(GOOD, "--data", NULL);
+    }
+    free(before);
+    begin();
+    for (uint64_t i = 0; i < N_DURABLE; i++)
+        ck_assert_int_eq(block_get(durable(), i, BLOCK), 0);
+    ck_assert_int_eq(block_get(cache(), 1003, BLOCK), -ENOENT);
+    end(true);
+}
+END_TEST
+
 static void unchanged(struct format_put *put, unsigned n)
 {
     (void)put, (void)n;
@@ -493,6 +547,7 @@ int main(void)
     tcase_add_test(tc, test_durable_bytes);
     tcase_add_test(tc, test_sums);
     tcase_add_test(tc, test_cache_bytes);
+    tcase_add_test(tc, test_killed_repair);
     tcase_add_test(tc, test_contradictions);
     tcase_add_test(tc, test_entries);
     tcase_add_test(tc, test_two_partitions);
