@@ -30,7 +30,7 @@ void fsck_key_print(const struct store_id *id, char ret_hex[static 2 * KEY_BYTES
 {
     ret_hex[0] = '\0';
     for (uint32_t i = 0; i < id->key_len && i < KEY_BYTES_MAX; i++)
-        snprintf(ret_hex + 2 * i, 3, "%02x", id->key[i]);
+        snprintf(ret_hex + (size_t)2 * i, 3, "%02x", id->key[i]);
 }
 
 static void print_id(const struct fsck_pieces *p, const char *what, const struct store_id *id, uint64_t generation)
@@ -333,7 +333,7 @@ int fsck_pieces_sort(const struct fsck_pieces *p, const struct store_entry ***re
     for (uint32_t i = 0; i < p->high; i++)
         if (p->pieces[i].entry.size_bytes > 0)
             entries[n++] = &p->pieces[i].entry;
-    qsort(entries, n, sizeof(*entries), compare_places);
+    qsort(entries, n, sizeof(struct store_entry *), compare_places);
     *ret_entries = entries;
     return 0;
 }
