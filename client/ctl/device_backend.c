@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Blocking device access for the code that writes superblocks. Nothing else of the table is ever called by it; a call
- * would be our own bug. Direct I/O may want more alignment of memory than a sector has on few devices; callers allocate
+ * Blocking device access for the code that reads and writes superblocks, and under what fsck makes of it. Nothing else of
+ * the table is ever called by it; a call would be our own bug. Direct I/O may want more alignment of memory than a sector has on few devices; callers allocate
  * whole aligned sectors.
  */
 #include "client/ctl/device_backend.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The smallest backend that formatting needs: blocking reads, writes and flushes of one open device.
+ * The smallest backend, all that formatting needs: blocking reads, writes and flushes of one open device.
  */
 #pragma once
 

@@ -144,21 +144,18 @@ static int cannot(const struct fsck *f, const char *why)
     return FSCK_CANNOT;
 }
 
-/* Blocking access alone: copies are looked at and written one sector at a time. */
+/* Sector by sector, on the device itself: without a repair nothing is written. */
 static int with_copies(struct fsck *f, bool repair, const char **ret_why)
 {
-    struct fsck_backend be;
+    struct device_backend be;
+    int r = 0;
 
-    *ret_why = "out of memory";
-    int r = fsck_backend_init(&be, f->device.fd, f->device.size_bytes, repair);
-    if (r < 0)
-        return r;
+    device_backend_init(&be, f->device.fd);
     *ret_why = "the copies cannot be written";
     if (repair)
         r = store_copies_repair(&be.backend, 0, f->device.size_bytes, &f->copies);
     if (r == 0)
         r = store_copies_read(&be.backend, 0, f->device.size_bytes, &f->copies, ret_why);
-    fsck_backend_deinit(&be);
     return r;
 }
 

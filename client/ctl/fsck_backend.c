@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "include/base/checked.h"
 #include "io/checksum.h"
@@ -25,23 +24,6 @@ struct fsck_sector {
 static struct fsck_backend *backend_of(struct io_backend *be)
 {
     return container_of(be, struct fsck_backend, backend);
-}
-
-static int transfer(int fd, enum io_blk_op op, uint64_t off_bytes, uint8_t *mem, uint64_t len_bytes)
-{
-    while (len_bytes > 0) {
-        ssize_t n = op == IO_BLK_READ ? pread(fd, mem, len_bytes, (off_t)off_bytes)
-                                      : pwrite(fd, mem, len_bytes, (off_t)off_bytes);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        mem += n;
-        off_bytes += (uint64_t)n;
-        len_bytes -= (uint64_t)n;
-    }
-    return 0;
 }
 
 /* ── what was written ───────────────────────────────────────────────────────────────────────────────────────────── */
@@ -102,17 +84,14 @@ static int blk_now(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint6
                    uint64_t len_bytes)
 {
     struct fsck_backend *b = backend_of(be);
+    struct io_backend *device = &b->device.backend;
 
-    (void)dev;
-    if (op == IO_BLK_FLUSH)
-        return b->writes_through && fdatasync(b->fd) < 0 ? -errno : 0;
-    if (op == IO_BLK_WRITE) {
+    if (op == IO_BLK_WRITE)
         b->ahead_bytes = 0;
-        return b->writes_through ? transfer(b->fd, op, off_bytes, mem, len_bytes)
-                                 : overlay_write(b, off_bytes, mem, len_bytes);
-    }
-    int r = transfer(b->fd, op, off_bytes, mem, len_bytes);
-    if (r == 0)
+    if (op != IO_BLK_READ && !b->writes_through)
+        return op == IO_BLK_WRITE ? overlay_write(b, off_bytes, mem, len_bytes) : 0;
+    int r = device->ops->blk_now(device, op, dev, off_bytes, mem, len_bytes);
+    if (r == 0 && op == IO_BLK_READ)
         overlay_read(b, off_bytes, mem, len_bytes);
     return r;
 }
@@ -225,7 +204,8 @@ int fsck_backend_init(struct fsck_backend *b, int fd, uint64_t size_bytes, bool 
     if (!ahead)
         return -ENOMEM;
     *b = (struct fsck_backend){
-        .backend = {.ops = &ops}, .fd = fd, .writes_through = writes_through, .size_bytes = size_bytes, .ahead = ahead};
+        .backend = {.ops = &ops}, .writes_through = writes_through, .size_bytes = size_bytes, .ahead = ahead};
+    device_backend_init(&b->device, fd);
     list_init(&b->blks);
     list_init(&b->works);
     return 0;

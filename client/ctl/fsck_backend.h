@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "client/ctl/device_backend.h"
 #include "include/base/list.h"
 #include "io/backend.h"
 
@@ -17,7 +18,7 @@ struct fsck_sector;
 
 struct fsck_backend {
     struct io_backend backend;
-    int fd;
+    struct device_backend device;
     bool writes_through;
     uint64_t size_bytes; /* of the device */
     struct list blks, works;
