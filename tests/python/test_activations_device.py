@@ -825,55 +825,6 @@ class SlotTest(SlotDevice):
 
 
 @unittest.skipIf(torch is None, "torch is not installed")
-class QuotaTest(unittest.TestCase):
-    """Copies of which each takes the host as long as so many saves, where it gains one save on the device in four."""
-
-    SAVES = 400
-
-    def run_pass(self, pace, copy):
-        """How many are queued, and how many saves later than the device they are in the end."""
-        ahead, behind, queued = 0.0, 0.0, 0
-        for i in range(self.SAVES):
-            ahead += 0.25
-            if ahead < 0:
-                behind, ahead = behind - ahead, 0.0
-                waits = True
-            else:
-                waits = None if i == 0 else False
-            if pace.allows(waits):
-                queued += 1
-                ahead -= copy
-        pace.next_pass()
-        return queued, behind
-
-    def test_copies_that_take_long(self):
-        pace = activations._Pace()
-        passes = [self.run_pass(pace, 5) for _ in range(60)]
-        self.assertGreater(passes[0][1], self.SAVES / 2)  # at first it is slower by half
-        queued, behind = zip(*passes[20:])
-        self.assertLess(sum(behind) / len(behind), self.SAVES * 0.05)
-        self.assertGreater(sum(queued) / len(queued), self.SAVES * 0.25 / 5 / 2)  # half of what there is time for
-
-    def test_copies_that_take_no_time(self):
-        """All are queued, again too after a time in which they took long."""
-        pace = activations._Pace()
-        for _ in range(3):
-            self.assertEqual(self.run_pass(pace, 0.2), (self.SAVES, 0))
-        for _ in range(20):
-            self.run_pass(pace, 50)
-        for _ in range(60):
-            self.run_pass(pace, 0.2)
-        self.assertEqual(self.run_pass(pace, 0.2), (self.SAVES, 0))
-
-    def test_a_host_that_is_always_late(self):
-        """One is queued, so that the passes are known."""
-        pace = activations._Pace()
-        for n in (1, 1, 1):
-            self.assertEqual(sum(pace.allows(i > 0 or None) for i in range(self.SAVES)), n)
-            pace.next_pass()
-
-
-@unittest.skipIf(torch is None, "torch is not installed")
 class PaceTest(SlotDevice):
     """Of the host, beside the device."""
 
@@ -934,28 +885,6 @@ class PaceTest(SlotDevice):
         for node in reversed(more):
             node._saved_self
         del node, nodes, more
-
-    def test_a_pass_in_which_the_device_waited(self):
-        """Fewer are queued in the next one, in another context too, and more again when the host is ahead."""
-        expected = []
-        for n_waited, n_queued in ((0, 8), (6, 2), (0, 1), (0, 3), (0, 4)):
-            context = self.context(in_flight_bytes=64 * SIZE)
-            Event.may_compute.clear()
-            nodes = self.chain(context, 2)  # the host is ahead
-            if n_waited:
-                Event.may_compute.set()
-                nodes += self.chain(context, 6)  # and not any more
-            else:
-                nodes += self.chain(context, 6)
-                Event.may_compute.set()
-            self.is_idle(context)
-            expected.append(n_queued)
-            with self.subTest(passes=len(expected)):
-                self.assertEqual(context.stats.offloaded, n_queued * SIZE)
-                self.assertEqual(context.stats.kept.get("host", 0), (8 - n_queued) * SIZE)
-            for node in reversed(nodes):
-                node._saved_self
-            del node, nodes
 
     def test_who_waits_for_the_pool_waits_for_all(self):
         context = self.context(on_full="wait")

@@ -25,8 +25,7 @@ is needed last. The link copies as much as it can until the GPU begins backward,
 much as hides behind forward, whatever the rates are. Backward gives memory back, of which half goes to reads.
 
 Where the host is not ahead, as with many small kernels, whatever it does here the GPU waits for, and the slower forward
-becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept. And since a copy takes the
-host's time only after it was queued, after a pass in which that came too often the next one queues half as many.
+becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept.
 
 Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
 lock: they put what is to be done into a queue.
@@ -38,7 +37,6 @@ import enum
 import errno
 import functools
 import itertools
-import math
 import os
 import threading
 import time
@@ -59,8 +57,6 @@ from ..space import Space
 ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
 FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
 AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
-WAITED_SHARE = 0.05  # of saves at which a GPU has nothing to do any more: so much is chance
-PACE_GROWTH = 1.1  # of how many are queued, a pass
 
 # Key of a block: bytes that no other context has, and the storage's number.
 _NAME_BYTES = 16
@@ -118,52 +114,9 @@ def _work(jobs: "SimpleQueue[Optional[Callable[[], None]]]") -> None:
         del job  # and what it holds, before the next one comes
 
 
-class _Pace:
-    """How many storages of a pass the host has time to queue. Without a lock: it need not be exact.
-
-    After a pass in which the device waited for the host, half as many as in that one, spread over the next; after one
-    in which it did not, some more. A pass: from the end of the one before to where a backward pass begins.
-    """
-
-    def __init__(self) -> None:
-        self._quota = math.inf
-        self._expected = 1  # saves in a pass
-        self._begin()
-
-    def _begin(self) -> None:
-        self._seen = self._queued = self._waited = 0
-        self._was_ahead = False  # the host, in this pass: else it has just begun
-
-    def allows(self, device_waits: Optional[bool]) -> bool:
-        """May this one be queued? device_waits: None: nobody knows."""
-        self._seen += 1
-        if device_waits:
-            self._waited += self._was_ahead
-            return False
-        self._was_ahead |= device_waits is not None
-        if self._queued >= self._quota * self._seen / self._expected:
-            return False
-        self._queued += 1
-        return True
-
-    def next_pass(self) -> None:
-        """Also where there was none: then nothing changes."""
-        if not self._seen:
-            return
-        if self._waited > WAITED_SHARE * self._seen:
-            self._quota = max(self._queued // 2, 1)
-        else:
-            self._quota = self._quota * PACE_GROWTH + 1
-            if self._quota >= self._seen:
-                self._quota = math.inf
-        self._expected = self._seen
-        self._begin()
-
-
 class _Workers(NamedTuple):
     writer: _Worker
     reader: _Worker
-    pace: _Pace
 
 
 _workers: "weakref.WeakKeyDictionary[Session, Dict[str, _Workers]]" = weakref.WeakKeyDictionary()
@@ -171,13 +124,11 @@ _workers_lock = threading.Lock()
 
 
 def _workers_of(session: Session, what: str = "cpu", threads: int = 1) -> _Workers:
-    """They outlast contexts: each has a ring of the daemon's, which is not made anew for each step; and what was
-    learned of the host's pace."""
+    """They outlast contexts: each has a ring of the daemon's, which is not made anew for each step."""
     with _workers_lock:
         found = _workers.setdefault(session, {})
         if what not in found:
-            writer, reader = (_Worker(f"spillway-{name}", threads) for name in ("writer", "reader"))
-            found[what] = _Workers(writer, reader, _Pace())
+            found[what] = _Workers(_Worker("spillway-writer", threads), _Worker("spillway-reader", threads))
         return found[what]
 
 
@@ -218,16 +169,12 @@ class _Mover:
         """Returns when they are."""
 
     def host_has_time(self) -> bool:
-        """To queue what is saved now. Not if the device has computed what was saved last, or the quota is used up."""
-        has_time = self.workers.pace.allows(None if self.mark is None else self.is_computed(self.mark))
+        """Has the device yet to compute what was saved last? At first nobody knows, and it has. If not, that is what is
+        saved now from then on."""
+        has_time = self.mark is None or not self.is_computed(self.mark)
         if not has_time:
             self.mark = self.origin()
         return has_time
-
-    def next_pass(self) -> None:
-        """A backward pass begins."""
-        self.mark = None
-        self.workers.pace.next_pass()
 
     def room(self, nbytes: int, origin: Any) -> Any:
         """Of a read, taken when that is queued."""
@@ -759,7 +706,7 @@ class _Offloader:
         number = activation.number
         if (number, activation.left) >= (self._backward.number, activation.uses):  # the same again: another pass
             self._backward = _Backward(number, activation.mover, activation.mover.origin())
-            activation.mover.next_pass()
+            activation.mover.mark = None
         backward = self._backward
         backward.is_at(number)
         window = self._prefetch_bytes + backward.freed_bytes // 2
