@@ -375,7 +375,7 @@ int object_new(struct tiering *t, const struct tiering_id *id, uint64_t hash, ui
     struct record *rec = record_begin(&t->records, object);
     rec->object_bytes = object_bytes;
     rec->size_bytes = size_bytes;
-    rec->owner = (uint32_t)owner;
+    rec->owner = t->spaces[id->space].info.durability == STORE_SCRATCH ? (uint32_t)owner : 0;
     rec->flags = grouped ? RECORD_INCOMPLETE : 0;
     record_end(&t->records);
     r = t->recovering ? 0 : group_join(t, object, grouped);
@@ -531,6 +531,16 @@ void object_to_entry(const struct tiering *t, uint32_t object, struct store_entr
     memcpy(ret_entry->id.key, r->key, sizeof(r->key));
 }
 
+/* Of a record that is to have this entry. Generations of different stores cannot be compared. */
+static uint32_t first_back(const struct record *r, uint8_t store, uint64_t generation)
+{
+    if (r->generation == 0)
+        return 0;
+    if (store != r->dev_store || r->first_back == UINT32_MAX)
+        return UINT32_MAX;
+    return (uint32_t)MIN(generation - (r->generation - r->first_back), (uint64_t)UINT32_MAX);
+}
+
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry)
 {
     bool moves = record_at(&t->records, object)->flags & RECORD_HAS_DEV;
@@ -543,6 +553,8 @@ void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const str
         segment_unlink(t, object);
     }
     struct record *r = object_edit(t, object);
+    if (durability_of(t, r) == STORE_DURABLE)
+        r->first_back = first_back(r, store, entry->generation);
     r->generation = entry->generation;
     r->sum = entry->sum;
     r->dev_segment = entry->loc.segment;

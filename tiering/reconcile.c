@@ -145,15 +145,25 @@ static void logged_settle(struct warm *w)
     w->n_logged = kept;
 }
 
-/* What a power loss must find of this piece until its next SYNC. A piece that never had a copy on a device has no such: the
- * entry is of one that was deleted before it was made, and whose deletion was in memory only. */
-static bool logged_is_shadow(const struct tiering *t, uint32_t object, const struct store_entry *e)
+/* Else it is of one that was deleted before this one was made, and whose deletion was in memory only. If too much has been put
+ * since its first copy to tell, the deletion has long been durable. */
+static bool entry_is_of_its_life(const struct record *r, uint8_t store, const struct store_entry *e)
+{
+    if (r->generation == 0)
+        return false; /* it never had a copy on a device */
+    return r->first_back == UINT32_MAX || store != r->dev_store || e->generation >= r->generation - r->first_back;
+}
+
+/* What a power loss must find of this piece until its next SYNC. */
+static bool logged_is_shadow(const struct tiering *t, uint32_t object, const struct logged *l)
 {
     const struct record *r = record_at(&t->records, object);
+    const struct store_entry *e = &l->entry;
 
     return r->state == RECORD_COMMITTED && (r->flags & RECORD_TENSOR) && (e->kind & TIERING_TENSOR) &&
-           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) && r->generation != 0 && durability_of(t, r) == STORE_DURABLE &&
-           r->object_bytes == e->object_bytes && r->size_bytes == e->size_bytes && r->n_parts == e->n_parts;
+           !(r->flags & (RECORD_HAS_DEV | RECORD_ZERO)) && durability_of(t, r) == STORE_DURABLE &&
+           entry_is_of_its_life(r, l->store, e) && r->object_bytes == e->object_bytes &&
+           r->size_bytes == e->size_bytes && r->n_parts == e->n_parts;
 }
 
 /* The later of two with the same identity is the shadow; the other one is left in the list, to be deleted. */
@@ -166,8 +176,7 @@ static int reconcile_shadows(struct tiering *t)
         struct logged *l = &w->logged[i];
         uint32_t object = record_of_entry(t, &l->entry.id, l->entry.n_parts);
 
-        if (object == RECORD_NONE || !logged_is_shadow(t, object, &l->entry) ||
-            (hot_at(t, object)->flags & HOT_SHADOWED))
+        if (object == RECORD_NONE || !logged_is_shadow(t, object, l) || (hot_at(t, object)->flags & HOT_SHADOWED))
             continue;
         int r = shadow_recovered(t, object, l->store, &l->entry);
         if (r < 0)

@@ -48,7 +48,10 @@ struct record {
     uint64_t object_bytes;
     uint32_t size_bytes;
     uint32_t space; /* index */
-    uint32_t owner;
+    union {
+        uint32_t owner;      /* `scratch`: with whose end it ends */
+        uint32_t first_back; /* `durable`: its generation less that of the first copy it had; UINT32_MAX: who knows */
+    };
     uint32_t mem_sector;
     uint32_t dev_segment;
     uint16_t mem_region;

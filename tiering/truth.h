@@ -26,7 +26,7 @@
 #include "tiering/record.h"
 
 #define TRUTH_MAGIC UINT64_C(0x31544f484c495053) /* "SPILHOT1" */
-#define TRUTH_LAYOUT 1
+#define TRUTH_LAYOUT 2
 
 /* Of a store, by its number: records name it by that. */
 struct truth_store {

@@ -474,6 +474,14 @@ START_TEST(a_space_keeps_its_home)
 }
 END_TEST
 
+static int sync_status;
+
+static void sync_ended(struct tiering_sync *sync, int status)
+{
+    (void)sync;
+    sync_status = status;
+}
+
 /* What the log has is of one that was deleted, and whose deletion it has not heard of. */
 START_TEST(a_tensor_made_anew_has_no_shadow)
 {
@@ -498,13 +506,45 @@ START_TEST(a_tensor_made_anew_has_no_shadow)
 }
 END_TEST
 
-static int sync_status;
-
-static void sync_ended(struct tiering_sync *sync, int status)
+/* The same where a SYNC of the one that was made anew was cut off: that it has been put says nothing of what was there before. */
+START_TEST(a_tensor_made_anew_has_no_shadow_before_its_first_sync)
 {
-    (void)sync;
-    sync_status = status;
+    uint32_t n_new = 0;
+
+    for (uint32_t turns = 0; turns < 40; turns++) {
+        struct tiering_sync sync = {.done = sync_ended};
+
+        sync_status = 1;
+        rig_open(&rig, 8 * MIB, DEVICE);
+        struct tiering_id a = tensor(RIG_DURABLE, 1, RIG_PIECE), b = tensor(RIG_DURABLE, 2, RIG_PIECE);
+        ck_assert_int_eq(rig_write(&rig, &a, 1), 0);
+        ck_assert_int_eq(rig_write(&rig, &b, 2), 0);
+        ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+        ck_assert_int_eq(tiering_delete(rig.t, &a), 0);
+        a = tensor(RIG_DURABLE, 1, RIG_PIECE);
+        ck_assert_int_eq(rig_write(&rig, &a, 11), 0);
+        tiering_sync_begin(rig.t, &sync, rig.spaces[RIG_DURABLE].index);
+        ck_assert_int_eq(tiering_sync_add_space(rig.t, &sync), 0);
+        tiering_sync_run(rig.t, &sync);
+        for (uint32_t turn = 0; turn < turns && sync_status == 1; turn++)
+            rig_turn(&rig, 1, 1000);
+        hot();
+        ck_assert_int_eq(rig_get(&rig, &a, 11), 0);
+        ck_assert_uint_eq(rig.t->n_shadows, 0);
+        ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, &b, 1), 0); /* and with it the deletion, which was before */
+        rig_crash(&rig, true);
+        a = key(RIG_DURABLE, 1);
+        b = key(RIG_DURABLE, 2);
+        int status = rig_get(&rig, &a, 11);
+        ck_assert(status == 0 || (status == -ENOENT && sync_status == 1));
+        n_new += status == 0;
+        ck_assert_int_eq(rig_get(&rig, &b, 2), 0);
+        rig_close(&rig);
+    }
+    ck_assert_uint_gt(n_new, 0);
+    ck_assert_uint_lt(n_new, 40);
 }
+END_TEST
 
 /* Written by a SYNC that nobody was told of: it takes effect as a whole, by the next one, or not at all. */
 START_TEST(a_sync_that_was_cut_off)
@@ -702,6 +742,7 @@ int main(void)
     tcase_add_test(tc, a_writer_that_was_about_to_end_keeps_the_shadow);
     tcase_add_test(tc, a_space_keeps_its_home);
     tcase_add_test(tc, a_tensor_made_anew_has_no_shadow);
+    tcase_add_test(tc, a_tensor_made_anew_has_no_shadow_before_its_first_sync);
     tcase_add_test(tc, a_sync_that_was_cut_off);
     tcase_add_test(tc, memory_that_is_missing);
     tcase_add_test(tc, another_layout_starts_cold);
