@@ -256,6 +256,7 @@ static bool lease_again(struct sim *sim, const struct sim_wait *w)
         sim->leases[i] = w->held;
         sim->leases[i].in_dma = false;
         sim->leases[i].transfers = 0;
+        sim->leases[i].cut_off |= sim->hot.inside;
         sim->counts->hot_retries++;
         reservation_look(sim, &sim->leases[i]);
         return true;
@@ -296,10 +297,12 @@ static void release_unanswered(struct sim *sim, const struct sim_wait *w)
     held_forget(sim, w);
     if (lease_again(sim, w)) {
         struct tensor_piece *p = &o->pieces[w->piece];
+        /* Inside a step its bytes may be the piece's already: it was about to end. Then it is released once more; and
+         * they still may be if that is cut off, too. */
+        bool may_be_seen = sim->hot.inside || w->held.cut_off;
 
-        /* Inside a step its bytes may be the piece's already: it was about to end. Then it is released once more. */
-        if (w->version == o->last && (p->publishing || sim->hot.inside)) {
-            p->publishing = sim->hot.inside;
+        if (w->version == o->last && (p->publishing || may_be_seen)) {
+            p->publishing = may_be_seen;
             p->publication = (struct write){.from = w->from, .to = w->to};
         }
         return;

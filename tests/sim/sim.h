@@ -124,6 +124,7 @@ struct sim_lease {
     uint8_t transfers; /* GETs and PUTs in flight on it */
     bool in_dma;
     bool passive;             /* a writer that writes nothing */
+    bool cut_off;             /* its process died in a step while it was released: the piece may have its bytes */
     uint32_t version;         /* blocks */
     uint32_t cell[SIM_CELLS]; /* shared tensors: what the reader saw, and must go on seeing */
     struct tiering_grant grant;
