@@ -252,7 +252,8 @@ int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *
     if (r < 0)
         return r;
     s->next_generation = MAX(s->next_generation, entry->generation + 1);
-    if (log_reserve(&s->log, bytes)) {
+    /* Where something was left to a sweep, so is this: it may be its space, which must not come later. */
+    if (!log_has_unlogged(&s->log) && log_reserve(&s->log, bytes)) {
         log_append_put(&s->log, entry, 0);
     } else {
         log_leave_to_sweep(&s->log, 0);

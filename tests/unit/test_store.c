@@ -290,6 +290,48 @@ START_TEST(what_is_logged_again_comes_before_what_it_replaced)
 }
 END_TEST
 
+/* The queue has room for the last piece's entry, but for none of its space, which is longer. */
+START_TEST(what_is_logged_again_comes_behind_its_space)
+{
+    const uint32_t last = STORE_DURABLE + 792 * 3;
+    struct store_stat opened;
+    uint64_t n_sweeps = 0;
+
+    for (uint32_t steps = 0; steps < 60; steps++) {
+        start_open(37, last + 1);
+        o->size_max_bytes = 512;
+        for (uint32_t i = STORE_DURABLE; i <= last; i += 3) {
+            o->key_len = i == STORE_DURABLE ? KEY_BYTES_MAX : 8;
+            put_wait(i);
+            owner_turn(o);
+        }
+        owner_settle(o);
+        owner_wait_sync(o);
+        owner_crash(o, false);
+        o->space = (struct store_space){.id = 7, .pool = "team-a", .durability = STORE_DURABLE};
+        o->were_moved = true;
+        o->space_again_at = last;
+        ck_assert_int_eq(owner_open(o, &why), 0);
+        o->were_moved = false;
+        store_stat(o->store, &opened);
+        n_sweeps += opened.checkpoints;
+        const uint64_t generation = o->objects[last].entry.generation;
+        for (uint32_t i = 0; i < steps; i++) {
+            o->now_ns += 100000000;
+            (void)store_tick(o->store, o->now_ns);
+            (void)simdisk_step(disk);
+        }
+        owner_crash(o, true);
+        ck_assert_int_eq(owner_open(o, &why), 0);
+        ck_assert_uint_eq(o->n_lost, 0);
+        if (o->objects[last].entry.generation == generation)
+            ck_assert_msg(o->has_space, "a piece, and nothing of its space, after %u steps", steps);
+        end();
+    }
+    ck_assert_uint_eq(n_sweeps, 60); /* else the space had room */
+}
+END_TEST
+
 START_TEST(a_cancelled_put_leaves_no_trace)
 {
     start_open(35, 10);
@@ -580,6 +622,7 @@ int main(void)
         {"restart", all_is_there_after_a_clean_stop},
         {"restart", what_was_not_adopted_stays_away},
         {"restart", what_is_logged_again_comes_before_what_it_replaced},
+        {"restart", what_is_logged_again_comes_behind_its_space},
         {"restart", a_cancelled_put_leaves_no_trace},
         {"restart", spaces_are_remembered},
         {"restart", a_damaged_log_is_refused},

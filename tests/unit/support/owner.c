@@ -522,6 +522,10 @@ static int adopt_moved(struct owner *o)
             continue;
         old[i] = x->entry;
         x->entry.generation = ++generation;
+        if (i == o->space_again_at) {
+            store_space_again(o->store, &o->space);
+            o->has_space = true;
+        }
         r = store_adopt_again(o->store, owner_pool(o, i), &x->entry);
         found(o, x);
     }

@@ -61,6 +61,7 @@ struct owner {
     bool cache_only;
     uint32_t refuse_below; /* ids that it does not keep when it opens */
     bool were_moved; /* when it opens: as if a process before had moved each piece, and the log had not heard of it */
+    uint32_t space_again_at; /* nor of `space`, which this piece was the first of; 0: it had */
     uint64_t now_ns;
     uint64_t budget_bytes; /* of each pool */
     struct owner_object *objects;
