@@ -17,7 +17,7 @@ static struct object *random_block(struct sim *sim)
         return &sim->objects[from + sim_below(sim, n)];
     uint32_t space = SPACE_CACHE + (uint32_t)sim_below(sim, SIM_SPACES - SPACE_CACHE);
     uint32_t in_space = sim->first[space + 1] - sim->first[space];
-    return &sim->objects[sim->first[space] + sim_below(sim, (in_space + 3) / 4)];
+    return &sim->objects[sim->first[space] + sim_pick(sim, (in_space + 3) / 4)];
 }
 
 static bool is_expired(const struct sim *sim, const struct object *o)
@@ -435,12 +435,31 @@ static void op_wrong(struct sim *sim, uint32_t session)
     }
 }
 
+/* Of a crowded run: what meets in tensors, whose bytes change. */
+static void ops_crowded(struct sim *sim, uint32_t session)
+{
+    uint64_t dice = sim_below(sim, 100);
+
+    if (dice < 60)
+        ops_tensor(sim, session);
+    else if (dice < 80)
+        ops_sync_tensors(sim);
+    else if (dice < 92)
+        ops_delete_tensor(sim);
+    else
+        op_delete(sim);
+}
+
 void ops_client(struct sim *sim)
 {
     uint32_t session = (uint32_t)sim_below(sim, SIM_SESSIONS);
 
     if (!sim->sessions[session].alive) {
         session_begin(sim, session);
+        return;
+    }
+    if (sim->crowded && sim_percent(sim, 30)) {
+        ops_crowded(sim, session);
         return;
     }
     uint64_t dice = sim_below(sim, 1000);

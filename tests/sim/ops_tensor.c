@@ -12,7 +12,7 @@
 
 static struct object *random_tensor(struct sim *sim)
 {
-    return &sim->objects[sim_below(sim, sim->first[SPACE_ARENA])];
+    return &sim->objects[sim_pick(sim, sim->first[SPACE_ARENA])];
 }
 
 static bool tensor_open(struct sim *sim, struct object *o, uint32_t session)
@@ -505,7 +505,7 @@ static void sync_begin(struct sim *sim, uint8_t space)
         uint32_t n = sim->first[space + 1] - sim->first[space];
 
         for (uint64_t k = 1 + sim_below(sim, 5); k > 0; k--)
-            sync_add_object(sim, y, &sim->objects[sim->first[space] + sim_below(sim, n)]);
+            sync_add_object(sim, y, &sim->objects[sim->first[space] + sim_pick(sim, n)]);
     }
     tiering_sync_run(sim->tiering, &y->sync);
 }
@@ -524,5 +524,5 @@ void ops_sync_tensors(struct sim *sim)
 
 void ops_delete_tensor(struct sim *sim)
 {
-    tensor_delete(sim, &sim->objects[sim_below(sim, sim->first[SPACE_TENSOR_SCRATCH])]);
+    tensor_delete(sim, &sim->objects[sim_pick(sim, sim->first[SPACE_TENSOR_SCRATCH])]);
 }

@@ -264,7 +264,8 @@ struct sim {
     void *records;
     uint32_t max_objects;
     struct tiering_space_info spaces[SIM_SPACES];
-    bool harsh; /* more faults, and more ends */
+    bool harsh;   /* more faults, and more ends */
+    bool crowded; /* most operations meet in a few objects, and more of them are of tensors */
     bool flips_on, errors_on, budgets_on, refusals_on, bad_writes_on;
     bool calm;             /* nothing is provoked: a stop must come to its end */
     bool arena_late;       /* a block that nobody waits for any more may still come into an arena */
@@ -356,6 +357,8 @@ _Noreturn void sim_fail(struct sim *sim, const char *format, ...) printf_like(2,
 void sim_log(struct sim *sim, const char *format, ...) printf_like(2, 3);
 uint64_t sim_random(struct sim *sim);
 uint64_t sim_below(struct sim *sim, uint64_t n);
+/* One of n objects of the same kind: their number among them. In a crowded run mostly one of a few, others as time goes. */
+uint32_t sim_pick(struct sim *sim, uint32_t n);
 static inline bool sim_percent(struct sim *sim, uint32_t percent)
 {
     return sim_below(sim, 100) < percent;

@@ -17,7 +17,11 @@
 #define CRASHES_MIN 3
 #define ENDS_MAX 24
 #define HARSH_FROM UINT64_C(1000000000) /* seeds */
+#define CROWDED_FROM UINT64_C(2000000000)
 #define HOT_CRASHES 8
+#define HOT_CRASHES_CROWDED 40
+#define CROWD 3         /* objects in which most operations meet */
+#define CROWD_STEPS 256 /* and so long */
 #define HOT_STEPS 40
 
 struct sim *sim_running;
@@ -73,6 +77,13 @@ void sim_log(struct sim *sim, const char *format, ...)
     vprintf(format, args);
     va_end(args);
     printf("\n");
+}
+
+uint32_t sim_pick(struct sim *sim, uint32_t n)
+{
+    if (!sim->crowded || sim_percent(sim, 10))
+        return (uint32_t)sim_below(sim, n);
+    return (uint32_t)((sim->step / CROWD_STEPS * CROWD + sim_below(sim, CROWD)) % n);
 }
 
 /* An assertion, or a sanitizer's report: say which seed it was. */
@@ -163,15 +174,17 @@ static void hot_step(struct sim *sim)
 uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
 {
     struct sim *sim = calloc(1, sizeof(*sim));
-    uint64_t ends[ENDS_MAX], n_ends, n_ops = run->n_ops, hot[HOT_CRASHES];
+    uint64_t ends[ENDS_MAX], n_ends, n_ops = run->n_ops, hot[HOT_CRASHES_CROWDED], n_hot;
 
     if (!sim)
         abort();
     sim_running = sim;
     *sim_progress = (struct sim_progress){.seed = run->seed};
     sim->seed = sim->rng = run->seed;
-    sim->harsh = run->seed >= HARSH_FROM;
-    n_ends = sim->harsh ? ENDS_MAX : CRASHES_MIN + 3;
+    sim->crowded = run->seed >= CROWDED_FROM;
+    sim->harsh = run->seed >= HARSH_FROM && !sim->crowded;
+    n_ends = sim->harsh || sim->crowded ? ENDS_MAX : CRASHES_MIN + 3;
+    n_hot = sim->crowded ? HOT_CRASHES_CROWDED : HOT_CRASHES;
     sim->n_ops = n_ops;
     sim->verbose = run->verbose;
     sim->counts = counts;
@@ -184,12 +197,12 @@ uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
     sessions_begin(sim);
     for (uint64_t i = 0; i < n_ends; i++)
         ends[i] = n_ops * i / n_ends + sim_below(sim, n_ops / n_ends) + 1;
-    for (uint64_t i = 0; i < HOT_CRASHES; i++)
+    for (uint64_t i = 0; i < n_hot; i++)
         hot[i] = 1 + sim_below(sim, n_ops);
     for (sim->step = 1; sim->step <= MIN(n_ops, run->until); sim->step++) {
         sim_progress->step = sim->step;
         step(sim);
-        for (uint64_t i = 0; i < HOT_CRASHES; i++) {
+        for (uint64_t i = 0; i < n_hot; i++) {
             if (hot[i] == sim->step)
                 hot_step(sim);
         }
