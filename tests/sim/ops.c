@@ -275,6 +275,15 @@ void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint
         lease_finish(sim, l);
 }
 
+void block_acquire_ended(struct sim *sim, struct object *o, const struct sim_wait *w)
+{
+    uint32_t damaged = o->damaged;
+
+    block_acquire_result(sim, o, w->part, w->piece, w->session, w->status, &w->wait.grant);
+    if (!w->is_damaged)
+        o->damaged &= damaged;
+}
+
 void ops_acquire(struct sim *sim, uint32_t session, struct object *o, uint32_t part, uint32_t piece, bool patient)
 {
     struct tiering_id id = object_piece_id(sim, o, part, piece);

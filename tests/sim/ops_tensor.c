@@ -382,7 +382,7 @@ void arena_done(struct sim *sim, struct sim_wait *w)
         block_verify(sim, o, 0, 0, w->version, world_memory(sim, &l->grant));
         sim->counts->arena_gets++;
     } else if (o->state == BLOCK_PRESENT && o->version == w->version) {
-        block_acquire_result(sim, o, 0, 0, w->session, w->status, &w->wait.grant);
+        block_acquire_ended(sim, o, w);
     }
 }
 

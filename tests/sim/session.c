@@ -38,6 +38,8 @@ static void wait_done(struct tiering_wait *wait, int status)
         sim_fail(w->sim, "a wait ended twice, or after it was cancelled");
     w->done = true;
     w->status = status;
+    w->is_damaged = status == -EBADMSG && w->only_copy != 0 &&
+                    w->only_copy == world_only_copy(w->sim, &w->sim->objects[w->object], w->part, w->piece);
 }
 
 struct sim_wait *wait_new(struct sim *sim, enum wait_kind kind, uint32_t session, struct object *o, uint32_t part,
@@ -58,7 +60,8 @@ struct sim_wait *wait_new(struct sim *sim, enum wait_kind kind, uint32_t session
                                .piece = (uint8_t)piece,
                                .version = o->version,
                                .deaths = o->deaths,
-                               .deadline_ns = sim->now_ns + WAIT_NS_MIN + sim_below(sim, WAIT_NS_MAX)};
+                               .deadline_ns = sim->now_ns + WAIT_NS_MIN + sim_below(sim, WAIT_NS_MAX),
+                               .only_copy = world_only_copy(sim, o, part, piece)};
         return w;
     }
     return NULL;
@@ -161,7 +164,7 @@ static void wait_ended(struct sim *sim, struct sim_wait w)
             tensor_acquire_result(sim, o, w.piece, w.session, false, w.version, w.from, w.to, w.n, w.status,
                                   &w.wait.grant);
         else if (w.deaths == o->deaths)
-            block_acquire_result(sim, o, w.part, w.piece, w.session, w.status, &w.wait.grant);
+            block_acquire_ended(sim, o, &w);
         else if (w.status == 0) {
             /* It was deleted after the lease was granted: the lease is on the old one. */
             struct sim_lease *l = lease_new(sim, w.session, o, w.part, w.piece, HELD_READ, &w.wait.grant);

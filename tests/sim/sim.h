@@ -100,7 +100,7 @@ struct object {
     uint32_t deaths;    /* counts deletions: who waited before one waits for something else */
     bool counted;       /* its uses are counted: it may go by itself */
     bool must;          /* an acknowledged SYNC says that it is there */
-    /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer; it stays. */
+    /* Bits: part * SIM_PIECES_MAX + piece. damaged: EBADMSG was the answer, of the only copy; it stays. */
     uint32_t reserved, committed, damaged;
     uint64_t built_ns;
     /* Tensors. */
@@ -147,6 +147,8 @@ struct sim_wait {
     uint32_t version, deaths;
     uint32_t n; /* shared tensors: the piece's version when the wait began */
     uint64_t deadline_ns;
+    uint64_t only_copy; /* world_only_copy() when it began */
+    bool is_damaged;    /* EBADMSG, and what was read is all that there is of the piece */
 };
 
 /* What is known of a lease when its transfer begins: it may be gone when that ends. */
@@ -385,6 +387,9 @@ void world_set_budget(struct sim *sim, uint32_t pool, uint64_t dram_bytes, uint6
 void world_check(struct sim *sim);
 void world_flip(struct sim *sim);
 uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant);
+/* The generation of a piece's copy on a device. 0: it has none, or perhaps another: in memory, or being read into it or into
+ * the buffer of what moves to another segment. That one may be from before a bit was flipped. */
+uint64_t world_only_copy(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece);
 
 /* hot.c */
 /* Here the process may die, if it was said that it dies in a step. */
@@ -500,6 +505,8 @@ void block_commit_result(struct sim *sim, struct object *o, uint32_t part, uint3
                          int status);
 void block_acquire_result(struct sim *sim, struct object *o, uint32_t part, uint32_t piece, uint32_t session,
                           int status, const struct tiering_grant *grant);
+/* The same of a wait that has ended. */
+void block_acquire_ended(struct sim *sim, struct object *o, const struct sim_wait *w);
 void lease_read_verify(struct sim *sim, const struct sim_lease *l);
 void tensor_acquire_result(struct sim *sim, struct object *o, uint32_t piece, uint32_t session, bool write,
                            uint32_t version, uint32_t from, uint32_t to, uint32_t n, int status,

@@ -473,6 +473,20 @@ uint8_t *world_memory(struct sim *sim, const struct tiering_grant *grant)
     return simdisk_memory(sim->disk, grant->region) + grant->offset_bytes;
 }
 
+uint64_t world_only_copy(const struct sim *sim, const struct object *o, uint32_t part, uint32_t piece)
+{
+    const struct record_table *records = &sim->tiering->records;
+    struct tiering_id id = object_piece_id(sim, o, part, piece);
+    uint32_t object = record_find(records, &id, record_hash_id(records, &id));
+
+    if (object == RECORD_NONE)
+        return 0;
+    const struct record *r = record_at(records, object);
+    bool another =
+        (r->flags & RECORD_HAS_MEM) || (hot_at(sim->tiering, object)->flags & (HOT_LOADING | HOT_RELOCATING));
+    return (r->flags & RECORD_HAS_DEV) && !another ? r->generation : 0;
+}
+
 /* --- Ends ------------------------------------------------------------------------------------------------------------ */
 
 static void world_count(struct sim *sim)
