@@ -276,7 +276,7 @@ if(Python3_FOUND)
     spillway_test(lint/peers lint 60 ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/lint/test_peers.py)
 endif()
 spillway_test(lint/ptx lint 120 bash ${CMAKE_SOURCE_DIR}/client/gpu/ptx.sh --check)
-foreach(name format headers scripts unit_file exports)
+foreach(name format headers scripts types unit_file exports)
     spillway_test(lint/${name} lint 120 bash ${CMAKE_SOURCE_DIR}/tests/lint/${name}.sh)
 endforeach()
 

@@ -173,6 +173,26 @@ class GpuTest(support.Case):
         self.assertEqual(job.wait(), [0, 0])
         self.assertEqual(job.progress, (0, 0))
 
+    def test_the_stream_of_a_call_that_names_none(self):
+        asked = []
+
+        def current_stream():
+            asked.append(None)
+            return self.stream
+
+        data = pattern(MIB)
+        tensor = self.tensor(bytes(MIB))
+        with spillway.gpu.attach(self.space, current_stream=current_stream) as gpu:
+            source, target = Array(data), Array(bytes(MIB))
+            self.assertEqual(gpu.put([(tensor, 0, source)]).wait(WAIT), [0])
+            self.assertEqual(len(asked), 1)
+            job = gpu.get([(tensor, 0, target)], 0)
+            self.assertEqual(len(asked), 1)
+            job.join()
+            self.assertEqual(len(asked), 2)
+            self.assertEqual(job.wait(WAIT), [0])
+            self.assertEqual(target.read(), data)
+
     def test_statuses_and_errors(self):
         tensor = self.tensor(bytes(MIB))
         target = Array(bytes(64 * KIB))

@@ -101,10 +101,10 @@ class Memory:
 def milliseconds(timeout: Optional[float], least: int = 1) -> int:
     """Seconds as timeout_ms, rounded up; None: as long as the daemon lets a request wait, which is 60 s."""
     if timeout is None or timeout == math.inf:
-        return lib.SPW_FOREVER
+        return int(lib.SPW_FOREVER)
     if not timeout >= 0:
         raise ValueError(f"a timeout is a number of seconds, not {timeout!r}")
-    return min(max(math.ceil(timeout * 1000), least), lib.SPW_FOREVER - 1)
+    return min(max(math.ceil(timeout * 1000), least), int(lib.SPW_FOREVER) - 1)
 
 
 def c_string(text: Union[str, bytes], what: str) -> Any:
@@ -127,7 +127,7 @@ def choice(what: str, table: Dict[str, int], name: str) -> int:
 
 def flags(chain: bool = False, all_or_nothing: bool = False, write: bool = False, no_wait: bool = False) -> int:
     """SPW_CHAIN, SPW_ALL, SPW_WRITE, SPW_NO_WAIT."""
-    return (
+    return int(
         (lib.SPW_CHAIN if chain else 0)
         | (lib.SPW_ALL if all_or_nothing else 0)
         | (lib.SPW_WRITE if write else 0)

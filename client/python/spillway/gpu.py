@@ -99,12 +99,14 @@ def attach(
     slot_bytes: int = 0,
     thread_blocks: int = 0,
     map_only: bool = False,
+    current_stream: Optional[Callable[[], int]] = None,
     timeout: float = 20.0,
 ) -> "Gpu":
     """Attaches to the GPU of the calling thread's current context, for spaces of the same pool and engine as this one.
 
     uuid: the GPU's 16 bytes, if it must be that one. slots, slot_bytes: of the staging memory, for each direction;
     thread_blocks: of the kernels; 0: the defaults. map_only: for map() alone, where the daemon need not have a GPU.
+    current_stream: says which stream a call is of that names none; None: the legacy default stream.
     timeout: for the daemon's helper to start, in seconds; Busy: it has not.
 
     NoGpu: no driver, or no such GPU, here or at the daemon; NoSpace: the pool's `gpu` budget is less than the staging
@@ -122,7 +124,7 @@ def attach(
     while True:
         try:
             space.session._call(lib.spw_gpu_attach, space._handle, options, out)
-            return Gpu(space, out[0])
+            return Gpu(space, out[0], current_stream)
         except Busy:
             if time.monotonic() > end:
                 raise
@@ -138,9 +140,10 @@ class Gpu(InUse):
 
     _CLOSED = "the attachment to the GPU was closed"
 
-    def __init__(self, space: "Space", handle: Any) -> None:
+    def __init__(self, space: "Space", handle: Any, current_stream: Optional[Callable[[], int]] = None) -> None:
         self.space = space
         self._handle = handle
+        self._current_stream = current_stream or (lambda: 0)
         self._jobs: Set["Job"] = set()  # that have not been seen to be done
         self._locks_init()
         with space.session._lock:
@@ -158,7 +161,7 @@ class Gpu(InUse):
     def put(
         self,
         ranges: Iterable[Range],
-        stream: int = 0,
+        stream: Optional[int] = None,
         *,
         space: Optional["Space"] = None,
         timeout: Optional[float] = None,
@@ -169,13 +172,13 @@ class Gpu(InUse):
         """
         array, owners = _range_array(ranges)
         statuses = ffi.new("int32_t[]", len(array))
-        args = (self._space_of(space), array, len(array), _stream(stream), milliseconds(timeout), statuses)
+        args = (self._space_of(space), array, len(array), self._stream(stream), milliseconds(timeout), statuses)
         return self._start(lib.spw_gpu_put_ranges, (self._handle, *args), statuses, owners)
 
     def get(
         self,
         ranges: Iterable[Range],
-        stream: int = 0,
+        stream: Optional[int] = None,
         *,
         space: Optional["Space"] = None,
         no_wait: bool = False,
@@ -185,13 +188,13 @@ class Gpu(InUse):
         array, owners = _range_array(ranges)
         statuses = ffi.new("int32_t[]", len(array))
         wanted, wait_ms = flags(no_wait=no_wait), milliseconds(timeout)
-        args = (self._space_of(space), array, len(array), _stream(stream), wanted, wait_ms, statuses)
+        args = (self._space_of(space), array, len(array), self._stream(stream), wanted, wait_ms, statuses)
         return self._start(lib.spw_gpu_get_ranges, (self._handle, *args), statuses, owners)
 
     def activate(
         self,
         ranges: Iterable[Range],
-        stream: int = 0,
+        stream: Optional[int] = None,
         *,
         space: Optional["Space"] = None,
         timeout: Optional[float] = None,
@@ -201,8 +204,11 @@ class Gpu(InUse):
         Nothing is touched unless all is there and large enough. Has no statuses.
         """
         array, owners = _range_array(ranges)
-        args = (self._space_of(space), array, len(array), _stream(stream), milliseconds(timeout))
+        args = (self._space_of(space), array, len(array), self._stream(stream), milliseconds(timeout))
         return self._start(lib.spw_gpu_activate, (self._handle, *args), (), owners)
+
+    def _stream(self, stream: Optional[int]) -> Any:
+        return ffi.cast("struct CUstream_st *", self._current_stream() if stream is None else stream)
 
     def _space_of(self, space: Optional["Space"]) -> Any:
         return (space or self.space)._handle
@@ -332,13 +338,13 @@ class Job(Unpicklable):
         self._use(lib.spw_gpu_job_wait, lib.SPW_GPU_SOURCE_FREE, milliseconds(timeout, 0))
         self._kept = None
 
-    def join(self, stream: int, timeout: Optional[float] = None) -> None:
+    def join(self, stream: Optional[int] = None, timeout: Optional[float] = None) -> None:
         """What comes into the stream from now on waits for it: for the bytes, or until they have been read.
 
         Returns when all of its copies are on their way, for which what is on a device must be read first. Busy: with
         timeout 0, they are not.
         """
-        self._use(lib.spw_gpu_job_join, _stream(stream), milliseconds(timeout, 0))
+        self._use(lib.spw_gpu_job_join, self._gpu._stream(stream), milliseconds(timeout, 0))
 
     @property
     def done(self) -> bool:
@@ -461,7 +467,7 @@ class Layout(Unpicklable):
         self,
         keys: Iterable[Key],
         block_ids: Iterable[int],
-        stream: int = 0,
+        stream: Optional[int] = None,
         *,
         chain: bool = False,
         timeout: Optional[float] = None,
@@ -473,7 +479,7 @@ class Layout(Unpicklable):
         self,
         keys: Iterable[Key],
         block_ids: Iterable[int],
-        stream: int = 0,
+        stream: Optional[int] = None,
         *,
         chain: bool = False,
         no_wait: bool = False,
@@ -487,7 +493,7 @@ class Layout(Unpicklable):
         function: Callable[..., int],
         keys: Iterable[Key],
         block_ids: Iterable[int],
-        stream: int,
+        stream: Optional[int],
         wanted: int,
         timeout: Optional[float],
     ) -> Job:
@@ -499,7 +505,7 @@ class Layout(Unpicklable):
         with self.gpu._in_call():
             if self._handle is None:
                 raise ValueError("the layout was closed")
-        args = (self._handle, c_keys, ids, n, _stream(stream), wanted, milliseconds(timeout), statuses)
+        args = (self._handle, c_keys, ids, n, self.gpu._stream(stream), wanted, milliseconds(timeout), statuses)
         return self.gpu._start(function, args, statuses, self)
 
     def close(self) -> None:
@@ -552,7 +558,3 @@ def _range_array(ranges: Iterable[Range]) -> Tuple[Any, List[Any]]:
         array[i].key = keys[i]
         array[i].offset_bytes, array[i].bytes, array[i].address = offset, memory.nbytes, memory.address
     return array, [memory.owner for _, _, memory in listed]
-
-
-def _stream(stream: int) -> Any:
-    return ffi.cast("struct CUstream_st *", stream)

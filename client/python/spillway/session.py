@@ -63,7 +63,7 @@ class Pool(Unpicklable):
     """A tenant's share. Lives as long as its session."""
 
     def __init__(self, session: "Session", name: str, handle: Any) -> None:
-        self.session = session
+        self.session: "Session" = session
         self.name = name
         self._handle = handle
         self._spaces: Dict[Tuple[Any, ...], Any] = {}

@@ -22,7 +22,7 @@ from .views import TIERS, Grant, Reservation, Unpicklable, View, Views
 
 if TYPE_CHECKING:
     from .queue import Queue
-    from .session import Pool
+    from .session import Pool, Session
 
 ADVICE = {
     "not_again": lib.SPW_ADVICE_NOT_AGAIN,
@@ -92,13 +92,13 @@ class Space(Unpicklable):
 
     def __init__(self, pool: "Pool", digest: bytes, item_bytes: int, handle: Any) -> None:
         self.pool = pool
-        self.session = pool.session
+        self.session: "Session" = pool.session
         self.digest = digest
         self.item_bytes = item_bytes
-        self._handle = handle
+        self._handle: Any = handle
         with self.session._in_call():
             # Objects above this size are kept, and acquired, in pieces of this size, in bytes.
-            self.piece_bytes = int(lib.spw_space_piece_bytes(handle))
+            self.piece_bytes: int = int(lib.spw_space_piece_bytes(handle))
 
     def tensor(self, name: Key, nbytes: int) -> Tensor:
         """Opens or creates a tensor: mutable, named, of fixed size. EINVAL: it exists with another size."""

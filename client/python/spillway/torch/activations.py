@@ -43,7 +43,7 @@ import time
 import weakref
 from collections import deque
 from queue import SimpleQueue
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -206,7 +206,8 @@ class _Mover:
     def _full(self, error: SpillwayError, key: bytes, nbytes: int) -> NoSpace:
         pool = self._space.pool
         limit = error.limit or self._met_limit(key, nbytes)
-        return (type(error) if isinstance(error, NoSpace) else NoSpaceInTime)(
+        kind: Type[NoSpace] = type(error) if isinstance(error, NoSpace) else NoSpaceInTime
+        return kind(
             error.errno or errno.ENOSPC,
             f"pool {pool.name!r} has no room for {nbytes} bytes of activations"
             + (f": {limit.text}" if limit else f": raise `dram` or `nvme` of [pool {pool.name}]"),
@@ -852,8 +853,9 @@ class offload_activations(torch.autograd.graph.saved_tensors_hooks):
         super().__enter__()
         return self
 
-    def __exit__(self, kind: Any = None, value: Any = None, trace: Any = None) -> None:
-        super().__exit__(kind, value, trace)
+    def __exit__(self, *args: Any) -> None:
+        super().__exit__(*args)
+        value = args[1] if args else None
         failure = self._offloader.failure()
         if failure is not None and (value is None or str(failure) in str(value)):
             raise failure from value

@@ -216,7 +216,7 @@ class _DeviceMover(_Mover):
         return stream
 
     def is_computed(self, origin: _Origin) -> bool:
-        return origin.event.query()
+        return bool(origin.event.query())
 
     def wait_until_computed(self, origin: _Origin) -> None:
         origin.event.synchronize()

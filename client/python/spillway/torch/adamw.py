@@ -202,7 +202,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                 raise ValueError(f"parameters are dense, of torch.float32 or torch.bfloat16; not {p.dtype}")
             if not p.is_contiguous():
                 raise ValueError("a parameter is not contiguous")
-        lanes = []
+        lanes: List[_Lane] = []
         for masters in (False, True):
             chosen = [s for s in self.ranks.segments(params) if _has_master(params[s.parameter]) == masters]
             layout = train.Layout([s.n for s in chosen], 3 if masters else 2, self._space.piece_bytes)
@@ -226,7 +226,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                 f"{at_once} groups of {group >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
                 f"[pool {self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
             )
-        groups = []
+        groups: List[_Group] = []
         for lane in lanes:
             n = len(lane.layout.chunks)
             step = max(wanted // lane.layout.chunk_bytes(0), 1) if n else 1
@@ -475,7 +475,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                     self._steps[p] = self._steps.get(p, 0) + 1
                     options[p] = train.Adam(
                         float(settings["lr"]),
-                        tuple(settings["betas"]),
+                        (settings["betas"][0], settings["betas"][1]),
                         settings["eps"],
                         settings["weight_decay"],
                         self._steps[p],

@@ -16,7 +16,7 @@ group i is stepped, and a group's lease ends when its parameters are there.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 import torch
 
@@ -63,7 +63,8 @@ def at(tensor: torch.Tensor, first: int) -> int:
 
 
 def attach(space: Space, device: torch.device, **options: Any) -> gpu.Gpu:
-    """spillway.gpu.attach() for a device of torch's."""
+    """spillway.gpu.attach() for a device of torch's: a call that names no stream is of torch's current one there."""
+    options.setdefault("current_stream", lambda: torch.cuda.current_stream(device).cuda_stream)
     with torch.cuda.device(device):
         torch.cuda.synchronize()  # from now on its context is the thread's
         return gpu.attach(space, **options)
@@ -106,7 +107,8 @@ class Copies:
         """Copies each second to its first; what is returned waits for that."""
         with torch.cuda.stream(self._stream):
             copy_all(list(pairs))
-            return self._stream.record_event(torch.cuda.Event(blocking=True)).synchronize
+            event: torch.cuda.Event = self._stream.record_event(torch.cuda.Event(blocking=True))
+            return cast(Callable[[], None], event.synchronize)
 
     def end(self) -> None:
         """What the current stream has from now on comes after what was copied."""

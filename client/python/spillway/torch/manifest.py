@@ -144,8 +144,8 @@ def check_parameters(saved: Sequence[Document], wanted: Sequence[Document]) -> L
     missing = [p["name"] for p in wanted if p["name"] not in number]
     unknown = [p["name"] for p in saved if p["name"] not in names]
     if missing or unknown:
-        what = [f"has no {_some(missing)}"] * bool(missing) + [f"has {_some(unknown)}, too"] * bool(unknown)
-        raise ValueError(f"the snapshot is of other parameters: it {' and '.join(what)}")
+        found = [f"has no {_some(missing)}"] * bool(missing) + [f"has {_some(unknown)}, too"] * bool(unknown)
+        raise ValueError(f"the snapshot is of other parameters: it {' and '.join(found)}")
     for p in wanted:
         other = saved[number[p["name"]]]
         for what in ("shape", "dtype", "group"):

@@ -27,7 +27,7 @@ def _when_accumulated(p: torch.Tensor, call: Callable[[torch.Tensor], None]) -> 
     """Calls call(p) whenever a backward pass has added to p.grad all that it will; returns what remove() ends it by."""
     if hasattr(p, "register_post_accumulate_grad_hook"):
         return p.register_post_accumulate_grad_hook(call)
-    node = p.expand_as(p).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    node = p.expand_as(p).grad_fn.next_functions[0][0]
     handle = node.register_hook(lambda *_: call(p))
     handle.node = node  # else the graph may make another one
     return handle

@@ -33,10 +33,10 @@ class Saver:
     def __init__(self, optimizer: "OffloadAdamW") -> None:
         self._optimizer = optimizer
         self.space: Space = optimizer._space
-        self.rank = optimizer.ranks.rank
-        self.world_size = optimizer.ranks.world_size
-        self.copier = ThreadPoolExecutor(1, "spillway-copier")
-        self.committer = ThreadPoolExecutor(1, "spillway-committer")
+        self.rank: int = optimizer.ranks.rank
+        self.world_size: int = optimizer.ranks.world_size
+        self.copier: ThreadPoolExecutor = ThreadPoolExecutor(1, "spillway-copier")
+        self.committer: ThreadPoolExecutor = ThreadPoolExecutor(1, "spillway-committer")
         self._catalog: Optional[Catalog] = None
         self._rendezvous: Optional[Rendezvous] = None
         self._plans: Dict[bool, Plan] = {}
@@ -46,7 +46,7 @@ class Saver:
         self._tickets: Dict[bytes, Ticket] = {}
         self._fenced: Tuple[float, List[Saving]] = (0.0, [])
         # A lease more must not be what a step lacks; nor should copies bring the order of its accesses into disorder.
-        self.copies_ahead = optimizer._has_room_for(self.space.piece_bytes)
+        self.copies_ahead: bool = optimizer._has_room_for(self.space.piece_bytes)
 
     @property
     def catalog(self) -> Catalog:
@@ -99,7 +99,7 @@ class Saver:
 
     def take_ticket(self, id_: bytes) -> Ticket:
         """For a snapshot that begins. The copier's."""
-        return self._tickets.pop(id_, None) or self._new_ticket(id_)
+        return self._tickets.pop(id_) if id_ in self._tickets else self._new_ticket(id_)
 
     def make_ticket(self) -> None:
         """For the next snapshot, ahead of need, since it takes a SYNC. The copier's."""

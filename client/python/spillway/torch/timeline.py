@@ -18,7 +18,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, TypeVar, Union, cast
 
 from ..space import Stat
 
@@ -195,7 +195,7 @@ def _metadata(what: str, thread: int, **args: Any) -> Dict[str, Any]:
     return {"name": what, "ph": "M", "pid": 1, "tid": thread, "args": args}
 
 
-def _counter(what: str, seconds: float, values: Dict[str, float]) -> Dict[str, Any]:
+def _counter(what: str, seconds: float, values: Mapping[str, float]) -> Dict[str, Any]:
     return {"name": what, "ph": "C", "pid": 1, "ts": 1e6 * seconds, "args": values}
 
 
