@@ -55,7 +55,8 @@ class WheelTest(unittest.TestCase):
     def test_contents(self):
         """All of the package, its types, and nothing else."""
         package = support.SOURCE / "client/python/spillway"
-        wanted = {str(p.relative_to(package.parent)) for end in ("py", "pyi", "typed") for p in package.rglob(f"*{end}")}
+        files = (p for end in ("py", "pyi", "typed") for p in package.rglob(f"*{end}"))
+        wanted = {str(p.relative_to(package.parent)) for p in files}
         found = {n for n in zipfile.ZipFile(self.wheel).namelist() if ".dist-info/" not in n}
         native = {n for n in found if n.startswith("spillway/_native.") and n.endswith(".so")}
         self.assertEqual(found - native, wanted)
