@@ -8,7 +8,8 @@ Shapes, all in bf16: "gpt", GPT-2 774M (36 blocks, width 1280, 20 heads, --batch
 of 4096 × 16384; where the compute can hide more: "wide", 4 blocks of width 12288, and "long", 4 blocks of width 4096 with
 --long tokens. A step is forward and backward; the gradients' memory is there before. Ways: "keep", nothing; "hooks", what
 offload_activations costs if it moves nothing (min_bytes); "offload", it as its defaults are; "wait", the same with
-on_full="wait", which moves all; "pinned", torch's save_on_cpu. --sweep: with other arguments, too. Of each way: synchronised
+on_full="wait", which moves all; "synchronous", copies to pinned memory that is kept from step to step, each waited for;
+"pinned", torch's save_on_cpu. --sweep: with other arguments, too. Of each way: synchronised
 seconds of each step and their median, its ratio to "keep", the GPU's of forward and backward, the host's of forward, the peak
 of memory that torch has allocated, that of a step above what is there between steps, and of each step what was moved: GB that
 were copied by the copy engine to memory that stays mapped, offloaded otherwise, kept in memory because backward came first (forwarded), read back;
@@ -209,6 +210,31 @@ def measure(model, x, new_context, steps, link):
     }
 
 
+class Synchronous(torch.autograd.graph.saved_tensors_hooks):
+    """Each saved tensor is copied to pinned memory at once, and back where it is needed: the least that can be done."""
+
+    spare = {}  # pinned memory that has been used before, by its size
+
+    def __init__(self):
+        super().__init__(self.pack, self.unpack)
+
+    def pack(self, tensor):
+        if not tensor.is_cuda or tensor.untyped_storage().nbytes() < MIB or not tensor.is_contiguous():
+            return tensor
+        spare = self.spare.setdefault(tensor.nbytes, [])
+        memory = spare.pop() if spare else torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
+        memory.view(tensor.dtype).copy_(tensor.reshape(-1))  # blocks until it is there
+        return memory, tensor.dtype, tensor.shape, tensor.device
+
+    def unpack(self, packed):
+        if isinstance(packed, torch.Tensor):
+            return packed
+        memory, dtype, shape, device = packed
+        tensor = memory.view(dtype).to(device).view(shape)
+        self.spare[memory.nbytes].append(memory)
+        return tensor
+
+
 def ways_of(arguments, pool):
     """By name: what makes a context, and for how many steps."""
 
@@ -228,6 +254,7 @@ def ways_of(arguments, pool):
         for mib in (8, 32):
             ways[f"offload: {mib} MiB or more"] = (offload(min_bytes=mib * MIB), arguments.steps)
     ways["keep again"] = ways["keep"]
+    ways["synchronous"] = (Synchronous, 2)
     ways["pinned"] = (lambda: torch.autograd.graph.save_on_cpu(pin_memory=True), 2)
     if arguments.ways:
         ways = {name: ways[name] for name in arguments.ways.split(",")}

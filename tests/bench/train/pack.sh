@@ -31,6 +31,9 @@ python3 -m zipfile -e "$work"/wheels/cffi-*.whl "$pack/python"
 cp tests/python/{support,torch_rig,test_gpu,test_torch,test_torch_device,test_torch_gpu,test_torch_overlap}.py "$pack/tests/"
 cp tests/python/test_activations{,_device,_gpu}.py "$pack/tests/"
 cp tests/bench/train/{run.sh,gpu_torch.py,activations_gpu.py,gpt.py} docs/train_gpt.py "$pack/"
+mkdir -p "$pack"/tests/bench/{train,peers}
+cp tests/bench/train/{adam_torch,snapshot_torch}.py "$pack/tests/bench/train/"
+cp tests/bench/peers/stats.py "$pack/tests/bench/peers/"
 find "$pack" -name __pycache__ -prune -exec rm -rf {} +
 git describe --always --dirty >"$pack/commit" 2>/dev/null || echo unknown >"$pack/commit"
 

@@ -6,6 +6,8 @@
 #   run.sh bench [ARG...]       gpu_torch.py, whose --help tells the rest
 #   run.sh activations [ARG...] activations_gpu.py, the same
 #   run.sh gpt [ARG...]         gpt.py, the same: a GPT whose states are in memory, on a disk, or both
+#   run.sh adam [ARG...]        adam_torch.py, the same: spw_adam beside torch's fused AdamW on the CPUs
+#   run.sh snapshot [ARG...]    snapshot_torch.py, the same: for how long a snapshot blocks
 #   run.sh python3 [ARG...]     Python, as these have it
 set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
@@ -27,9 +29,11 @@ tests)
 bench) exec python3 "$here/gpu_torch.py" "$@" ;;
 activations) exec python3 "$here/activations_gpu.py" "$@" ;;
 gpt) exec python3 "$here/gpt.py" "$@" ;;
+adam) exec python3 "$here/tests/bench/train/adam_torch.py" "$here/lib/libspillway.so.0" "$@" ;;
+snapshot) exec python3 "$here/tests/bench/train/snapshot_torch.py" "$@" ;;
 python3) exec python3 "$@" ;;
 *)
-    sed -n '5,9p' "${BASH_SOURCE[0]}" >&2
+    sed -n '5,11p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
