@@ -313,8 +313,8 @@ static int figure_measures(struct footprint *f, struct figures *figures)
     struct figure *pinned = figure_of(f, (double)pinned_bytes, "pinned", figures);
     figure_beside(pinned, "ZeRO-Infinity's buffers", infinity);
     figure_goal_ratio(pinned, GOAL_AT_MOST, GOAL);
-    struct figure *all =
-        figure_of(f, (double)(daemon.rss_bytes + client.anonymous_bytes), "all memory of daemon and client", figures);
+    struct figure *all = figure_of(f, (double)(daemon.rss_peak_bytes + client.anonymous_bytes),
+                                   "all memory at most, daemon and client", figures);
     figure_beside(all, "ZeRO-Infinity's buffers", infinity);
     figure_goal_ratio(all, GOAL_AT_MOST, GOAL);
     return 0;

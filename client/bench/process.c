@@ -54,6 +54,8 @@ static int read_status(pid_t pid, struct process_usage *u)
     while (fgets(line, sizeof(line), f)) {
         if (sscanf(line, "VmRSS: %llu", &value) == 1)
             u->rss_bytes = value * KIB;
+        else if (sscanf(line, "VmHWM: %llu", &value) == 1)
+            u->rss_peak_bytes = value * KIB;
         else if (sscanf(line, "RssAnon: %llu", &value) == 1)
             u->anonymous_bytes = value * KIB;
         else if (sscanf(line, "VmLck: %llu", &value) == 1)
