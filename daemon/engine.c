@@ -46,7 +46,9 @@ static void notice_at_control(struct engine_msg *msg)
 {
     struct engine_notice *notice = container_of(msg, struct engine_notice, msg);
 
-    log_print((enum log_level)notice->level, "engine %u: %s", notice->engine->config.number, notice->text);
+    void (*print)(enum log_level level, const char *fmt, ...) = notice->is_limited ? log_print_limited : log_print;
+
+    print((enum log_level)notice->level, "engine %u: %s", notice->engine->config.number, notice->text);
     store_release(&notice->in_use, 0); /* pairs with the acquire in notice_new() */
 }
 
@@ -59,21 +61,38 @@ static struct engine_notice *notice_new(struct engine *engine)
     return NULL;
 }
 
-void engine_notice(struct engine *engine, int level, const char *fmt, ...)
+static void notice_vpost(struct engine *engine, int level, bool is_limited, const char *fmt, va_list args)
 {
     struct engine_notice *notice = notice_new(engine);
-    va_list args;
 
     if (!notice)
         return;
-    va_start(args, fmt);
     vsnprintf(notice->text, sizeof(notice->text), fmt, args);
-    va_end(args);
     notice->engine = engine;
     notice->level = level;
+    notice->is_limited = is_limited;
     notice->msg.run = notice_at_control;
     store_relaxed(&notice->in_use, 1);
     engine_queue_post(engine->config.control, &notice->msg);
+}
+
+void engine_notice(struct engine *engine, int level, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    notice_vpost(engine, level, false, fmt, args);
+    va_end(args);
+}
+
+/* For what a client can cause as often as it likes. */
+static printf_like(3, 4) void notice_limited(struct engine *engine, int level, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    notice_vpost(engine, level, true, fmt, args);
+    va_end(args);
 }
 
 /* --- What tiering, the uring and the requests tell --------------------------------------------------------------- */
@@ -143,11 +162,33 @@ static void on_flush_failed(void *ctx, uint16_t dev, int why)
     engine_queue_post(engine->config.control, &engine->flush_notes[i].msg);
 }
 
+/* In the words of `spillctl fsck --data`. Of `cache` a crash may have cut off some bytes: nothing is wrong then. */
+static void on_damaged(void *ctx, uint32_t store, uint32_t pool, const struct store_entry *entry)
+{
+    static const char *const words[] = {
+        [STORE_CACHE] = "cache", [STORE_SCRATCH] = "scratch", [STORE_DURABLE] = "durable"};
+    struct engine *engine = ctx;
+    const struct engine_store *at = &engine->store_at[store];
+    const struct store_id *id = &entry->id;
+    char key[2 * KEY_BYTES_MAX + 1] = "";
+
+    for (uint32_t i = 0; i < id->key_len; i++)
+        snprintf(key + (size_t)2 * i, 3, "%02x", id->key[i]);
+    notice_limited(engine, entry->durability == STORE_CACHE ? LOG_LEVEL_NOTICE : LOG_LEVEL_WARNING,
+                   "pool %s: a checksum does not match on [device %s]: %s, space %016llx, key %s, group %u, part %u, "
+                   "piece %u; partition %u, segment %u, offset %llu, %u bytes",
+                   pool < engine->config.tiering.n_pools ? engine->config.tiering.pools[pool].name : "-", at->name,
+                   words[entry->durability], (unsigned long long)id->space, key, id->group, id->part, id->piece,
+                   at->partition, entry->loc.segment, (unsigned long long)entry->loc.sector * SECTOR_BYTES,
+                   entry->size_bytes);
+}
+
 static const struct tiering_events tiering_events = {
     .chunk_new = on_chunk_new,
     .chunk_gone = on_chunk_gone,
     .notice = on_notice,
     .flush_failed = on_flush_failed,
+    .damaged = on_damaged,
 };
 
 static void notice_memlock(struct engine *engine)
@@ -491,8 +532,8 @@ int engine_new(const struct engine_config *config, struct engine **ret_engine, c
     return 0;
 }
 
-int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition, uint64_t device_bytes,
-                     const char **ret_why)
+int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, const char *name, uint16_t partition,
+                     uint64_t device_bytes, const char **ret_why)
 {
     *ret_why = "more partitions than one engine can serve: raise engines";
     if (engine->n_stores == DEVICES_MAX)
@@ -500,9 +541,12 @@ int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint1
     kill_point("engine.store");
     int r = tiering_store_add(engine->tiering, dev, partition, device_bytes, ret_why);
 
-    if (r == 0)
-        engine->store_at[engine->n_stores++] =
-            (struct engine_store){.device = device, .dev = dev, .partition = partition};
+    if (r == 0) {
+        struct engine_store *store = &engine->store_at[engine->n_stores++];
+
+        *store = (struct engine_store){.device = device, .dev = dev, .partition = partition};
+        snprintf(store->name, sizeof(store->name), "%s", name);
+    }
     return r;
 }
 

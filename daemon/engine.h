@@ -171,6 +171,7 @@ struct engine_store {
     uint32_t device; /* index in the config */
     uint16_t dev;    /* the engine's own number of it */
     uint16_t partition;
+    char name[NAME_BYTES_MAX + 1]; /* of the device */
 };
 
 /* The memory that an engine has on one node. */
@@ -286,7 +287,8 @@ struct engine_notice {
     struct engine *engine;
     uint32_t in_use; /* atomic */
     int level;
-    char text[240];
+    bool is_limited; /* only so many a second */
+    char text[440];
 };
 #define ENGINE_NOTICES 32
 
@@ -346,8 +348,8 @@ struct engine {
 /* Sets everything up on the calling thread; the config and what it points to are copied. engine_run() starts the thread. ret_why: static, in words. */
 must_check int engine_new(const struct engine_config *config, struct engine **ret_engine, const char **ret_why);
 /* Before engine_run(). Opens one partition of a device and brings back what it holds. */
-must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, uint16_t partition,
-                                uint64_t device_bytes, const char **ret_why);
+must_check int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, const char *name,
+                                uint16_t partition, uint64_t device_bytes, const char **ret_why);
 /* Then, for all of them, before any runs: what is there is known. -ESTALE: the devices are not those of the last process, whose
  * memory it has. */
 must_check int engine_begin(struct engine *engine);

@@ -224,7 +224,7 @@ static int device_attach(struct control *control, uint32_t index)
                 r = uring_device_add(engine->uring, &d->device, 0, dev);
         }
         if (r == 0)
-            r = engine_store_add(engine, *dev, index, p, d->device.size_bytes, &why);
+            r = engine_store_add(engine, *dev, index, config->section.name, p, d->device.size_bytes, &why);
         if (r < 0) {
             device_refuse(config, r, why);
             return r;

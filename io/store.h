@@ -117,6 +117,8 @@ struct store_events {
     /* A flush failed, so what the device's other partitions wrote before it may be lost too, whatever their next flush says.
      * After failed(), whatever that was for. */
     void (*flush_failed)(void *ctx, int why);
+    /* Before a get's done() with -EBADMSG. May be NULL. */
+    void (*damaged)(void *ctx, const struct store_entry *entry);
 };
 
 struct store_config {

@@ -27,8 +27,11 @@ static void get_finish(struct store_get *get, int status)
 
     if (status == 0)
         s->stat.got_bytes += get->len_bytes;
-    else if (status == -EBADMSG)
+    else if (status == -EBADMSG) {
         s->stat.checksum_errors++;
+        if (s->events->damaged)
+            s->events->damaged(s->ctx, &get->entry);
+    }
     s->n_gets--;
     store_segment(s, get->entry.loc.segment)->readers--;
     store_segment_check(s, get->entry.loc.segment);

@@ -471,6 +471,17 @@ static void recover_flush_failed(void *ctx, int why)
         t->config.events->flush_failed(t->config.ctx, ts->dev, why);
 }
 
+static void recover_damaged(void *ctx, const struct store_entry *entry)
+{
+    const struct tstore *ts = ctx;
+    const struct tiering *t = ts->tiering;
+    uint32_t space = space_by_id(t, entry->id.space);
+
+    if (t->config.events->damaged)
+        t->config.events->damaged(t->config.ctx, ts->number, space == UINT32_MAX ? space : t->spaces[space].info.pool,
+                                  entry);
+}
+
 const struct store_events recover_events = {
     .replay_space = recover_space,
     .replay_put = recover_put,
@@ -482,4 +493,5 @@ const struct store_events recover_events = {
     .room = recover_room,
     .failed = recover_failed,
     .flush_failed = recover_flush_failed,
+    .damaged = recover_damaged,
 };

@@ -100,6 +100,9 @@ struct tiering_events {
     void (*notice)(void *ctx, const char *text, uint32_t pool, int status);
     /* A flush of this device failed: who else writes there is to be told (tiering_device_distrust()). NULL: nobody does. */
     void (*flush_failed)(void *ctx, uint16_t dev, int why);
+    /* What a device has of this piece is not what was put: each time that it is read. store: how many came before its own
+     * with tiering_store_add(); pool: UINT32_MAX if its space has gone. NULL: nobody wants to know. */
+    void (*damaged)(void *ctx, uint32_t store, uint32_t pool, const struct store_entry *entry);
 };
 
 struct tiering_config {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A device that lies, shrinks or refuses, under a daemon that serves: whoever asked for what is damaged gets EIO or
- * EBADMSG, never wrong bytes; everything else goes on; and `spillctl device` tells.
+ * EBADMSG, never wrong bytes; everything else goes on; and `spillctl device` and the log tell.
  */
 #include <check.h>
 #include <errno.h>
@@ -117,6 +117,36 @@ static void swap(off_t a, off_t b)
     close(fd);
 }
 
+static void put_hex(const struct spw_key *key, char *ret_hex)
+{
+    for (uint32_t i = 0; i < key->len; i++)
+        snprintf(ret_hex + (size_t)2 * i, 3, "%02x", key->bytes[i]);
+}
+
+/* With the device's name, and space, key and place as `spillctl fsck --data` has them. The daemon is started anew. */
+static void named_as_damaged(uint64_t number)
+{
+    const char *const args[] = {"fsck", "--data", d.disk, NULL};
+    static const char device[] = "warning: engine 0: pool default: a checksum does not match on [device disk]: ";
+    char text[8192], key[2 * SPW_KEY_BYTES + 1] = "", wanted[512];
+    struct spw_key of = block_key(number);
+
+    put_hex(&of, key);
+    spw_close(session);
+    ck_assert_int_eq(daemon_stop(&d), 0);
+    (void)daemon_run_program("spillctl", args, text, sizeof(text));
+    const char *found = strstr(text, key);
+
+    ck_assert_msg(found != NULL, "fsck finds nothing wrong with block %llu: %s", (unsigned long long)number, text);
+    while (found > text && found[-1] != '\n')
+        found--;
+    ck_assert_msg(strncmp(found, "damaged: durable", 16) == 0, "%s", text);
+    snprintf(wanted, sizeof(wanted), "%s%.*s", device, (int)strcspn(found + 9, "\n"), found + 9);
+    ck_assert_msg(strstr(daemon_log(&d), wanted) != NULL, "the log has no '%s': %s", wanted, daemon_log_end(&d));
+    daemon_start(&d);
+    session = daemon_connect(&d);
+}
+
 static void device_shows(const char *state)
 {
     const char *const args[] = {"--socket", d.socket, "device", NULL};
@@ -156,6 +186,33 @@ START_TEST(test_bit_flip_durable)
     ck_assert_msg(again == -EBADMSG || again == -ENOENT, "%d", again);
     ck_assert_int_ge(daemon_admin_number(session, "devices", "devices/0/partitions/0/checksum_errors"), 1);
     ck_assert(daemon_lives(&d));
+    named_as_damaged(1);
+}
+END_TEST
+
+/* Who reads it again and again fills no disk with that. */
+START_TEST(test_damage_is_not_said_for_ever)
+{
+    uint32_t n_lines = 0;
+
+    put_cold(1);
+    spw_close(session);
+    ck_assert_int_eq(daemon_stop(&d), 0);
+    flip(place_of(0));
+    daemon_start(&d);
+    session = daemon_connect(&d);
+    spw_space *space = durable();
+    int64_t start = clock_ms();
+
+    for (int i = 0; i < 500; i++)
+        ck_assert_int_eq(block_get(space, 0, BLOCK), -EBADMSG);
+    int64_t seconds = (clock_ms() - start) / 1000 + 2; /* that were begun */
+
+    for (const char *at = daemon_log(&d); (at = strstr(at, "a checksum does not match")) != NULL; at++)
+        n_lines++;
+    printf("500 reads of what is damaged in %lld ms: %u lines\n", (long long)(clock_ms() - start), n_lines);
+    ck_assert_uint_ge(n_lines, 1);
+    ck_assert_uint_le(n_lines, 20 * seconds);
 }
 END_TEST
 
@@ -195,6 +252,8 @@ START_TEST(test_extents_swapped)
     ck_assert_int_eq(block_get(space, 3, BLOCK), -EBADMSG);
     ck_assert_int_eq(block_get(space, 1, BLOCK), 0);
     ck_assert_int_eq(block_get(space, 2, BLOCK), 0);
+    named_as_damaged(0);
+    named_as_damaged(3);
 }
 END_TEST
 
@@ -337,6 +396,7 @@ int main(void)
     tcase_set_timeout(damage, 120);
     tcase_add_checked_fixture(damage, setup, teardown);
     tcase_add_test(damage, test_bit_flip_durable);
+    tcase_add_test(damage, test_damage_is_not_said_for_ever);
     tcase_add_test(damage, test_bit_flip_cache);
     tcase_add_test(damage, test_extents_swapped);
     suite_add_tcase(suite, damage);
