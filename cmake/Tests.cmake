@@ -225,6 +225,11 @@ foreach(source IN LISTS system_sources)
     endif()
 endforeach()
 
+# The short form of a torture.
+if(TARGET system_test_race_torture)
+    spillway_test(system/test_race system 300 system_test_race_torture)
+endif()
+
 # What runs in another machine, beside its scripts.
 if(NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(system_hot_client SOURCES tests/system/vm/hot_client.c
