@@ -230,6 +230,14 @@ if(TARGET system_test_race_torture)
     spillway_test(system/test_race system 300 system_test_race_torture)
 endif()
 
+# Helpers of GPUs are not filtered unless they are told to.
+if(TARGET system_test_gpu_path)
+    spillway_test(system/test_gpu_path_seccomp system 300 system_test_gpu_path)
+    get_test_property(system/test_gpu_path ENVIRONMENT gpu_path_environment)
+    set_tests_properties(system/test_gpu_path_seccomp PROPERTIES
+        ENVIRONMENT "${gpu_path_environment};SPILLWAY_TEST_GPU_SECCOMP=1")
+endif()
+
 # What runs in another machine, beside its scripts.
 if(NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(system_hot_client SOURCES tests/system/vm/hot_client.c
@@ -305,7 +313,7 @@ set(spillway_costs
     unit/test_store_cleaner 40 unit/test_ring_wakeup 35 system/test_systemd 30 system/test_engine_tsan 30
     system/test_gpu_deaths 30 sim/regressions 30 system/test_hot_restart 25 system/kill_points 22 system/power_loss 20
     system/test_gpu_restart 20 unit/test_gpu_bad_helper 20 unit/test_tiering_durable 20 fuzz/device 19
-    unit/test_gpu_helper_faults 20 system/test_gpu_path 16 unit/test_gpu_helper 15 unit/test_client 15
+    unit/test_gpu_helper_faults 20 system/test_gpu_path 16 system/test_gpu_path_seccomp 16 unit/test_gpu_helper 15 unit/test_client 15
     unit/test_store_room 15 system/test_daemon_device 15
     unit/test_tiering_chain 14 fuzz/client 13 fuzz/request 13 fuzz/request_race 13 python/test_torch 13
     unit/test_isolation 12 system/test_gpu_ranges 11 system/test_daemon_hostile 11 unit/test_gpu_kernels 9

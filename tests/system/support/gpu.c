@@ -86,12 +86,46 @@ int gpu_rig_attach(struct gpu_rig *rig, const struct spw_gpu_options *options, s
     return r;
 }
 
+static bool wants_seccomp(void)
+{
+    return getenv("SPILLWAY_TEST_GPU_SECCOMP") != NULL;
+}
+
+static long filters_of(pid_t pid)
+{
+    char path[64], line[256];
+    long n = -1;
+
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    FILE *f = fopen(path, "r");
+
+    while (f && n < 0 && fgets(line, sizeof(line), f))
+        if (sscanf(line, "Seccomp_filters: %ld", &n) != 1)
+            n = -1;
+    if (f)
+        fclose(f);
+    return n;
+}
+
+/* One more than where it comes from. */
+static void helper_is_filtered(const struct gpu_rig *rig)
+{
+    long own = filters_of(getpid()), its = filters_of(gpu_rig_helper(rig, 0));
+
+    if (own < 0)
+        printf("SKIP: the kernel does not say how many filters the helper has\n");
+    else
+        ck_assert_msg(its > own, "the helper has %ld filters of system calls, and the test %ld", its, own);
+}
+
 void gpu_rig_connect(struct gpu_rig *rig, uint64_t item_bytes)
 {
     rig->session = daemon_connect(&rig->daemon);
     rig->space = daemon_space(rig->session, "default", "kv", item_bytes, SPW_CLASS_KV, SPW_CACHE);
     int r = gpu_rig_attach(rig, NULL, &rig->gpu);
     ck_assert_msg(r == 0, "spw_gpu_attach: %d: %s", r, spw_error_text());
+    if (wants_seccomp())
+        helper_is_filtered(rig);
 }
 
 void gpu_rig_configure(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes)
@@ -103,7 +137,7 @@ void gpu_rig_configure(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_b
         daemon_format(&rig->daemon, disk_bytes);
     snprintf(sections, sizeof(sections), "[tier.dram]\nsize = %llu B\n[pool default]\ngpu = 512 MiB\n",
              (unsigned long long)dram_bytes);
-    daemon_configure(&rig->daemon, "engines = 1\n", sections);
+    daemon_configure(&rig->daemon, wants_seccomp() ? "engines = 1\ngpu_seccomp = on\n" : "engines = 1\n", sections);
 }
 
 void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes)

@@ -44,7 +44,7 @@ struct gpu_cache {
 
 /* Before anything else of the test: the driver, and what the daemon will find. */
 void gpu_rig_driver(struct gpu_rig *rig);
-/* For who starts the daemon otherwise. */
+/* For who starts the daemon otherwise. SPILLWAY_TEST_GPU_SECCOMP: with a filter of the helper's system calls. */
 void gpu_rig_configure(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes);
 /* The daemon alone (disk_bytes 0: no device): a child that was forked after this may call the driver, as we have not. */
 void gpu_rig_daemon(struct gpu_rig *rig, uint64_t dram_bytes, uint64_t disk_bytes);
