@@ -22,10 +22,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "include/base/base.h"
 #include "tests/system/support/rawclient.h"
 
 #define ALICE 12345U
 #define BOB 12346U
+#define CLOSED_US 10000
+#define TAIL_TRIES 20
 
 static struct raw_daemon d;
 static struct raw_session good; /* of somebody who notices nothing */
@@ -66,17 +69,47 @@ static void kick(struct raw_session *s)
     (void)!send(s->ring.doorbell_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-START_TEST(test_ring_tail)
+static int64_t now_us(void)
 {
-    static const uint32_t tails[] = {UINT32_C(1) << 31, 65, UINT32_MAX};
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* From the tail to the end of the session. */
+static int64_t tail_closes_us(uint32_t tail)
+{
     struct raw_session s;
 
     raw_session_full(&s, &d, "default", 2, 0);
-    __atomic_store_n(&s.ring.shared->client.sq_tail, tails[_i], __ATOMIC_RELEASE);
+    int64_t start_us = now_us();
+
+    __atomic_store_n(&s.ring.shared->client.sq_tail, tail, __ATOMIC_RELEASE);
     kick(&s);
     ck_assert(raw_is_closed(s.fd, 5000));
-    ck_assert(raw_daemon_logged(&d, "an index of a ring is out of its bounds"));
+    int64_t took_us = now_us() - start_us;
+
     raw_session_close(&s);
+    return took_us;
+}
+
+/* Row 2. A busy machine may need several tries. */
+START_TEST(test_ring_tail)
+{
+    static const uint32_t tails[] = {UINT32_C(1) << 31, 65, UINT32_MAX};
+    int64_t best_us = INT64_MAX;
+    int tries = 0;
+
+    for (; tries < TAIL_TRIES && best_us > CLOSED_US; tries++) {
+        int64_t took_us = tail_closes_us(tails[_i]);
+
+        best_us = MIN(best_us, took_us);
+    }
+    ck_assert(raw_daemon_logged(&d, "an index of a ring is out of its bounds"));
+    printf("a tail of %u: closed after %lld us, the best of %d\n", tails[_i], (long long)best_us, tries);
+    if (!getenv("SPILLWAY_SANITIZE"))
+        ck_assert_int_le(best_us, CLOSED_US);
 }
 END_TEST
 
