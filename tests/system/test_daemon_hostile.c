@@ -639,7 +639,7 @@ static bool can_be_others(void)
 {
     if (getuid() == 0)
         return true;
-    printf("skipped: needs root\n");
+    printf("SKIP: needs root, to be others\n");
     return false;
 }
 
