@@ -5,6 +5,7 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -287,6 +288,65 @@ static void expect_refused(const char *request, int error, const char *why)
     ck_assert_msg(strstr(spw_error_text(), why), "%s: %s", request, spw_error_text());
 }
 
+/* --- Somebody else --- */
+
+#define STRANGER 12345U
+
+/* As that user and group: 0 if it is refused, and told why; else which step was not as it should be. */
+static int refused_to(gid_t gid, const char *request, const char *why)
+{
+    const struct spw_connect_options to = {.socket_path = d.socket, .timeout_ms = 10000};
+    spw_session *other;
+    char *json = NULL;
+    int status = 0;
+
+    fflush(NULL);
+    pid_t pid = fork();
+
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) { /* no assertions */
+        if (setgroups(0, NULL) < 0 || setgid(gid) < 0 || setuid(STRANGER) < 0)
+            _exit(1);
+        if (spw_connect(&to, &other) < 0)
+            _exit(2);
+        int r = spw_admin(other, request, &json);
+
+        _exit(r == 0 ? 3 : r != -EACCES ? 4 : json || !strstr(spw_error_text(), why) ? 5 : 0);
+    }
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Nobody but root orders a fault: no stranger, and no administrator who may look at everything. */
+START_TEST(test_other_users)
+{
+    static const char add[] = "{\"inject\":\"add\",\"device\":\"disk\",\"what\":\"eio\"}",
+                      list[] = "{\"inject\":\"list\"}";
+    static const char get[] = "{\"get\":\"status\"}";
+    const struct group *group = getgrgid(1);
+    char keys[128];
+
+    if (getuid() != 0 || !group) {
+        printf("SKIP: needs root, to be others\n");
+        return;
+    }
+    snprintf(keys, sizeof(keys), "inject = yes\nadmin_group = %s", group->gr_name);
+    begin(keys);
+    ck_assert_int_eq(chmod(d.socket, 0666), 0);
+    ck_assert_int_eq(refused_to(STRANGER, add, "this takes root"), 0);
+    ck_assert_int_eq(refused_to(STRANGER, get, "this takes root"), 0);
+    ck_assert_int_eq(refused_to(1, get, ""), 3); /* an administrator */
+    ck_assert_int_eq(refused_to(1, add, "this takes root"), 0);
+    ck_assert_int_eq(refused_to(1, list, "this takes root"), 0);
+    ck_assert_int_eq(refused_to(1, "{\"inject\":\"clear\"}", "this takes root"), 0);
+    ck_assert_int_eq(CTL("list"), 0);
+    ck_assert_msg(strstr(text, "eio") == NULL, "%s", text);
+    ck_assert_ptr_null(strstr(daemon_log(&d), "ordered by uid"));
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
 /* What is no request of any kind, and orders that spillctl does not make. */
 START_TEST(test_requests)
 {
@@ -327,6 +387,7 @@ int main(void)
     tcase_add_test(tc, test_flush_of_another_engine);
     tcase_add_loop_test(tc, test_device_of_one_engine, 0, 2);
     tcase_add_test(tc, test_refused);
+    tcase_add_test(tc, test_other_users);
     tcase_add_test(tc, test_requests);
     suite_add_tcase(suite, tc);
     return suite_main(suite);
