@@ -145,7 +145,7 @@ static void shadow_remove(struct tiering *t, struct shadow *shadow)
         uint32_t home = shadow_home(t->shadows[at].object - 1);
 
         if ((at + SHADOW_SLOTS - home) % SHADOW_SLOTS >= (at + SHADOW_SLOTS - hole) % SHADOW_SLOTS) {
-            sim_reached("shadow: another takes the slot of one that went");
+            sim_reached_rarely("shadow: another takes the slot of one that went");
             t->shadows[hole] = t->shadows[at];
             shadow_slot_changed(t, at, hole);
             hole = at;
@@ -389,7 +389,7 @@ static void sync_is_in_doubt(struct tiering_sync *sync)
         if (hot_at(t, object)->flags & HOT_SHADOWED)
             shadow_of(t, object)->changed = true; /* nor may a writer that gives up fall back on it */
         if (r->state == RECORD_COMMITTED && (r->flags & wanted) == wanted) {
-            sim_reached("sync: what it wrote is dirty again, since it may not be durable");
+            sim_reached_rarely("sync: what it wrote is dirty again, since it may not be durable");
             object_drop_dev(t, object, true);
         }
     }

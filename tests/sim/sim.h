@@ -321,7 +321,7 @@ void points_begin(uint64_t seed);
 uint32_t points_count(void);
 /* Of this process. */
 void points_add_to(struct sim_point_count *counts);
-int points_report(const struct sim_point_count *counts, bool must_fire);
+int points_report(const struct sim_point_count *counts, uint64_t n_ops);
 
 /* faults.c */
 void faults_make(struct sim *sim);
