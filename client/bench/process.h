@@ -11,7 +11,7 @@
 struct process_usage {
     double cpu_s; /* user and system, all threads */
     uint64_t rss_bytes;
-    uint64_t rss_peak_bytes; /* since it began */
+    uint64_t rss_peak_bytes;  /* since it began */
     uint64_t anonymous_bytes; /* of these: not the pools' memory, which has budgets, and comes and goes */
     uint64_t locked_bytes;    /* mlock */
     uint64_t pinned_bytes;    /* by I/O: io_uring's registered buffers */
