@@ -172,7 +172,7 @@ endif()
 # ── torture ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # A real daemon that is ended again and again; it needs one that was built with kill points.
-spillway_glob(torture_sources GLOB tests/torture/*.c)
+spillway_glob(torture_sources GLOB tests/torture/*.c tests/system/support/manager.c)
 if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
     spillway_test_program(spilltorture SOURCES ${torture_sources}
                           LINK spillway-test-unit ${all_libraries} Spillway::jsonc spillway-check m)

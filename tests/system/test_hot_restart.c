@@ -145,9 +145,7 @@ START_TEST(test_lost)
     ck_assert_int_eq(block_put(space, 1, BLOCK), 0);
     ck_assert_int_eq(spw_acquire(space, &key, 1, 0, 1000, &view), 0);
     pthread_mutex_lock(&k.lock);
-    for (unsigned i = 0; i < k.n; i++)
-        close(k.kept[i].fd);
-    k.n = 0;
+    manager_forget_all(&k.manager);
     pthread_mutex_unlock(&k.lock);
     keeper_restart(&k, SIGKILL);
     ck_assert_int_eq(spw_nop(space), -ENOTCONN);
@@ -373,12 +371,12 @@ START_TEST(test_full)
     configure(false, "");
     options.socket_path = d.socket;
     keeper_init(&k, &d);
-    k.max = 3;
+    k.manager.max = 3;
     keeper_go(&k);
     ck_assert_int_eq(spw_connect(&options, &session), -EMFILE);
     ck_assert_ptr_nonnull(strstr(spw_error_text(), "FileDescriptorStoreMax"));
     ck_assert_uint_eq(spw_error_limit(), SPW_LIMIT_DESCRIPTORS);
-    ck_assert_uint_le(k.n, 3);
+    ck_assert_uint_le(k.manager.n, 3);
     teardown();
 }
 END_TEST

@@ -14,6 +14,8 @@
 #include "include/base/atomic.h"
 #include "tests/torture/torture.h"
 
+#define REST_MS 120000
+
 bool is_gone(int status)
 {
     return status == -ENOTCONN || status == -ECONNREFUSED || status == -ECONNRESET || status == -ENOENT ||
@@ -28,7 +30,7 @@ static int space_open(spw_pool *pool, const char *digest, unsigned class_id, uns
     return spw_space_open(pool, &options, ret_space);
 }
 
-int spaces_open(const struct t_place *p, const char *name, struct t_spaces *ret_spaces)
+static int spaces_try(const struct t_place *p, const char *name, struct t_spaces *ret_spaces)
 {
     struct spw_connect_options options = {.socket_path = p->socket, .name = name, .timeout_ms = 60000};
     struct t_spaces s = {0};
@@ -60,18 +62,48 @@ int spaces_open(const struct t_place *p, const char *name, struct t_spaces *ret_
     return 0;
 }
 
+/* A session outlives a daemon from its first pool on. */
+int spaces_open(const struct t_place *p, const char *name, struct t_spaces *ret_spaces)
+{
+    int64_t end = now_ms() + REST_MS;
+    int r = spaces_try(p, name, ret_spaces);
+
+    for (; is_gone(r) && p->hot && now_ms() < end; r = spaces_try(p, name, ret_spaces))
+        pause_ms(1);
+    return r;
+}
+
 void spaces_close(struct t_spaces *spaces)
 {
     spw_close(spaces->session);
     *spaces = (struct t_spaces){0};
 }
 
+void client_gone(struct t_worker *w, int status)
+{
+    if (w->place->hot)
+        torture_fail("client %u does not outlive the daemon: %s (%s)", w->number, strerror(-status), spw_error_text());
+    _exit(CLIENT_GONE);
+}
+
 void client_must(struct t_worker *w, int status, const char *what)
 {
     if (is_gone(status) && status != -ENOENT)
-        _exit(CLIENT_GONE);
+        client_gone(w, status);
     if (status < 0)
         torture_fail("client %u: %s: %s (%s)", w->number, what, strerror(-status), spw_error_text());
+}
+
+/* Has it had to? */
+static bool client_rests(struct t_worker *w)
+{
+    uint32_t pause = load_acquire(&w->oracle->pause);
+
+    if (pause % 2 == 0)
+        return false;
+    store_release(&w->me->at_rest, pause); /* pairs with clients_pause(): what was done before is in the journal */
+    pause_ms(1);
+    return true;
 }
 
 void client_run(struct t_place *p, uint32_t number, uint64_t seed)
@@ -86,14 +118,17 @@ void client_run(struct t_place *p, uint32_t number, uint64_t seed)
     };
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    place_leave(p);
     int r = spaces_open(p, "load", &w.spaces);
 
     if (is_gone(r) || !w.bytes)
-        _exit(CLIENT_GONE);
+        client_gone(&w, r);
     client_must(&w, r, "connect");
     for (uint32_t g = 0; g < T_GROUPS; g++)
-        memcpy(w.set_version[g], w.me->sets[g].seen, sizeof(w.set_version[g]));
+        memcpy(w.set_version[g], w.me->sets[g].now, sizeof(w.set_version[g]));
     while (!load_acquire(&p->oracle->stop)) {
+        if (client_rests(&w))
+            continue;
         if (oracle_is_full(w.me)) {
             pause_ms(10);
             continue;
@@ -106,28 +141,33 @@ void client_run(struct t_place *p, uint32_t number, uint64_t seed)
 
 /* --- All of them --------------------------------------------------------------------------------------------------------- */
 
+static void client_start(struct t_place *p, pid_t *pid, uint32_t number, uint64_t seed)
+{
+    *pid = fork();
+    if (*pid < 0)
+        torture_fail("fork: %s", strerror(errno));
+    if (*pid == 0)
+        client_run(p, number, splitmix64(seed + number));
+}
+
 void clients_start(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed)
 {
     store_release(&p->oracle->stop, 0);
     fflush(NULL);
-    for (uint32_t i = 0; i < T_CLIENTS; i++) {
-        pids[i] = fork();
-        if (pids[i] < 0)
-            torture_fail("fork: %s", strerror(errno));
-        if (pids[i] == 0)
-            client_run(p, i, splitmix64(seed + i));
-    }
+    for (uint32_t i = 0; i < T_CLIENTS; i++)
+        client_start(p, &pids[i], i, seed);
 }
 
 /* What it ended with may be a finding; SIGKILL is ours. */
-static void client_reap(pid_t *pid)
+static void client_reap(pid_t *pid, int flags)
 {
     int status;
+    pid_t found = *pid == 0 ? 0 : waitpid(*pid, &status, flags);
 
-    if (*pid == 0)
-        return;
-    if (waitpid(*pid, &status, 0) != *pid)
+    if (found < 0)
         torture_fail("wait: %s", strerror(errno));
+    if (found == 0)
+        return;
     *pid = 0;
     bool ours = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 
@@ -135,11 +175,12 @@ static void client_reap(pid_t *pid)
         torture_fail("a client ended with status %x", (unsigned)status);
 }
 
-void client_kill(pid_t *pid)
+void client_kill(struct t_place *p, pid_t pids[T_CLIENTS], uint32_t number)
 {
-    if (*pid > 0)
-        (void)kill(*pid, SIGKILL);
-    client_reap(pid);
+    p->oracle->clients[number].was_killed |= pids[number] > 0;
+    if (pids[number] > 0)
+        (void)kill(pids[number], SIGKILL);
+    client_reap(&pids[number], 0);
 }
 
 void clients_end(struct t_place *p, pid_t pids[T_CLIENTS], bool gently)
@@ -148,6 +189,42 @@ void clients_end(struct t_place *p, pid_t pids[T_CLIENTS], bool gently)
     for (uint32_t i = 0; i < T_CLIENTS && !gently; i++)
         if (pids[i] > 0)
             (void)kill(pids[i], SIGKILL);
+    for (uint32_t i = 0; i < T_CLIENTS; i++) {
+        p->oracle->clients[i].was_killed |= !gently && pids[i] > 0;
+        client_reap(&pids[i], 0);
+    }
+}
+
+bool clients_pause(struct t_place *p, pid_t pids[T_CLIENTS])
+{
+    uint32_t pause = load_relaxed(&p->oracle->pause) | 1, n_busy = 1;
+    int64_t end = now_ms() + REST_MS;
+    int status;
+
+    store_release(&p->oracle->pause, pause);
+    while (n_busy > 0) {
+        if (!place_daemon_lives(p, &status)) {
+            place_was_killed(p, status);
+            return false;
+        }
+        n_busy = 0;
+        for (uint32_t i = 0; i < T_CLIENTS; i++) {
+            client_reap(&pids[i], WNOHANG);
+            n_busy += pids[i] != 0 && load_acquire(&p->oracle->clients[i].at_rest) != pause;
+        }
+        if (n_busy > 0 && now_ms() > end)
+            torture_fail("%u clients stand still: see %s", n_busy, p->log);
+        pause_ms(n_busy > 0);
+    }
+    return true;
+}
+
+void clients_resume(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed)
+{
+    store_release(&p->oracle->stop, 0);
+    store_release(&p->oracle->pause, (load_relaxed(&p->oracle->pause) | 1) + 1);
+    fflush(NULL);
     for (uint32_t i = 0; i < T_CLIENTS; i++)
-        client_reap(&pids[i]);
+        if (pids[i] == 0)
+            client_start(p, &pids[i], i, seed);
 }

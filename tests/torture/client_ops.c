@@ -13,7 +13,6 @@
 
 #define WAIT_MS 3000
 #define WRITE_TRIES 40
-#define PIECE_STRIPES 64 /* segments have 1 MiB, and so have pieces */
 #define LIST_MAX 6
 
 /* No room for as long as it would wait: nothing has happened. docs/reliability.md, "Not covered". */
@@ -54,7 +53,7 @@ static void put_ended(struct t_worker *w, struct t_event *e, int status)
     struct t_key *key = &w->me->keys[e->kind][e->key];
 
     if (is_gone(status))
-        _exit(CLIENT_GONE);
+        client_gone(w, status);
     if (status == -EEXIST && e->kind != T_CACHE)
         torture_fail("client %u: key %u of kind %u is there, though its end was acknowledged", w->number, e->key,
                      e->kind);
@@ -94,7 +93,7 @@ static void put_keys(struct t_worker *w, enum t_kind kind, const uint32_t *keys,
                     status);
 
     if (is_gone(r))
-        _exit(CLIENT_GONE);
+        client_gone(w, r);
     for (uint32_t i = 0; i < n_put; i++)
         put_ended(w, events[i], r < 0 ? r : status[i]);
 }
@@ -216,7 +215,7 @@ static void do_get(struct t_worker *w, enum t_kind kind)
     int r = spw_get(blocks_of(w, kind), &name, &to, 1, 0, WAIT_MS, &status);
 
     if (is_gone(r) || (is_gone(status) && status != -ENOENT))
-        _exit(CLIENT_GONE);
+        client_gone(w, r < 0 ? r : status);
     status = r < 0 ? r : status;
     if (status == -EINPROGRESS || found_no_room(w, status))
         return;
@@ -301,7 +300,7 @@ static void do_write(struct t_worker *w, enum t_group g)
     uint32_t tensor = (uint32_t)random_below(&w->random, T_TENSORS), n = tensor_stripes(tensor);
     uint32_t first = (uint32_t)random_below(&w->random, n);
 
-    uint32_t end = first < PIECE_STRIPES ? MIN(n, (uint32_t)PIECE_STRIPES) : n;
+    uint32_t end = first < T_PIECE_STRIPES ? MIN(n, (uint32_t)T_PIECE_STRIPES) : n;
 
     (void)write_stripes(w, g, tensor, first, 1 + (uint32_t)random_below(&w->random, MIN(end - first, 40U)));
 }

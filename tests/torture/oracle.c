@@ -11,6 +11,9 @@
  * there.
  *
  * A set of tensors: as at the last acknowledged SYNC of the set, or as at one that was begun later; all stripes alike.
+ *
+ * Where memory survives, everything that was acknowledged is there, but the journal goes on: a later loss of memory goes back
+ * to what SYNCs promised. What a check finds then is an event of its own, after which nothing before it may be there.
  */
 #include <string.h>
 
@@ -27,7 +30,7 @@ struct history {
 
 static bool event_is_of(const struct t_event *e, enum t_kind kind, uint32_t key)
 {
-    return e->op <= T_SYNC_KEYS && e->kind == kind && (e->key == key || e->key == T_KEYS);
+    return e->op <= T_FOUND && e->kind == kind && (e->key == key || e->key == T_KEYS);
 }
 
 static bool is_acked(const struct t_event *e, uint64_t cut)
@@ -58,7 +61,7 @@ static void history_of(const struct t_client *c, enum t_kind kind, uint32_t key,
         }
         if (h->n == T_STATES_MAX)
             torture_fail("more changes between two SYNCs than the oracle remembers");
-        h->states[h->n++] = e->op == T_PUT ? e->version : 0;
+        h->states[h->n++] = e->op == T_DELETE ? 0 : e->version;
         if (is_acked(e, cut))
             h->acked = h->n - 1;
     }
@@ -119,7 +122,7 @@ bool oracle_set_may_be(const struct t_client *c, enum t_group group, uint64_t cu
 
         if (e->op < T_WRITE || e->kind != group || e->before > cut || e->outcome == T_FAILED)
             continue;
-        if (e->op == T_WRITE) {
+        if (e->op != T_SYNC_SET) {
             for (uint32_t s = e->stripe; s < e->stripe + e->n_stripes; s++)
                 now[s] = e->version;
             if (all && is_acked(e, cut))
@@ -159,6 +162,64 @@ bool oracle_is_full(const struct t_client *c)
     return c->n_events + 64 >= T_EVENTS_MAX;
 }
 
+static void event_found(struct t_oracle *o, struct t_client *c, const struct t_event *what)
+{
+    if (c->n_events == T_EVENTS_MAX)
+        torture_fail("the journal is full");
+    oracle_end(o, oracle_begin(o, c, what), T_DONE);
+}
+
+static void set_as_now(const struct t_client *c, uint32_t group, uint32_t now[T_STRIPES])
+{
+    memcpy(now, c->sets[group].seen, T_STRIPES * sizeof(*now));
+    for (uint32_t i = 0; i < c->n_events; i++) {
+        const struct t_event *e = &c->events[i];
+
+        for (uint32_t s = 0; e->op >= T_WRITE && e->kind == group && e->outcome != T_FAILED && s < e->n_stripes; s++)
+            now[e->stripe + s] = e->version;
+    }
+}
+
+static void found_set(struct t_oracle *o, struct t_client *c, uint32_t group, const uint32_t stripes[T_STRIPES])
+{
+    uint32_t now[T_STRIPES];
+
+    set_as_now(c, group, now);
+    for (uint32_t s = 0; s < T_STRIPES; s++)
+        if (now[s] != stripes[s])
+            event_found(o, c,
+                        &(struct t_event){.op = T_FOUND_SET,
+                                          .kind = (uint8_t)group,
+                                          .stripe = s,
+                                          .n_stripes = 1,
+                                          .version = stripes[s]});
+    memcpy(c->sets[group].now, stripes, sizeof(now));
+}
+
+static void found_key(struct t_oracle *o, struct t_client *c, uint32_t kind, uint32_t key, uint32_t version)
+{
+    struct t_key *k = &c->keys[kind][key];
+    struct history h;
+
+    history_of(c, (enum t_kind)kind, key, T_NOW, &h);
+    if (h.states[h.n - 1] != version || h.acked != h.n - 1)
+        event_found(o, c,
+                    &(struct t_event){
+                        .op = T_FOUND, .kind = (uint8_t)kind, .key = (uint16_t)key, .version = version});
+    store_release(&k->live, live_pack(version, version != 0, k->next));
+}
+
+void oracle_found(struct t_oracle *o, struct t_client *c, const uint32_t found[T_KINDS][T_KEYS],
+                  const uint32_t sets[T_GROUPS][T_STRIPES])
+{
+    for (uint32_t kind = 0; kind < T_KINDS; kind++)
+        for (uint32_t key = 0; key < T_KEYS; key++)
+            found_key(o, c, kind, key, found[kind][key]);
+    for (uint32_t g = 0; g < T_GROUPS; g++)
+        found_set(o, c, g, sets[g]);
+    c->was_killed = false;
+}
+
 /* What a key of a cache may have been that a check has not found. */
 static void key_was_forgotten(struct t_client *c, uint32_t key)
 {
@@ -191,6 +252,9 @@ void oracle_rebase(struct t_client *c, const uint32_t seen[T_KINDS][T_KEYS], con
             store_release(&k->live, live_pack(k->seen, k->seen != 0, k->next));
         }
     }
-    for (uint32_t g = 0; g < T_GROUPS; g++)
+    for (uint32_t g = 0; g < T_GROUPS; g++) {
         memcpy(c->sets[g].seen, sets[g], sizeof(c->sets[g].seen));
+        memcpy(c->sets[g].now, sets[g], sizeof(c->sets[g].now));
+    }
+    c->was_killed = false;
 }

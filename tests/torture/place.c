@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The folder of a run: device, configuration, socket, log, the oracle's file and the kill points' table, and the
- * daemon's process. The daemon is a child of ours and dies with us.
+ * daemon's process. The daemon is a child of ours and dies with us. Where its memory is kept we are its service manager,
+ * without a thread: who waits for a daemon, or for what needs one, asks again and again whether it lives, and that takes
+ * what it has sent.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -85,7 +87,8 @@ void place_drop_root(void)
 
 /* --- The folder -------------------------------------------------------------------------------------------------------- */
 
-static const char *const file_names[] = {"disk.spill", "socket", "log", "conf", "points", "state"};
+static const char *const file_names[] = {"disk.spill", "socket", "notify", "log", "log.before",
+                                         "conf",       "points", "state"};
 
 static void *file_map(const char *path, size_t bytes)
 {
@@ -118,6 +121,29 @@ static void place_shape(struct t_place *p)
     p->partitions = x % 3 == 0 ? 1 : 2;
 }
 
+static void place_manage(struct t_place *p)
+{
+    char notify_path[T_PATH_BYTES + 16];
+
+    snprintf(notify_path, sizeof(notify_path), "%s/notify", p->dir);
+    int r = manager_init(&p->manager, notify_path, p->socket);
+
+    if (r < 0)
+        torture_fail("%s: %s", p->dir, strerror(-r));
+}
+
+void place_forget(struct t_place *p)
+{
+    manager_take(&p->manager);
+    manager_forget_all(&p->manager);
+}
+
+void place_leave(struct t_place *p)
+{
+    if (p->hot)
+        manager_deinit(&p->manager);
+}
+
 void place_open(struct t_place *p, const char *dir, uint64_t seed, bool resume)
 {
     char path[T_PATH_BYTES + 16];
@@ -130,6 +156,8 @@ void place_open(struct t_place *p, const char *dir, uint64_t seed, bool resume)
     p->oracle = file_map(path, sizeof(*p->oracle));
     p->table = file_map(p->table_path, sizeof(*p->table));
     failed_place = p;
+    if (p->hot)
+        place_manage(p);
     if (resume && p->oracle->magic == ORACLE_MAGIC) {
         place_shape(p);
         return;
@@ -145,6 +173,7 @@ void place_remove(struct t_place *p)
 {
     char path[T_PATH_BYTES + 16];
 
+    place_leave(p);
     for (size_t i = 0; i < ARRAY_LEN(file_names); i++) {
         snprintf(path, sizeof(path), "%s/%s", p->dir, file_names[i]);
         (void)unlink(path);
@@ -228,10 +257,10 @@ void place_begin_life(struct t_place *p)
     p->is_fresh = true;
     (void)unlink(p->disk);
     place_format(p, p->disk, p->disk_bytes);
-    place_configure(p, 60);
+    place_configure(p, DRAM_PERCENT);
 }
 
-void place_configure(const struct t_place *p, uint32_t dram_percent)
+void place_configure(struct t_place *p, uint32_t dram_percent)
 {
     FILE *f = fopen(p->config, "w");
 
@@ -244,6 +273,7 @@ void place_configure(const struct t_place *p, uint32_t dram_percent)
     fprintf(f, "[pool shared]\ntrusted = no\ndram = 30 %%\nnvme = 40 %%\nsession_bytes = 8 MiB\n");
     if (fclose(f) != 0)
         torture_fail("%s: %s", p->config, strerror(errno));
+    p->dram_percent = dram_percent;
 }
 
 static void daemon_exec(const struct t_place *p, const char *kill_at)
@@ -259,13 +289,20 @@ static void daemon_exec(const struct t_place *p, const char *kill_at)
         setenv("SPILLWAY_KILL_AT", kill_at, 1);
     else
         unsetenv("SPILLWAY_KILL_AT");
+    if (p->hot)
+        manager_pass(&p->manager);
     execv(program, (char *const *)(uintptr_t)argv);
     _exit(127);
 }
 
 void place_start_daemon(struct t_place *p, const char *kill_at)
 {
-    (void)unlink(p->log); /* the last one's "ready" is not for us */
+    char before[T_PATH_BYTES + 32];
+
+    snprintf(before, sizeof(before), "%s.before", p->log);
+    (void)rename(p->log, before); /* the last one's "ready" is not for us */
+    if (p->hot)
+        manager_take(&p->manager);
     fflush(NULL);
     p->daemon = fork();
     if (p->daemon < 0)
@@ -277,9 +314,17 @@ void place_start_daemon(struct t_place *p, const char *kill_at)
 
 bool place_daemon_lives(struct t_place *p, int *ret_status)
 {
+    if (p->hot)
+        manager_take(&p->manager);
     if (p->daemon && waitpid(p->daemon, ret_status, WNOHANG) == p->daemon)
         p->daemon = 0;
     return p->daemon != 0;
+}
+
+void place_was_killed(const struct t_place *p, int status)
+{
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+        torture_fail("the daemon ended by itself: status %x, see %s", (unsigned)status, p->log);
 }
 
 /* In its log, because whoever connects passes points, and the number of connections is up to the time. */
@@ -292,8 +337,7 @@ bool place_wait_ready(struct t_place *p)
         static char text[1 << 18];
 
         if (!place_daemon_lives(p, &status)) {
-            if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
-                torture_fail("the daemon does not start: status %x, see %s", (unsigned)status, p->log);
+            place_was_killed(p, status);
             return false;
         }
         cleanup_close int fd = open(p->log, O_RDONLY | O_CLOEXEC);
@@ -316,8 +360,7 @@ void place_kill_daemon(struct t_place *p)
     (void)kill(p->daemon, SIGKILL);
     (void)waitpid(p->daemon, &status, 0);
     p->daemon = 0;
-    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
-        torture_fail("the daemon ended by itself: status %x, see %s", (unsigned)status, p->log);
+    place_was_killed(p, status);
 }
 
 int place_stop_daemon(struct t_place *p)

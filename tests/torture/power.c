@@ -73,7 +73,7 @@ static int power_run(const struct t_options *options, uint64_t seed, struct p_co
     snprintf(image_path, sizeof(image_path), "%s", p.disk);
     snprintf(data_path, sizeof(data_path), "%s/writes", p.dir);
     snprintf(p.disk, sizeof(p.disk), "%s/device", p.dir);
-    place_configure(&p, 60);
+    place_configure(&p, DRAM_PERCENT);
     int image = open(image_path, O_RDWR | O_CLOEXEC),
         data = open(data_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     int r = device_mount(&device, p.disk, image, log, data, p.oracle);

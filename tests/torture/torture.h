@@ -12,6 +12,7 @@
  *   check.c      reads everything and asks the oracle
  *   points.c     kill points: which one comes next
  *   kill.c       `kill`: load, death, recovery, check, over and over
+ *   kill_hot.c   `kill --hot`: the same where memory and clients outlive the daemon
  *   power.h      `power`: what a loss of power leaves of what a run wrote
  */
 #pragma once
@@ -23,20 +24,25 @@
 #include "include/base/kill_point.h"
 #include "include/base/mix.h"
 #include "include/spillway/spillway.h"
+#include "tests/system/support/manager.h"
 
 #define T_CLIENTS 4
 #define T_KEYS 40   /* of each kind, of each client */
 #define T_GROUPS 2  /* sets of tensors of each client: one a pool */
 #define T_TENSORS 3 /* of a set */
 #define T_STRIPE_BYTES 16384
-#define T_STRIPES 112 /* of a set */
+#define T_STRIPES 112      /* of a set */
+#define T_PIECE_STRIPES 64 /* segments have 1 MiB, and so have pieces */
 #define T_EVENTS_MAX 65536
 #define T_STATES_MAX 256 /* that may be there after a death, of one key */
 #define T_FORGOTTEN_MAX 64
 #define T_PATH_BYTES 256
+#define DRAM_PERCENT 60 /* of the default pool, until a reload */
 
 /* What blocks are in, and the sets of tensors: T_GROUP_DEFAULT in the trusted pool, T_GROUP_SHARED in the other. */
 enum t_kind { T_DURABLE, T_CACHE, T_SHARED, T_KINDS };
+
+
 enum t_group { T_GROUP_DEFAULT, T_GROUP_SHARED };
 
 /* --- The oracle ---------------------------------------------------------------------------------------------------- */
@@ -57,13 +63,14 @@ struct t_key {
     uint32_t forgotten[T_FORGOTTEN_MAX];
 };
 
-/* A set of tensors, stripe by stripe; version 0 is zeros. */
+/* A set of tensors, stripe by stripe; version 0 is zeros. `now` is what any check has found last, also where it was memory. */
 struct t_set {
     uint32_t next;
-    uint32_t seen[T_STRIPES];
+    uint32_t seen[T_STRIPES], now[T_STRIPES];
 };
 
-enum t_op { T_PUT, T_DELETE, T_SYNC_KEYS, T_WRITE, T_SYNC_SET };
+/* T_FOUND, T_FOUND_SET: a check's, of what a change became whose end nobody was told, or of a cache that has evicted. */
+enum t_op { T_PUT, T_DELETE, T_SYNC_KEYS, T_FOUND, T_WRITE, T_SYNC_SET, T_FOUND_SET };
 enum t_outcome { T_BEGUN, T_DONE, T_FAILED }; /* failed: it has, and will have, no effect */
 
 /*
@@ -87,12 +94,15 @@ struct t_client {
     struct t_set sets[T_GROUPS];
     uint64_t n_ops, n_full; /* calls; those that found no room, in memory or on a device */
     uint32_t n_events;      /* atomic: an event counts when it is whole */
-    uint32_t reserved;
+    uint32_t at_rest;       /* atomic: the last `pause` at which it rests */
+    bool was_killed;        /* since the last check: what it was writing may be torn */
+    uint8_t reserved[7];
     struct t_event events[T_EVENTS_MAX]; /* since the last check */
 };
 
 struct t_counts {
     uint64_t starts, clean_stops, deaths_at_points, deaths_from_outside, deaths_in_recovery;
+    uint64_t hot_starts, ridden_out, torn; /* daemons with memory before them; clients that outlived one; pieces */
     uint64_t objects_checked, sets_checked;
     uint64_t cache_known, cache_served; /* after a death: committed and not deleted; of these, found */
     uint64_t calls, full;               /* of clients of lives before */
@@ -105,7 +115,7 @@ struct t_oracle {
     uint32_t cycle; /* the next one */
     uint32_t life;  /* cycles of one device */
     uint32_t stop;  /* atomic: clients end after what they are doing */
-    uint32_t reserved;
+    uint32_t pause; /* atomic, only grows; odd: they rest after what they are doing */
     uint64_t log_position; /* atomic: of the device's log */
     struct t_counts counts;
     struct t_client clients[T_CLIENTS];
@@ -124,6 +134,9 @@ bool oracle_set_may_be(const struct t_client *c, enum t_group group, uint64_t cu
 const char *oracle_key_tells(const struct t_client *c, enum t_kind kind, uint32_t key, uint64_t cut);
 /* The last acknowledged version, 0 for none: what a reader should find that nobody has raced. */
 uint32_t oracle_key_last(const struct t_client *c, enum t_kind kind, uint32_t key);
+/* What the check has found in memory that survived: what was acknowledged before is still what a loss of memory goes back to. */
+void oracle_found(struct t_oracle *o, struct t_client *c, const uint32_t found[T_KINDS][T_KEYS],
+                  const uint32_t sets[T_GROUPS][T_STRIPES]);
 /* From now on what the check has found is all that is known. */
 void oracle_rebase(struct t_client *c, const uint32_t seen[T_KINDS][T_KEYS], const uint32_t sets[T_GROUPS][T_STRIPES]);
 
@@ -187,6 +200,9 @@ struct t_place {
     pid_t daemon; /* 0: none */
     uint32_t engines, partitions;
     bool is_fresh; /* nobody has used the device yet */
+    bool hot;      /* the daemon's memory is kept by `manager`, from place_open() on */
+    struct manager manager;
+    uint32_t dram_percent;
     /* The caller's, before place_open(). */
     uint64_t disk_bytes;
     bool one_engine;
@@ -211,12 +227,18 @@ void place_remove(struct t_place *p);
 void place_begin_life(struct t_place *p);
 void place_format(const struct t_place *p, const char *path, uint64_t size_bytes);
 /* `dram_percent` of the default pool. */
-void place_configure(const struct t_place *p, uint32_t dram_percent);
+void place_configure(struct t_place *p, uint32_t dram_percent);
 /* kill_at: NAME:N, or NULL. */
 void place_start_daemon(struct t_place *p, const char *kill_at);
 /* True when it serves; false if it has died. It takes too long: a failure. */
 bool place_wait_ready(struct t_place *p);
 bool place_daemon_lives(struct t_place *p, int *ret_status);
+/* Where memory is kept: nothing of it any more. */
+void place_forget(struct t_place *p);
+/* In a child of ours that is no daemon: what is kept is not its own. */
+void place_leave(struct t_place *p);
+/* What a daemon ended with; nothing but SIGKILL may be: a failure. */
+void place_was_killed(const struct t_place *p, int status);
 /* SIGKILL from outside. */
 void place_kill_daemon(struct t_place *p);
 /* SIGTERM; its status (waitpid's). */
@@ -252,16 +274,23 @@ struct t_worker {
 void client_do(struct t_worker *w);
 /* The body of a client's process: until it is killed or the daemon is gone. */
 void client_run(struct t_place *p, uint32_t number, uint64_t seed) __attribute__((noreturn));
+/* The status says so: the process ends. Where memory is kept that may not be. */
+void client_gone(struct t_worker *w, int status) __attribute__((noreturn));
 /* A negative status of a call: the daemon is gone (the process ends), or something that may not be (it fails). */
 void client_must(struct t_worker *w, int status, const char *what);
 
 /* Their processes; ended gently they end after what they are doing. A client that found something fails us. */
 void clients_start(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed);
-void client_kill(pid_t *pid);
+void client_kill(struct t_place *p, pid_t pids[T_CLIENTS], uint32_t number);
 void clients_end(struct t_place *p, pid_t pids[T_CLIENTS], bool gently);
+/* Those that live rest after what they are doing; false: the daemon died meanwhile. One that does not get there fails us. */
+bool clients_pause(struct t_place *p, pid_t pids[T_CLIENTS]);
+/* They go on, and those that are not there are started. */
+void clients_resume(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed);
 
 /* In a process of its own: reads all there is, asks the oracle, and begins anew from what it found. False: the daemon
- * died meanwhile. A wrong byte, a lost or a returned object: a failure. all: memory has survived the death. */
+ * died meanwhile. A wrong byte, a lost or a returned object: a failure. all: memory has survived the death; then a daemon
+ * that dies meanwhile is followed by the next one, which the check rides out. */
 bool check_all(struct t_place *p, bool after_death, bool all);
 
 const char *stripes_text(const uint32_t stripes[static T_STRIPES]); /* static */
@@ -284,6 +313,8 @@ struct t_point {
 
 /* False if the daemon has no points, or none of which it is known. */
 bool points_choose(const struct t_place *p, struct t_random *random, bool is_fresh, struct t_point *ret_point);
+/* Those that never fired and are not excused, named. */
+uint32_t points_missed(const struct t_place *p, FILE *to);
 void points_print(const struct t_place *p, FILE *to, bool all);
 uint32_t points_fired(const struct t_place *p, uint32_t *ret_n);
 
@@ -302,5 +333,27 @@ struct t_command {
     int (*run)(const struct t_options *options);
     uint64_t n; /* unless said otherwise */
 };
+/* One cycle; what outlives it. */
+struct t_hot {
+    pid_t pids[T_CLIENTS];
+    uint32_t n_starts; /* since the store was empty; 0: the next start is cold */
+    bool after_death;  /* what the next start finds is what that has left */
+    bool is_checked;   /* all that there is, since the last cold start */
+};
+void hot_cycle(struct t_place *p, struct t_hot *hot);
+/* Nobody runs, and nothing is kept. */
+void hot_end(struct t_place *p, struct t_hot *hot);
+
+/* What a cycle does, of both kinds. */
+struct t_plan {
+    struct t_point point; /* empty: from outside */
+    uint64_t n_calls;     /* of clients, so that a slow machine does as much; then it is ended from outside */
+    bool reload, stop;
+    bool orphan; /* a client dies before */
+};
+struct t_plan plan_make(const struct t_place *p, struct t_random *random);
+/* Until it has done what it should, or the daemon is gone, or it takes too long. */
+void plan_load(struct t_place *p, const struct t_plan *plan, pid_t pids[T_CLIENTS], struct t_random *random);
+
 int torture_kill(const struct t_options *options);
 int torture_power(const struct t_options *options);

@@ -1,35 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a service manager does for spillwayd: it makes the listening socket, keeps the descriptors that are given to it by
- * sd_notify, starts the daemon again whenever it ends, and passes all of that on (LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID).
- * A thread of the test; the daemon dies with it.
+ * A service manager (manager.h) with a thread that starts the daemon again whenever it ends. The daemon dies with the test.
  */
 #pragma once
 
 #include <pthread.h>
 
 #include "tests/system/support/daemon.h"
-
-#define KEEPER_DESCRIPTORS_MAX 512
+#include "tests/system/support/manager.h"
 
 struct keeper {
     struct daemon *daemon;
     pthread_t thread;
-    int notify_fd, listen_fd;
-    char notify_path[96];
     int pipe[2]; /* closed: stop */
 
     pthread_mutex_t lock; /* guards the rest */
     bool restarts;        /* else it leaves the daemon dead */
-    bool forgets;         /* what is given is dropped, as where FileDescriptorStoreMax=0 */
-    unsigned max;         /* that it says it keeps; 0: it does not say */
-    unsigned n_starts, n_ready, n_alive;
+    struct manager manager;
+    unsigned n_starts;
     int last_status; /* of waitpid() */
-    unsigned n;
-    struct {
-        char name[64];
-        int fd;
-    } kept[KEEPER_DESCRIPTORS_MAX];
 };
 
 /* Starts the daemon (daemon_configure() was called), and waits until it is ready. */
