@@ -83,6 +83,8 @@ static void check_key(struct check *c, uint32_t client, enum t_kind kind, uint32
     if (kind == T_CACHE && oracle_key_last(of, kind, key) != 0) {
         c->counts.cache_known++;
         c->counts.cache_served += version != 0;
+        c->counts.hot_known += c->all;
+        c->counts.hot_served += c->all && version != 0;
     }
     c->counts.objects_checked++;
     c->seen[client][kind][key] = version;
@@ -169,7 +171,40 @@ static void check_count(const struct check *c, struct t_counts *counts)
     counts->cache_known += c->counts.cache_known;
     counts->cache_served += c->counts.cache_served;
     counts->bad_messages += c->counts.bad_messages;
+    counts->hot_known += c->counts.hot_known;
+    counts->hot_served += c->counts.hot_served;
     counts->torn += c->counts.torn;
+}
+
+/* One call for a space; in the name of each client that uses it. */
+static void check_sync_one(struct check *c, spw_space *space, const struct t_event *what, uint32_t first, uint32_t n)
+{
+    struct t_event *events[T_CLIENTS];
+    struct t_oracle *o = c->place->oracle;
+
+    for (uint32_t i = 0; i < n; i++)
+        events[i] = oracle_begin(o, &o->clients[first + i], what);
+    int r = spw_sync(space, NULL, 0, WAIT_MS);
+
+    if (is_gone(r))
+        check_gone(c, r);
+    if (r < 0 && r != -ENOSPC && r != -ETIMEDOUT)
+        torture_fail("check: sync: %s (%s)", strerror(-r), spw_error_text());
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        oracle_end(o, events[i], T_DONE);
+}
+
+/* What the device says of all this is then what memory says, and the next cold start shows it. */
+static void check_sync(struct check *c)
+{
+    static const uint8_t kinds[] = {T_DURABLE, T_SHARED};
+
+    for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++)
+        check_sync_one(c, c->spaces.blocks[kinds[i]],
+                       &(struct t_event){.op = T_SYNC_KEYS, .kind = kinds[i], .key = T_KEYS}, 0, T_CLIENTS);
+    for (uint32_t i = 0; i < T_CLIENTS * T_GROUPS; i++)
+        check_sync_one(c, c->spaces.tensors[i / T_GROUPS][i % T_GROUPS],
+                       &(struct t_event){.op = T_SYNC_SET, .kind = (uint8_t)(i % T_GROUPS)}, i / T_GROUPS, 1);
 }
 
 static void check_run(struct check *c)
@@ -195,6 +230,8 @@ static void check_run(struct check *c)
             oracle_rebase(&o->clients[client], c->seen[client], c->sets[client]);
     }
     check_count(c, &o->counts);
+    if (c->all && c->place->check_syncs)
+        check_sync(c);
 }
 
 /* The next one, which may be told to die, too; or nobody is to wait for it. */

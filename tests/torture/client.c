@@ -49,6 +49,8 @@ static int spaces_try(const struct t_place *p, const char *name, struct t_spaces
         r = space_open(pools[0], "cache", SPW_CLASS_KV, SPW_CACHE, &s.blocks[T_CACHE]);
     if (r == 0)
         r = space_open(pools[1], "shared", SPW_CLASS_WEIGHTS, SPW_DURABLE, &s.blocks[T_SHARED]);
+    if (r == 0 && p->hot)
+        r = space_open(pools[0], "scratch", SPW_CLASS_GENERIC, SPW_SCRATCH, &s.scratch);
     for (uint32_t i = 0; i < T_CLIENTS * T_GROUPS && r == 0; i++) {
         snprintf(digest, sizeof(digest), "tensors of %u", i / T_GROUPS);
         r = space_open(pools[i % T_GROUPS], digest, SPW_CLASS_OPTIMIZER, SPW_DURABLE,

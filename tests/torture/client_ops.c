@@ -14,6 +14,8 @@
 #define WAIT_MS 3000
 #define WRITE_TRIES 40
 #define LIST_MAX 6
+#define SCRATCH_BYTES (96 * 1024)
+#define SCRATCH_PERCENT 8
 
 /* No room for as long as it would wait: nothing has happened. docs/reliability.md, "Not covered". */
 static bool found_no_room(struct t_worker *w, int status)
@@ -375,6 +377,41 @@ static void do_discard(struct t_worker *w, enum t_group g)
         client_must(w, r, "read");
 }
 
+/* --- Scratch ----------------------------------------------------------------------------------------------------------- */
+
+/* Put, read or deleted: it is never evicted, so as long as its owner lives it is there. A key is a process's own. */
+static void do_scratch(struct t_worker *w)
+{
+    uint32_t at = (uint32_t)random_below(&w->random, T_SCRATCH_KEYS), *version = &w->scratch[at];
+    uint64_t identity = payload_of_scratch(w->number, at);
+    struct spw_key name = key_of((uint32_t)getpid(), at);
+    struct spw_iovec memory = {w->bytes, SCRATCH_BYTES};
+    int32_t status = 0;
+    int r;
+
+    if (*version == 0) {
+        uint32_t fresh = 1 + (uint32_t)random_below(&w->random, UINT32_MAX - 1);
+
+        payload_fill(w->bytes, SCRATCH_BYTES, identity, fresh);
+        r = spw_put(w->spaces.scratch, &name, &memory, 1, 0, WAIT_MS, &status);
+        if (found_no_room(w, r < 0 ? r : status))
+            return;
+        client_must(w, r < 0 ? r : status, "put of scratch");
+        *version = fresh;
+    } else if (random_percent(&w->random, 30)) {
+        r = spw_delete(w->spaces.scratch, &name, 1, &status);
+        client_must(w, r < 0 ? r : status, "delete of scratch");
+        *version = 0;
+    } else {
+        r = spw_get(w->spaces.scratch, &name, &memory, 1, 0, WAIT_MS, &status);
+        if (found_no_room(w, r < 0 ? r : status))
+            return;
+        client_must(w, r < 0 ? r : status, "get of scratch");
+        if (memory.size_bytes != SCRATCH_BYTES || payload_version(w->bytes, SCRATCH_BYTES, identity) != *version)
+            torture_fail("client %u: scratch key %u: wrong bytes", w->number, at);
+    }
+}
+
 /* --- All --------------------------------------------------------------------------------------------------------------- */
 
 void client_do(struct t_worker *w)
@@ -384,6 +421,10 @@ void client_do(struct t_worker *w)
     enum t_group group = random_percent(&w->random, 70) ? T_GROUP_DEFAULT : T_GROUP_SHARED;
     uint64_t x = random_below(&w->random, 100);
 
+    if (w->place->hot && random_percent(&w->random, SCRATCH_PERCENT)) {
+        do_scratch(w);
+        return;
+    }
     if (x < 34)
         do_put(w, kind);
     else if (x < 48)

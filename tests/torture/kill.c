@@ -158,8 +158,10 @@ static void say(const struct t_place *p, uint64_t n, int64_t start_ms)
            (unsigned long long)c->objects_checked, (unsigned long long)c->sets_checked,
            (unsigned long long)c->cache_served, (unsigned long long)c->cache_known);
     if (p->hot)
-        printf("  %llu starts over memory that was left, %llu clients outlived a daemon, %llu torn pieces\n",
-               (unsigned long long)c->hot_starts, (unsigned long long)c->ridden_out, (unsigned long long)c->torn);
+        printf("  %llu starts over memory that was left: %llu clients outlived the death, %llu of %llu of cache were served, "
+               "%llu pieces were torn\n",
+               (unsigned long long)c->hot_starts, (unsigned long long)c->ridden_out, (unsigned long long)c->hot_served,
+               (unsigned long long)c->hot_known, (unsigned long long)c->torn);
     fflush(stdout);
 }
 

@@ -13,7 +13,9 @@
  */
 #include "tests/torture/torture.h"
 
-#define COLD_PERCENT 12
+#define COLD_PERCENT 6
+#define SYNC_PERCENT 25      /* of checks: what hot starts have made of the device is then all that was acknowledged */
+#define SYNC_COLD_PERCENT 35 /* right after that */
 #define HOT_STARTS_MAX 32
 #define TOGETHER_PERCENT 25
 #define RESTART_PERCENT 50 /* of stops: clients are in the middle of it, and memory is kept */
@@ -37,7 +39,7 @@ void hot_end(struct t_place *p, struct t_hot *hot)
 /* --- The start ----------------------------------------------------------------------------------------------------------- */
 
 /* What the check demands is up to the last check that got to its end: only since then is memory what it found. */
-static bool start(struct t_place *p, struct t_hot *hot, const struct t_plan *plan, bool cold)
+static bool start(struct t_place *p, struct t_hot *hot, const struct t_plan *plan, bool cold, bool syncs)
 {
     if (cold || hot->n_starts == 0) {
         hot_end(p, hot);
@@ -47,6 +49,7 @@ static bool start(struct t_place *p, struct t_hot *hot, const struct t_plan *pla
         p->oracle->counts.hot_starts++;
     }
     hot->n_starts++;
+    p->check_syncs = syncs;
     place_start_daemon(p, plan->point.at[0] ? plan->point.at : NULL);
     if (!place_wait_ready(p) || !clients_pause(p, hot->pids) || !check_all(p, hot->after_death, hot->is_checked))
         return false;
@@ -98,8 +101,8 @@ void hot_cycle(struct t_place *p, struct t_hot *hot)
 {
     struct t_random random = random_for(p->oracle->seed, p->oracle->life, p->oracle->cycle);
     struct t_plan plan = plan_make(p, &random);
-    bool cold = random_percent(&random, COLD_PERCENT) || hot->n_starts >= HOT_STARTS_MAX;
-    bool starts = start(p, hot, &plan, cold);
+    bool cold = random_percent(&random, p->check_syncs ? SYNC_COLD_PERCENT : COLD_PERCENT);
+    bool starts = start(p, hot, &plan, cold || hot->n_starts >= HOT_STARTS_MAX, random_percent(&random, SYNC_PERCENT));
 
     hot->after_death = true;
     if (!starts) {

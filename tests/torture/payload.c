@@ -33,6 +33,11 @@ uint64_t payload_of_key(uint32_t client, enum t_kind kind, uint32_t key)
     return (uint64_t)kind << 40 | (uint64_t)client << 32 | key;
 }
 
+uint64_t payload_of_scratch(uint32_t client, uint32_t key)
+{
+    return (uint64_t)(T_KINDS + T_GROUPS) << 40 | (uint64_t)client << 32 | key;
+}
+
 uint64_t payload_of_stripe(uint32_t client, enum t_group group, uint32_t stripe)
 {
     return (uint64_t)(T_KINDS + (int)group) << 40 | (uint64_t)client << 32 | stripe;

@@ -28,6 +28,7 @@
 
 #define T_CLIENTS 4
 #define T_KEYS 40   /* of each kind, of each client */
+#define T_SCRATCH_KEYS 6 /* of each client */
 #define T_GROUPS 2  /* sets of tensors of each client: one a pool */
 #define T_TENSORS 3 /* of a set */
 #define T_STRIPE_BYTES 16384
@@ -103,6 +104,7 @@ struct t_client {
 struct t_counts {
     uint64_t starts, clean_stops, deaths_at_points, deaths_from_outside, deaths_in_recovery;
     uint64_t hot_starts, ridden_out, torn; /* daemons with memory before them; clients that outlived one; pieces */
+    uint64_t hot_known, hot_served;        /* of cache_known and cache_served: where memory was left */
     uint64_t objects_checked, sets_checked;
     uint64_t cache_known, cache_served; /* after a death: committed and not deleted; of these, found */
     uint64_t calls, full;               /* of clients of lives before */
@@ -182,6 +184,7 @@ void payload_fill(void *to, uint32_t size_bytes, uint64_t identity, uint32_t ver
 /* The version that these bytes are, whole; 0 if they are zeros; UINT32_MAX: they are nothing that was ever written. */
 uint32_t payload_version(const void *from, uint32_t size_bytes, uint64_t identity);
 uint64_t payload_of_key(uint32_t client, enum t_kind kind, uint32_t key);
+uint64_t payload_of_scratch(uint32_t client, uint32_t key);
 uint64_t payload_of_stripe(uint32_t client, enum t_group group, uint32_t stripe);
 struct spw_key key_of(uint32_t client, uint32_t key);
 struct spw_key tensor_of(uint32_t tensor);
@@ -203,6 +206,7 @@ struct t_place {
     bool hot;      /* the daemon's memory is kept by `manager`, from place_open() on */
     struct manager manager;
     uint32_t dram_percent;
+    bool check_syncs; /* the next check of memory that was left ends with a SYNC of all there is */
     /* The caller's, before place_open(). */
     uint64_t disk_bytes;
     bool one_engine;
@@ -251,6 +255,7 @@ enum { CLIENT_GONE = 3 }; /* exit status: the daemon went away */
 struct t_spaces {
     spw_session *session;
     spw_space *blocks[T_KINDS];
+    spw_space *scratch; /* where memory is kept; each client's own */
     spw_space *tensors[T_CLIENTS][T_GROUPS];
 };
 /* 0, or a negative errno: -ENOTCONN and the like if there is no daemon. */
@@ -269,6 +274,7 @@ struct t_worker {
     char *bytes; /* T_PAYLOAD_MAX */
     uint32_t set_version[T_GROUPS][T_STRIPES];
     bool set_known[T_GROUPS];
+    uint32_t scratch[T_SCRATCH_KEYS]; /* versions, 0: absent; it ends with its owner, so nobody else need know */
 };
 /* One random thing. Ends the process when the daemon is gone. */
 void client_do(struct t_worker *w);
