@@ -178,8 +178,10 @@ if(SPILLWAY_KILL_POINTS AND NOT SPILLWAY_SANITIZE STREQUAL thread)
                           LINK spillway-test-unit ${all_libraries} Spillway::jsonc spillway-check m)
     set_target_properties(spilltorture PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
     spillway_test(system/kill_points system 600 spilltorture kill --seed 1 --number 50)
+    spillway_test(system/kill_points_hot system 600 spilltorture kill --hot --seed 1 --number 50)
     spillway_test(system/power_loss system 300 spilltorture power --seed 1 --runs 2 --number 150)
     spillway_test(torture/kill_points torture 36000 spilltorture kill --number 10000)
+    spillway_test(torture/kill_points_hot torture 36000 spilltorture kill --hot --number 10000)
     spillway_test(torture/power_loss torture 36000 spilltorture power --runs 20 --number 0)
 endif()
 
@@ -311,7 +313,7 @@ set(spillway_costs
     sim/seeds 1000 system/test_mix 900 fail/sample 800 system/test_vm_numa 120
     system/test_gpu_bench 60 unit/test_policy_generated 50 system/test_bench 40 unit/test_store_crash 40
     unit/test_store_cleaner 40 unit/test_ring_wakeup 35 system/test_systemd 30 system/test_engine_tsan 30
-    system/test_gpu_deaths 30 sim/regressions 30 system/test_hot_restart 25 system/kill_points 22 system/power_loss 20
+    system/test_gpu_deaths 30 sim/regressions 30 system/test_hot_restart 25 system/kill_points 22 system/kill_points_hot 50 system/power_loss 20
     system/test_gpu_restart 20 unit/test_gpu_bad_helper 20 unit/test_tiering_durable 20 fuzz/device 19
     unit/test_gpu_helper_faults 20 system/test_gpu_path 16 system/test_gpu_path_seccomp 16 unit/test_gpu_helper 15 unit/test_client 15
     unit/test_store_room 15 system/test_daemon_device 15

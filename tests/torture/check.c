@@ -117,8 +117,8 @@ static void check_piece(struct check *c, uint32_t client, enum t_group g, uint32
 {
     uint64_t bytes = (uint64_t)n * T_STRIPE_BYTES;
     struct spw_key name = tensor_of(tensor);
-    int r = spw_get_range(c->spaces.tensors[client][g], &name, (uint64_t)first * T_STRIPE_BYTES, c->bytes, bytes,
-                          WAIT_MS);
+    int r =
+        spw_get_range(c->spaces.tensors[client][g], &name, (uint64_t)first * T_STRIPE_BYTES, c->bytes, bytes, WAIT_MS);
 
     if (r == -EBADMSG && c->all && c->place->oracle->clients[client].was_killed)
         r = check_mend(c, client, g, tensor, first, n);

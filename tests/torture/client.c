@@ -100,10 +100,12 @@ void client_must(struct t_worker *w, int status, const char *what)
 static bool client_rests(struct t_worker *w)
 {
     uint32_t pause = load_acquire(&w->oracle->pause);
+    uint64_t ops_max = load_relaxed(&w->me->ops_max);
 
-    if (pause % 2 == 0)
+    if (pause % 2 == 1)
+        store_release(&w->me->at_rest, pause); /* pairs with clients_pause(): what was done before is in the journal */
+    else if (ops_max == 0 || w->me->n_ops < ops_max)
         return false;
-    store_release(&w->me->at_rest, pause); /* pairs with clients_pause(): what was done before is in the journal */
     pause_ms(1);
     return true;
 }
@@ -221,12 +223,20 @@ bool clients_pause(struct t_place *p, pid_t pids[T_CLIENTS])
     return true;
 }
 
+void clients_limit(struct t_place *p, uint64_t n_calls)
+{
+    for (uint32_t i = 0; i < T_CLIENTS; i++)
+        store_relaxed(&p->oracle->clients[i].ops_max, load_relaxed(&p->oracle->clients[i].n_ops) + n_calls + 1);
+}
+
 void clients_resume(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed)
 {
     store_release(&p->oracle->stop, 0);
     store_release(&p->oracle->pause, (load_relaxed(&p->oracle->pause) | 1) + 1);
     fflush(NULL);
-    for (uint32_t i = 0; i < T_CLIENTS; i++)
+    for (uint32_t i = 0; i < T_CLIENTS; i++) {
+        store_relaxed(&p->oracle->clients[i].ops_max, 0);
         if (pids[i] == 0)
             client_start(p, &pids[i], i, seed);
+    }
 }

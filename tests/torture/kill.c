@@ -23,7 +23,7 @@
 #define CYCLES_A_LIFE 250
 #define PROGRESS 50
 #define POINTS_ALL_CYCLES 10000 /* by then each point has fired, but for those that points.c excuses */
-#define CALLS_MAX 400 /* of all clients together */
+#define CALLS_MAX 400           /* of all clients together */
 #define LOAD_MS_MAX 1500
 #define RECONFIGURE_PERCENT 15
 #define STOP_PERCENT 20
@@ -158,7 +158,8 @@ static void say(const struct t_place *p, uint64_t n, int64_t start_ms)
            (unsigned long long)c->objects_checked, (unsigned long long)c->sets_checked,
            (unsigned long long)c->cache_served, (unsigned long long)c->cache_known);
     if (p->hot)
-        printf("  %llu starts over memory that was left: %llu clients outlived the death, %llu of %llu of cache were served, "
+        printf("  %llu starts over memory that was left: %llu clients outlived the death, %llu of %llu of cache were "
+               "served, "
                "%llu pieces were torn\n",
                (unsigned long long)c->hot_starts, (unsigned long long)c->ridden_out, (unsigned long long)c->hot_served,
                (unsigned long long)c->hot_known, (unsigned long long)c->torn);

@@ -19,6 +19,7 @@
 #define HOT_STARTS_MAX 32
 #define TOGETHER_PERCENT 25
 #define RESTART_PERCENT 50 /* of stops: clients are in the middle of it, and memory is kept */
+#define STOP_CALLS_MAX 100 /* of each of them */
 
 static uint32_t count_living(const pid_t pids[T_CLIENTS])
 {
@@ -61,9 +62,11 @@ static bool start(struct t_place *p, struct t_hot *hot, const struct t_plan *pla
 /* --- The end ------------------------------------------------------------------------------------------------------------- */
 
 /* SIGTERM. With clients that are in the middle of it memory goes on; else it ends, and the next start is cold. */
-static void stop(struct t_place *p, struct t_hot *hot, bool restarts)
+static void stop(struct t_place *p, struct t_hot *hot, bool restarts, uint64_t n_calls)
 {
-    if (!restarts)
+    if (restarts)
+        clients_limit(p, n_calls);
+    else
         clients_end(p, hot->pids, false);
     int status = place_stop_daemon(p);
 
@@ -85,7 +88,7 @@ static void end(struct t_place *p, struct t_hot *hot, const struct t_plan *plan,
     int status;
 
     if (plan->stop && p->daemon && (restarts || clients_pause(p, hot->pids))) {
-        stop(p, hot, restarts);
+        stop(p, hot, restarts, random_below(random, STOP_CALLS_MAX));
     } else if (!p->daemon || !place_daemon_lives(p, &status)) {
         p->oracle->counts.deaths_at_points++;
     } else {

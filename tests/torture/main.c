@@ -9,12 +9,19 @@
 
 static const struct argp_option option_table[] = {
     {"seed", 's', "N", 0, "Decides plans and loads; else the time does", 0},
-    {"number", 'n', "N", 0, "kill: cycles, 50; power: cuts of a run, about 300; 0: all", 0},
+    {"number", 'n', "N", 0,
+     "kill: cycles, 50; from 10000 on a kill point that never fired fails it, unless points.c excuses it; power: cuts "
+     "of a "
+     "run, about 300; 0: all",
+     0},
     {"runs", 'u', "N", 0, "power: runs, each of its own seed; 1", 0},
     {"dir", 'd', "FOLDER", 0, "Where everything lies; else a new one in /var/tmp", 0},
     {"resume", 'r', NULL, 0, "Go on with what is in the folder", 0},
     {"keep", 'k', NULL, 0, "Leave the folder", 0},
-    {"hot", 'm', NULL, 0, "Memory survives: demand all that was acknowledged after every death", 0},
+    {"hot", 'm', NULL, 0,
+     "kill: a store like systemd's keeps the daemon's memory, and clients ride out its deaths: demand all that was "
+     "acknowledged after each, and what SYNCs promised when the store is emptied, about every eighth time",
+     0},
     {"list", 'l', NULL, 0, "List every kill point at the end, not only those that never fired", 0},
     {NULL, 0, NULL, 0, NULL, 0},
 };

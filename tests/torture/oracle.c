@@ -187,12 +187,10 @@ static void found_set(struct t_oracle *o, struct t_client *c, uint32_t group, co
     set_as_now(c, group, now);
     for (uint32_t s = 0; s < T_STRIPES; s++)
         if (now[s] != stripes[s])
-            event_found(o, c,
-                        &(struct t_event){.op = T_FOUND_SET,
-                                          .kind = (uint8_t)group,
-                                          .stripe = s,
-                                          .n_stripes = 1,
-                                          .version = stripes[s]});
+            event_found(
+                o, c,
+                &(struct t_event){
+                    .op = T_FOUND_SET, .kind = (uint8_t)group, .stripe = s, .n_stripes = 1, .version = stripes[s]});
     memcpy(c->sets[group].now, stripes, sizeof(now));
 }
 
@@ -204,8 +202,7 @@ static void found_key(struct t_oracle *o, struct t_client *c, uint32_t kind, uin
     history_of(c, (enum t_kind)kind, key, T_NOW, &h);
     if (h.states[h.n - 1] != version || h.acked != h.n - 1)
         event_found(o, c,
-                    &(struct t_event){
-                        .op = T_FOUND, .kind = (uint8_t)kind, .key = (uint16_t)key, .version = version});
+                    &(struct t_event){.op = T_FOUND, .kind = (uint8_t)kind, .key = (uint16_t)key, .version = version});
     store_release(&k->live, live_pack(version, version != 0, k->next));
 }
 

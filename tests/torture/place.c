@@ -87,8 +87,8 @@ void place_drop_root(void)
 
 /* --- The folder -------------------------------------------------------------------------------------------------------- */
 
-static const char *const file_names[] = {"disk.spill", "socket", "notify", "log", "log.before",
-                                         "conf",       "points", "state"};
+static const char *const file_names[] = {"disk.spill", "socket", "notify", "log",
+                                         "log.before", "conf",   "points", "state"};
 
 static void *file_map(const char *path, size_t bytes)
 {

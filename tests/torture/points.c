@@ -10,11 +10,18 @@
 
 #define EARLY 20
 
-/* What this load does not reach, each with the reason. */
-static const struct {
+/* What a load does not reach, with the reason. */
+struct excuse {
     const char *name, *reason;
-} excused[] = {
-    {"none", "none"},
+    bool hot_only;
+};
+
+static const struct excuse excused[] = {
+    {"get.sums_load", ": only who reads a part of a piece from a segment that was found at the start needs its sums",
+     false},
+    {"get.sums_there", ": the same", false},
+    {"listener.path", ": the socket is the service manager's", true},
+    {"listener.socket", ": the same", true},
 };
 
 static uint64_t passings(const struct kill_entry *e)
@@ -97,23 +104,12 @@ uint32_t points_fired(const struct t_place *p, uint32_t *ret_n)
     return n;
 }
 
-void points_print(const struct t_place *p, FILE *to, bool all)
-{
-    for (uint32_t i = 0; i < p->table->n; i++) {
-        const struct kill_entry *e = &p->table->at[i];
-
-        if (all || e->fired == 0)
-            fprintf(to, "  %-28s fired %6llu, passed %10llu%s\n", e->name, (unsigned long long)e->fired,
-                    (unsigned long long)passings(e), e->fired == 0 ? "  NEVER FIRED" : "");
-    }
-}
-
-static bool is_excused(const char *name)
+static const struct excuse *excuse_of(const struct t_place *p, const char *name)
 {
     for (size_t i = 0; i < ARRAY_LEN(excused); i++)
-        if (strcmp(excused[i].name, name) == 0)
-            return true;
-    return false;
+        if (strcmp(excused[i].name, name) == 0 && (p->hot || !excused[i].hot_only))
+            return &excused[i];
+    return NULL;
 }
 
 uint32_t points_missed(const struct t_place *p, FILE *to)
@@ -123,11 +119,22 @@ uint32_t points_missed(const struct t_place *p, FILE *to)
     for (uint32_t i = 0; i < p->table->n; i++) {
         const struct kill_entry *e = &p->table->at[i];
 
-        if (e->fired > 0 || is_excused(e->name))
+        if (e->fired > 0 || excuse_of(p, e->name))
             continue;
-        fprintf(to, "FAILED: no daemon has died at %s (passed %llu times)\n", e->name,
-                (unsigned long long)passings(e));
+        fprintf(to, "FAILED: no daemon has died at %s (passed %llu times)\n", e->name, (unsigned long long)passings(e));
         n++;
     }
     return n;
+}
+
+void points_print(const struct t_place *p, FILE *to, bool all)
+{
+    for (uint32_t i = 0; i < p->table->n; i++) {
+        const struct kill_entry *e = &p->table->at[i];
+        const struct excuse *excuse = e->fired > 0 ? NULL : excuse_of(p, e->name);
+
+        if (all || e->fired == 0)
+            fprintf(to, "  %-28s fired %6llu, passed %10llu%s%s\n", e->name, (unsigned long long)e->fired,
+                    (unsigned long long)passings(e), e->fired > 0 ? "" : "  NEVER FIRED", excuse ? excuse->reason : "");
+    }
 }

@@ -27,10 +27,10 @@
 #include "tests/system/support/manager.h"
 
 #define T_CLIENTS 4
-#define T_KEYS 40   /* of each kind, of each client */
+#define T_KEYS 40        /* of each kind, of each client */
 #define T_SCRATCH_KEYS 6 /* of each client */
-#define T_GROUPS 2  /* sets of tensors of each client: one a pool */
-#define T_TENSORS 3 /* of a set */
+#define T_GROUPS 2       /* sets of tensors of each client: one a pool */
+#define T_TENSORS 3      /* of a set */
 #define T_STRIPE_BYTES 16384
 #define T_STRIPES 112      /* of a set */
 #define T_PIECE_STRIPES 64 /* segments have 1 MiB, and so have pieces */
@@ -42,7 +42,6 @@
 
 /* What blocks are in, and the sets of tensors: T_GROUP_DEFAULT in the trusted pool, T_GROUP_SHARED in the other. */
 enum t_kind { T_DURABLE, T_CACHE, T_SHARED, T_KINDS };
-
 
 enum t_group { T_GROUP_DEFAULT, T_GROUP_SHARED };
 
@@ -94,6 +93,7 @@ struct t_client {
     struct t_key keys[T_KINDS][T_KEYS];
     struct t_set sets[T_GROUPS];
     uint64_t n_ops, n_full; /* calls; those that found no room, in memory or on a device */
+    uint64_t ops_max;       /* atomic: then it rests; 0: it does not */
     uint32_t n_events;      /* atomic: an event counts when it is whole */
     uint32_t at_rest;       /* atomic: the last `pause` at which it rests */
     bool was_killed;        /* since the last check: what it was writing may be torn */
@@ -114,10 +114,10 @@ struct t_counts {
 /* The file `state` of the folder. */
 struct t_oracle {
     uint64_t magic, seed;
-    uint32_t cycle; /* the next one */
-    uint32_t life;  /* cycles of one device */
-    uint32_t stop;  /* atomic: clients end after what they are doing */
-    uint32_t pause; /* atomic, only grows; odd: they rest after what they are doing */
+    uint32_t cycle;        /* the next one */
+    uint32_t life;         /* cycles of one device */
+    uint32_t stop;         /* atomic: clients end after what they are doing */
+    uint32_t pause;        /* atomic, only grows; odd: they rest after what they are doing */
     uint64_t log_position; /* atomic: of the device's log */
     struct t_counts counts;
     struct t_client clients[T_CLIENTS];
@@ -291,6 +291,8 @@ void client_kill(struct t_place *p, pid_t pids[T_CLIENTS], uint32_t number);
 void clients_end(struct t_place *p, pid_t pids[T_CLIENTS], bool gently);
 /* Those that live rest after what they are doing; false: the daemon died meanwhile. One that does not get there fails us. */
 bool clients_pause(struct t_place *p, pid_t pids[T_CLIENTS]);
+/* No more than so many calls each, until they are told to go on. */
+void clients_limit(struct t_place *p, uint64_t n_calls);
 /* They go on, and those that are not there are started. */
 void clients_resume(struct t_place *p, pid_t pids[T_CLIENTS], uint64_t seed);
 
