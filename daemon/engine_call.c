@@ -80,10 +80,9 @@ static void peer_silence_at_engine(struct call *base)
 {
     struct engine_peer *peer = container_of(base, struct engine_peer, end_call);
 
-    list_for_each_safe (l, &peer->peer.rings) {
+    list_for_each (l, &peer->peer.rings)
         ring_forget_poll(base->engine, list_entry(l, struct ring, link));
-        requests_ring_remove(base->engine->requests, list_entry(l, struct ring, link));
-    }
+    requests_peer_silence(base->engine->requests, &peer->peer);
 }
 
 void engine_peer_silence(struct engine_peer *peer)

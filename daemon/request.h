@@ -112,6 +112,8 @@ void requests_set_weights(struct requests *rq, const uint32_t *weights);
 void requests_peer_add(struct requests *rq, struct peer *peer, uint64_t session, uint64_t owner, uint32_t max_leases);
 /* Right after that: whose it is. Sessions of one user share what one user may have in flight. */
 void requests_peer_user(struct requests *rq, struct peer *peer, uint64_t name);
+/* Its rings, of a session that leaves for the next process; the rest stays until it is removed. */
+void requests_peer_silence(struct requests *rq, struct peer *peer);
 /* Cancels and frees whatever the session has here; its rings are no longer touched. leaves: its leases stay as they are, for the
  * next process. */
 void requests_peer_remove(struct requests *rq, struct peer *peer, bool leaves);

@@ -245,8 +245,17 @@ void requests_ring_remove(struct requests *rq, struct ring *ring)
     rq->changes++;
 }
 
+void requests_peer_silence(struct requests *rq, struct peer *peer)
+{
+    tiering_leave(rq->tiering);
+    list_for_each_safe (l, &peer->rings)
+        requests_ring_remove(rq, list_entry(l, struct ring, link));
+}
+
 void requests_peer_remove(struct requests *rq, struct peer *peer, bool leaves)
 {
+    if (leaves)
+        tiering_leave(rq->tiering);
     list_for_each_safe (l, &peer->rings)
         requests_ring_remove(rq, list_entry(l, struct ring, link));
     for (uint32_t i = 0; i < SESSION_GPU_LANES_MAX; i++)

@@ -728,6 +728,8 @@ int move_commit(struct tiering *t, struct tiering_session *s, struct lease *l, s
 /* Room was found for it (or it failed for good). Called by room_serve(). */
 void move_go(struct move *m, struct arena_chunk *chunk, uint32_t sector);
 void move_fail(struct move *m, int status);
+/* Nobody waits for it any more. */
+void move_cancel(struct move *m);
 /* The move that loads this piece (HOT_LOADING), or that waits for its first room (RESERVED without memory). */
 struct move *move_of(struct tiering *t, uint32_t object);
 /* The spill under way (HOT_SPILLING). */

@@ -322,9 +322,14 @@ void tiering_session_lost(struct tiering *t, struct tiering_session *s, const ui
     }
 }
 
-void tiering_session_leave(struct tiering *t, struct tiering_session *s)
+void tiering_leave(struct tiering *t)
 {
     t->leaving = true;
+}
+
+void tiering_session_leave(struct tiering *t, struct tiering_session *s)
+{
+    tiering_leave(t);
     while (s->first_lease != RECORD_NONE)
         lease_leave_session(t, &t->leases[s->first_lease]);
     room_session_end(t, s);

@@ -499,3 +499,27 @@ void move_fail(struct move *m, int status)
         break;
     }
 }
+
+/* It has the lease again that it would have ended. */
+static void move_undo(struct move *m)
+{
+    struct tiering *t = m->t;
+    uint32_t object = m->object;
+
+    t->leases[m->lease].in_move = false;
+    if (m->kind == MOVE_PUBLISH)
+        extent_release(t, m->held_region, m->held_sector);
+    kill_point("move.undone");
+    move_free(m);
+    object_unpin(t, object);
+}
+
+/* A client that leaves for the next process asks there again for the COMMIT or the dirty RELEASE; no lease would tell it that
+ * all is done. */
+void move_cancel(struct move *m)
+{
+    if (m->t->leaving && (m->kind == MOVE_COMMIT || m->kind == MOVE_PUBLISH))
+        move_undo(m);
+    else
+        move_fail(m, -ECANCELED);
+}

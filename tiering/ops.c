@@ -293,6 +293,6 @@ bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait)
         tiering_unadmit(t, wait->session_, t->spaces[r->space].info.pool, r->size_bytes);
     /* Nobody waits any more, and nothing is under way: the move itself ends. */
     if (list_is_empty(&m->waiters) && m->phase == MOVE_ROOM)
-        move_fail(m, -ECANCELED);
+        move_cancel(m);
     return true;
 }

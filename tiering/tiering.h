@@ -287,6 +287,9 @@ void tiering_user_stat(const struct tiering *t, const struct tiering_session *s,
 /* Releases and aborts everything; torn write leases revert. The daemon has cancelled the session's waits. Memory that
  * I/O still uses is freed when the I/O ends: the struct itself may go at once. */
 void tiering_session_end(struct tiering *t, struct tiering_session *s);
+/* Sessions leave from now on, for the engine that comes after this one. Before their waits are cancelled: what they were to
+ * end is then left as it is. */
+void tiering_leave(struct tiering *t);
 /*
  * Instead of its end: its leases, and what it holds in private memory, are left to the engine that comes after this one. Of
  * this one there is only tiering_stop() and what follows it to come.

@@ -346,6 +346,46 @@ START_TEST(sessions_leave_their_leases)
 }
 END_TEST
 
+/* The same where a COMMIT and a dirty RELEASE of theirs have not found room yet: they are asked for again. */
+START_TEST(sessions_leave_what_waits_for_room)
+{
+    struct tiering_grant made, write, unused;
+    struct rig_wait commit, release;
+
+    rig_open(&rig, 8 * MIB, DEVICE);
+    struct tiering_id id = tensor(RIG_SHARED, 1, RIG_PIECE), block = key(RIG_SHARED, 2);
+    ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, TIERING_WRITE, &write), 0);
+    rig_fill(rig_memory(&rig, &write), RIG_PIECE, 2);
+    ck_assert_int_eq(rig_reserve(&rig, &rig.s, &block, 9000, 9000, &made), 0);
+    rig_fill(rig_memory(&rig, &made), 9000, 3);
+    rig_wait_init(&release);
+    ck_assert_int_eq(tiering_release_wait(rig.t, &rig.s, write.lease, TIERING_DIRTY, &release.wait, &unused),
+                     TIERING_WAIT);
+    rig_wait_init(&commit);
+    ck_assert_int_eq(tiering_commit(rig.t, &rig.s, made.lease, &commit.wait, &unused), TIERING_WAIT);
+    tiering_leave(rig.t);
+    ck_assert(tiering_wait_cancel(rig.t, &release.wait));
+    ck_assert(tiering_wait_cancel(rig.t, &commit.wait));
+    rig_check(&rig);
+    tiering_session_leave(rig.t, &rig.s);
+    tiering_session_leave(rig.t, &rig.other);
+    tiering_stop(rig.t);
+    for (int turn = 0; !tiering_idle(rig.t); turn++)
+        rig_turn(&rig, 4, 1000000);
+    ck_assert_int_eq(tiering_close_clean(rig.t), 0);
+    hot();
+    ck_assert_uint_eq(counts().leases, 2);
+    ck_assert_int_eq(rig_commit(&rig, &rig.s, made.lease), 0);
+    ck_assert_int_eq(rig_get(&rig, &block, 3), 0);
+    ck_assert_int_eq(rig_release(&rig, &rig.s, write.lease, TIERING_DIRTY), 0);
+    ck_assert_int_eq(rig_get(&rig, &id, 2), 0);
+    ck_assert_uint_eq(rig_pool_stat(&rig, 1).admitted, 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 /* --- Beside the logs ------------------------------------------------------------------------------------------------- */
 
 /* It left memory, and the log has not heard of its place on the device. */
@@ -736,6 +776,7 @@ int main(void)
     tcase_add_test(tc, commit_and_release_that_were_cut_off_are_done_again);
     tcase_add_test(tc, readers_of_old_bytes_keep_them);
     tcase_add_test(tc, sessions_leave_their_leases);
+    tcase_add_test(tc, sessions_leave_what_waits_for_room);
     tcase_add_test(tc, what_the_log_lacks_is_logged_again);
     tcase_add_test(tc, what_was_deleted_does_not_come_back);
     tcase_add_test(tc, a_tensor_keeps_its_shadow);
