@@ -169,29 +169,32 @@ static void event_found(struct t_oracle *o, struct t_client *c, const struct t_e
     oracle_end(o, oracle_begin(o, c, what), T_DONE);
 }
 
-static void set_as_now(const struct t_client *c, uint32_t group, uint32_t now[T_STRIPES])
+/* After all writes, or after those that were acknowledged. */
+static void set_after(const struct t_client *c, uint32_t group, bool acked, uint32_t ret_stripes[T_STRIPES])
 {
-    memcpy(now, c->sets[group].seen, T_STRIPES * sizeof(*now));
+    memcpy(ret_stripes, c->sets[group].seen, T_STRIPES * sizeof(*ret_stripes));
     for (uint32_t i = 0; i < c->n_events; i++) {
         const struct t_event *e = &c->events[i];
+        bool counts = acked ? is_acked(e, T_NOW) : e->outcome != T_FAILED;
 
-        for (uint32_t s = 0; e->op >= T_WRITE && e->kind == group && e->outcome != T_FAILED && s < e->n_stripes; s++)
-            now[e->stripe + s] = e->version;
+        for (uint32_t s = 0; e->op >= T_WRITE && e->kind == group && counts && s < e->n_stripes; s++)
+            ret_stripes[e->stripe + s] = e->version;
     }
 }
 
 static void found_set(struct t_oracle *o, struct t_client *c, uint32_t group, const uint32_t stripes[T_STRIPES])
 {
-    uint32_t now[T_STRIPES];
+    uint32_t acked[T_STRIPES], begun[T_STRIPES];
 
-    set_as_now(c, group, now);
+    set_after(c, group, true, acked);
+    set_after(c, group, false, begun);
     for (uint32_t s = 0; s < T_STRIPES; s++)
-        if (now[s] != stripes[s])
+        if (acked[s] != stripes[s] || begun[s] != stripes[s])
             event_found(
                 o, c,
                 &(struct t_event){
                     .op = T_FOUND_SET, .kind = (uint8_t)group, .stripe = s, .n_stripes = 1, .version = stripes[s]});
-    memcpy(c->sets[group].now, stripes, sizeof(now));
+    memcpy(c->sets[group].now, stripes, sizeof(c->sets[group].now));
 }
 
 static void found_key(struct t_oracle *o, struct t_client *c, uint32_t kind, uint32_t key, uint32_t version)
