@@ -53,6 +53,7 @@ static void put_engine(json *o, const struct engine_report *r)
     json_put_u64(o, "number", r->call.engine->config.number);
     json_put_u64(o, "turns", r->heartbeat);
     json_put_bool(o, "ready", r->is_ready);
+    json_put_u64(o, "recovery_ns", r->recovery_ns);
     json_put_u64(o, "memory_bytes", r->have_bytes);
     json_put_u64(o, "memory_wanted_bytes", r->want_bytes);
     json_put_u64(o, "memory_missing_bytes", r->missing_bytes);
@@ -542,6 +543,8 @@ static void put_store(json *o, const struct store_stat *s)
     json_put_u64(o, "checkpoints", s->checkpoints);
     json_put_u64(o, "reclaimed_segments", s->reclaimed_segments);
     json_put_u64(o, "flushes", s->flushes);
+    json_put_u64(o, "recovered_pieces", s->recovered_pieces);
+    json_put_u64(o, "recovered_log_bytes", s->recovered_log_bytes);
     json_put_int(o, "failed", s->failed);
 }
 
@@ -557,6 +560,7 @@ static void put_stores(json *o, const struct admin_reports *reports, uint32_t de
 
             json_put_u64(store, "partition", reports->at[e]->store_at[i].partition);
             json_put_u64(store, "engine", e);
+            json_put_u64(store, "log_ns", reports->at[e]->store_at[i].log_ns);
             put_store(store, &reports->at[e]->stores[i]);
         }
     }

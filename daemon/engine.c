@@ -480,9 +480,13 @@ static int engine_setup(struct engine *engine, const char **ret_why)
     tiering->ctx = engine;
     kill_point("engine.records");
     *ret_why = "no memory for tiering: lower max_objects";
+    const char *distrust;
+    uint64_t start_ns = engine_clock_ns();
     r = tiering_new(tiering, &engine->tiering);
     if (r < 0)
         return r;
+    if (tiering_is_warm(engine->tiering, &distrust))
+        engine->recovery_ns = engine_clock_ns() - start_ns;
     engine_chunks_adopted(engine);
     struct requests_config requests = {
         .tiering = engine->tiering,
@@ -539,12 +543,15 @@ int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, const
     if (engine->n_stores == DEVICES_MAX)
         return -ENOSPC;
     kill_point("engine.store");
+    uint64_t start_ns = engine_clock_ns();
     int r = tiering_store_add(engine->tiering, dev, partition, device_bytes, ret_why);
+    uint64_t log_ns = engine_clock_ns() - start_ns;
 
+    engine->recovery_ns += log_ns;
     if (r == 0) {
         struct engine_store *store = &engine->store_at[engine->n_stores++];
 
-        *store = (struct engine_store){.device = device, .dev = dev, .partition = partition};
+        *store = (struct engine_store){.device = device, .dev = dev, .partition = partition, .log_ns = log_ns};
         snprintf(store->name, sizeof(store->name), "%s", name);
     }
     return r;
@@ -552,7 +559,11 @@ int engine_store_add(struct engine *engine, uint16_t dev, uint32_t device, const
 
 int engine_begin(struct engine *engine)
 {
-    return tiering_start(engine->tiering);
+    uint64_t start_ns = engine_clock_ns();
+    int r = tiering_start(engine->tiering);
+
+    engine->recovery_ns += engine_clock_ns() - start_ns;
+    return r;
 }
 
 int engine_run(struct engine *engine)

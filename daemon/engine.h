@@ -172,6 +172,7 @@ struct engine_store {
     uint16_t dev;    /* the engine's own number of it */
     uint16_t partition;
     char name[NAME_BYTES_MAX + 1]; /* of the device */
+    uint64_t log_ns;               /* at start, to read its log */
 };
 
 /* The memory that an engine has on one node. */
@@ -186,6 +187,7 @@ struct engine_report {
     struct call call;
     uint64_t have_bytes, want_bytes; /* memory at start */
     bool is_ready;
+    uint64_t recovery_ns;
     uint64_t heartbeat;
     struct uring_caps caps;
     struct uring_stat uring;
@@ -324,6 +326,7 @@ struct engine {
     struct memory_shared records;
     uint32_t n_stores;
     struct engine_store store_at[DEVICES_MAX];
+    uint64_t recovery_ns; /* at start, until all that logs and memory tell of was in place */
     struct engine_flush_note flush_notes[DEVICES_MAX]; /* by store */
     struct engine_chunk chunks[CHUNKS_MAX];
     struct engine_chunk_note *chunk_notes; /* CHUNKS_MAX, or NULL */

@@ -306,6 +306,7 @@ static void report_at_engine(struct call *base)
     struct engine *engine = base->engine;
 
     report->is_ready = tiering_ready(engine->tiering, &report->have_bytes, &report->want_bytes);
+    report->recovery_ns = engine->recovery_ns;
     report->heartbeat = engine->heartbeat;
     report->caps = *uring_caps(engine->uring);
     uring_stat(engine->uring, &report->uring);

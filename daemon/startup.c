@@ -472,9 +472,36 @@ static int sessions_go_on(struct control *control)
     return r;
 }
 
+/* Before the engines run: until then what is theirs can be read here. */
+static void say_recovered(const struct control *control)
+{
+    char log[UNITS_TEXT_BYTES];
+
+    for (uint32_t e = 0; e < control->n_engines; e++) {
+        const struct engine *engine = control->engines[e];
+        uint64_t pieces = 0;
+
+        for (uint32_t i = 0; i < engine->n_stores; i++) {
+            const struct engine_store *at = &engine->store_at[i];
+            const struct config_device *config = &control->config->devices[at->device];
+            struct store_stat s;
+
+            tiering_store_stat(engine->tiering, i, &s);
+            pieces += s.recovered_pieces;
+            log_info("[device %s] %s, partition %u: %llu pieces from %s of log, read in %.2f s", config->section.name,
+                     config->path, at->partition, (unsigned long long)s.recovered_pieces,
+                     size_print(s.recovered_log_bytes, log), (double)at->log_ns * 1e-9);
+        }
+        if (engine->n_stores > 0)
+            log_info("engine %u: recovery of %llu pieces took %.2f s", e, (unsigned long long)pieces,
+                     (double)engine->recovery_ns * 1e-9);
+    }
+}
+
 static void say_warm(const struct control *control)
 {
     struct tiering_warm_counts sum = {0};
+    uint64_t recovery_ns = 0;
     char size[UNITS_TEXT_BYTES];
 
     for (uint32_t e = 0; e < control->n_engines; e++) {
@@ -486,13 +513,14 @@ static void say_warm(const struct control *control)
         sum.leases_ended += counts.leases_ended;
         sum.memory_bytes += counts.memory_bytes;
         sum.lost += counts.lost;
+        recovery_ns += control->engines[e]->recovery_ns;
     }
     if (sum.memory_bytes > 0)
         log_notice(
             "the last process left %s of memory with %llu objects and %llu leases (%llu have ended, %llu objects are "
-            "lost)",
+            "lost), in place after %.2f s",
             size_print(sum.memory_bytes, size), (unsigned long long)sum.objects, (unsigned long long)sum.leases,
-            (unsigned long long)sum.leases_ended, (unsigned long long)sum.lost);
+            (unsigned long long)sum.leases_ended, (unsigned long long)sum.lost, (double)recovery_ns * 1e-9);
 }
 
 int startup_engines(struct control *control)
@@ -548,6 +576,8 @@ int startup_engines(struct control *control)
         r = sessions_go_on(control);
     for (uint32_t i = 0; i < control->n_engines && r == 0; i++)
         r = engine_begin(control->engines[i]);
+    if (r == 0)
+        say_recovered(control);
     if (r == -ESTALE) { /* the next try finds nothing, and starts */
         log_error("the devices are not those of the last process: what it had in memory is given up");
         fdstore_forget_all(control->fdstore);

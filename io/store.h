@@ -287,6 +287,7 @@ struct store_stat {
     uint64_t write_errors; /* puts whose write failed */
     uint64_t log_bytes, log_live_bytes, log_used_bytes;
     uint64_t checkpoints, reclaimed_segments, flushes;
+    uint64_t recovered_pieces, recovered_log_bytes; /* at opening: what its owner adopted, and the log that told of it */
     int failed; /* 0 or the negative errno that ended it */
 };
 void store_stat(const struct store *s, struct store_stat *ret_stat);

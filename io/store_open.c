@@ -182,6 +182,7 @@ static int open_device(struct store *s, const struct store_config *config, const
     r = log_recover(&s->log, s->be, s->dev, &s->g, &s->header, &recovery);
     if (r < 0)
         return r;
+    s->stat.recovered_log_bytes = log_used_sectors(&s->log) * SECTOR_BYTES;
     kill_point("open.log_read");
     *ret_why = "the partition's header cannot be written";
     return open_header(s);
@@ -238,6 +239,7 @@ int store_adopt(struct store *s, uint32_t pool, const struct store_entry *entry)
         return r;
     s->log.live_bytes += log_put_bytes(entry->id.key_len);
     s->stat.live_bytes += (uint64_t)sectors * SECTOR_BYTES;
+    s->stat.recovered_pieces++;
     return 0;
 }
 

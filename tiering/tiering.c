@@ -427,8 +427,7 @@ bool tiering_ready(const struct tiering *t, uint64_t *ret_have_bytes, uint64_t *
 
 /* --- Spaces --------------------------------------------------------------------------------------------------------- */
 
-/* The persistent id: the same space has the same on every device and after every restart. */
-static uint64_t space_id(const char *pool, const uint8_t *digest)
+uint64_t tiering_space_id(const char *pool, const uint8_t *digest)
 {
     uint8_t bytes[NAME_BYTES_MAX + 1 + 32] = {0};
 
@@ -441,7 +440,7 @@ static uint64_t space_id(const char *pool, const uint8_t *digest)
 int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec, struct tiering_space_info *ret_info)
 {
     const char *pool = t->pools[spec->pool].config.name;
-    uint64_t id = space_id(pool, spec->digest);
+    uint64_t id = tiering_space_id(pool, spec->digest);
     uint8_t durability =
         spec->durability ? (uint8_t)(spec->durability - 1) : t->config.classes[spec->class_id].durability;
 

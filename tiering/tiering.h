@@ -251,6 +251,8 @@ struct tiering_space_spec {
     bool must_exist;
 };
 
+/* The persistent id: the same space has the same on every device and after every restart. Pure. */
+uint64_t tiering_space_id(const char *pool, const uint8_t *digest);
 /* -ENOENT, -EINVAL (exists with other properties), -ENOSPC (SPACES_MAX). */
 must_check int tiering_space_open(struct tiering *t, const struct tiering_space_spec *spec,
                                   struct tiering_space_info *ret_info);

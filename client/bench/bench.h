@@ -23,6 +23,7 @@ int bench_copy(int argc, char **argv);
 int bench_nvme(int argc, char **argv);
 int bench_scale(int argc, char **argv);
 int bench_ready(int argc, char **argv);
+int bench_recover(int argc, char **argv);
 int bench_gpu(int argc, char **argv);
 int bench_steady(int argc, char **argv);
 int bench_policy(int argc, char **argv);

@@ -41,14 +41,16 @@ static int loop_take(const char *file, char *ret_path, size_t room)
     return r;
 }
 
-static int file_make(const char *path, uint64_t size_bytes)
+static int file_make(const char *path, uint64_t size_bytes, bool is_sparse)
 {
     cleanup_close int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
-    return fd < 0 ? -errno : -posix_fallocate(fd, 0, (off_t)size_bytes);
+    if (fd < 0 || (is_sparse && ftruncate(fd, (off_t)size_bytes) < 0))
+        return -errno;
+    return is_sparse ? 0 : -posix_fallocate(fd, 0, (off_t)size_bytes);
 }
 
-int devices_init(struct devices *d, bool is_loop, uint32_t n, uint64_t size_bytes)
+int devices_init(struct devices *d, enum devices_kind kind, uint32_t n, uint64_t size_bytes)
 {
     char folder[64];
     int r = 0;
@@ -62,8 +64,8 @@ int devices_init(struct devices *d, bool is_loop, uint32_t n, uint64_t size_byte
     for (uint32_t i = 0; r == 0 && i < n; i++) {
         snprintf(d->files[i], sizeof(d->files[i]), "%s/disk%u", folder, i);
         snprintf(d->paths[i], sizeof(d->paths[i]), "%s/disk%u", folder, i);
-        r = file_make(d->files[i], size_bytes);
-        if (r < 0 || !is_loop)
+        r = file_make(d->files[i], size_bytes, kind == DEVICES_LOOPS_SPARSE);
+        if (r < 0 || kind == DEVICES_FILES)
             continue;
         int fd = loop_take(d->files[i], d->paths[i], sizeof(d->paths[i]));
         d->fds[i] = MAX(fd, 0);

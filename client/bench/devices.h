@@ -17,7 +17,13 @@ struct devices {
     uint32_t n;
 };
 
+enum devices_kind {
+    DEVICES_FILES,
+    DEVICES_LOOPS,
+    DEVICES_LOOPS_SPARSE, /* on files that take no more space than what is written */
+};
+
 /* n devices of size_bytes, whose space is taken but not written. -ENOTSUP: no loop devices here. What was made is removed
  * by devices_deinit() on failure too. */
-must_check int devices_init(struct devices *devices, bool is_loop, uint32_t n, uint64_t size_bytes);
+must_check int devices_init(struct devices *devices, enum devices_kind kind, uint32_t n, uint64_t size_bytes);
 void devices_deinit(struct devices *devices);

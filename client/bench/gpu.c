@@ -151,7 +151,7 @@ static int row_measure_all(struct run *run, struct figures *figures)
     if (b->set_bytes == 0)
         return -ENOSPC;
     if (run->row->disk_percent > 0)
-        r = devices_init(&devices, false, 1, b->disk_bytes);
+        r = devices_init(&devices, DEVICES_FILES, 1, b->disk_bytes);
     if (r < 0)
         fprintf(stderr, "spillbench: %s: %s\n", devices.folder, strerrordesc_np(-r));
     b->disk_paths[1] = devices.paths[0];

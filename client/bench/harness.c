@@ -242,6 +242,20 @@ static int daemon_wait_ready(struct harness *h)
     }
 }
 
+int harness_again(struct harness *h)
+{
+    int r = daemon_start(h);
+
+    if (r < 0) {
+        fprintf(stderr, "spillbench: cannot start a daemon in %s: %s\n", h->folder, strerror(-r));
+        return r;
+    }
+    r = daemon_wait_ready(h);
+    if (r < 0 && r != -EINTR)
+        log_show(h);
+    return r;
+}
+
 int harness_start(const struct harness_options *options, struct harness *ret_harness)
 {
     cleanup_(harness_deinit) struct harness h = HARNESS_NONE;
@@ -256,22 +270,17 @@ int harness_start(const struct harness_options *options, struct harness *ret_har
     int r = folder_make(&h);
     if (r < 0)
         return r;
-    for (uint32_t i = 0; r == 0 && i < h.n_devices; i++)
+    for (uint32_t i = 0; r == 0 && i < h.n_devices && !options->is_formatted; i++)
         r = device_format(&h, device_path(&h, options, i, path), options->object_bytes);
     if (r == 0)
         r = config_write(&h, options);
-    if (r == 0)
-        r = daemon_start(&h);
     if (r < 0) {
-        fprintf(stderr, "spillbench: cannot start a daemon in %s: %s\n", h.folder, strerror(-r));
+        fprintf(stderr, "spillbench: cannot make a device or a config in %s: %s\n", h.folder, strerror(-r));
         return r;
     }
-    r = daemon_wait_ready(&h);
-    if (r < 0) {
-        if (r != -EINTR)
-            log_show(&h);
+    r = harness_again(&h);
+    if (r < 0)
         return r;
-    }
     if (options->any_user && (chmod(h.folder, 0711) < 0 || chmod(h.socket_path, 0666) < 0))
         return -errno;
     if (h.keep)
@@ -309,6 +318,15 @@ static bool daemon_end(struct harness *h, int *ret_status)
     }
     h->pid = 0;
     return true;
+}
+
+void harness_kill(struct harness *harness)
+{
+    int status;
+
+    kill(harness->pid, SIGKILL);
+    (void)waitpid(harness->pid, &status, 0);
+    harness->pid = 0;
 }
 
 int harness_stop(struct harness *harness)

@@ -22,6 +22,7 @@ struct harness_options {
     uint64_t object_bytes;                         /* mean size, for the log; 0: spillctl's default */
     uint32_t n_devices;                            /* 0: one, if device_bytes says so */
     const char *device_paths[HARNESS_DEVICES_MAX]; /* block devices to be formatted; NULL: a file */
+    bool is_formatted;                             /* devices: leave what is on them */
     bool keep;                                     /* leave everything where it is */
     bool any_user; /* let other users reach the socket: what they may is for the pools to say */
     bool quiet;
@@ -51,6 +52,10 @@ uint64_t harness_device_bytes(uint64_t blocks_bytes);
 must_check int harness_start(const struct harness_options *options, struct harness *ret_harness);
 /* Connects, with our name for `spillctl sessions`. */
 must_check int harness_connect(const struct harness *harness, const char *name, spw_session **ret_session);
+/* SIGKILL, and waits until it is gone. */
+void harness_kill(struct harness *harness);
+/* Starts it anew after that, and waits until it serves. On failure everything has been said. */
+must_check int harness_again(struct harness *harness);
 /* SIGTERM, and waits. 0 if it ended as it should; else says how it did, with the end of its log. */
 int harness_stop(struct harness *harness);
 /* Stops it; returns the status to end with: `status`, or BENCH_WRONG if all was well but for the daemon's own end. If

@@ -28,6 +28,7 @@ static const struct {
     {"scale", "lookup, acquire and commit with ten thousand objects, and with millions", bench_scale},
     {"steady", "what a full device costs, beside a simulated greedy cleaner", bench_steady},
     {"ready", "how soon memory is ready, beside touching it", bench_ready},
+    {"recover", "how soon a daemon that was killed has its pieces again, beside reading its log", bench_recover},
     {"policy", "hit rates and cost of the eviction policies, simulated, beside the optimum", bench_policy},
     {"adam", "the optimizer step of training, beside reading and writing the same memory", bench_adam},
     {"optimizer", "the optimizer step on states in the store, beside the device and the step in memory",

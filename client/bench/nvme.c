@@ -203,7 +203,7 @@ static int measure_devices(struct nvme *b, struct figures *figures)
 static int measure_setup(struct nvme *b, const struct nvme_setup *setup, struct figures *figures)
 {
     uint64_t size_bytes = harness_device_bytes(2 * b->data_bytes) / setup->n_devices;
-    int r = devices_init(&b->devices, setup->is_loop, 2 * setup->n_devices, size_bytes);
+    int r = devices_init(&b->devices, setup->is_loop ? DEVICES_LOOPS : DEVICES_FILES, 2 * setup->n_devices, size_bytes);
 
     b->setup = setup;
     if (r == 0) {

@@ -317,7 +317,7 @@ static int memory_get(struct bench *b)
 static int raw_make(struct bench *b)
 {
     double unused;
-    int r = devices_init(&b->raw, false, 1, 2 * b->states_bytes);
+    int r = devices_init(&b->raw, DEVICES_FILES, 1, 2 * b->states_bytes);
 
     if (r < 0) {
         fprintf(stderr, "spillbench: %s: %s\n", b->raw.folder, strerrordesc_np(-r));

@@ -30,6 +30,7 @@ run policy 'hits, optimum, 2 %, chats' 'hits, chain, 10 %, chats' 'cost, adaptiv
 run adam 'step, fp32, a thread a CPU' 'step, bf16, a thread a CPU, parameters' 'gradients, fp32, a thread a CPU'
 run optimizer 'step, all in memory' 'step, 50 % in memory' 'step, 50 % in memory, read' 'step, on the device, written'
 run footprint 'Llama-3.1-8B, class pools' 'Llama-3.1-8B, pinned'
+run recover 'recovery, 20000 pieces' 'first answer after SIGKILL, 20000 pieces' 'not found again, of 20000 pieces'
 run copy 'put, trusted pool, 64 KiB, lists of 64' 'get, shared pool, 1 MiB, lists of 4'
 
 # Single rows, and words that no row has.

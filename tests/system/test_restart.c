@@ -130,6 +130,25 @@ START_TEST(test_killed)
 }
 END_TEST
 
+/* What a start found and how long it took is in the log, and in what spillctl shows. */
+START_TEST(test_is_reported)
+{
+    spw_space *kept = durable();
+
+    ck_assert(daemon_logged(&d, "partition 0: 0 pieces from 0 B of log, read in "));
+    for (uint64_t i = 0; i < N_DURABLE; i++)
+        ck_assert_int_eq(block_put(kept, i, BLOCK), 0);
+    ck_assert_int_eq(spw_sync(kept, NULL, 0, 20000), 0);
+    restart(false);
+    ck_assert(daemon_logged(&d, "partition 0: 40 pieces from "));
+    ck_assert(daemon_logged(&d, "engine 0: recovery of 40 pieces took "));
+    ck_assert_int_eq(daemon_admin_number(session, "devices", "devices/0/partitions/0/recovered_pieces"), N_DURABLE);
+    ck_assert_int_gt(daemon_admin_number(session, "devices", "devices/0/partitions/0/recovered_log_bytes"), 0);
+    ck_assert_int_gt(daemon_admin_number(session, "devices", "devices/0/partitions/0/log_ns"), 0);
+    ck_assert_int_gt(daemon_status_number(&d, "engines/0/recovery_ns"), 0);
+}
+END_TEST
+
 /* One of the versions, whole. */
 static int tensor_version(spw_space *space, const struct spw_key *name, unsigned n_versions)
 {
@@ -219,6 +238,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, test_clean_stop);
     tcase_add_test(tc, test_killed);
+    tcase_add_test(tc, test_is_reported);
     tcase_add_test(tc, test_tensor);
     tcase_add_test(tc, test_client_hears);
     suite_add_tcase(suite, tc);
