@@ -95,7 +95,7 @@ uint32_t log_put_bytes(uint8_t key_len);
 uint32_t log_encode_put(uint8_t *out, const struct store_entry *entry, uint64_t txn);
 uint32_t log_encode_delete(uint8_t *out, const struct store_id *id, uint64_t generation);
 uint32_t log_encode_space(uint8_t *out, const struct store_space *space);
-/* -EUCLEAN for anything that encoding would not have written. bytes_left is at least one byte. */
+/* -EUCLEAN for anything that encoding would not have written: then *ret_record is anything. bytes_left is at least one byte. */
 must_check int log_decode(const struct log *l, const uint8_t *in, uint32_t bytes_left, struct log_record *ret_record,
                           uint32_t *ret_bytes);
 
@@ -146,6 +146,7 @@ uint64_t log_place(const struct log *l, uint64_t lsn); /* sector in the ring */
 struct log_recovery {
     int (*record)(void *ctx, const struct log_record *record);  /* in the log's order, uncommitted puts left out */
     void (*block)(void *ctx, const struct format_block *block); /* before its records; may be NULL */
+    void (*warm)(void *ctx, struct log_record *record);         /* some records ahead, all of them; may be NULL */
     void *ctx;
 };
 /*

@@ -166,7 +166,6 @@ int log_decode(const struct log *l, const uint8_t *in, uint32_t bytes_left, stru
     struct format_entry head;
     struct format_segment_freed freed;
     struct format_txn_commit commit;
-    struct log_record rec;
     int r = 0;
 
     if (bytes_left < sizeof(head))
@@ -174,39 +173,37 @@ int log_decode(const struct log *l, const uint8_t *in, uint32_t bytes_left, stru
     memcpy(&head, in, sizeof(head));
     if (head.entry_bytes > bytes_left || head.entry_bytes < 8 || head.entry_bytes % 8 != 0)
         return -EUCLEAN;
-    memset(&rec, 0, sizeof(rec));
-    rec.type = head.type;
+    memset(ret_record, 0, sizeof(*ret_record));
+    ret_record->type = head.type;
     switch (head.type) {
     case FORMAT_ENTRY_SPACE:
-        r = decode_space(in, &head, &rec);
+        r = decode_space(in, &head, ret_record);
         break;
     case FORMAT_ENTRY_PUT:
-        r = decode_put(l, in, &head, &rec);
+        r = decode_put(l, in, &head, ret_record);
         break;
     case FORMAT_ENTRY_DELETE:
-        r = decode_delete(in, &head, &rec);
+        r = decode_delete(in, &head, ret_record);
         break;
     case FORMAT_ENTRY_SEGMENT_FREED:
         if (head.entry_bytes != sizeof(freed))
             return -EUCLEAN;
         memcpy(&freed, in, sizeof(freed));
-        rec.segment_freed.segment = freed.segment;
-        rec.segment_freed.generation = freed.generation;
+        ret_record->segment_freed.segment = freed.segment;
+        ret_record->segment_freed.generation = freed.generation;
         r = freed.segment < l->n_segments ? 0 : -EUCLEAN;
         break;
     case FORMAT_ENTRY_TXN_COMMIT:
         if (head.entry_bytes != sizeof(commit))
             return -EUCLEAN;
         memcpy(&commit, in, sizeof(commit));
-        rec.txn = commit.txn;
+        ret_record->txn = commit.txn;
         r = commit.txn != 0 ? 0 : -EUCLEAN;
         break;
     default:
         r = -EUCLEAN;
     }
-    if (r < 0)
-        return r;
-    *ret_record = rec;
-    *ret_bytes = head.entry_bytes;
-    return 0;
+    if (r == 0)
+        *ret_bytes = head.entry_bytes;
+    return r;
 }

@@ -3,7 +3,7 @@
  * Reading the log after a restart. Blocking, on the thread that opens.
  *
  * Two passes over the same blocks: the first finds the true end and the transactions that were committed, the second
- * replays; puts of a transaction are replayed where it was committed. The end is the first place without a block that is whole and continues the chain. That is normal after a
+ * decodes all entries and replays; puts of a transaction are replayed where it was committed. The end is the first place without a block that is whole and continues the chain. That is normal after a
  * crash; it is damage if something after it was written when this place was already on stable storage (`flushed_lsn`,
  * or `needed_lsn` in the header), and then nothing is guessed: -EUCLEAN.
  *
@@ -20,6 +20,7 @@
 #include "io/log.h"
 
 #define WINDOW_SECTORS 256
+#define RECORDS_AHEAD 32 /* decoded before the first of them is replayed: what that will wait for is on its way */
 /* A flush comes at least every LOG_BLOCKS_UNFLUSHED_MAX blocks: no further beyond the end need a witness be sought. */
 #define WITNESS_SECTORS ((uint64_t)(LOG_BLOCKS_UNFLUSHED_MAX + 2) * FORMAT_BLOCK_SECTORS_MAX)
 
@@ -99,32 +100,37 @@ static int block_after(struct reader *r, struct log_mark at, const struct format
     return e;
 }
 
-typedef int (*block_fn)(void *ctx, const struct log_record *record);
+/* Where in a block its next entry is. */
+struct entries {
+    const uint8_t *at;
+    uint32_t left_bytes, left;
+};
 
-static int block_records(const struct log *l, const struct format_block *b, block_fn fn, void *ctx)
+static struct entries block_entries(const struct format_block *b)
 {
-    const uint8_t *p = (const uint8_t *)b + sizeof(*b);
-    uint32_t left = b->entry_bytes, bytes;
-    struct log_record record;
+    return (struct entries){.at = (const uint8_t *)b + sizeof(*b), .left_bytes = b->entry_bytes, .left = b->entries};
+}
 
-    for (uint32_t i = 0; i < b->entries; i++) {
-        int r = log_decode(l, p, left, &record, &bytes);
-        if (r == 0)
-            r = fn(ctx, &record);
+/* Returns how many it has decoded, 0 at the end. */
+static int entries_next(const struct log *l, struct entries *e, struct log_record *records, uint32_t n_max)
+{
+    uint32_t n = MIN(e->left, n_max), bytes;
+
+    for (uint32_t i = 0; i < n; i++) {
+        int r = log_decode(l, e->at, e->left_bytes, &records[i], &bytes);
         if (r < 0)
             return r;
-        p += bytes;
-        left -= bytes;
+        e->at += bytes;
+        e->left_bytes -= bytes;
     }
-    return left == 0 ? 0 : -EUCLEAN;
+    e->left -= n;
+    return n == 0 && e->left_bytes > 0 ? -EUCLEAN : (int)n;
 }
 
 /* --- First pass --- */
 
-static int collect_txn(void *ctx, const struct log_record *record)
+static int collect_txn(struct txn_set *set, const struct log_record *record)
 {
-    struct txn_set *set = ctx;
-
     if (record->type != FORMAT_ENTRY_TXN_COMMIT)
         return 0;
     if (set->n == set->room) {
@@ -137,6 +143,39 @@ static int collect_txn(void *ctx, const struct log_record *record)
     }
     set->txns[set->n++] = record->txn;
     return 0;
+}
+
+static int entries_skip(struct entries *e, const struct format_entry *head)
+{
+    if (head->entry_bytes > e->left_bytes || head->entry_bytes < sizeof(*head))
+        return -EUCLEAN;
+    e->at += head->entry_bytes;
+    e->left_bytes -= head->entry_bytes;
+    e->left--;
+    return 0;
+}
+
+/* `all`: what is wrong with any of its entries is to be found now, since the second pass may leave it out. */
+static int collect_block(const struct log *l, const struct format_block *b, bool all, struct txn_set *set)
+{
+    struct entries entries = block_entries(b);
+    struct log_record record;
+    struct format_entry head;
+    int r = 0;
+
+    while (r == 0 && entries.left > 0) {
+        if (entries.left_bytes < sizeof(head))
+            return -EUCLEAN;
+        memcpy(&head, entries.at, sizeof(head));
+        if (!all && head.type != FORMAT_ENTRY_TXN_COMMIT) {
+            r = entries_skip(&entries, &head);
+            continue;
+        }
+        r = entries_next(l, &entries, &record, 1);
+        if (r > 0)
+            r = collect_txn(set, &record);
+    }
+    return r < 0 ? r : entries.left_bytes > 0 ? -EUCLEAN : 0;
 }
 
 static int compare_u64(const void *a, const void *b)
@@ -159,10 +198,10 @@ static int find_end(struct reader *r, const struct format_partition *h, struct t
         if (!b || b->lsn + b->sectors > h->tail_lsn + r->l->ring_sectors)
             break;
         kill_point("replay.found_block");
-        e = block_records(r->l, b, collect_txn, set);
+        bool repeat = (b->flags & FORMAT_BLOCK_SWEEP_ONLY) && b->lsn >= h->needed_lsn;
+        e = collect_block(r->l, b, repeat, set);
         if (e < 0)
             return e;
-        bool repeat = (b->flags & FORMAT_BLOCK_SWEEP_ONLY) && b->lsn >= h->needed_lsn;
         at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
         if (!repeat)
             x.repeat = at;
@@ -200,6 +239,7 @@ struct replay {
     const struct log_recovery *recovery;
     struct log_record *held;
     size_t n_held, room;
+    struct log_record ahead[RECORDS_AHEAD];
 };
 
 static int replay_hold(struct replay *p, const struct log_record *record)
@@ -247,10 +287,8 @@ static void replay_unhold(struct replay *p, uint64_t generation)
     p->n_held = kept;
 }
 
-static int replay_record(void *ctx, const struct log_record *record)
+static int replay_record(struct replay *p, const struct log_record *record)
 {
-    struct replay *p = ctx;
-
     if (record->type == FORMAT_ENTRY_DELETE)
         replay_unhold(p, record->delete.generation);
     if (record->type == FORMAT_ENTRY_TXN_COMMIT)
@@ -258,6 +296,23 @@ static int replay_record(void *ctx, const struct log_record *record)
     if (record->type == FORMAT_ENTRY_PUT && record->put.txn != 0)
         return replay_hold(p, record);
     return p->recovery->record(p->recovery->ctx, record);
+}
+
+static int replay_block(struct replay *p, const struct log *l, const struct format_block *b)
+{
+    struct entries entries = block_entries(b);
+    int n;
+
+    while ((n = entries_next(l, &entries, p->ahead, RECORDS_AHEAD)) > 0) {
+        for (int i = 0; i < n && p->recovery->warm; i++)
+            p->recovery->warm(p->recovery->ctx, &p->ahead[i]);
+        for (int i = 0; i < n; i++) {
+            int r = replay_record(p, &p->ahead[i]);
+            if (r < 0)
+                return r;
+        }
+    }
+    return n;
 }
 
 static int replay(struct reader *r, struct log_mark at, uint64_t end_lsn, const struct txn_set *set,
@@ -276,7 +331,7 @@ static int replay(struct reader *r, struct log_mark at, uint64_t end_lsn, const 
         kill_point("replay.block");
         if (recovery->block)
             recovery->block(recovery->ctx, b);
-        e = block_records(r->l, b, replay_record, &p);
+        e = replay_block(&p, r->l, b);
         at = (struct log_mark){.lsn = b->lsn + b->sectors, .prev = b->checksum};
     }
     kill_point("replay.over");

@@ -63,6 +63,7 @@ struct store_entry {
     uint8_t durability;
     uint8_t kind; /* 0 block, 1 tensor; opaque to the store */
     struct store_loc loc;
+    uint64_t hint; /* in replay: what replay_warm() found out, else 0 */
 };
 
 /* A space as the log has it: enough to find and check it again after a restart. Opaque to the store but for `id`. */
@@ -88,6 +89,9 @@ struct store_events {
     /* STORE_LEFT_BEHIND: not kept, and it must not come back at a later start either. Before that is sure, no sync is
      * answered and nothing new is put. */
     int (*replay_put)(void *ctx, const struct store_entry *entry);
+    /* It will be put by and by, or will not: whatever is cheap now and saves a wait then; what is worth knowing then may go
+     * into its hint. May be NULL. */
+    void (*replay_warm)(void *ctx, struct store_entry *entry);
     /* The piece of exactly this generation was dropped. If another one is in its place by now, that one stays. */
     int (*replay_delete)(void *ctx, const struct store_id *id, uint64_t generation);
     /* The segment was freed: whatever still points into it is gone (entries with a smaller generation only). */
@@ -287,8 +291,9 @@ struct store_stat {
     uint64_t write_errors; /* puts whose write failed */
     uint64_t log_bytes, log_live_bytes, log_used_bytes;
     uint64_t checkpoints, reclaimed_segments, flushes;
-    uint64_t recovered_pieces, recovered_log_bytes; /* at opening: what its owner adopted, and the log that told of it */
-    int failed; /* 0 or the negative errno that ended it */
+    uint64_t recovered_pieces,
+        recovered_log_bytes; /* at opening: what its owner adopted, and the log that told of it */
+    int failed;              /* 0 or the negative errno that ended it */
 };
 void store_stat(const struct store *s, struct store_stat *ret_stat);
 /* The same number as in store_stat: for a look at each turn. */

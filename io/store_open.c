@@ -67,6 +67,14 @@ static int open_record(void *ctx, const struct log_record *record)
     }
 }
 
+static void open_warm(void *ctx, struct log_record *record)
+{
+    const struct store *s = ctx;
+
+    if (s->events->replay_warm && record->type == FORMAT_ENTRY_PUT)
+        s->events->replay_warm(s->ctx, &record->put.entry);
+}
+
 static void open_block(void *ctx, const struct format_block *b)
 {
     const struct store *s = ctx;
@@ -156,7 +164,7 @@ static int open_header(struct store *s)
 
 static int open_device(struct store *s, const struct store_config *config, const char **ret_why)
 {
-    const struct log_recovery recovery = {.record = open_record, .block = open_block, .ctx = s};
+    const struct log_recovery recovery = {.record = open_record, .block = open_block, .warm = open_warm, .ctx = s};
     struct store_format format;
     uint32_t version;
 

@@ -421,6 +421,8 @@ struct drain {
     bool again;  /* not the first walk: `cache` had its turn */
 };
 
+#define SPACE_GUESSES 4096
+
 struct tiering {
     struct tiering_config config;
     struct truth truth;
@@ -433,6 +435,7 @@ struct tiering {
     uint32_t n_pools;
     struct space *spaces;
     uint32_t n_spaces;
+    uint32_t space_guesses[SPACE_GUESSES]; /* by persistent id; whoever follows one has to look */
     struct tstore stores[DEVICES_MAX];
     uint32_t n_stores;
     struct arena_chunk *chunk_of[CHUNKS_MAX];
@@ -479,6 +482,7 @@ struct tiering {
     uint64_t next_retry_ns; /* UINT64_MAX: no pool is short of memory */
     bool recovering;        /* the logs are being replayed: no groups yet */
     bool was_clean;         /* all stores were closed cleanly */
+    bool may_prune;         /* the logs have pieces of objects that have several, or of tensors */
     bool started;           /* memory has been asked for */
     bool closing;           /* some of it is being given back */
     bool stopping;
@@ -578,8 +582,9 @@ void object_swap_mem(struct tiering *t, uint32_t object, uint32_t region, uint32
 void object_set_dev(struct tiering *t, uint32_t object, uint8_t store, const struct store_entry *entry);
 /* It no longer has a device copy; whoever calls this knows what becomes of the bytes there. */
 void object_detach_dev(struct tiering *t, uint32_t object);
-/* A fresh record that the log brought back: COMMITTED, on the device (object_set_dev() follows). */
-void object_recovered(struct tiering *t, uint32_t object, bool tensor);
+/* A fresh record of what the log brought back: COMMITTED, on the device. -ENOSPC. */
+must_check int object_recovered(struct tiering *t, const struct tiering_id *id, uint64_t hash, uint8_t store,
+                                const struct store_entry *entry);
 /* The same before the segments' rings are there. */
 void object_forget_dev(struct tiering *t, uint32_t object);
 /* Forgets the device copy; logged if `log`, else the segment's end will be. */
@@ -589,8 +594,8 @@ void object_commit_at(struct tiering *t, uint32_t object, uint32_t region, uint3
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags);
 void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
 /* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
-/* After a replay, which does not account for what it does. */
-void object_account_all(struct tiering *t);
+/* After a replay, which does not account for what it does: each record once. */
+void object_account_new(struct tiering *t, uint32_t object);
 void object_commit_unwritten(struct tiering *t, uint32_t object);
 void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry);
 void policy_enter(struct tiering *t, uint32_t object);
@@ -938,15 +943,15 @@ void sync_stop(struct tiering *t);
 
 /* --- recover.c --- */
 extern const struct store_events recover_events;
-uint32_t space_by_id(const struct tiering *t, uint64_t id);       /* UINT32_MAX */
+uint32_t space_by_id(struct tiering *t, uint64_t id);             /* UINT32_MAX */
 uint32_t pool_by_name(const struct tiering *t, const char *name); /* n_pools */
 /* Where one of its pieces is, or was: what a SYNC writes must not lie in another log than what it takes the place of. */
 void space_is_at_home(struct tiering *t, uint32_t space, uint8_t store);
 void id_from_store(struct tiering_id *ret_id, const struct store_id *id, uint32_t space, uint16_t n_parts);
 /* Every store was replayed: tensors are filled up with unwritten pieces; what is whole becomes visible. */
 int recover_finish(struct tiering *t);
-/* Tells the store which pieces were kept. */
-int recover_adopt(struct tiering *t, uint8_t store);
+/* Accounts for all that is there, and tells the stores which pieces were kept. */
+int recover_adopt(struct tiering *t);
 /* What is not whole goes, and what may be older than what was there last. */
 void recover_prune(struct tiering *t);
 int store_know_space(struct tiering *t, uint8_t store, uint32_t space);

@@ -20,12 +20,13 @@
 
 static void object_account(struct tiering *t, uint32_t object, int sign)
 {
+    if (t->recovering)
+        return; /* spaces do not know their pools yet: object_account_new() follows */
+
     const struct record *r = record_at(&t->records, object);
     struct tiering_pool_stat *stat = &pool_of(t, r)->stat;
     uint64_t one = sign > 0 ? 1 : UINT64_MAX; /* modulo 2^64: adding it subtracts 1 */
 
-    if (t->recovering)
-        return; /* spaces do not know their pools yet: object_account_all() follows */
     if (r->state == RECORD_RESERVED || r->state == RECORD_COMMITTED)
         stat->objects += one;
     if (r->flags & RECORD_HAS_MEM) {
@@ -42,14 +43,12 @@ static void object_account(struct tiering *t, uint32_t object, int sign)
         pool_of(t, r)->unsynced_bytes += one * r->size_bytes;
 }
 
-void object_account_all(struct tiering *t)
+void object_account_new(struct tiering *t, uint32_t object)
 {
-    for (uint32_t i = 0; i < t->records.high; i++) {
-        if (record_at(&t->records, i)->state == RECORD_FREE)
-            continue;
-        object_account(t, i, +1);
-        dirty_moved(t, i, (struct dirty_place){0});
-    }
+    if (record_at(&t->records, object)->state == RECORD_FREE)
+        return;
+    object_account(t, object, +1);
+    dirty_moved(t, object, (struct dirty_place){0});
 }
 
 /* Edits between these two are accounted for. */
@@ -440,15 +439,34 @@ void object_commit_unwritten(struct tiering *t, uint32_t object)
         group_committed(t, object);
 }
 
-void object_recovered(struct tiering *t, uint32_t object, bool tensor)
+int object_recovered(struct tiering *t, const struct tiering_id *id, uint64_t hash, uint8_t store,
+                     const struct store_entry *entry)
 {
-    struct record *r = object_edit(t, object);
+    bool is_grouped = id->n_parts > 1 || object_pieces(t, entry->object_bytes) > 1;
+    bool is_tensor = entry->kind & TIERING_TENSOR, is_torn = entry->kind & STORE_KIND_DAMAGED;
+    struct record *r;
+    uint32_t object;
+    int status = record_new_begin(&t->records, id, &r, &object);
 
+    if (status < 0)
+        return status;
+    assert(t->recovering && entry->loc.segment < t->stores[store].n_segments);
     r->state = RECORD_COMMITTED;
-    if (tensor)
-        r->flags |= RECORD_TENSOR;
-    object_edited(t, object);
+    r->object_bytes = entry->object_bytes;
+    r->size_bytes = entry->size_bytes;
+    r->generation = entry->generation;
+    r->sum = entry->sum;
+    r->dev_segment = entry->loc.segment;
+    r->dev_sector = entry->loc.sector;
+    r->dev_store = store;
+    r->flags = (uint8_t)(RECORD_HAS_DEV | (is_grouped ? RECORD_INCOMPLETE : 0) | (is_tensor ? RECORD_TENSOR : 0) |
+                         (is_torn ? RECORD_TORN : 0));
+    record_new_end(&t->records, object, hash);
     kill_point("object.recovered");
+    t->may_prune |= is_grouped || is_tensor;
+    t->spaces[id->space].n_objects++;
+    segment_link(t, object);
+    return 0;
 }
 
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags)

@@ -32,7 +32,7 @@ static bool entry_is_of(const struct record *r, uint8_t store, const struct stor
 
 /* --- While the logs are read ------------------------------------------------------------------------------------- */
 
-static uint32_t record_of_entry(const struct tiering *t, const struct store_id *store_id, uint16_t n_parts)
+static uint32_t record_of_entry(struct tiering *t, const struct store_id *store_id, uint16_t n_parts)
 {
     uint32_t space = space_by_id(t, store_id->space);
     struct tiering_id id;
@@ -377,7 +377,8 @@ int reconcile(struct tiering *t)
     if (r < 0)
         return r;
     t->recovering = false;
-    object_account_all(t);
+    for (uint32_t i = 0; i < t->records.high; i++)
+        object_account_new(t, i);
     for (uint32_t i = 0; i < t->n_stores; i++)
         store_adopt_done(t->stores[i].store);
     reconcile_forget(t);

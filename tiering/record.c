@@ -258,7 +258,8 @@ static uint32_t record_take_free(struct record_table *t)
     return index;
 }
 
-int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index)
+int record_new_begin(struct record_table *t, const struct tiering_id *id, struct record **ret_record,
+                     uint32_t *ret_index)
 {
     uint32_t index = record_take_free(t);
 
@@ -276,13 +277,27 @@ int record_new(struct record_table *t, const struct tiering_id *id, uint64_t has
                          .mem_region = RECORD_REGION_NONE,
                          .state = RECORD_RESERVED};
     memcpy(r->key, id->key, sizeof(r->key));
-    record_end(t);
+    *ret_record = r;
+    *ret_index = index;
+    return 0;
+}
 
+void record_new_end(struct record_table *t, uint32_t index, uint64_t hash)
+{
+    record_end(t);
     kill_point("record.new");
     record_index(t, index, hash);
     t->n_used++;
-    *ret_index = index;
-    return 0;
+}
+
+int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index)
+{
+    struct record *r;
+    int status = record_new_begin(t, id, &r, ret_index);
+
+    if (status == 0)
+        record_new_end(t, *ret_index, hash);
+    return status;
 }
 
 void record_unindex(struct record_table *t, uint32_t index)

@@ -29,11 +29,16 @@ static struct tiering *replay_tiering(void *ctx, uint8_t *ret_store)
 
 /* --- Spaces ---------------------------------------------------------------------------------------------------------- */
 
-uint32_t space_by_id(const struct tiering *t, uint64_t id)
+/* Asked for each entry of a log. */
+uint32_t space_by_id(struct tiering *t, uint64_t id)
 {
+    uint32_t *guess = &t->space_guesses[id % SPACE_GUESSES];
+
+    if (*guess < t->n_spaces && t->spaces[*guess].info.id == id)
+        return *guess;
     for (uint32_t i = 0; i < t->n_spaces; i++) {
         if (t->spaces[i].info.id == id)
-            return i;
+            return *guess = i;
     }
     return UINT32_MAX;
 }
@@ -178,7 +183,7 @@ static int recover_put(void *ctx, const struct store_entry *entry)
 {
     uint8_t store;
     struct tiering *t = replay_tiering(ctx, &store);
-    uint32_t space = space_by_id(t, entry->id.space), object, limit;
+    uint32_t space = space_by_id(t, entry->id.space), object;
     struct tiering_id id;
 
     if (entry->id.key_len == 0 || !entry->n_parts || entry->n_parts > PARTS_MAX || entry->id.part >= entry->n_parts ||
@@ -199,6 +204,7 @@ static int recover_put(void *ctx, const struct store_entry *entry)
     if (t->spaces[space].info.durability == STORE_SCRATCH)
         return 0;
     id_from_store(&id, &entry->id, space, entry->n_parts);
+    id.hash = entry->hint;
     uint64_t hash = record_hash_id(&t->records, &id);
     object = record_find(&t->records, &id, hash);
     if (object != RECORD_NONE) {
@@ -222,16 +228,26 @@ static int recover_put(void *ctx, const struct store_entry *entry)
             object = RECORD_NONE;
         }
     }
-    if (object == RECORD_NONE) {
-        int r = object_new(t, &id, hash, entry->object_bytes, entry->size_bytes, 0, &object, &limit);
-
-        if (r < 0)
-            return r;
-        object_recovered(t, object, entry->kind & TIERING_TENSOR);
-    }
     kill_point("recover.put");
+    if (object == RECORD_NONE)
+        return object_recovered(t, &id, hash, store, entry);
     object_set_dev(t, object, store, entry);
     return 0;
+}
+
+/* Its hash as the hint: with that, finding it is to look at a place that is in the cache by then. */
+static void recover_warm(void *ctx, struct store_entry *entry)
+{
+    uint8_t store;
+    struct tiering *t = replay_tiering(ctx, &store);
+    uint32_t space = space_by_id(t, entry->id.space);
+    struct tiering_id id;
+
+    if (space == UINT32_MAX)
+        return;
+    id_from_store(&id, &entry->id, space, entry->n_parts);
+    entry->hint = record_hash_id(&t->records, &id);
+    record_warm_slot(&t->records, entry->hint);
 }
 
 static int recover_delete(void *ctx, const struct store_id *store_id, uint64_t generation)
@@ -350,20 +366,9 @@ static int recover_check_whole(struct tiering *t, uint32_t object)
     return 0;
 }
 
-/* Where what is left of a space lies: of one that has moved on, another device's log may tell only of what was deleted. */
-static void recover_homes(struct tiering *t)
-{
-    for (uint32_t i = 0; i < t->records.high; i++) {
-        const struct record *r = record_at(&t->records, i);
-
-        if (r->state == RECORD_COMMITTED && (r->flags & RECORD_HAS_DEV))
-            space_is_at_home(t, r->space, r->dev_store);
-    }
-}
-
 int recover_finish(struct tiering *t)
 {
-    uint32_t high = t->records.high;
+    uint32_t high = t->may_prune ? t->records.high : 0;
 
     for (uint32_t i = 0; i < t->n_spaces; i++) {
         if (!t->spaces[i].pool_name[0])
@@ -381,10 +386,8 @@ int recover_finish(struct tiering *t)
         if (status < 0)
             return status;
     }
-    recover_homes(t);
     kill_point("recover.finish");
     t->recovering = false;
-    object_account_all(t);
     return 0;
 }
 
@@ -395,8 +398,10 @@ static bool recover_may_be_old(const struct tiering *t, const struct record *r)
 
 void recover_prune(struct tiering *t)
 {
+    uint32_t high = t->may_prune ? t->records.high : 0;
+
     kill_point("recover.prune");
-    for (uint32_t i = 0; i < t->records.high; i++) {
+    for (uint32_t i = 0; i < high; i++) {
         const struct record *r = record_at(&t->records, i);
 
         if (r->state == RECORD_COMMITTED && ((r->flags & RECORD_INCOMPLETE) || recover_may_be_old(t, r)))
@@ -404,24 +409,29 @@ void recover_prune(struct tiering *t)
     }
 }
 
-int recover_adopt(struct tiering *t, uint8_t store)
+/* One walk through the records, since with millions of them memory is what it costs. */
+int recover_adopt(struct tiering *t)
 {
-    struct tstore *ts = &t->stores[store];
     struct store_entry entry;
 
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
 
-        if (r->state != RECORD_COMMITTED || !(r->flags & RECORD_HAS_DEV) || r->dev_store != store)
+        object_account_new(t, i);
+        if (r->state != RECORD_COMMITTED || !(r->flags & RECORD_HAS_DEV))
             continue;
+        /* Where what is left of a space lies: of one that has moved on, another device's log may tell only of what was
+         * deleted. */
+        space_is_at_home(t, r->space, r->dev_store);
         object_to_entry(t, i, &entry);
         kill_point("recover.adopt");
-        int status = store_adopt(ts->store, t->spaces[r->space].info.pool, &entry);
+        int status = store_adopt(t->stores[r->dev_store].store, t->spaces[r->space].info.pool, &entry);
         if (status < 0)
             return status;
     }
     kill_point("recover.adopted");
-    store_adopt_done(ts->store);
+    for (uint32_t i = 0; i < t->n_stores; i++)
+        store_adopt_done(t->stores[i].store);
     return 0;
 }
 
@@ -474,7 +484,7 @@ static void recover_flush_failed(void *ctx, int why)
 static void recover_damaged(void *ctx, const struct store_entry *entry)
 {
     const struct tstore *ts = ctx;
-    const struct tiering *t = ts->tiering;
+    struct tiering *t = ts->tiering;
     uint32_t space = space_by_id(t, entry->id.space);
 
     if (t->config.events->damaged)
@@ -485,6 +495,7 @@ static void recover_damaged(void *ctx, const struct store_entry *entry)
 const struct store_events recover_events = {
     .replay_space = recover_space,
     .replay_put = recover_put,
+    .replay_warm = recover_warm,
     .replay_delete = recover_delete,
     .replay_segment_freed = recover_segment_freed,
     .next_entry = recover_next_entry,

@@ -360,13 +360,10 @@ static int tiering_start_cold(struct tiering *t)
 {
     int r = recover_finish(t);
 
+    if (r == 0)
+        r = recover_adopt(t);
     if (r < 0)
         return r;
-    for (uint32_t i = 0; i < t->n_stores; i++) {
-        r = recover_adopt(t, (uint8_t)i);
-        if (r < 0)
-            return r;
-    }
     kill_point("start.adopted");
     recover_prune(t);
     return 0;
