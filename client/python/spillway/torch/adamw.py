@@ -22,8 +22,8 @@ import math
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -41,6 +41,7 @@ from .ranks import Ranks
 from .saver import Saver
 from .saving import Saving
 from .snapshot import load
+from .tiers import Tier, check_tier
 
 GROUP_BYTES = 64 << 20
 GPU_GROUP_BYTES = 256 << 20  # so that beginning copies takes less time than the arithmetic
@@ -118,15 +119,18 @@ class OffloadAdamW(torch.optim.Optimizer):
     the CPU, and in bf16, a parameter has an fp32 master among the states, and is written from it.
     Gradients on a GPU come over group by group, after what the current stream had at the call of step(); what comes
     into that stream later waits for the new parameters.
-    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). name: tells optimizers in one pool
-    apart; Busy: one of that name is in use. group_bytes: how much is leased at once, twice; None: 64 MiB, with
-    parameters on a GPU 256 MiB, less if the pool is small. max_grad_norm: gradients are scaled so that the 2-norm of
-    all of them is at most this. skip_nonfinite: a step with a gradient that is not finite changes nothing, and is
-    counted in `skipped`. Either reads all gradients once before the step. threads: that compute; 0: one for each CPU,
-    with parameters on a GPU two less.
+    pool: where the states are kept (spillway.torch.connect(), or Session.pool()). tier: where in it. "auto": in its
+    memory as far as that reaches, the rest on its devices; "dram": all of them in its memory; "nvme": on its devices,
+    each group leaves memory when it was stepped, so that what is there is the groups of a step, and what the daemon
+    reads ahead (`prefetch_ahead` of the pool). name: tells optimizers in one pool apart; Busy: one of that name is in
+    use. group_bytes: how much is leased at once, twice; None: 64 MiB, with parameters on a GPU 256 MiB, less if the
+    pool is small. max_grad_norm: gradients are scaled so that the 2-norm of all of them is at most this.
+    skip_nonfinite: a step with a gradient that is not finite changes nothing, and is counted in `skipped`. Either reads
+    all gradients once before the step. threads: that compute; 0: one for each CPU, with parameters on a GPU two less.
 
     ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
-    NoSpace: the pool is too small for two groups; it says how much is needed. step() raises what the store says: then
+    NoSpace: the pool is too small for two groups, or its memory for states of the tier "dram"; it says how much is
+    needed. SpillwayError with ENODEV: the tier is "nvme", and the pool has no device. step() raises what the store says: then
     some groups have made the step and others have not, and `step()` must not be called again without load() or
     load_state_dict().
 
@@ -146,6 +150,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         *,
+        tier: Tier = "auto",
         name: str = "adamw",
         group_bytes: Optional[int] = None,
         max_grad_norm: Optional[float] = None,
@@ -158,6 +163,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         params, self._names = without_names(params)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.pool = pool
+        self.tier = tier
         self.name = name
         self.ranks = Ranks(rank, world_size, process_group)
         self.max_grad_norm = max_grad_norm
@@ -179,6 +185,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._lanes = self._lanes_of(self._params())
         self._link = Link(self._space, self._params())
         self._workers = train.Workers(threads or (_cpus_beside_the_link() if self._link.used else 0))
+        check_tier(tier, pool, self.state_bytes * self.ranks.world_size)
         self._groups = self._groups_of(self._lanes, group_bytes)
         self._link.reserve(group.runs for group in self._groups)
         self.ranks.meet(self._params())
@@ -237,6 +244,8 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     def _has_room_for(self, nbytes: int) -> bool:
         """Are all states in memory, and can so much be leased beside the groups of a step?"""
+        if self.tier == "nvme":
+            return False
         sizes = [group.nbytes for group in self._groups]
         needed = max((LEASED_GROUPS + self._link.used) * max(sizes, default=0) + nbytes, self.state_bytes)
         memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
@@ -332,7 +341,7 @@ class OffloadAdamW(torch.optim.Optimizer):
                 coming = None
                 self._saver.waited(time.perf_counter() - began)
                 with ExitStack() as stack:
-                    stack.enter_context(timeline.ending(taken.views, "release", group.number, group.nbytes))
+                    stack.enter_context(self._leased(group, taken.views))
                     if ahead and i + 1 < len(groups):
                         coming = self._reader.submit(take, groups[i + 1])
                     rest = use(group, taken)
@@ -350,6 +359,17 @@ class OffloadAdamW(torch.optim.Optimizer):
                 going.exception()  # until then
             if coming is not None and not coming.cancel() and coming.exception() is None:
                 coming.result().views.discard()
+
+    @contextmanager
+    def _leased(self, group: _Group, views: Views) -> Iterator[None]:
+        with timeline.ending(views, "release", group.number, group.nbytes):
+            yield
+        self._left(self._keys(group))
+
+    def _left(self, keys: List[Tuple[bytes, int]]) -> None:
+        """Chunks that were leased, and are not any more."""
+        if self.tier == "nvme":
+            self._space.advise(keys, "not_again")
 
     def _extents(self, group: _Group, views: Views) -> Iterable[_Extent]:
         """Of each extent in the group: the parameter, it, and the address of it in array i."""

@@ -66,6 +66,10 @@ class Saver:
         """Of a chunk of the optimizer's."""
         return self._optimizer._key(lane, chunk)
 
+    def left(self, chunk: Tuple[int, int]) -> None:
+        """Was leased for its copy, and is not any more."""
+        self._optimizer._left([self.key(*chunk)])
+
     def begin(self, name: str, parameters: bool) -> Saving:
         """Begins a snapshot of what the states are now."""
         if parameters not in self._plans:

@@ -173,6 +173,7 @@ class Saving:
             try:
                 for view in views:
                     view.release()
+                self._saver.left(chunk)
             except OSError as error:
                 self._fail(error)
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a pool's tiers an optimizer's states are kept in, and whether it has the room."""
+from __future__ import annotations
+
+import errno
+from typing import Literal
+
+from ..errors import NoSpace, SpillwayError
+from ..session import Pool
+
+Tier = Literal["auto", "dram", "nvme"]
+TIERS = ("auto", "dram", "nvme")
+MEMORY_PERCENT = 90  # of a pool's memory that states may fill: the daemon keeps some of it free or clean
+
+
+def check_tier(tier: str, pool: Pool, needed: int) -> None:
+    """Raises why a pool cannot keep so many bytes of states there."""
+    if tier not in TIERS:
+        raise ValueError(f"tier is one of {', '.join(TIERS)}; not {tier!r}")
+    info = pool.info
+    memory = info.dram_bytes + info.cxl_bytes
+    if tier == "nvme" and not info.nvme_bytes:
+        raise SpillwayError(
+            errno.ENODEV,
+            f'tier="nvme" needs a device, and pool {pool.name!r} has nothing on one: '
+            f"add a [device] and `nvme` of [pool {pool.name}]",
+        )
+    if tier == "dram" and needed > memory * MEMORY_PERCENT // 100:
+        least = needed * 100 // MEMORY_PERCENT
+        raise NoSpace(
+            errno.ENOSPC,
+            f'tier="dram" keeps {_mib(needed)} MiB of states in memory, which takes {_mib(least)} MiB, and pool '
+            f"{pool.name!r} has {memory >> 20} MiB: raise `dram` of [pool {pool.name}]",
+        )
+
+
+def _mib(nbytes: int) -> int:
+    """Rounded up."""
+    return -(-nbytes >> 20)
