@@ -135,6 +135,7 @@ struct config_device {
     uint64_t capacity_bytes;     /* 0: as it was formatted */
     uint32_t weight;             /* share of new segments, against the other devices */
     uint32_t write_budget_milli; /* thousandths of a drive write per day; 0: none */
+    bool sparse;                 /* a file may have holes */
 };
 
 struct config_pool {

@@ -69,6 +69,7 @@ static const struct config_key keys_device[] = {
     {"weight", CONFIG_TYPE_UINT, KEY_DEVICE(weight), .reloads = true, RANGE(1, WEIGHT_MAX)},
     {"write_budget", CONFIG_TYPE_DECIMAL, KEY_DEVICE(write_budget_milli), .reloads = true, RANGE(1, 1000000),
      .zero = "none"},
+    {"sparse", CONFIG_TYPE_BOOL, KEY_DEVICE(sparse)},
 };
 
 #define KEY_POOL(member_) MEMBER(config_pool, member_)

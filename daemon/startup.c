@@ -163,12 +163,12 @@ static void device_refuse(const struct config_device *device, int r, const char 
 }
 
 /* A daemon that has just ended holds its lock until the kernel is through with its last request. */
-static int device_open_patiently(const char *path, struct device *ret_device, const char **ret_why)
+static int device_open_patiently(const char *path, uint32_t flags, struct device *ret_device, const char **ret_why)
 {
     uint64_t end_ns = loop_now_ns() + DEVICE_LOCK_WAIT_MS * UINT64_C(1000000);
 
     for (bool said = false;; said = true) {
-        int r = device_open(path, 0, ret_device, ret_why);
+        int r = device_open(path, flags, ret_device, ret_why);
 
         if (r != -EBUSY || loop_now_ns() > end_ns)
             return r;
@@ -187,7 +187,7 @@ static int device_identify(struct control *control, uint32_t index)
     uint16_t dev = 0;
     const char *why = "it cannot be opened";
     kill_point("startup.device");
-    int r = device_open_patiently(config->path, &d->device, &why);
+    int r = device_open_patiently(config->path, config->sparse ? DEVICE_SPARSE : 0, &d->device, &why);
 
     if (r == 0)
         r = uring_device_add(uring, &d->device, 0, &dev);

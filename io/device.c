@@ -175,7 +175,17 @@ int device_open(const char *path, uint32_t flags, struct device *ret_device, con
     return 0;
 }
 
-int device_create(const char *path, uint64_t size_bytes, struct device *ret_device, const char **ret_why)
+static int allocate(int fd, uint64_t size_bytes, bool sparse, const char **ret_why)
+{
+    int r = sparse ? (ftruncate(fd, (off_t)size_bytes) < 0 ? -errno : 0) : -posix_fallocate(fd, 0, (off_t)size_bytes);
+
+    if (r < 0)
+        *ret_why = r == -ENOSPC ? "the file system has not that much room" : "its space cannot be allocated";
+    return r;
+}
+
+int device_create(const char *path, uint64_t size_bytes, uint32_t flags, struct device *ret_device,
+                  const char **ret_why)
 {
     cleanup_(device_close) struct device d = DEVICE_NONE;
 
@@ -186,11 +196,8 @@ int device_create(const char *path, uint64_t size_bytes, struct device *ret_devi
         return fail(fd, open_failure(-fd), ret_why);
     d.fd = fd;
     int r = lock_and_settle(fd, ret_why);
-    if (r == 0) {
-        r = -posix_fallocate(fd, 0, (off_t)size_bytes);
-        if (r < 0)
-            *ret_why = r == -ENOSPC ? "the file system has not that much room" : "its space cannot be allocated";
-    }
+    if (r == 0)
+        r = allocate(fd, size_bytes, flags & DEVICE_SPARSE, ret_why);
     if (r == 0)
         r = identify(&d, true, ret_why);
     if (r < 0) {

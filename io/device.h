@@ -23,7 +23,7 @@ struct device {
     }
 
 enum device_flags {
-    DEVICE_SPARSE = 1,    /* holes are fine: it will be filled next */
+    DEVICE_SPARSE = 1,    /* holes are fine: it will be filled next, or was asked for like that */
     DEVICE_READ_ONLY = 2, /* only looked at; still locked */
 };
 
@@ -32,8 +32,12 @@ enum device_flags {
  * -EINVAL: neither file nor block device, has holes, or blocks above SECTOR_BYTES. -ENOSPC: smaller than one sector.
  */
 must_check int device_open(const char *path, uint32_t flags, struct device *ret_device, const char **ret_why);
-/* Creates a file (mode 0600, must not exist) of that size, to be filled; opened and locked as above. */
-must_check int device_create(const char *path, uint64_t size_bytes, struct device *ret_device, const char **ret_why);
+/*
+ * Creates a file (mode 0600, must not exist) of that size, to be filled, or with DEVICE_SPARSE one hole; opened and locked
+ * as above.
+ */
+must_check int device_create(const char *path, uint64_t size_bytes, uint32_t flags, struct device *ret_device,
+                             const char **ret_why);
 void device_close(struct device *device);
 
 /* done of total bytes are written. False cancels. */

@@ -35,6 +35,7 @@ struct format_options {
     uint64_t object_bytes; /* 0: the default */
     uint32_t partitions;
     bool force;
+    bool sparse;
 };
 
 struct progress {
@@ -45,7 +46,7 @@ struct progress {
 
 /* ── options ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-enum { OPT_CAPACITY = 256, OPT_SEGMENT, OPT_OBJECT, OPT_PARTITIONS, OPT_LABEL, OPT_FORCE };
+enum { OPT_CAPACITY = 256, OPT_SEGMENT, OPT_OBJECT, OPT_PARTITIONS, OPT_LABEL, OPT_FORCE, OPT_SPARSE };
 
 static const struct argp_option rows[] = {
     {"capacity", OPT_CAPACITY, "SIZE", 0, "of the file to create, or to grow to", 0},
@@ -53,6 +54,7 @@ static const struct argp_option rows[] = {
     {"object-size", OPT_OBJECT, "SIZE", 0, "mean size of what it will hold, for which the log is made (64 KiB)", 0},
     {"partitions", OPT_PARTITIONS, "N", 0, "parts, one for each engine of the daemon (one a NUMA node with CPUs)", 0},
     {"label", OPT_LABEL, "TEXT", 0, "to tell devices apart", 0},
+    {"sparse", OPT_SPARSE, NULL, 0, "a file takes space as it is used (its [device] needs sparse = yes)", 0},
     {"force", OPT_FORCE, NULL, 0, "even if there is something on it: its contents are lost", 0},
     {0}};
 
@@ -99,6 +101,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_FORCE:
         o->force = true;
+        return 0;
+    case OPT_SPARSE:
+        o->sparse = true;
         return 0;
     case ARGP_KEY_ARG:
         if (o->path)
@@ -199,7 +204,7 @@ static int grow(const struct format_options *o, struct device *device)
         return CTL_OK;
     if (ftruncate(device->fd, (off_t)o->capacity_bytes) < 0)
         return refuse(o->path, strerror(errno), CTL_FAILED);
-    int error = posix_fallocate(device->fd, 0, (off_t)o->capacity_bytes);
+    int error = o->sparse ? 0 : posix_fallocate(device->fd, 0, (off_t)o->capacity_bytes);
     if (error)
         return refuse(o->path, strerror(error), CTL_FAILED);
     device->size_bytes = o->capacity_bytes;
@@ -215,7 +220,7 @@ static int open_or_create(const struct format_options *o, struct device *ret_dev
     if (stat(o->path, &st) < 0 && errno == ENOENT) {
         if (o->capacity_bytes == 0)
             return refuse(o->path, "there is no such file: tell with --capacity how large to make it", EX_USAGE);
-        r = device_create(o->path, o->capacity_bytes, ret_device, &why);
+        r = device_create(o->path, o->capacity_bytes, o->sparse ? DEVICE_SPARSE : 0, ret_device, &why);
         *ret_created = r == 0;
         if (r == 0)
             give_to_folder_owner(o->path, ret_device->fd);
@@ -304,7 +309,7 @@ static int format_device(const struct format_options *o, struct device *device, 
     int status = grow(o, device);
     if (status != CTL_OK)
         return status;
-    r = device->is_block ? 0 : fill(device->fd, device->size_bytes);
+    r = device->is_block || o->sparse ? 0 : fill(device->fd, device->size_bytes);
     if (r == 0)
         r = write_format(o, device, &format);
     if (r == -EINVAL)

@@ -6,8 +6,11 @@ A test file ends with `support.main()`: exit status 0 or 1, and a line "SKIP: re
 import os
 import pathlib
 import random
+import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -104,6 +107,24 @@ def format_disk(path, size_mib, partitions=1):
          str(partitions), "--segment", "1 MiB"],
         check=True, stdout=subprocess.DEVNULL,
     )
+
+
+def listener_pid(path):
+    """Of the daemon that listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as there:
+        there.connect(str(path))
+        return struct.unpack("3i", there.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def end_listener(path):
+    """Ends it, and waits until it has ended: a daemon that connect() started is nobody's child any more."""
+    process = os.pidfd_open(listener_pid(path))
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], READY_SECONDS)[0]:
+            raise AssertionError("the daemon does not end")
+    finally:
+        os.close(process)
 
 
 class Case(unittest.TestCase):

@@ -366,6 +366,7 @@ START_TEST(values)
 {
     struct spillway_config *c = load_ok("[tier.dram]\nsize = 8G\nnodes = 0-1\nhugepages = require\npretouch = no\n"
                                         "[device d]\npath = /no/d\ncapacity = 1.5 TiB\nwrite_budget = 0.8\nweight = 7\n"
+                                        "sparse = yes\n"
                                         "[pool a]\nusers = alice, 1001 alice\ndram = 12.5 %\nlinger = 250ms\n"
                                         "[pool b]\nusers = alice, bob\ngroups = users\ndram = 1 GiB\n"
                                         "[pool c]\nusers = any\nlinger = 0\nwrite_budget = 1.5 TiB/d\n"
@@ -378,6 +379,7 @@ START_TEST(values)
     ck_assert_uint_eq(c->devices[0].capacity_bytes, 1536 * GIB);
     ck_assert_uint_eq(c->devices[0].write_budget_milli, 800);
     ck_assert_uint_eq(c->devices[0].weight, 7);
+    ck_assert(c->devices[0].sparse);
     ck_assert_uint_eq(c->pools[0].write_budget.bytes, 0);
     ck_assert_uint_eq(c->pools[2].write_budget.bytes, 1536 * GIB);
     ck_assert_uint_eq(c->pools[2].write_budget.period_ns, UINT64_C(86400000000000));

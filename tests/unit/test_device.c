@@ -41,7 +41,7 @@ static struct device create(uint64_t size_bytes)
 {
     struct device d = DEVICE_NONE;
     const char *why = NULL;
-    int r = device_create(path, size_bytes, &d, &why);
+    int r = device_create(path, size_bytes, 0, &d, &why);
 
     ck_assert_msg(r == 0, "device_create: %s (%s)", strerror(-r), why);
     return d;
@@ -143,6 +143,11 @@ START_TEST(test_holes_are_refused_unless_wanted)
     device_close(&d);
     ck_assert_int_eq(device_open(path, 0, &d, &why), 0);
     device_close(&d);
+    unlink(path);
+    ck_assert_int_eq(device_create(path, 8 * MIB, DEVICE_SPARSE, &d, &why), 0);
+    ck_assert_uint_eq(d.size_bytes, 8 * MIB);
+    device_close(&d);
+    assert_open_fails(path, 0, -EINVAL, "holes");
 }
 END_TEST
 
@@ -168,15 +173,15 @@ START_TEST(test_create_does_not_touch_what_exists)
     struct stat st;
 
     device_close(&d);
-    ck_assert_int_eq(device_create(path, 2 * MIB, &other, &why), -EEXIST);
+    ck_assert_int_eq(device_create(path, 2 * MIB, 0, &other, &why), -EEXIST);
     ck_assert_ptr_nonnull(strstr(why, "exists"));
     ck_assert_int_eq(other.fd, -77);
     ck_assert_int_eq(stat(path, &st), 0);
     ck_assert_int_eq(st.st_size, MIB);
     ck_assert_uint_eq(st.st_mode & 0777, 0600);
     unlink(path);
-    ck_assert_int_eq(device_create(path, 1000, &other, &why), -EINVAL);
-    ck_assert_int_eq(device_create(path, 4096 * TIB, &other, &why) < 0, 1);
+    ck_assert_int_eq(device_create(path, 1000, 0, &other, &why), -EINVAL);
+    ck_assert_int_eq(device_create(path, 4096 * TIB, 0, &other, &why) < 0, 1);
     ck_assert_int_eq(stat(path, &st), -1); /* nothing is left behind */
 }
 END_TEST

@@ -340,6 +340,8 @@ def connect(
     scratch_bytes: int = 2 << 20,
     spin_us: Optional[int] = 100,
     start: Union[bool, Sequence[str]] = False,
+    dram: Optional[int] = None,
+    disk: daemon.Disk = "auto",
 ) -> Session:
     """Connects to spillwayd.
 
@@ -350,8 +352,14 @@ def connect(
     no daemon is found, start one of the user's own (`spillwayd --user`), which outlives this program; a list: with
     these arguments more (["--config", path]). See spillway.daemon.
 
+    dram, disk: of a daemon that start=True starts, in bytes; one that runs is taken as it is. dram None: a quarter of
+    the memory. disk "auto": a device of 64 GiB, or of half of what is free in $XDG_STATE_HOME (~/.local/state) if that
+    is less; it is made once, and whatever is durable stays there. 0 or None: no device.
+
     NoDaemon: there is none; SpillwayError with EACCES, EPROTONOSUPPORT (versions differ), EMFILE or EUSERS (limits).
     """
+    if start is not True and (dram is not None or disk != "auto"):
+        raise ValueError("dram and disk are for a daemon that start=True starts")
     options = ffi.new("struct spw_connect_options *")
     path = None if socket is None else c_string(os.fsencode(socket), "a socket's path")
     program = c_string(name or os.path.basename(sys.argv[0] if sys.argv else "") or "python", "a session's name")
@@ -371,5 +379,5 @@ def connect(
     except NoDaemon:
         if start is False:
             raise
-    arguments = [] if start is True else list(start)
+    arguments = daemon.Size(dram, disk) if start is True else list(start)
     return daemon.start(lambda: _connect(options), socket, arguments)

@@ -21,7 +21,7 @@ void rig_setup(void)
 
     snprintf(rig_path, sizeof(rig_path), "%s/spillway-uring-%d", tmp ? tmp : "/tmp", getpid());
     (void)unlink(rig_path);
-    ck_assert_int_eq(device_create(rig_path, RIG_DISK_BYTES, &rig_disk, &why), 0);
+    ck_assert_int_eq(device_create(rig_path, RIG_DISK_BYTES, 0, &rig_disk, &why), 0);
     ck_assert_int_eq(device_fill(rig_disk.fd, RIG_DISK_BYTES, NULL, NULL), 0);
     ck_assert_int_eq(workers_new(&config, &workers), 0);
     ck_assert_int_eq(grower_new(&grower), 0);
