@@ -109,6 +109,15 @@ def format_disk(path, size_mib, partitions=1):
     )
 
 
+def wait_for(condition):
+    """Until it holds."""
+    end = time.monotonic() + READY_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("it does not come to pass")
+        time.sleep(0.01)
+
+
 def listener_pid(path):
     """Of the daemon that listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as there:
