@@ -14,18 +14,20 @@
 
 #include "daemon/config_keys.h"
 #include "include/base/units.h"
+#include "include/base/user_dir.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 
 void config_env_init(struct config_env *ret_env, bool user_mode)
 {
     long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    const char *runtime_dir = secure_getenv("XDG_RUNTIME_DIR");
 
     *ret_env = (struct config_env){
         .user_mode = user_mode,
         .uid = geteuid(),
         .memory_bytes = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 0,
-        .runtime_dir = secure_getenv("XDG_RUNTIME_DIR"),
+        .runtime_dir = runtime_dir && *runtime_dir ? runtime_dir : NULL,
     };
 }
 
@@ -89,10 +91,21 @@ void config_device_init(struct config_device *device, const char *name)
     snprintf(device->section.name, sizeof(device->section.name), "%s", name);
 }
 
+static void socket_init(struct config_daemon *d, const struct config_env *env)
+{
+    char dir[USER_DIR_BYTES];
+
+    user_dir_fallback(env->uid, dir);
+    if (!env->user_mode)
+        snprintf(d->socket, sizeof(d->socket), "/run/spillway/spillwayd.sock");
+    else if (env->runtime_dir)
+        snprintf(d->socket, sizeof(d->socket), "%s/spillway/spillwayd.sock", env->runtime_dir);
+    else
+        snprintf(d->socket, sizeof(d->socket), "%s/spillwayd.sock", dir);
+}
+
 static void daemon_init(struct config_daemon *d, const struct config_env *env)
 {
-    const char *runtime_dir = env->runtime_dir ? env->runtime_dir : "/tmp";
-
     *d = (struct config_daemon){
         .spin_us = 100,
         .max_sessions = DEFAULT_MAX_SESSIONS,
@@ -107,10 +120,7 @@ static void daemon_init(struct config_daemon *d, const struct config_env *env)
         .seccomp = CONFIG_SECCOMP_ON,
         .gpu_seccomp = CONFIG_SECCOMP_OFF,
     };
-    if (env->user_mode)
-        snprintf(d->socket, sizeof(d->socket), "%s/spillway/spillwayd.sock", runtime_dir);
-    else
-        snprintf(d->socket, sizeof(d->socket), "/run/spillway/spillwayd.sock");
+    socket_init(d, env);
 }
 
 static void dram_init(struct config_dram *dram, const struct config_env *env)

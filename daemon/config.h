@@ -179,7 +179,7 @@ struct config_env {
     uid_t uid;      /* the daemon's */
     uint64_t memory_bytes;
     uint64_t nodes;                  /* mask of the nodes that exist; 0: do not check */
-    const char *runtime_dir;         /* user mode: where the socket goes; NULL: /tmp */
+    const char *runtime_dir;         /* user mode: where the socket goes; NULL: user_dir.h says */
     const char *const *policy_names; /* NULL-terminated; the first is the fallback. NULL: any name is taken */
     int (*user_find)(const char *name, uint32_t *ret_uid); /* negative errno if there is none; NULL: the system's */
     int (*group_find)(const char *name, uint32_t *ret_gid);

@@ -152,7 +152,7 @@ static int load_config(struct control *control, const struct options *options)
 static int open_listener(struct control *control, bool upgrades)
 {
     const char *path = control->config->daemon.socket;
-    const char *why = "its folder cannot be made, or is somebody else's";
+    const char *why = "its folder cannot be made, or is not this user's alone";
     int fd = fdstore_take_socket(control->fdstore);
     int r = fd == -EINVAL ? -EINVAL : 0;
 

@@ -29,6 +29,7 @@
 #include "include/base/cleanup.h"
 #include "include/base/kill_point.h"
 #include "include/base/units.h"
+#include "include/base/user_dir.h"
 #include "io/grower.h"
 #include "io/memory.h"
 #include "io/workers.h"
@@ -129,7 +130,7 @@ void startup_limits(const struct control *control)
 
 int startup_runtime_dir(const char *socket_path)
 {
-    char dir[CONFIG_VALUE_BYTES_MAX + 1];
+    char dir[CONFIG_VALUE_BYTES_MAX + 1], own[USER_DIR_BYTES];
     struct stat st;
 
     snprintf(dir, sizeof(dir), "%s", socket_path);
@@ -145,7 +146,8 @@ int startup_runtime_dir(const char *socket_path)
     /* In /tmp anybody may have been first. */
     if (!S_ISDIR(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0))
         return -EPERM;
-    return 0;
+    user_dir_fallback(geteuid(), own);
+    return strcmp(dir, own) == 0 && !user_dir_is_private(dir, geteuid()) ? -EPERM : 0;
 }
 
 /* --- Devices ----------------------------------------------------------------------------------------------------- */

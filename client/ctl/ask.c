@@ -13,8 +13,10 @@ static int explain_no_daemon(const struct ctl *ctl)
 {
     fprintf(stderr, "spillctl: %s\n", spw_error_text());
     if (!ctl->socket_path)
-        fprintf(stderr, "  tried: $SPILLWAY_SOCKET, $XDG_RUNTIME_DIR/spillway/spillwayd.sock (your own daemon's), "
-                        "/run/spillway/spillwayd.sock (the system's)\n");
+        fprintf(stderr,
+                "  tried: $SPILLWAY_SOCKET, $XDG_RUNTIME_DIR/spillway/spillwayd.sock (your own daemon's; without that "
+                "variable in /run/user/UID/spillway or /tmp/spillway-UID), /run/spillway/spillwayd.sock (the "
+                "system's)\n");
     fprintf(stderr, "  to start one:    systemctl start spillwayd      the system's\n"
                     "                   spillwayd --user               your own, until you stop it\n"
                     "  to talk to one:  spillctl --socket PATH …       or SPILLWAY_SOCKET=PATH\n");

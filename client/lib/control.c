@@ -14,6 +14,7 @@
 
 #include "client/lib/client.h"
 #include "include/base/socket.h"
+#include "include/base/user_dir.h"
 
 #define SOCKET_SYSTEM "/run/spillway/spillwayd.sock"
 #define TIMEOUT_MS_DEFAULT 5000
@@ -358,23 +359,35 @@ static int socket_connect_to(const char *path, uint32_t timeout_ms, char ret_pat
     return r;
 }
 
+/* Of the user's own daemon. False: there is no place for one. */
+static bool user_path(char ret_path[static PATH_BYTES])
+{
+    const char *runtime_dir = secure_getenv("XDG_RUNTIME_DIR");
+    char dir[USER_DIR_BYTES];
+    int len;
+
+    if (runtime_dir && *runtime_dir) {
+        len = snprintf(ret_path, PATH_BYTES, "%s/spillway/spillwayd.sock", runtime_dir);
+        return len > 0 && (size_t)len < PATH_BYTES;
+    }
+    user_dir_fallback(geteuid(), dir);
+    len = snprintf(ret_path, PATH_BYTES, "%s/spillwayd.sock", dir);
+    return len > 0 && (size_t)len < PATH_BYTES && user_dir_is_private(dir, geteuid());
+}
+
 /* The path that was asked for, or else the user's own daemon before the system's. */
 static int socket_find(const char *path, uint32_t timeout_ms, char ret_path[static PATH_BYTES], int *ret_socket)
 {
-    char user_path[PATH_BYTES];
-    const char *runtime_dir = secure_getenv("XDG_RUNTIME_DIR");
+    char own_path[PATH_BYTES];
 
     if (!path)
         path = secure_getenv("SPILLWAY_SOCKET");
     if (path && *path)
         return socket_connect_to(path, timeout_ms, ret_path, ret_socket);
-    if (runtime_dir && *runtime_dir) {
-        int len = snprintf(user_path, sizeof(user_path), "%s/spillway/spillwayd.sock", runtime_dir);
-        if (len > 0 && (size_t)len < sizeof(user_path)) {
-            int r = socket_connect_to(user_path, timeout_ms, ret_path, ret_socket);
-            if (r != -ENOENT && r != -ECONNREFUSED)
-                return r;
-        }
+    if (user_path(own_path)) {
+        int r = socket_connect_to(own_path, timeout_ms, ret_path, ret_socket);
+        if (r != -ENOENT && r != -ECONNREFUSED)
+            return r;
     }
     return socket_connect_to(SOCKET_SYSTEM, timeout_ms, ret_path, ret_socket);
 }

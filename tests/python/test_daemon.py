@@ -147,8 +147,50 @@ class Starts(unittest.TestCase):
         self.assertIn("nonsense", words)
         client = self.client(SPILLWAY_BIN="/nonexistent")
         self.assertIn("no spillwayd in /nonexistent", client.communicate()[1])
-        client = self.client(XDG_RUNTIME_DIR="")
-        self.assertIn("XDG_RUNTIME_DIR", client.communicate()[1])
+
+    def without_runtime_dir(self):
+        """The folder that is taken then, if nobody uses it."""
+        run = pathlib.Path(f"/run/user/{os.geteuid()}")
+        folder = run / "spillway" if run.exists() else pathlib.Path(f"/tmp/spillway-{os.geteuid()}")
+        if folder.exists():
+            self.skipTest(f"{folder} is in use")
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        self.environment.pop("XDG_RUNTIME_DIR")
+        return folder
+
+    def status(self):
+        """Of `spillctl status`, which finds a daemon as the library does."""
+        command = [support.BIN / "spillctl", "status"]
+        return subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def test_without_a_runtime_dir(self):
+        self.socket = self.without_runtime_dir() / "spillwayd.sock"
+        client = self.client()
+        self.assertEqual((client.communicate()[1], client.returncode), ("", 0))
+        self.addCleanup(support.end_listener, self.socket)
+        self.assertEqual(self.socket.parent.stat().st_mode & 0o777, 0o700)
+        self.assertEqual(self.status().returncode, 0)
+        client = self.client()  # takes the one that runs
+        self.assertEqual((client.communicate()[1], client.returncode), ("", 0))
+        self.assertEqual(pathlib.Path(f"{self.socket}.log").read_text(encoding="utf-8").count("ready:"), 1)
+
+    def test_a_folder_that_others_can_use_is_refused(self):
+        folder = self.without_runtime_dir()
+        if folder.parent.name != "tmp":
+            self.skipTest("the folder lies where nobody else can make it")
+        self.socket = folder / "spillwayd.sock"
+        folder.mkdir(mode=0o700)
+        daemon = support.Daemon(socket=self.socket)  # an impostor's
+        self.addCleanup(daemon.stop)
+        self.assertEqual(self.status().returncode, 0)
+        folder.chmod(0o755)
+        self.assertNotEqual(self.status().returncode, 0)
+        client = self.client()
+        self.assertIn(f"{folder} is not a folder of this user's alone (mode 0700)", client.communicate()[1])
+        command = [support.BIN / "spillwayd", "--user", "--config", self.conf]
+        refused = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("is not this user's alone", refused.stdout)
 
 
 if __name__ == "__main__":

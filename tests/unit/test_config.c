@@ -359,6 +359,13 @@ START_TEST(defaults)
     config_env_init(&user, false); /* this machine, whatever it is */
     ck_assert_uint_gt(user.memory_bytes, 0);
     ck_assert_uint_eq(user.uid, geteuid());
+
+    user.user_mode = true;
+    user.uid = 4000000001; /* who has no folder in /run/user */
+    user.runtime_dir = NULL;
+    ck_assert_int_eq(config_load(NULL, &user, &c, &errors), 0);
+    ck_assert_str_eq(c->daemon.socket, "/tmp/spillway-4000000001/spillwayd.sock");
+    config_free(c);
 }
 END_TEST
 

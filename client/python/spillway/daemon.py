@@ -20,6 +20,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import stat
 import subprocess
 import threading
 import time
@@ -57,14 +58,41 @@ def socket_path(asked: Union[str, bytes, "os.PathLike[str]", None]) -> pathlib.P
         return pathlib.Path(os.fsdecode(asked))
     if os.environ.get("SPILLWAY_SOCKET"):
         return pathlib.Path(os.environ["SPILLWAY_SOCKET"])
-    if os.environ.get("XDG_RUNTIME_DIR"):
-        return usual_folder() / "spillwayd.sock"
-    raise NoDaemon(errno.ENOENT, "no daemon, and no place to start one at: set XDG_RUNTIME_DIR, or name a socket")
+    return usual_folder() / "spillwayd.sock"
 
 
 def usual_folder() -> pathlib.Path:
-    """Of the socket."""
-    return pathlib.Path(os.environ.get("XDG_RUNTIME_DIR", "/"), "spillway")
+    """Of the socket, as include/base/user_dir.h has it."""
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        return pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "spillway")
+    run = pathlib.Path(f"/run/user/{os.geteuid()}")
+    return run / "spillway" if _is_private(run) else _fallback_folder()
+
+
+def _fallback_folder() -> pathlib.Path:
+    return pathlib.Path(f"/tmp/spillway-{os.geteuid()}")
+
+
+def _is_private(folder: pathlib.Path) -> bool:
+    """Is it a folder of this user's that nobody else may look into?"""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _make_folder(folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoDaemon(error.errno or errno.EIO, f"no daemon, and no place to start one at: {error}") from None
+    if folder == _fallback_folder() and not _is_private(folder):
+        raise NoDaemon(
+            errno.EPERM,
+            f"no daemon, and {folder} is not a folder of this user's alone (mode 0700): remove it, set "
+            "XDG_RUNTIME_DIR, or name a socket",
+        )
 
 
 def program_path(name: str = "spillwayd") -> str:
@@ -181,7 +209,7 @@ def start(
     """Starts a daemon, unless somebody else does, and connects. NoDaemon, with its last words, if it does not start."""
     path = socket_path(asked)
     program = program_path()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with open(f"{path}.lock", "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
