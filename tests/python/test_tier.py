@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """OffloadAdamW(tier=…): where the states are kept."""
 import errno
+import threading
 import time
 import unittest
+import unittest.mock
 
 import spillway
 import support
@@ -112,6 +114,44 @@ class TierTest(TierCase):
         self.assertIn("60 MiB", str(caught.exception))
         self.assertIn("67 MiB", str(caught.exception))
         self.assertIn("has 64 MiB: raise `dram` of [pool default]", str(caught.exception))
+
+    def test_more_than_a_pool_has(self):
+        """It is said at once, with both numbers and the knob."""
+        self.serve()
+        began = time.monotonic()
+        for mib in (64, 300):
+            with self.assertRaises(spillway.NoSpace) as caught:
+                self.optimizer(mib)
+            self.assertIn(f"the states take {mib} MiB, and pool 'default' has 64 MiB of memory and no device: raise "
+                          "`dram` of [pool default], or add a [device]", str(caught.exception))
+        self.assertLess(time.monotonic() - began, 30)
+        params, optimizer = self.optimizer(63)  # nothing is left of those
+        self.step(params, optimizer, 1)
+        optimizer.close()
+        self.assertEqual(optimizer._space.stat().objects, 0)
+
+    def test_more_than_its_devices_have(self):
+        self.serve(disk_mib=128)
+        with self.assertRaises(spillway.NoSpace) as caught:
+            self.optimizer(200)
+        self.assertIn("the states take 200 MiB, and pool 'default' has 64 MiB of memory and 128 MiB on devices: raise "
+                      "`nvme`", str(caught.exception))
+
+    def test_what_a_constructor_made_goes_when_it_fails(self):
+        self.serve(disk_mib=128)
+        threads = threading.active_count()
+        for what in ("acquire", "tensor", "plan"):
+            with self.subTest(what), unittest.mock.patch.object(
+                spillway.Space, what, side_effect=spillway.NoSpaceInTime(errno.ETIMEDOUT, "no room")
+            ):
+                with self.assertRaises(spillway.NoSpaceInTime) as caught:
+                    self.optimizer(8)
+            self.failed = caught.exception  # and its traceback: nothing is left to the garbage collector
+            self.assertEqual(threading.active_count(), threads)
+            with self.daemon.connect() as session:
+                self.assertEqual(session.pool().space("count").stat().objects, 0)
+        params, optimizer = self.optimizer(8)  # the name is free
+        self.step(params, optimizer, 1)
 
     def test_no_such_tier(self):
         self.serve()

@@ -41,7 +41,7 @@ from .ranks import Ranks
 from .saver import Saver
 from .saving import Saving
 from .snapshot import load
-from .tiers import Tier, check_tier
+from .tiers import Tier, check_room
 
 GROUP_BYTES = 64 << 20
 GPU_GROUP_BYTES = 256 << 20  # so that beginning copies takes less time than the arithmetic
@@ -129,8 +129,8 @@ class OffloadAdamW(torch.optim.Optimizer):
     all gradients once before the step. threads: that compute; 0: one for each CPU, with parameters on a GPU two less.
 
     ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
-    NoSpace: the pool is too small for two groups, or its memory for states of the tier "dram"; it says how much is
-    needed. SpillwayError with ENODEV: the tier is "nvme", and the pool has no device. step() raises what the store
+    NoSpace: the pool is too small for two groups, or for the states, or its memory for those of the tier "dram"; it
+    says how much is needed. What a constructor that fails has made is gone, and the name is free. SpillwayError with ENODEV: the tier is "nvme", and the pool has no device. step() raises what the store
     says: then some groups have made the step and others have not, and `step()` must not be called again without load()
     or load_state_dict().
 
@@ -180,21 +180,35 @@ class OffloadAdamW(torch.optim.Optimizer):
         self._space = pool.space(layout, class_="optimizer", durability="scratch")
         part = f" {self.ranks.rank} of {self.ranks.world_size}" if self.ranks.world_size > 1 else ""
         self._name = hashlib.sha256((name + part).encode()).digest()[:16]
-        self._reader = ThreadPoolExecutor(1, "spillway-reader")
-        self._writer = ThreadPoolExecutor(1, "spillway-writer")
+        self._groups: List[_Group] = []
+        with ExitStack() as made:
+            self._make(made, group_bytes, threads)
+            self._made = made.pop_all()
+
+    def _make(self, made: ExitStack, group_bytes: Optional[int], threads: int) -> None:
+        """All that close() takes back, the last first; so does a constructor that fails."""
         self._lanes = self._lanes_of(self._params())
+        check_room(self.tier, self.pool, self.state_bytes * self.ranks.world_size)
         self._link = Link(self._space, self._params())
-        self._workers = train.Workers(threads or (_cpus_beside_the_link() if self._link.used else 0))
-        check_tier(tier, pool, self.state_bytes * self.ranks.world_size)
+        made.callback(self._link.close)
         self._groups = self._groups_of(self._lanes, group_bytes)
+        self._claim_name(made)
+        made.callback(self._delete_states)
+        self._workers = train.Workers(threads or (_cpus_beside_the_link() if self._link.used else 0))
+        made.callback(self._workers.close)
+        self._writer = ThreadPoolExecutor(1, "spillway-writer")
+        made.callback(self._writer.shutdown)
+        self._reader = ThreadPoolExecutor(1, "spillway-reader")
+        made.callback(self._reader.shutdown)
         self._link.reserve(group.runs for group in self._groups)
         self.ranks.meet(self._params())
         self._saver = Saver(self)
+        made.callback(self._saver.close)
         self._create()
 
     def add_param_group(self, param_group: Dict[str, Any]) -> None:
         """Only from the constructor: where states lie is decided there."""
-        if hasattr(self, "_groups"):
+        if hasattr(self, "_made"):
             raise RuntimeError("OffloadAdamW takes all its parameters at once")
         super().add_param_group(param_group)
 
@@ -262,14 +276,22 @@ class OffloadAdamW(torch.optim.Optimizer):
         """Of all states, in the store."""
         return sum(lane.layout.nbytes for lane in self._lanes)
 
-    def _create(self) -> None:
-        self._in_use = self._space.reserve([(self._name, _IN_USE)], [1])
-        if self._in_use[0].status == -errno.EINPROGRESS:
+    def _claim_name(self, made: ExitStack) -> None:
+        in_use = self._space.reserve([(self._name, _IN_USE)], [1])
+        if in_use[0].status == -errno.EINPROGRESS:
             raise Busy(
                 errno.EBUSY,
                 f"pool {self.pool.name!r} has an optimizer named {self.name!r} in use: give this one another `name`",
             )
-        self._in_use.check()
+        in_use.check()
+        made.callback(_unless_gone, in_use.abort)
+
+    def _delete_states(self) -> None:
+        groups, self._groups = self._groups, []
+        for group in groups:
+            _unless_gone(self._space.delete, self._keys(group))
+
+    def _create(self) -> None:
         for group in self._groups:
             for chunk, key in enumerate(self._keys(group), group.first):
                 self._create_chunk(key, group.lane.layout.chunk_bytes(chunk))
@@ -748,19 +770,16 @@ class OffloadAdamW(torch.optim.Optimizer):
         Waits for snapshots that are being made."""
         if self._overlap is not None:
             self._overlap.end(failed=True)
-        self._saver.close()
-        self._reader.shutdown()
-        self._writer.shutdown()
-        self._link.close()
-        groups, self._groups = self._groups, []
         self._plans.clear()
-        self._workers.close()
-        try:
-            for group in groups:
-                self._space.delete(self._keys(group))
-            self._in_use.abort()
-        except Disconnected:
-            pass
+        self._made.close()
+
+
+def _unless_gone(function: Callable[..., Any], *arguments: Any) -> None:
+    """Calls it; what the daemon had may have gone with it."""
+    try:
+        function(*arguments)
+    except Disconnected:
+        pass
 
 
 def _cpus_beside_the_link() -> int:

@@ -10,10 +10,12 @@ from ..session import Pool
 
 Tier = Literal["auto", "dram", "nvme"]
 TIERS = ("auto", "dram", "nvme")
-MEMORY_PERCENT = 90  # of a pool's memory that states may fill: the daemon keeps some of it free or clean
+MEMORY_PERCENT = 90  # of a pool's memory that states of the tier "dram" may fill: the daemon keeps some free or clean
+DEVICE_PERCENT = 90  # of its share of devices: they have a log, and room to write anew what has changed
+_NAME_BYTES = 4096  # of what is reserved beside the states
 
 
-def check_tier(tier: str, pool: Pool, needed: int) -> None:
+def check_room(tier: str, pool: Pool, needed: int) -> None:
     """Raises why a pool cannot keep so many bytes of states there."""
     if tier not in TIERS:
         raise ValueError(f"tier is one of {', '.join(TIERS)}; not {tier!r}")
@@ -32,6 +34,14 @@ def check_tier(tier: str, pool: Pool, needed: int) -> None:
             f'tier="dram" keeps {_mib(needed)} MiB of states in memory, which takes {_mib(least)} MiB, and pool '
             f"{pool.name!r} has {memory >> 20} MiB: raise `dram` of [pool {pool.name}]",
         )
+    if needed + _NAME_BYTES > memory + info.nvme_bytes * DEVICE_PERCENT // 100:
+        if info.nvme_bytes:
+            has = f"{memory >> 20} MiB of memory and {info.nvme_bytes >> 20} MiB on devices"
+            knob = f"raise `nvme` or `dram` of [pool {pool.name}]"
+        else:
+            has = f"{memory >> 20} MiB of memory and no device"
+            knob = f"raise `dram` of [pool {pool.name}], or add a [device] and its `nvme`"
+        raise NoSpace(errno.ENOSPC, f"the states take {_mib(needed)} MiB, and pool {pool.name!r} has {has}: {knob}")
 
 
 def _mib(nbytes: int) -> int:
