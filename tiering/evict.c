@@ -28,6 +28,14 @@ static bool room_can_spill(const struct tiering *t, const struct tpool *p)
     return false;
 }
 
+/* Why no device takes what must stay. A pool that has none lacks memory. */
+static uint32_t room_limit(const struct tiering *t, const struct tpool *p, uint8_t store, uint32_t pool)
+{
+    if (!p->config.nvme_bytes || t->n_stores == 0)
+        return TIERING_LIMIT_NONE;
+    return room_can_spill(t, p) ? place_limit(t, store, pool) : TIERING_LIMIT_DEVICE_FAILED;
+}
+
 static void room_evict_clean(struct tiering *t, uint32_t object)
 {
     struct tpool *p = pool_of(t, record_at(&t->records, object));
@@ -162,7 +170,7 @@ int room_evict(struct tiering *t, uint32_t object)
     }
     if (durability_of(t, r) != STORE_CACHE) {
         if (status != -EAGAIN)
-            p->stuck = room_can_spill(t, p) ? place_limit(t, store, space_of(t, r)->info.pool) : TIERING_LIMIT_NONE;
+            p->stuck = room_limit(t, p, store, space_of(t, r)->info.pool);
         return status == -EAGAIN ? status : -ENOSPC;
     }
     if (room_can_spill(t, p)) {

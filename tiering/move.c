@@ -95,6 +95,8 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
         if (status < 0 && w->mode_ == LEASE_RESERVE)
             object_kill(t, object); /* nobody could commit it */
     }
+    if (status != -ENOSPC && status != -EAGAIN)
+        w->grant.limit = TIERING_LIMIT_NONE; /* it is not room that was missing */
     kill_point("move.wake");
     w->done(w, status);
 }

@@ -87,8 +87,12 @@ class Daemon:
         self.process.terminate()
         status = self.process.wait(READY_SECONDS)
         log = self.log.read_text(encoding="utf-8", errors="replace")
-        shutil.rmtree(self.folder)
+        self.remove()
         assert status == 0, log
+
+    def remove(self):
+        """Its folder, after its end."""
+        shutil.rmtree(self.folder)
 
     def kill(self):
         """As a crash does."""

@@ -188,9 +188,9 @@ class Starts(unittest.TestCase):
         client = self.client()
         self.assertIn(f"{folder} is not a folder of this user's alone (mode 0700)", client.communicate()[1])
         command = [support.BIN / "spillwayd", "--user", "--config", self.conf]
-        refused = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        refused = subprocess.run(command, env=self.environment, stderr=subprocess.PIPE, text=True)
         self.assertEqual(refused.returncode, 1)
-        self.assertIn("is not this user's alone", refused.stdout)
+        self.assertIn("is not this user's alone", refused.stderr)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user does first: three lines, no daemon, no configuration; the daemon ends, and another one has the snapshot."""
+"""What a user does first: three lines, no daemon, no configuration. The daemon ends, another one has the snapshot."""
 import os
 import pathlib
 import shutil

@@ -157,7 +157,8 @@ class WhichPool(unittest.TestCase):
 
     def test_neither(self):
         daemon = self.daemon_with("one", "two")
-        with self.assertRaisesRegex(spillway.NotFound, "'train' or 'default', it has 'one', 'two': name one with `pool=`"):
+        words = "'train' or 'default', it has 'one', 'two': name one with `pool=`"
+        with self.assertRaisesRegex(spillway.NotFound, words):
             self.name_of(daemon, "train")
         with daemon.connect() as session:
             self.assertEqual(len(session.admin({"get": "sessions"})["sessions"]), 1)  # no session is left

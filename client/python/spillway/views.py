@@ -377,10 +377,10 @@ def _discard(grant: Grant, first: int, n: int) -> None:
     grant.discard(first, n)
 
 
-def _release(grant: Grant, first: int, n: int) -> None:
+def _release(grant: Grant, first: int, n: int, changed: bool = True) -> None:
     if grant.reserved:
         raise ValueError("a reservation ends by commit() or abort()")
-    for i in grant.end(lib.spw_release, first, n, lib.SPW_DIRTY if grant.writable else 0):
+    for i in grant.end(lib.spw_release, first, n, lib.SPW_DIRTY if grant.writable and changed else 0):
         if grant.array[i].status < 0:
             raise status_error(grant.array[i].status, f"release of element {i}", grant.array[i].detail)
 
@@ -424,14 +424,15 @@ class Views(Unpicklable, Sequence[View]):
                 raise status_error(view.status, f"element {i}", self._grant.array[i].detail)
         return self
 
-    def release(self) -> None:
+    def release(self, *, changed: bool = True) -> None:
         """Ends the leases; of a writer, the bytes are the tensor's from now on.
 
+        changed: False: the writer has looked at them, but has written nothing.
         Those that have ended are passed over. BufferError if bytes are still exported: then no lease has ended. In a
         shared pool the bytes are copied now; if that fails (NoSpace), the tensor is what it was, and the lease has
         ended.
         """
-        _release(self._grant, 0, self._grant.n)
+        _release(self._grant, 0, self._grant.n, changed)
 
     def discard(self) -> None:
         """Ends the leases; of a writer, the range goes back to what it was, where that is known.

@@ -130,9 +130,9 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     ValueError from step(): with max_grad_norm alone, a gradient is not finite; nothing has been done then.
     NoSpace: the pool is too small for two groups, or for the states, or its memory for those of the tier "dram"; it
-    says how much is needed. What a constructor that fails has made is gone, and the name is free. SpillwayError with ENODEV: the tier is "nvme", and the pool has no device. step() raises what the store
-    says: then some groups have made the step and others have not, and `step()` must not be called again without load()
-    or load_state_dict().
+    says how much is needed. SpillwayError with ENODEV: the tier is "nvme", and the pool has no device. What a
+    constructor that fails has made is gone, and the name is free. step() raises what the store says: then some groups
+    have made the step and others have not, and `step()` must not be called again without load() or load_state_dict().
 
     params may be named_parameters(): then snapshots know parameters by these names, else by their numbers.
     process_group: of torch.distributed (torch.distributed.group.WORLD is the default one): its ranks share the states,
@@ -380,7 +380,7 @@ class OffloadAdamW(torch.optim.Optimizer):
             if going is not None:
                 going.exception()  # until then
             if coming is not None and not coming.cancel() and coming.exception() is None:
-                coming.result().views.discard()
+                coming.result().views.release(changed=False)
 
     @contextmanager
     def _leased(self, group: _Group, views: Views) -> Iterator[None]:
