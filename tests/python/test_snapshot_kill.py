@@ -13,7 +13,7 @@ try:
     import torch
 
     from spillway.torch.catalog import Catalog
-    from torch_rig import Jobs, SnapshotCase, bits_of, model_of, run, saving_job
+    from torch_rig import STUCK, WIDE, Jobs, SnapshotCase, bits_of, model_of, run, saving_job, stuck_job
 except ImportError:
     torch = None
     SnapshotCase = unittest.TestCase
@@ -117,6 +117,40 @@ class KillTest(SnapshotCase):
         other, again = self.fresh()
         again.load("last", of=optimizer.name)
         self.assertEqual(bits_of(again, other), saved[-1])
+
+
+@unittest.skipIf(torch is None, "torch is not installed")
+class SameName(SnapshotCase):
+    """A job that is killed in the middle of a step, and started again as it was."""
+
+    sections = "[tier.dram]\nsize = 64 MiB\n[pool default]\nlinger = 2 s\n"
+    STEPS = 3
+
+    def test_it_goes_on_from_its_last_snapshot(self):
+        self.addCleanup(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # as the job has it: the order of sums is the model's
+        jobs = Jobs()
+        expected_model = model_of(width=WIDE)
+        expected = self.optimizer(expected_model, name="reference")
+        run(expected_model, expected, self.STEPS)
+        saved = bits_of(expected, expected_model)
+        losses = run(expected_model, expected, 5, self.STEPS)
+        for tier in ("auto", "nvme"):
+            with self.subTest(tier):
+                process, pipe = jobs.start(stuck_job, self.daemon.socket, "job", tier, self.STEPS)
+                self.assertTrue(pipe.poll(60))
+                pipe.recv()
+                jobs.kill(process)
+                model = model_of(seed=9, width=WIDE)
+                optimizer = self.optimizer(model, self.connect(), name="job", tier=tier, **STUCK)
+                optimizer.load("last")
+                self.assertEqual(bits_of(optimizer, model), saved)
+                self.assertEqual(run(model, optimizer, 4, self.STEPS), losses[:4])
+                time.sleep(4)  # what was the killed job's goes meanwhile
+                self.assertEqual(run(model, optimizer, 1, self.STEPS + 4), losses[4:])
+                optimizer.save("last")
+                self.assertEqual(bits_of(optimizer, model), bits_of(expected, expected_model))
+                optimizer.close()
 
 
 if __name__ == "__main__":

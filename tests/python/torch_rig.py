@@ -11,7 +11,10 @@ import spillway
 import spillway.torch as spw
 import support
 import torch
+from spillway import train
 
+STUCK = {"group_bytes": 8 * support.MIB}
+WIDE = 1500  # of a model that has several such groups
 NUMBERS = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
 
@@ -146,3 +149,24 @@ def saving_job(pipe, socket, name, lazy):
                 saving = step + 1, optimizer.snapshot("last")
     except spillway.Disconnected:
         os._exit(0)  # the daemon was killed
+
+
+def stuck_job(pipe, socket, name, tier, steps):
+    """Makes so many steps, saves, makes one more, and is then in the middle of the next one until it is killed."""
+    pool = spw.connect("job", socket=socket, start=False)
+    model = model_of(width=WIDE)
+    optimizer = spw.OffloadAdamW(model.named_parameters(), pool, name=name, threads=1, tier=tier, **STUCK, **NUMBERS)
+    run(model, optimizer, steps)
+    optimizer.save("last")
+    run(model, optimizer, 1, steps)
+    step, groups = train.adam, []
+
+    def adam(*arguments):
+        step(*arguments)
+        groups.append(None)
+        if len(groups) == 2:
+            pipe.send("in the middle")
+            time.sleep(600)
+
+    train.adam = adam
+    run(model, optimizer, 1, steps + 1)

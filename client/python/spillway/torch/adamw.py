@@ -293,8 +293,11 @@ class OffloadAdamW(torch.optim.Optimizer):
 
     def _create(self) -> None:
         for group in self._groups:
-            for chunk, key in enumerate(self._keys(group), group.first):
-                self._create_chunk(key, group.lane.layout.chunk_bytes(chunk))
+            keys = self._keys(group)
+            # Of a job that ended, since the name was not in use: they would go when its owner does.
+            self._space.delete(keys).check(errno.ENOENT)
+            for chunk, key in enumerate(keys, group.first):
+                self._space.tensor(key, group.lane.layout.chunk_bytes(chunk))
 
         self._declare(backwards=False)
 
@@ -306,15 +309,6 @@ class OffloadAdamW(torch.optim.Optimizer):
                     _floats(address(0), extent.n).copy_(Run(p, extent.first, extent.n).elements(p))
 
         self._each_group(begin)
-
-    def _create_chunk(self, key: Tuple[bytes, int], nbytes: int) -> None:
-        try:
-            self._space.tensor(key, nbytes)
-        except SpillwayError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self._space.delete([key])  # of another size: of a job that ended, since the name was not in use
-            self._space.tensor(key, nbytes)
 
     def _declare(self, backwards: bool) -> None:
         """Tells the daemon in which order chunks are asked for in each step, unless it knows."""
