@@ -379,5 +379,7 @@ def connect(
     except NoDaemon:
         if start is False:
             raise
-    arguments = daemon.Size(dram, disk) if start is True else list(start)
+    arguments: Union[Sequence[str], daemon.Size] = daemon.Size(dram, disk)
+    if start is not True:
+        arguments = list(start)
     return daemon.start(lambda: _connect(options), socket, arguments)
