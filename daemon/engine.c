@@ -165,21 +165,18 @@ static void on_flush_failed(void *ctx, uint16_t dev, int why)
 /* In the words of `spillctl fsck --data`. Of `cache` a crash may have cut off some bytes: nothing is wrong then. */
 static void on_damaged(void *ctx, uint32_t store, uint32_t pool, const struct store_entry *entry)
 {
-    static const char *const words[] = {
-        [STORE_CACHE] = "cache", [STORE_SCRATCH] = "scratch", [STORE_DURABLE] = "durable"};
     struct engine *engine = ctx;
     const struct engine_store *at = &engine->store_at[store];
     const struct store_id *id = &entry->id;
-    char key[2 * KEY_BYTES_MAX + 1] = "";
+    char key[STORE_KEY_TEXT_BYTES];
 
-    for (uint32_t i = 0; i < id->key_len; i++)
-        snprintf(key + (size_t)2 * i, 3, "%02x", id->key[i]);
+    store_key_print(id, key);
     notice_limited(engine, entry->durability == STORE_CACHE ? LOG_LEVEL_NOTICE : LOG_LEVEL_WARNING,
                    "pool %s: a checksum does not match on [device %s]: %s, space %016llx, key %s, group %u, part %u, "
                    "piece %u; partition %u, segment %u, offset %llu, %u bytes",
                    pool < engine->config.tiering.n_pools ? engine->config.tiering.pools[pool].name : "-", at->name,
-                   words[entry->durability], (unsigned long long)id->space, key, id->group, id->part, id->piece,
-                   at->partition, entry->loc.segment, (unsigned long long)entry->loc.sector * SECTOR_BYTES,
+                   store_durability_name(entry->durability), (unsigned long long)id->space, key, id->group, id->part,
+                   id->piece, at->partition, entry->loc.segment, (unsigned long long)entry->loc.sector * SECTOR_BYTES,
                    entry->size_bytes);
 }
 

@@ -3,8 +3,8 @@
  * Reading the log after a restart. Blocking, on the thread that opens.
  *
  * Two passes over the same blocks: the first finds the true end and the transactions that were committed, the second
- * decodes all entries and replays; puts of a transaction are replayed where it was committed. The end is the first place without a block that is whole and continues the chain. That is normal after a
- * crash; it is damage if something after it was written when this place was already on stable storage (`flushed_lsn`,
+ * decodes all entries and replays; puts of a transaction are replayed where it was committed. The end is the first place
+ * without a block that is whole and continues the chain. That is normal after a crash; it is damage if something after it was written when this place was already on stable storage (`flushed_lsn`,
  * or `needed_lsn` in the header), and then nothing is guessed: -EUCLEAN.
  *
  * Blocks of a sweep that did not complete repeat what stands before them. Those at the very end are given back: a

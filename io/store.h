@@ -66,6 +66,11 @@ struct store_entry {
     uint64_t hint; /* in replay: what replay_warm() found out, else 0 */
 };
 
+/* As people read them. "?" for no durability; a key as hex digits. */
+#define STORE_KEY_TEXT_BYTES (2 * KEY_BYTES_MAX + 1)
+const char *store_durability_name(uint8_t durability);
+void store_key_print(const struct store_id *id, char ret_hex[static STORE_KEY_TEXT_BYTES]);
+
 /* A space as the log has it: enough to find and check it again after a restart. Opaque to the store but for `id`. */
 struct store_space {
     uint64_t id;

@@ -593,9 +593,9 @@ void object_drop_dev(struct tiering *t, uint32_t object, bool log);
 void object_commit_at(struct tiering *t, uint32_t object, uint32_t region, uint32_t sector);
 void object_set_flags(struct tiering *t, uint32_t object, uint8_t flags);
 void object_clear_flags(struct tiering *t, uint32_t object, uint8_t flags);
-/* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
 /* After a replay, which does not account for what it does: each record once. */
 void object_account_new(struct tiering *t, uint32_t object);
+/* A tensor's piece that nobody has written yet: COMMITTED, reads as zeros. */
 void object_commit_unwritten(struct tiering *t, uint32_t object);
 void object_to_entry(const struct tiering *t, uint32_t object, struct store_entry *ret_entry);
 void policy_enter(struct tiering *t, uint32_t object);

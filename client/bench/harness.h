@@ -50,6 +50,11 @@ must_check int harness_room(uint64_t *ret_bytes);
 uint64_t harness_device_bytes(uint64_t blocks_bytes);
 /* On failure everything has been said on standard error, and nothing is left but perhaps the log. */
 must_check int harness_start(const struct harness_options *options, struct harness *ret_harness);
+/* For cleanup_(): NULL is fine. */
+static inline void spw_close_p(spw_session **session)
+{
+    spw_close(*session);
+}
 /* Connects, with our name for `spillctl sessions`. */
 must_check int harness_connect(const struct harness *harness, const char *name, spw_session **ret_session);
 /* SIGKILL, and waits until it is gone. */

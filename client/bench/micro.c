@@ -22,11 +22,6 @@
 static const struct argp_option rows[] = {ROW_BLOCK, ROW_DRAM,  ROW_SOCKET, ROW_POOL,   ROW_SECONDS, ROW_KEEP,
                                           ROW_SEED,  ROW_QUIET, ROW_QUICK,  ROW_OUTPUT, {0}};
 
-static inline void spw_close_p(spw_session **session)
-{
-    spw_close(*session);
-}
-
 int micro_say(const char *what, int r)
 {
     fprintf(stderr, "spillbench: %s: %s\n", what, r < 0 ? spw_error_text() : "wrong bytes, or none");

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * How soon a daemon that was killed has its pieces again: SIGKILL, a new process, and the time until it has answered a
- * lookup; and what of that was its recovery, as it says itself. On a machine that others use as well, CPU time says more. Beside it what cannot be avoided: reading as many bytes
- * of log from the same device, in its pages' order and past every cache, and putting as many records into a table of new
- * memory, with an index at random. That is once; recovery reads the log twice, since it believes nothing before it has
- * seen the end. One thread.
+ * lookup; and what of that was its recovery, as it says itself. On a machine that others use as well, CPU time says more.
+ * Beside it what cannot be avoided: reading as many bytes of log from the same device, in its pages' order and past every
+ * cache, and putting as many records into a table of new memory, with an index at random. That is once; recovery reads the
+ * log twice, since it believes nothing before it has seen the end. One thread.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -60,11 +60,6 @@ struct recover {
 };
 
 /* ── the daemon ─────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static inline void spw_close_p(spw_session **session)
-{
-    spw_close(*session);
-}
 
 /* All of these must be there, on the device. */
 static int look_up(struct recover *v, spw_session *session)

@@ -102,7 +102,7 @@ static void tell_pieces(const struct fsck_open *o, struct json_object *row)
         }
         fsck_number(one, "pieces", n);
         fsck_number(one, "bytes", bytes);
-        json_object_object_add(all, fsck_durability(kinds[k]), one);
+        json_object_object_add(all, store_durability_name(kinds[k]), one);
     }
     json_object_object_add(row, "live", all);
     fsck_number(row, "damaged_before", damaged);
@@ -147,12 +147,12 @@ static int drop_later(struct fsck *f, uint16_t partition, const struct store_ent
 static void tell_damaged(struct fsck *f, uint16_t partition, const struct store_entry *e, bool bytes_whole)
 {
     struct json_object *o = json_object_new_object();
-    char text[2 * KEY_BYTES_MAX + 1];
+    char text[STORE_KEY_TEXT_BYTES];
 
     fsck_number(o, "partition", partition);
     snprintf(text, sizeof(text), "%016" PRIx64, e->id.space);
     json_object_object_add(o, "space", json_object_new_string(text));
-    fsck_key_print(&e->id, text);
+    store_key_print(&e->id, text);
     json_object_object_add(o, "key", json_object_new_string(text));
     fsck_number(o, "group", e->id.group);
     fsck_number(o, "part", e->id.part);
@@ -160,7 +160,7 @@ static void tell_damaged(struct fsck *f, uint16_t partition, const struct store_
     fsck_number(o, "segment", e->loc.segment);
     fsck_number(o, "offset_bytes", (uint64_t)e->loc.sector * SECTOR_BYTES);
     fsck_number(o, "size_bytes", e->size_bytes);
-    json_object_object_add(o, "durability", json_object_new_string(fsck_durability(e->durability)));
+    json_object_object_add(o, "durability", json_object_new_string(store_durability_name(e->durability)));
     json_object_object_add(o, "bytes_whole", json_object_new_boolean(bytes_whole));
     json_object_array_add(f->damaged, o);
 }

@@ -18,26 +18,11 @@
 
 /* ── printing ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-const char *fsck_durability(uint8_t durability)
-{
-    static const char *const names[] = {
-        [STORE_CACHE] = "cache", [STORE_SCRATCH] = "scratch", [STORE_DURABLE] = "durable"};
-
-    return durability < ARRAY_LEN(names) ? names[durability] : "?";
-}
-
-void fsck_key_print(const struct store_id *id, char ret_hex[static 2 * KEY_BYTES_MAX + 1])
-{
-    ret_hex[0] = '\0';
-    for (uint32_t i = 0; i < id->key_len && i < KEY_BYTES_MAX; i++)
-        snprintf(ret_hex + (size_t)2 * i, 3, "%02x", id->key[i]);
-}
-
 static void print_id(const struct fsck_pieces *p, const char *what, const struct store_id *id, uint64_t generation)
 {
-    char key[2 * KEY_BYTES_MAX + 1];
+    char key[STORE_KEY_TEXT_BYTES];
 
-    fsck_key_print(id, key);
+    store_key_print(id, key);
     printf("partition %u lsn %" PRIu64 " %-6s generation %" PRIu64 " space %016" PRIx64
            " group %u key %s part %u piece %u",
            p->partition, p->lsn, what, generation, id->space, id->group, key, id->part, id->piece);
@@ -49,7 +34,7 @@ static void print_put(const struct fsck_pieces *p, const struct store_entry *e)
     printf(" of %u parts segment %u offset %" PRIu64 " size %u object %" PRIu64 " class %u %s kind %#x sum %016" PRIx64
            "\n",
            e->n_parts, e->loc.segment, (uint64_t)e->loc.sector * SECTOR_BYTES, e->size_bytes, e->object_bytes,
-           e->class_id, fsck_durability(e->durability), e->kind, e->sum);
+           e->class_id, store_durability_name(e->durability), e->kind, e->sum);
 }
 
 /* ── the table ──────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -185,7 +170,7 @@ static int replay_space(void *ctx, const struct store_space *space)
     if (p->prints)
         printf("partition %u lsn %" PRIu64 " SPACE  space %016" PRIx64 " pool %s item %" PRIu64 " class %u %s%s\n",
                p->partition, p->lsn, space->id, space->pool, space->item_bytes, space->class_id,
-               fsck_durability(space->durability), space->deleted ? " deleted" : "");
+               store_durability_name(space->durability), space->deleted ? " deleted" : "");
     while (i < p->n_spaces && p->spaces[i].id != space->id)
         i++;
     if (i == p->room_spaces) {

@@ -41,6 +41,3 @@ void fsck_pieces_deinit(struct fsck_pieces *p);
 must_check int fsck_pieces_sort(const struct fsck_pieces *p, const struct store_entry ***ret_entries);
 /* Live pieces of spaces that the log does not tell of. */
 uint64_t fsck_pieces_homeless(const struct fsck_pieces *p);
-/* "cache", "scratch" or "durable". */
-const char *fsck_durability(uint8_t durability);
-void fsck_key_print(const struct store_id *id, char ret_hex[static 2 * KEY_BYTES_MAX + 1]);

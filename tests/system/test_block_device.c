@@ -72,10 +72,9 @@ static int format(void)
     return status;
 }
 
-START_TEST(test_used)
+/* A daemon whose device is a loop device; its descriptor. */
+static int start_on_loop(void)
 {
-    struct daemon second;
-
     daemon_init(&d);
     snprintf(backing, sizeof(backing), "%s/backing", d.dir);
     ck_assert_int_eq(make_backing(backing), 0);
@@ -85,6 +84,14 @@ START_TEST(test_used)
     format();
     daemon_configure(&d, "", SECTIONS);
     daemon_start(&d);
+    return loop;
+}
+
+START_TEST(test_used)
+{
+    struct daemon second;
+
+    int loop = start_on_loop();
     spw_session *session = daemon_connect(&d);
     spw_space *space = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
 
@@ -235,15 +242,7 @@ START_TEST(test_disappears)
     struct load load = {0};
     pthread_t thread;
 
-    daemon_init(&d);
-    snprintf(backing, sizeof(backing), "%s/backing", d.dir);
-    ck_assert_int_eq(make_backing(backing), 0);
-    int loop = loop_attach(backing, d.disk, sizeof(d.disk));
-
-    ck_assert_int_ge(loop, 0);
-    format();
-    daemon_configure(&d, "", SECTIONS);
-    daemon_start(&d);
+    int loop = start_on_loop();
     spw_session *session = daemon_connect(&d);
 
     put_cold(daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE));

@@ -260,6 +260,17 @@ START_TEST(grants_that_nobody_heard_of_end)
 }
 END_TEST
 
+/* A tensor that is written to, and a block that is reserved, in a shared pool: both leases are about to end. */
+static void both_filled(const struct tiering_id *id, const struct tiering_id *block, struct tiering_grant *write,
+                        struct tiering_grant *made)
+{
+    ck_assert_int_eq(rig_write(&rig, id, 1), 0);
+    ck_assert_int_eq(rig_acquire(&rig, &rig.s, id, TIERING_WRITE, write), 0);
+    rig_fill(rig_memory(&rig, write), RIG_PIECE, 2);
+    ck_assert_int_eq(rig_reserve(&rig, &rig.s, block, 9000, 9000, made), 0);
+    rig_fill(rig_memory(&rig, made), 9000, 3);
+}
+
 /* In shared pools both take a copy, and the lease is there until it is made. */
 START_TEST(commit_and_release_that_were_cut_off_are_done_again)
 {
@@ -268,11 +279,7 @@ START_TEST(commit_and_release_that_were_cut_off_are_done_again)
 
     rig_open(&rig, 8 * MIB, DEVICE);
     struct tiering_id id = tensor(RIG_SHARED, 1, RIG_PIECE), block = key(RIG_SHARED, 2);
-    ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
-    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, TIERING_WRITE, &write), 0);
-    rig_fill(rig_memory(&rig, &write), RIG_PIECE, 2);
-    ck_assert_int_eq(rig_reserve(&rig, &rig.s, &block, 9000, 9000, &made), 0);
-    rig_fill(rig_memory(&rig, &made), 9000, 3);
+    both_filled(&id, &block, &write, &made);
     rig_wait_init(&w);
     ck_assert_int_eq(tiering_release_wait(rig.t, &rig.s, write.lease, TIERING_DIRTY, &w.wait, &write), TIERING_WAIT);
     rig_wait_init(&w);
@@ -354,11 +361,7 @@ START_TEST(sessions_leave_what_waits_for_room)
 
     rig_open(&rig, 8 * MIB, DEVICE);
     struct tiering_id id = tensor(RIG_SHARED, 1, RIG_PIECE), block = key(RIG_SHARED, 2);
-    ck_assert_int_eq(rig_write(&rig, &id, 1), 0);
-    ck_assert_int_eq(rig_acquire(&rig, &rig.s, &id, TIERING_WRITE, &write), 0);
-    rig_fill(rig_memory(&rig, &write), RIG_PIECE, 2);
-    ck_assert_int_eq(rig_reserve(&rig, &rig.s, &block, 9000, 9000, &made), 0);
-    rig_fill(rig_memory(&rig, &made), 9000, 3);
+    both_filled(&id, &block, &write, &made);
     rig_wait_init(&release);
     ck_assert_int_eq(tiering_release_wait(rig.t, &rig.s, write.lease, TIERING_DIRTY, &release.wait, &unused),
                      TIERING_WAIT);

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..errors import NoSpace, SpillwayError
 from ..session import Pool
+from .saving import mib
 
 Tier = Literal["auto", "dram", "nvme"]
 TIERS = ("auto", "dram", "nvme")
@@ -31,7 +32,7 @@ def check_room(tier: str, pool: Pool, needed: int) -> None:
         least = needed * 100 // MEMORY_PERCENT
         raise NoSpace(
             errno.ENOSPC,
-            f'tier="dram" keeps {_mib(needed)} MiB of states in memory, which takes {_mib(least)} MiB, and pool '
+            f'tier="dram" keeps {mib(needed)} MiB of states in memory, which takes {mib(least)} MiB, and pool '
             f"{pool.name!r} has {memory >> 20} MiB: raise `dram` of [pool {pool.name}]",
         )
     if needed + _NAME_BYTES > memory + info.nvme_bytes * DEVICE_PERCENT // 100:
@@ -41,9 +42,4 @@ def check_room(tier: str, pool: Pool, needed: int) -> None:
         else:
             has = f"{memory >> 20} MiB of memory and no device"
             knob = f"raise `dram` of [pool {pool.name}], or add a [device] and its `nvme`"
-        raise NoSpace(errno.ENOSPC, f"the states take {_mib(needed)} MiB, and pool {pool.name!r} has {has}: {knob}")
-
-
-def _mib(nbytes: int) -> int:
-    """Rounded up."""
-    return -(-nbytes >> 20)
+        raise NoSpace(errno.ENOSPC, f"the states take {mib(needed)} MiB, and pool {pool.name!r} has {has}: {knob}")
