@@ -17,7 +17,9 @@ READY_S, STOP_S, ENDS_S, WORK_S = 60, 90, 10, 300
 EXIT_BROKEN, EXIT_STRICT = 2, 3
 DISK_MIB = 64
 DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-CHUNK_HEAP_BYTES = 9216 # engines trade memory, in chunks: there are more or fewer of them at any time
+# Engines trade memory, in chunks: at any time there are more or fewer of them, larger or smaller. What one has on the heap is
+# struct arena_chunk with its tables (tiering/arena.c) and struct memory_chunk.
+CHUNK_HEAP_BYTES, FRAME_HEAP_BYTES, FRAME_BYTES = 176, 1100, 1 << 20
 # No filter: the calls that are made to fail, and those that arrange it, are in nobody's list. A daemon that ended is not
 # started again under its clients, which need not wait for that.
 CONFIG = """[daemon]
@@ -248,10 +250,18 @@ class Rig:
 
     def left(self):
         """What the daemon has: descriptors but for chunks', threads, bytes on the heap but for chunks'."""
-        names = self.descriptors()
-        n_chunks = sum("spillway-chunk" in name for name in names)
-        return (len(names) - n_chunks, len(self.threads()),
-                self.states["spillwayd"].live_bytes() - n_chunks * CHUNK_HEAP_BYTES)
+        chunks, n_others = {}, 0
+        for path in self.descriptor_paths():
+            try:
+                if "spillway-chunk" in os.readlink(path):
+                    found = os.stat(path) # of the file, which may have two descriptors
+                    chunks[found.st_ino] = found.st_size
+                else:
+                    n_others += 1
+            except OSError:
+                pass
+        heap_bytes = sum(CHUNK_HEAP_BYTES + (size // FRAME_BYTES + 1) * FRAME_HEAP_BYTES for size in chunks.values())
+        return n_others, len(self.threads()), self.states["spillwayd"].live_bytes() - heap_bytes
 
     def threads(self):
         """By name; without those that the kernel has for an io_uring, as it likes."""
@@ -264,11 +274,15 @@ class Rig:
                 pass
         return sorted(name for name in found if not name.startswith("iou-"))
 
+    def descriptor_paths(self):
+        folder = f"/proc/{self.daemon.pid}/fd"
+        return [f"{folder}/{fd}" for fd in os.listdir(folder)]
+
     def descriptors(self):
-        pid, found = self.daemon.pid, []
-        for fd in os.listdir(f"/proc/{pid}/fd"):
+        found = []
+        for path in self.descriptor_paths():
             try:
-                found.append(re.sub(r":\[\d+\]", "", os.readlink(f"/proc/{pid}/fd/{fd}")))
+                found.append(re.sub(r":\[\d+\]", "", os.readlink(path)))
             except OSError:
                 pass
         return sorted(found)
