@@ -28,7 +28,7 @@ static uint32_t lap_session(const struct sim *sim)
 /* The memory is for who runs, and there is not enough of it. */
 static void others_end(struct sim *sim)
 {
-    rings_end_clients(sim);
+    rings_end_clients(sim, false);
     for (uint32_t i = 0; i < SIM_SESSIONS; i++)
         session_end(sim, i);
     session_begin(sim, 0);

@@ -8,7 +8,7 @@
 #   mutate.sh --check      do the patches still apply? For every test run
 #
 # A patch begins with two lines, "bug: what it does" and "by: sim" or the name of a unit test's program. For the simulator
-# it may take SPILLWAY_MUTANT_SEEDS seeds (10,000), two side by side.
+# it may take SPILLWAY_MUTANT_SEEDS seeds (10,000), two side by side, from 1 on, or from what a third line, "from:", says.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -47,10 +47,10 @@ copy_tree() {
 
 # Runs what must see it; its words go to a file.
 run_catcher() {
-    local by=$1 out=$2
+    local by=$1 first=$2 out=$3
     if [[ $by == sim ]]; then
         (cd "$TREE" && cmake --build build/release --target spillsim) >"$out" 2>&1 || return 99
-        "$TREE/build/release/spillsim" --seeds "$SEEDS" --jobs 2 --no-prefix >"$out" 2>&1
+        "$TREE/build/release/spillsim" --first "$first" --seeds "$SEEDS" --jobs 2 --no-prefix >"$out" 2>&1
     else
         (cd "$TREE" && cmake --build build/release --target "$by") >"$out" 2>&1 || return 99
         "$TREE/build/release/tests/$by" >"$out" 2>&1
@@ -58,12 +58,13 @@ run_catcher() {
 }
 
 mutate_one() {
-    local patch=$1 name by seed='' status=0 since out=$TREE/out.txt
+    local patch=$1 name by first seed='' status=0 since out=$TREE/out.txt
     name=$(basename "$patch" .patch)
     by=$(says "$patch" by)
+    first=$(says "$patch" from)
     patch -p1 --silent -d "$TREE" <"$patch"
     since=$SECONDS
-    run_catcher "$by" "$out" || status=$?
+    run_catcher "$by" "${first:-1}" "$out" || status=$?
     patch -p1 --silent -R -d "$TREE" <"$patch"
     if ((status == 99)); then
         printf '%-28s does not build\n' "$name"

@@ -228,7 +228,7 @@ static void client_begin(struct sim *sim, uint32_t i)
             abort();
 }
 
-static void client_end(struct sim *sim, uint32_t i)
+static void client_end(struct sim *sim, uint32_t i, bool leaves)
 {
     struct ring_client *c = &sim->rings->clients[i];
 
@@ -237,7 +237,7 @@ static void client_end(struct sim *sim, uint32_t i)
     for (uint32_t at = 0; at < RING_CANARY_BYTES; at++)
         if (c->scratch[RING_SCRATCH_BYTES + at] != 0x77)
             sim_fail(sim, "client %u: bytes past its scratch memory were written", i);
-    requests_peer_remove(sim->rings->rq, &c->peer, false);
+    requests_peer_remove(sim->rings->rq, &c->peer, leaves);
     c->alive = false;
     ring_client_died(sim, c);
 }
@@ -280,10 +280,10 @@ void rings_open(struct sim *sim)
         client_begin(sim, i);
 }
 
-void rings_end_clients(struct sim *sim)
+void rings_end_clients(struct sim *sim, bool leaves)
 {
     for (uint32_t i = 0; i < RING_CLIENTS && sim->rings->rq; i++)
-        client_end(sim, i);
+        client_end(sim, i, leaves);
 }
 
 bool rings_are_idle(const struct sim *sim)
@@ -374,7 +374,7 @@ void rings_step(struct sim *sim)
         return;
     }
     if (c->broken || sim_below(sim, 1000) < 2) {
-        client_end(sim, i);
+        client_end(sim, i, false);
         sim->counts->client_deaths++;
         return;
     }

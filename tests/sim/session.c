@@ -34,7 +34,7 @@ static void wait_done(struct tiering_wait *wait, int status)
 {
     struct sim_wait *w = container_of(wait, struct sim_wait, wait);
 
-    if (!w->used || w->done)
+    if (!w->used || w->done || w->left)
         sim_fail(w->sim, "a wait ended twice, or after it was cancelled");
     w->done = true;
     w->status = status;
@@ -388,7 +388,7 @@ void lease_finish(struct sim *sim, struct sim_lease *l)
     }
 }
 
-/* --- Death ----------------------------------------------------------------------------------------------------------- */
+/* --- The end --------------------------------------------------------------------------------------------------------- */
 
 void session_end(struct sim *sim, uint32_t i)
 {
@@ -430,4 +430,21 @@ void session_end(struct sim *sim, uint32_t i)
         if (l->kind == HELD_WRITE)
             tensor_writer_gone(sim, l, 2);
     }
+}
+
+void session_leave(struct sim *sim, uint32_t i)
+{
+    tiering_leave(sim->tiering);
+    for (uint32_t n = 0; n < SIM_WAITS; n++) {
+        struct sim_wait *w = &sim->waits[n];
+
+        if (!w->used || w->session != i || w->done)
+            continue;
+        if (!tiering_wait_cancel(sim->tiering, &w->wait))
+            sim_fail(sim, "a wait (%d) could not be left, though it had not ended", w->kind);
+        w->left = true;
+        sim->counts->hot_left++;
+    }
+    waits_ended(sim); /* answers that came with that, or just before */
+    tiering_session_leave(sim->tiering, &sim->sessions[i].s);
 }

@@ -136,6 +136,7 @@ struct sim_wait {
     struct sim *sim;
     bool used, done;
     bool begun; /* its call has returned, and the model knows */
+    bool left;  /* its client asks the next process for it */
     int status;
     enum wait_kind kind;
     uint8_t session;
@@ -228,7 +229,7 @@ struct sim_counts {
     uint64_t dead_devices, flipped_writes, misdirected_writes, lost_writes, late_writes, refused_chunks;
     uint64_t ring_calls, ring_hits, ring_commits, ring_deletes, ring_syncs, ring_plans, client_deaths, broken, cold;
     uint64_t hot_crashes, hot_inside, hot_in_recovery, hot_found, hot_leases, hot_ended, hot_retries, hot_redone,
-        hot_forgotten;
+        hot_forgotten, hot_stops, hot_left;
 };
 
 /* The same blocks in the same order, again and again. */
@@ -268,6 +269,7 @@ struct sim {
     struct tiering_space_info spaces[SIM_SPACES];
     bool harsh;   /* more faults, and more ends */
     bool crowded; /* most operations meet in a few objects, and more of them are of tensors */
+    bool orderly; /* half of what memory survives are stops in order */
     bool flips_on, errors_on, budgets_on, refusals_on, bad_writes_on;
     bool calm;             /* nothing is provoked: a stop must come to its end */
     bool arena_late;       /* a block that nobody waits for any more may still come into an arena */
@@ -333,7 +335,8 @@ void faults_step(struct sim *sim);
 /* ring_client.c: the request path, and its clients (ring.h) */
 void rings_make(struct sim *sim);
 void rings_open(struct sim *sim);
-void rings_end_clients(struct sim *sim);
+/* leaves: for the next process, which finds their leases. */
+void rings_end_clients(struct sim *sim, bool leaves);
 bool rings_are_idle(const struct sim *sim); /* no request is left */
 void rings_close(struct sim *sim);
 void rings_die(struct sim *sim);
@@ -376,6 +379,8 @@ void world_stop_clean(struct sim *sim);
 bool world_is_quiet(const struct sim *sim); /* nothing is in flight */
 /* The process's death, and what it had in memory is there for the next one. */
 void world_hot_crash(struct sim *sim, bool inside);
+/* A stop after which the next process finds this one's memory, and clients their leases. drains: all is written before. */
+void world_stop_hot(struct sim *sim, bool drains);
 void world_free(struct sim *sim);
 /* Some I/O ends, time passes, the engine turns. */
 void world_run(struct sim *sim, uint32_t io, uint64_t ns);
@@ -482,6 +487,8 @@ void tensor_sync_acked(struct sim *sim, struct sim_sync *y);
 void sessions_begin(struct sim *sim);
 void session_begin(struct sim *sim, uint32_t i);
 void session_end(struct sim *sim, uint32_t i);
+/* For the next process: see world_stop_hot(). */
+void session_leave(struct sim *sim, uint32_t i);
 struct sim_wait *wait_new(struct sim *sim, enum wait_kind kind, uint32_t session, struct object *o, uint32_t part,
                           uint32_t piece);
 void wait_free(struct sim_wait *w);

@@ -18,6 +18,7 @@
 #define ENDS_MAX 24
 #define HARSH_FROM UINT64_C(1000000000) /* seeds */
 #define CROWDED_FROM UINT64_C(2000000000)
+#define ORDERLY_FROM UINT64_C(3000000000)
 #define HOT_CRASHES 8
 #define HOT_CRASHES_CROWDED 40
 #define CROWD 3         /* objects in which most operations meet */
@@ -163,9 +164,23 @@ static void some_steps(struct sim *sim)
         step(sim);
 }
 
+/* Clients are served while bytes are written back; then what is left is written, unless memory goes over at once. */
+static void stop_hot(struct sim *sim)
+{
+    bool drains = sim_percent(sim, 70);
+
+    for (uint64_t n = drains ? sim_below(sim, 40) : 0; n > 0 && !tiering_drain(sim->tiering); n--)
+        step(sim);
+    world_stop_hot(sim, drains);
+}
+
 /* At its end, or somewhere inside. */
 static void hot_step(struct sim *sim)
 {
+    if (sim->orderly && sim_percent(sim, 50)) {
+        stop_hot(sim);
+        return;
+    }
     bool inside = sim_percent(sim, 60) && hot_dies_in(sim, 1 + sim_below(sim, 200), some_steps);
 
     world_hot_crash(sim, inside);
@@ -181,8 +196,9 @@ uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
     sim_running = sim;
     *sim_progress = (struct sim_progress){.seed = run->seed};
     sim->seed = sim->rng = run->seed;
-    sim->crowded = run->seed >= CROWDED_FROM;
-    sim->harsh = run->seed >= HARSH_FROM && !sim->crowded;
+    sim->orderly = run->seed >= ORDERLY_FROM; /* of which a third are harsh, too, and a third crowded */
+    sim->harsh = sim->orderly ? run->seed % 3 == 1 : run->seed >= HARSH_FROM && run->seed < CROWDED_FROM;
+    sim->crowded = sim->orderly ? run->seed % 3 == 2 : run->seed >= CROWDED_FROM;
     n_ends = sim->harsh || sim->crowded ? ENDS_MAX : CRASHES_MIN + 3;
     n_hot = sim->crowded ? HOT_CRASHES_CROWDED : HOT_CRASHES;
     sim->n_ops = n_ops;
@@ -308,6 +324,8 @@ static const struct {
     COUNT(hot_retries, MANY),
     COUNT(hot_redone, MANY),
     COUNT(hot_forgotten, MANY),
+    COUNT(hot_stops, 0),
+    COUNT(hot_left, 0),
     COUNT(vanished, MANY),
     COUNT(lost_sectors, MANY),
     COUNT(torn_sectors, MANY),

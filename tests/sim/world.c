@@ -524,7 +524,7 @@ static void world_count(struct sim *sim)
 
 static void world_sessions_die(struct sim *sim)
 {
-    rings_end_clients(sim);
+    rings_end_clients(sim, false);
     for (uint32_t i = 0; i < SIM_SESSIONS; i++)
         session_end(sim, i);
 }
@@ -594,6 +594,24 @@ static bool all_say_closed(struct sim *sim)
     return true;
 }
 
+/* What the engine does when nobody is served any more. */
+static int world_close(struct sim *sim, bool drains)
+{
+    for (int turn = 0; drains && !tiering_drain(sim->tiering); turn++) {
+        world_run(sim, 8, 1000000);
+        if (turn == 20000)
+            sim_fail(sim, "it never ends to write back before a stop");
+    }
+    tiering_stop(sim->tiering);
+    for (int turn = 0; !tiering_idle(sim->tiering) || !rings_are_idle(sim); turn++) {
+        world_run(sim, 8, 1000000);
+        if (turn == 20000)
+            sim_fail(sim, "it never gets idle after a stop");
+    }
+    world_count(sim);
+    return tiering_close_clean(sim->tiering);
+}
+
 void world_stop_clean(struct sim *sim)
 {
     struct tiering_pool_stat pool;
@@ -610,19 +628,7 @@ void world_stop_clean(struct sim *sim)
             sim_fail(sim, "pool %u: %lu bytes leased, %lu admitted, though no session is left", i, pool.leased,
                      pool.admitted);
     }
-    for (int turn = 0; !tiering_drain(sim->tiering); turn++) {
-        world_run(sim, 8, 1000000);
-        if (turn == 20000)
-            sim_fail(sim, "it never ends to write back before a stop");
-    }
-    tiering_stop(sim->tiering);
-    for (int turn = 0; !tiering_idle(sim->tiering) || !rings_are_idle(sim); turn++) {
-        world_run(sim, 8, 1000000);
-        if (turn == 20000)
-            sim_fail(sim, "it never gets idle after a stop");
-    }
-    world_count(sim);
-    int r = tiering_close_clean(sim->tiering);
+    int r = world_close(sim, true);
     if (r < 0 && !sim->degraded)
         sim_fail(sim, "cannot be closed: %s", strerror(-r));
     simdisk_restart(sim->disk);
@@ -630,6 +636,43 @@ void world_stop_clean(struct sim *sim)
     sim->counts->clean_stops++;
     sim->calm = false;
     world_restarted(sim, r == 0 || all_say_closed(sim));
+}
+
+/* GPUs' lanes end first, and with them what is in flight. */
+static void transfers_end(struct sim *sim)
+{
+    for (uint32_t i = 0, turn = 0; i < SIM_DMAS; turn++) {
+        if (!sim->dmas[i].used) {
+            i++;
+            continue;
+        }
+        world_run(sim, 8, 1000000);
+        waits_ended(sim);
+        if (turn == 20000)
+            sim_fail(sim, "a transfer never ends");
+    }
+}
+
+void world_stop_hot(struct sim *sim, bool drains)
+{
+    sim_log(sim, "STOP, and its memory stays");
+    simdisk_faults(sim->disk)->read_error = 0;
+    sim->calm = true;
+    transfers_end(sim);
+    rings_end_clients(sim, true);
+    for (uint32_t i = 0; i < SIM_SESSIONS; i++) {
+        if (sim->sessions[i].alive)
+            session_leave(sim, i);
+    }
+    int r = world_close(sim, drains);
+    if (r < 0 && !sim->degraded)
+        sim_fail(sim, "cannot be closed: %s", strerror(-r));
+    hot_look(sim, false);
+    simdisk_hot_restart(sim->disk);
+    world_forget(sim);
+    sim->counts->hot_stops++;
+    sim->calm = false;
+    world_open_hot(sim);
 }
 
 void world_free(struct sim *sim)
