@@ -228,6 +228,19 @@ static void control_become_ready(struct control *control)
     kill_point("control.ready");
 }
 
+static void say_left(uint32_t engine, const struct tiering_left *left)
+{
+    unsigned long long n_durable = left->durable_pieces, n_cache = left->cache_pieces;
+
+    if (n_durable + n_cache == 0)
+        return;
+    log_print(n_durable > 0 ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
+              "engine %u: %llu durable pieces (%llu KiB) that no SYNC had written, and %llu of cache (%llu KiB), are "
+              "gone: devices had no "
+              "room for them, or failed",
+              engine, n_durable, left->durable_bytes / 1024ULL, n_cache, left->cache_bytes / 1024ULL);
+}
+
 static void engine_stopped(struct call *base)
 {
     struct engine_watch *watch = container_of(base, struct engine_watch, stop.call);
@@ -235,6 +248,8 @@ static void engine_stopped(struct call *base)
 
     watch->is_stopped = true;
     kill_point("control.engine_stopped");
+    if (!control->keeps)
+        say_left(base->engine->config.number, &watch->stop.left);
     if (watch->stop.result < 0) {
         log_error("engine %u did not close its devices cleanly: %s", base->engine->config.number,
                   log_errno(watch->stop.result));

@@ -327,6 +327,7 @@ static void engine_step_stop(struct engine *engine)
         struct stop_call *call = engine->stopping;
 
         engine->stopping = NULL;
+        tiering_drain_left(engine->tiering, &call->left);
         call->result = tiering_close_clean(engine->tiering);
         kill_point("engine.closed");
         engine->stopped = true;

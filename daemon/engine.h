@@ -239,6 +239,7 @@ void engine_ping(struct engine *engine, struct ping_call *call);
 struct stop_call {
     struct call call;
     int result;
+    struct tiering_left left; /* engine_stop: what could not be written back */
 };
 /* Writes back what may be kept; answers when that is done. All peers are gone. */
 void engine_drain(struct engine *engine, struct stop_call *call);

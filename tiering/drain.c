@@ -19,13 +19,17 @@
 #define STUCK_NS UINT64_C(5000000000) /* some rounds of the log, which frees segments, and of evacuation's retries */
 
 /* Scratch ends with the daemon, only a SYNC may make a tensor durable, and parts alone are nothing. */
+static bool may_be_kept(const struct tiering *t, const struct record *r)
+{
+    return record_is_dirty(r) && durability_of(t, r) != STORE_SCRATCH && !record_waits_for_sync(t, r) &&
+           !(r->flags & RECORD_INCOMPLETE);
+}
+
 static bool drain_wants(const struct tiering *t, uint32_t object)
 {
     const struct record *r = record_at(&t->records, object);
-    uint8_t durability = durability_of(t, r);
 
-    return record_is_dirty(r) && durability != STORE_SCRATCH && !record_waits_for_sync(t, r) &&
-           !(r->flags & RECORD_INCOMPLETE) && !(t->drain.again && durability == STORE_CACHE);
+    return may_be_kept(t, r) && !(t->drain.again && durability_of(t, r) == STORE_CACHE);
 }
 
 /* Nothing is in flight. What is to leave a segment is not: its room may never come, and its read may fail for ever. */
@@ -80,4 +84,19 @@ bool tiering_drain(struct tiering *t)
 
     t->drain = (struct drain){.moved_ns = t->now_ns, .active = !done, .again = !done, .stuck = !done && t->drain.stuck};
     return done;
+}
+
+void tiering_drain_left(const struct tiering *t, struct tiering_left *ret_left)
+{
+    *ret_left = (struct tiering_left){0};
+    for (uint32_t i = 0; t->n_stores > 0 && i < t->records.high; i++) {
+        const struct record *r = record_at(&t->records, i);
+
+        if (!may_be_kept(t, r))
+            continue;
+        bool is_durable = durability_of(t, r) == STORE_DURABLE;
+
+        *(is_durable ? &ret_left->durable_pieces : &ret_left->cache_pieces) += 1;
+        *(is_durable ? &ret_left->durable_bytes : &ret_left->cache_bytes) += r->size_bytes;
+    }
 }

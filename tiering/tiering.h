@@ -197,6 +197,13 @@ uint64_t tiering_tick(struct tiering *t, uint64_t now_ns);
 /* Towards a clean stop, when no session is left: writes back what may be kept (cache and durable), as far as there is room
  * for it. Tick on until it is true: nothing is left to write that was not tried. */
 bool tiering_drain(struct tiering *t);
+/* What found no room on a device, or could not be written: it goes with the memory. After tiering_drain(); none where there is no
+ * device. */
+struct tiering_left {
+    uint64_t durable_pieces, durable_bytes; /* that no SYNC has acknowledged */
+    uint64_t cache_pieces, cache_bytes;
+};
+void tiering_drain_left(const struct tiering *t, struct tiering_left *ret_left);
 /* Nothing new is begun in the background from now on. Tick on until tiering_idle(). */
 void tiering_stop(struct tiering *t);
 /* Nothing of it is in flight in the backend. */

@@ -5,7 +5,10 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/system/support/daemon.h"
 
@@ -14,6 +17,7 @@
 #define SECTIONS "[tier.dram]\nsize = 128 MiB\n[pool default]\n"
 #define DISK_BYTES (64 * DAEMON_MIB)
 #define EVERY 1000 /* one durable block for so many of cache */
+#define LARGE (512 * 1024)
 
 static struct daemon d;
 
@@ -58,6 +62,46 @@ START_TEST(test_more_than_the_device_takes)
 }
 END_TEST
 
+/* Durable blocks that no SYNC has written and that no device has room for are lost with the memory: the log says how many. */
+START_TEST(test_what_is_lost_is_told)
+{
+    uint64_t n = 0, n_lost = 0, n_told = 0;
+    unsigned limit;
+
+    daemon_init(&d);
+    daemon_format(&d, DISK_BYTES);
+    daemon_configure(&d, "", SECTIONS);
+    daemon_start(&d);
+    spw_session *session = daemon_connect(&d);
+    spw_space *durable = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+
+    while (n < 1000 && block_put_within(durable, n, LARGE, 500, &limit) == 0)
+        n++;
+    ck_assert_uint_gt(n, DISK_BYTES / LARGE);
+    spw_close(session);
+    ck_assert_int_eq(daemon_stop(&d), 0);
+    const char *line = strstr(daemon_log(&d), "warning: engine 0: ");
+
+    ck_assert_ptr_nonnull(line);
+    ck_assert_int_eq(sscanf(line, "warning: engine 0: %" SCNu64 " durable pieces", &n_told), 1);
+    ck_assert_int_eq(strncmp(strchr(line + 20, ' '), " durable pieces", 15), 0);
+
+    daemon_start(&d);
+    session = daemon_connect(&d);
+    durable = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
+    for (uint64_t i = 0; i < n; i++) {
+        int r = block_get(durable, i, LARGE);
+
+        ck_assert(r == 0 || r == -ENOENT);
+        n_lost += r != 0;
+    }
+    ck_assert_uint_gt(n_lost, 0);
+    ck_assert_uint_eq(n_told, n_lost);
+    spw_close(session);
+    daemon_deinit(&d);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("stop");
@@ -65,6 +109,7 @@ int main(void)
 
     tcase_set_timeout(tc, 240);
     tcase_add_test(tc, test_more_than_the_device_takes);
+    tcase_add_test(tc, test_what_is_lost_is_told);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
