@@ -70,11 +70,12 @@ void piece_done(struct tiering_wait *wait, int status)
 
 void list_put_result(struct request *req, uint32_t index, int status, const struct spw_result *result)
 {
-    struct spw_result copy = result ? *result : (struct spw_result){0};
+    static const struct spw_result nothing;
+    char *at = req->ring->scratch + req->sqe.results + (uint64_t)index * sizeof(*result);
 
     assert(index < req->max_results);
-    copy.status = status;
-    memcpy(req->ring->scratch + req->sqe.results + (uint64_t)index * sizeof(copy), &copy, sizeof(copy));
+    memcpy(at, result ? result : &nothing, sizeof(*result));
+    memcpy(at + offsetof(struct spw_result, status), &status, sizeof(status));
 }
 
 void list_grant_result(const struct tiering_grant *grant, struct spw_result *ret_result)
@@ -102,7 +103,8 @@ static void item_ended(struct request *req, bool ok)
 static void item_piece_ended(struct request *req, struct piece *group, int status, const struct tiering_grant *grant)
 {
     /* Leases that there are now, or are no longer. */
-    req->must_look |= status == 0 || (req->op->list == OP_LIST_HANDLES && grant->lease == 0);
+    if (status == 0 || (req->op->list == OP_LIST_HANDLES && grant->lease == 0))
+        req->must_look = true;
     if (!group) {
         item_ended(req, status == 0);
         return;
