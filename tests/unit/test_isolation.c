@@ -6,7 +6,8 @@
  *
  * Who stalls or lies costs nothing: the victim's time is as if nobody was there. Who floods cannot be had for nothing, since an
  * engine and a device are shared: the victim's time is what it is beside one neighbour with manners that always has something
- * to do. However many sessions a user has, and whatever they ask for, it does not get more than that. 5 % at most.
+ * to do. However many sessions a user has, and whatever they ask for, it does not get more than that. 5 % at most. Neighbours
+ * are of another pool, or of the victim's own.
  */
 #include <check.h>
 #include <stdio.h>
@@ -66,6 +67,7 @@ struct isolation {
     bool is_on; /* time costs something */
     enum neighbour neighbour;
     enum service service;
+    enum rig_space own, space; /* the victim's; the neighbours' */
     uint32_t n_parties;
     struct party victim, parties[SESSIONS];
     uint64_t n_broken, n_served;
@@ -325,9 +327,9 @@ static void honest_step(struct party *p, uint32_t *seed)
         }
     }
     if (idle && iso->service == HITS && iso->neighbour == HONEST)
-        ask(p, SPW_OP_LOOKUP, RIG_SHARED, *seed, 4000);
+        ask(p, SPW_OP_LOOKUP, iso->space, *seed, 4000);
     else if (idle)
-        ask(p, SPW_OP_ACQUIRE, RIG_SHARED, *seed += 16, 16);
+        ask(p, SPW_OP_ACQUIRE, iso->space, *seed += 16, 16);
 }
 
 /* As much as the ring takes, and all of it at once; it reads answers so that more can come. */
@@ -341,7 +343,7 @@ static void flood_step(struct party *p, uint32_t *seed)
             release(p, OBJECTS);
     }
     while (has_room(p))
-        ask(p, iso->service == HITS ? SPW_OP_LOOKUP : SPW_OP_ACQUIRE, RIG_SHARED, *seed += 7,
+        ask(p, iso->service == HITS ? SPW_OP_LOOKUP : SPW_OP_ACQUIRE, iso->space, *seed += 7,
             iso->service == HITS ? 4000 : OBJECTS / 2);
 }
 
@@ -367,7 +369,7 @@ static void park_step(struct party *p, uint32_t *seed)
                               .timeout_ms = 60000};
 
         for (uint32_t i = 0; i < sqe.n_items; i++)
-            items[i] = item_of(RIG_SHARED, i);
+            items[i] = item_of(iso->space, i);
         submit(p, &sqe);
         iso->n_served++;
     }
@@ -377,9 +379,9 @@ static void park_step(struct party *p, uint32_t *seed)
 static void stall_step(struct party *p)
 {
     if (iso->service == READS && p->sq_tail == 0)
-        ask(p, SPW_OP_ACQUIRE, RIG_SHARED, 0, 16);
+        ask(p, SPW_OP_ACQUIRE, iso->space, 0, 16);
     if (iso->service == HITS && has_room(p) && p->sq_tail < 2 * ENTRIES)
-        ask(p, SPW_OP_LOOKUP, RIG_SHARED, 0, 1);
+        ask(p, SPW_OP_LOOKUP, iso->space, 0, 1);
 }
 
 /* It breaks a rule, is thrown out, and comes again, now and then. */
@@ -387,7 +389,7 @@ static void lie_step(struct party *p, uint32_t *seed)
 {
     if (!p->alive) {
         party_end(p);
-        party_begin(p, 1000 + iso->n_broken, RIG_SHARED, 2);
+        party_begin(p, 1000 + iso->n_broken, iso->space, 2);
         return;
     }
     if (++*seed % 64 != 0)
@@ -458,20 +460,25 @@ static void fill(enum rig_space space)
     rig_settle(&iso->rig);
 }
 
-static void begin(enum service service, enum neighbour neighbour)
+static void begin(enum service service, enum neighbour neighbour, bool in_one_pool)
 {
     iso = calloc(1, sizeof(*iso));
     ck_assert_ptr_nonnull(iso);
     iso->be.ops = &wire_ops;
     iso->service = service;
     iso->neighbour = neighbour;
+    iso->own = in_one_pool ? RIG_SHARED : RIG_CACHE;
+    iso->space = in_one_pool ? RIG_SHARED_DURABLE : RIG_SHARED;
     rig_prepare(&iso->rig, &(struct rig_memory){.dram_bytes = 8 * MIB, .device_bytes = 96 * MIB}, 1);
     iso->disk = iso->rig.config.backend;
     iso->rig.config.backend = &iso->be;
-    iso->rig.pools[1].trusted = true;
+    if (in_one_pool)
+        iso->rig.pools[1].user_leases_percent = 50;
+    else
+        iso->rig.pools[1].trusted = true;
     rig_start(&iso->rig);
-    fill(RIG_CACHE);
-    fill(RIG_SHARED);
+    fill(iso->own);
+    fill(iso->space);
     const struct requests_config config = {.tiering = iso->rig.t,
                                            .max_requests = 1024,
                                            .max_waits = 16384,
@@ -487,10 +494,10 @@ static void begin(enum service service, enum neighbour neighbour)
         iso->weights[i] = 100;
     iso->now_ns = iso->rig.now_ns;
     iso->is_on = true;
-    party_begin(&iso->victim, 500, RIG_CACHE, 1);
+    party_begin(&iso->victim, 500, iso->own, 1);
     iso->n_parties = neighbour == NOBODY ? 0 : neighbour == HONEST ? 1 : SESSIONS;
     for (uint32_t i = 0; i < iso->n_parties; i++)
-        party_begin(&iso->parties[i], 600 + i, RIG_SHARED, 2);
+        party_begin(&iso->parties[i], 600 + i, iso->space, 2);
 }
 
 static void end(void)
@@ -517,7 +524,7 @@ static uint64_t victim_call(uint8_t opcode, uint32_t key)
     if (opcode == SPW_OP_RELEASE)
         release(&iso->victim, 1);
     else
-        ask(&iso->victim, opcode, RIG_CACHE, key, 1);
+        ask(&iso->victim, opcode, iso->own, key, 1);
     while (!consume(&iso->victim, &cqe)) {
         turn();
         ck_assert_uint_lt(iso->now_ns - begun_ns, UINT64_C(10000000000));
@@ -528,12 +535,12 @@ static uint64_t victim_call(uint8_t opcode, uint32_t key)
 }
 
 /* The victim's mean time, in nanoseconds: of a lookup, or of a piece that comes from the device. */
-static uint64_t mean_ns(enum service service, enum neighbour neighbour)
+static uint64_t mean_ns(enum service service, enum neighbour neighbour, bool in_one_pool)
 {
     uint64_t sum_ns = 0;
     uint32_t n = service == HITS ? HIT_OPS : READ_OPS;
 
-    begin(service, neighbour);
+    begin(service, neighbour, in_one_pool);
     for (uint32_t i = 0; i < n + WARM_OPS; i++) {
         uint64_t ns = victim_call(service == HITS ? SPW_OP_LOOKUP : SPW_OP_ACQUIRE, i * 17);
 
@@ -556,12 +563,14 @@ static const char *const names[] = {"nobody",     "one with manners", "who flood
 
 START_TEST(test_service)
 {
-    enum service service = (enum service)_i;
+    enum service service = _i % 2 ? READS : HITS;
+    bool in_one_pool = _i / 2;
     uint64_t ns[LIES + 1];
 
     for (enum neighbour n = NOBODY; n <= LIES; n++) {
-        ns[n] = mean_ns(service, n);
-        printf("%s beside %s: %llu ns\n", service == HITS ? "hits" : "reads", names[n], (unsigned long long)ns[n]);
+        ns[n] = mean_ns(service, n, in_one_pool);
+        printf("%s beside %s%s: %llu ns\n", service == HITS ? "hits" : "reads", names[n],
+               in_one_pool ? " in its pool" : "", (unsigned long long)ns[n]);
     }
     fflush(stdout);
     for (enum neighbour n = FLOODS; n <= LIES; n++) {
@@ -579,7 +588,7 @@ int main(void)
     TCase *tc = tcase_create("all");
 
     tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, test_service, HITS, READS + 1);
+    tcase_add_loop_test(tc, test_service, 0, 4);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
 
