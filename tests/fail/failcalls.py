@@ -8,6 +8,7 @@ told in docs/reliability.md, "Failing calls".
   failcalls.py                    all points
   failcalls.py --seconds 30       a sample, each site once as far as time goes
   failcalls.py --shard 2/8        a part of all points; the eight of them are all
+  failcalls.py --log F --resume   those that F does not have yet
   failcalls.py --point POINT      one of them, as its line in the report names it, with the daemon's log
 """
 import argparse
@@ -529,7 +530,10 @@ def options_of(argv):
     parser.add_argument("--all-sites", action="store_true", help="a site that is never reached is a failure")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--log", metavar="FILE", help="a line for each point")
+    parser.add_argument("--resume", action="store_true", help="go on with what --log lacks, or has as failed")
     options = parser.parse_args(argv)
+    if options.resume and not options.log:
+        parser.error("--resume: of which --log?")
     shm = "/dev/shm"
     if not options.dir and os.path.isdir(shm) and shutil.disk_usage(shm).free > (options.jobs + 4) * DISK_MIB << 20:
         options.dir = shm
@@ -559,13 +563,20 @@ def shard(points, text):
     return points[k - 1 :: n]
 
 
+def logged(file):
+    """What it has that did not fail."""
+    file.seek(0)
+    rows = [line.rstrip("\n").split("\t") for line in file]
+    return {row[1] for row in rows if len(row) == 3 and row[2] != "failed"}
+
+
 def become_nobody(options):
     """Root may not use a pool that is shared; somebody else who may lock memory can use all there is."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         return
     words = list(sys.argv)
     if options.log:  # it may lie where only root comes
-        fd = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        fd = os.open(options.log, os.O_RDWR | os.O_CREAT | (0 if options.resume else os.O_TRUNC), 0o644)
         os.fchown(fd, OTHER_ID, OTHER_ID)
         os.set_inheritable(fd, True)
         words += ["--log", f"/dev/fd/{fd}"]
@@ -576,7 +587,7 @@ def become_nobody(options):
 def main():
     options = options_of(sys.argv[1:])
     become_nobody(options)
-    options.log = open(options.log, "w", encoding="utf-8") if options.log else None
+    options.log = open(options.log, "a+" if options.resume else "w", encoding="utf-8") if options.log else None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     options.end = time.monotonic() + options.seconds if options.seconds else None
@@ -594,6 +605,9 @@ def main():
             points = sample(points)
         if options.shard:
             points = shard(points, options.shard)
+        if options.resume:
+            done = logged(options.log)
+            points = [p for p in points if str(p) not in done]
         if options.list:
             print("\n".join(str(p) for p in points))
             return 0

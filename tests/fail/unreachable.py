@@ -8,9 +8,12 @@ ALLOWED = (
      "started as root, it becomes somebody else: system/test_sandbox"),
     ("spillwayd spillway-gpu", r"io/sandbox\.c:|io/gpu/main\.c:\d+ say_call|^write at the end of say_call",
      "there is no filter here, as its lists do not know what makes calls fail: unit/test_sandbox, system/test_sandbox"),
-    ("spillwayd", r"io/device\.c:\d+ (?:device_create|device_fill|write_all|identify_block|device_size_now|read_rotational|open_direct)"
+    ("spillwayd", r"io/device\.c:\d+ (?:allocate|device_create|device_fill|write_all|identify_block|device_size_now|read_rotational|open_direct)"
                   r"|io/superblock\.c:\d+ (?:store_format_write|super_read_copy)",
      "the device is a file, and is there, whole: unit/test_device, unit/test_store_format"),
+    ("spillwayd", r" (?:store_copies_read|super_compare|super_repair|header_repair)$", "of spillctl fsck: system/test_fsck"),
+    ("spillwayd fail_workload", r" user_dir_is_private$", "a user's own daemon, without XDG_RUNTIME_DIR: python/test_first_use"),
+    ("fail_workload", r" (?:spw_workers_new|cpus_count)$", "of spw_adam(): unit/test_adam"),
     ("spillwayd", r" (?:check_config|config_path_of|same_device|system_id_find|control_find_admin_group|is_journal)$",
      "of another configuration, or of --check-config: unit/test_config"),
     ("spillwayd", r"io/inject\.c:|daemon/admin_inject\.c:", "faults that an administrator orders: unit/test_inject"),
@@ -36,7 +39,7 @@ ALLOWED = (
     ("spillwayd spillway-gpu fail_workload", r"^(?:nanosleep|usleep) ", "a moment's rest while somebody else is at it: seldom"),
     ("spillway-gpu", r"io/gpu/visible\.c:", "a helper of one of several GPUs: system/test_gpu_devices"),
     ("fail_workload", r" client_fork_mark$", "where there is no page that a fork clears"),
-    ("fail_workload", r"client/lib/map\.c:\d+ client_map_replace|client/lib/ring_renew\.c:",
+    ("fail_workload", r"client/lib/map\.c:\d+ (?:client_map_replace|map_blank)|client/lib/ring_renew\.c:",
      "a restart that loses memory, or finds calls unanswered: system/test_hot_restart"),
     ("spillwayd spillway-gpu fail_workload", r"^(?:close|munmap|kill|waitpid|io_uring_queue_exit) ",
      "gives back what there is no use for, after another call that failed: its own failure is looked at by nobody"),
