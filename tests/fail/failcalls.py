@@ -31,6 +31,7 @@ from sites import LIBRARY, PROGRAM, Binary, Sites
 from unreachable import is_allowed
 
 SETTLE_S = 30
+EQUAL_LOOKS = 8 # 0.15 s apart
 HEAP_SLACK = 4096  # of what a hash table or a list of a library may have grown by
 POINTS_A_DAEMON = 40
 POINTS_A_DEVICE = 4  # each leaves 3 MiB there, all of it in one of two partitions perhaps
@@ -74,12 +75,14 @@ class Runner:
 
     def settled(self, wanted):
         """What the daemon has when that does not change any more, or is what is wanted."""
-        end, before = time.monotonic() + SETTLE_S, None
+        end, before, n_equal = time.monotonic() + SETTLE_S, None, 0
         while time.monotonic() < end:
             now = self.rig.left()
             if wanted and now[0] <= wanted[0] and now[1] <= wanted[1] and now[2] <= wanted[2] + HEAP_SLACK:
                 return now
-            if not wanted and now == before:
+            # A chunk that is being made has a descriptor for a while, and nothing on the heap.
+            n_equal = n_equal + 1 if now == before else 0
+            if not wanted and n_equal == EQUAL_LOOKS:
                 return now
             before = now
             time.sleep(0.02 if wanted else 0.15)
