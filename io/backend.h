@@ -144,6 +144,27 @@ struct io_dma {
     void (*done)(struct io_dma *dma);
 };
 
+enum io_ahead_op {
+    IO_AHEAD_READ,  /* as blk_now() */
+    IO_AHEAD_TOUCH, /* as records_touch() */
+};
+
+/*
+ * What goes on while its owner does something else, for opening and recovery only. dev to len_bytes are as for what it
+ * stands for. Until ahead_wait() has returned the memory is not the owner's, and the struct stays where it is.
+ */
+struct io_ahead {
+    struct list link; /* the backend's, like `state` */
+    uint8_t op;
+    uint8_t state;
+    uint16_t reserved;
+    uint32_t dev;
+    uint64_t off_bytes;
+    void *mem;
+    uint64_t len_bytes;
+    int32_t result; /* what ahead_wait() returns */
+};
+
 struct io_backend;
 
 struct io_backend_ops {
@@ -174,6 +195,14 @@ struct io_backend_ops {
      */
     int (*blk_now)(struct io_backend *be, enum io_blk_op op, uint32_t dev, uint64_t off_bytes, void *mem,
                    uint64_t len_bytes);
+
+    /*
+     * Work ahead. All three, or ahead_begin() is NULL: then it is done when it is needed. For each job that was begun there
+     * is one ahead_wait(). ahead_over() ends all of them, and what is kept for them, until the next one.
+     */
+    void (*ahead_begin)(struct io_backend *be, struct io_ahead *ahead);
+    int (*ahead_wait)(struct io_backend *be, struct io_ahead *ahead);
+    void (*ahead_over)(struct io_backend *be);
 };
 
 struct io_backend {

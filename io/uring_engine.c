@@ -32,6 +32,9 @@ static const struct io_backend_ops uring_ops = {
     .dma_submit = uring_dma_submit,
     .bounce_alloc = uring_bounce_alloc,
     .blk_now = uring_block_now,
+    .ahead_begin = uring_ahead_begin,
+    .ahead_wait = uring_ahead_wait,
+    .ahead_over = uring_ahead_over,
 };
 
 static bool config_fill(struct uring_config *c)
@@ -83,6 +86,7 @@ int uring_new(const struct uring_config *config, struct uring **ret_uring, const
         return -ENOMEM;
     u->backend.ops = &uring_ops;
     u->queue.wake_fd = -1;
+    uring_ahead_init(u);
     u->config = *config;
     if (!config_fill(&u->config)) {
         *ret_why = "a limit in the configuration is out of range";
@@ -110,6 +114,7 @@ void uring_free(struct uring *u)
 {
     if (!u)
         return;
+    uring_ahead_deinit(u);
     if (u->kernel)
         uring_region_deinit(u); /* unregisters, so before the ring goes */
     uring_kernel_free(u->kernel);

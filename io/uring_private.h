@@ -8,8 +8,11 @@
  *   uring_region.c   regions, windows, chunk requests
  *   uring_work.c     jobs for the workers
  *   uring_gpu.c      the rings to GPUs' helpers
+ *   uring_ahead.c    what is done beside the thread that opens
  */
 #pragma once
+
+#include <pthread.h>
 
 #include "include/base/base.h"
 #include "include/base/limits.h"
@@ -120,6 +123,17 @@ struct uring_grow {
     struct io_chunk *chunk;
 };
 
+#define AHEAD_THREADS 3 /* two reads keep a device busy */
+
+struct uring_ahead {
+    pthread_mutex_t lock;
+    pthread_cond_t more, done;
+    struct list jobs; /* io_ahead: no thread has taken it */
+    bool is_stopping;
+    uint32_t n_threads;
+    pthread_t threads[AHEAD_THREADS];
+};
+
 struct uring {
     struct io_backend backend;
     struct engine_queue queue;
@@ -167,6 +181,8 @@ struct uring {
     struct list chunks_queued; /* io_chunk: no grow was free */
     struct list failed_chunks;
     uint32_t n_growing;
+
+    struct uring_ahead ahead;
 };
 
 static inline struct uring *uring_of(struct io_backend *be)
@@ -218,6 +234,13 @@ void uring_chunk_close(struct io_backend *be, uint32_t region);
 uint32_t uring_chunk_fail(struct uring *u);
 /* The address, and the window if the range lies in one that is registered. NULL: no such range. */
 void *uring_region_resolve(const struct uring *u, struct io_buf buf, uint64_t len_bytes, uint32_t *ret_window);
+
+/* uring_ahead.c. Not after uring_start(). */
+void uring_ahead_init(struct uring *u);
+void uring_ahead_deinit(struct uring *u);
+void uring_ahead_begin(struct io_backend *be, struct io_ahead *job);
+int uring_ahead_wait(struct io_backend *be, struct io_ahead *job);
+void uring_ahead_over(struct io_backend *be);
 
 /* uring_work.c */
 int uring_work_init(struct uring *u);

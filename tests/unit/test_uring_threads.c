@@ -324,6 +324,108 @@ START_TEST(test_poisoned_chunk_is_efault)
     uring_free(u);
 }
 END_TEST
+
+/* --- Beside the thread that opens -------------------------------------------------------------------------------- */
+
+#define N_AHEAD 12
+
+static void ahead_fill(struct uring *u, uint16_t dev, char *mem)
+{
+    for (uint32_t i = 0; i < RIG_DISK_BYTES; i++)
+        mem[i] = (char)(i * 7 + i / 4096);
+    ck_assert_int_eq(uring_backend(u)->ops->blk_now(uring_backend(u), IO_BLK_WRITE, dev, 0, mem, RIG_DISK_BYTES), 0);
+}
+
+/* Waited for from the last to the first, or while most of them have not begun: it makes no difference. */
+START_TEST(test_reads_ahead)
+{
+    struct uring *u = rig_make_with((struct uring_config){0});
+    const struct io_backend_ops *ops = uring_backend(u)->ops;
+    char *expected = aligned_alloc(4096, RIG_DISK_BYTES), *mem = aligned_alloc(4096, N_AHEAD * 512 * KIB);
+    static struct io_ahead jobs[N_AHEAD];
+    uint16_t dev;
+
+    ck_assert_int_eq(uring_device_add(u, &rig_disk, 0, &dev), 0);
+    ahead_fill(u, dev, expected);
+    for (int round = 0; round < 4; round++) {
+        memset(mem, 0, N_AHEAD * 512 * KIB);
+        for (uint32_t i = 0; i < N_AHEAD; i++) {
+            jobs[i] = (struct io_ahead){.op = IO_AHEAD_READ,
+                                        .dev = dev,
+                                        .off_bytes = i * 600 * KIB,
+                                        .mem = mem + i * 512 * KIB,
+                                        .len_bytes = 512 * KIB};
+            ops->ahead_begin(uring_backend(u), &jobs[i]);
+        }
+        if (round == 2)
+            ops->ahead_over(uring_backend(u)); /* all of them have ended then */
+        for (uint32_t i = 0; i < N_AHEAD; i++) {
+            uint32_t at = round % 2 == 0 ? i : N_AHEAD - 1 - i;
+
+            ck_assert_int_eq(ops->ahead_wait(uring_backend(u), &jobs[at]), 0);
+            ck_assert_mem_eq(jobs[at].mem, expected + at * 600 * KIB, 512 * KIB);
+        }
+    }
+    uring_free(u);
+    free(mem);
+    free(expected);
+}
+END_TEST
+
+START_TEST(test_an_error_ahead_is_told_to_who_waits)
+{
+    struct uring *u = rig_make_with((struct uring_config){0});
+    const struct io_backend_ops *ops = uring_backend(u)->ops;
+    char *mem = aligned_alloc(4096, 2 * MIB);
+    struct io_ahead jobs[2];
+    uint16_t dev;
+
+    ck_assert_int_eq(uring_device_add(u, &rig_disk, 0, &dev), 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        jobs[i] = (struct io_ahead){.op = IO_AHEAD_READ,
+                                    .dev = dev,
+                                    .off_bytes = RIG_DISK_BYTES - MIB + i * 4096,
+                                    .mem = mem + i * MIB,
+                                    .len_bytes = MIB};
+        ops->ahead_begin(uring_backend(u), &jobs[i]);
+    }
+    ck_assert_int_eq(ops->ahead_wait(uring_backend(u), &jobs[1]), -EIO); /* it reaches beyond the end */
+    ck_assert_int_eq(ops->ahead_wait(uring_backend(u), &jobs[0]), 0);
+    uring_free(u);
+    free(mem);
+}
+END_TEST
+
+/* What the owner has begun to use meanwhile keeps what it has written. */
+START_TEST(test_records_are_touched_ahead)
+{
+    struct uring *u = rig_make_with((struct uring_config){0});
+    const struct io_backend_ops *ops = uring_backend(u)->ops;
+    struct memory_shared records;
+    struct io_ahead jobs[8];
+
+    ck_assert_int_eq(memory_records_create("spillway-test", 16 * MIB, &records), 0);
+    char *mem = records.mem;
+    for (uint32_t i = 0; i < ARRAY_LEN(jobs); i++) {
+        jobs[i] = (struct io_ahead){.op = IO_AHEAD_TOUCH, .mem = mem + i * 2 * MIB, .len_bytes = 2 * MIB};
+        ops->ahead_begin(uring_backend(u), &jobs[i]);
+    }
+    for (uint32_t i = 0; i < ARRAY_LEN(jobs); i++) {
+        mem[i * 2 * MIB + 5000] = (char)(1 + i);
+        ck_assert_int_eq(ops->ahead_wait(uring_backend(u), &jobs[i]), 0);
+        mem[i * 2 * MIB + MIB] = (char)(2 + i);
+    }
+    ops->ahead_over(uring_backend(u));
+    for (uint32_t i = 0; i < ARRAY_LEN(jobs); i++) {
+        ck_assert_int_eq(mem[i * 2 * MIB + 5000], 1 + i);
+        ck_assert_int_eq(mem[i * 2 * MIB + MIB], 2 + i);
+        ck_assert_int_eq(mem[i * 2 * MIB], 0);
+    }
+    memory_shared_destroy(&records);
+    uring_free(u);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("uring_threads");
@@ -341,6 +443,9 @@ int main(void)
     tcase_add_test(t, test_a_copy_is_done_here_in_steps);
     tcase_add_test(t, test_chunks_come_and_go);
     tcase_add_test(t, test_poisoned_chunk_is_efault);
+    tcase_add_test(t, test_reads_ahead);
+    tcase_add_test(t, test_an_error_ahead_is_told_to_who_waits);
+    tcase_add_test(t, test_records_are_touched_ahead);
     suite_add_tcase(s, t);
     srunner_run_all(sr, CK_NORMAL);
     int n_failed = srunner_ntests_failed(sr);
