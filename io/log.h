@@ -143,8 +143,10 @@ uint32_t log_compose(struct log *l, uint8_t *block, uint64_t *ret_lsn);
 uint64_t log_place(const struct log *l, uint64_t lsn); /* sector in the ring */
 
 /* --- Recovery --- */
+/* If log_recover() fails, what these were told is void: the log is not believed, and its owner begins anew. */
 struct log_recovery {
-    int (*record)(void *ctx, const struct log_record *record);  /* in the log's order, uncommitted puts left out */
+    /* In the log's order, puts of a transaction where it was committed, and only then. */
+    int (*record)(void *ctx, const struct log_record *record);
     void (*block)(void *ctx, const struct format_block *block); /* before its records; may be NULL */
     void (*warm)(void *ctx, struct log_record *record);         /* some records ahead, all of them; may be NULL */
     void *ctx;
@@ -156,5 +158,5 @@ struct log_recovery {
 must_check int log_recover(struct log *l, struct io_backend *be, uint32_t dev, const struct geometry *g,
                            const struct format_partition *header, const struct log_recovery *recovery);
 
-/* Shared by log.c and log_recover.c. */
+/* Shared by log.c and log_read.c. */
 uint64_t log_block_checksum(const struct log *l, const struct format_block *b);

@@ -423,6 +423,15 @@ struct drain {
 
 #define SPACE_GUESSES 4096
 
+#define TOUCHES_AHEAD 4
+
+/* While a log is replayed: parts of the records' memory, behind the last one in use, that are touched beside that. */
+struct touches {
+    bool is_on;
+    uint32_t first, n;
+    struct io_ahead at[TOUCHES_AHEAD];
+};
+
 struct tiering {
     struct tiering_config config;
     struct truth truth;
@@ -431,6 +440,7 @@ struct tiering {
     const char *distrust; /* why it did, though something was left */
     struct tiering_warm_counts warm_counts;
     struct record_table records;
+    struct touches touches;
     struct tpool *pools; /* n_pools, and one more for spaces whose pool is no longer configured */
     uint32_t n_pools;
     struct space *spaces;
@@ -480,6 +490,7 @@ struct tiering {
     uint64_t now_ns;
     uint64_t next_slow_ns;
     uint64_t next_retry_ns; /* UINT64_MAX: no pool is short of memory */
+    int refused;            /* a store was, after part of its log was replayed, maybe: nothing here counts */
     bool recovering;        /* the logs are being replayed: no groups yet */
     bool was_clean;         /* all stores were closed cleanly */
     bool may_prune;         /* the logs have pieces of objects that have several, or of tensors */
@@ -968,6 +979,9 @@ void truth_chunk_set(struct tiering *t, const struct arena_chunk *chunk, uint32_
 void truth_touch(void *ctx, const void *mem);
 /* At start: what of it is used at random. */
 void truth_touch_all(struct tiering *t);
+/* Many new records will come, one behind the other. */
+void truth_touch_ahead(struct tiering *t);
+void truth_touch_ahead_end(struct tiering *t);
 
 /* --- warm.c --- */
 /* Before the record table: is there anything to go on with? */

@@ -291,6 +291,10 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
                                   .ctx = ts,
                                   .n_pools = t->n_pools + 1};
 
+    if (t->refused < 0) {
+        *ret_why = "a device before it was refused";
+        return t->refused;
+    }
     if (t->n_stores == DEVICES_MAX) {
         *ret_why = "more devices than DEVICES_MAX";
         return -ENOSPC;
@@ -326,8 +330,11 @@ int tiering_store_add(struct tiering *t, uint16_t dev, uint16_t partition, uint6
         ts->segments[i] = (struct tsegment){RECORD_NONE, RECORD_NONE, SHADOW_NONE};
     t->n_stores++;
     kill_point("start.store");
+    truth_touch_ahead(t);
     r = store_open(&config, &ts->store, ret_why);
+    truth_touch_ahead_end(t);
     if (r < 0) {
+        t->refused = r;
         t->n_stores--;
         free(ts->segments);
         ts->segments = NULL;
@@ -386,8 +393,10 @@ static void truth_is_whole(struct tiering *t)
 
 int tiering_start(struct tiering *t)
 {
-    int r = t->warm ? reconcile(t) : tiering_start_cold(t);
+    int r = t->refused;
 
+    if (r == 0)
+        r = t->warm ? reconcile(t) : tiering_start_cold(t);
     if (r < 0)
         return r;
     for (uint32_t i = 0; i <= t->n_pools; i++)

@@ -60,9 +60,54 @@ static void touch(struct tiering *t, const void *mem, uint64_t size_bytes)
         t->config.backend->ops->records_touch(t->config.backend, (char *)t->config.records + (from - base), to - from);
 }
 
+void truth_touch_ahead(struct tiering *t)
+{
+    t->touches.is_on = t->config.backend->ops->ahead_begin && (uintptr_t)t->config.records % RECORD_TOUCH_BYTES == 0;
+}
+
+static void touches_begin(struct tiering *t, char *from)
+{
+    const char *end = (const char *)&t->records.objects[t->records.max];
+    struct touches *a = &t->touches;
+
+    for (char *at = from + a->n * RECORD_TOUCH_BYTES; a->n < TOUCHES_AHEAD && at < end; at += RECORD_TOUCH_BYTES) {
+        struct io_ahead *job = &a->at[(a->first + a->n++) % TOUCHES_AHEAD];
+
+        *job = (struct io_ahead){.op = IO_AHEAD_TOUCH, .mem = at, .len_bytes = RECORD_TOUCH_BYTES};
+        t->config.backend->ops->ahead_begin(t->config.backend, job);
+    }
+}
+
+/* The first of them, which the caller is about to use. */
+static void touches_take(struct tiering *t)
+{
+    struct touches *a = &t->touches;
+
+    (void)t->config.backend->ops->ahead_wait(t->config.backend, &a->at[a->first]);
+    a->first = (a->first + 1) % TOUCHES_AHEAD;
+    a->n--;
+}
+
+void truth_touch_ahead_end(struct tiering *t)
+{
+    while (t->touches.n > 0)
+        touches_take(t);
+    t->touches.is_on = false;
+}
+
+/* Records come one after the other: so does their memory. */
 void truth_touch(void *ctx, const void *mem)
 {
-    touch(ctx, mem, 1);
+    struct tiering *t = ctx;
+    char *at = (char *)t->config.records +
+               ((const char *)mem - (const char *)t->config.records) / RECORD_TOUCH_BYTES * RECORD_TOUCH_BYTES;
+
+    if (t->touches.n > 0)
+        touches_take(t);
+    else
+        touch(t, mem, 1);
+    if (t->touches.is_on)
+        touches_begin(t, at + RECORD_TOUCH_BYTES);
 }
 
 void truth_touch_all(struct tiering *t)
