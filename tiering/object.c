@@ -69,7 +69,7 @@ static void object_edited(struct tiering *t, uint32_t object)
 
 uint32_t object_pieces(const struct tiering *t, uint64_t object_bytes)
 {
-    return (uint32_t)MAX(div_round_up(object_bytes, t->piece_bytes), UINT64_C(1));
+    return object_bytes <= t->piece_bytes ? 1 : (uint32_t)div_round_up(object_bytes, t->piece_bytes);
 }
 
 void tiering_warm_index(const struct tiering *t, struct tiering_id *id)

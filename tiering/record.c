@@ -258,6 +258,16 @@ static uint32_t record_take_free(struct record_table *t)
     return index;
 }
 
+/* As record_begin(), for one of which nothing stays. */
+static struct record *record_begin_new(struct record_table *t, uint32_t index)
+{
+    struct record_header *h = t->header;
+
+    assert(!h->redo_valid);
+    h->redo_index = index;
+    return &h->redo;
+}
+
 int record_new_begin(struct record_table *t, const struct tiering_id *id, struct record **ret_record,
                      uint32_t *ret_index)
 {
@@ -267,7 +277,7 @@ int record_new_begin(struct record_table *t, const struct tiering_id *id, struct
         return -ENOSPC;
     t->objects[index].hot = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = RECORD_NONE};
     t->objects[index].node = (struct policy_node){0};
-    struct record *r = record_begin(t, index);
+    struct record *r = record_begin_new(t, index);
     *r = (struct record){.group = id->group,
                          .piece = id->piece,
                          .space = id->space,

@@ -409,10 +409,19 @@ void recover_prune(struct tiering *t)
     }
 }
 
+/* All that store_adopt() looks at: in half of the record's lines. */
+static void adopt_entry(const struct tiering *t, const struct record *r, struct store_entry *entry)
+{
+    entry->id.key_len = r->key_len;
+    entry->size_bytes = r->size_bytes;
+    entry->durability = durability_of(t, r);
+    entry->loc = (struct store_loc){.segment = r->dev_segment, .sector = r->dev_sector};
+}
+
 /* One walk through the records, since with millions of them memory is what it costs. */
 int recover_adopt(struct tiering *t)
 {
-    struct store_entry entry;
+    struct store_entry entry = {0};
 
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
@@ -423,7 +432,7 @@ int recover_adopt(struct tiering *t)
         /* Where what is left of a space lies: of one that has moved on, another device's log may tell only of what was
          * deleted. */
         space_is_at_home(t, r->space, r->dev_store);
-        object_to_entry(t, i, &entry);
+        adopt_entry(t, r, &entry);
         kill_point("recover.adopt");
         int status = store_adopt(t->stores[r->dev_store].store, t->spaces[r->space].info.pool, &entry);
         if (status < 0)
