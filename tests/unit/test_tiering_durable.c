@@ -448,6 +448,65 @@ START_TEST(what_was_synced_survives_power_loss)
 }
 END_TEST
 
+/* The last but `n` of the log's blocks. */
+static uint64_t block_from_end(uint32_t n)
+{
+    const uint8_t *device = simdisk_bytes(rig.disk, 0);
+    uint64_t offs[1000];
+    uint32_t found = 0;
+
+    for (uint64_t off = 0; off < rig.device_bytes && found < ARRAY_LEN(offs); off += SECTOR_BYTES) {
+        uint32_t magic;
+
+        memcpy(&magic, device + off, sizeof(magic));
+        if (magic == FORMAT_BLOCK_MAGIC)
+            offs[found++] = off;
+    }
+    ck_assert_uint_gt(found, n);
+    return offs[found - 1 - n];
+}
+
+/* That a log is refused is known when most of it was replayed: of that nothing may be used, nor written. */
+START_TEST(a_refused_log_ends_the_start)
+{
+    struct tiering *t;
+    const char *why;
+
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    for (uint32_t i = 0; i < 20; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_put(&rig, &id, 5000, i + 1), 0);
+        ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, &id, 1), 0);
+    }
+    uint64_t off = block_from_end(6);
+    rig_hot_end(&rig);
+    uint8_t *before = malloc(rig.device_bytes);
+    simdisk_flip(rig.disk, 0, off + 100, 3);
+    memcpy(before, simdisk_bytes(rig.disk, 0), rig.device_bytes);
+    memset(rig.records, 0, tiering_records_bytes(rig.config.max_objects, rig.config.max_leases));
+    rig.config.survived = false;
+    ck_assert_int_eq(tiering_new(&rig.config, &t), 0);
+    ck_assert_int_eq(tiering_store_add(t, 0, 0, rig.device_bytes, &why), -EUCLEAN);
+    ck_assert_str_eq(why, "the log is damaged or cannot be read");
+    ck_assert_uint_gt(t->records.n_used, 5);
+    ck_assert_int_eq(tiering_store_add(t, 0, 0, rig.device_bytes, &why), -EUCLEAN);
+    ck_assert_str_eq(why, "a device before it was refused");
+    ck_assert_int_eq(tiering_start(t), -EUCLEAN);
+    tiering_free(t);
+    ck_assert_mem_eq(simdisk_bytes(rig.disk, 0), before, rig.device_bytes);
+    free(before);
+    simdisk_flip(rig.disk, 0, off + 100, 3);
+    rig_start(&rig);
+    for (uint32_t i = 0; i < 20; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+    }
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(unsynced_tensors_are_what_they_were)
 {
     rig_open(&rig, 4 * MIB, 64 * MIB);
@@ -1132,6 +1191,7 @@ int main(void)
     tcase_add_loop_test(tc, a_space_that_moved_is_synced_where_it_is, 0, 2);
     tcase_add_test(tc, cache_that_was_deleted_a_while_ago_stays_away);
     tcase_add_test(tc, what_was_synced_survives_power_loss);
+    tcase_add_test(tc, a_refused_log_ends_the_start);
     tcase_add_test(tc, unsynced_tensors_are_what_they_were);
     tcase_add_test(tc, a_sync_is_all_or_nothing);
     tcase_add_test(tc, a_sync_beside_a_checkpoint);
