@@ -90,7 +90,10 @@ static bool decode_key(const uint8_t *in, uint32_t fixed_bytes, const struct for
     if (head->key_len > KEY_BYTES_MAX || head->entry_bytes != fixed_bytes + key_room(head->key_len))
         return false;
     id->key_len = head->key_len;
-    memcpy(id->key, in + fixed_bytes, head->key_len);
+    if (head->key_len == KEY_BYTES_MAX)
+        memcpy(id->key, in + fixed_bytes, KEY_BYTES_MAX); /* most are, and then it is one instruction */
+    else
+        memcpy(id->key, in + fixed_bytes, head->key_len);
     return true;
 }
 

@@ -519,25 +519,6 @@ void segment_sums_there(struct segment_table *t, uint32_t segment)
     roomiest_comes(t, segment);
 }
 
-/* Where that is no change but one of numbers: where it was adopted last, it goes on. */
-static bool adopt_more(struct segment_table *t, uint32_t segment, uint8_t durability, uint32_t sectors)
-{
-    struct segment *s = &t->segments[segment];
-    bool is_cache = s->durability == STORE_CACHE;
-
-    if (s->state != SEGMENT_SEALED || s->durability < durability || place_of(t, s)->last != segment)
-        return false;
-    s->live_sectors = (uint16_t)(s->live_sectors + sectors);
-    s->placed_sectors = (uint16_t)(s->placed_sectors + (is_cache ? sectors : 0));
-    if (bucket_of(t, s) == s->bucket) {
-        t->pools[s->pool].dead_sectors -= is_cache ? 0 : sectors;
-        return true;
-    }
-    s->live_sectors = (uint16_t)(s->live_sectors - sectors);
-    s->placed_sectors = (uint16_t)(s->placed_sectors - (is_cache ? sectors : 0));
-    return false;
-}
-
 int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint8_t durability, uint32_t sectors)
 {
     struct segment *s = &t->segments[segment];
@@ -546,8 +527,6 @@ int segment_adopt(struct segment_table *t, uint32_t segment, uint32_t pool, uint
         return -EINVAL;
     if (s->live_sectors + sectors > t->segment_sectors)
         return -EINVAL;
-    if (adopt_more(t, segment, durability, sectors))
-        return 0;
     if (s->state != SEGMENT_FREE)
         durability = MAX(durability, s->durability);
     list_remove(t, place_of(t, s), segment);

@@ -154,6 +154,15 @@ must_check int store_open(const struct store_config *config, struct store **ret_
  * -EINVAL for a location outside the partition or overlapping nothing that was put.
  */
 must_check int store_adopt(struct store *s, uint32_t pool, const struct store_entry *entry);
+/* Many of one pool in one segment at once. */
+struct store_adoption {
+    uint32_t segment, n;
+    uint32_t sectors;    /* of all */
+    uint32_t end_sector; /* of the last in the segment */
+    uint64_t key_bytes;  /* of all, each rounded up to 8 */
+    uint8_t durability;
+};
+must_check int store_adopt_many(struct store *s, uint32_t pool, const struct store_adoption *a);
 /* The same for one that the log does not have, because it had not got so far: it is logged again. Its bytes are there. */
 must_check int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *entry);
 void store_adopt_done(struct store *s);

@@ -234,21 +234,34 @@ int store_open(const struct store_config *config, struct store **ret_store, cons
     return 0;
 }
 
+int store_adopt_many(struct store *s, uint32_t pool, const struct store_adoption *a)
+{
+    if (pool >= s->table.n_pools || a->segment >= s->table.n || a->end_sector > s->g.segment_sectors ||
+        !store_segment(s, a->segment)->touched)
+        return -EINVAL;
+    kill_point("open.adopt");
+    int r = segment_adopt(&s->table, a->segment, pool, a->durability, a->sectors);
+    if (r < 0)
+        return r;
+    s->log.live_bytes += a->n * (uint64_t)log_put_bytes(0) + a->key_bytes;
+    s->stat.live_bytes += a->sectors * SECTOR_BYTES;
+    s->stat.recovered_pieces += a->n;
+    return 0;
+}
+
 int store_adopt(struct store *s, uint32_t pool, const struct store_entry *entry)
 {
     uint32_t sectors = sectors_of(entry->size_bytes);
 
-    if (pool >= s->table.n_pools || entry->loc.segment >= s->table.n || entry->size_bytes > PIECE_BYTES_MAX ||
-        !range_ok(entry->loc.sector, sectors, s->g.segment_sectors) || !store_segment(s, entry->loc.segment)->touched)
+    if (entry->size_bytes > PIECE_BYTES_MAX || !range_ok(entry->loc.sector, sectors, s->g.segment_sectors))
         return -EINVAL;
-    kill_point("open.adopt");
-    int r = segment_adopt(&s->table, entry->loc.segment, pool, entry->durability, sectors);
-    if (r < 0)
-        return r;
-    s->log.live_bytes += log_put_bytes(entry->id.key_len);
-    s->stat.live_bytes += (uint64_t)sectors * SECTOR_BYTES;
-    s->stat.recovered_pieces++;
-    return 0;
+    const struct store_adoption one = {.segment = entry->loc.segment,
+                                       .n = 1,
+                                       .sectors = sectors,
+                                       .end_sector = entry->loc.sector + sectors,
+                                       .key_bytes = round_up(entry->id.key_len, 8),
+                                       .durability = entry->durability};
+    return store_adopt_many(s, pool, &one);
 }
 
 int store_adopt_again(struct store *s, uint32_t pool, const struct store_entry *entry)

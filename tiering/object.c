@@ -446,22 +446,31 @@ int object_recovered(struct tiering *t, const struct tiering_id *id, uint64_t ha
     bool is_tensor = entry->kind & TIERING_TENSOR, is_torn = entry->kind & STORE_KIND_DAMAGED;
     struct record *r;
     uint32_t object;
-    int status = record_new_begin(&t->records, id, &r, &object);
+    int status = record_new_in_place(&t->records, hash, &r, &object);
 
     if (status < 0)
         return status;
-    assert(t->recovering && entry->loc.segment < t->stores[store].n_segments);
-    r->state = RECORD_COMMITTED;
-    r->object_bytes = entry->object_bytes;
-    r->size_bytes = entry->size_bytes;
-    r->generation = entry->generation;
-    r->sum = entry->sum;
-    r->dev_segment = entry->loc.segment;
-    r->dev_sector = entry->loc.sector;
-    r->dev_store = store;
-    r->flags = (uint8_t)(RECORD_HAS_DEV | (is_grouped ? RECORD_INCOMPLETE : 0) | (is_tensor ? RECORD_TENSOR : 0) |
-                         (is_torn ? RECORD_TORN : 0));
-    record_new_end(&t->records, object, hash);
+    assert(t->recovering && !t->warm && entry->loc.segment < t->stores[store].n_segments);
+    *r = (struct record){
+        .group = id->group,
+        .piece = id->piece,
+        .generation = entry->generation,
+        .sum = entry->sum,
+        .object_bytes = entry->object_bytes,
+        .size_bytes = entry->size_bytes,
+        .space = id->space,
+        .dev_segment = entry->loc.segment,
+        .mem_region = RECORD_REGION_NONE,
+        .dev_sector = entry->loc.sector,
+        .part = id->part,
+        .n_parts = id->n_parts,
+        .dev_store = store,
+        .key_len = id->key_len,
+        .state = RECORD_COMMITTED,
+        .flags = (uint8_t)(RECORD_HAS_DEV | (is_grouped ? RECORD_INCOMPLETE : 0) | (is_tensor ? RECORD_TENSOR : 0) |
+                           (is_torn ? RECORD_TORN : 0)),
+    };
+    memcpy(r->key, id->key, sizeof(r->key));
     kill_point("object.recovered");
     t->may_prune |= is_grouped || is_tensor;
     t->spaces[id->space].n_objects++;

@@ -15,6 +15,7 @@
 #include "include/base/kill_point.h"
 #include "io/checksum.h"
 
+#define RECORDS_WARM 12                           /* so far before a record is new, it is asked for */
 #define RECORD_MAGIC UINT64_C(0x31434552574c5053) /* "SPLWREC1" */
 
 /* The identity as bytes: what is hashed has no padding. */
@@ -254,30 +255,32 @@ static uint32_t record_take_free(struct record_table *t)
         t->header->high = t->high;
         if (t->touch && (uintptr_t)&t->objects[index] % RECORD_TOUCH_BYTES < sizeof(t->objects[index]))
             t->touch(t->touch_ctx, &t->objects[index]);
+        /* Others will follow it. Who cleared the page was another core, often. */
+        cache_warm_to_write(&t->objects[MIN(index + RECORDS_WARM, t->max - 1)], sizeof(t->objects[index]));
     }
     return index;
 }
 
-/* As record_begin(), for one of which nothing stays. */
-static struct record *record_begin_new(struct record_table *t, uint32_t index)
-{
-    struct record_header *h = t->header;
-
-    assert(!h->redo_valid);
-    h->redo_index = index;
-    return &h->redo;
-}
-
-int record_new_begin(struct record_table *t, const struct tiering_id *id, struct record **ret_record,
-                     uint32_t *ret_index)
+/* RECORD_NONE: there is no room. */
+static uint32_t record_take(struct record_table *t)
 {
     uint32_t index = record_take_free(t);
 
     if (index == RECORD_NONE)
-        return -ENOSPC;
+        return index;
     t->objects[index].hot = (struct record_hot){.seg_prev = RECORD_NONE, .seg_next = RECORD_NONE};
     t->objects[index].node = (struct policy_node){0};
-    struct record *r = record_begin_new(t, index);
+    t->n_used++;
+    return index;
+}
+
+int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index)
+{
+    uint32_t index = record_take(t);
+
+    if (index == RECORD_NONE)
+        return -ENOSPC;
+    struct record *r = record_begin(t, index);
     *r = (struct record){.group = id->group,
                          .piece = id->piece,
                          .space = id->space,
@@ -287,27 +290,23 @@ int record_new_begin(struct record_table *t, const struct tiering_id *id, struct
                          .mem_region = RECORD_REGION_NONE,
                          .state = RECORD_RESERVED};
     memcpy(r->key, id->key, sizeof(r->key));
-    *ret_record = r;
+    record_end(t);
+    kill_point("record.new");
+    record_index(t, index, hash);
     *ret_index = index;
     return 0;
 }
 
-void record_new_end(struct record_table *t, uint32_t index, uint64_t hash)
+int record_new_in_place(struct record_table *t, uint64_t hash, struct record **ret_record, uint32_t *ret_index)
 {
-    record_end(t);
-    kill_point("record.new");
+    uint32_t index = record_take(t);
+
+    if (index == RECORD_NONE)
+        return -ENOSPC;
     record_index(t, index, hash);
-    t->n_used++;
-}
-
-int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index)
-{
-    struct record *r;
-    int status = record_new_begin(t, id, &r, ret_index);
-
-    if (status == 0)
-        record_new_end(t, *ret_index, hash);
-    return status;
+    *ret_record = &t->objects[index].record;
+    *ret_index = index;
+    return 0;
 }
 
 void record_unindex(struct record_table *t, uint32_t index)

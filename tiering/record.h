@@ -163,10 +163,10 @@ uint32_t record_find(const struct record_table *t, const struct tiering_id *id, 
 uint32_t record_find_low(const struct record_table *t, uint32_t hash_low, uint32_t *at);
 /* A fresh RESERVED record in the index (state, key and so on set from id). -ENOSPC. The id is not in the index. */
 must_check int record_new(struct record_table *t, const struct tiering_id *id, uint64_t hash, uint32_t *ret_index);
-/* The same in two steps, for what has more to say in the same change: between them the record may be edited. */
-must_check int record_new_begin(struct record_table *t, const struct tiering_id *id, struct record **ret_record,
-                                uint32_t *ret_index);
-void record_new_end(struct record_table *t, uint32_t index, uint64_t hash);
+/* The same while a log is replayed: if the process ends, nobody goes on with this memory. So the caller writes all of the
+ * record where it is, at once. */
+must_check int record_new_in_place(struct record_table *t, uint64_t hash, struct record **ret_record,
+                                   uint32_t *ret_index);
 /* Out of the index; the record stays until record_free(). */
 void record_unindex(struct record_table *t, uint32_t index);
 void record_free(struct record_table *t, uint32_t index);

@@ -409,19 +409,51 @@ void recover_prune(struct tiering *t)
     }
 }
 
-/* All that store_adopt() looks at: in half of the record's lines. */
-static void adopt_entry(const struct tiering *t, const struct record *r, struct store_entry *entry)
+/* Pieces that lie in one segment follow each other, mostly: they are adopted together. */
+struct adopting {
+    uint32_t pool;
+    uint8_t store;
+    struct store_adoption run;
+};
+
+static int adopt_run(struct tiering *t, struct adopting *a)
 {
-    entry->id.key_len = r->key_len;
-    entry->size_bytes = r->size_bytes;
-    entry->durability = durability_of(t, r);
-    entry->loc = (struct store_loc){.segment = r->dev_segment, .sector = r->dev_sector};
+    int r = a->run.n > 0 ? store_adopt_many(t->stores[a->store].store, a->pool, &a->run) : 0;
+
+    a->run = (struct store_adoption){0};
+    return r;
+}
+
+/* Looks at half of the record's lines only. */
+static int adopt_record(struct tiering *t, struct adopting *a, const struct record *r)
+{
+    const struct space *space = &t->spaces[r->space];
+    uint32_t sectors = sectors_of(r->size_bytes);
+
+    if (a->run.segment != r->dev_segment || a->store != r->dev_store || a->pool != space->info.pool ||
+        a->run.durability != space->info.durability || a->run.n == 0) {
+        int status = adopt_run(t, a);
+
+        if (status < 0)
+            return status;
+        a->store = r->dev_store;
+        a->pool = space->info.pool;
+        a->run.segment = r->dev_segment;
+        a->run.durability = space->info.durability;
+    }
+    a->run.n++;
+    a->run.sectors += sectors;
+    a->run.end_sector = MAX(a->run.end_sector, r->dev_sector + sectors);
+    a->run.key_bytes += round_up(r->key_len, 8);
+    kill_point("recover.adopt");
+    return 0;
 }
 
 /* One walk through the records, since with millions of them memory is what it costs. */
 int recover_adopt(struct tiering *t)
 {
-    struct store_entry entry = {0};
+    struct adopting adopting = {0};
+    int status;
 
     for (uint32_t i = 0; i < t->records.high; i++) {
         const struct record *r = record_at(&t->records, i);
@@ -432,12 +464,13 @@ int recover_adopt(struct tiering *t)
         /* Where what is left of a space lies: of one that has moved on, another device's log may tell only of what was
          * deleted. */
         space_is_at_home(t, r->space, r->dev_store);
-        adopt_entry(t, r, &entry);
-        kill_point("recover.adopt");
-        int status = store_adopt(t->stores[r->dev_store].store, t->spaces[r->space].info.pool, &entry);
+        status = adopt_record(t, &adopting, r);
         if (status < 0)
             return status;
     }
+    status = adopt_run(t, &adopting);
+    if (status < 0)
+        return status;
     kill_point("recover.adopted");
     for (uint32_t i = 0; i < t->n_stores; i++)
         store_adopt_done(t->stores[i].store);
