@@ -122,9 +122,10 @@ static int hold_take(struct log_hold *h, uint32_t *ret_index)
         return 0;
     }
     int r = h->n == h->room ? hold_grow(h) : 0;
-    if (r == 0)
-        *ret_index = h->n++;
-    return r;
+    if (r < 0)
+        return r;
+    *ret_index = h->n++;
+    return 0;
 }
 
 int log_hold_add(struct log_hold *h, const struct log_record *put)

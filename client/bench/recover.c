@@ -3,8 +3,8 @@
  * How soon a daemon that was killed has its pieces again: SIGKILL, a new process, and the time until it has answered a
  * lookup; and what of that was its recovery, as it says itself. On a machine that others use as well, CPU time says more.
  * Beside it what cannot be avoided: reading as many bytes of log from the same device, in its pages' order and past every
- * cache, and putting as many records into a table of new memory, with an index at random. That is once; recovery reads the
- * log twice, since it believes nothing before it has seen the end. One thread.
+ * cache, and putting as many records into a table of new memory, with an index at random. One thread; recovery has others
+ * beside it, which read ahead and touch memory.
  */
 #include <errno.h>
 #include <fcntl.h>
