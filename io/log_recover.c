@@ -23,7 +23,7 @@
 #include "io/log_read.h"
 
 #define RECORDS_AHEAD 32 /* decoded before they are replayed */
-#define RECORDS_STEP 8   /* of these at once */
+#define RECORDS_STEP 4   /* of these at once */
 /* A flush comes at least every LOG_BLOCKS_UNFLUSHED_MAX blocks: no further beyond the end need a witness be sought. */
 #define WITNESS_SECTORS ((uint64_t)(LOG_BLOCKS_UNFLUSHED_MAX + 2) * FORMAT_BLOCK_SECTORS_MAX)
 
