@@ -27,6 +27,7 @@ static int give(void *ctx, const struct log_record *put)
 {
     const int *fails_at = ctx;
 
+    ck_assert_uint_lt(n_given, WAITING_MAX);
     given[n_given++] = put->put.entry.generation;
     return fails_at && (int)n_given == *fails_at ? -EUCLEAN : 0;
 }
