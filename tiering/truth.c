@@ -102,6 +102,7 @@ void truth_touch(void *ctx, const void *mem)
     char *at = (char *)t->config.records +
                ((const char *)mem - (const char *)t->config.records) / RECORD_TOUCH_BYTES * RECORD_TOUCH_BYTES;
 
+    assert(t->touches.n == 0 || t->touches.at[t->touches.first].mem == at);
     if (t->touches.n > 0)
         touches_take(t);
     else
