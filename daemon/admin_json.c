@@ -220,6 +220,7 @@ static void put_pool(json *o, const struct config_pool *config, const struct tie
     json_put_u64(o, "hits_dram", s->hits_dram);
     json_put_u64(o, "hits_cxl", s->hits_cxl);
     json_put_u64(o, "hits_nvme", s->hits_nvme);
+    json_put_u64(o, "hits_loading", s->hits_loading);
     json_put_u64(o, "misses", s->misses);
     json_put_u64(o, "commits", s->commits);
     json_put_u64(o, "commit_bytes", s->commit_bytes);

@@ -144,6 +144,7 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
         return 0;
     }
     kill_point("acquire.miss");
+    bool is_loading = hot_at(t, object)->flags & HOT_LOADING;
     status = acquire_move(t, object, true, &m);
     if (status < 0) {
         ret_grant->limit = TIERING_LIMIT_REQUESTS;
@@ -155,6 +156,7 @@ int tiering_acquire(struct tiering *t, struct tiering_session *s, const struct t
     wait->grant.limit = TIERING_LIMIT_POOL_DRAM;
     move_attach(t, m, wait);
     count_found(t, object, TIERING_NVME);
+    pool_of(t, r)->stat.hits_loading += is_loading;
     return TIERING_WAIT;
 
 unadmit:

@@ -34,11 +34,12 @@ struct order {
     uint32_t owner;          /* who told it; PLAN_ANY: it was learned, and is all accesses' */
     uint32_t base, period;   /* its slots; period 0: there is no order */
     uint32_t pos;            /* the slot of the next access; while it is copied: how many came since, and its period */
+    uint32_t n_objects;      /* that it has, once all slots are linked */
     uint32_t met;            /* slots whose objects were looked for among the residents */
     bool is_cycle;           /* each object has one slot */
     bool is_asleep;          /* the others have gone on without it for long */
     uint32_t phase;          /* on a cycle: the number of the next access modulo period - 1 */
-    uint32_t n_stay;         /* stays that begin in period - 1 accesses */
+    uint32_t n_stay;         /* on a cycle: stays that begin in period - 1 accesses; else residents but the margin */
     uint32_t fewest;         /* residents when room was wanted, since n_stay was looked at */
     uint32_t errors;         /* lost trust */
     uint32_t stray, n_stray; /* the slot after the last access that was not foretold, and how many came in order so */

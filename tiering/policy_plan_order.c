@@ -20,7 +20,8 @@
  * place in memory is never idle: after a stay that began at access x, the next one in its place begins at x + period - 1.
  * So n_stay numbers below period - 1 are chosen, evenly, and a stay begins at each access whose number modulo period - 1
  * is one of them. Who does not stay is `spare`: goes first, and among them who is due farthest. Hits are as many, and the
- * pattern moves by one slot in each period.
+ * pattern moves by one slot in each period. Where objects have more slots than one nobody is chosen: all are spare, but what
+ * was brought early and is not used yet. There, too, n_stay is what is not the margin.
  *
  * Accesses may come a little early, late, twice or not at all: each is a deviation and costs a little trust, which is
  * regained by those that were foretold. Objects are told apart by the lower half of their hashes, state[2]: two that have
@@ -102,7 +103,7 @@ static bool stays_until(const struct order *o, uint32_t slot)
     uint32_t turn = o->period - 1;
     uint64_t number = ((uint64_t)o->phase + ahead(o, slot) + turn - 1) % turn;
 
-    return number * o->n_stay % turn < o->n_stay;
+    return o->is_cycle && number * o->n_stay % turn < o->n_stay;
 }
 
 void order_due_set(struct plan *a, const struct order *o, uint32_t obj, uint32_t slot)
@@ -219,10 +220,10 @@ static uint32_t share_of(const struct plan *a, const struct order *o, uint32_t n
 /* Once a period. Those that are resident by an older choice are what they were until they are used. */
 static void stay_choose(const struct plan *a, struct order *o)
 {
-    uint32_t residents = MIN(share_of(a, o, o->fewest), o->period), fewer = MIN(residents, o->period - residents);
+    uint32_t residents = MIN(share_of(a, o, o->fewest), o->n_objects), fewer = MIN(residents, o->n_objects - residents);
     uint32_t margin = residents - MIN(residents, o->n_stay);
 
-    if (o->is_cycle && o->fewest != UINT32_MAX && (margin < MARGIN_MIN(fewer) || margin > MARGIN_MAX(fewer)))
+    if (o->fewest != UINT32_MAX && (margin < MARGIN_MIN(fewer) || margin > MARGIN_MAX(fewer)))
         o->n_stay = residents - MIN(residents, MARGIN(fewer));
     o->fewest = UINT32_MAX;
 }
@@ -259,8 +260,10 @@ void order_slot_link(struct plan *a, struct order *o, uint32_t slot)
 {
     struct slot *s = &a->slots[slot];
 
-    if (s->next == NONE)
+    if (s->next == NONE) {
         s->next = *first_of(a, o, s->hash) - 1;
+        o->n_objects++;
+    }
     o->is_cycle = o->is_cycle && s->next == slot;
 }
 

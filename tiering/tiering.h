@@ -572,6 +572,7 @@ struct tiering_pool_stat {
     uint64_t leased, admitted, dirty;
     uint64_t objects, resident;
     uint64_t hits_dram, hits_cxl, hits_nvme, misses;
+    uint64_t hits_loading; /* of hits_nvme: the load had begun before they asked */
     uint64_t commits, commit_bytes;
     uint64_t evictions, drops, spills, spill_bytes, loads, load_bytes, prefetches;
     uint64_t demotions, promotions; /* from DRAM to CXL memory, and back */

@@ -29,6 +29,7 @@ int bench_steady(int argc, char **argv);
 int bench_policy(int argc, char **argv);
 int bench_adam(int argc, char **argv);
 int bench_optimizer(int argc, char **argv);
+int bench_plan(int argc, char **argv);
 int bench_footprint(int argc, char **argv);
 
 int bench_all(int argc, char **argv);

@@ -33,6 +33,7 @@ static const struct {
     {"adam", "the optimizer step of training, beside reading and writing the same memory", bench_adam},
     {"optimizer", "the optimizer step on states in the store, beside the device and the step in memory",
      bench_optimizer},
+    {"plan", "how often what training asks for is in memory already, beside LRU and the optimum", bench_plan},
     {"footprint", "host memory for streaming the parameters of three models, beside ZeRO-Infinity's", bench_footprint},
     {"gpu", "blocks between a GPU's memory and the store, beside the link", bench_gpu},
     {"all", "ring, hit, copy, nvme, scale, ready and steady", bench_all},

@@ -29,6 +29,7 @@ run hit 'acquire and release of a block' 'keys a second, lists of 64' 'bytes tha
 run policy 'hits, optimum, 2 %, chats' 'hits, chain, 10 %, chats' 'cost, adaptive, 2 %, chats'
 run adam 'step, fp32, a thread a CPU' 'step, bf16, a thread a CPU, parameters' 'gradients, fp32, a thread a CPU'
 run optimizer 'step, all in memory' 'step, 50 % in memory' 'step, 50 % in memory, read' 'step, on the device, written'
+run plan 'groups in turn, 50 %, stay, declared' 'layers forward and backward, 50 %, found, learned'
 run footprint 'Llama-3.1-8B, class pools' 'Llama-3.1-8B, pinned'
 run recover 'recovery, 20000 pieces' 'first answer after SIGKILL, 20000 pieces' 'not found again, of 20000 pieces'
 run copy 'put, trusted pool, 64 KiB, lists of 64' 'get, shared pool, 1 MiB, lists of 4'

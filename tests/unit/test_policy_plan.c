@@ -525,6 +525,12 @@ static bool fetch_now(void *ctx, uint32_t hash_low)
     return true;
 }
 
+/* Of an order that was just learned, some who are there were not met yet. */
+static bool fetch_unless_there(void *ctx, uint32_t hash_low)
+{
+    return !world.is_there[hash_low - 1] && fetch_now(ctx, hash_low);
+}
+
 /* What is brought early is what comes next, does not go before it is used, and costs no hits. */
 START_TEST(what_comes_next_is_brought)
 {
@@ -550,6 +556,30 @@ START_TEST(what_comes_next_is_brought)
     n_fetched = 0;
     policy_plan.fetch(world.policy, 100, fetch_now, NULL); /* not so soon after a stranger */
     ck_assert_uint_eq(n_fetched, 0);
+    world_close();
+}
+END_TEST
+
+/* So with what is used twice in a period: all that an eviction could not save is there in time, and no more is brought. */
+START_TEST(what_comes_next_is_brought_there_and_back)
+{
+    uint32_t n_brought = 0;
+
+    step_there_and_back(200);
+    world_open(100, true);
+    steps_run(5);
+    uint64_t misses = 5 * step.n - optimum(5);
+
+    for (uint32_t i = 0; i < 5 * step.n; i++) {
+        n_fetched = 0;
+        policy_plan.fetch(world.policy, 4, fetch_unless_there, NULL);
+        n_brought += n_fetched;
+        ck_assert(refer(step.at[i % step.n]));
+    }
+    ck_assert_uint_gt(misses, 0);
+    ck_assert_uint_le(n_brought, misses + 5 * 4);
+    ck_assert_uint_ge(stat_of().prefetched_used + 4, n_brought);
+    ck_assert_uint_eq(stat_of().prefetched_wasted, 0);
     world_close();
 }
 END_TEST
@@ -1044,12 +1074,6 @@ START_TEST(what_comes_next_is_brought_for_each)
 }
 END_TEST
 
-/* Of an order that was just learned, some who are there were not met yet. */
-static bool fetch_unless_there(void *ctx, uint32_t hash_low)
-{
-    return !world.is_there[hash_low - 1] && fetch_now(ctx, hash_low);
-}
-
 /* Told anew, taken back, left, forgotten: the table and the sums stay right. */
 START_TEST(several_at_random_keep_the_sums)
 {
@@ -1137,6 +1161,7 @@ int main(void)
     tcase_add_test(tc, the_farthest_are_worth_waiting_for);
     tcase_add_test(tc, what_is_not_there_is_counted_ahead);
     tcase_add_test(tc, what_comes_next_is_brought);
+    tcase_add_test(tc, what_comes_next_is_brought_there_and_back);
     tcase_add_test(tc, a_step_begun_anew_is_followed);
     tcase_add_test(tc, another_order_is_learned);
     tcase_add_loop_test(tc, a_cycle_that_is_told_is_held_at_once, 0, ARRAY_LEN(percents));

@@ -168,6 +168,40 @@ START_TEST(what_comes_next_is_there)
 }
 END_TEST
 
+/* Whoever asks for what is being read waits for it, and is counted beside those that had it read. */
+START_TEST(waits_for_a_load_that_goes_on_are_counted)
+{
+    struct tiering_grant grant;
+    struct rig_wait waits[3];
+    uint32_t away = 0;
+
+    open_with(&policy_plan, 0);
+    (void)step_run(0);
+    for (struct tiering_id id; id = rig_id(&rig, RIG_SCRATCH, away), away < TENSORS; away++)
+        if (tiering_acquire(rig.t, &rig.s, &id, 0, 0, TIERING_NO_FETCH, NULL, &grant) == -EAGAIN)
+            break;
+        else
+            ck_assert_int_eq(rig_release(&rig, &rig.s, grant.lease, 0), 0);
+    ck_assert_uint_lt(away, TENSORS);
+    struct tiering_pool_stat before = rig_pool_stat(&rig, 0);
+    struct tiering_id id = rig_id(&rig, RIG_SCRATCH, away);
+
+    for (uint32_t i = 0; i < ARRAY_LEN(waits); i++) {
+        rig_wait_init(&waits[i]);
+        ck_assert_int_eq(tiering_acquire(rig.t, &rig.s, &id, 0, 0, 0, &waits[i].wait, &grant), TIERING_WAIT);
+    }
+    struct tiering_pool_stat after = rig_pool_stat(&rig, 0);
+
+    ck_assert_uint_eq(after.hits_nvme - before.hits_nvme, ARRAY_LEN(waits));
+    ck_assert_uint_eq(after.hits_loading - before.hits_loading, ARRAY_LEN(waits) - 1);
+    for (uint32_t i = 0; i < ARRAY_LEN(waits); i++) {
+        ck_assert_int_eq(rig_wait(&rig, &waits[i]), 0);
+        ck_assert_int_eq(rig_release(&rig, &rig.s, waits[i].wait.grant.lease, 0), 0);
+    }
+    rig_close(&rig);
+}
+END_TEST
+
 /* Of the tensors from `first` on, as a list that comes after so many others. */
 static int declare(struct tiering_session *s, uint32_t first, uint32_t n)
 {
@@ -458,6 +492,7 @@ int main(void)
     tcase_add_test(tc, a_cycle_that_does_not_fit_is_loaded_in_part);
     tcase_add_test(tc, a_stream_moves_little_more_than_does_not_fit);
     tcase_add_test(tc, what_comes_next_is_there);
+    tcase_add_test(tc, waits_for_a_load_that_goes_on_are_counted);
     tcase_add_test(tc, a_plan_that_is_declared_counts_at_once);
     tcase_add_test(tc, a_plan_comes_in_lists);
     tcase_add_test(tc, a_plan_outlives_its_session);
