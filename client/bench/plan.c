@@ -214,7 +214,7 @@ static void figure_row(const struct bench *b, const struct counts *n, struct fig
 static int measure(struct micro *m)
 {
     struct bench *b = m->ctx;
-    struct counts before, after;
+    struct counts before = {0}, after = {0};
     int r = states_begin(b, m->pool);
 
     if (r == 0 && b->mode->declares)
