@@ -35,6 +35,13 @@ static uint64_t least_bytes(const struct balance_engine *e)
     return MIN(step_bytes(e), e->share / 2);
 }
 
+uint64_t balance_most_bytes(uint64_t total_bytes, uint32_t n_engines)
+{
+    const struct balance_engine other = {.share = total_bytes / n_engines};
+
+    return total_bytes - (n_engines - 1) * least_bytes(&other);
+}
+
 /* On a device segments are taken as they are needed: pressed is who has no more left. */
 static bool device_is_pressed(uint64_t used, uint64_t granted)
 {

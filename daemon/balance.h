@@ -41,6 +41,8 @@ struct balance {
     uint64_t trade_ns; /* no trade before */
 };
 
+/* What one of so many engines can come to have of the total in memory, where the others use nothing. */
+uint64_t balance_most_bytes(uint64_t total_bytes, uint32_t n_engines);
 /* Begins anew: everybody is to have its share. What was granted stays until a look moves it there. */
 void balance_set(struct balance *b, const uint64_t *shares, const uint64_t *most);
 /* After balance_set(), before anybody was granted anything: everybody is granted its share, but none less than it holds already,

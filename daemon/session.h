@@ -142,6 +142,9 @@ uint32_t session_pool(const struct session *session, uint32_t handle);
 struct seat *session_seat(struct session *session, uint32_t engine);
 /* The same before the engines run. */
 struct seat *session_seat_restore(struct session *session, uint32_t engine);
+/* session_manifest.c: MANIFEST; any size. */
+void session_manifest(struct session *session, const void *message, size_t size);
+
 /* UNANSWERED; any size. */
 void session_unanswered(struct session *session, const void *message, size_t size);
 /* RING_NEW, RING_FREE. */

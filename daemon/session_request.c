@@ -447,6 +447,8 @@ void session_handle(struct session *session, const void *message, size_t size)
         handle_admin(session, message, size);
     } else if (type == SPW_MSG_HANDOVER && size == sizeof(struct spw_msg)) {
         handover_asked(session);
+    } else if (type == SPW_MSG_MANIFEST) {
+        session_manifest(session, message, size);
     } else if (type == SPW_MSG_UNANSWERED) {
         session_unanswered(session, message, size);
     } else if (type >= ARRAY_LEN(handlers) || !handlers[type].handle) {

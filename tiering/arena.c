@@ -83,25 +83,49 @@ int arena_chunk_add(struct arena *a, uint32_t region, uint32_t epoch, uint64_t s
     return 0;
 }
 
+/* In millionths of the slab; under 0.2 % is good enough, and as good as none. */
+static uint64_t arena_slab_waste(uint32_t sectors, uint32_t n_frames)
+{
+    uint64_t waste = UINT64_C(1000000) * (n_frames * FRAME_SECTORS % sectors) / ((uint64_t)n_frames * FRAME_SECTORS);
+
+    return waste < 2000 ? 0 : waste;
+}
+
 uint32_t arena_slab_frames(uint32_t sectors, uint32_t max_frames)
 {
     uint32_t least = (uint32_t)div_round_up(sectors, FRAME_SECTORS);
-    uint32_t from = MAX(least, MIN(SLAB_FRAMES_MIN, max_frames));
-    uint32_t best = from;
-    uint64_t best_waste = UINT64_MAX;
+    uint32_t most = MAX(least, MIN(SLAB_FRAMES_MAX, max_frames));
+    bool is_small = most < SLAB_FRAMES_MIN; /* then the longest of those that waste least, which may be short */
+    uint32_t best = is_small ? least : MAX(least, SLAB_FRAMES_MIN);
+    uint64_t best_waste = arena_slab_waste(sectors, best);
 
-    for (uint32_t n = from; n <= MAX(from, MIN(SLAB_FRAMES_MAX, max_frames)); n++) {
-        /* Waste in millionths of the slab: the first length under 0.2 % is good enough, else the best. */
-        uint64_t waste = UINT64_C(1000000) * (n * FRAME_SECTORS % sectors) / ((uint64_t)n * FRAME_SECTORS);
+    for (uint32_t n = best + 1; n <= most && (is_small || best_waste > 0); n++) {
+        uint64_t waste = arena_slab_waste(sectors, n);
 
-        if (waste < best_waste) {
+        if (waste < best_waste || (is_small && waste == best_waste)) {
             best_waste = waste;
             best = n;
         }
-        if (waste < 2000)
-            break;
     }
     return best;
+}
+
+/* As arena_slab_new() makes them: short ones first. */
+uint64_t arena_frames_of(uint32_t sectors, uint64_t n, uint64_t total_frames)
+{
+    uint64_t least = div_round_up(sectors, FRAME_SECTORS), frames = 0;
+    uint32_t most = (uint32_t)MAX(MIN(total_frames / 8, (uint64_t)SLAB_FRAMES_MAX), least);
+    uint32_t best = arena_slab_frames(sectors, most);
+
+    for (uint64_t slab; n > 0 && (slab = MIN((uint64_t)best, MAX(least, frames))) < best;) {
+        uint64_t here = MIN(n, slab * FRAME_SECTORS / sectors);
+
+        frames += here == n ? div_round_up(n * sectors, FRAME_SECTORS) : slab;
+        n -= here;
+    }
+    uint64_t each = (uint64_t)best * FRAME_SECTORS / sectors;
+
+    return frames + n / each * best + div_round_up(n % each * sectors, FRAME_SECTORS);
 }
 
 /* The sector of its first extent. */

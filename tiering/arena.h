@@ -138,3 +138,5 @@ bool arena_cut(struct arena_chunk *c, uint32_t first, uint32_t n_frames);
 uint64_t arena_tail_waste_bytes(const struct arena *a);
 /* How many frames a slab for extents of this size has, if it may have up to max_frames. */
 uint32_t arena_slab_frames(uint32_t sectors, uint32_t max_frames);
+/* How many frames of an arena of so many hold n extents of this size, the last slab being no longer than it must. */
+uint64_t arena_frames_of(uint32_t sectors, uint64_t n, uint64_t total_frames);

@@ -437,6 +437,34 @@ int tiering_plan_add(struct tiering *t, const struct tiering_id *id);
 void tiering_plan_pause(struct tiering *t, const struct tiering_session *s, uint64_t items);
 int tiering_plan_end(struct tiering *t);
 
+/* --- Sizing: of what there is not yet; no engine is asked --- */
+
+/* Objects of one size. */
+struct tiering_manifest_entry {
+    uint64_t size_bytes, count; /* of each, OBJECT_BYTES_MAX at most; how many there are */
+    uint32_t slots;             /* leased at once */
+    bool writes;                /* for writing */
+};
+struct tiering_sizing_limits {
+    bool trusted;
+    uint64_t memory_bytes, device_bytes; /* that one space may have of the pool */
+    uint64_t session_bytes;
+    uint32_t max_leases_percent, user_leases_percent, session_leases;
+    uint32_t piece_bytes;
+};
+struct tiering_sizing {
+    uint64_t leased_bytes;   /* all slots at once, pieces in whole sectors */
+    uint64_t leasable_bytes; /* what one user may lease */
+    uint64_t memory_bytes;   /* with so much of the pool's memory they may be leased, and slabs hold them */
+    uint64_t private_bytes;  /* of a session, in a shared pool: what is written */
+    uint64_t stored_bytes;   /* all objects */
+    uint64_t leases;
+    uint32_t limit; /* enum tiering_limit: the first that does not allow it */
+};
+/* n: SIZING_ENTRIES_MAX at most. -E2BIG: sums that no machine has. */
+int tiering_sizing(const struct tiering_sizing_limits *limits, const struct tiering_manifest_entry *entries, uint32_t n,
+                   struct tiering_sizing *ret_sizing);
+
 int tiering_touch(struct tiering *t, const struct tiering_id *id);
 /* Into memory; takes no lease. */
 int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tiering_wait *wait,

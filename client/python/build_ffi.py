@@ -14,7 +14,7 @@ import sys
 
 import cffi
 
-# In the order of their includes. Of abi.h a client needs what spillway.h names: its numbers, and what STAT answers.
+# In the order of their includes. Of abi.h a client needs what spillway.h names: its numbers, and what STAT and MANIFEST answer.
 WIRE_HEADER = "abi.h"
 HEADERS = ("spillway.h", "train.h", "gpu.h")
 SOURCE = "".join(f"#include <spillway/{header}>\n" for header in HEADERS) + "#include <stdlib.h>\n"
@@ -30,14 +30,14 @@ COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 CPLUSPLUS = re.compile(r"^#ifdef __cplusplus$.*?^#endif$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"^#define SPW_\w+ \d+$", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#(?!define SPW_\w+ \d+$).*$", re.MULTILINE)
-ENUM_OR_STAT = re.compile(r"^(?:enum(?: \w+)?|struct spw_stat) \{.*?^\};$", re.DOTALL | re.MULTILINE)
+NAMED = re.compile(r"^(?:enum(?: \w+)?|struct spw_(?:stat|manifest_entry|sizing)) \{.*?^\};$", re.DOTALL | re.MULTILINE)
 
 
 def declarations(include_dir):
     """The headers' declarations as cffi takes them."""
     folder = pathlib.Path(include_dir) / "spillway"
     wire = COMMENT.sub("", (folder / WIRE_HEADER).read_text(encoding="utf-8"))
-    parts = NUMBER.findall(wire) + ENUM_OR_STAT.findall(wire)
+    parts = NUMBER.findall(wire) + NAMED.findall(wire)
     for header in HEADERS:
         text = COMMENT.sub("", (folder / header).read_text(encoding="utf-8"))
         parts.append(DIRECTIVE.sub("", CPLUSPLUS.sub("", text)))

@@ -176,6 +176,7 @@
 #define VICTIM_REPRIEVES_MAX 64        /* pieces that one search for a victim passes over because of their scores */
 #define COUNTED_OBJECTS_MAX 65536      /* pieces of one engine whose uses are counted down (ADVISE) */
 #define GHOSTS_MAX (UINT32_C(1) << 30) /* of one policy */
+#define SIZING_ENTRIES_MAX 256         /* of a manifest */
 #define PLAN_ACCESSES_MAX 65536        /* of an order that a session declares: pieces, counted each time */
 #define PLANS_MAX 16                   /* such orders that one class of a pool follows, each of another space */
 

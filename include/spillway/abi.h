@@ -12,6 +12,7 @@
  *   SPACE_OPEN  finds or creates a space; the reply names the engine that serves it
  *   RING_NEW    a ring pair at one engine; three descriptors come along: ring memory, scratch memory, doorbell
  *   CHUNK_GET   a chunk's descriptor, to be mapped; for writing where the session may write, else read-only
+ *   MANIFEST    what it takes of a pool to lease objects of these sizes, before there are any; and whether it has that
  *   GPU_ATTACH  a lane between a GPU's memory and one engine; two descriptors come along: memory of the GPU (made by the
  *               driver, for cuMemImportFromShareableHandle), and the lane's fences. It is staging memory, or, of a direct
  *               lane, an allocation for the client to use
@@ -92,6 +93,7 @@ enum {
     SPW_MSG_UNANSWERED = 10,
     SPW_MSG_AWAY = 11, /* the daemon's; it has SPW_MSG_REPLY, too */
     SPW_MSG_HANDOVER = 12,
+    SPW_MSG_MANIFEST = 13,
     SPW_MSG_REPLY = 0x8000, /* or-ed to the type of the request */
 };
 
@@ -191,6 +193,60 @@ struct spw_msg_pool {
 };
 SPW_ASSERT_SIZE(spw_msg_pool, 80);
 SPW_ASSERT_OFFSET(spw_msg_pool, dram_bytes, 32);
+
+#define SPW_MANIFEST_MAX 256 /* entries */
+
+enum {
+    SPW_MANIFEST_WRITE = 1 << 0, /* leased for writing: in a shared pool that takes private memory of the session */
+};
+
+/* Objects of one size. Entries may have the same size. */
+struct spw_manifest_entry {
+    uint64_t size_bytes; /* of each, 1 TiB at most; above a piece it is kept in pieces */
+    uint64_t count;      /* how many there are; at least `slots` are meant */
+    uint32_t slots;      /* how many are leased at once */
+    uint32_t flags;      /* SPW_MANIFEST_… */
+};
+SPW_ASSERT_SIZE(spw_manifest_entry, 24);
+SPW_ASSERT_OFFSET(spw_manifest_entry, slots, 16);
+
+/*
+ * What that takes, and what there is for one space of the pool, whoever else uses it. leased_bytes is the sum over all slots,
+ * each piece in whole sectors of 4 KiB: no more than 4 KiB a piece above the sizes. Nothing is set aside by asking.
+ */
+struct spw_sizing {
+    uint64_t leased_bytes;   /* all slots at once */
+    uint64_t leasable_bytes; /* what this user may lease at once */
+    uint64_t memory_bytes,
+        memory_max_bytes; /* of the pool, so that all slots can be leased; that it has, in all tiers of memory */
+    uint64_t private_bytes, private_max_bytes; /* of the session, for slots that are written: 0 in a trusted pool */
+    uint64_t leases, leases_max;               /* of the session: one a piece */
+    uint64_t stored_bytes, stored_max_bytes;   /* all objects; memory and devices */
+    uint32_t limit;                            /* enum spw_limit: the first that does not allow it; 0: it fits */
+    uint32_t reserved;
+};
+SPW_ASSERT_SIZE(spw_sizing, 88);
+SPW_ASSERT_OFFSET(spw_sizing, memory_bytes, 16);
+SPW_ASSERT_OFFSET(spw_sizing, leases, 48);
+SPW_ASSERT_OFFSET(spw_sizing, limit, 80);
+
+/* Followed by n entries. -EINVAL: an entry without a size, or of one above 1 TiB; -E2BIG: sums that no machine has. */
+struct spw_msg_manifest {
+    struct spw_msg msg;
+    uint32_t pool; /* handle */
+    uint32_t n;    /* at most SPW_MANIFEST_MAX */
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_manifest, 48);
+SPW_ASSERT_OFFSET(spw_msg_manifest, reserved, 32);
+
+struct spw_msg_sizing {
+    struct spw_msg msg;
+    struct spw_sizing sizing;
+    uint64_t reserved[2];
+};
+SPW_ASSERT_SIZE(spw_msg_sizing, 128);
+SPW_ASSERT_OFFSET(spw_msg_sizing, sizing, 24);
 
 enum spw_class {
     SPW_CLASS_GENERIC = 0,

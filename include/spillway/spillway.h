@@ -91,6 +91,11 @@ struct spw_pool_info {
 /* -ENOENT: no such pool; -EACCES: not for this user. Pools and spaces live until spw_close(). */
 int spw_pool_open(spw_session *session, const char *name, spw_pool **ret_pool);
 void spw_pool_info(const spw_pool *pool, struct spw_pool_info *ret_info);
+/* What it takes to lease so many objects of so many sizes at once, and whether the pool has that: before there are any, and
+ * whoever else uses it. SPW_MANIFEST_MAX entries at most, in any order. It is an answer, not a promise: nothing is set aside.
+ * ret_sizing->limit is the first limit that does not allow it, or 0. -EINVAL: an entry without a size, or of one above 1 TiB;
+ * -E2BIG: more entries, or sums that no machine has. */
+int spw_manifest(spw_pool *pool, const struct spw_manifest_entry *entries, size_t n, struct spw_sizing *ret_sizing);
 
 struct spw_space_options {
     uint8_t digest[SPW_DIGEST_BYTES]; /* of what the bytes mean: model, revision, dtype, layout, tokens a block, … */

@@ -157,6 +157,15 @@ static void client_end(struct client *c)
 }
 
 /* A reply, with its descriptors. */
+/* The answer is in itself right, whatever was asked. */
+static void sizing_check(const struct spw_sizing *s)
+{
+    fuzz_check(s->leasable_bytes <= s->memory_max_bytes && s->memory_max_bytes <= s->stored_max_bytes);
+    fuzz_check(s->leased_bytes <= s->memory_bytes || s->leased_bytes == 0);
+    fuzz_check(s->limit != SPW_LIMIT_NONE || (s->leased_bytes <= s->leasable_bytes && s->leases <= s->leases_max &&
+                                              s->stored_bytes <= s->stored_max_bytes));
+}
+
 static void client_receive(struct client *c)
 {
     static _Alignas(8) uint8_t bytes[CONTROL_MESSAGE_BYTES_MAX];
@@ -194,6 +203,9 @@ static void client_receive(struct client *c)
         fuzz_check(cmsg && cmsg->cmsg_len == CMSG_LEN(3 * sizeof(int)));
         c->rings[c->n_rings++ % HANDLES] = ((const struct spw_msg_ring *)(const void *)bytes)->ring;
         break;
+    case SPW_MSG_MANIFEST:
+        sizing_check(&((const struct spw_msg_sizing *)(const void *)bytes)->sizing);
+        break;
     default:
         break;
     }
@@ -209,6 +221,10 @@ union message {
     struct spw_msg_chunk_get chunk;
     struct spw_msg_gpu_attach attach;
     struct spw_msg_gpu_detach detach;
+    struct {
+        struct spw_msg_manifest head;
+        struct spw_manifest_entry entries[8];
+    } manifest;
     uint8_t bytes[512];
 };
 
@@ -223,6 +239,24 @@ static size_t admin_make(struct fuzz *f, union message *ret)
         return sizeof(ret->msg) + (size_t)snprintf(text, 64, "{\"get\":\"%s\"}", names[what % ARRAY_LEN(names)]);
     fuzz_bytes(f, text, what & 127);
     return sizeof(ret->msg) + (what & 127);
+}
+
+/* Sizes of few bits, anywhere in a word: so sums overflow, too. */
+static size_t manifest_make(struct fuzz *f, union message *ret, uint32_t pool)
+{
+    uint32_t n = fuzz_u8(f) % (ARRAY_LEN(ret->manifest.entries) + 1);
+
+    ret->manifest.head.pool = pool;
+    ret->manifest.head.n = n;
+    for (uint32_t i = 0; i < n; i++) {
+        struct spw_manifest_entry *e = &ret->manifest.entries[i];
+
+        e->size_bytes = (uint64_t)(fuzz_u8(f) + 1) << fuzz_u8(f) % 40;
+        e->count = (uint64_t)fuzz_u8(f) << fuzz_u8(f) % 56;
+        e->slots = (uint32_t)fuzz_u8(f) << fuzz_u8(f) % 24;
+        e->flags = e->slots & SPW_MANIFEST_WRITE;
+    }
+    return sizeof(ret->manifest.head) + n * sizeof(ret->manifest.entries[0]);
 }
 
 /* A message that is all right, as far as this client's handles go. */
@@ -263,6 +297,8 @@ static size_t message_make(struct fuzz *f, const struct client *c, union message
     case SPW_MSG_GPU_DETACH:
         ret->detach.lane = what;
         return sizeof(ret->detach);
+    case SPW_MSG_MANIFEST:
+        return manifest_make(f, ret, pool);
     default:
         return admin_make(f, ret);
     }
@@ -309,7 +345,9 @@ static void step(struct fuzz *f)
     } else if (what == 0) {
         client_end(c);
     } else if (what < 64) {
-        client_send(f, c, what % (SPW_MSG_GPU_DETACH + 2));
+        uint8_t type = what % (SPW_MSG_GPU_DETACH + 2);
+
+        client_send(f, c, type ? type : SPW_MSG_MANIFEST);
         if (what >= 16) { /* and wait for the answer */
             control_turn();
             engines_run();

@@ -258,7 +258,36 @@ END_TEST
 
 /* --- Messages ---------------------------------------------------------------------------------------------------- */
 
-enum { BAD_MAGIC, BAD_SIZE, BAD_STATUS, SHORT, UNKNOWN, EMPTY, HUGE, TWO_HELLOS, RESERVED, NO_END, BAD_MESSAGES };
+enum {
+    BAD_MAGIC,
+    BAD_SIZE,
+    BAD_STATUS,
+    SHORT,
+    UNKNOWN,
+    EMPTY,
+    HUGE,
+    TWO_HELLOS,
+    RESERVED,
+    NO_END,
+    MANIFEST_SHORT,
+    MANIFEST_LONG,
+    MANIFEST_MANY,
+    MANIFEST_RESERVED,
+    BAD_MESSAGES
+};
+
+/* As if it had so many entries, followed by one. */
+static void send_manifest(int fd, uint32_t n, uint64_t reserved, size_t less_bytes)
+{
+    struct {
+        struct spw_msg_manifest head;
+        struct spw_manifest_entry entry;
+    } m = {.head = {.n = n, .reserved = {0, reserved}}, .entry = {.size_bytes = 1}};
+    size_t size = sizeof(m) - less_bytes;
+
+    m.head.msg = (struct spw_msg){SPW_ABI_MAGIC, SPW_MSG_MANIFEST, SPW_ABI_VERSION, (uint32_t)size, 1, 0, 0};
+    raw_send(fd, &m, size, NULL, 0);
+}
 
 static void send_bad(int fd, int kind)
 {
@@ -301,6 +330,18 @@ static void send_bad(int fd, int kind)
         raw_send(fd, &ring, sizeof(ring), NULL, 0);
         return;
     }
+    case MANIFEST_SHORT:
+        send_manifest(fd, 1, 0, sizeof(struct spw_manifest_entry) + 1);
+        return;
+    case MANIFEST_LONG:
+        send_manifest(fd, 0, 0, 0);
+        return;
+    case MANIFEST_MANY: /* times their size it would be what was sent, in 32 bits */
+        send_manifest(fd, 1 + (UINT32_C(1) << 29), 0, 0);
+        return;
+    case MANIFEST_RESERVED:
+        send_manifest(fd, 1, 1, 0);
+        return;
     case NO_END:
         memset(open.name, 'a', sizeof(open.name));
         break;

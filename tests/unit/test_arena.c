@@ -47,6 +47,22 @@ START_TEST(little_waste)
 }
 END_TEST
 
+/* Where slabs are short none is as long as it may be for the sake of that: the largest pieces fill every arena but for what is
+ * less than one of them. */
+START_TEST(little_waste_in_a_small_arena)
+{
+    for (uint64_t size = 16 * MIB; size <= 160 * MIB; size += MIB) {
+        for (uint64_t piece = 4 * MIB; piece <= PIECE_BYTES_MAX; piece *= 2) {
+            open_arena(size);
+            uint64_t n = fill((uint32_t)(piece / SECTOR_BYTES));
+
+            ck_assert_msg(n == size / piece, "%lu of %lu MiB in %lu", n, piece / MIB, size / MIB);
+            arena_deinit(&arena);
+        }
+    }
+}
+END_TEST
+
 START_TEST(extents_do_not_overlap)
 {
     static uint8_t taken[64 * MIB / SECTOR_BYTES];
@@ -243,6 +259,7 @@ int main(void)
 
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, little_waste);
+    tcase_add_test(tc, little_waste_in_a_small_arena);
     tcase_add_test(tc, extents_do_not_overlap);
     tcase_add_test(tc, sizes_give_memory_back);
     tcase_add_test(tc, rare_sizes_are_cheap);

@@ -77,6 +77,20 @@ static void press(uint32_t engine, uint32_t n)
     }
 }
 
+/* What one engine comes to have in the end, whose neighbours are idle. */
+START_TEST(most_is_what_one_gets)
+{
+    ck_assert_uint_eq(balance_most_bytes(SHARE, 1), SHARE);
+    ck_assert_uint_eq(balance_most_bytes(0, ENGINES), 0);
+    open_budget(ENGINES, false);
+    for (uint32_t i = 0; i < 4000; i++) {
+        views[0].used = views[0].held;
+        press(0, 1);
+    }
+    ck_assert_uint_eq(engines[0].granted, balance_most_bytes(ENGINES * SHARE, ENGINES));
+}
+END_TEST
+
 /* Nobody wants anything: nothing changes hands. */
 START_TEST(quiet)
 {
@@ -283,6 +297,7 @@ int main(void)
     tcase_add_test(t, device_back_and_forth);
     tcase_add_test(t, trades_take_time);
     tcase_add_test(t, begin);
+    tcase_add_test(t, most_is_what_one_gets);
     tcase_add_test(t, small);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);

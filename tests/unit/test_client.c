@@ -252,6 +252,29 @@ START_TEST(test_wrong_arguments)
 }
 END_TEST
 
+/* What the daemon says, and which entries it was told. */
+START_TEST(test_manifest)
+{
+    static struct spw_manifest_entry entries[SPW_MANIFEST_MAX + 1];
+    struct spw_sizing sizing;
+
+    for (size_t i = 0; i < SPW_MANIFEST_MAX; i++)
+        entries[i] = (struct spw_manifest_entry){.size_bytes = 1000 + i, .slots = 2};
+    ck_assert_int_eq(spw_manifest(pool, entries, 3, &sizing), 0);
+    ck_assert_uint_eq(sizing.leased_bytes, 2 * (1000 + 1001 + 1002));
+    ck_assert_int_eq(spw_manifest(pool, NULL, 0, &sizing), 0);
+    ck_assert_uint_eq(sizing.leases, 0);
+    ck_assert_int_eq(spw_manifest(pool, entries, SPW_MANIFEST_MAX, &sizing), 0);
+    ck_assert_uint_eq(sizing.leases, SPW_MANIFEST_MAX);
+    ck_assert_int_eq(spw_manifest(pool, entries, SPW_MANIFEST_MAX + 1, &sizing), -E2BIG);
+    ck_assert_ptr_nonnull(strstr(spw_error_text(), "256"));
+    ck_assert_int_eq(spw_manifest(NULL, entries, 1, &sizing), -EINVAL);
+    ck_assert_int_eq(spw_manifest(pool, NULL, 1, &sizing), -EINVAL);
+    ck_assert_int_eq(spw_manifest(pool, entries, 1, NULL), -EINVAL);
+    ck_assert_uint_eq(sizing.leases, SPW_MANIFEST_MAX); /* untouched */
+}
+END_TEST
+
 START_TEST(test_long_lists_are_split)
 {
     struct spw_key *keys = keys_new(MANY, 0, 0);
@@ -1146,9 +1169,9 @@ static Suite *suite(void)
         const TTest *tests[12];
     } cases[] = {
         {"calls",
-         {test_life_of_a_block, test_window_of_hits, test_small_calls, test_wrong_arguments, test_long_lists_are_split,
-          test_a_plan_goes_out_in_order, test_limits_are_named, test_chunk_epochs, test_chunk_renewed_under_views,
-          test_map_in_place_of_another}},
+         {test_life_of_a_block, test_window_of_hits, test_small_calls, test_wrong_arguments, test_manifest,
+          test_long_lists_are_split, test_a_plan_goes_out_in_order, test_limits_are_named, test_chunk_epochs,
+          test_chunk_renewed_under_views, test_map_in_place_of_another}},
         {"transfers", {test_put_get, test_get_rooms, test_put_get_large, test_tensors}},
         {"threads",
          {test_threads, test_session_ends_before_its_threads, test_many_sessions_in_one_thread, test_both_sides_sleep,

@@ -246,6 +246,20 @@ static void on_chunk_get(struct fake *f, int fd, const struct spw_msg_chunk_get 
         reply(fd, &ask->msg, &chunk, sizeof(chunk), &f->chunk_fd, 1);
 }
 
+/* As many bytes as its entries say, and as many leases as there are entries. */
+static void on_manifest(int fd, const struct spw_msg_manifest *told)
+{
+    const struct spw_manifest_entry *entries = (const void *)(told + 1);
+    struct spw_msg_sizing sizing = {.sizing.leases = told->n};
+
+    for (uint32_t i = 0; i < told->n; i++)
+        sizing.sizing.leased_bytes += entries[i].slots * entries[i].size_bytes;
+    if (told->pool != 5)
+        refuse(fd, &told->msg, -EBADF, 0, "this session has not opened that pool");
+    else
+        reply(fd, &told->msg, &sizing, sizeof(sizing), NULL, 0);
+}
+
 static void on_message(struct fake *f, struct connection *c, void *bytes)
 {
     struct spw_msg *msg = bytes;
@@ -260,6 +274,9 @@ static void on_message(struct fake *f, struct connection *c, void *bytes)
         else if (fault_of(f) != FAKE_SILENT)
             reply(c->fd, msg, &(struct spw_msg_pool){.pool = 5, .flags = SPW_POOL_TRUSTED, .dram_bytes = CHUNK_BYTES},
                   sizeof(struct spw_msg_pool), NULL, 0);
+        break;
+    case SPW_MSG_MANIFEST:
+        on_manifest(c->fd, bytes);
         break;
     case SPW_MSG_SPACE_OPEN:
         reply(c->fd, msg, &(struct spw_msg_space){.space = 6, .space_id = 7, .piece_bytes = FAKE_PIECE_BYTES},
