@@ -192,6 +192,28 @@ class Same(support.Case):
         for thing in (self.session, self.pool, self.space, self.space.tensor("t", 1)):
             self.assertIn(type(thing).__name__, repr(thing))
 
+    def test_a_manifest_is_sized_before_anything_is_there(self):
+        none = self.pool.manifest([])
+        self.assertEqual((none.leased_bytes, none.memory_bytes, none.limit), (0, 0, None))
+        self.assertEqual((none.memory_max_bytes, none.private_max_bytes), (64 * MIB, 0))
+        fits = self.pool.manifest([spillway.ManifestEntry(8 * MIB, slots=6, write=True), (5000, 3, 10)])
+        self.assertEqual(fits.leased_bytes, 48 * MIB + 3 * 8192)
+        self.assertEqual((fits.leases, fits.stored_bytes), (9, 48 * MIB + 10 * 8192))
+        self.assertLessEqual(fits.memory_bytes, 64 * MIB)
+        self.assertIsNone(fits.limit)
+        more = self.pool.manifest([(8 * MIB, 7)])
+        self.assertEqual(more.memory_bytes, 71 * MIB)  # 56 of 70 would be a few bytes more than 80 %
+        self.assertEqual(more.limit.name, "POOL_LEASES")
+        self.assertIn("`dram`", more.limit.text)
+        self.assertEqual(self.pool.manifest([(8 * MIB, 1, 9)]).limit.name, "POOL_DRAM")  # there is no device
+        too_much = [(1 << 40, 1 << 31)]
+        for wrong, number in (([(0, 1)], errno.EINVAL), ([(1, 1)] * 257, errno.E2BIG), (too_much, errno.E2BIG)):
+            with self.assertRaises(spillway.SpillwayError) as caught:
+                self.pool.manifest(wrong)
+            self.assertEqual(caught.exception.errno, number)
+        with self.assertRaises(OverflowError):
+            self.pool.manifest([(1, 1 << 32)])
+
     def test_version(self):
         with open(os.path.join(support.SOURCE, "CMakeLists.txt"), encoding="utf-8") as file:
             self.assertIn(f"project(spillway VERSION {spillway.__version__} ", file.read())

@@ -242,8 +242,11 @@ class OffloadTest(unittest.TestCase):
         model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(8 << 20))])
         with self.assertRaises(spillway.NoSpace) as caught:
             self.optimizer(model, group_bytes=40 * support.MIB)
-        self.assertIn("100 MiB", str(caught.exception))
-        self.assertIn("raise `dram` of [pool default]", str(caught.exception))
+        self.assertIn("2 groups of 40 MiB are leased at once, which takes 100 MiB", str(caught.exception))
+        self.assertIn("it has 64 MiB: raise `dram` of [pool default]", str(caught.exception))
+        self.assertEqual(caught.exception.limit.name, "POOL_LEASES")
+        with self.daemon.connect() as other:  # and nothing has been allocated
+            self.assertEqual(other.pool().space("other").stat().objects, 0)
 
     def test_wrong_parameters(self):
         with self.assertRaises(ValueError):

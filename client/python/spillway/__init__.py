@@ -29,7 +29,7 @@ from .errors import (
     Timeout,
 )
 from .queue import Queue
-from .session import Pool, PoolInfo, Session, connect, layout_digest
+from .session import ManifestEntry, Pool, PoolInfo, Session, Sizing, connect, layout_digest
 from .space import Hit, Hits, Space, Stat
 from .tensor import Tensor
 from .views import Reservation, View, Views
@@ -41,6 +41,7 @@ __all__ = [
     "Hit",
     "Hits",
     "Limit",
+    "ManifestEntry",
     "NoDaemon",
     "NoGpu",
     "NoSpace",
@@ -51,6 +52,7 @@ __all__ = [
     "Queue",
     "Reservation",
     "Session",
+    "Sizing",
     "Space",
     "SpillwayError",
     "Stat",

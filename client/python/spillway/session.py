@@ -15,12 +15,12 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from . import daemon
 from ._convert import c_string, choice, milliseconds
 from ._native import ffi, lib
-from .errors import NoDaemon, SpillwayError, last_error
+from .errors import Limit, NoDaemon, SpillwayError, last_error
 from .space import Space
 from .views import Grant, Unpicklable
 
@@ -53,6 +53,39 @@ class PoolInfo(NamedTuple):
     gpu_bytes: int
 
 
+class ManifestEntry(NamedTuple):
+    """Objects of one size. size: of each, in bytes; slots: how many are leased at once; count: how many there are (at
+    least as many as slots are meant); write: they are leased for writing."""
+
+    size: int
+    slots: int = 0
+    count: int = 0
+    write: bool = False
+
+
+class Sizing(NamedTuple):
+    """What a manifest takes of a pool, and what there is for one space of it, whoever else uses it. In bytes.
+
+    leased_bytes: all slots at once, each piece in whole sectors of 4 KiB; leasable_bytes: what this user may lease at
+    once. memory_bytes: of the pool, so that all slots can be leased; memory_max_bytes: that it has. private_bytes,
+    private_max_bytes: of the session, for slots that are written: 0 in a pool that is this user's alone. leases,
+    leases_max: of the session, one a piece. stored_bytes, stored_max_bytes: all objects; memory and devices. limit: the
+    first that does not allow it, or None: it fits.
+    """
+
+    leased_bytes: int
+    leasable_bytes: int
+    memory_bytes: int
+    memory_max_bytes: int
+    private_bytes: int
+    private_max_bytes: int
+    leases: int
+    leases_max: int
+    stored_bytes: int
+    stored_max_bytes: int
+    limit: Optional[Limit]
+
+
 def layout_digest(layout: Any) -> bytes:
     """What identifies a space: the SHA-256 of the layout as JSON in ASCII, keys sorted, no white space. 32 bytes."""
     text = json.dumps(layout, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -75,6 +108,21 @@ class Pool(Unpicklable):
         with self.session._in_call():
             lib.spw_pool_info(self._handle, c)
         return PoolInfo(bool(c.flags & lib.SPW_POOL_TRUSTED), c.dram_bytes, c.cxl_bytes, c.nvme_bytes, c.gpu_bytes)
+
+    def manifest(self, entries: Iterable[ManifestEntry]) -> Sizing:
+        """What it takes to lease objects of these sizes at once, before there are any, and whether the pool has that.
+
+        An answer, not a promise: nothing is set aside. Entries (256 at most) come in any order. SpillwayError with
+        EINVAL: an entry without a size, or of one above 1 TiB; E2BIG: more entries, or sums that no machine has.
+        """
+        wanted = [ManifestEntry(*entry) for entry in entries]
+        array = ffi.new("struct spw_manifest_entry[]", len(wanted))
+        for c, entry in zip(array, wanted):
+            c.size_bytes, c.count, c.slots = entry.size, entry.count, entry.slots
+            c.flags = lib.SPW_MANIFEST_WRITE if entry.write else 0
+        out = ffi.new("struct spw_sizing *")
+        self.session._call(lib.spw_manifest, self._handle, array, len(wanted), out)
+        return Sizing(*(getattr(out, field) for field in Sizing._fields[:-1]), limit=Limit.of(out.limit))
 
     def space(
         self,

@@ -30,7 +30,7 @@ import torch
 from .. import train
 from .._native import ffi
 from ..errors import Busy, Disconnected, NoSpace, SpillwayError
-from ..session import Pool
+from ..session import ManifestEntry, Pool
 from ..views import Views
 from . import timeline
 from .device import Link, Run, Staged, at, is_remote, sum_squares
@@ -39,7 +39,7 @@ from .memory import floats as _floats
 from .overlap import Gradients, Overlap, changes
 from .ranks import Ranks
 from .saver import Saver
-from .saving import Saving
+from .saving import Saving, mib
 from .snapshot import load
 from .tiers import Tier, check_room
 
@@ -191,6 +191,7 @@ class OffloadAdamW(torch.optim.Optimizer):
         check_room(self.tier, self.pool, self.state_bytes * self.ranks.world_size)
         self._link = Link(self._space, self._params())
         made.callback(self._link.close)
+        self._leasable = self.pool.manifest([]).leasable_bytes
         self._groups = self._groups_of(self._lanes, group_bytes)
         self._claim_name(made)
         made.callback(self._delete_states)
@@ -232,21 +233,10 @@ class OffloadAdamW(torch.optim.Optimizer):
         return lanes
 
     def _groups_of(self, lanes: List[_Lane], group_bytes: Optional[int]) -> List[_Group]:
-        memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
-        at_once = (LEASED_GROUPS + self._link.used) * self.ranks.world_size
-        usual = GPU_GROUP_BYTES if self._link.used else GROUP_BYTES
-        leasable = memory * 4 // 5 // at_once
         piece = max((lane.layout.chunk_bytes(0) for lane in lanes if lane.layout.chunks), default=0)
-        wanted = group_bytes if group_bytes is not None else max(min(usual, leasable // 2), piece)
-        if max(wanted, piece) > leasable:
-            group = max(wanted, piece)
-            needed = group * at_once * 5 // 4
-            raise NoSpace(
-                errno.ENOSPC,
-                f"pool {self.pool.name!r} has {memory >> 20} MiB of memory, of which 80 % can be leased; "
-                f"{at_once} groups of {group >> 20} MiB need {-(-needed >> 20)} MiB: raise `dram` of "
-                f"[pool {self.pool.name}], or lower group_bytes (at least {-(-piece >> 20)} MiB)",
-            )
+        wanted = max(self._usual_bytes() if group_bytes is None else group_bytes, piece)
+        if piece:
+            self._check_groups(wanted // piece, piece)
         groups: List[_Group] = []
         for lane in lanes:
             n = len(lane.layout.chunks)
@@ -256,14 +246,38 @@ class OffloadAdamW(torch.optim.Optimizer):
                 groups.append(_Group(lane, first, len(chunks), len(groups), _runs_of(lane, chunks)))
         return groups
 
+    @property
+    def _groups_at_once(self) -> int:
+        """Leased by all ranks together."""
+        return (LEASED_GROUPS + self._link.used) * self.ranks.world_size
+
+    def _usual_bytes(self) -> int:
+        return min(GPU_GROUP_BYTES if self._link.used else GROUP_BYTES, self._leasable // self._groups_at_once // 2)
+
+    def _check_groups(self, chunks: int, piece: int) -> None:
+        """Raises if the pool cannot have all groups that are leased at once, of so many chunks of this size each."""
+        at_once = self._groups_at_once
+        sizing = self.pool.manifest([ManifestEntry(piece, slots=chunks * at_once, write=True)])
+        if sizing.limit is None:
+            return
+        knob = f"raise `dram` of [pool {self.pool.name}]"
+        if sizing.limit.name not in ("POOL_LEASES", "POOL_DRAM"):
+            knob = sizing.limit.text
+        raise NoSpace(
+            errno.ENOSPC,
+            f"{at_once} groups of {mib(chunks * piece)} MiB are leased at once, which takes {mib(sizing.memory_bytes)} "
+            f"MiB of pool {self.pool.name!r}'s memory, and it has {sizing.memory_max_bytes >> 20} MiB: {knob}, or lower "
+            f"group_bytes (at least {mib(piece)} MiB)",
+            sizing.limit,
+        )
+
     def _has_room_for(self, nbytes: int) -> bool:
         """Are all states in memory, and can so much be leased beside the groups of a step?"""
         if self.tier == "nvme":
             return False
         sizes = [group.nbytes for group in self._groups]
         needed = max((LEASED_GROUPS + self._link.used) * max(sizes, default=0) + nbytes, self.state_bytes)
-        memory = self.pool.info.dram_bytes + self.pool.info.cxl_bytes
-        return needed * self.ranks.world_size <= memory * 4 // 5
+        return needed * self.ranks.world_size <= self._leasable
 
     def _keys(self, group: _Group) -> List[Tuple[bytes, int]]:
         return [self._key(group.lane.number, chunk) for chunk in range(group.first, group.first + group.n)]
