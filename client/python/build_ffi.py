@@ -14,7 +14,8 @@ import sys
 
 import cffi
 
-# In the order of their includes. Of abi.h a client needs what spillway.h names: its numbers, and what STAT and MANIFEST answer.
+# In the order of their includes. Of abi.h a client needs what spillway.h names: its numbers, and what STAT and MANIFEST
+# take and answer.
 WIRE_HEADER = "abi.h"
 HEADERS = ("spillway.h", "train.h", "gpu.h")
 SOURCE = "".join(f"#include <spillway/{header}>\n" for header in HEADERS) + "#include <stdlib.h>\n"

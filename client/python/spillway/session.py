@@ -54,12 +54,12 @@ class PoolInfo(NamedTuple):
 
 
 class ManifestEntry(NamedTuple):
-    """Objects of one size. size: of each, in bytes; slots: how many are leased at once; count: how many there are (at
+    """Objects of one size. size: of each, in bytes; slots: how many are leased at once; total: how many there are (at
     least as many as slots are meant); write: they are leased for writing."""
 
     size: int
     slots: int = 0
-    count: int = 0
+    total: int = 0
     write: bool = False
 
 
@@ -118,11 +118,11 @@ class Pool(Unpicklable):
         wanted = [ManifestEntry(*entry) for entry in entries]
         array = ffi.new("struct spw_manifest_entry[]", len(wanted))
         for c, entry in zip(array, wanted):
-            c.size_bytes, c.count, c.slots = entry.size, entry.count, entry.slots
+            c.size_bytes, c.count, c.slots = entry.size, entry.total, entry.slots
             c.flags = lib.SPW_MANIFEST_WRITE if entry.write else 0
         out = ffi.new("struct spw_sizing *")
         self.session._call(lib.spw_manifest, self._handle, array, len(wanted), out)
-        return Sizing(*(getattr(out, field) for field in Sizing._fields[:-1]), limit=Limit.of(out.limit))
+        return Sizing._make([*(getattr(out, field) for field in Sizing._fields[:-1]), Limit.of(out.limit)])
 
     def space(
         self,

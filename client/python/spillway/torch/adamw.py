@@ -266,8 +266,8 @@ class OffloadAdamW(torch.optim.Optimizer):
         raise NoSpace(
             errno.ENOSPC,
             f"{at_once} groups of {mib(chunks * piece)} MiB are leased at once, which takes {mib(sizing.memory_bytes)} "
-            f"MiB of pool {self.pool.name!r}'s memory, and it has {sizing.memory_max_bytes >> 20} MiB: {knob}, or lower "
-            f"group_bytes (at least {mib(piece)} MiB)",
+            f"MiB of pool {self.pool.name!r}'s memory, and it has {sizing.memory_max_bytes >> 20} MiB: {knob}, or "
+            f"lower group_bytes (at least {mib(piece)} MiB)",
             sizing.limit,
         )
 
