@@ -8,6 +8,9 @@
  * the same when the allocator rounds that up to a power of two [MemAscend]. And class pools: a buffer for each tensor of two
  * blocks, and for the embedding and the head.
  *
+ * Before there is any tensor the daemon is asked what leases of these sizes take (spw_manifest): no more than the sum over all
+ * sizes of slots · (size + 4 KiB), MemAscend's rule.
+ *
  * Every tensor's ends carry its number, which is checked at each use.
  */
 #include <errno.h>
@@ -64,6 +67,8 @@ struct footprint {
     struct leased leased[TENSORS_MAX];
     uint64_t leased_bytes, leased_most; /* now, and at most */
     double daemon_leased_most;          /* the daemon's own word for it */
+    struct spw_sizing sizing;           /* what it said beforehand */
+    uint64_t rule_bytes;
 };
 
 /* ── the tensors ────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -278,6 +283,50 @@ static int stream(struct footprint *f)
     return r;
 }
 
+/* ── asked beforehand ───────────────────────────────────────────────────────────────────────────────────────────── */
+
+static uint32_t n_of_size(const struct footprint *f, uint64_t bytes, unsigned first_module, unsigned n_modules)
+{
+    uint32_t n = 0;
+
+    for (unsigned i = 0; i < f->n; i++)
+        n += f->tensors[i].bytes == bytes && f->tensors[i].module - first_module < n_modules;
+    return n;
+}
+
+/* An entry a size: leased at once is what two modules, one after the other, have of it at most. */
+static uint32_t manifest_list(const struct footprint *f, struct spw_manifest_entry entries[static SPW_MANIFEST_MAX])
+{
+    uint32_t n = 0;
+
+    for (unsigned i = 0; i < f->n; i++) {
+        struct spw_manifest_entry e = {.size_bytes = f->tensors[i].bytes, .flags = SPW_MANIFEST_WRITE};
+        bool is_known = false;
+
+        for (uint32_t k = 0; k < n; k++)
+            is_known |= entries[k].size_bytes == e.size_bytes;
+        if (is_known)
+            continue;
+        e.count = n_of_size(f, e.size_bytes, 0, f->n_modules);
+        for (unsigned m = 0; m + 1 < f->n_modules; m++)
+            e.slots = MAX(e.slots, n_of_size(f, e.size_bytes, m, 2));
+        assert(n < SPW_MANIFEST_MAX);
+        entries[n++] = e;
+    }
+    return n;
+}
+
+static int ask(struct footprint *f)
+{
+    struct spw_manifest_entry entries[SPW_MANIFEST_MAX] = {{0}};
+    uint32_t n = manifest_list(f, entries);
+    int r = spw_manifest(f->micro->pool, entries, n, &f->sizing);
+
+    for (uint32_t i = 0; i < n; i++)
+        f->rule_bytes += entries[i].slots * (entries[i].size_bytes + SECTOR_BYTES);
+    return r < 0 ? micro_say("manifest", r) : 0;
+}
+
 /* ── figures ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static struct figure *figure_of(const struct footprint *f, double bytes, const char *what, struct figures *figures)
@@ -306,6 +355,10 @@ static int figure_measures(struct footprint *f, struct figures *figures)
         r = process_usage(0, &client);
     if (r != 0)
         return r;
+    struct figure *told = figure_of(f, (double)f->sizing.leased_bytes, "leases, asked beforehand", figures);
+    figure_beside(told, "slots x (size + 4 KiB)", (double)f->rule_bytes * 1e-6);
+    figure_goal_ratio(told, GOAL_AT_MOST, 1);
+    (void)figure_of(f, (double)f->sizing.memory_bytes, "memory for these, asked beforehand", figures);
     (void)figure_of(f, (double)f->leased_most, "leased at most", figures);
     (void)figure_of(f, f->daemon_leased_most, "leased at most, as the daemon says", figures);
     /* What is locked and what io_uring has pinned is the same memory, for the most part. */
@@ -329,7 +382,9 @@ static int measure(struct micro *m)
     f->micro = m;
     if (r < 0)
         return micro_say("space", r);
-    r = create(f);
+    r = ask(f);
+    if (r == 0)
+        r = create(f);
     f->leased_most = 0;
     for (unsigned i = 0; r == 0 && i < (m->options->quick ? 1 : ROUNDS); i++)
         r = stream(f);
