@@ -125,6 +125,7 @@ uint64_t arena_frames_of(uint32_t sectors, uint64_t n, uint64_t total_frames)
     }
     uint64_t each = (uint64_t)best * FRAME_SECTORS / sectors;
 
+    assert(each > 0);
     return frames + n / each * best + div_round_up(n % each * sectors, FRAME_SECTORS);
 }
 
