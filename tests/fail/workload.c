@@ -144,12 +144,24 @@ static spw_space *open_space(struct work *w, spw_pool *pool, const char *digest,
     return work_answer(w, "space_open", spw_space_open(pool, &options, &space)) < 0 ? NULL : space;
 }
 
+static void work_manifest(struct work *w, spw_pool *pool)
+{
+    const struct spw_manifest_entry entry = {.size_bytes = 5000, .slots = 3};
+    struct spw_sizing sizing;
+
+    if (work_answer(w, "manifest", spw_manifest(pool, &entry, 1, &sizing)) < 0)
+        return;
+    if (sizing.leased_bytes != UINT64_C(3) * 8192 || sizing.limit != SPW_LIMIT_NONE)
+        work_broken(w, "leases of three pages take something else", sizing.leased_bytes);
+}
+
 static void work_pool(struct work *w, spw_session *session, const char *name)
 {
     spw_pool *pool = NULL;
 
     if (work_answer(w, "pool_open", spw_pool_open(session, name, &pool)) < 0)
         return;
+    work_manifest(w, pool);
     spw_space *cache = open_space(w, pool, "cache", SPW_CLASS_KV, SPW_CACHE);
     spw_space *durable = open_space(w, pool, "durable", SPW_CLASS_GENERIC, SPW_DURABLE);
 
