@@ -137,14 +137,14 @@ void session_reply_text(struct session *session, char *text, uint64_t size);
 /* The pool of a handle of this session's; POOLS_MAX: none. */
 uint32_t session_pool(const struct session *session, uint32_t handle);
 
+/* session_manifest.c: MANIFEST; any size. */
+void session_manifest(struct session *session, const void *message, size_t size);
+
 /* session_ring.c */
 /* Its seat at that engine, taken if need be; NULL: no memory. */
 struct seat *session_seat(struct session *session, uint32_t engine);
 /* The same before the engines run. */
 struct seat *session_seat_restore(struct session *session, uint32_t engine);
-/* session_manifest.c: MANIFEST; any size. */
-void session_manifest(struct session *session, const void *message, size_t size);
-
 /* UNANSWERED; any size. */
 void session_unanswered(struct session *session, const void *message, size_t size);
 /* RING_NEW, RING_FREE. */

@@ -14,6 +14,7 @@
  *   place.c     which device takes a piece; write budgets
  *   chain.c     what requests name, for the policies
  *   plan.c      the order of accesses that a session declares, for the policies
+ *   sizing.c    what leases would take, by arithmetic alone
  *   lease.c     leases and admission; sessions' ends
  *   ops.c       the operations that sessions ask for: new blocks, tensors, lookup, deletion
  *   access.c    the same: leases on what is there

@@ -12,6 +12,7 @@
  *   ring.c ring_new.c ring_renew.c      submission, completion, waiting; making a ring, and making it anew
  *   scratch.c                           room for lists
  *   chunk.c                             where a result's bytes are
+ *   manifest.c                          what leases would take of a pool
  *   session.c control.c link.c          handles; the socket; restarts of the daemon
  *   copy.c stream.c                     copy threads; memcpy past the caches
  *   map.c sync.c error.c                mappings and forks; threads and waits; words

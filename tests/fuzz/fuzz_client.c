@@ -106,6 +106,7 @@ union message {
     struct spw_msg_space space;
     struct spw_msg_ring ring;
     struct spw_msg_chunk chunk;
+    struct spw_msg_sizing sizing;
     uint8_t bytes[512];
 };
 
@@ -152,6 +153,9 @@ static size_t reply_make(const void *request, union message *ret, int ret_fds[st
         ret_fds[0] = d.chunk.fd;
         *ret_n_fds = 1;
         return sizeof(ret->chunk);
+    case SPW_MSG_MANIFEST:
+        ret->sizing = (struct spw_msg_sizing){.sizing.leases = ((const struct spw_msg_manifest *)request)->n};
+        return sizeof(ret->sizing);
     default:
         return sizeof(ret->msg);
     }
@@ -487,7 +491,16 @@ static void tensor(struct fuzz *f, spw_space *space)
     free(mine);
 }
 
-static void others(struct fuzz *f, spw_session *session, spw_space *space)
+static void manifest(spw_pool *pool, size_t n)
+{
+    struct spw_manifest_entry entries[5] = {{.size_bytes = 1}};
+    struct spw_sizing sizing;
+
+    assert(n <= ARRAY_LEN(entries));
+    (void)spw_manifest(pool, entries, n, &sizing); /* whatever it says: it is for the caller alone */
+}
+
+static void others(struct fuzz *f, spw_session *session, spw_pool *pool, spw_space *space)
 {
     struct spw_key keys[5];
     struct spw_hit hits[ARRAY_LEN(keys)];
@@ -518,7 +531,10 @@ static void others(struct fuzz *f, spw_session *session, spw_space *space)
         (void)spw_prefetch(space, keys, n, 0, 10, status);
         break;
     case 6:
-        (void)spw_nop(space);
+        if (n % 2)
+            (void)spw_nop(space);
+        else
+            manifest(pool, n);
         break;
     default:
         (void)spw_touch(space, keys, n, 0);
@@ -599,7 +615,7 @@ static void caller(struct fuzz *f)
                 store_relaxed(&((struct spw_ring *)(void *)d.ring.base)->daemon.sq_flags, fuzz_u8(f));
                 break;
             default:
-                others(f, session, space);
+                others(f, session, pool, space);
                 break;
             }
         }
