@@ -33,7 +33,8 @@ PACKED_FILES_MAX = 1000  # of a target: the smallest
 UNDER_TEST = [
     "daemon/access.c", "daemon/admin*.c", "daemon/config*.c", "daemon/gpu_talk.c", "daemon/owner.c", "daemon/request*.c",
     "daemon/ring.c", "daemon/session*.c", "daemon/spaces.c", "client/lib/call.c", "client/lib/chunk.c",
-    "client/lib/control.c", "client/lib/gpu_layout.c", "client/lib/manifest.c", "client/lib/map.c", "client/lib/op.c", "client/lib/ring*.c",
+    "client/lib/control.c", "client/lib/gpu_layout.c", "client/lib/manifest.c", "client/lib/map.c",
+    "client/lib/op.c", "client/lib/ring*.c",
     "client/lib/session.c", "client/lib/transfer*.c", "io/gpu/*.c", "io/gpu_port.c", "io/log*.c", "io/segment.c",
     "io/store*.c", "io/superblock.c", "tiering/recover.c", "include/base/units.h",
 ]  # fmt: skip
