@@ -356,7 +356,9 @@ class Runner:
         self.serve()
         before = rig.limit_descriptors(8)
         held = [c for c in (rig.connect() for _ in range(HELD_CONNECTIONS)) if c]
-        for _ in range(CONNECTIONS - HELD_CONNECTIONS):
+        for i in range(CONNECTIONS - HELD_CONNECTIONS):
+            if i == CONNECTIONS // 2:
+                resource.prlimit(rig.daemon.pid, resource.RLIMIT_NOFILE, (3, before[1])) # not even one to refuse with
             if (c := rig.connect()):
                 c.close()
         rig.must_live()
