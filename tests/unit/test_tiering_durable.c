@@ -452,7 +452,7 @@ END_TEST
 static uint64_t block_from_end(uint32_t n)
 {
     const uint8_t *device = simdisk_bytes(rig.disk, 0);
-    uint64_t offs[1000];
+    uint64_t offs[1000] = {0};
     uint32_t found = 0;
 
     for (uint64_t off = 0; off < rig.device_bytes && found < ARRAY_LEN(offs); off += SECTOR_BYTES) {
