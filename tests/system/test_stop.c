@@ -21,15 +21,21 @@
 
 static struct daemon d;
 
-START_TEST(test_more_than_the_device_takes)
+/* A daemon with an empty device. */
+static spw_session *begin(void)
 {
-    uint32_t n_cache = 0;
-
     daemon_init(&d);
     daemon_format(&d, DISK_BYTES);
     daemon_configure(&d, "", SECTIONS);
     daemon_start(&d);
-    spw_session *session = daemon_connect(&d);
+    return daemon_connect(&d);
+}
+
+START_TEST(test_more_than_the_device_takes)
+{
+    uint32_t n_cache = 0;
+
+    spw_session *session = begin();
     spw_space *cache = daemon_space(session, "default", "cache", 0, SPW_CLASS_KV, SPW_CACHE);
     spw_space *durable = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
 
@@ -68,11 +74,7 @@ START_TEST(test_what_is_lost_is_told)
     uint64_t n = 0, n_lost = 0, n_told = 0;
     unsigned limit;
 
-    daemon_init(&d);
-    daemon_format(&d, DISK_BYTES);
-    daemon_configure(&d, "", SECTIONS);
-    daemon_start(&d);
-    spw_session *session = daemon_connect(&d);
+    spw_session *session = begin();
     spw_space *durable = daemon_space(session, "default", "durable", 0, SPW_CLASS_GENERIC, SPW_DURABLE);
 
     while (n < 1000 && block_put_within(durable, n, LARGE, 500, &limit) == 0)

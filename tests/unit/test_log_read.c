@@ -294,6 +294,18 @@ START_TEST(an_error_before_the_end_matters)
 }
 END_TEST
 
+/* Read ahead or not, so many blocks are replayed, and the log goes on at this place. */
+static void expect_recovered(uint64_t n, uint64_t end_lsn)
+{
+    for (int is_ahead = 0; is_ahead < 2; is_ahead++) {
+        struct ahead a = backend_make(is_ahead);
+
+        ck_assert_int_eq(recover(&a), 0);
+        ck_assert_uint_eq(n_replayed, n);
+        ck_assert_uint_eq(l.head.lsn, end_lsn);
+    }
+}
+
 /* Blocks of a sweep, more than there is memory for, and then one that is none: they are replayed, in their order. */
 START_TEST(a_sweep_that_something_follows_is_replayed)
 {
@@ -302,13 +314,7 @@ START_TEST(a_sweep_that_something_follows_is_replayed)
     write_bytes(2 * MIB, 0);
     write_bytes(6 * MIB, FORMAT_BLOCK_SWEEP_ONLY);
     write_block(3, 0);
-    for (int is_ahead = 0; is_ahead < 2; is_ahead++) {
-        struct ahead a = backend_make(is_ahead);
-
-        ck_assert_int_eq(recover(&a), 0);
-        ck_assert_uint_eq(n_replayed, n_blocks);
-        ck_assert_uint_eq(l.head.lsn, mark.lsn);
-    }
+    expect_recovered(n_blocks, mark.lsn);
     teardown();
 }
 END_TEST
@@ -322,13 +328,7 @@ START_TEST(a_sweep_at_the_end_is_given_back)
     write_bytes(MIB, 0);
     uint64_t n = n_blocks, end = mark.lsn;
     write_bytes(3 * MIB, FORMAT_BLOCK_SWEEP_ONLY);
-    for (int is_ahead = 0; is_ahead < 2; is_ahead++) {
-        struct ahead a = backend_make(is_ahead);
-
-        ck_assert_int_eq(recover(&a), 0);
-        ck_assert_uint_eq(n_replayed, n);
-        ck_assert_uint_eq(l.head.lsn, end);
-    }
+    expect_recovered(n, end);
     header.needed_lsn = mark.lsn; /* it had ended */
     struct ahead a = backend_make(true);
     ck_assert_int_eq(recover(&a), 0);
