@@ -181,6 +181,11 @@ static int all_admit(struct request *req, uint64_t bytes, uint32_t *ret_limit)
     return r;
 }
 
+static bool all_may_admit(const struct request *req, uint64_t bytes)
+{
+    return tiering_may_admit(req->rq->tiering, &req->peer->tiering, req->space.pool, bytes);
+}
+
 static int all_take_piece(struct request *req, const struct target *target, uint32_t index, uint32_t result,
                           uint32_t *ret_limit)
 {
@@ -266,7 +271,7 @@ uint32_t all_run(struct request *req)
     }
     int r = all_admit(req, a.lease_bytes, &limit);
 
-    if (r == -ENOSPC && req->sqe.timeout_ms != 0)
+    if (r == -ENOSPC && req->sqe.timeout_ms != 0 && all_may_admit(req, a.lease_bytes))
         all_park(req, &a, limit);
     else if (r < 0)
         all_fail(req, ALL_NONE, r, limit);

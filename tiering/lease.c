@@ -47,6 +47,14 @@ int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, u
     return 0;
 }
 
+bool tiering_may_admit(const struct tiering *t, const struct tiering_session *s, uint32_t pool, uint64_t bytes)
+{
+    const struct tpool *p = &t->pools[pool];
+    uint64_t limit = pool_lease_limit(p);
+
+    return bytes <= limit && (s->user == 0 || bytes <= user_limit(p, limit));
+}
+
 void lease_unadmit(struct tiering *t, uint32_t user, uint32_t pool, uint64_t bytes)
 {
     struct tpool *p = &t->pools[pool];

@@ -367,6 +367,8 @@ bool tiering_wait_cancel(struct tiering *t, struct tiering_wait *wait);
 must_check int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes,
                              uint32_t *ret_limit);
 void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes);
+/* False: not even if nothing else were leased. */
+bool tiering_may_admit(const struct tiering *t, const struct tiering_session *s, uint32_t pool, uint64_t bytes);
 
 struct tiering_found {
     uint64_t object_bytes;

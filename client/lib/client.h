@@ -528,6 +528,16 @@ struct client_transfer {
     unsigned detail;   /* enum spw_limit: of what failed first */
 };
 
+/* Whether what others have leased is waited for. */
+static inline bool client_transfer_may_wait(const struct client_transfer *t)
+{
+    return t->timeout_ms != 0 && !(t->flags & SPW_NO_WAIT);
+}
+/* Was it refused for that? */
+static inline bool client_view_lacks(const struct spw_view *view)
+{
+    return view->status == -ENOSPC && (view->detail == SPW_LIMIT_POOL_LEASES || view->detail == SPW_LIMIT_UID_LEASES);
+}
 int client_transfer_check(const char *name, const struct client_transfer *transfer) must_check;
 /* How large an element is, or may be. */
 uint64_t client_transfer_element_bytes(const struct client_transfer *transfer, size_t element);
@@ -553,6 +563,8 @@ enum client_get_state {
     CLIENT_GET_GIVEN,
     CLIENT_GET_SIZED,
     CLIENT_GET_ANSWERED_SIZE,
+    CLIENT_GET_AGAIN,
+    CLIENT_GET_ANSWERED_AGAIN,
 };
 
 struct spw_job {
@@ -569,9 +581,10 @@ struct spw_job {
     struct client_task task;
     enum client_get_state get; /* from here on: a small get */
     struct spw_view *views;    /* CLIENT_SMALL_GET_VIEWS of queue.views */
-    uint64_t room_bytes;       /* as which it counts */
+    uint64_t room_bytes;       /* as which it counts, until its first leases are given back */
+    bool is_again;             /* what is leased, or was, is one element, that was asked for again */
     struct spw_hit hit;
-    size_t at; /* the element whose size is asked for */
+    size_t at; /* the element whose size is asked for, or that is asked for again */
 };
 
 struct spw_queue {
@@ -626,6 +639,11 @@ bool client_small_get_is(const struct client_transfer *transfer, uint64_t *ret_b
 int client_small_get_start(struct spw_job *job) must_check;
 /* Goes on with a job of queue.due. */
 void client_small_get_step_locked(struct spw_job *job);
+static inline bool client_small_get_is_due(const struct spw_job *job)
+{
+    return job->get == CLIENT_GET_ANSWERED || job->get == CLIENT_GET_ANSWERED_SIZE ||
+           job->get == CLIENT_GET_ANSWERED_AGAIN;
+}
 /* Tries again to post the RELEASE of a job, and goes on. Returns false if there still is no room. */
 bool client_small_get_give_locked(struct spw_job *job) must_check;
 void client_small_get_cancel_locked(struct spw_job *job);

@@ -311,7 +311,7 @@ static spw_job *job_due_for(const spw_job *job)
 {
     if (job->state != CLIENT_JOB_RUNS || job->kind != CLIENT_JOB_SMALL_GET)
         return NULL;
-    if (job->get == CLIENT_GET_ANSWERED || job->get == CLIENT_GET_ANSWERED_SIZE)
+    if (client_small_get_is_due(job))
         return (spw_job *)(uintptr_t)job;
     return job->get == CLIENT_GET_WAITS ? list_first_entry(&job->queue->due, struct spw_job, link) : NULL;
 }

@@ -4,7 +4,8 @@
  *
  *   WAITS ─ others gave leases back ─▶ ASKED
  *   ASKED ─ ACQUIRE ends ─▶ ANSWERED ─ a turn ─▶ COPIED ─ copied, lock taken again ─▶ GIVEN ─ RELEASE posted ─▶ end
- *   GIVEN ─ an object has several pieces ─▶ SIZED ─ LOOKUP ends ─▶ ANSWERED_SIZE ─ a turn ─▶ SIZED (the next one), or end
+ *   GIVEN ─ an object has several pieces ─▶ SIZED ─ LOOKUP ends ─▶ ANSWERED_SIZE ─ a turn ─▶ the next one, or end
+ *   GIVEN ─ others had leased too much ─▶ AGAIN ─ ACQUIRE ends, which waited for that ─▶ ANSWERED_AGAIN ─ a turn ─▶ COPIED
  *
  * To wake a copy thread, and to be woken by it, takes longer than to copy 64 KiB; and a copy thread blocks in a transfer,
  * so that no more of them are at the daemon than there are threads. Here all that were submitted are there together (up to
@@ -39,12 +40,14 @@ bool client_small_get_is(const struct client_transfer *t, uint64_t *ret_bytes)
     return total_bytes <= CLIENT_SMALL_GET_BYTES;
 }
 
-/* Of the ACQUIRE, or of a LOOKUP; the lock is held. */
+/* Of an ACQUIRE, or of a LOOKUP; the lock is held. */
 static void small_get_answered(struct client_call *call)
 {
     struct spw_job *job = container_of(call, struct spw_job, call);
 
-    job->get = job->get == CLIENT_GET_ASKED ? CLIENT_GET_ANSWERED : CLIENT_GET_ANSWERED_SIZE;
+    job->get = job->get == CLIENT_GET_ASKED   ? CLIENT_GET_ANSWERED
+               : job->get == CLIENT_GET_AGAIN ? CLIENT_GET_ANSWERED_AGAIN
+                                              : CLIENT_GET_ANSWERED_SIZE;
     list_push_tail(&job->queue->due, &job->link);
     client_queue_changed_locked(job->queue);
 }
@@ -102,6 +105,7 @@ static void leave_locked(struct spw_job *job)
     spw_queue *queue = job->queue;
 
     queue->small_bytes -= job->room_bytes;
+    job->room_bytes = 0;
     while (!list_is_empty(&queue->waiting)) {
         struct spw_job *next = list_entry(queue->waiting.next, struct spw_job, link);
         if (!has_room(queue, next))
@@ -127,13 +131,13 @@ static int element_copy(struct spw_iovec *memory, const struct spw_view *view)
     return 0;
 }
 
-/* Without the lock. */
-static void elements_copy(struct spw_job *job)
+/* Those from `begin` to `end`. Without the lock. */
+static void elements_copy(struct spw_job *job, size_t begin, size_t end)
 {
     struct client_transfer *t = &job->transfer;
 
-    for (size_t i = 0; i < t->n; i++) {
-        if (i + 1 < t->n && job->views[i + 1].status == 0) /* the processor cannot guess where it goes on */
+    for (size_t i = begin; i < end; i++) {
+        if (i + 1 < end && job->views[i + 1].status == 0) /* the processor cannot guess where it goes on */
             cache_warm_to_read(job->views[i + 1].data, MIN(job->views[i + 1].size_bytes, (size_t)WARM_BYTES));
         int status = element_copy(&t->memory[i], &job->views[i]);
         if (t->statuses)
@@ -144,23 +148,49 @@ static void elements_copy(struct spw_job *job)
     client_stream_fence();
 }
 
-/* Asks for the size of the next object of several pieces, or ends the job. */
-static void size_next_locked(struct spw_job *job)
+static int ask_for_size_locked(struct spw_job *job)
+{
+    job->get = CLIENT_GET_SIZED;
+    job->hit = (struct spw_hit){0};
+    job->call = (struct client_call){.space = job->transfer.space,
+                                     .keys = &job->transfer.keys[job->at],
+                                     .n = 1,
+                                     .opcode = SPW_OP_LOOKUP,
+                                     .hits = &job->hit,
+                                     .on_end = small_get_answered};
+    return client_ring_start(job->queue->ring, &job->call);
+}
+
+/* As a whole, which waits. Few at a time have such a lease: it does not count. */
+static int ask_again_locked(struct spw_job *job)
 {
     const struct client_transfer *t = &job->transfer;
 
-    while (job->at < t->n && job->views[job->at].status != -EMSGSIZE)
-        job->at++;
-    if (job->at < t->n) {
-        job->get = CLIENT_GET_SIZED;
-        job->hit = (struct spw_hit){0};
-        job->call = (struct client_call){.space = t->space,
-                                         .keys = &t->keys[job->at],
-                                         .n = 1,
-                                         .opcode = SPW_OP_LOOKUP,
-                                         .hits = &job->hit,
-                                         .on_end = small_get_answered};
-        if (client_ring_start(job->queue->ring, &job->call) == 0)
+    job->get = CLIENT_GET_AGAIN;
+    job->views[job->at] = (struct spw_view){0};
+    job->call = (struct client_call){
+        .space = t->space,
+        .keys = &t->keys[job->at],
+        .n = 1,
+        .opcode = SPW_OP_ACQUIRE,
+        .flags = (uint8_t)(t->flags | SPW_ALL),
+        .whole = true,
+        .timeout_ms = t->timeout_ms,
+        .views = &job->views[job->at],
+        .on_end = small_get_answered,
+    };
+    return client_ring_start(job->queue->ring, &job->call);
+}
+
+/* Goes on with the next object that has several pieces, or that was refused for others' leases; or ends the job. */
+static void next_locked(struct spw_job *job)
+{
+    const struct client_transfer *t = &job->transfer;
+
+    for (; job->at < t->n; job->at++) {
+        if (job->views[job->at].status == -EMSGSIZE && ask_for_size_locked(job) == 0)
+            return;
+        if (client_view_lacks(&job->views[job->at]) && client_transfer_may_wait(t) && ask_again_locked(job) == 0)
             return;
     }
     int over = client_session_check(job->queue->session);
@@ -178,31 +208,32 @@ static void size_answered_locked(struct spw_job *job)
     if (r == 0)
         job->transfer.memory[job->at].size_bytes = job->hit.size_bytes;
     job->at++;
-    size_next_locked(job);
+    next_locked(job);
 }
 
 bool client_small_get_give_locked(struct spw_job *job)
 {
     spw_queue *queue = job->queue;
+    struct spw_view *views = job->is_again ? &job->views[job->at] : job->views;
+    size_t n = job->is_again ? 1 : job->transfer.n;
 
-    if (!client_ring_post_release(queue->ring, job->transfer.space, job->views, job->transfer.n) &&
+    if (!client_ring_post_release(queue->ring, job->transfer.space, views, n) &&
         load_relaxed(&queue->session->dead) == 0)
         return false;
     leave_locked(job);
     client_ring_flush(queue->ring);
-    size_next_locked(job);
+    next_locked(job);
     return true;
 }
 
-static void copy_locked(struct spw_job *job)
+/* Copies what was leased, without the lock, and gives it back. */
+static void copy_locked(struct spw_job *job, size_t begin, size_t end)
 {
     spw_queue *queue = job->queue;
 
     job->get = CLIENT_GET_COPIED;
-    job->status = client_call_status(&job->call);
-    job->detail = job->call.detail;
     pthread_mutex_unlock(&queue->lock);
-    elements_copy(job);
+    elements_copy(job, begin, end);
     pthread_mutex_lock(&queue->lock);
     job->get = CLIENT_GET_GIVEN;
     if (client_small_get_give_locked(job))
@@ -211,18 +242,45 @@ static void copy_locked(struct spw_job *job)
     client_queue_changed_locked(queue); /* who waits for it waited for this thread; now for the ring */
 }
 
+/* The first time, all of it. */
+static void answered_locked(struct spw_job *job)
+{
+    job->status = client_call_status(&job->call);
+    job->detail = job->call.detail;
+    copy_locked(job, 0, job->transfer.n);
+}
+
+/* One element. If it waited in vain, or for nothing since the job was canceled, so would the others. */
+static void answered_again_locked(struct spw_job *job)
+{
+    int r = client_call_status(&job->call);
+
+    job->is_again = true;
+    if (r == 0)
+        r = job->views[job->at].status;
+    else if (r == -ETIMEDOUT)
+        r = -ENOSPC;
+    for (size_t i = job->at; (r == -ENOSPC || r == -ECANCELED) && i < job->transfer.n; i++)
+        job->views[i].detail = SPW_LIMIT_NONE;
+    if (r < 0)
+        job->views[job->at].status = r;
+    copy_locked(job, job->at, job->at + 1);
+}
+
 void client_small_get_step_locked(struct spw_job *job)
 {
     list_unlink(&job->link);
     if (job->get == CLIENT_GET_ANSWERED)
-        copy_locked(job);
+        answered_locked(job);
+    else if (job->get == CLIENT_GET_ANSWERED_AGAIN)
+        answered_again_locked(job);
     else
         size_answered_locked(job);
 }
 
 void client_small_get_cancel_locked(struct spw_job *job)
 {
-    if (job->get == CLIENT_GET_ASKED || job->get == CLIENT_GET_SIZED) {
+    if (job->get == CLIENT_GET_ASKED || job->get == CLIENT_GET_SIZED || job->get == CLIENT_GET_AGAIN) {
         client_ring_cancel(job->queue->ring, &job->call);
     } else if (job->get == CLIENT_GET_WAITS) {
         list_unlink(&job->link);

@@ -13,6 +13,9 @@
  * for in order, and it waits for an answer only when the batch before has been given back. A GET gives back without waiting
  * for the answer, which could not change what was copied.
  *
+ * Nor is it refused for leases that others will give back soon, as their copies do: what lacked room for its leases is
+ * asked for anew, element by element, as a whole, which the daemon lets wait; when all else has been given back.
+ *
  * Runs on the calling thread, or on a copy thread for a job; the batches lie on its stack. Large puts alone allocate.
  */
 #include <string.h>
@@ -49,7 +52,8 @@ static int batch_ask(struct transfer_state *s, struct transfer_batch *b)
         .keys = &t->keys[b->first],
         .n = b->n,
         .opcode = t->kind == CLIENT_PUT ? SPW_OP_RESERVE : SPW_OP_ACQUIRE,
-        .flags = (uint8_t)(t->flags | (t->kind == CLIENT_PUT_RANGE ? SPW_WRITE : 0)),
+        .flags = (uint8_t)(t->flags | (t->kind == CLIENT_PUT_RANGE ? SPW_WRITE : 0) | (b->is_again ? SPW_ALL : 0)),
+        .whole = b->is_again,
         .timeout_ms = t->timeout_ms,
         .views = b->views,
     };
@@ -63,6 +67,12 @@ static int batch_ask(struct transfer_state *s, struct transfer_batch *b)
     if (r == 0)
         b->state = BATCH_ASKED;
     return r;
+}
+
+/* Was it refused for what others have leased, and may that be waited for? */
+static bool view_lacks(const struct transfer_state *s, const struct transfer_batch *b, const struct spw_view *view)
+{
+    return client_view_lacks(view) && !b->is_again && !s->gave_up && client_transfer_may_wait(s->t);
 }
 
 /* The memory of view i, and whether its bytes are to be copied. Notes the status of its element. */
@@ -87,8 +97,12 @@ static bool view_plan(struct transfer_state *s, struct transfer_batch *b, size_t
     }
     if (b->statuses[e] == 0)
         b->statuses[e] = view->status;
-    if (view->status < 0 && s->detail == 0)
+    if (b->statuses[e] == -ENOSPC && view_lacks(s, b, view)) {
+        b->lacking |= UINT64_C(1) << e;
+        s->lacking_detail = view->detail;
+    } else if (view->status < 0 && s->detail == 0) {
         s->detail = view->detail;
+    }
     if (b->statuses[e] < 0)
         return false;
     if (b->large) { /* pieces lie one after the other; the first may begin in its middle */
@@ -126,7 +140,7 @@ static int batch_give(struct transfer_state *s, struct transfer_batch *b)
     bool failed = b->large && b->statuses[0] < 0;
 
     b->state = BATCH_IDLE;
-    if (b->large && b->large->is_whole && b->at_bytes == 0 && !transfer_is_one_piece(t->space, b->large))
+    if (b->large && b->large->is_whole && b->at_bytes == 0 && !transfer_is_one_piece(t->space, b->large) && !b->lacking)
         client_transfer_whole_keep(b->large, b->views);
     if (!transfer_is_put(t) && client_ring_post_release(s->ring, t->space, b->views, b->n_views))
         return 0;
@@ -178,7 +192,7 @@ static void batch_finish(struct transfer_state *s, struct transfer_batch *b, boo
     for (size_t i = 0; r < 0 && i < b->n; i++)
         if (b->statuses[i] == 0)
             b->statuses[i] = r;
-    if (b->large && b->large->status == 0) /* known before the next window is asked for */
+    if (b->large && b->large->status == 0 && !b->lacking) /* known before the next window is asked for */
         b->large->status = b->statuses[0];
 }
 
@@ -210,16 +224,72 @@ static void batch_wait_given(struct transfer_state *s, struct transfer_batch *b)
         batch_abort_rest(s, b);
 }
 
+static void batch_wait_idle(struct transfer_state *s, struct transfer_batch *b)
+{
+    if (b->state == BATCH_GIVEN)
+        batch_wait_given(s, b);
+    b->state = BATCH_IDLE;
+}
+
+/* How it went. */
+static int again_status(struct transfer_state *s, const struct transfer_batch *b)
+{
+    int r = b->call.error;
+
+    if (r != -ETIMEDOUT && r != -ENOSPC && r != -E2BIG) /* the last: more pieces than may wait together */
+        return r < 0 ? r : b->statuses[0];
+    s->gave_up = true; /* and the others are not waited for as long again */
+    return -ENOSPC;
+}
+
+/* An element, or a window, that was refused for what others have leased waits for that. No other lease is this transfer's, but
+ * that of the first piece of an object that it reads window by window. */
+static void batch_again(struct transfer_state *s, struct transfer_batch *b)
+{
+    b->lacking = 0;
+    b->is_again = true;
+    memset(b->views, 0, b->n_views * sizeof(b->views[0])); /* leases that were given back */
+    b->statuses[0] = load_relaxed(&s->t->cancel) ? -ECANCELED : s->gave_up ? -ENOSPC : batch_ask(s, b);
+    if (b->state == BATCH_ASKED) {
+        batch_answered(s, b);
+        b->statuses[0] = again_status(s, b);
+        batch_finish(s, b, true);
+        batch_wait_idle(s, b);
+    }
+    if (b->statuses[0] == -ENOSPC && s->detail == 0)
+        s->detail = s->lacking_detail;
+}
+
+static void batch_settle_small(struct transfer_state *s, struct transfer_batch *b)
+{
+    size_t first = b->first, n = b->n;
+    uint64_t lacking = b->lacking;
+
+    for (size_t i = 0; i < n; i++)
+        if (!(lacking & UINT64_C(1) << i))
+            client_transfer_element_end(s, first + i, b->statuses[i]);
+    while (lacking != 0) {
+        size_t i = (size_t)__builtin_ctzll(lacking);
+
+        lacking &= lacking - 1;
+        b->first = first + i;
+        b->sizes[0] = b->sizes[i];
+        b->n = b->n_views = 1;
+        batch_again(s, b);
+        client_transfer_element_end(s, first + i, b->statuses[0]);
+    }
+}
+
 /* The end of a batch, and of its elements. Oldest first: a large element ends with its last window. */
 static void batch_settle(struct transfer_state *s, struct transfer_batch *b)
 {
     if (b->n == 0)
         return;
-    if (b->state == BATCH_GIVEN)
-        batch_wait_given(s, b);
-    b->state = BATCH_IDLE;
-    for (size_t i = 0; !b->large && i < b->n; i++)
-        client_transfer_element_end(s, b->first + i, b->statuses[i]);
+    batch_wait_idle(s, b);
+    if (!b->large)
+        batch_settle_small(s, b);
+    else if (b->lacking && b->large->status == 0)
+        batch_again(s, b);
     if (b->large && b->large->status == 0)
         b->large->status = b->statuses[0];
     if (b->large && b->last && b->large->is_whole)
@@ -252,6 +322,11 @@ static int transfer_loop(struct transfer_state *s)
 
     for (i = 0; r == 0; i++) {
         struct transfer_batch *b = &s->batches[i % BATCHES];
+        if (b->lacking) { /* it will wait, with nothing else in its hands */
+            transfer_advance(s, asked, copied);
+            transfer_advance(s, NULL, asked);
+            asked = copied = NULL;
+        }
         batch_settle(s, b);
         if (load_relaxed(&s->t->cancel)) {
             r = -ECANCELED;
@@ -289,7 +364,7 @@ static void transfer_init(struct transfer_state *s, struct client_transfer *tran
     s->n_larges = 0;
     s->error = 0;
     s->detail = 0;
-    s->served = false;
+    s->served = s->gave_up = false;
     for (unsigned i = 0; i < BATCHES; i++) {
         s->batches[i].views = s->batches[i].few_views;
         s->batches[i].ops = s->batches[i].few_ops;

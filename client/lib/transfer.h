@@ -7,6 +7,7 @@
 #include "client/lib/client.h"
 
 #define BATCHES 4
+static_assert(CLIENT_BATCH_VIEWS <= 64, "transfer_batch.lacking has a bit for each element");
 
 enum transfer_batch_state { BATCH_IDLE, BATCH_ASKED, BATCH_COPIED, BATCH_GIVEN };
 
@@ -26,6 +27,8 @@ struct transfer_batch {
     size_t first, n;              /* elements */
     struct transfer_large *large; /* one element, of several pieces; NULL: small ones */
     bool last;                    /* its last window */
+    bool is_again;                /* all or nothing, which waits for others' leases */
+    uint64_t lacking;             /* elements, bit by bit, for which too much was leased */
     uint64_t at_bytes;            /* where in its memory the window begins */
     uint64_t length_bytes;
     struct spw_view *views; /* few, or allocated */
@@ -50,6 +53,8 @@ struct transfer_state {
     int error;                    /* the first of a request as a whole */
     unsigned detail;
     bool served;                               /* some request was */
+    unsigned lacking_detail;                   /* the limit that others' leases met */
+    bool gave_up;                              /* they were waited for, and did not end in time */
     bool is_shared;                            /* with a copy thread */
     struct transfer_large larges[BATCHES + 1]; /* in turn: each batch may be of another one */
     struct transfer_batch batches[BATCHES];

@@ -104,6 +104,8 @@ void client_transfer_batch_reset(struct transfer_batch *b)
     b->n_views = 0;
     b->large = NULL;
     b->last = false;
+    b->is_again = false;
+    b->lacking = 0;
     b->at_bytes = 0;
     b->length_bytes = 0;
 }

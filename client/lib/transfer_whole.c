@@ -34,7 +34,7 @@ int client_transfer_size(struct transfer_state *s, size_t element, uint64_t *ret
     return r;
 }
 
-/* Leases of a range; length 0: of an object of one piece. Returns the first error; leases may be there all the same. */
+/* Leases of a range, or none; length 0: of an object of one piece. As a whole: it waits for others' leases. */
 static int whole_acquire(struct transfer_state *s, size_t element, uint64_t at_bytes, uint64_t length_bytes,
                          struct spw_view *views, size_t n)
 {
@@ -42,7 +42,8 @@ static int whole_acquire(struct transfer_state *s, size_t element, uint64_t at_b
                                .keys = &s->t->keys[element],
                                .n = 1,
                                .opcode = SPW_OP_ACQUIRE,
-                               .flags = (uint8_t)s->t->flags,
+                               .flags = (uint8_t)(s->t->flags | SPW_ALL),
+                               .whole = true,
                                .timeout_ms = s->t->timeout_ms,
                                .offset_bytes = at_bytes,
                                .length_bytes = length_bytes,

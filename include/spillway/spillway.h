@@ -196,8 +196,8 @@ int spw_release(spw_space *space, struct spw_view *views, size_t n, unsigned fla
 /* From and to the caller's own memory, copied by the calling thread and the session's copy threads. ret_status (may be
  * NULL) has one errno an element: put: 0, -EEXIST (it is there already), or as spw_reserve(); get: 0, -ENOENT,
  * -EMSGSIZE: larger than the room, whose size_bytes then tells the object's size, or as spw_acquire(). Objects of any
- * size; a put reserves all of one object at once, a get of a large one goes through it in windows. flags: SPW_CHAIN,
- * SPW_NO_WAIT (get). */
+ * size; a put reserves all of one object at once, a get of a large one goes through it in windows. What others have leased
+ * is waited for, as room is, but for a timeout of 0. flags: SPW_CHAIN, SPW_NO_WAIT (get). */
 struct spw_iovec {
     void *data;
     uint64_t size_bytes; /* get: room; set to the object's size */

@@ -32,6 +32,7 @@ struct tiering {
     struct list waits;
     uint32_t n_waits, cancelled;
     bool full;   /* admission */
+    bool small;  /* it would be even if nothing were leased */
     bool shared; /* a dirty release has to wait */
     uint32_t q_left;
     struct tiering_sync *sync;
@@ -263,6 +264,13 @@ int tiering_admit(struct tiering *t, struct tiering_session *s, uint32_t pool, u
         return 0;
     *ret_limit = TIERING_LIMIT_POOL_LEASES;
     return -ENOSPC;
+}
+bool tiering_may_admit(const struct tiering *t, const struct tiering_session *s, uint32_t pool, uint64_t bytes)
+{
+    (void)s;
+    (void)pool;
+    (void)bytes;
+    return !t->small;
 }
 void tiering_unadmit(struct tiering *t, struct tiering_session *s, uint32_t pool, uint64_t bytes)
 {

@@ -96,6 +96,8 @@ START_TEST(test_all_waits_for_lease_bytes)
     ck_assert(consume(&a, &cqe));
     ck_assert_int_eq(cqe.status, -ETIMEDOUT);
     ck_assert_int_eq(a.results[1].status, -ECANCELED);
+    stub.small = true; /* it would wait in vain */
+    ck_assert_int_eq(status_of(&a, &sqe), -ENOSPC);
 }
 END_TEST
 

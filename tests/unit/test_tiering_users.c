@@ -70,6 +70,10 @@ START_TEST(test_two_sessions_share)
     ck_assert_uint_eq(leased(&third), UINT64_C(8) * RIG_PIECE);
     rig_check(&rig);
 
+    /* It would be so much with nothing leased, too, or not: for a user, and for the pool. */
+    ck_assert(tiering_may_admit(rig.t, &rig.s, 0, (uint64_t)OBJECTS * RIG_PIECE));
+    ck_assert(!tiering_may_admit(rig.t, &rig.s, 0, (uint64_t)(OBJECTS + 1) * RIG_PIECE));
+
     /* One given back is one to be had, by either. */
     ck_assert_int_eq(tiering_abort(rig.t, &rig.other, leases[0]), 0);
     ck_assert_int_eq(reserve(space, &rig.s, 0, &limit), 0);
