@@ -216,7 +216,8 @@ struct tpool {
     uint32_t stuck_object[MEM_TIERS]; /* evicting did not help it: other sizes, or leases, are in the way */
     bool look_ahead;
     struct hopes hopes;
-    uint32_t stuck; /* enum tiering_limit: why the last victim could not be written; 0: nothing is in the way */
+    uint32_t stuck;   /* enum tiering_limit: why the last victim could not be written; 0: nothing is in the way */
+    uint64_t vain_ns; /* since then nobody got room, as what has it is a failed device's; 0: it is not like that */
     struct budget writes;
     struct tiering_pool_stat stat;
 };

@@ -76,11 +76,10 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
 {
     uint32_t object = w->object_;
     const struct record *r = record_at(&t->records, object);
+    uint32_t pool = t->spaces[r->space].info.pool;
 
     w->move_ = MOVE_NONE;
     if (w->mode_ != LEASE_FREE) {
-        uint32_t pool = t->spaces[r->space].info.pool;
-
         if (status == 0 && (r->flags & RECORD_TORN) && !(w->mode_ == LEASE_WRITE && w->len_ == r->size_bytes))
             status = -EBADMSG; /* found out while it waited */
         if (status == 0 && w->mode_ == LEASE_WRITE && piece_is_published(t, r)) {
@@ -97,6 +96,8 @@ static void move_wake_one(struct tiering *t, struct tiering_wait *w, int status)
     }
     if (status != -ENOSPC && status != -EAGAIN)
         w->grant.limit = TIERING_LIMIT_NONE; /* it is not room that was missing */
+    else if (status == -ENOSPC && w->grant.limit == TIERING_LIMIT_POOL_DRAM)
+        w->grant.limit = tiering_room_limit(t, pool);
     kill_point("move.wake");
     w->done(w, status);
 }

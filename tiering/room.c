@@ -23,6 +23,7 @@
 #define PRIVATE_CHUNK_BYTES (64 * MIB)
 #define PASS_MAX 256 /* those behind one that is stuck that are looked at */
 #define STUCK_MAX 64 /* victims that can neither be written nor dropped, in one search for room */
+#define VAIN_NS UINT64_C(1000000000)
 
 /* --- Taking ------------------------------------------------------------------------------------------------------ */
 
@@ -169,6 +170,17 @@ static int room_take_beside(struct tiering *t, struct tpool *p, uint32_t object,
     return -EAGAIN;
 }
 
+/* The one at the head waits for what a failed device will never take. Leases may end, and something may be deleted: that is
+ * waited for, but not for a minute by each of those who come. */
+static bool room_waits_in_vain(struct tiering *t, struct tpool *p, const struct move *m)
+{
+    if (p->stuck != TIERING_LIMIT_DEVICE_FAILED)
+        p->vain_ns = 0;
+    else if (p->vain_ns == 0)
+        p->vain_ns = t->now_ns;
+    return p->vain_ns != 0 && t->now_ns - p->vain_ns >= VAIN_NS && (m->kind == MOVE_LOAD || m->kind == MOVE_RESERVE);
+}
+
 void room_serve(struct tiering *t, uint32_t pool)
 {
     struct tpool *p = &t->pools[pool];
@@ -190,12 +202,16 @@ void room_serve(struct tiering *t, uint32_t pool)
 
         list_unlink(&mark);
         list_push_head(l, &mark);
-        passed += passed || (!private && !is_idle && status == -ENOSPC);
+        bool vain = !private && passed == 0 && status == -ENOSPC && room_waits_in_vain(t, p, m);
+        passed += passed || (!private && !is_idle && !vain && status == -ENOSPC);
         if (status == 0) {
-            p->stuck = passed ? p->stuck : TIERING_LIMIT_NONE;
+            if (passed == 0) {
+                p->stuck = TIERING_LIMIT_NONE;
+                p->vain_ns = 0;
+            }
             kill_point("room.found");
             move_go(m, chunk, sector);
-        } else if ((private || is_idle) && status == -ENOSPC)
+        } else if ((private || is_idle || vain) && status == -ENOSPC)
             move_fail(m, status);
         else if (!private && (!passed || passed > PASS_MAX))
             break;

@@ -9,6 +9,7 @@
 #define LARGE_BYTES ((uint32_t)(200 * KIB))
 #define SMALL_BYTES 4096
 #define OTHER_BYTES ((uint32_t)(100 * KIB))
+#define MS UINT64_C(1000000)
 
 static struct rig rig;
 
@@ -126,6 +127,56 @@ START_TEST(who_is_stuck_is_passed)
 }
 END_TEST
 
+static int acquire_within(const struct tiering_id *id, struct rig_wait *w, uint64_t ns)
+{
+    struct tiering_grant grant;
+
+    rig_wait_init(w);
+    int r = tiering_acquire(rig.t, &rig.s, id, 0, 0, 0, &w->wait, &grant);
+    ck_assert_int_eq(r, TIERING_WAIT);
+    for (uint64_t end_ns = rig.now_ns + ns; rig.now_ns < end_ns && w->status == 1;)
+        rig_turn(&rig, UINT32_MAX, 10 * MS);
+    return w->status;
+}
+
+/* What a failed device was to take has all of the memory. Whoever needs room is told after a while, who comes next at once. */
+START_TEST(a_failed_device_is_not_waited_for)
+{
+    struct rig_wait w;
+    uint32_t n = 0;
+
+    rig_open(&rig, 4 * MIB, 64 * MIB);
+    struct tiering_id there = key(RIG_DURABLE, 5000);
+    ck_assert_int_eq(rig_put(&rig, &there, LARGE_BYTES, 1), 0);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_evict(&rig, &there);
+    tiering_device_distrust(rig.t, 0, -EIO);
+    rig_settle(&rig);
+    for (; rig_pool_stat(&rig, 0).dirty + LARGE_BYTES < 4 * MIB; n++) {
+        struct tiering_id id = key(RIG_DURABLE, n);
+
+        ck_assert_int_eq(rig_put(&rig, &id, OTHER_BYTES, n + 1), 0);
+    }
+
+    for (int i = 0; i < 2; i++) {
+        int r = acquire_within(&there, &w, i == 0 ? 5000 * MS : 300 * MS);
+
+        ck_assert_int_eq(r, -ENOSPC);
+        ck_assert_uint_eq(w.wait.grant.limit, TIERING_LIMIT_DEVICE_FAILED);
+    }
+    /* What is given back, or deleted, is room all the same. */
+    for (uint32_t i = 0; i < n; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(rig_get(&rig, &id, i + 1), 0);
+        ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+    }
+    ck_assert_int_eq(rig_get(&rig, &there, 1), 0);
+    rig_check(&rig);
+    rig_close(&rig);
+}
+END_TEST
+
 /* --- What is leased ------------------------------------------------------------------------------------------------- */
 
 #define LEASED_MAX 64
@@ -234,6 +285,7 @@ int main(void)
     tcase_add_test(tc, what_must_stay_keeps_no_other_slab);
     tcase_add_test(tc, what_must_stay_keeps_no_other_class);
     tcase_add_test(tc, who_is_stuck_is_passed);
+    tcase_add_test(tc, a_failed_device_is_not_waited_for);
     tcase_add_test(tc, leases_keep_no_larger_size);
     tcase_add_test(tc, leases_keep_no_smaller_size);
     tcase_add_test(tc, leases_of_an_odd_size_keep_no_other);
