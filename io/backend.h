@@ -43,6 +43,14 @@ static inline uint16_t io_lane_of(uint32_t pool)
     return (uint16_t)(pool + 1);
 }
 
+/* Users share a lane's reads that they wait for, evenly. 0 is nobody in particular; of many users some have one place. */
+#define IO_USERS 16
+
+static inline uint8_t io_user_of(uint32_t user)
+{
+    return user == 0 ? 0 : (uint8_t)(1 + (user - 1) % (IO_USERS - 1));
+}
+
 /*
  * One device request. off, len and buf.off are multiples of SECTOR_BYTES. `result` is the number of bytes (which may
  * be short: the caller resubmits the rest or fails), or a negative errno. For IO_BLK_FLUSH 0 or a negative errno.
@@ -58,7 +66,7 @@ struct io_blk {
     int32_t result;
     uint16_t lane;  /* whose share of the device it uses: IO_LANE_OWN, or io_lane_of(pool) */
     uint8_t queued; /* the backend's; 0 before it is submitted */
-    uint8_t reserved;
+    uint8_t user;   /* io_user_of() who waits for it */
     void (*done)(struct io_blk *blk);
 };
 

@@ -31,15 +31,20 @@
  * nothing: so when several pools are at it, the device gets SHARED_BYTES of their class at a time, which keeps it busy,
  * and the rest waits here. One pool alone is not held up.
  *
+ * Between the users of a lane, reads that they wait for: the same once more, all of the same weight. Who asks for one thing
+ * after the other is gone from here most of the time, and comes back to a device that has all that others have queued: so
+ * several are at it from the moment that two were until SHARED_LASTS_BYTES have been moved without a second one.
+ *
  * Invariants: a lane is in a heap of its class exactly if it has requests of that way; a request's `queued` is set
- * exactly while it is in a lane.
+ * exactly while it is in a lane; a bit of `waiting` is set exactly if that user's reads wait.
  */
 #include "io/blk_queue.h"
 
 static void class_init(struct blk_class *c)
 {
     c->served = 0;
-    c->n_busy = 0;
+    c->n_busy = c->n_users = 0;
+    c->shared_bytes = 0;
     c->in_flight = 0;
     c->in_flight_bytes = 0;
     c->heaps[BLK_READS].n = c->heaps[BLK_WRITES].n = 0;
@@ -62,6 +67,13 @@ void blk_queue_init(struct blk_queue *q)
     q->is_full = false;
     class_init(&q->urgent);
     class_init(&q->background);
+    for (uint32_t i = 0; i < IO_LANES; i++) {
+        q->urgent.lanes[i].users = q->users[i];
+        for (uint32_t k = 0; k < IO_USERS; k++) {
+            q->users[i][k] = (struct blk_user){0};
+            list_init(&q->users[i][k].blks);
+        }
+    }
 }
 
 static uint64_t sectors_of_bytes(uint32_t bytes)
@@ -177,56 +189,123 @@ static bool lane_is_busy(const struct blk_class *c, uint16_t lane)
     return lane != IO_LANE_OWN && (lane_waits(&c->lanes[lane]) || c->lanes[lane].in_flight > 0);
 }
 
+/* The user whose read it is, in a lane that tells them apart; or NULL. */
+static struct blk_user *user_of(const struct blk_lane *lane, const struct io_blk *blk)
+{
+    return lane->users && way_of(blk) == BLK_READS ? &lane->users[blk->user] : NULL;
+}
+
+static bool user_is_busy(const struct blk_lane *lane, const struct io_blk *blk)
+{
+    const struct blk_user *user = user_of(lane, blk);
+
+    return user && blk->user != 0 && (user->in_flight > 0 || !list_is_empty(&user->blks));
+}
+
+/* Counts who is busy, before and after a change that is blk's. */
+static void count_busy(struct blk_class *c, const struct io_blk *blk, uint32_t one)
+{
+    c->n_busy += lane_is_busy(c, blk->lane) ? one : 0;
+    c->n_users += user_is_busy(&c->lanes[blk->lane], blk) ? one : 0;
+}
+
+/* Whose turn it is among the users of a lane. */
+static const struct blk_user *lane_turn(const struct blk_lane *lane)
+{
+    const struct blk_user *first = NULL;
+
+    for (uint32_t left = lane->waiting; left != 0; left &= left - 1) {
+        const struct blk_user *user = &lane->users[__builtin_ctz(left)];
+
+        if (!first || user->tag < first->tag)
+            first = user;
+    }
+    return first;
+}
+
+static void lane_link(struct blk_lane *lane, struct io_blk *blk)
+{
+    struct blk_user *user = user_of(lane, blk);
+
+    if (!user) {
+        list_push_tail(&lane->blks[way_of(blk)], &blk->link);
+        return;
+    }
+    if (list_is_empty(&user->blks))
+        user->tag = MAX(user->tag, lane->users_served);
+    list_push_tail(&user->blks, &blk->link);
+    lane->waiting |= UINT32_C(1) << blk->user;
+}
+
+static void lane_unlink(struct blk_class *c, struct io_blk *blk)
+{
+    struct blk_lane *lane = &c->lanes[blk->lane];
+    struct blk_user *user = user_of(lane, blk);
+    enum blk_way way = way_of(blk);
+
+    list_unlink(&blk->link);
+    if (user && list_is_empty(&user->blks))
+        lane->waiting &= ~(UINT32_C(1) << blk->user);
+    if (user ? lane->waiting == 0 : list_is_empty(&lane->blks[way]))
+        heap_remove(c, way, blk->lane);
+}
+
 static void class_push(struct blk_class *c, struct io_blk *blk)
 {
     struct blk_lane *lane = &c->lanes[blk->lane];
-    bool was_busy = lane_is_busy(c, blk->lane);
     enum blk_way way = way_of(blk);
 
-    list_push_tail(&lane->blks[way], &blk->link);
-    if (lane->places[way] != BLK_LANE_IDLE)
-        return;
-    if (!lane_waits(lane))
-        lane->tag = MAX(lane->tag, c->served);
-    heap_add(c, way, blk->lane);
-    c->n_busy += !was_busy && blk->lane != IO_LANE_OWN;
+    count_busy(c, blk, UINT32_MAX);
+    lane_link(lane, blk);
+    if (lane->places[way] == BLK_LANE_IDLE) {
+        if (!lane_waits(lane))
+            lane->tag = MAX(lane->tag, c->served);
+        heap_add(c, way, blk->lane);
+    }
+    count_busy(c, blk, 1);
 }
 
 static struct io_blk *class_first(const struct blk_class *c, enum blk_way way)
 {
     const struct blk_heap *h = &c->heaps[way];
 
-    return h->n ? list_first_entry(&c->lanes[h->lanes[0]].blks[way], struct io_blk, link) : NULL;
-}
-
-static void lane_unlink(struct blk_class *c, struct io_blk *blk)
-{
-    enum blk_way way = way_of(blk);
-
-    list_unlink(&blk->link);
-    if (list_is_empty(&c->lanes[blk->lane].blks[way]))
-        heap_remove(c, way, blk->lane);
+    if (h->n == 0)
+        return NULL;
+    const struct blk_lane *lane = &c->lanes[h->lanes[0]];
+    const struct list *blks = way == BLK_READS && lane->users ? &lane_turn(lane)->blks : &lane->blks[way];
+    return list_first_entry(blks, struct io_blk, link);
 }
 
 /* Out of its lane, unserved. */
 static void class_remove(struct blk_class *c, struct io_blk *blk)
 {
-    bool was_busy = lane_is_busy(c, blk->lane);
-
+    count_busy(c, blk, UINT32_MAX);
     lane_unlink(c, blk);
-    c->n_busy -= was_busy && !lane_is_busy(c, blk->lane);
+    count_busy(c, blk, 1);
+}
+
+static bool class_is_shared(const struct blk_class *c)
+{
+    return c->n_busy > 1 || c->n_users > 1;
 }
 
 static void class_take(struct blk_class *c, struct io_blk *blk, uint32_t part_bytes, uint32_t weight)
 {
     struct blk_lane *lane = &c->lanes[blk->lane];
+    struct blk_user *user = user_of(lane, blk);
     uint64_t sectors = sectors_of_bytes(part_bytes);
 
     c->served = MAX(c->served, lane->tag);
+    c->shared_bytes = class_is_shared(c) ? SHARED_LASTS_BYTES : c->shared_bytes - MIN(c->shared_bytes, part_bytes);
     lane->in_flight++;
     c->in_flight++;
     c->in_flight_bytes += part_bytes;
     lane->tag += sectors * WEIGHT_MAX / weight / (blk->op == IO_BLK_READ ? READ_FAVOUR : 1);
+    if (user) {
+        lane->users_served = MAX(lane->users_served, user->tag);
+        user->tag += sectors;
+        user->in_flight++;
+    }
     lane_unlink(c, blk);
     for (enum blk_way way = BLK_READS; way < BLK_WAYS; way++)
         if (lane->places[way] != BLK_LANE_IDLE)
@@ -235,17 +314,22 @@ static void class_take(struct blk_class *c, struct io_blk *blk, uint32_t part_by
 
 static void class_done(struct blk_class *c, const struct io_blk *blk, uint32_t part_bytes)
 {
-    bool was_busy = lane_is_busy(c, blk->lane);
+    struct blk_lane *lane = &c->lanes[blk->lane];
+    struct blk_user *user = user_of(lane, blk);
 
-    c->lanes[blk->lane].in_flight--;
+    count_busy(c, blk, UINT32_MAX);
+    lane->in_flight--;
+    if (user)
+        user->in_flight--;
     c->in_flight--;
     c->in_flight_bytes -= part_bytes;
-    c->n_busy -= was_busy && !lane_is_busy(c, blk->lane);
+    count_busy(c, blk, 1);
 }
 
 static bool class_has_room(const struct blk_class *c, uint32_t part_bytes, uint64_t bytes_max)
 {
-    if (c->n_busy > 1 && c->in_flight >= SHARED_REQUESTS && c->in_flight_bytes + part_bytes > SHARED_BYTES)
+    if ((class_is_shared(c) || c->shared_bytes > 0) && c->in_flight >= SHARED_REQUESTS &&
+        c->in_flight_bytes + part_bytes > SHARED_BYTES)
         return false;
     return c->in_flight == 0 || c->in_flight_bytes + part_bytes <= bytes_max;
 }

@@ -234,6 +234,7 @@ struct store_get {
     uint32_t len_bytes;
     struct io_buf buf;
     uint8_t urgent;
+    uint8_t user;       /* io_user_of() who waits for it */
     uint8_t evacuating; /* made for events->evacuate(): not the pool's share of the device */
     void (*done)(struct store_get *get, int status);
 
@@ -247,8 +248,8 @@ struct store_get {
     uint8_t phase_;
 };
 void store_get(struct store *s, struct store_get *get);
-/* A client waits for a get that is in flight: urgent from now on. */
-void store_get_urge(struct store_get *get);
+/* A client waits for a get that is in flight, of that user (io_user_of()): urgent from now on. */
+void store_get_urge(struct store_get *get, uint8_t user);
 
 /* The piece is deleted (logged), or forgotten (its segment's end will be logged: `cache`, on evacuation only). */
 void store_drop(struct store *s, const struct store_entry *entry);

@@ -99,6 +99,7 @@ static void get_start_read(struct store_get *get)
     get->blk_ = (struct io_blk){
         .op = IO_BLK_READ,
         .urgent = get->urgent,
+        .user = get->user,
         .lane = store_lane(s, get->entry.loc.segment, get->evacuating),
         .dev = s->dev,
         .len_bytes = sectors_of(get->len_bytes) * SECTOR_BYTES,
@@ -145,6 +146,7 @@ void get_sums_load(struct sums_buffer *b, struct store_get *get)
     b->blk = (struct io_blk){
         .op = IO_BLK_READ,
         .urgent = get->urgent,
+        .user = get->user,
         .lane = store_lane(s, b->segment, get->evacuating),
         .dev = s->dev,
         .len_bytes = SECTOR_BYTES,
@@ -182,16 +184,23 @@ void store_get(struct store *s, struct store_get *get)
         list_push_tail(&s->sums_waiting, &get->link_);
 }
 
-void store_get_urge(struct store_get *get)
+static void blk_urge(struct store *s, struct io_blk *blk, uint8_t user)
+{
+    blk->user = user;
+    s->be->ops->blk_urge(s->be, blk);
+}
+
+void store_get_urge(struct store_get *get, uint8_t user)
 {
     struct store *s = get->store_;
 
     if (get->urgent)
         return;
     get->urgent = 1;
+    get->user = user;
     if (get->phase_ == GET_READ)
-        s->be->ops->blk_urge(s->be, &get->blk_);
+        blk_urge(s, &get->blk_, user);
     for (uint32_t i = 0; get->phase_ == GET_LOAD && i < STORE_SUMS_BUFFERS; i++)
         if (s->sums_buffers[i].get == get)
-            s->be->ops->blk_urge(s->be, &s->sums_buffers[i].blk);
+            blk_urge(s, &s->sums_buffers[i].blk, user);
 }

@@ -761,6 +761,8 @@ void move_attach(struct tiering *t, struct move *m, struct tiering_wait *wait);
 /* --- urge.c --- */
 /* A client waits for this transfer: it goes before what nobody waits for. */
 void move_urge(struct move *m);
+/* Who waits for it, as io_user_of() says it; the first of them if there are several. */
+uint8_t move_user(const struct move *m);
 /* The same for as many of the pool's spills as will free this much, the oldest first. */
 void spills_urge(struct tpool *p, uint64_t sectors);
 

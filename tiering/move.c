@@ -165,6 +165,14 @@ static void move_load_zeroed(struct io_work *work)
     move_load_end(container_of(work, struct move, work), work->result);
 }
 
+uint8_t move_user(const struct move *m)
+{
+    if (list_is_empty(&m->waiters))
+        return 0;
+    const struct tiering_session *s = list_entry(m->waiters.next, struct tiering_wait, link)->session_;
+    return s ? io_user_of(s->user) : 0;
+}
+
 static void move_load_go(struct move *m)
 {
     struct tiering *t = m->t;
@@ -177,6 +185,7 @@ static void move_load_go(struct move *m)
         m->get.len_bytes = r->size_bytes;
         m->get.buf = to;
         m->get.urgent = !list_is_empty(&m->waiters);
+        m->get.user = move_user(m);
         m->get.done = move_load_got;
         m->io = MOVE_IO_GET;
         kill_point("move.load_read");

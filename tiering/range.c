@@ -98,7 +98,7 @@ static void range_get_copied(struct io_work *work)
     range_get_end(container_of(work, struct move, work), work->result);
 }
 
-static void range_get_go(struct move *m, struct io_buf to)
+static void range_get_go(struct move *m, struct io_buf to, uint32_t user)
 {
     struct tiering *t = m->t;
     const struct record *r = record_at(&t->records, m->object);
@@ -118,6 +118,7 @@ static void range_get_go(struct move *m, struct io_buf to)
     m->get.len_bytes = r->size_bytes;
     m->get.buf = to;
     m->get.urgent = 1;
+    m->get.user = io_user_of(user);
     m->get.done = range_get_read;
     store_get(t->stores[r->dev_store].store, &m->get);
 }
@@ -160,7 +161,7 @@ int tiering_get_to(struct tiering *t, struct tiering_session *s, const struct ti
     hot_at(t, tensor)->flags += HOT_WRITER;
     move_set_phase(m, MOVE_BUSY);
     range_wait(t, m, wait);
-    range_get_go(m, to);
+    range_get_go(m, to, s->user);
     return TIERING_WAIT;
 }
 

@@ -14,7 +14,7 @@ void move_urge(struct move *m)
     case MOVE_IO_NONE:
         break;
     case MOVE_IO_GET:
-        store_get_urge(&m->get);
+        store_get_urge(&m->get, move_user(m));
         break;
     case MOVE_IO_PUT:
         store_put_urge(&m->put);

@@ -83,6 +83,7 @@
 #define LAG_SECTORS (UINT64_C(131072))     /* that a pool's writes may be behind its share because of reads */
 #define SHARED_BYTES (2 * MIB)             /* of the requests of several pools that one device has at a time */
 #define SHARED_REQUESTS 4                  /* or so many, if they are large */
+#define SHARED_LASTS_BYTES (256 * MIB)     /* that a device moves after two were at it at once, and is still theirs */
 
 /* Memory. */
 #define CHUNKS_MAX 4096 /* of one engine */

@@ -235,6 +235,85 @@ static uint32_t take_all(struct list *in_flight)
     return n;
 }
 
+static void submit_read_of(struct io_blk *blk, uint8_t user, uint32_t len_bytes)
+{
+    *blk = (struct io_blk){.op = IO_BLK_READ, .lane = io_lane_of(0), .urgent = 1, .user = user, .len_bytes = len_bytes};
+    list_init(&blk->link);
+    blk_queue_push(&q, blk);
+}
+
+/* Users of one pool get as many bytes each, however many requests they have, and of whatever size. */
+START_TEST(test_users_of_a_pool_share_its_reads)
+{
+    const uint8_t users[] = {io_user_of(1), io_user_of(2), 0};
+    const uint32_t lens[] = {64 * KIB, 256 * KIB, 128 * KIB};
+    uint64_t bytes[IO_USERS] = {0};
+    struct list in_flight;
+
+    list_init(&in_flight);
+    for (uint32_t i = 0; i < 3 * REQUESTS; i++)
+        submit_read_of(&blks[i], users[i % 3], lens[i % 3]);
+    (void)take_all(&in_flight);
+    for (uint32_t i = 0; i < 30000; i++) {
+        struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+
+        done(blk);
+        bytes[blk->user] += blk->len_bytes;
+        blk_queue_push(&q, blk);
+        (void)take_all(&in_flight);
+    }
+    for (uint32_t i = 1; i < 3; i++) {
+        double ratio = (double)bytes[users[i]] / (double)bytes[users[0]];
+
+        ck_assert_msg(ratio > 0.95 && ratio < 1.05, "user %u: %.3f", users[i], ratio);
+    }
+}
+END_TEST
+
+/* One of two users, or pools, asks for one thing after the other: it stands behind few bytes each time, also if it was not
+ * there when they went. When it has been away for long the other has the device for itself. */
+START_TEST(test_one_that_comes_back_stands_behind_little)
+{
+    const uint8_t others_lane = _i ? io_lane_of(1) : io_lane_of(0);
+    struct list in_flight;
+    uint64_t moved_bytes = 0;
+
+    list_init(&in_flight);
+    for (uint32_t i = 1; i <= 2 * REQUESTS; i++)
+        submit_read_of(&blks[i], io_user_of(1), 256 * KIB);
+    ck_assert_uint_eq(take_all(&in_flight), 2 * REQUESTS); /* nobody else is about */
+    for (int n = 0; n < 20; n++) {
+        struct io_blk *blk;
+
+        blks[0] = (struct io_blk){
+            .op = IO_BLK_READ, .lane = others_lane, .urgent = 1, .user = io_user_of(2), .len_bytes = 256 * KIB};
+        list_init(&blks[0].link);
+        blk_queue_push(&q, &blks[0]);
+        (void)take_all(&in_flight);
+        if (n > 0)
+            ck_assert_uint_le(q.urgent.in_flight_bytes, SHARED_BYTES);
+        do {
+            blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+            done(blk);
+            if (blk != &blks[0])
+                blk_queue_push(&q, blk);
+            (void)take_all(&in_flight);
+        } while (blk != &blks[0]);
+    }
+    while (q.urgent.in_flight_bytes <= SHARED_BYTES) {
+        struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+
+        done(blk);
+        blk_queue_push(&q, blk);
+        (void)take_all(&in_flight);
+        moved_bytes += blk->len_bytes;
+        ck_assert_uint_le(moved_bytes, 2 * SHARED_LASTS_BYTES);
+    }
+    ck_assert_uint_ge(moved_bytes, SHARED_LASTS_BYTES / 2);
+    ck_assert_uint_eq(q.n, 0);
+}
+END_TEST
+
 /* Fewer requests outstanding than a device takes at once: weights must count all the same. */
 START_TEST(test_closed_loops_share_by_weight)
 {
@@ -535,6 +614,8 @@ int main(void)
     tcase_add_test(tc, test_within_a_lane_first_come_first_served);
     tcase_add_test(tc, test_urgent_first_but_background_is_never_starved);
     tcase_add_test(tc, test_a_device_has_few_background_bytes);
+    tcase_add_test(tc, test_users_of_a_pool_share_its_reads);
+    tcase_add_loop_test(tc, test_one_that_comes_back_stands_behind_little, 0, 2);
     tcase_add_test(tc, test_closed_loops_share_by_weight);
     tcase_add_test(tc, test_one_pool_alone_is_not_held_up);
     tcase_add_test(tc, test_background_keeps_small_beside_urgent);
