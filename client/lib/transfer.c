@@ -260,14 +260,12 @@ static void batch_again(struct transfer_state *s, struct transfer_batch *b)
         s->detail = s->lacking_detail;
 }
 
-static void batch_settle_small(struct transfer_state *s, struct transfer_batch *b)
+/* The elements of a batch of small ones that lack. */
+static void batch_again_each(struct transfer_state *s, struct transfer_batch *b)
 {
-    size_t first = b->first, n = b->n;
+    size_t first = b->first;
     uint64_t lacking = b->lacking;
 
-    for (size_t i = 0; i < n; i++)
-        if (!(lacking & UINT64_C(1) << i))
-            client_transfer_element_end(s, first + i, b->statuses[i]);
     while (lacking != 0) {
         size_t i = (size_t)__builtin_ctzll(lacking);
 
@@ -286,8 +284,10 @@ static void batch_settle(struct transfer_state *s, struct transfer_batch *b)
     if (b->n == 0)
         return;
     batch_wait_idle(s, b);
-    if (!b->large)
-        batch_settle_small(s, b);
+    for (size_t i = 0; !b->large && i < b->n; i++)
+        client_transfer_element_end(s, b->first + i, b->statuses[i]);
+    if (b->lacking && !b->large)
+        batch_again_each(s, b);
     else if (b->lacking && b->large->status == 0)
         batch_again(s, b);
     if (b->large && b->large->status == 0)
