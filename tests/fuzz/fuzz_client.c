@@ -253,9 +253,10 @@ static void result_make(struct fuzz *f, const struct spw_sqe *sqe, uint32_t i, u
         r = (struct spw_result){0};
     uint8_t how = fuzz_wrong(f);
 
-    if (how & 1)
+    if (how & 1) {
         r.status = -(int)(how >> 1);
-    else if (how & 2)
+        r.detail = how >> 1 == ENOSPC ? fuzz_u8(f) % 8 : 0; /* leases are asked for again */
+    } else if (how & 2)
         fuzz_patch(f, &r, sizeof(r));
     else if (how & 4)
         r.chunk = how >> 3, r.epoch = fuzz_u8(f);
