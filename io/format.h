@@ -73,6 +73,10 @@ static_assert(offsetof(struct format_super, log_bytes) == 144, "");
 static_assert(offsetof(struct format_super, zero1) == 152, "");
 static_assert(offsetof(struct format_super, checksum) == SECTOR_BYTES - 8, "");
 
+/* Of what counts up and never wraps: sequences, positions in the log, generations. None gets as far: a device that says so is
+ * damaged, and what follows from it must not be 0 again. */
+#define FORMAT_COUNT_MAX (UINT64_MAX / 2)
+
 /* Two of them in turn: the one with the larger `sequence` that is whole is the one that counts. */
 struct format_partition {
     uint64_t magic;

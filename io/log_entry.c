@@ -107,7 +107,7 @@ static int decode_put(const struct log *l, const uint8_t *in, const struct forma
     struct store_entry *e = &ret->put.entry;
     if (!decode_key(in, sizeof(f), head, &e->id) || f.size_bytes == 0 || f.size_bytes > PIECE_BYTES_MAX ||
         f.segment >= l->n_segments || !range_ok(f.sector, sectors_of(f.size_bytes), l->segment_sectors) ||
-        f.durability > STORE_DURABLE || f.generation == 0)
+        f.durability > STORE_DURABLE || f.generation == 0 || f.generation > FORMAT_COUNT_MAX)
         return -EUCLEAN;
     e->id.space = f.space;
     e->id.group = f.group;
@@ -134,7 +134,7 @@ static int decode_delete(const uint8_t *in, const struct format_entry *head, str
         return -EUCLEAN;
     memcpy(&f, in, sizeof(f));
     struct store_id *id = &ret->delete.id;
-    if (!decode_key(in, sizeof(f), head, id))
+    if (!decode_key(in, sizeof(f), head, id) || f.generation > FORMAT_COUNT_MAX)
         return -EUCLEAN;
     id->space = f.space;
     id->group = f.group;
@@ -194,7 +194,7 @@ int log_decode(const struct log *l, const uint8_t *in, uint32_t bytes_left, stru
         memcpy(&freed, in, sizeof(freed));
         ret_record->segment_freed.segment = freed.segment;
         ret_record->segment_freed.generation = freed.generation;
-        r = freed.segment < l->n_segments ? 0 : -EUCLEAN;
+        r = freed.segment < l->n_segments && freed.generation <= FORMAT_COUNT_MAX ? 0 : -EUCLEAN;
         break;
     case FORMAT_ENTRY_TXN_COMMIT:
         if (head.entry_bytes != sizeof(commit))

@@ -236,6 +236,12 @@ uint64_t superblock_header_fill(const struct geometry *g, uint32_t partition, st
     return g->header_off_bytes[header->sequence & 1];
 }
 
+static bool header_is_possible(const struct format_partition *h)
+{
+    return h->sequence <= FORMAT_COUNT_MAX && h->tail_lsn <= FORMAT_COUNT_MAX && h->needed_lsn <= FORMAT_COUNT_MAX &&
+           h->next_generation <= FORMAT_COUNT_MAX;
+}
+
 /* As superblock_header_read(), and which of the two are whole. */
 static int header_read(struct io_backend *be, uint32_t dev, const struct geometry *g, uint32_t partition,
                        struct format_partition *ret_header, bool ret_whole[static 2])
@@ -256,7 +262,8 @@ static int header_read(struct io_backend *be, uint32_t dev, const struct geometr
             continue;
         }
         if (h->magic != FORMAT_PARTITION_MAGIC || h->partition != partition || (h->sequence & 1) != i ||
-            h->checksum != checksum_bytes(h, offsetof(struct format_partition, checksum), g->seed))
+            h->checksum != checksum_bytes(h, offsetof(struct format_partition, checksum), g->seed) ||
+            !header_is_possible(h))
             continue;
         if (!found || h->sequence > best.sequence)
             best = *h;

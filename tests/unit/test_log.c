@@ -223,7 +223,13 @@ START_TEST(impossible_entries_are_refused)
     REFUSED(sector, MIB / SECTOR_BYTES);
     REFUSED(durability, 3);
     REFUSED(generation, 0);
+    REFUSED(generation, FORMAT_COUNT_MAX + 1);
 #undef REFUSED
+    ck_assert_int_eq(log_decode(&l, out, log_encode_delete(out, &e.id, FORMAT_COUNT_MAX), &rec, &bytes), 0);
+    ck_assert_int_eq(log_decode(&l, out, log_encode_delete(out, &e.id, UINT64_MAX), &rec, &bytes), -EUCLEAN);
+    struct format_segment_freed freed = {.head = {.type = FORMAT_ENTRY_SEGMENT_FREED, .entry_bytes = sizeof(freed)},
+                                         .generation = FORMAT_COUNT_MAX + 1};
+    ck_assert_int_eq(log_decode(&l, (const uint8_t *)&freed, sizeof(freed), &rec, &bytes), -EUCLEAN);
     for (uint32_t i = 0; i < 50000; i++) { /* whatever it says, it must not read outside */
         (void)log_encode_put(out, &e, 0);
         for (uint64_t k = 1 + simdisk_below(disk, 4); k > 0; k--)
@@ -233,6 +239,29 @@ START_TEST(impossible_entries_are_refused)
         int r = log_decode(&l, tight, n, &rec, &bytes);
         ck_assert(r == 0 || r == -EUCLEAN);
         free(tight);
+    }
+    teardown();
+}
+END_TEST
+
+/* A header whose counts could wrap, though its checksum is right: then the other one counts. */
+START_TEST(impossible_headers_are_not_believed)
+{
+    setup();
+    for (int field = 0; field < 4; field++) {
+        struct format_partition bad = header, found;
+
+        bad.sequence = field == 0 ? UINT64_MAX - (header.sequence & 1) : header.sequence + 1;
+        *(field == 1   ? &bad.tail_lsn
+          : field == 2 ? &bad.needed_lsn
+                       : &bad.next_generation) = field == 0 ? 1 : FORMAT_COUNT_MAX + 1;
+        struct io_backend *be = simdisk_backend(disk);
+        uint64_t off = superblock_header_fill(&g, 0, &bad);
+
+        memcpy(block, &bad, sizeof(bad));
+        ck_assert_int_eq(be->ops->blk_now(be, IO_BLK_WRITE, 0, off, block, sizeof(bad)), 0);
+        ck_assert_int_eq(superblock_header_read(be, 0, &g, 0, &found), 0);
+        ck_assert_uint_eq(found.sequence, header.sequence);
     }
     teardown();
 }
@@ -634,6 +663,7 @@ int main(void)
     tcase_set_timeout(tc, 300);
     tcase_add_test(tc, entries_come_back);
     tcase_add_test(tc, impossible_entries_are_refused);
+    tcase_add_test(tc, impossible_headers_are_not_believed);
     tcase_add_test(tc, many_laps_replay_in_order);
     tcase_add_test(tc, what_a_crash_left_behind_is_not_replayed);
     tcase_add_test(tc, damage_in_the_middle_is_told_from_the_end);
