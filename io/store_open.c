@@ -132,7 +132,7 @@ static int open_tables(struct store *s, uint32_t n_pools)
     if (!s->streams || !s->dirty || !s->commit.writing)
         return -ENOMEM;
     for (uint32_t i = 0; i < n_pools * STORE_STREAMS_POOL; i++)
-        s->streams[i].segment = STORE_SEGMENT_NONE;
+        put_stream_init(&s->streams[i]);
     return open_memory(s);
 }
 

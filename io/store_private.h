@@ -48,12 +48,20 @@ struct batch {
     struct io_blk blk;
 };
 
-/* An open segment and the places in it that come next. One a pool, durability, and "evacuating or not". */
+/* An open segment, and the sector in it that comes next: for large pieces and for regions. */
+struct filling {
+    uint32_t segment, next;
+};
+
+/*
+ * The open segments of one pool, durability, and "evacuating or not": the one that was opened last, and one before it
+ * that lacked room for a piece and has some for others.
+ */
 struct stream {
-    uint32_t segment;
-    uint32_t next;                    /* sector: for large pieces and for regions */
+    struct filling fillings[2];
+    uint32_t region_segment;          /* one of them, or none */
     uint32_t region_next, region_end; /* sectors set aside for batches, which want to be contiguous */
-    struct batch *batch;              /* FILLING, or NULL */
+    struct batch *batch;              /* FILLING, in the region; or NULL */
 };
 #define STORE_STREAMS_POOL 6
 
@@ -185,6 +193,7 @@ int store_blk_more(struct store *s, struct io_blk *blk, uint32_t *moved_bytes, u
 /* store_put.c */
 void put_batches_close(struct store *s, bool all);
 uint64_t put_batches_deadline_ns(const struct store *s);
+void put_stream_init(struct stream *t);
 void put_streams_seal(struct store *s, uint32_t pool);
 /* A SYNC waits for every put that is in flight. */
 void put_urge_all(struct store *s);

@@ -3,8 +3,8 @@
  * Writing a piece: a place in an open segment, the hash by a worker, the write, then the entry in the log. On the
  * engine's thread.
  *
- * Each pool has a stream (an open segment) for each durability, and apart from these one for what evacuation moves:
- * what has survived long will survive longer, so old and new do not share a segment.
+ * Each pool has a stream (an open segment, or two) for each durability, and apart from these one for what evacuation
+ * moves: what has survived long will survive longer, so old and new do not share a segment.
  *
  * Large pieces are written from where they lie. Small ones are copied and hashed in one pass into a batch, a piece of
  * bounce memory that mirrors consecutive sectors of the segment and is written as one I/O: when it is full, when it has
@@ -300,19 +300,41 @@ static struct stream *stream_of(struct store *s, uint32_t pool, uint8_t durabili
     return &s->streams[pool * STORE_STREAMS_POOL + durability * 2 + evacuating];
 }
 
-static void stream_seal(struct store *s, struct stream *t)
+static const struct filling filling_none = {.segment = STORE_SEGMENT_NONE};
+
+void put_stream_init(struct stream *t)
 {
-    uint32_t segment = t->segment;
+    *t = (struct stream){.fillings = {filling_none, filling_none}, .region_segment = STORE_SEGMENT_NONE};
+}
+
+static uint32_t filling_room(const struct store *s, const struct filling *f)
+{
+    return f->segment == STORE_SEGMENT_NONE ? 0 : s->g.segment_sectors - f->next;
+}
+
+static void filling_seal(struct store *s, struct stream *t, struct filling *f)
+{
+    uint32_t segment = f->segment;
 
     if (segment == STORE_SEGMENT_NONE)
         return;
-    if (t->batch)
-        batch_close(t->batch);
-    store_segment(s, segment)->end_sector = t->next;
-    *t = (struct stream){.segment = STORE_SEGMENT_NONE};
+    if (t->region_segment == segment) {
+        if (t->batch)
+            batch_close(t->batch);
+        t->region_segment = STORE_SEGMENT_NONE;
+        t->region_next = t->region_end = 0;
+    }
+    store_segment(s, segment)->end_sector = f->next;
+    *f = filling_none;
     segment_set_state(&s->table, segment, SEGMENT_CLOSING);
     kill_point("put.segment_closing");
     store_segment_check(s, segment);
+}
+
+static void stream_seal(struct store *s, struct stream *t)
+{
+    filling_seal(s, t, &t->fillings[0]);
+    filling_seal(s, t, &t->fillings[1]);
 }
 
 void put_streams_seal(struct store *s, uint32_t pool)
@@ -321,37 +343,81 @@ void put_streams_seal(struct store *s, uint32_t pool)
         stream_seal(s, &s->streams[pool * STORE_STREAMS_POOL + i]);
 }
 
-/* A fresh segment for the stream. The full one is sealed first: then it can be reclaimed, whatever comes of this. */
-static int stream_open(struct store *s, struct stream *t, const struct store_put *put)
+/* The one with less room, perhaps none. */
+static struct filling *stream_fullest(const struct store *s, struct stream *t)
 {
-    stream_seal(s, t);
+    return &t->fillings[filling_room(s, &t->fillings[1]) < filling_room(s, &t->fillings[0])];
+}
+
+/* Which these sectors fit in; if both, that with less room, so that a larger piece finds the other. */
+static struct filling *stream_fits(const struct store *s, struct stream *t, uint32_t sectors)
+{
+    struct filling *fullest = stream_fullest(s, t), *other = &t->fillings[fullest == &t->fillings[0]];
+
+    if (filling_room(s, fullest) >= sectors) {
+        if (other->segment != STORE_SEGMENT_NONE)
+            sim_reached("put: one of two open segments has just the room");
+        return fullest;
+    }
+    return filling_room(s, other) >= sectors ? other : NULL;
+}
+
+/* No stream keeps a second segment while any lacks one: what has room, segment_reopen() may give to who needs it most. */
+static void streams_keep_one(struct store *s, uint32_t pool)
+{
+    for (uint32_t i = 0; i < STORE_STREAMS_POOL; i++) {
+        struct stream *t = &s->streams[pool * STORE_STREAMS_POOL + i];
+
+        if (t->fillings[0].segment != STORE_SEGMENT_NONE && t->fillings[1].segment != STORE_SEGMENT_NONE)
+            filling_seal(s, t, stream_fullest(s, t));
+    }
+}
+
+/*
+ * A fresh segment for the stream. The fullest is sealed first: then it can be reclaimed, whatever comes of this. The
+ * other stays open for what fits in it, unless that is next to nothing. Sealed, it would keep its room until no segment
+ * is free; but then pieces that need a whole one find no place, although much of the device may be such ends.
+ */
+static int stream_open(struct store *s, struct stream *t, const struct store_put *put, struct filling **ret_filling)
+{
+    struct filling *f = stream_fullest(s, t), *other = &t->fillings[f == &t->fillings[0]];
+
+    filling_seal(s, t, f);
+    if (filling_room(s, other) < s->g.segment_sectors / (SEGMENT_BUCKETS - 1))
+        filling_seal(s, t, other);
     kill_point("put.segment_wanted");
-    int r = segment_take(&s->table, put->pool, put->durability, put->evacuating, &t->segment);
+    int r = segment_take(&s->table, put->pool, put->durability, put->evacuating, &f->segment);
     if (r == -ENOSPC) {
         /* The pool's other open segments may be what it has left to give. */
         put_streams_seal(s, put->pool);
-        r = segment_take(&s->table, put->pool, put->durability, put->evacuating, &t->segment);
+        r = segment_take(&s->table, put->pool, put->durability, put->evacuating, &f->segment);
     }
-    if (r < 0 && segment_reopen(&s->table, put->pool, put->durability, put->evacuating, sectors_of(put->size_bytes),
-                                &t->segment) == 0) {
-        t->next = t->region_next = t->region_end = store_segment(s, t->segment)->end_sector;
-        r = 0;
+    if (r < 0) {
+        stream_seal(s, t);
+        streams_keep_one(s, put->pool);
+        if (segment_reopen(&s->table, put->pool, put->durability, put->evacuating, sectors_of(put->size_bytes),
+                           &f->segment) == 0) {
+            f->next = store_segment(s, f->segment)->end_sector;
+            r = 0;
+        }
     }
+    if (r == 0)
+        *ret_filling = f;
     return r;
 }
 
 static int stream_place(struct store *s, struct stream *t, const struct store_put *put, struct store_loc *ret_loc)
 {
     uint32_t sectors = sectors_of(put->size_bytes);
+    struct filling *f = sim_point("put: a segment is sealed before it is full") ? NULL : stream_fits(s, t, sectors);
 
-    if (t->segment == STORE_SEGMENT_NONE || t->next + sectors > s->g.segment_sectors ||
-        sim_point("put: a segment is sealed before it is full")) {
-        int r = stream_open(s, t, put);
+    if (!f) {
+        int r = stream_open(s, t, put, &f);
         if (r < 0)
             return r;
     }
-    *ret_loc = (struct store_loc){.segment = t->segment, .sector = (uint16_t)t->next};
-    t->next += sectors;
+    *ret_loc = (struct store_loc){.segment = f->segment, .sector = (uint16_t)f->next};
+    f->next += sectors;
     return 0;
 }
 
@@ -361,19 +427,21 @@ static int stream_region(struct store *s, struct stream *t, const struct store_p
     uint32_t sectors = sectors_of(put->size_bytes);
     uint32_t want = MAX(MIN(REGION_SECTORS_MAX, s->g.segment_sectors / 16), sectors);
 
-    if (t->segment != STORE_SEGMENT_NONE && t->region_end - t->region_next >= sectors)
+    if (t->region_end - t->region_next >= sectors)
         return 0;
-    if (t->segment == STORE_SEGMENT_NONE || t->next + sectors > s->g.segment_sectors) {
-        int r = stream_open(s, t, put);
+    struct filling *f = stream_fits(s, t, sectors);
+    if (!f) {
+        int r = stream_open(s, t, put, &f);
         if (r < 0)
             return r;
     }
     /* Right behind the old region, what is left of that is not lost. */
-    if (t->region_end != t->next)
-        t->region_next = t->next;
+    if (t->region_segment != f->segment || t->region_end != f->next)
+        t->region_next = f->next;
     kill_point("put.region");
-    t->next += MIN(want, s->g.segment_sectors - t->next);
-    t->region_end = t->next;
+    t->region_segment = f->segment;
+    f->next += MIN(want, filling_room(s, f));
+    t->region_end = f->next;
     return 0;
 }
 
@@ -398,7 +466,7 @@ static int stream_batch(struct store *s, struct stream *t, const struct store_pu
     b->stream = t;
     b->urgent = 0;
     b->evacuating = put->evacuating;
-    b->segment = t->segment;
+    b->segment = t->region_segment;
     b->sector = t->region_next;
     b->n_sectors = 0;
     b->max_sectors = MIN(t->region_end - t->region_next, REGION_SECTORS_MAX);
@@ -419,7 +487,7 @@ static int put_place(struct store *s, struct store_put *put, struct batch **ret_
     int r = stream_batch(s, t, put, ret_batch);
     if (r < 0)
         return r;
-    *ret_loc = (struct store_loc){.segment = t->segment, .sector = (uint16_t)t->region_next};
+    *ret_loc = (struct store_loc){.segment = t->region_segment, .sector = (uint16_t)t->region_next};
     t->region_next += sectors_of(put->size_bytes);
     return 0;
 }

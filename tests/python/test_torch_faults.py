@@ -27,7 +27,7 @@ N = 96  # MiB of states, in parameters of one each
 @unittest.skipIf(torch is None, "torch is not installed")
 class DeviceFails(unittest.TestCase):
     def setUp(self):
-        self.daemon = support.Daemon(SECTIONS, keys="inject = yes", disk_mib=1024)
+        self.daemon = support.Daemon(SECTIONS, keys="inject = yes", disk_mib=512)
         self.addCleanup(self.stop)
         if self.inject("list").returncode != 0:
             self.skipTest("this user may not order faults")

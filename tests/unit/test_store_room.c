@@ -123,6 +123,59 @@ START_TEST(a_full_durable_pool_refuses)
 }
 END_TEST
 
+/* Puts it, of whatever is in the buffer, and waits for its end: not an object of the owner's. */
+static int put_of_size(uint32_t n, uint32_t size_bytes, uint8_t durability)
+{
+    struct owner_slot *slot = &o->slots[0];
+
+    slot->put = (struct store_put){.id = {.space = 1, .key = {(uint8_t)n, (uint8_t)(n >> 8)}, .key_len = 2},
+                                   .buf = slot->buf,
+                                   .object_bytes = size_bytes,
+                                   .size_bytes = size_bytes,
+                                   .n_parts = 1,
+                                   .durability = durability};
+    return owner_raw_put(o, slot);
+}
+
+/* The sizes in turn, until one finds no place: how much of the segments that puts may use is used then. */
+static uint32_t percent_filled(const uint32_t *sizes, uint32_t n_sizes, uint8_t durability)
+{
+    struct store_stat st;
+    uint32_t n = 0;
+    int r;
+
+    start(24, 2 * DEVICE_BYTES, MIB, 1);
+    o->size_max_bytes = MIB;
+    ck_assert_int_eq(owner_open(o, &why), 0);
+    do {
+        r = put_of_size(n, sizes[n % n_sizes], durability);
+        n += r == 0;
+    } while (r == 0);
+    ck_assert_int_eq(r, -ENOSPC);
+    store_stat(o->store, &st);
+    uint64_t usable = (st.segments - st.segments_free) * st.segment_bytes;
+    end();
+    return (uint32_t)(st.live_bytes * 100 / usable);
+}
+
+/* A piece that does not fit in what is left of the open segment must not cost that: others do. When no segment is free any
+ * more, all such ends together have no place for a piece that needs a whole one. */
+START_TEST(pieces_of_several_sizes_fill_their_segments)
+{
+    static const uint32_t halves[] = {MIB, MIB / 2};
+    static const uint32_t thirds[] = {340 * KIB, 684 * KIB, MIB};
+    static const uint32_t with_small[] = {MIB, 5000, MIB, 20000};
+    static const uint32_t mixed[] = {700 * KIB, 300 * KIB, 800 * KIB, 200 * KIB};
+
+    for (uint8_t durability = STORE_SCRATCH; durability <= STORE_DURABLE; durability++) {
+        ck_assert_uint_ge(percent_filled(halves, ARRAY_LEN(halves), durability), 97);
+        ck_assert_uint_ge(percent_filled(thirds, ARRAY_LEN(thirds), durability), 97);
+        ck_assert_uint_ge(percent_filled(with_small, ARRAY_LEN(with_small), durability), 90);
+        ck_assert_uint_ge(percent_filled(mixed, ARRAY_LEN(mixed), durability), 97);
+    }
+}
+END_TEST
+
 START_TEST(the_log_goes_round_and_round)
 {
     struct store_stat st;
@@ -296,6 +349,7 @@ int main(void)
         {"room", a_cache_pool_evicts_instead_of_refusing},
         {"room", no_pool_passes_its_budget},
         {"room", a_full_durable_pool_refuses},
+        {"room", pieces_of_several_sizes_fill_their_segments},
         {"room", the_log_goes_round_and_round},
         {"room", a_log_full_of_live_entries_refuses},
         {"room", a_log_full_of_cache_evicts},
