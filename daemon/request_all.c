@@ -303,7 +303,7 @@ static uint32_t sync_limit(const struct request *req, int status)
     case -EIO:
         return SPW_LIMIT_DEVICE_FAILED;
     case -ENOSPC:
-        return tiering_sync_limit(req->rq->tiering, req->space.index);
+        return tiering_sync_limit(&req->sync);
     case -EAGAIN:
         return SPW_LIMIT_PIECES;
     default:

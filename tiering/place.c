@@ -136,14 +136,6 @@ uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool)
     return stuck == TIERING_LIMIT_NONE ? TIERING_LIMIT_POOL_DRAM : stuck;
 }
 
-uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space)
-{
-    const struct space *sp = &t->spaces[space];
-    uint32_t limit = place_limit(t, sp->home, sp->info.pool);
-
-    return limit == TIERING_LIMIT_NONE ? TIERING_LIMIT_POOL_NVME : limit;
-}
-
 void place_dropped(struct tiering *t, const struct record *r)
 {
     struct budget *why = &pool_of(t, r)->writes;

@@ -424,13 +424,27 @@ static void sync_maybe_written(struct tiering_sync *sync)
     store_sync(sync_store(sync), &sync->store_sync_);
 }
 
+/* Asked at once: what is deleted until the SYNC has ended would hide it. A device that refuses a piece, and lacks neither
+ * segments nor room for entries that live, lacks a log that can hold a transaction open for so long. */
+static void sync_refused(struct tiering_sync *sync, int status)
+{
+    const struct space *space = &sync->t_->spaces[sync->space_];
+
+    sync->status_ = status;
+    if (status != -ENOSPC)
+        return;
+    sync->limit_ = place_limit(sync->t_, space->home, space->info.pool);
+    if (sync->limit_ == TIERING_LIMIT_NONE)
+        sync->limit_ = TIERING_LIMIT_DEVICE_LOG;
+}
+
 /* The ref needs nothing more (or never gets it). It is in no list of waiting ones any more. */
 static void sync_ref_done(struct tiering *t, struct sync_ref *ref, int status)
 {
     struct tiering_sync *sync = ref->sync;
 
     if (status < 0 && sync->status_ == 0)
-        sync->status_ = status;
+        sync_refused(sync, status);
     sync->pending_--;
     sync_ref_free(t, ref);
     sync_maybe_written(sync);
@@ -657,4 +671,9 @@ void tiering_sync_run(struct tiering *t, struct tiering_sync *sync)
     kill_point("sync.run");
     t->kicked = true;
     sync_maybe_written(sync);
+}
+
+uint32_t tiering_sync_limit(const struct tiering_sync *sync)
+{
+    return sync->limit_;
 }

@@ -507,6 +507,7 @@ struct tiering_sync {
     uint32_t space_;
     uint32_t txn_;
     int status_;
+    uint32_t limit_; /* met by the first piece that was refused with -ENOSPC */
     bool running_;
     bool walks_; /* it is for a whole space, and has not seen all of it */
 };
@@ -517,10 +518,10 @@ void tiering_sync_run(struct tiering *t, struct tiering_sync *sync);
 
 /*
  * Which limit it is, after -ENOSPC. Of room: TIERING_LIMIT_POOL_DRAM, or what the devices lack if that is why nothing
- * leaves the pool's memory. Of a SYNC: what the space's device lacks.
+ * leaves the pool's memory. Of a SYNC: what the space's device lacked when it refused a piece.
  */
 uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool);
-uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space);
+uint32_t tiering_sync_limit(const struct tiering_sync *sync);
 
 /*
  * Between a block's piece and bytes of a write-leased (get) or leased (put) tensor range. No lease is taken on the

@@ -144,10 +144,9 @@ uint32_t tiering_room_limit(const struct tiering *t, uint32_t pool)
     return t->room_limit ? t->room_limit : SPW_LIMIT_POOL_DRAM;
 }
 
-uint32_t tiering_sync_limit(const struct tiering *t, uint32_t space)
+uint32_t tiering_sync_limit(const struct tiering_sync *sync)
 {
-    (void)t;
-    (void)space;
+    (void)sync;
     return SPW_LIMIT_POOL_NVME;
 }
 

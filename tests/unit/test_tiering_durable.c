@@ -1150,6 +1150,66 @@ START_TEST(a_sync_of_what_fits)
 }
 END_TEST
 
+/* What a SYNC lacked is what it names, whatever was deleted since. */
+START_TEST(a_refused_sync_names_the_limit)
+{
+    static const struct {
+        uint64_t nvme_bytes;
+        uint32_t limit;
+    } cases[] = {{UINT64_MAX, TIERING_LIMIT_DEVICE_BYTES}, {8 * MIB, TIERING_LIMIT_POOL_NVME}};
+
+    for (uint32_t c = 0; c < ARRAY_LEN(cases); c++) {
+        struct tiering_sync sync;
+
+        rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 32 * MIB, .device_bytes = 24 * MIB}, 1);
+        rig.pools[0].nvme_bytes = cases[c].nvme_bytes;
+        rig_start(&rig);
+        for (uint32_t i = 0; i < 110; i++) {
+            struct tiering_id id = key(RIG_DURABLE, i);
+
+            ck_assert_int_eq(rig_put(&rig, &id, 200000, i + 1), 0);
+        }
+        sync_begin(&sync);
+        while (sync_status == 1)
+            rig_turn(&rig, 16, 100000);
+        ck_assert_int_eq(sync_status, -ENOSPC);
+        for (uint32_t i = 0; i < 110; i++) {
+            struct tiering_id id = key(RIG_DURABLE, i);
+
+            ck_assert_int_eq(tiering_delete(rig.t, &id), 0);
+        }
+        for (uint32_t i = 0; i < 100; i++)
+            rig_turn(&rig, 16, 100000000);
+        ck_assert_uint_eq(tiering_sync_limit(&sync), cases[c].limit);
+        rig_close(&rig);
+    }
+}
+END_TEST
+
+/* A transaction keeps the log from forgetting: one that is open while a quarter of it is written lacks the log, not segments. */
+START_TEST(a_sync_that_is_too_slow_for_the_log)
+{
+    struct tiering_sync sync;
+
+    rig_prepare(&rig, &(struct rig_memory){.dram_bytes = 32 * MIB, .device_bytes = 64 * MIB}, 1);
+    rig.config.max_moves = 68; /* a few pieces at a time */
+    rig_start(&rig);
+    for (uint32_t i = 0; i < 400; i++) {
+        struct tiering_id id = key(RIG_DURABLE, i);
+
+        ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 60000), 0);
+        ck_assert_int_eq(rig_write(&rig, &id, i + 1), 0);
+    }
+    sync_begin(&sync);
+    while (sync_status == 1)
+        rig_turn(&rig, 1, UINT64_C(1100000000)); /* the log is written at each turn */
+    ck_assert_int_eq(sync_status, -ENOSPC);
+    ck_assert_uint_eq(tiering_sync_limit(&sync), TIERING_LIMIT_DEVICE_LOG);
+    ck_assert_int_eq(rig_sync(&rig, RIG_DURABLE, NULL, 0), 0);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Cache comes and goes around what is durable; segments are emptied, and what is durable moves. */
 START_TEST(durable_pieces_move)
 {
@@ -1238,6 +1298,8 @@ int main(void)
     tcase_add_test(tc, a_full_device);
     tcase_add_test(tc, a_full_log_and_a_full_budget);
     tcase_add_test(tc, a_sync_of_what_fits);
+    tcase_add_test(tc, a_refused_sync_names_the_limit);
+    tcase_add_test(tc, a_sync_that_is_too_slow_for_the_log);
     tcase_add_test(tc, durable_pieces_move);
     suite_add_tcase(suite, tc);
     srunner_run_all(runner, CK_NORMAL);
