@@ -61,7 +61,7 @@ static void die_again_and_again(uint64_t seed, uint32_t pools, struct deaths dea
 
 START_TEST(deaths_in_the_middle_of_it)
 {
-    for (uint64_t seed = 1; seed <= 8; seed++)
+    for (uint64_t seed = 1; seed <= 12; seed++)
         die_again_and_again(seed, 1 + (uint32_t)(seed % 3), (struct deaths){.n = 80, .look_every = 1, .turns = 400});
 }
 END_TEST
