@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The long form of the fuzzers: `./dev fuzz` calls it when they are built.
 
-    run.py BUILD [TARGET...] [--minutes M] [--jobs N]
+    run.py BUILD [TARGET...] [--minutes M] [--jobs N] [--beside W]
     run.py BUILD --coverage
 
-Each target runs in slices of at most an hour, so many targets at a time as there are cores, until each has had its minutes.
-It begins with the corpus that is checked in; what it finds is merged into that, minimised, and packed again. It prints how
-many inputs were run, what the last slice found that was new, and which lines of the code under test the corpora reach.
+Each target runs in slices of at most an hour, so many targets at a time as there are cores, until each has had its minutes;
+--beside W: in W processes, which share what they find. It begins with the corpus that is checked in; what it finds is merged
+into that, minimised, and packed again. It prints how many inputs were run, what the last slice found that was new, and which
+lines of the code under test the corpora reach.
 """
 import argparse
 import concurrent.futures
+import contextlib
 import gzip
 import io
 import json
@@ -20,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,33 +90,45 @@ def options(build: Path, target: str) -> list[str]:
 class Result:
     def __init__(self, target: str):
         self.target = target
-        self.runs = self.edges = self.features = self.new_features = 0
+        self.runs = self.edges = self.features = self.new_edges = self.new_features = 0
         self.failed = ""
 
 
-def last_counts(log: str) -> tuple[int, int]:
-    found = re.findall(r"cov: (\d+) ft: (\d+)", log)
-    return (int(found[-1][0]), int(found[-1][1])) if found else (0, 0)
+def counts(log: str) -> list[tuple[int, int]]:
+    """Edges and features, from the corpus on."""
+    begin = log.find("INITED")
+    return [(int(c), int(f)) for c, f in re.findall(r"cov: (\d+) ft: (\d+)", log[begin:])] if begin >= 0 else []
 
 
-def fuzz(build: Path, target: str, seconds: int) -> Result:
+def run_beside(command: list, env: dict[str, str], n: int) -> list[tuple[int, str]]:
+    """N of them at once: how each ended, and what it said."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(n)]
+        runs = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=file) for file in files]
+        ended = []
+        for run, file in zip(runs, files):
+            status = run.wait()
+            file.seek(0)
+            ended.append((status, file.read().decode(errors="replace")))
+        return ended
+
+
+def fuzz(build: Path, target: str, seconds: int, beside: int) -> Result:
     result = Result(target)
     work = build / "fuzz/work" / target
     unpack(target, work)
     while seconds > 0 and not result.failed:
         slice_s = min(seconds, SLICE_S)
         seconds -= slice_s
-        run = subprocess.run(
-            [*program(build, target), *options(build, target), "-print_final_stats=1", f"-max_total_time={slice_s}", work],
-            env=environment(build), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-        )  # fmt: skip
-        log = run.stderr.decode(errors="replace")
-        result.runs += int((re.findall(r"number_of_executed_units: (\d+)", log) or ["0"])[-1])
-        first = re.search(r"INITED cov: \d+ ft: (\d+)", log)
-        result.edges, result.features = last_counts(log)
-        result.new_features = result.features - int(first.group(1)) if first else 0
-        if run.returncode != 0:
-            result.failed = log[-4000:]
+        stop = ["-print_final_stats=1", f"-max_total_time={slice_s}", "-reload=1"]
+        ended = run_beside([*program(build, target), *options(build, target), *stop, work], environment(build), beside)
+        seen = [counts(log) for _, log in ended]
+        first, last = ([max(c[i] for c in seen if c) if any(seen) else (0, 0) for i in (0, -1)])
+        result.runs += sum(int(n) for _, log in ended for n in re.findall(r"number_of_executed_units: (\d+)", log)[-1:])
+        result.edges, result.features = last
+        result.new_edges, result.new_features = last[0] - first[0], last[1] - first[1]
+        result.failed = next((log[-4000:] for status, log in ended if status != 0), "")
+        print(f"{target}: {result.runs} inputs, {result.new_edges} new edges", flush=True)
     return result
 
 
@@ -164,7 +179,8 @@ def main() -> int:
     parser.add_argument("build", type=Path)
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--minutes", type=float, default=10, help="of each target")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, help="targets at a time; as many as there are cores for")
+    parser.add_argument("--beside", type=int, default=1, metavar="W", help="processes of each target")
     parser.add_argument("--coverage", action="store_true", help="nothing but the coverage; BUILD is that of fuzz-coverage")
     args = parser.parse_args()
     build = args.build.resolve()
@@ -174,12 +190,14 @@ def main() -> int:
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets_of(build))}")
     targets = args.targets or targets_of(build)
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda target: fuzz(build, target, int(args.minutes * 60)), targets))
+    jobs = args.jobs or max(1, (os.cpu_count() or 1) // args.beside)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda target: fuzz(build, target, int(args.minutes * 60), args.beside), targets))
         packed = list(pool.map(lambda target: merge(build, target), targets))
-    print(f"{'target':14} {'inputs':>12} {'edges':>7} {'features':>9} {'new in the last slice':>22} {'corpus':>7}")
+    print(f"{'':14} {'':>12} {'':>7} {'':>9} {'new in the last slice':>22}")
+    print(f"{'target':14} {'inputs':>12} {'edges':>7} {'features':>9} {'edges':>11} {'features':>10} {'corpus':>7}")
     for r, n in zip(results, packed):
-        print(f"{r.target:14} {r.runs:12} {r.edges:7} {r.features:9} {r.new_features:22} {n:7}")
+        print(f"{r.target:14} {r.runs:12} {r.edges:7} {r.features:9} {r.new_edges:11} {r.new_features:10} {n:7}")
     print(f"{'together':14} {sum(r.runs for r in results):12}")
     for r in results:
         if r.failed:
