@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Device requests that wait for their turn at one device: two classes (what a client waits for, and the rest), in each
- * a lane for every pool and one for the daemon's own, and in a lane the users whose reads wait. A data structure: no I/O, no clock. Belongs to one engine.
+ * a lane for every pool and one for the daemon's own, and in a lane the users whose reads wait. A data structure: no I/O,
+ * no clock. Belongs to one engine.
  */
 #pragma once
 

@@ -349,10 +349,15 @@ static struct filling *stream_fullest(const struct store *s, struct stream *t)
     return &t->fillings[filling_room(s, &t->fillings[1]) < filling_room(s, &t->fillings[0])];
 }
 
+static struct filling *stream_other(struct stream *t, const struct filling *f)
+{
+    return &t->fillings[f == &t->fillings[0]];
+}
+
 /* Which these sectors fit in; if both, that with less room, so that a larger piece finds the other. */
 static struct filling *stream_fits(const struct store *s, struct stream *t, uint32_t sectors)
 {
-    struct filling *fullest = stream_fullest(s, t), *other = &t->fillings[fullest == &t->fillings[0]];
+    struct filling *fullest = stream_fullest(s, t), *other = stream_other(t, fullest);
 
     if (filling_room(s, fullest) >= sectors) {
         if (other->segment != STORE_SEGMENT_NONE)
@@ -380,7 +385,7 @@ static void streams_keep_one(struct store *s, uint32_t pool)
  */
 static int stream_open(struct store *s, struct stream *t, const struct store_put *put, struct filling **ret_filling)
 {
-    struct filling *f = stream_fullest(s, t), *other = &t->fillings[f == &t->fillings[0]];
+    struct filling *f = stream_fullest(s, t), *other = stream_other(t, f);
 
     filling_seal(s, t, f);
     if (filling_room(s, other) < s->g.segment_sectors / (SEGMENT_BUCKETS - 1))

@@ -57,22 +57,29 @@ static bool has_room(const spw_queue *queue, const struct spw_job *job)
     return queue->small_bytes + job->room_bytes <= CLIENT_SMALL_GETS_BYTES;
 }
 
-static int ask_locked(struct spw_job *job)
+/* So many elements from `first` on; as a whole, it waits for others' leases. */
+static int acquire_locked(struct spw_job *job, size_t first, size_t n, bool is_whole)
 {
     const struct client_transfer *t = &job->transfer;
 
-    job->get = CLIENT_GET_ASKED;
     job->call = (struct client_call){
         .space = t->space,
-        .keys = t->keys,
-        .n = t->n,
+        .keys = &t->keys[first],
+        .n = n,
         .opcode = SPW_OP_ACQUIRE,
-        .flags = (uint8_t)t->flags,
+        .flags = (uint8_t)(t->flags | (is_whole ? SPW_ALL : 0)),
+        .whole = is_whole,
         .timeout_ms = t->timeout_ms,
-        .views = job->views,
+        .views = &job->views[first],
         .on_end = small_get_answered,
     };
-    int r = client_ring_start(job->queue->ring, &job->call);
+    return client_ring_start(job->queue->ring, &job->call);
+}
+
+static int ask_locked(struct spw_job *job)
+{
+    job->get = CLIENT_GET_ASKED;
+    int r = acquire_locked(job, 0, job->transfer.n, false);
     if (r == 0)
         job->queue->small_bytes += job->room_bytes;
     return r;
@@ -161,25 +168,12 @@ static int ask_for_size_locked(struct spw_job *job)
     return client_ring_start(job->queue->ring, &job->call);
 }
 
-/* As a whole, which waits. Few at a time have such a lease: it does not count. */
+/* Few at a time have such a lease: it does not count. */
 static int ask_again_locked(struct spw_job *job)
 {
-    const struct client_transfer *t = &job->transfer;
-
     job->get = CLIENT_GET_AGAIN;
     job->views[job->at] = (struct spw_view){0};
-    job->call = (struct client_call){
-        .space = t->space,
-        .keys = &t->keys[job->at],
-        .n = 1,
-        .opcode = SPW_OP_ACQUIRE,
-        .flags = (uint8_t)(t->flags | SPW_ALL),
-        .whole = true,
-        .timeout_ms = t->timeout_ms,
-        .views = &job->views[job->at],
-        .on_end = small_get_answered,
-    };
-    return client_ring_start(job->queue->ring, &job->call);
+    return acquire_locked(job, job->at, 1, true);
 }
 
 /* Goes on with the next object that has several pieces, or that was refused for others' leases; or ends the job. */

@@ -20,23 +20,24 @@
 static struct daemon d;
 static spw_session *session;
 
-static void setup(void)
+static void begin(const char *sections)
 {
     daemon_init(&d);
     daemon_format(&d, DISK_BYTES);
-    daemon_configure(&d, "", SECTIONS);
+    daemon_configure(&d, "", sections);
     daemon_start(&d);
     session = daemon_connect(&d);
+}
+
+static void setup(void)
+{
+    begin(SECTIONS);
 }
 
 /* Half of the memory may be leased: what is not leased has room beside it. */
 static void setup_half(void)
 {
-    daemon_init(&d);
-    daemon_format(&d, DISK_BYTES);
-    daemon_configure(&d, "", SECTIONS "max_leases_percent = 50\n");
-    daemon_start(&d);
-    session = daemon_connect(&d);
+    begin(SECTIONS "max_leases_percent = 50\n");
 }
 
 static void teardown(void)

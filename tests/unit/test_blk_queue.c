@@ -41,11 +41,16 @@ static void submit(struct io_blk *blk, uint16_t lane, uint8_t urgent, uint32_t l
     blk_queue_push(&q, blk);
 }
 
-static void submit_read(struct io_blk *blk, uint16_t lane, uint32_t len_bytes)
+static void submit_read_of(struct io_blk *blk, uint16_t lane, uint8_t user, uint32_t len_bytes)
 {
-    *blk = (struct io_blk){.op = IO_BLK_READ, .lane = lane, .urgent = 1, .len_bytes = len_bytes};
+    *blk = (struct io_blk){.op = IO_BLK_READ, .lane = lane, .urgent = 1, .user = user, .len_bytes = len_bytes};
     list_init(&blk->link);
     blk_queue_push(&q, blk);
+}
+
+static void submit_read(struct io_blk *blk, uint16_t lane, uint32_t len_bytes)
+{
+    submit_read_of(blk, lane, 0, len_bytes);
 }
 
 /* Nobody waits for it. */
@@ -235,11 +240,16 @@ static uint32_t take_all(struct list *in_flight)
     return n;
 }
 
-static void submit_read_of(struct io_blk *blk, uint8_t user, uint32_t len_bytes)
+/* The oldest ends; it is asked for again, unless it is `but`. The device takes what it then gets. */
+static struct io_blk *oldest_ends(struct list *in_flight, const struct io_blk *but)
 {
-    *blk = (struct io_blk){.op = IO_BLK_READ, .lane = io_lane_of(0), .urgent = 1, .user = user, .len_bytes = len_bytes};
-    list_init(&blk->link);
-    blk_queue_push(&q, blk);
+    struct io_blk *blk = list_entry(list_pop(in_flight), struct io_blk, link);
+
+    done(blk);
+    if (blk != but)
+        blk_queue_push(&q, blk);
+    (void)take_all(in_flight);
+    return blk;
 }
 
 /* Users of one pool get as many bytes each, however many requests they have, and of whatever size. */
@@ -252,15 +262,12 @@ START_TEST(test_users_of_a_pool_share_its_reads)
 
     list_init(&in_flight);
     for (uint32_t i = 0; i < 3 * REQUESTS; i++)
-        submit_read_of(&blks[i], users[i % 3], lens[i % 3]);
+        submit_read_of(&blks[i], io_lane_of(0), users[i % 3], lens[i % 3]);
     (void)take_all(&in_flight);
     for (uint32_t i = 0; i < 30000; i++) {
-        struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+        const struct io_blk *blk = oldest_ends(&in_flight, NULL);
 
-        done(blk);
         bytes[blk->user] += blk->len_bytes;
-        blk_queue_push(&q, blk);
-        (void)take_all(&in_flight);
     }
     for (uint32_t i = 1; i < 3; i++) {
         double ratio = (double)bytes[users[i]] / (double)bytes[users[0]];
@@ -280,33 +287,18 @@ START_TEST(test_one_that_comes_back_stands_behind_little)
 
     list_init(&in_flight);
     for (uint32_t i = 1; i <= 2 * REQUESTS; i++)
-        submit_read_of(&blks[i], io_user_of(1), 256 * KIB);
+        submit_read_of(&blks[i], io_lane_of(0), io_user_of(1), 256 * KIB);
     ck_assert_uint_eq(take_all(&in_flight), 2 * REQUESTS); /* nobody else is about */
     for (int n = 0; n < 20; n++) {
-        struct io_blk *blk;
-
-        blks[0] = (struct io_blk){
-            .op = IO_BLK_READ, .lane = others_lane, .urgent = 1, .user = io_user_of(2), .len_bytes = 256 * KIB};
-        list_init(&blks[0].link);
-        blk_queue_push(&q, &blks[0]);
+        submit_read_of(&blks[0], others_lane, io_user_of(2), 256 * KIB);
         (void)take_all(&in_flight);
         if (n > 0)
             ck_assert_uint_le(q.urgent.in_flight_bytes, SHARED_BYTES);
-        do {
-            blk = list_entry(list_pop(&in_flight), struct io_blk, link);
-            done(blk);
-            if (blk != &blks[0])
-                blk_queue_push(&q, blk);
-            (void)take_all(&in_flight);
-        } while (blk != &blks[0]);
+        while (oldest_ends(&in_flight, &blks[0]) != &blks[0])
+            ;
     }
     while (q.urgent.in_flight_bytes <= SHARED_BYTES) {
-        struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
-
-        done(blk);
-        blk_queue_push(&q, blk);
-        (void)take_all(&in_flight);
-        moved_bytes += blk->len_bytes;
+        moved_bytes += oldest_ends(&in_flight, NULL)->len_bytes;
         ck_assert_uint_le(moved_bytes, 2 * SHARED_LASTS_BYTES);
     }
     ck_assert_uint_ge(moved_bytes, SHARED_LASTS_BYTES / 2);
@@ -328,12 +320,9 @@ START_TEST(test_closed_loops_share_by_weight)
             submit(&blks[i], io_lane_of(i / N), urgent, 64 * KIB);
         ck_assert_uint_eq(take_all(&in_flight), SHARED_BYTES / (64 * KIB));
         for (uint32_t i = 0; i < 10000; i++) {
-            struct io_blk *blk = list_entry(list_pop(&in_flight), struct io_blk, link);
+            const struct io_blk *blk = oldest_ends(&in_flight, NULL);
 
-            done(blk);
             served[blk->lane] += blk->len_bytes;
-            blk_queue_push(&q, blk);
-            (void)take_all(&in_flight);
         }
         expect_ratio(io_lane_of(0), io_lane_of(1), 3);
     }
