@@ -5,8 +5,8 @@
     run.py BUILD [TARGET...] [--minutes M] [--jobs N] [--beside W]
     run.py BUILD --coverage
 
-Each target runs in slices of at most an hour, so many targets at a time as there are cores, until each has had its minutes;
---beside W: in W processes, which share what they find. It begins with the corpus that is checked in; what it finds is merged
+Each target runs in slices of at most an hour of a core, so many targets at a time as there are cores, until each has had its
+minutes; --beside W: in W processes, which share what they find and what an hour is. It begins with the corpus that is checked in; what it finds is merged
 into that, minimised, and packed again. It prints how many inputs were run, what the last slice found that was new, and which
 lines of the code under test the corpora reach.
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "tests/fuzz/corpus"
 FOUND = ROOT / "tests/fuzz/found"
-SLICE_S = 3600
+SLICE_S = 3600  # of a core
 INPUT_BYTES_MAX = 1024
 PACKED_FILES_MAX = 1000  # of a target: the smallest
 
@@ -118,7 +118,7 @@ def fuzz(build: Path, target: str, seconds: int, beside: int) -> Result:
     work = build / "fuzz/work" / target
     unpack(target, work)
     while seconds > 0 and not result.failed:
-        slice_s = min(seconds, SLICE_S)
+        slice_s = min(seconds, SLICE_S // beside)
         seconds -= slice_s
         stop = ["-print_final_stats=1", f"-max_total_time={slice_s}", "-reload=1"]
         ended = run_beside([*program(build, target), *options(build, target), *stop, work], environment(build), beside)

@@ -3,7 +3,7 @@
 """OffloadAdamW's step on parameters of a GPU, with its states in a spillwayd of its own, beside what the machine can do.
 
     gpu_torch.py [--parameters N] [--dtype float32|bfloat16] [--tensors N] [--group-mib N,N…] [--threads N,N…] [--steps N]
-                 [--disk PATH --dram-percent N] [--warm-memory GB] [--output FILE]
+                 [--disk PATH --dram-percent N --disk-percent N] [--warm-memory GB] [--output FILE]
 
 First the ceilings, in the same process: torch's copies of pinned memory each way alone and both at the same time; the
 optimizer's arithmetic on plain memory, for each number of threads; and that arithmetic while the link moves as many bytes
@@ -14,12 +14,17 @@ step reaches (bounds_s: seconds of each ceiling, with the number of threads that
 is compared with the same arithmetic on plain memory, bit for bit. JSON to standard output, or FILE, which is written after
 each row; progress to standard error.
 
-With --disk the states are in memory only in part, and the rest in a file there. $SPILLWAY_BIN is the folder of spillwayd.
+With --disk the states are in memory only in part, and the rest in a file there. Its ceiling is as many bytes as a step cannot
+have in memory, both ways at once, at the rate of another file beside it that is read and written so (O_DIRECT, 1 MiB, 16
+threads). $SPILLWAY_BIN is the folder of spillwayd.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
+import itertools
 import json
+import mmap
 import os
 import pathlib
 import platform
@@ -43,6 +48,7 @@ LR = 1e-3
 PLAIN_PARAMETERS = 256 << 20  # of the arithmetic on plain memory: 4 GiB
 COPY_BYTES = 256 * MIB
 WARM_BYTES = 1 << 30  # touched at a time
+DISK_FILE_BYTES, DISK_SECONDS, DISK_THREADS = 4 << 30, 8, 8  # of each way
 PARAMETERS, PARAMETERS_DISK = 1_000_000_000, 300_000_000
 
 
@@ -100,6 +106,40 @@ def link_rates(on):
         "d2h_pageable": rate(lambda: there[0].to("cpu"), COPY_BYTES),
         "h2d_pageable": rate(lambda: there[0].copy_(pageable), COPY_BYTES),
     }
+
+
+def disk_rate(path):
+    """GB/s of each way while a file is read and another one written: what a step, which does both, can have."""
+
+    def move(way, fd, first, until=None):
+        """Each eighth MiB once, or again and again until then."""
+        offsets = range(first * MIB, DISK_FILE_BYTES, DISK_THREADS * MIB)
+        moved = 0
+        with mmap.mmap(-1, MIB) as buffer:
+            buffer.write(os.urandom(MIB))
+            for offset in itertools.cycle(offsets) if until else offsets:
+                if until and time.perf_counter() >= until:
+                    break
+                moved += way(fd, [buffer], offset)
+        return moved
+
+    with contextlib.ExitStack() as stack:
+        threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2 * DISK_THREADS))
+        files = []
+        for name in ("read", "written"):
+            file = path.with_name(f"{path.name}.{name}")
+            files.append(os.open(file, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600))
+            stack.callback(file.unlink)
+            stack.callback(os.close, files[-1])
+            list(threads.map(lambda first: move(os.pwritev, files[-1], first), range(DISK_THREADS)))
+        start = time.perf_counter()
+        running = [
+            [threads.submit(move, way, fd, first, start + DISK_SECONDS) for first in range(DISK_THREADS)]
+            for way, fd in zip((os.preadv, os.pwritev), files)
+        ]
+        moved = [sum(one.result() for one in of_way) for of_way in running]
+        seconds = time.perf_counter() - start
+    return {name: round(nbytes / seconds / GB, 3) for name, nbytes in zip(("read", "written"), moved)}
 
 
 def bytes_per_parameter(dtype):
@@ -311,8 +351,9 @@ def measure(arguments, params, pool, group_mib, threads, on):
     return found
 
 
-def judge(found, arguments, ceilings):
+def judge(found, arguments, report):
     """How much of the largest bound a step reaches."""
+    ceilings = report["ceilings"]
     nbytes = arguments.parameters * (4 if arguments.dtype == torch.float32 else 2)
     step = found["step_s"]
     best = {
@@ -325,6 +366,8 @@ def judge(found, arguments, ceilings):
         bounds["h2d_s"] = nbytes / (ceilings["link"]["h2d"] * GB)
         found["link_bytes_each_way"] = nbytes
         found["link_gb_s_each_way"] = round(nbytes / step / GB, 2)
+    if "disk" in ceilings:
+        bounds["disk_s"] = report["on_disk_bytes"] / (min(ceilings["disk"].values()) * GB)
     found["gparams_s"] = round(arguments.parameters / step / GB, 3)
     found["bounds_s"] = {name: round(value, 4) for name, value in bounds.items()}
     found["of_bound"] = round(max(bounds.values()) / step, 3)
@@ -342,6 +385,7 @@ def settings():
     parser.add_argument("--device", default="cuda", help="cpu: to see that the script works")
     parser.add_argument("--disk", type=pathlib.Path, help="a file for the states that are not in memory")
     parser.add_argument("--dram-percent", type=int, default=50, help="of the states, with --disk")
+    parser.add_argument("--disk-percent", type=int, default=200, help="of the states: the disk's size")
     parser.add_argument(
         "--warm-memory",
         type=float,
@@ -365,7 +409,8 @@ def pool_bytes(arguments, groups):
     leases = max(groups) * MIB * 4
     if arguments.disk is None:
         return states + states // 50 + leases + 256 * MIB, 0
-    return max(states * arguments.dram_percent // 100, leases + 64 * MIB), states * 2 + 256 * MIB
+    dram = max(states * arguments.dram_percent // 100, leases + 64 * MIB)
+    return dram, states * arguments.disk_percent // 100 + 256 * MIB
 
 
 def machine_of(arguments, on):
@@ -387,6 +432,8 @@ def ceilings_of(arguments, on):
     found = {"threads": dict(plain.ceilings(int(n)) for n in arguments.threads.split(","))}
     if on.type == "cuda":
         found["link"] = link_rates(on)
+    if arguments.disk:
+        found["disk"] = disk_rate(arguments.disk)
     say(f"ceilings: {found}")
     return found
 
@@ -403,7 +450,7 @@ def measure_rows(arguments, report, groups, daemon, on):
     for group_mib in groups:
         for threads in report["ceilings"]["threads"]:
             row = measure(arguments, params, pool, group_mib, threads, on)
-            report["rows"].append(judge(row, arguments, report["ceilings"]))
+            report["rows"].append(judge(row, arguments, report))
             say(json.dumps(row))
             write(report, arguments.output)
     pool.session.close()
@@ -415,6 +462,7 @@ def main():
     groups = [int(n) for n in arguments.group_mib.split(",")]
     report = {**machine_of(arguments, on), "ceilings": ceilings_of(arguments, on), "rows": []}
     report["dram_bytes"], report["disk_bytes"] = dram_bytes, disk_bytes = pool_bytes(arguments, groups)
+    report["on_disk_bytes"] = max(0, arguments.parameters * 12 - dram_bytes)  # what a step cannot have in memory
     write(report, arguments.output)
     if arguments.warm_memory:
         warm_memory(int(arguments.warm_memory * GB))
