@@ -11,7 +11,8 @@
  *
  * Blocks of a sweep that did not complete repeat what stands before them. Those at the very end are given back: a
  * sweep that is cut off again and again, crash after crash, must not fill the ring. So blocks that may be such are
- * only checked, and read again to be replayed once something follows that is none.
+ * only checked, and read again to be replayed once something follows that is none. Nothing need be written over them:
+ * where the log was closed in order after that, it ends in front of them.
  */
 #include <errno.h>
 #include <string.h>
@@ -163,6 +164,12 @@ static int replay_found(struct replay *p)
     return 0;
 }
 
+/* Blocks of a sweep that was cut off: a later start gave them back, wrote nothing over them, and closed in front of them. */
+static bool was_given_back(const struct format_block *b, const struct format_partition *h)
+{
+    return h->clean && b->lsn >= h->needed_lsn && b->epoch < h->epoch && (b->flags & FORMAT_BLOCK_SWEEP_ONLY);
+}
+
 static int replay_to_end(struct replay *p, const struct format_partition *h)
 {
     const struct format_block *b;
@@ -171,7 +178,7 @@ static int replay_to_end(struct replay *p, const struct format_partition *h)
         int e = log_read_after(&p->reader, p->found, &b);
         if (e < 0)
             return e;
-        if (!b || b->lsn + b->sectors > h->tail_lsn + p->l->ring_sectors)
+        if (!b || b->lsn + b->sectors > h->tail_lsn + p->l->ring_sectors || was_given_back(b, h))
             break;
         kill_point("replay.found_block");
         bool may_be_last = (b->flags & FORMAT_BLOCK_SWEEP_ONLY) && b->lsn >= h->needed_lsn;

@@ -150,8 +150,9 @@ bool client_transfer_fill(struct transfer_state *s, struct transfer_batch *b)
             batch_fill_small(s, b);
             return true;
         }
-        int r = s->large_bytes == 0 ? large_begin(s) : s->large->status;
-        bool is_other = r == -ERANGE && s->large->is_whole; /* it ends when what was asked for has ended */
+        bool begins = s->large_bytes == 0;
+        int r = begins ? large_begin(s) : s->large->status;
+        bool is_other = !begins && r == -ERANGE && s->large->is_whole; /* it ends when what was asked for has ended */
         if (r == 0 || is_other)
             r = batch_fill_large(s, b, is_other);
         if (r == 0)

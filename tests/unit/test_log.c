@@ -487,6 +487,33 @@ START_TEST(sweeps_cut_off_again_and_again)
 }
 END_TEST
 
+/* The process died in a sweep; the next one gave its blocks back, wrote nothing, and was stopped in order: they are still there. */
+START_TEST(what_was_given_back_lies_behind_a_clean_end)
+{
+    setup();
+    live[n_live++] = entry_of(1);
+    append(1, 0);
+    ck_assert_uint_eq(commit(true), 1);
+    log_sweep_begin(&l, l.head, true);
+    ck_assert_uint_eq(commit(true), 1);
+    ck_assert_int_eq(recover(), 0);
+    ck_assert_uint_eq(l.head.lsn, 1);
+    for (int starts = 0; starts < 2; starts++) {
+        header.clean = 1;
+        ck_assert_int_eq(recover(), 0);
+        ck_assert_uint_eq(n_replayed, 1);
+        ck_assert_uint_eq(l.head.lsn, 1);
+    }
+    /* What began after that end is no leftover: then the header is not the last one that was written. */
+    log_sweep_begin(&l, l.head, true);
+    ck_assert_uint_eq(commit(true), 1);
+    header.clean = 1;
+    header.epoch--;
+    ck_assert_int_eq(recover(), -EUCLEAN);
+    teardown();
+}
+END_TEST
+
 /* --- Deletions without an entry --- */
 
 static void delete_without_room(uint64_t generation)
@@ -671,6 +698,7 @@ int main(void)
     tcase_add_test(tc, what_will_be_replayed_is_told_before);
     tcase_add_test(tc, uncommitted_puts_are_left_out);
     tcase_add_test(tc, sweeps_cut_off_again_and_again);
+    tcase_add_test(tc, what_was_given_back_lies_behind_a_clean_end);
     tcase_add_test(tc, a_sweep_is_no_record_of_what_is_queued_behind_it);
     tcase_add_test(tc, a_sweep_is_no_record_while_a_transaction_keeps_the_log);
     tcase_add_test(tc, a_sweep_is_a_record_though_transactions_never_end);
