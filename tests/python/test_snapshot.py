@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots of OffloadAdamW: the same bits when they are loaded, whatever went on, and errors that say what to do."""
 import errno
+import threading
 import time
 import unittest
 import unittest.mock
@@ -13,6 +14,7 @@ try:
     import torch
 
     import spillway.torch as spw
+    from spillway.torch import saver
     from spillway.torch.saving import Saving
     from torch_rig import NUMBERS, SnapshotCase, bits_of, model_of, run
 except ImportError:
@@ -265,6 +267,32 @@ class LazyTest(SnapshotCase):
         with unittest.mock.patch.object(Saving, "_put", slowly):
             saving = self.lazily(model, optimizer)
         self.assertGreater(saving.blocked, 0.1)
+
+    def test_a_step_copies_with_several_threads(self):
+        put, threads = Saving._put, set()
+
+        def noted(*arguments):
+            threads.add(threading.current_thread().name)
+            time.sleep(0.01)  # others come to copy, too
+            put(*arguments)
+
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 19)) for _ in range(5)])
+        patched = unittest.mock.patch.object(saver, "FENCE_THREADS", 3)
+        patched.start()
+        self.addCleanup(patched.stop)
+        optimizer = self.optimizer(model, group_bytes=8 * MIB)
+        self.assertTrue(optimizer._saver.copies_ahead)
+        for p in model:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        saved = bits_of(optimizer, model)
+        with unittest.mock.patch.object(Saving, "_copy_rest"), unittest.mock.patch.object(Saving, "_put", noted):
+            saving = optimizer.snapshot("shared")
+            optimizer.step()
+        saving.wait()
+        self.assertEqual(sum(name.startswith("spillway-fence") for name in threads), 2, threads)
+        optimizer.load("shared")
+        self.assertEqual(bits_of(optimizer, model), saved)
 
     def test_waits_for_no_step(self):
         model = model_of()

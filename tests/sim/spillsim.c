@@ -237,6 +237,8 @@ uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
                 world_stop_clean(sim);
             else
                 world_crash(sim, i < 4 || sim_percent(sim, 50));
+            if (sim->orderly && i % 3 != 2 && sim_percent(sim, 50))
+                world_stop_clean(sim); /* what the crash left is closed as it is */
         }
     }
     world_stop_clean(sim);

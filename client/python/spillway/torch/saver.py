@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .adamw import OffloadAdamW, _Group
 
 
+# That make the copies which a step waits for. A copy takes a CPU of the daemon's, too.
+FENCE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
 class Saver:
     """What an optimizer needs for its snapshots: threads, the catalog, and which of them still copy."""
 
@@ -36,6 +40,7 @@ class Saver:
         self.rank: int = optimizer.ranks.rank
         self.world_size: int = optimizer.ranks.world_size
         self.copier: ThreadPoolExecutor = ThreadPoolExecutor(1, "spillway-copier")
+        self._helpers: ThreadPoolExecutor = ThreadPoolExecutor(FENCE_THREADS, "spillway-fence")
         self.committer: ThreadPoolExecutor = ThreadPoolExecutor(1, "spillway-committer")
         self._catalog: Optional[Catalog] = None
         self._rendezvous: Optional[Rendezvous] = None
@@ -145,8 +150,17 @@ class Saver:
         savings = [s for s in self._savings if s.copying]
         began = time.perf_counter()
         for saving in savings:
-            for chunk, view in enumerate(views, group.first):
-                saving.copy((group.lane.number, chunk), _given(view))
+            chunks = enumerate(list(views), group.first)  # which threads may share
+
+            def copy_some(saving: Saving = saving, chunks: Iterator[Tuple[int, View]] = chunks) -> None:
+                for chunk, view in chunks:
+                    saving.copy((group.lane.number, chunk), _given(view))
+
+            n_helpers = min(FENCE_THREADS, len(views)) - 1 if self.copies_ahead else 0
+            helpers = [self._helpers.submit(copy_some) for _ in range(n_helpers)]
+            copy_some()
+            for helper in helpers:
+                helper.result()
         self._fenced = time.perf_counter() - began, savings
 
     def waited(self, seconds: float) -> None:
@@ -169,6 +183,7 @@ class Saver:
             if saving.copying:
                 self.copier.submit(saving._copy_rest, False)
         self.copier.shutdown()
+        self._helpers.shutdown()
         self.committer.shutdown()
         for ticket in self._tickets.values():
             give_back(ticket, self.catalog.forget)
