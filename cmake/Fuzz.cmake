@@ -20,8 +20,8 @@ set(fuzz_runs 60000)
 set(fuzz_runs_client 4000)
 set(fuzz_runs_config 8000)
 set(fuzz_runs_device 2000)
-set(fuzz_runs_request 2500)
-set(fuzz_runs_request_race 1500)
+set(fuzz_runs_request 4500)
+set(fuzz_runs_request_race 3000)
 set(fuzz_runs_session 1500)
 
 # A target whose memory is to change between two reads has the code that reads it compiled once more, so that each load
