@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The long form of the fuzzers: `./dev fuzz` calls it when they are built.
 
-    run.py BUILD [TARGET...] [--minutes M] [--jobs N] [--beside W]
+    run.py BUILD [TARGET...] [--minutes M] [--until-nothing-new] [--jobs N] [--beside W]
     run.py BUILD --coverage
 
 Each target runs in slices of at most an hour of a core, so many targets at a time as there are cores, until each has had its
-minutes; --beside W: in W processes, which share what they find and what an hour is. It begins with the corpus that is checked in; what it finds is merged
+minutes, or, --until-nothing-new, until a whole hour brought no new edge; --beside W: in W processes, which share what they
+find and what an hour is. It begins with the corpus that is checked in; what it finds is merged
 into that, minimised, and packed again. It prints how many inputs were run, what the last slice found that was new, and which
 lines of the code under test the corpora reach.
 """
@@ -113,7 +114,7 @@ def run_beside(command: list, env: dict[str, str], n: int) -> list[tuple[int, st
         return ended
 
 
-def fuzz(build: Path, target: str, seconds: int, beside: int) -> Result:
+def fuzz(build: Path, target: str, seconds: int, beside: int, until_nothing_new: bool) -> Result:
     result = Result(target)
     work = build / "fuzz/work" / target
     unpack(target, work)
@@ -129,6 +130,8 @@ def fuzz(build: Path, target: str, seconds: int, beside: int) -> Result:
         result.new_edges, result.new_features = last[0] - first[0], last[1] - first[1]
         result.failed = next((log[-4000:] for status, log in ended if status != 0), "")
         print(f"{target}: {result.runs} inputs, {result.new_edges} new edges", flush=True)
+        if until_nothing_new and slice_s == SLICE_S // beside and result.new_edges == 0:
+            break
     return result
 
 
@@ -179,6 +182,7 @@ def main() -> int:
     parser.add_argument("build", type=Path)
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--minutes", type=float, default=10, help="of each target")
+    parser.add_argument("--until-nothing-new", action="store_true", help="ends a target when an hour brought no new edge")
     parser.add_argument("--jobs", type=int, help="targets at a time; as many as there are cores for")
     parser.add_argument("--beside", type=int, default=1, metavar="W", help="processes of each target")
     parser.add_argument("--coverage", action="store_true", help="nothing but the coverage; BUILD is that of fuzz-coverage")
@@ -192,7 +196,8 @@ def main() -> int:
     targets = args.targets or targets_of(build)
     jobs = args.jobs or max(1, (os.cpu_count() or 1) // args.beside)
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(lambda target: fuzz(build, target, int(args.minutes * 60), args.beside), targets))
+        seconds, dry = int(args.minutes * 60), args.until_nothing_new
+        results = list(pool.map(lambda target: fuzz(build, target, seconds, args.beside, dry), targets))
         packed = list(pool.map(lambda target: merge(build, target), targets))
     print(f"{'':14} {'':>12} {'':>7} {'':>9} {'new in the last slice':>22}")
     print(f"{'target':14} {'inputs':>12} {'edges':>7} {'features':>9} {'edges':>11} {'features':>10} {'corpus':>7}")
