@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of models on a GPU whose activations are kept, offloaded to a spillwayd of its own, or moved by torch.
 
-    activations_gpu.py [--shapes gpt,mlp,wide,long] [--ways WAY,…] [--steps N] [--sweep] [--seconds N] [--output FILE]
+    activations_gpu.py [--shapes gpt,mlp,wide,long] [--ways WAY,…] [--steps N] [--sweep] [--profile] [--seconds N]
+                       [--output FILE]
 
 Shapes, all in bf16: "gpt", GPT-2 774M (36 blocks, width 1280, 20 heads, --batch times 1024 random tokens); "mlp", 12 blocks
 of 4096 × 16384; where the compute can hide more: "wide", 4 blocks of width 12288, and "long", 4 blocks of width 4096 with
@@ -32,14 +33,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import typing
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
 import gpu_torch
 import spillway.torch as spw
+from spillway.torch import activations, activations_gpu
 
 MIB, GIB = 1 << 20, 1 << 30
 BIN = pathlib.Path(os.environ.get("SPILLWAY_BIN", "."))
@@ -171,7 +175,7 @@ def milliseconds(taken, what):
     return round(1e3 * statistics.median(getattr(each, what) for each in taken), 2)
 
 
-def measure(model, x, new_context, steps, link):
+def measure(model, x, new_context, steps, link, profiled):
     """The row of a way. A new context in each step, so that statistics are of one."""
     model.zero_grad(set_to_none=True)
     gc.collect()
@@ -194,6 +198,7 @@ def measure(model, x, new_context, steps, link):
         if hasattr(context, "stats"):
             each.append({"step_ms": round(1e3 * seconds.total, 1), **moved(context.stats, seconds, link)})
         del context
+    spent = profile(model, x, new_context) if profiled else {}
     model.zero_grad(set_to_none=True)
     return bits, {
         "step_ms": milliseconds(taken, "total"),
@@ -207,6 +212,42 @@ def measure(model, x, new_context, steps, link):
         "reserved_gib": round(reserved / GIB, 3),
         "left_bytes": torch.cuda.memory_allocated() - idle,
         "moved": each,  # with the steps that are not counted
+        "profile": spent,
+    }
+
+
+def profile(model, x, new_context):
+    """A step more: where the host's time goes, with what it waits for the GIL. Milliseconds and calls, each with what is
+    within it; the watching itself takes a microsecond a call."""
+    spent = {}
+
+    def watched(owner, name):
+        function = getattr(owner, name)
+
+        def call(*args, **options):
+            start = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                of = spent.setdefault(f"{threading.current_thread().name.split('-')[0]}: {name}", [0.0, 0])
+                of[0] += time.perf_counter() - start
+                of[1] += 1
+
+        return mock.patch.object(owner, name, call)
+
+    with contextlib.ExitStack() as stack:
+        for owner, names in (
+            (activations._Offloader, ("pack", "_why_kept", "_save", "_hold_back", "unpack", "_take", "_put", "_prefetch")),
+            (activations._Mover, ("host_has_time",)),
+            (activations_gpu._DeviceMover, ("origin", "room")),
+            (activations_gpu._SlotMover, ("put", "get", "use", "drop")),
+        ):
+            for name in names:
+                stack.enter_context(watched(owner, name))
+        seconds = step(model, x, new_context())
+    return {
+        "step_ms": round(1e3 * seconds.total, 1),
+        **{name: {"ms": round(1e3 * of[0], 2), "calls": of[1]} for name, of in sorted(spent.items())},
     }
 
 
@@ -284,7 +325,7 @@ def compare(name, arguments, pool, link):
             say(f"{name}: {way} is left out: the time is over")
             continue
         try:
-            bits, row = measure(model, x, new_context, steps, link)
+            bits, row = measure(model, x, new_context, steps, link, arguments.profile)
         except torch.cuda.OutOfMemoryError as error:
             rows[way] = {"error": str(error).splitlines()[0]}
             continue
@@ -297,6 +338,8 @@ def compare(name, arguments, pool, link):
         rows[way] = row
         row["memory"] = slots_of(pool)
         say(f"{name}: {way}: {summary(row)}")
+        for what, found in row["profile"].items():
+            say(f"    {what}: {found}")
     return rows
 
 
@@ -346,6 +389,7 @@ def main():
     parser.add_argument("--shapes", default="gpt,mlp,wide")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--ways", help="all, if not given")
+    parser.add_argument("--profile", action="store_true", help="where the host's time goes, of a step more of each way")
     parser.add_argument("--sweep", action="store_true", help="offload with other arguments, too")
     parser.add_argument("--seconds", type=float, default=130, help="no way begins after so many")
     parser.add_argument("--batch", type=int, default=8, help="of gpt")
