@@ -687,6 +687,34 @@ class SlotTest(SlotDevice):
         self.assertEqual(mapped[0], mapped[2])
         self.assertEqual(self.gpu.puts, [])
 
+    def test_no_more_is_queued_than_the_link_carries(self):
+        """And as much again; so it is found out when it carries more, by new contexts, too."""
+
+        def a_pass(context, may_move=True):
+            nodes = self.chain(context, 8)
+            if may_move:
+                self.is_idle(context)
+            else:
+                wait_until(lambda: len(self.out) == 2, "copies do not begin")
+            for node in reversed(nodes):
+                node._saved_self
+            return context.stats
+
+        self.pieces_of(SIZE // 4)
+        least = unittest.mock.patch.object(activations, "LINK_LEAST_BYTES", 2 * SIZE)
+        with least, unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):
+            Job.may_move.clear()
+            context = self.context()
+            a_pass(context, may_move=False)
+            Job.may_move.set()
+            self.is_idle(context)
+            self.assertEqual(context.stats.offloaded, 0)
+            for stored in (2, 6, 8):
+                stats = a_pass(self.context())
+                self.assertEqual(stats.offloaded, stored * SIZE)
+                self.assertEqual(stats.kept.get("link", 0), (8 - stored) * SIZE)
+            self.assertEqual(a_pass(self.context(on_full="wait")).offloaded, 8 * SIZE)
+
     def test_a_copy_that_backward_overtakes_is_given_up(self):
         """Between two batches; its slot is free then, and the next step's copies go on."""
         with unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):

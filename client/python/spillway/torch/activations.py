@@ -25,7 +25,8 @@ is needed last. The link copies as much as it can until the GPU begins backward,
 much as hides behind forward, whatever the rates are. Backward gives memory back, of which half goes to reads.
 
 Where the host is not ahead, as with many small kernels, whatever it does here the GPU waits for, and the slower forward
-becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept.
+becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept. And what is queued and then
+forwarded has cost the host its time for nothing: a pass queues twice what passes before it have stored.
 
 Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
 lock: they put what is to be done into a queue.
@@ -37,6 +38,7 @@ import enum
 import errno
 import functools
 import itertools
+import math
 import os
 import threading
 import time
@@ -56,6 +58,8 @@ from ..space import Space
 
 ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
 FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
+LINK_LEAST_BYTES = 64 << 20  # are queued for a link, whatever it has carried
+LINK_PASSES = 64  # of which the best one tells what it carries: what checkpoints compute again are passes, too
 AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
 
 # Key of a block: bytes that no other context has, and the storage's number.
@@ -68,11 +72,12 @@ class ActivationStats(NamedTuple):
 
     offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
     else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device" (no way from there to
-    the pool); "in_flight" (the pool was too slow for the CPU); "host" (the GPU waited for the host, which had no time
-    for this); "full" (the pool had no room). deduplicated: of tensors whose storage was saved before. forwarded:
-    backward began, or needed them, before they had been stored. resident: had been stored, but were still in memory
-    when they were needed. loaded: came from the pool. waited_seconds: of the backward pass for that, on the host.
-    peak_in_flight: at most so many waited for their copy, or were being copied.
+    the pool); "in_flight" (the pool was too slow for the CPU); "link" (more than twice what passes before have stored,
+    in the time that they had); "host" (the GPU waited for the host, which had no time for this); "full" (the pool had
+    no room). deduplicated: of tensors whose storage was saved before. forwarded: backward began, or needed them, before
+    they had been stored. resident: had been stored, but were still in memory when they were needed. loaded: came from
+    the pool. waited_seconds: of the backward pass for that, on the host. peak_in_flight: at most so many waited for
+    their copy, or were being copied.
     On a GPU: copied: of what was offloaded, by the copy engine to memory that stays mapped. put_seconds, get_seconds:
     that this took, each way. overtaken: how many copies had begun when backward needed what they copy.
     """
@@ -135,6 +140,51 @@ def _workers_of(session: Session, what: str = "cpu", threads: int = 1) -> _Worke
 # --- Copying ----------------------------------------------------------------------------------------------------------
 
 
+class _Pass:
+    """A forward pass, in bytes. limited: more was to be queued."""
+
+    __slots__ = ("limited", "queued", "stored")
+
+    def __init__(self) -> None:
+        self.queued = self.stored = 0
+        self.limited = False
+
+    def wants(self) -> float:
+        """How much the next one should queue: twice what hid behind this one, so that it is seen if more does."""
+        if self.stored >= self.queued and not self.limited:
+            return math.inf
+        return 2 * self.stored + LINK_LEAST_BYTES
+
+
+class _Link:
+    """How much of a forward pass is queued for its copies, between a pool and a device that lags."""
+
+    def __init__(self) -> None:
+        self.now = _Pass()
+        self._wants: Deque[float] = deque(maxlen=LINK_PASSES)
+        self._limit = math.inf
+        self._is_over = False
+
+    def backward_begins(self) -> None:
+        """What is queued from then on is of another pass."""
+        self._is_over = True
+
+    def takes(self, nbytes: int) -> bool:
+        """May so much be queued? One storage may, however large it is."""
+        if self._is_over:
+            self._begin()
+        takes = self.now.queued == 0 or self.now.queued + nbytes <= self._limit
+        self.now.limited |= not takes
+        return takes
+
+    def _begin(self) -> None:
+        self._is_over = False
+        if self.now.queued > 0:
+            self._wants.append(self.now.wants())
+            self._limit = max(self._wants)
+        self.now = _Pass()
+
+
 class _Mover:
     """Copies storages of a device's to the pool and back, in threads of its own, without the GIL.
 
@@ -142,6 +192,7 @@ class _Mover:
     """
 
     lags = False  # is the device behind the host, which queues its work?
+    link: Optional[_Link] = None  # where it does
     mark: Any = None  # the origin of what was saved last, by which is seen if it is
 
     def __init__(self, space: Space, workers: _Workers) -> None:
@@ -270,8 +321,8 @@ class _Activation:
     """A storage that tensors of the graph are views of. The offloader's lock guards what changes.
 
     storage: where it is in memory and held; None: STORED, WANTED, LOADING. seen: what it was in memory when it was last
-    held. version: of `witness`, when it was saved. room: of a read that is queued. uses: tensors that are views of it;
-    left: those that backward has not yet asked for.
+    held. version: of `witness`, when it was saved. passed: the pass that queued it. room: of a read that is queued.
+    uses: tensors that are views of it; left: those that backward has not yet asked for.
     """
 
     __slots__ = (
@@ -283,6 +334,7 @@ class _Activation:
         "number",
         "offloader",
         "origin",
+        "passed",
         "room",
         "seen",
         "state",
@@ -299,6 +351,7 @@ class _Activation:
         self.key = offloader.name + number.to_bytes(_NUMBER_BYTES, "big")
         self.mover = mover
         self.origin = mover.origin()
+        self.passed: Optional[_Pass] = None
         self.room: Any = None
         self.storage = storage
         self.nbytes = storage.nbytes()
@@ -553,7 +606,10 @@ class _Offloader:
             return None
         mover = self._movers[tensor.device]
         assert mover is not None
-        if mover.lags and self._on_full == "keep" and not mover.host_has_time():
+        link = mover.link if self._on_full == "keep" else None
+        if link is not None and not link.takes(storage.nbytes()):
+            return "link"
+        if link is not None and not mover.host_has_time():
             return "host"
         number = next(self._numbers)
         activation = _Activation(self, number, mover, storage, saved)
@@ -563,6 +619,9 @@ class _Offloader:
         if not self._enter(activation):
             activation.state = _State.KEPT  # so are its other views: to store it for them would free nothing
             return "in_flight"
+        if link is not None:
+            link.now.queued += activation.nbytes
+            activation.passed = link.now
         self._remember(activation)
         mover.workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
         return None
@@ -633,6 +692,8 @@ class _Offloader:
             if failure is None:
                 self._offloaded += activation.nbytes
                 activation.state, activation.storage = _State.STORED, None
+                if activation.passed is not None:
+                    activation.passed.stored += activation.nbytes
                 return
             if activation.state is _State.KEPT:  # given up
                 return
@@ -708,6 +769,8 @@ class _Offloader:
         if (number, activation.left) >= (self._backward.number, activation.uses):  # the same again: another pass
             self._backward = _Backward(number, activation.mover, activation.mover.origin())
             activation.mover.mark = None
+            if activation.mover.link is not None:
+                activation.mover.link.backward_begins()
         backward = self._backward
         backward.is_at(number)
         window = self._prefetch_bytes + backward.freed_bytes // 2

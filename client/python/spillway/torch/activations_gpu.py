@@ -46,7 +46,7 @@ from .. import gpu
 from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
 from ..views import Views
-from .activations import _Mover, _storage, _workers_of
+from .activations import _Link, _Mover, _storage, _workers_of
 from .device import Copies, attach, copy_all
 from .memory import octets
 from .slots import Slot, Slots
@@ -122,6 +122,7 @@ class _Way(NamedTuple):
     """Between a GPU and a pool. mapped: None: the pool's memory cannot be registered."""
 
     gpu: gpu.Gpu
+    link: _Link
     mapped: Optional[_Mapped]
 
 
@@ -131,8 +132,8 @@ def new_mover(space: Space, device: torch.device) -> Optional[_Mover]:
     if way is None:
         return None
     if way.mapped is None:
-        return _KernelMover(space, device, way.gpu)
-    return _SlotMover(space, device, way.gpu, way.mapped)
+        return _KernelMover(space, device, way)
+    return _SlotMover(space, device, way, way.mapped)
 
 
 def _way(space: Space, device: torch.device) -> Optional[_Way]:
@@ -155,14 +156,14 @@ def _attach(space: Space, device: torch.device) -> Optional[_Way]:
         info = space.pool.info
         slots = Slots(space, attached, (info.dram_bytes + info.cxl_bytes) * SLOTS_PERCENT // 100)
         slots.map_ahead()
-        return _Way(attached, _Mapped(slots, _CopyStream(device), _CopyStream(device)))
+        return _Way(attached, _Link(), _Mapped(slots, _CopyStream(device), _CopyStream(device)))
     try:
         attached = attach(space, device)
     except SpillwayError as error:
         warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
         return None
     warnings.warn(f"the pool's memory is not pinned here, so activations move slowly: {why}", RuntimeWarning)
-    return _Way(attached, None)
+    return _Way(attached, _Link(), None)
 
 
 def _attach_mapped(space: Space, device: torch.device) -> gpu.Gpu:
@@ -186,10 +187,11 @@ class _DeviceMover(_Mover):
 
     lags = True
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
+    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
         super().__init__(space, _workers_of(space.session, f"GPU {device}", THREADS))
+        self.link = way.link
         self._device = device
-        self._gpu = attached
+        self._gpu = way.gpu
         self._stream: Optional[torch.cuda.Stream] = None
         self._puts: Dict[bytes, Any] = {}  # that are waited for, and can be cancelled
 
@@ -259,8 +261,8 @@ class _DeviceMover(_Mover):
 class _CopyMover(_DeviceMover):
     """By copy engines, to a block for each piece."""
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
-        super().__init__(space, device, attached)
+    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
+        super().__init__(space, device, way)
         self._out, self._in = Copies(device), Copies(device)
         self._pieces: Dict[bytes, int] = {}  # how many, of each key
 
@@ -321,8 +323,8 @@ class _Arrival:
 class _SlotMover(_CopyMover):
     """By copy engines, to slots as long as there are any."""
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu, mapped: _Mapped) -> None:
-        super().__init__(space, device, attached)
+    def __init__(self, space: Space, device: torch.device, way: _Way, mapped: _Mapped) -> None:
+        super().__init__(space, device, way)
         self._slots, self._copies_out, self._copies_back = mapped
         self._held: Dict[bytes, Slot] = {}  # what is stored, and where
         self._arrivals: Dict[bytes, _Arrival] = {}
@@ -427,8 +429,8 @@ def _batches(pairs: Iterable[Pair]) -> Iterator[List[Pair]]:
 class _KernelMover(_DeviceMover):
     """By kernels, to tensors."""
 
-    def __init__(self, space: Space, device: torch.device, attached: gpu.Gpu) -> None:
-        super().__init__(space, device, attached)
+    def __init__(self, space: Space, device: torch.device, way: _Way) -> None:
+        super().__init__(space, device, way)
         self._idle = torch.cuda.Stream(device)  # has nothing that a put would come after
         self._reads = torch.cuda.Stream(device)  # has what reads come after
 
