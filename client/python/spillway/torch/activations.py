@@ -62,6 +62,8 @@ LINK_LEAST_BYTES = 64 << 20  # are queued for a link, whatever it has carried
 LINK_PASSES = 64  # of which the best one tells what it carries: what checkpoints compute again are passes, too
 AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
 
+_KINDS = (torch.Tensor, torch.nn.Parameter)
+
 # Key of a block: bytes that no other context has, and the storage's number.
 _NAME_BYTES = 16
 _NUMBER_BYTES = 8
@@ -562,21 +564,25 @@ class _Offloader:
         """The hook for what autograd saves."""
         self._session._check_process()
         saved = _Saved(tensor)
-        why, storage = self._why_kept(tensor)
+        nbytes = tensor.numel() * tensor.element_size()
+        why, storage = self._why_kept(tensor, nbytes)
         with self._lock:
-            self._check()
+            if self._failure is not None:
+                self._check()
             if why is None:
                 why = self._save(tensor, storage, saved)
             if why is not None:
-                self._kept[why] = self._kept.get(why, 0) + tensor.numel() * tensor.element_size()
+                self._kept[why] = self._kept.get(why, 0) + nbytes
         if why is None:
             self._hold_back()
         return saved
 
-    def _why_kept(self, tensor: torch.Tensor) -> Tuple[Optional[str], Any]:
-        """Why it is nothing to be stored; or None, and its storage."""
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+    def _why_kept(self, tensor: torch.Tensor, nbytes: int) -> Tuple[Optional[str], Any]:
+        """Why it is nothing to be stored; or None, and its storage. A model saves many that are small."""
+        if type(tensor) not in _KINDS or tensor.layout is not torch.strided:
             return "kind", None
+        if nbytes < self._min_bytes or nbytes == 0:
+            return "small", None
         if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             return "kind", None
         base = tensor._base if tensor._is_view() else tensor
@@ -585,8 +591,7 @@ class _Offloader:
         if tensor.device.type not in ("cpu", "cuda"):
             return "device", None
         storage = _storage(tensor)
-        least = min(tensor.numel() * tensor.element_size(), storage.nbytes())
-        if least < self._min_bytes or least == 0:
+        if storage.nbytes() < self._min_bytes:  # expanded
             return "small", None
         mover = self._mover_of(tensor.device)
         return None if mover is not None and mover.takes(storage) else "device", storage
