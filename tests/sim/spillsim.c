@@ -164,6 +164,15 @@ static void some_steps(struct sim *sim)
         step(sim);
 }
 
+/* What was left is all that the next process has, and all that it leaves. */
+static void end_again(struct sim *sim)
+{
+    if (sim_percent(sim, 70))
+        world_stop_clean(sim);
+    else
+        world_crash(sim, sim_percent(sim, 50));
+}
+
 /* Clients are served while bytes are written back; then what is left is written, unless memory goes over at once. */
 static void stop_hot(struct sim *sim)
 {
@@ -219,8 +228,11 @@ uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
         sim_progress->step = sim->step;
         step(sim);
         for (uint64_t i = 0; i < n_hot; i++) {
-            if (hot[i] == sim->step)
-                hot_step(sim);
+            if (hot[i] != sim->step)
+                continue;
+            hot_step(sim);
+            if (sim->orderly && sim_percent(sim, 15))
+                end_again(sim);
         }
         for (uint64_t i = 0; i < n_ends; i++) {
             if (ends[i] != sim->step)
@@ -237,8 +249,8 @@ uint64_t sim_run_seed(const struct sim_run *run, struct sim_counts *counts)
                 world_stop_clean(sim);
             else
                 world_crash(sim, i < 4 || sim_percent(sim, 50));
-            if (sim->orderly && i % 3 != 2 && sim_percent(sim, 50))
-                world_stop_clean(sim); /* what the crash left is closed as it is */
+            if (sim->orderly && sim_percent(sim, 50))
+                end_again(sim);
         }
     }
     world_stop_clean(sim);
