@@ -294,6 +294,35 @@ class LazyTest(SnapshotCase):
         optimizer.load("shared")
         self.assertEqual(bits_of(optimizer, model), saved)
 
+    def test_who_waits_beside_steps(self):
+        """The copier needs leases of what a step has leased, and the step copies of that: neither waits for ever."""
+        put = Saving._put
+
+        def slowly(*arguments):
+            time.sleep(0.02)
+            put(*arguments)
+
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 19)) for _ in range(5)])
+        optimizer = self.optimizer(model, group_bytes=16 * MIB)
+        optimizer._saver.copies_ahead = False
+        for p in model:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        saved = bits_of(optimizer, model)
+        with unittest.mock.patch.object(Saving, "_put", slowly):
+            saving = optimizer.snapshot("beside")
+            waiting = threading.Thread(target=saving.wait)
+            step = threading.Thread(target=optimizer.step)
+            step.start()
+            time.sleep(0.03)
+            waiting.start()
+            step.join(20)
+            self.assertFalse(step.is_alive(), "the step does not end")
+            waiting.join(20)
+        saving.wait(0)
+        optimizer.load("beside")
+        self.assertEqual(bits_of(optimizer, model), saved)
+
     def test_waits_for_no_step(self):
         model = model_of()
         optimizer = self.optimizer(model)
