@@ -3,11 +3,14 @@
  * Tensors: opening them, and moving blocks between the store and a leased range of one. Moving a tensor's own bytes to
  * and from the caller's memory is a transfer, like put and get. No state; any thread.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "client/lib/client.h"
 
 #include "include/base/checked.h"
+
+#define VIEWS_AT_ONCE 32 /* the daemon's workers copy several at a time */
 
 int spw_tensor_open(spw_space *space, const struct spw_key *name, uint64_t size_bytes)
 {
@@ -94,6 +97,59 @@ int spw_get_to_view(spw_space *space, const struct spw_key *keys, const uint64_t
 {
     return arena_move("spw_get_to_view", SPW_OP_GET_RANGE, space, keys, sizes, n, arena, arena_offset_bytes, timeout_ms,
                       ret_status);
+}
+
+/* Starts a request for each, and waits for all of those that were started, whatever becomes of one. */
+static int views_put(const char *name, struct client_ring *ring, struct client_call *calls, size_t n)
+{
+    const struct client_call *failed = NULL;
+    size_t n_started = 0;
+    int r = 0;
+
+    while (r == 0 && n_started < n)
+        r = client_ring_start(ring, &calls[n_started++]);
+    if (r < 0)
+        n_started--;
+    for (size_t i = 0; i < n_started; i++) {
+        client_ring_wait(ring, &calls[i]);
+        if (!failed && client_call_status(&calls[i]) < 0)
+            failed = &calls[i];
+    }
+    return failed ? client_op_finish(name, failed) : r;
+}
+
+int spw_put_from_views(spw_space *space, const struct spw_key *keys, const struct spw_view *views, size_t n,
+                       uint32_t timeout_ms, int32_t *ret_status)
+{
+    static const char name[] = "spw_put_from_views";
+    struct client_call calls[VIEWS_AT_ONCE];
+    struct client_ring *ring = NULL;
+    int r = !space || (n > 0 && (!keys || !views)) ? client_error(-EINVAL, 0, "%s: an argument is NULL", name) : 0;
+
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = arena_check(name, space, &keys[i], &views[i].size_bytes, 1, &views[i], 0);
+    if (r == 0)
+        r = client_session_check(space->session);
+    if (r == 0)
+        r = client_thread_ring(space->session, space->engine, &ring);
+    for (size_t first = 0, n_here; r == 0 && first < n; first += n_here) {
+        n_here = MIN(n - first, ARRAY_LEN(calls));
+        for (size_t i = 0; r == 0 && i < n_here; i++) {
+            calls[i] = (struct client_call){.space = space,
+                                            .keys = &keys[first + i],
+                                            .n = 1,
+                                            .length_bytes = views[first + i].size_bytes,
+                                            .opcode = SPW_OP_PUT_RANGE,
+                                            .timeout_ms = timeout_ms,
+                                            .whole = true,
+                                            .statuses = ret_status ? &ret_status[first + i] : NULL,
+                                            .arg = {views[first + i].lease}};
+            r = client_call_check(name, &calls[i]);
+        }
+        if (r == 0)
+            r = views_put(name, ring, calls, n_here);
+    }
+    return r;
 }
 
 static int tensor_transfer(const char *name, enum client_transfer_kind kind, spw_space *space,

@@ -174,6 +174,22 @@ class Blocks(support.Case):
         with self.space.acquire([b"n"]) as views:
             self.assertEqual(views[0].data, self.blocks[1])
 
+    def test_blocks_of_many_views(self):
+        """More than the library asks for at once."""
+        n = 70
+        names = [f"arena {i}" for i in range(n)]
+        data = [bytes([i]) * BLOCK for i in range(n)]
+        for name, bytes_ in zip(names, data):
+            self.space.tensor(name, BLOCK).put(0, bytes_)
+        keys = [(b"many", i) for i in range(n)]
+        with self.space.acquire(names) as views:
+            self.assertEqual(self.space.put_from_views(keys, views), [0] * n)
+            self.assertEqual(self.space.put_from_views([(b"some", 0), (b"some", 1)], [views[3], views[1]]), [0, 0])
+            with self.assertRaises(ValueError):
+                self.space.put_from_views(keys, views[:2])
+        with self.space.acquire([*keys, (b"some", 0), (b"some", 1)]) as found:
+            self.assertEqual([bytes(view.data) for view in found], [*data, data[3], data[1]])
+
     def test_long_lists(self):
         keys = [i.to_bytes(4, "little") for i in range(5000)]
         self.space.put(keys, [key * 16 for key in keys]).check()

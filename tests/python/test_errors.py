@@ -160,6 +160,7 @@ class Hostile(support.Case):
                 self.space.put_from_view(["a"], views[0], offset, [size])
         views.release()
         self.refused(self.space.put_from_view, ["a"], views[0], 0, [4096])
+        self.refused(self.space.put_from_views, ["a"], [views[0]])
 
     def test_the_library_cannot_be_used_bare(self):
         self.refused(spillway.View)

@@ -14,7 +14,6 @@ try:
     import torch
 
     import spillway.torch as spw
-    from spillway.torch import saver
     from spillway.torch.saving import Saving
     from torch_rig import NUMBERS, SnapshotCase, bits_of, model_of, run
 except ImportError:
@@ -200,7 +199,7 @@ class SaveTest(SnapshotCase):
         """Then the daemon has no way from the ones to the others, and the client has."""
         daemon = support.Daemon("[tier.dram]\nsize = 128 MiB\n", disk_mib=128, engines=2)
         self.addCleanup(daemon.stop)
-        put, ways = spillway.Space.put_from_view, []
+        put, ways = spillway.Space.put_from_views, []
 
         def noted(*arguments, **options):
             try:
@@ -211,7 +210,7 @@ class SaveTest(SnapshotCase):
             except spillway.SpillwayError:
                 raise AssertionError("a list is served") from None
 
-        with daemon.connect() as session, unittest.mock.patch.object(spillway.Space, "put_from_view", noted):
+        with daemon.connect() as session, unittest.mock.patch.object(spillway.Space, "put_from_views", noted):
             for name in ("one", "two"):
                 model = model_of()
                 optimizer = self.optimizer(model, session.pool(), name=name)
@@ -268,30 +267,28 @@ class LazyTest(SnapshotCase):
             saving = self.lazily(model, optimizer)
         self.assertGreater(saving.blocked, 0.1)
 
-    def test_a_step_copies_with_several_threads(self):
-        put, threads = Saving._put, set()
+    def test_a_step_copies_a_group_at_once(self):
+        put, lists = spillway.Space.put_from_views, []
 
-        def noted(*arguments):
-            threads.add(threading.current_thread().name)
-            time.sleep(0.01)  # others come to copy, too
-            put(*arguments)
+        def noted(space, keys, views, **options):
+            lists.append(len(views))
+            return put(space, keys, views, **options)
 
         model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 19)) for _ in range(5)])
-        patched = unittest.mock.patch.object(saver, "FENCE_THREADS", 3)
-        patched.start()
-        self.addCleanup(patched.stop)
         optimizer = self.optimizer(model, group_bytes=8 * MIB)
-        self.assertTrue(optimizer._saver.copies_ahead)
+        self.assertGreater(optimizer._saver.parameters_at_once, 1)
         for p in model:
             p.grad = torch.ones_like(p)
         optimizer.step()
         saved = bits_of(optimizer, model)
-        with unittest.mock.patch.object(Saving, "_copy_rest"), unittest.mock.patch.object(Saving, "_put", noted):
-            saving = optimizer.snapshot("shared")
+        patched = unittest.mock.patch.object(spillway.Space, "put_from_views", noted)
+        with patched, unittest.mock.patch.object(Saving, "_copy_rest"):
+            saving = optimizer.snapshot("together")
             optimizer.step()
         saving.wait()
-        self.assertEqual(sum(name.startswith("spillway-fence") for name in threads), 2, threads)
-        optimizer.load("shared")
+        self.assertEqual(lists, [group.n for group in optimizer._groups])
+        self.assertGreater(max(lists), 1)
+        optimizer.load("together")
         self.assertEqual(bits_of(optimizer, model), saved)
 
     def test_who_waits_beside_steps(self):

@@ -289,6 +289,46 @@ START_TEST(test_in_place)
 }
 END_TEST
 
+/* More than are asked for at once, out of views in any order. */
+START_TEST(test_blocks_of_views)
+{
+    enum { N = 40 };
+    spw_session *session = connect_us();
+    spw_space *space = daemon_space(session, "shared", "tensors", 0, SPW_CLASS_OPTIMIZER, SPW_SCRATCH);
+    const uint64_t size_bytes = 4096;
+    struct spw_key names[N], keys[N];
+    struct spw_view views[N], blocks[N];
+    int32_t statuses[N];
+    uint8_t expected[4096];
+
+    for (uint32_t i = 0; i < N; i++) {
+        names[i] = block_key(1000 + i);
+        keys[i] = block_key(2000 + i);
+        statuses[i] = 1;
+        pattern_fill(expected, size_bytes, 0, i);
+        ck_assert_int_eq(spw_tensor_open(space, &names[i], size_bytes), 0);
+        ck_assert_int_eq(spw_put_range(space, &names[i], 0, expected, size_bytes, 10000), 0);
+        ck_assert_int_eq(spw_acquire(space, &names[i], 1, 0, 10000, &views[N - 1 - i]), 0);
+    }
+    ck_assert_int_eq(spw_put_from_views(space, keys, views, N, 10000, statuses), 0);
+    ck_assert_int_eq(spw_put_from_views(space, keys, views, 0, 10000, NULL), 0);
+    ck_assert_int_eq(spw_acquire(space, keys, N, 0, 10000, blocks), 0);
+    for (uint32_t i = 0; i < N; i++) {
+        ck_assert_int_eq(statuses[i], 0);
+        pattern_fill(expected, size_bytes, 0, N - 1 - i);
+        ck_assert_mem_eq(blocks[i].data, expected, size_bytes);
+    }
+    ck_assert_int_eq(spw_release(space, blocks, N, 0), 0);
+    ck_assert_int_eq(spw_put_from_views(space, keys, views, 1, 10000, statuses), 0);
+    ck_assert_int_eq(statuses[0], -EEXIST); /* a block is what it is */
+    ck_assert_int_eq(spw_release(space, views, N, 0), 0);
+    ck_assert_int_eq(spw_put_from_views(space, keys, views, N, 10000, statuses), -EINVAL); /* they are not leased */
+    ck_assert_int_eq(spw_put_from_views(space, NULL, views, N, 10000, statuses), -EINVAL);
+    expect_nothing_leased(session);
+    spw_close(session);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("shared_tensor");
@@ -298,6 +338,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, test_two_users);
     tcase_add_test(tc, test_killed_writer);
+    tcase_add_test(tc, test_blocks_of_views);
     tcase_add_test(tc, test_in_place);
     suite_add_tcase(suite, tc);
     return suite_main(suite);

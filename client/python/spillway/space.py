@@ -209,6 +209,22 @@ class Space(Unpicklable):
         """
         return self._move(lib.spw_put_from_view, keys, view, offset, sizes, timeout)
 
+    def put_from_views(
+        self, keys: Iterable[Key], views: Sequence[View], *, timeout: Optional[float] = None
+    ) -> Statuses:
+        """Stores a block out of each of these leased ranges of tensors, the whole of it, all at once."""
+        c_keys, n = key_array(keys)
+        if n != len(views):
+            raise ValueError(f"{n} keys for {len(views)} views")
+        arenas = ffi.new("struct spw_view[]", n)
+        statuses = ffi.new("int32_t[]", n)
+        with Memory() as memory:
+            for i, view in enumerate(views):
+                memory.add(view, False)  # so that nobody ends the lease meanwhile
+                arenas[i] = view._grant.array[view._index]
+            self._call(lib.spw_put_from_views, c_keys, arenas, n, milliseconds(timeout), statuses)
+        return Statuses(statuses)
+
     def get_to_view(
         self,
         keys: Iterable[Key],

@@ -11,11 +11,11 @@ import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Tuple
 
 from ..errors import NoSpace
 from ..space import Space
-from ..views import View, Views
+from ..views import Views
 from . import manifest
 from .catalog import Catalog
 from .manifest import Document, Run
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from .adamw import OffloadAdamW, _Group
 
 
-# That make the copies which a step waits for. A copy takes a CPU of the daemon's, too.
-FENCE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+PARAMETERS_AT_ONCE = 8  # blocks of parameters that are leased, where the pool has room for that
 
 
 class Saver:
@@ -40,7 +39,6 @@ class Saver:
         self.rank: int = optimizer.ranks.rank
         self.world_size: int = optimizer.ranks.world_size
         self.copier: ThreadPoolExecutor = ThreadPoolExecutor(1, "spillway-copier")
-        self._helpers: ThreadPoolExecutor = ThreadPoolExecutor(FENCE_THREADS, "spillway-fence")
         self.committer: ThreadPoolExecutor = ThreadPoolExecutor(1, "spillway-committer")
         self._catalog: Optional[Catalog] = None
         self._rendezvous: Optional[Rendezvous] = None
@@ -51,7 +49,9 @@ class Saver:
         self._tickets: Dict[bytes, Ticket] = {}
         self._fenced: Tuple[float, List[Saving]] = (0.0, [])
         # A lease more must not be what a step lacks; nor should copies bring the order of its accesses into disorder.
-        self.copies_ahead: bool = optimizer._has_room_for(self.space.piece_bytes)
+        room = (n for n in range(PARAMETERS_AT_ONCE, 0, -1) if optimizer._has_room_for(n * self.space.piece_bytes))
+        self.parameters_at_once: int = next(room, 0)
+        self.copies_ahead: bool = self.parameters_at_once > 0
 
     @property
     def catalog(self) -> Catalog:
@@ -149,18 +149,9 @@ class Saver:
         """The group is leased for writing, and may be written when this returns."""
         savings = [s for s in self._savings if s.copying]
         began = time.perf_counter()
+        leased = {(group.lane.number, chunk): view for chunk, view in enumerate(views, group.first)}
         for saving in savings:
-            chunks = enumerate(list(views), group.first)  # which threads may share
-
-            def copy_some(saving: Saving = saving, chunks: Iterator[Tuple[int, View]] = chunks) -> None:
-                for chunk, view in chunks:
-                    saving.copy((group.lane.number, chunk), _given(view))
-
-            n_helpers = min(FENCE_THREADS, len(views)) - 1 if self.copies_ahead else 0
-            helpers = [self._helpers.submit(copy_some) for _ in range(n_helpers)]
-            copy_some()
-            for helper in helpers:
-                helper.result()
+            saving.copy(leased)
         self._fenced = time.perf_counter() - began, savings
 
     def waited(self, seconds: float) -> None:
@@ -183,15 +174,10 @@ class Saver:
             if saving.copying:
                 self.copier.submit(saving._copy_rest, False)
         self.copier.shutdown()
-        self._helpers.shutdown()
         self.committer.shutdown()
         for ticket in self._tickets.values():
             give_back(ticket, self.catalog.forget)
         self._tickets.clear()
-
-
-def _given(view: View) -> Callable[[], Optional[View]]:
-    return lambda: view
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@
     step()                                     lease i, copy it if it was not yet │ step i
     thread "committer"                                            index, SYNC │ manifest, SYNC: it is there
 
-Each chunk becomes a block: the daemon copies it where it lies (put_from_view), so states do not go through the client.
+Each chunk becomes a block: the daemon copies it where it lies (put_from_views), so states do not go through the client.
 A chunk is copied by whoever comes first, once: the copier, or the lease for writing that the step takes, which is
 granted only when the copy was made. Where the states do not all fit in memory the copier leaves all of it to the step,
 which will have them in memory anyway, or to wait(). Parameters that have no master are copied along with their states.
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from ..errors import NoSpace, SpillwayError
 from ..space import Space
-from ..views import Reservation, View, Views
+from ..views import Reservation, View
 from . import manifest, timeline
 from .catalog import INDEX, SYNC_BYTES, Entry, data_key
 from .manifest import PARAMETER, Block, Document, Run
@@ -126,32 +126,45 @@ class Saving:
             self._copy_rest(True)
         self._saver.make_ticket()
 
-    def copy(self, chunk: Chunk, lease: Callable[[], Optional[View]]) -> None:
-        """Sees to it that the chunk's copy was made: makes it, or waits for whoever does. Without a lease: later."""
+    def copy(self, leased: Dict[Chunk, View]) -> None:
+        """Sees to it that these chunks' copies were made: makes them, or waits for whoever does."""
         self._begun.wait()
+        while True:
+            claimed = self._claim(leased)
+            if claimed:
+                self._make(claimed, [leased[chunk] for chunk in claimed])
+            with self._turn:
+                while any(chunk in self._busy for chunk in leased):
+                    self._turn.wait()
+                if not any(chunk in self._left for chunk in leased):  # as where the copier got no lease
+                    return
+
+    def _claim(self, chunks: Iterable[Chunk]) -> List[Chunk]:
+        """Those of them whose copies nobody has begun; the caller has, from now on."""
         with self._turn:
-            while chunk in self._busy:
-                self._turn.wait()
-            if chunk not in self._left:
-                return
-            del self._left[chunk]
-            self._busy[chunk] = None
+            claimed = [chunk for chunk in chunks if chunk in self._left]
+            for chunk in claimed:
+                del self._left[chunk]
+                self._busy[chunk] = None
+        return claimed
+
+    def _make(self, chunks: List[Chunk], views: List[View]) -> None:
         copied = False
         try:
-            view = lease()
-            if view is not None:
-                self._put(chunk, view)
-                copied = True
+            self._put(chunks, views)
+            copied = True
         except Exception as error:
             self._fail(error)
         finally:
-            self._copied(chunk, copied)
+            self._claimed(chunks, copied)
 
-    def _copied(self, chunk: Chunk, copied: bool) -> None:
+    def _claimed(self, chunks: List[Chunk], copied: bool) -> None:
+        """What has become of them."""
         with self._turn:
-            del self._busy[chunk]
-            if not copied and self._error is None:
-                self._left[chunk] = None
+            for chunk in chunks:
+                del self._busy[chunk]
+                if not copied and self._error is None:
+                    self._left[chunk] = None
             self._turn.notify_all()
             is_last = not self._left and not self._busy and self._error is None
         if is_last:
@@ -162,37 +175,47 @@ class Saving:
         with self._turn:
             left = list(self._left)
         for chunk in left:
-            views: List[Views] = []
+            if self._claim([chunk]):
+                self._copy_claimed(chunk, only_resident)
 
-            def lease(chunk: Chunk = chunk, views: List[Views] = views) -> Optional[View]:
-                views.append(self._saver.space.acquire([self._saver.key(*chunk)], no_wait=only_resident))
-                views[0].check(*((errno.EAGAIN, errno.ENOSPC) if only_resident else ()))
-                return views[0][0] if views[0][0].status == 0 else None
-
-            self.copy(chunk, lease)
+    def _copy_claimed(self, chunk: Chunk, only_resident: bool) -> None:
+        try:
+            views = self._saver.space.acquire([self._saver.key(*chunk)], no_wait=only_resident)
             try:
-                for view in views:
-                    view.release()
+                views.check(*((errno.EAGAIN, errno.ENOSPC) if only_resident else ()))
+                if views[0].status == 0:
+                    self._put([chunk], [views[0]])
+                copied = views[0].status == 0
+            finally:
+                views.release()
                 self._saver.left(chunk)
-            except OSError as error:
-                self._fail(error)
+        except Exception as error:
+            self._fail(error)
+            copied = False
+        self._claimed([chunk], copied)
 
     @timeline.spanned("snapshot copy")
-    def _put(self, chunk: Chunk, view: View) -> None:
-        data = self._saver.catalog.data
-        rank = self._saver.rank
-        keys = [data_key(self.id, rank, self._plan.number[chunk])]
+    def _put(self, chunks: List[Chunk], views: List[View]) -> None:
+        data, rank = self._saver.catalog.data, self._saver.rank
+        keys = [data_key(self.id, rank, self._plan.number[chunk]) for chunk in chunks]
+        bare = [number for number in map(self._plan.bare, chunks) if number is not None]
+        at_once = max(self._saver.parameters_at_once, 1)
         try:
-            _put_states(data, keys[0], view)
-            bare = self._plan.bare(chunk)
-            if bare is not None:
-                keys.append(data_key(self.id, rank, bare))
-                with data.reserve([keys[1]], [self._plan.blocks[bare].nbytes]) as room:
-                    room.check()
-                    self._saver.copy_parameters(self._plan.blocks[bare].runs, room[0].address)
+            _put_states(data, keys, views)
+            for first in range(0, len(bare), at_once):
+                self._put_parameters(bare[first : first + at_once])
+            keys += [data_key(self.id, rank, number) for number in bare]
             data.advise(keys, "not_again")  # what its device has need not be in memory
         except NoSpace as error:
             raise self._no_space(error) from error
+
+    def _put_parameters(self, numbers: List[int]) -> None:
+        blocks = [self._plan.blocks[number] for number in numbers]
+        keys = [data_key(self.id, self._saver.rank, number) for number in numbers]
+        with self._saver.catalog.data.reserve(keys, [block.nbytes for block in blocks]) as room:
+            room.check()
+            for block, view in zip(blocks, room):
+                self._saver.copy_parameters(block.runs, view.address)
 
     def _no_space(self, error: NoSpace) -> NoSpace:
         stat = self._saver.catalog.data.stat()
@@ -271,14 +294,14 @@ def give_back(ticket: Optional[Ticket], end: Callable[[Entry], None]) -> None:
         pass
 
 
-def _put_states(data: Space, key: Tuple[bytes, int], view: View) -> None:
+def _put_states(data: Space, keys: List[Tuple[bytes, int]], views: List[View]) -> None:
     """By the daemon, if one of its engines has both spaces; else by this thread."""
     try:
-        data.put_from_view([key], view, sizes=[view.size]).check()
+        data.put_from_views(keys, views).check()
     except SpillwayError as error:
         if error.errno != errno.EBADF:
             raise
-        data.put([key], [view]).check()
+        data.put(keys, views).check()
 
 
 def mib(nbytes: int) -> int:
