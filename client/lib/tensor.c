@@ -106,10 +106,11 @@ static int views_put(const char *name, struct client_ring *ring, struct client_c
     size_t n_started = 0;
     int r = 0;
 
-    while (r == 0 && n_started < n)
-        r = client_ring_start(ring, &calls[n_started++]);
-    if (r < 0)
-        n_started--;
+    for (; n_started < n; n_started++) {
+        r = client_ring_start(ring, &calls[n_started]);
+        if (r < 0)
+            break;
+    }
     for (size_t i = 0; i < n_started; i++) {
         client_ring_wait(ring, &calls[i]);
         if (!failed && client_call_status(&calls[i]) < 0)

@@ -224,8 +224,8 @@ int spw_get_to_view(spw_space *space, const struct spw_key *keys, const uint64_t
                     const struct spw_view *arena, uint64_t arena_offset_bytes, uint32_t timeout_ms,
                     int32_t *ret_status);
 
-/* The same out of as many views as there are blocks, each the whole of its view, at once. 0 if each has its status, which
- * may be NULL; else why the first of those that could not be asked for was not, and the others have theirs. */
+/* The same out of as many views as there are blocks, each the whole of its view, at once. Returns 0 if each block has its
+ * status (ret_status may be NULL); else what went wrong with the first that has none. */
 int spw_put_from_views(spw_space *space, const struct spw_key *keys, const struct spw_view *views, size_t n,
                        uint32_t timeout_ms, int32_t *ret_status);
 

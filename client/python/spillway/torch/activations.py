@@ -62,7 +62,7 @@ LINK_LEAST_BYTES = 64 << 20  # are queued for a link, whatever it has carried
 LINK_PASSES = 64  # of which the best one tells what it carries: what checkpoints compute again are passes, too
 AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
 
-_KINDS = (torch.Tensor, torch.nn.Parameter)
+_KINDS = (torch.Tensor, torch.nn.Parameter)  # others have ways of their own
 
 # Key of a block: bytes that no other context has, and the storage's number.
 _NAME_BYTES = 16
@@ -162,7 +162,7 @@ class _Link:
     """How much of a forward pass is queued for its copies, between a pool and a device that lags."""
 
     def __init__(self) -> None:
-        self.now = _Pass()
+        self._now = _Pass()
         self._wants: Deque[float] = deque(maxlen=LINK_PASSES)
         self._limit = math.inf
         self._is_over = False
@@ -175,16 +175,21 @@ class _Link:
         """May so much be queued? One storage may, however large it is."""
         if self._is_over:
             self._begin()
-        takes = self.now.queued == 0 or self.now.queued + nbytes <= self._limit
-        self.now.limited |= not takes
+        takes = self._now.queued == 0 or self._now.queued + nbytes <= self._limit
+        self._now.limited |= not takes
         return takes
+
+    def queue(self, nbytes: int) -> _Pass:
+        """So much is; of this pass."""
+        self._now.queued += nbytes
+        return self._now
 
     def _begin(self) -> None:
         self._is_over = False
-        if self.now.queued > 0:
-            self._wants.append(self.now.wants())
+        if self._now.queued > 0:
+            self._wants.append(self._now.wants())
             self._limit = max(self._wants)
-        self.now = _Pass()
+        self._now = _Pass()
 
 
 class _Mover:
@@ -625,8 +630,7 @@ class _Offloader:
             activation.state = _State.KEPT  # so are its other views: to store it for them would free nothing
             return "in_flight"
         if link is not None:
-            link.now.queued += activation.nbytes
-            activation.passed = link.now
+            activation.passed = link.queue(activation.nbytes)
         self._remember(activation)
         mover.workers.writer.submit(functools.partial(self._put, weakref.ref(activation), number))
         return None

@@ -156,10 +156,10 @@ class Saving:
         except Exception as error:
             self._fail(error)
         finally:
-            self._claimed(chunks, copied)
+            self._settle(chunks, copied)
 
-    def _claimed(self, chunks: List[Chunk], copied: bool) -> None:
-        """What has become of them."""
+    def _settle(self, chunks: List[Chunk], copied: bool) -> None:
+        """What has become of claimed ones."""
         with self._turn:
             for chunk in chunks:
                 del self._busy[chunk]
@@ -192,7 +192,7 @@ class Saving:
         except Exception as error:
             self._fail(error)
             copied = False
-        self._claimed([chunk], copied)
+        self._settle([chunk], copied)
 
     @timeline.spanned("snapshot copy")
     def _put(self, chunks: List[Chunk], views: List[View]) -> None:
