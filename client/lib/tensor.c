@@ -54,6 +54,24 @@ static int arena_check(const char *name, const spw_space *space, const struct sp
     return 0;
 }
 
+/* Of blocks that lie in the arena one after the other. sizes NULL: length_bytes each. */
+static struct client_call arena_call(enum spw_op op, const spw_space *space, const struct spw_key *keys,
+                                     const uint64_t *sizes, uint64_t length_bytes, size_t n,
+                                     const struct spw_view *arena, uint64_t offset_bytes, uint32_t timeout_ms,
+                                     int32_t *ret_status)
+{
+    return (struct client_call){.space = space,
+                                .keys = keys,
+                                .n = n,
+                                .sizes = sizes,
+                                .length_bytes = length_bytes,
+                                .opcode = (uint8_t)op,
+                                .timeout_ms = timeout_ms,
+                                .whole = true,
+                                .statuses = ret_status,
+                                .arg = {arena->lease, offset_bytes}};
+}
+
 /* As many elements a request as it takes; the arena's position goes along. */
 static int arena_move(const char *name, enum spw_op op, spw_space *space, const struct spw_key *keys,
                       const uint64_t *sizes, size_t n, const struct spw_view *arena, uint64_t offset_bytes,
@@ -65,18 +83,8 @@ static int arena_move(const char *name, enum spw_op op, spw_space *space, const 
         size_t n_fit = space->session->scratch_bytes / (sizeof(struct spw_item) + sizeof(struct spw_result)) - 1;
         n_fit = MIN(n_fit, (size_t)space->session->list_max);
         n_here = MIN(n - i, n_fit);
-        struct client_call call = {
-            .space = space,
-            .keys = keys + i,
-            .n = n_here,
-            .sizes = sizes ? sizes + i : NULL,
-            .length_bytes = space->item_bytes,
-            .opcode = (uint8_t)op,
-            .timeout_ms = timeout_ms,
-            .whole = true,
-            .statuses = ret_status ? ret_status + i : NULL,
-            .arg = {arena->lease, offset_bytes},
-        };
+        struct client_call call = arena_call(op, space, keys + i, sizes ? sizes + i : NULL, space->item_bytes, n_here,
+                                             arena, offset_bytes, timeout_ms, ret_status ? ret_status + i : NULL);
         r = client_op_run(name, &call);
         for (size_t k = i; k < i + n_here; k++)
             offset_bytes += sizes ? sizes[k] : space->item_bytes;
@@ -136,15 +144,9 @@ int spw_put_from_views(spw_space *space, const struct spw_key *keys, const struc
     for (size_t first = 0, n_here; r == 0 && first < n; first += n_here) {
         n_here = MIN(n - first, ARRAY_LEN(calls));
         for (size_t i = 0; r == 0 && i < n_here; i++) {
-            calls[i] = (struct client_call){.space = space,
-                                            .keys = &keys[first + i],
-                                            .n = 1,
-                                            .length_bytes = views[first + i].size_bytes,
-                                            .opcode = SPW_OP_PUT_RANGE,
-                                            .timeout_ms = timeout_ms,
-                                            .whole = true,
-                                            .statuses = ret_status ? &ret_status[first + i] : NULL,
-                                            .arg = {views[first + i].lease}};
+            size_t k = first + i;
+            calls[i] = arena_call(SPW_OP_PUT_RANGE, space, &keys[k], NULL, views[k].size_bytes, 1, &views[k], 0,
+                                  timeout_ms, ret_status ? &ret_status[k] : NULL);
             r = client_call_check(name, &calls[i]);
         }
         if (r == 0)
