@@ -160,11 +160,16 @@ class Lane:
         self._lock = threading.Lock()
         self.made.append(self)
 
-    def copy(self, pairs, after=()):
-        copying = Copying(self, pairs, [event for event in after if event is not None])
+    def copy(self, pairs, after):
+        copying = Copying(self, pairs, [] if after is None else [after])
         self.copies.append(copying)
         self._left.append(copying)
         return activations_gpu._Sent(copying, copying)
+
+    def copied(self, pairs, after):
+        sent = self.copy(pairs, after)
+        sent.end.synchronize()
+        return sent.seconds()
 
     def run(self, upto):
         with self._lock:
@@ -687,34 +692,6 @@ class SlotTest(SlotDevice):
         self.assertEqual(mapped[0], mapped[2])
         self.assertEqual(self.gpu.puts, [])
 
-    def test_no_more_is_queued_than_the_link_carries(self):
-        """And as much again; so it is found out when it carries more, by new contexts, too."""
-
-        def a_pass(context, may_move=True):
-            nodes = self.chain(context, 8)
-            if may_move:
-                self.is_idle(context)
-            else:
-                wait_until(lambda: len(self.out) == 2, "copies do not begin")
-            for node in reversed(nodes):
-                node._saved_self
-            return context.stats
-
-        self.pieces_of(SIZE // 4)
-        least = unittest.mock.patch.object(activations, "LINK_LEAST_BYTES", 2 * SIZE)
-        with least, unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):
-            Job.may_move.clear()
-            context = self.context()
-            a_pass(context, may_move=False)
-            Job.may_move.set()
-            self.is_idle(context)
-            self.assertEqual(context.stats.offloaded, 0)
-            for stored in (2, 6, 8):
-                stats = a_pass(self.context())
-                self.assertEqual(stats.offloaded, stored * SIZE)
-                self.assertEqual(stats.kept.get("link", 0), (8 - stored) * SIZE)
-            self.assertEqual(a_pass(self.context(on_full="wait")).offloaded, 8 * SIZE)
-
     def test_a_copy_that_backward_overtakes_is_given_up(self):
         """Between two batches; its slot is free then, and the next step's copies go on."""
         with unittest.mock.patch.object(activations_gpu, "BATCH_BYTES", SIZE // 4):
@@ -913,6 +890,91 @@ class PaceTest(SlotDevice):
         for node in reversed(more):
             node._saved_self
         del node, nodes, more
+
+    def test_only_the_largest_where_the_device_waits(self):
+        """And of those no more than twice what could be stored; until it does not wait any more, in new contexts, too."""
+
+        def a_pass(is_ahead, **options):
+            """A pair of storages, a small one first, four times. What was stored, in units of SIZE."""
+            context = self.context(**options)
+            nodes = []
+            (Event.may_compute.clear if is_ahead else Event.may_compute.set)()
+            with context:
+                x, y = (torch.randn(n * SIZE // 4, requires_grad=True) * 1 for n in (1, 4))
+                for _ in range(4):
+                    x, y = x.sin(), y.sin()
+                    nodes += [x.grad_fn, y.grad_fn]
+            Event.may_compute.set()
+            self.is_idle(context)
+            for node in reversed(nodes):
+                node._saved_self
+            return context.stats.offloaded // SIZE, context.stats.kept.get("host", 0) // SIZE
+
+        constants = {"LINK_LEAST_BYTES": 6 * SIZE, "LINK_LEAST_STORAGE": SIZE, "LINK_PATIENCE": 2}
+        with unittest.mock.patch.multiple(activations, **constants):
+            self.assertEqual(a_pass(is_ahead=False), (1, 19))  # the first, when nobody knows
+            self.assertEqual(a_pass(is_ahead=True), (8, 12))  # 2 * 1 + 6: of the large ones that is two
+            self.assertEqual(a_pass(is_ahead=True), (16, 4))  # all four of them, so those of half their size are tried,
+            self.assertEqual(a_pass(is_ahead=True, on_full="wait"), (20, 0))
+            self.assertEqual(a_pass(is_ahead=True), (16, 4))  # and a quarter
+            self.assertEqual(a_pass(is_ahead=True), (20, 0))
+            self.assertEqual(a_pass(is_ahead=False), (1, 19))
+            self.assertEqual(a_pass(is_ahead=True), (20, 0))  # twice what could be stored once is more than there is
+
+    def test_the_largest_may_come_too_late(self):
+        """Then smaller ones are looked at, until something is stored."""
+        link = activations._Link()
+
+        def a_pass(refused):
+            """Ten storages of a MiB, of which two can be stored, and then one of 64, which cannot. Stored, in MiB."""
+            stored = []
+            for n in 10 * [1] + [64]:
+                if link.leaves_out(n << 20) or not link.takes(n << 20):
+                    continue
+                if refused and n == 1:
+                    link.refuse(n << 20)
+                elif n == 1 and len(stored) < 2:
+                    link.queue(n << 20).stored += n << 20
+                    stored.append(n)
+            link.backward_begins()
+            return sum(stored)
+
+        with unittest.mock.patch.multiple(activations, LINK_LEAST_BYTES=1 << 20):
+            a_pass(refused=True)
+            self.assertEqual([a_pass(refused=False) for _ in range(8)], 6 * [0] + [1, 2])
+
+    def test_what_the_device_does_not_wait_for_is_tried_again(self):
+        """Soon, and later and later if it does after all."""
+        link = activations._Link()
+
+        def a_pass(refused):
+            """Ten storages of a MiB, ten of eight. Which sizes were queued, in MiB; of each one is stored."""
+            taken = set()
+            for nbytes in 10 * [1 << 20, 8 << 20]:
+                if not link.leaves_out(nbytes) and link.takes(nbytes):
+                    if refused and taken:
+                        link.refuse(nbytes)
+                        continue
+                    passed = link.queue(nbytes)
+                    if nbytes >> 20 not in taken:
+                        passed.stored += nbytes
+                    taken.add(nbytes >> 20)
+            link.backward_begins()
+            return taken
+
+        with unittest.mock.patch.multiple(activations, LINK_LEAST_BYTES=1 << 20, LINK_PATIENCE=4):
+            link = activations._Link()
+            a_pass(refused=True)
+            for patience in (4, 8, 16):
+                for step in range(patience * 3):  # 8, 4, 2 MiB are the least
+                    self.assertEqual(a_pass(refused=False), {8}, (patience, step))
+                self.assertEqual(a_pass(refused=False), {1, 8})
+                a_pass(refused=True)
+            a_pass(refused=True)
+            self.assertEqual(a_pass(refused=False), {8})
+        for _ in range(3 * activations.LINK_LEFT_OUT_MAX):  # another model, of small ones
+            self.assertTrue(link.leaves_out(1 << 20))
+        self.assertEqual(a_pass(refused=False), {1, 8})
 
     def test_who_waits_for_the_pool_waits_for_all(self):
         context = self.context(on_full="wait")

@@ -25,8 +25,8 @@ is needed last. The link copies as much as it can until the GPU begins backward,
 much as hides behind forward, whatever the rates are. Backward gives memory back, of which half goes to reads.
 
 Where the host is not ahead, as with many small kernels, whatever it does here the GPU waits for, and the slower forward
-becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept. And what is queued and then
-forwarded has cost the host its time for nothing: a pass queues twice what passes before it have stored.
+becomes, the more could be copied. So what is saved while the GPU has nothing to do is kept; and after a pass of which
+more was kept for that than stored, only the largest are looked at, and no more than twice of what can be stored.
 
 Handles and activations end wherever the garbage collector runs, in the middle of this code too. So their ends take no
 lock: they put what is to be done into a queue.
@@ -59,7 +59,10 @@ from ..space import Space
 ON_FULL = {"keep": 0, "wait": 1, "raise": 2}
 FULL_SECONDS = 1.0  # a pool without room for so long is full, but for who waits
 LINK_LEAST_BYTES = 64 << 20  # are queued for a link, whatever it has carried
+LINK_LEAST_STORAGE = 1 << 20  # nothing is gained by leaving out what is smaller
 LINK_PASSES = 64  # of which the best one tells what it carries: what checkpoints compute again are passes, too
+LINK_LEFT_OUT_MAX = 1000  # one after the other, before smaller ones are tried
+LINK_PATIENCE, LINK_PATIENCE_MAX = 16, 1024  # passes in which the device did not wait, before smaller ones are tried
 AHEAD_STORAGES = 2  # that a GPU has yet to compute, however large they are: one at work, and one that is queued
 
 _KINDS = (torch.Tensor, torch.nn.Parameter)  # others have ways of their own
@@ -74,12 +77,12 @@ class ActivationStats(NamedTuple):
 
     offloaded: were stored. kept: of tensors that stayed as they are, by why: "small"; "leaf" (parameters, and whatever
     else requires a gradient itself); "kind" (sparse, quantised, of a class of its own); "device" (no way from there to
-    the pool); "in_flight" (the pool was too slow for the CPU); "link" (more than twice what passes before have stored,
-    in the time that they had); "host" (the GPU waited for the host, which had no time for this); "full" (the pool had
-    no room). deduplicated: of tensors whose storage was saved before. forwarded: backward began, or needed them, before
-    they had been stored. resident: had been stored, but were still in memory when they were needed. loaded: came from
-    the pool. waited_seconds: of the backward pass for that, on the host. peak_in_flight: at most so many waited for
-    their copy, or were being copied.
+    the pool); "in_flight" (the pool was too slow for the CPU); "host" (the GPU waited for the host, which had no time
+    for this; or it did so in passes before, and this is not of the largest); "full" (the pool had no room).
+    deduplicated: of tensors whose storage was saved before. forwarded: backward began, or needed them, before they had
+    been stored. resident: had been stored, but were still in memory when they were needed. loaded: came from the pool.
+    waited_seconds: of the backward pass for that, on the host. peak_in_flight: at most so many waited for their copy,
+    or were being copied.
     On a GPU: copied: of what was offloaded, by the copy engine to memory that stays mapped. put_seconds, get_seconds:
     that this took, each way. overtaken: how many copies had begun when backward needed what they copy.
     """
@@ -143,53 +146,112 @@ def _workers_of(session: Session, what: str = "cpu", threads: int = 1) -> _Worke
 
 
 class _Pass:
-    """A forward pass, in bytes. limited: more was to be queued."""
+    """A forward pass, in bytes: of the storages that were looked at those that were queued, of these those that were
+    stored, and what was refused, since the device waited for the host. sizes: of all that were looked at, by the
+    number of bits of theirs.
+    """
 
-    __slots__ = ("limited", "queued", "stored")
+    __slots__ = ("looked_at", "queued", "refused", "sizes", "stored")
 
     def __init__(self) -> None:
-        self.queued = self.stored = 0
-        self.limited = False
+        self.looked_at = self.queued = self.refused = self.stored = 0
+        self.sizes: Dict[int, int] = {}
 
-    def wants(self) -> float:
-        """How much the next one should queue: twice what hid behind this one, so that it is seen if more does."""
-        if self.stored >= self.queued and not self.limited:
-            return math.inf
-        return 2 * self.stored + LINK_LEAST_BYTES
+    def look_at(self, nbytes: int) -> None:
+        bits = nbytes.bit_length()
+        self.looked_at += nbytes
+        self.sizes[bits] = self.sizes.get(bits, 0) + nbytes
+
+    def largest(self, wanted: int) -> int:
+        """As many bytes as the smallest has of the largest that are so much together; 0: all are less."""
+        total = 0
+        for bits in sorted(self.sizes, reverse=True):
+            total += self.sizes[bits]
+            if total >= wanted:
+                return 1 << (bits - 1)
+        return 0
 
 
 class _Link:
-    """How much of a forward pass is queued for its copies, between a pool and a device that lags."""
+    """What of a forward pass is worth its copy, between a pool and a device that lags.
+
+    To queue a storage costs the host the same however large that is. Where the device waits for the host, that is what
+    is short: so there only the largest are, of which twice as much is queued as passes before have stored, so that it is
+    seen if more can be. Where the device never waits, or only at first, all are.
+    """
 
     def __init__(self) -> None:
+        self._least_bytes = 0  # smaller ones are not
+        self._left_out = 0  # since one was looked at last
+        self._limit: float = math.inf  # of what a pass queues
         self._now = _Pass()
-        self._wants: Deque[float] = deque(maxlen=LINK_PASSES)
-        self._limit = math.inf
         self._is_over = False
+        self._stored: Deque[int] = deque(maxlen=LINK_PASSES)
+        self._passes_in_time = 0  # since the device waited last, or smaller ones were tried
+        self._patience = LINK_PATIENCE
+        self._tries = False  # smaller ones
 
     def backward_begins(self) -> None:
-        """What is queued from then on is of another pass."""
+        """What is saved from then on is of another pass."""
         self._is_over = True
 
-    def takes(self, nbytes: int) -> bool:
-        """May so much be queued? One storage may, however large it is."""
+    def leaves_out(self, nbytes: int) -> bool:
+        """Is it too small to be looked at? Without a lock: counts may be less than they should, and are only counts."""
         if self._is_over:
             self._begin()
-        takes = self._now.queued == 0 or self._now.queued + nbytes <= self._limit
-        self._now.limited |= not takes
-        return takes
+        if nbytes >= self._least_bytes:
+            return False
+        self._left_out += 1
+        if self._left_out >= LINK_LEFT_OUT_MAX:  # it is another model
+            self._left_out = 0
+            self._try_smaller()
+        return True
+
+    def takes(self, nbytes: int) -> bool:
+        """Is it worth it? One storage is, however large."""
+        self._left_out = 0
+        self._now.look_at(nbytes)
+        return self._now.queued == 0 or self._now.queued + nbytes <= self._limit
+
+    def refuse(self, nbytes: int) -> None:
+        """It would be, but the device waits."""
+        self._now.refused += nbytes
 
     def queue(self, nbytes: int) -> _Pass:
-        """So much is; of this pass."""
+        """It is queued; of this pass."""
         self._now.queued += nbytes
         return self._now
 
     def _begin(self) -> None:
         self._is_over = False
-        if self._now.queued > 0:
-            self._wants.append(self._now.wants())
-            self._limit = max(self._wants)
-        self._now = _Pass()
+        last, self._now = self._now, _Pass()
+        if last.looked_at == 0:
+            return
+        self._stored.append(last.stored)
+        best = max(self._stored)
+        wanted = 2 * best + LINK_LEAST_BYTES
+        if last.refused > last.stored:
+            self._leave_out(last.largest(wanted))
+        elif self._least_bytes:
+            self._passes_in_time += 1
+            is_all, is_little = last.stored == last.looked_at, last.stored <= best // 2  # as where the largest come last
+            if is_all or is_little or self._passes_in_time == self._patience:
+                self._try_smaller()
+        self._limit = wanted if self._least_bytes else math.inf
+
+    def _leave_out(self, least_bytes: int) -> None:
+        if self._tries:
+            self._patience = min(2 * self._patience, LINK_PATIENCE_MAX)
+        self._tries = False
+        self._passes_in_time = 0
+        self._least_bytes = max(self._least_bytes, least_bytes)
+
+    def _try_smaller(self) -> None:
+        self._tries = True
+        self._passes_in_time = 0
+        self._least_bytes //= 2
+        if self._least_bytes < LINK_LEAST_STORAGE:
+            self._least_bytes = 0
 
 
 class _Mover:
@@ -200,7 +262,8 @@ class _Mover:
 
     lags = False  # is the device behind the host, which queues its work?
     link: Optional[_Link] = None  # where it does
-    mark: Any = None  # the origin of what was saved last, by which is seen if it is
+    mark: Any = None  # the origin of what was looked at last, by which is seen if it is
+    _own_mark: Any = None  # an origin of nothing but marks
 
     def __init__(self, space: Space, workers: _Workers) -> None:
         self._space = space
@@ -226,12 +289,15 @@ class _Mover:
     def wait_until_computed(self, origin: Any) -> None:
         """Returns when they are."""
 
+    def origin_again(self, origin: Any) -> Any:
+        """Of what is saved now. The one that is given, which nobody else has, may be used for it."""
+        return self.origin()
+
     def host_has_time(self) -> bool:
-        """Has the device yet to compute what was saved last? At first nobody knows, and it has. If not, that is what is
-        saved now from then on."""
+        """Has the device yet to compute what was looked at last? At first nobody knows, and it has."""
         has_time = self.mark is None or not self.is_computed(self.mark)
         if not has_time:
-            self.mark = self.origin()
+            self.mark = self._own_mark = self.origin_again(self._own_mark)
         return has_time
 
     def room(self, nbytes: int, origin: Any) -> Any:
@@ -303,9 +369,11 @@ def _bytes(storage: Any) -> Any:
     return ffi.buffer(ffi.cast("char *", storage.data_ptr()), storage.nbytes())
 
 
+_UNTYPED = hasattr(torch.Tensor, "untyped_storage")  # torch 1.13 has it as an attribute of another
+
+
 def _storage(tensor: torch.Tensor) -> Any:
-    """torch 1.13 has it as an attribute of another."""
-    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage().untyped()
+    return tensor.untyped_storage() if _UNTYPED else tensor.storage().untyped()
 
 
 # --- What is saved ----------------------------------------------------------------------------------------------------
@@ -588,23 +656,25 @@ class _Offloader:
             return "kind", None
         if nbytes < self._min_bytes or nbytes == 0:
             return "small", None
-        if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
-            return "kind", None
         base = tensor._base if tensor._is_view() else tensor
         if base is None or issubclass(type(base), torch.nn.Parameter) or (base.is_leaf and base.requires_grad):
             return "leaf", None
-        if tensor.device.type not in ("cpu", "cuda"):
+        mover = self._mover_of(tensor.device)
+        if mover is None:
             return "device", None
+        if mover.link is not None and self._on_full == "keep" and mover.link.leaves_out(nbytes):
+            return "host", None
+        if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+            return "kind", None
         storage = _storage(tensor)
         if storage.nbytes() < self._min_bytes:  # expanded
             return "small", None
-        mover = self._mover_of(tensor.device)
-        return None if mover is not None and mover.takes(storage) else "device", storage
+        return None if mover.takes(storage) else "device", storage
 
     def _mover_of(self, device: torch.device) -> Optional[_Mover]:
         """None: there is no way from there to the pool."""
         if device not in self._movers:
-            self._movers[device] = _new_mover(self._space, device)
+            self._movers[device] = _new_mover(self._space, device) if device.type in ("cpu", "cuda") else None
         return self._movers[device]
 
     def _save(self, tensor: torch.Tensor, storage: Any, saved: _Saved) -> Optional[str]:
@@ -617,10 +687,13 @@ class _Offloader:
         mover = self._movers[tensor.device]
         assert mover is not None
         link = mover.link if self._on_full == "keep" else None
-        if link is not None and not link.takes(storage.nbytes()):
-            return "link"
-        if link is not None and not mover.host_has_time():
-            return "host"
+        if link is not None:
+            nbytes = storage.nbytes()
+            if not link.takes(nbytes):
+                return "host"
+            if not mover.host_has_time():
+                link.refuse(nbytes)
+                return "host"
         number = next(self._numbers)
         activation = _Activation(self, number, mover, storage, saved)
         mover.mark = activation.origin

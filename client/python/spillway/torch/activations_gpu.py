@@ -38,7 +38,7 @@ import os
 import threading
 import warnings
 from collections import deque
-from typing import Any, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, ContextManager, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -91,22 +91,43 @@ class _Sent(NamedTuple):
         return float(self.begin.elapsed_time(self.end)) / 1e3
 
 
+def _new_sent() -> _Sent:
+    return _Sent(*(torch.cuda.Event(blocking=True, enable_timing=True) for _ in range(2)))
+
+
 class _CopyStream:
     """A stream of a device's that copies, one after the other."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
+        self._spare: Deque[_Sent] = deque()  # of no thread's own: to free events gives up the lock, in an exit for good
 
-    def copy(self, pairs: List[Pair], after: Iterable[Optional[torch.cuda.Event]] = ()) -> _Sent:
-        """Begins to copy each second to its first, after these events."""
-        sent = _Sent(*(torch.cuda.Event(blocking=True, enable_timing=True) for _ in range(2)))
+    def copy(self, pairs: List[Pair], after: Optional[torch.cuda.Event]) -> _Sent:
+        """Begins to copy each second to its first, after this event."""
         with torch.cuda.stream(self._stream):
-            for event in after:
-                if event is not None:
-                    self._stream.wait_event(event)
-            sent.begin.record(self._stream)
-            copy_all(pairs)
-            sent.end.record(self._stream)
+            return self._begin(pairs, after, _new_sent())
+
+    def copied(self, pairs: List[Pair], after: Optional[torch.cuda.Event]) -> float:
+        """Copies, and returns the seconds that it took. For threads that do nothing else: this stream becomes their
+        current one, and events are used again, since both take longer than to queue a copy."""
+        if _raw_stream is None or _raw_stream(self._stream.device_index) != self._stream.cuda_stream:
+            torch.cuda.set_stream(self._stream)
+        try:
+            sent = self._spare.pop()
+        except IndexError:
+            sent = _new_sent()
+        self._begin(pairs, after, sent)
+        sent.end.synchronize()
+        seconds = sent.seconds()
+        self._spare.append(sent)
+        return seconds
+
+    def _begin(self, pairs: List[Pair], after: Optional[torch.cuda.Event], sent: _Sent) -> _Sent:
+        if after is not None:
+            self._stream.wait_event(after)
+        sent.begin.record(self._stream)
+        copy_all(pairs)
+        sent.end.record(self._stream)
         return sent
 
 
@@ -210,12 +231,24 @@ class _DeviceMover(_Mover):
         event.record(stream)
         return _Origin(stream, event)
 
+    def origin_again(self, origin: Optional[_Origin]) -> _Origin:
+        """To make an event takes longer than to record it."""
+        stream = self._current_stream()
+        if origin is None or origin.stream != stream:
+            return self.origin()
+        origin.event.record(stream)
+        return origin
+
     def _current_stream(self) -> torch.cuda.Stream:
         """It is asked for at each save, and nearly always the one that it was."""
         stream = self._stream
         if _raw_stream is None or stream is None or _raw_stream(self._device.index) != stream.cuda_stream:
             stream = self._stream = torch.cuda.current_stream(self._device)
         return stream
+
+    def _current(self, stream: torch.cuda.Stream) -> ContextManager[Any]:
+        """A `with` in which that is the current stream: nearly always it is, and then this costs nothing."""
+        return contextlib.nullcontext() if stream is self._current_stream() else torch.cuda.stream(stream)
 
     def is_computed(self, origin: _Origin) -> bool:
         return bool(origin.event.query())
@@ -224,7 +257,7 @@ class _DeviceMover(_Mover):
         origin.event.synchronize()
 
     def room(self, nbytes: int, origin: _Origin) -> _Room:
-        with torch.cuda.stream(origin.stream):
+        with self._current(origin.stream):
             storage = _storage(torch.empty(nbytes, dtype=torch.uint8, device=self._device))
         event = torch.cuda.Event(blocking=True)
         event.record(origin.stream)
@@ -345,9 +378,8 @@ class _SlotMover(_CopyMover):
             for batch in _batches(slot.beside(self._whole(storage))):
                 if job.cancelled:
                     raise SpillwayError(errno.ECANCELED, "backward has it")
-                sent = self._copies_out.copy(batch, [slot.read])
-                sent.end.synchronize()
-                self.put_seconds += sent.seconds()
+                seconds = self._copies_out.copied(batch, slot.read)
+                self.put_seconds += seconds
         except BaseException:
             self._slots.give(slot)
             raise
@@ -362,7 +394,7 @@ class _SlotMover(_CopyMover):
         if slot is None:
             return self._get_blocks(key, nbytes, room)
         pairs = [(there, here) for here, there in slot.beside(self._whole(room.storage))]
-        sent = self._copies_back.copy(pairs, [room.event])
+        sent = self._copies_back.copy(pairs, room.event)
         slot.read = sent.end
         self._arrivals[key] = _Arrival(sent.end, room.storage)
         self._timed.append(sent)
