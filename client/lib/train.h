@@ -3,6 +3,7 @@
  * The inside of spillway/train.h. One file a row; each may call those below it.
  *
  *   adam.c          the API: arguments → blocks, which threads take; sums in order
+ *   train_copy.c    copies by workers
  *   workers.c       threads that wait for work
  *   adam_block.c    which code does the arithmetic, and how numbers are rounded
  *   adam_kernel.inc the arithmetic; adam_baseline.c, adam_avx2.c, adam_avx512.c: with these vectors

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libspillway: what a training job computes on its optimizer states, where they lie: leased memory, or the caller's own.
+ * libspillway: what a training job computes on its optimizer states, where they lie: leased memory, or the caller's own;
+ * and copies, by the same threads.
  *
  *     spw_workers *cpus;  struct spw_grad_stat stat;
  *     spw_workers_new(0, &cpus);                             as many threads as the process has CPUs
  *     spw_grad_stat(cpus, slices, n, &stat);                 only who must decide before the step: overflow, clipping
  *     spw_adam(cpus, &options, slices, n, &stat);            one pass over memory
+ *     spw_copy(cpus, copies, n);                             many ranges at once
  *
  * No session is needed, and none is used. Nothing is allocated but by spw_workers_new().
  *
@@ -116,6 +118,21 @@ struct spw_adam_options {
  */
 int spw_adam(spw_workers *workers, const struct spw_adam_options *options, const struct spw_adam_slice *slices,
              size_t n_slices, struct spw_grad_stat *ret_stat);
+
+/* --- Copies ------------------------------------------------------------------------------------------------------- */
+
+/* size_bytes from `from` to `to`, both the caller's, at any alignment. 0 bytes: nothing is looked at. */
+struct spw_copy {
+    void *to;
+    const void *from;
+    uint64_t size_bytes;
+};
+
+/*
+ * Copies many ranges, as parameters to where a checkpoint is made. Ranges that are written overlap no other. 0; -EINVAL:
+ * spw_error_text() says which, and nothing was written; -ECHILD.
+ */
+int spw_copy(spw_workers *workers, const struct spw_copy *copies, size_t n);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

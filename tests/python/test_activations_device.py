@@ -892,7 +892,7 @@ class PaceTest(SlotDevice):
         del node, nodes, more
 
     def test_only_the_largest_where_the_device_waits(self):
-        """And of those no more than twice what could be stored; until it does not wait any more, in new contexts, too."""
+        """Of those no more than twice what could be stored; until it does not wait any more. In new contexts, too."""
 
         def a_pass(is_ahead, **options):
             """A pair of storages, a small one first, four times. What was stored, in units of SIZE."""

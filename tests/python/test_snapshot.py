@@ -276,7 +276,7 @@ class LazyTest(SnapshotCase):
 
         model = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(1 << 19)) for _ in range(5)])
         optimizer = self.optimizer(model, group_bytes=8 * MIB)
-        self.assertGreater(optimizer._saver.parameters_at_once, 1)
+        self.assertGreater(optimizer._saver.copies_at_once, 1)
         for p in model:
             p.grad = torch.ones_like(p)
         optimizer.step()

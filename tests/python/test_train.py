@@ -67,6 +67,15 @@ class StepTest(unittest.TestCase):
         self.assertTrue(train.grad_stat([train.Slice(100, address(grad), 0, 0, 0)]).nonfinite)
         self.assertEqual(train.grad_stat([train.Slice(77, address(grad), 0, 0, 0)]), (77.0, False))
 
+    def test_copies(self):
+        source, to = floats(1000, float), floats(1000)
+        copies = [(address(to) + 4 * at, address(source) + 4 * at, 4 * n) for at, n in ((0, 3), (10, 0), (500, 500))]
+        with train.Workers(2) as workers:
+            train.copy(copies, workers)
+        self.assertEqual(list(to), [float(i) if i < 3 or i >= 500 else 0.0 for i in range(1000)])
+        with self.assertRaisesRegex(OSError, "copy 1: an address is NULL"):
+            train.copy([copies[0], (0, address(source), 4)])
+
     def test_bad_arguments(self):
         grad = floats(4)
         piece = train.Slice(4, *[address(grad)] * 4)

@@ -110,6 +110,18 @@ def packed(slices: Sequence[Slice]) -> Any:
     return array
 
 
+def copy(copies: Sequence[Tuple[int, int, int]], workers: Optional[Workers] = None) -> None:
+    """To an address, from an address, so many bytes, of each: by as many threads as there is work for. What is written
+    overlaps nothing else."""
+    array = ffi.new("struct spw_copy[]", len(copies))
+    for c, (to, source, nbytes) in zip(array, copies):
+        c.to, c.size_bytes = ffi.cast("void *", to), nbytes
+        setattr(c, "from", ffi.cast("void *", source))
+    status = lib.spw_copy(_handle(workers), array, len(copies))
+    if status < 0:
+        raise last_error(status)
+
+
 def grad_stat(slices: Sequence[Slice], workers: Optional[Workers] = None) -> GradStat:
     """One pass that only reads the gradients, and allocates nothing that grows with them."""
     stat = ffi.new("struct spw_grad_stat *")

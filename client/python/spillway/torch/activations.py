@@ -176,8 +176,8 @@ class _Link:
     """What of a forward pass is worth its copy, between a pool and a device that lags.
 
     To queue a storage costs the host the same however large that is. Where the device waits for the host, that is what
-    is short: so there only the largest are, of which twice as much is queued as passes before have stored, so that it is
-    seen if more can be. Where the device never waits, or only at first, all are.
+    is short: so there only the largest are, of which twice as much is queued as passes before have stored, so that it
+    is seen if more can be. Where the device never waits, or only at first, all are.
     """
 
     def __init__(self) -> None:
@@ -234,7 +234,8 @@ class _Link:
             self._leave_out(last.largest(wanted))
         elif self._least_bytes:
             self._passes_in_time += 1
-            is_all, is_little = last.stored == last.looked_at, last.stored <= best // 2  # as where the largest come last
+            is_all = last.stored == last.looked_at
+            is_little = last.stored <= best // 2  # as where the largest come last
             if is_all or is_little or self._passes_in_time == self._patience:
                 self._try_smaller()
         self._limit = wanted if self._least_bytes else math.inf

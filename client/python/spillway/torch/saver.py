@@ -13,13 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Tuple
 
+from .. import train
 from ..errors import NoSpace
 from ..space import Space
 from ..views import Views
 from . import manifest
 from .catalog import Catalog
 from .manifest import Document, Run
-from .memory import floats
 from .rendezvous import Rendezvous
 from .saving import Plan, Saving, Ticket, give_back, mib
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .adamw import OffloadAdamW, _Group
 
 
-PARAMETERS_AT_ONCE = 8  # blocks of parameters that are leased, where the pool has room for that
+COPIES_AT_ONCE = 32  # chunks, or parameters of theirs, that are leased, where the pool has room for that
 
 
 class Saver:
@@ -49,9 +49,10 @@ class Saver:
         self._tickets: Dict[bytes, Ticket] = {}
         self._fenced: Tuple[float, List[Saving]] = (0.0, [])
         # A lease more must not be what a step lacks; nor should copies bring the order of its accesses into disorder.
-        room = (n for n in range(PARAMETERS_AT_ONCE, 0, -1) if optimizer._has_room_for(n * self.space.piece_bytes))
-        self.parameters_at_once: int = next(room, 0)
-        self.copies_ahead: bool = self.parameters_at_once > 0
+        room = (n for n in range(COPIES_AT_ONCE, 0, -1) if optimizer._has_room_for(2 * n * self.space.piece_bytes))
+        n = next(room, 0)
+        self.copies_at_once: int = max(n, 1)
+        self.copies_ahead: bool = n > 0
 
     @property
     def catalog(self) -> Catalog:
@@ -71,9 +72,9 @@ class Saver:
         """Of a chunk of the optimizer's."""
         return self._optimizer._key(lane, chunk)
 
-    def left(self, chunk: Tuple[int, int]) -> None:
-        """Was leased for its copy, and is not any more."""
-        self._optimizer._left([self.key(*chunk)])
+    def left(self, chunks: Iterable[Tuple[int, int]]) -> None:
+        """Were leased for their copies, and are not any more."""
+        self._optimizer._left([self.key(*chunk) for chunk in chunks])
 
     def begin(self, name: str, parameters: bool) -> Saving:
         """Begins a snapshot of what the states are now."""
@@ -161,12 +162,15 @@ class Saver:
             saving.blocked += min(seconds, at_fence)
         self._fenced = 0.0, []
 
-    def copy_parameters(self, runs: Iterable[Run], address: int) -> None:
-        """Parameters' own elements, to an array that begins there."""
+    def copy_parameters(self, blocks: Iterable[Tuple[Iterable[Run], int]]) -> None:
+        """Parameters' own elements, of some blocks' runs, to the arrays that begin at these addresses."""
         params = self._optimizer._params()
-        for run in runs:
-            flat = params[run.parameter].detach().view(-1)[run.first : run.first + run.n]
-            floats(address + 4 * run.at, run.n).copy_(flat)
+        copies = [
+            (address + 4 * run.at, params[run.parameter].data_ptr() + 4 * run.first, 4 * run.n)
+            for runs, address in blocks
+            for run in runs
+        ]
+        train.copy(copies, self._optimizer._workers)
 
     def close(self) -> None:
         """Waits for what is being made; what steps have not come to is copied now."""

@@ -8,14 +8,28 @@
 
 Each chunk becomes a block: the daemon copies it where it lies (put_from_views), so states do not go through the client.
 A chunk is copied by whoever comes first, once: the copier, or the lease for writing that the step takes, which is
-granted only when the copy was made. Where the states do not all fit in memory the copier leaves all of it to the step,
-which will have them in memory anyway, or to wait(). Parameters that have no master are copied along with their states.
+granted only when the copy was made. Both take some chunks at a time, since calls of the daemon's for each one take
+longer than the copies. Where the states do not all fit in memory the copier leaves all of it to the step, which will
+have them in memory anyway, or to wait(). Parameters that have no master are copied along with their states, by the
+optimizer's workers.
 """
 from __future__ import annotations
 
 import errno
 import threading
-from typing import TYPE_CHECKING, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    TypeVar,
+)
 
 from ..errors import NoSpace, SpillwayError
 from ..space import Space
@@ -28,6 +42,7 @@ if TYPE_CHECKING:
     from .adamw import OffloadAdamW
     from .saver import Saver
 
+_Item = TypeVar("_Item")
 Chunk = Tuple[int, int]  # the lane's number, and the chunk's in it
 
 
@@ -149,21 +164,21 @@ class Saving:
         return claimed
 
     def _make(self, chunks: List[Chunk], views: List[View]) -> None:
-        copied = False
+        copied: List[Chunk] = []
         try:
             self._put(chunks, views)
-            copied = True
+            copied = chunks
         except Exception as error:
             self._fail(error)
         finally:
             self._settle(chunks, copied)
 
-    def _settle(self, chunks: List[Chunk], copied: bool) -> None:
+    def _settle(self, chunks: List[Chunk], copied: Collection[Chunk]) -> None:
         """What has become of claimed ones."""
         with self._turn:
             for chunk in chunks:
                 del self._busy[chunk]
-                if not copied and self._error is None:
+                if chunk not in copied and self._error is None:
                     self._left[chunk] = None
             self._turn.notify_all()
             is_last = not self._left and not self._busy and self._error is None
@@ -171,39 +186,41 @@ class Saving:
             self._saver.committer.submit(self._commit)
 
     def _copy_rest(self, only_resident: bool) -> None:
-        """Of the copier's: one chunk after the other, each leased for its copy alone."""
+        """Of the copier's: some chunks after the other, leased for their copies alone."""
         with self._turn:
             left = list(self._left)
-        for chunk in left:
-            if self._claim([chunk]):
-                self._copy_claimed(chunk, only_resident)
+        for some in _parts(left, self._saver.copies_at_once):
+            claimed = self._claim(some)
+            if claimed:
+                self._copy_claimed(claimed, only_resident)
 
-    def _copy_claimed(self, chunk: Chunk, only_resident: bool) -> None:
+    def _copy_claimed(self, chunks: List[Chunk], only_resident: bool) -> None:
+        copied: Dict[Chunk, View] = {}
         try:
-            views = self._saver.space.acquire([self._saver.key(*chunk)], no_wait=only_resident)
+            keys = [self._saver.key(*chunk) for chunk in chunks]
+            views = self._saver.space.acquire(keys, no_wait=only_resident)
             try:
                 views.check(*((errno.EAGAIN, errno.ENOSPC) if only_resident else ()))
-                if views[0].status == 0:
-                    self._put([chunk], [views[0]])
-                copied = views[0].status == 0
+                there = {chunk: view for chunk, view in zip(chunks, views) if view.status == 0}
+                if there:
+                    self._put(list(there), list(there.values()))
+                copied = there
             finally:
                 views.release()
-                self._saver.left(chunk)
+                self._saver.left(chunks)
         except Exception as error:
             self._fail(error)
-            copied = False
-        self._settle([chunk], copied)
+        self._settle(chunks, copied)
 
     @timeline.spanned("snapshot copy")
     def _put(self, chunks: List[Chunk], views: List[View]) -> None:
         data, rank = self._saver.catalog.data, self._saver.rank
         keys = [data_key(self.id, rank, self._plan.number[chunk]) for chunk in chunks]
         bare = [number for number in map(self._plan.bare, chunks) if number is not None]
-        at_once = max(self._saver.parameters_at_once, 1)
         try:
             _put_states(data, keys, views)
-            for first in range(0, len(bare), at_once):
-                self._put_parameters(bare[first : first + at_once])
+            for some in _parts(bare, self._saver.copies_at_once):
+                self._put_parameters(some)
             keys += [data_key(self.id, rank, number) for number in bare]
             data.advise(keys, "not_again")  # what its device has need not be in memory
         except NoSpace as error:
@@ -214,8 +231,7 @@ class Saving:
         keys = [data_key(self.id, self._saver.rank, number) for number in numbers]
         with self._saver.catalog.data.reserve(keys, [block.nbytes for block in blocks]) as room:
             room.check()
-            for block, view in zip(blocks, room):
-                self._saver.copy_parameters(block.runs, view.address)
+            self._saver.copy_parameters((block.runs, view.address) for block, view in zip(blocks, room))
 
     def _no_space(self, error: NoSpace) -> NoSpace:
         stat = self._saver.catalog.data.stat()
@@ -302,6 +318,10 @@ def _put_states(data: Space, keys: List[Tuple[bytes, int]], views: List[View]) -
         if error.errno != errno.EBADF:
             raise
         data.put(keys, views).check()
+
+
+def _parts(items: List[_Item], n: int) -> Iterator[List[_Item]]:
+    return (items[first : first + n] for first in range(0, len(items), n))
 
 
 def mib(nbytes: int) -> int:
