@@ -750,6 +750,24 @@ class SlotTest(SlotDevice):
         thread.join(20)
         del nodes
 
+    def test_reads_begin_when_backward_is_at_what_was_kept(self):
+        """Which is needed first: so they have time."""
+        context = self.context(prefetch_bytes=2 * SIZE)
+        stored = self.chain(context, 3)
+        with context:
+            small = torch.randn(8, requires_grad=True) * 1
+            kept = [small.sin().grad_fn for _ in range(2)]
+        self.is_idle(context)
+        for times in (1, 2):  # the graph is kept
+            for node in reversed(kept):
+                self.assertEqual(node._saved_self.tolist(), small.tolist())
+            if times == 1:
+                wait_until(lambda: len(self.back) == 2, "no read begins")
+            for node in reversed(stored):
+                self.assertEqual(node._saved_self.numel(), SIZE // 4)
+            self.assertEqual(context.stats.loaded + context.stats.resident, times * 3 * SIZE)
+        del node, stored
+
     def test_what_nobody_used_is_not_free_before_it_has_arrived(self):
         context = self.context(prefetch_bytes=8 * SIZE)
         nodes = self.chain(context, 4)
@@ -966,15 +984,22 @@ class PaceTest(SlotDevice):
             link = activations._Link()
             a_pass(refused=True)
             for patience in (4, 8, 16):
-                for step in range(patience * 3):  # 8, 4, 2 MiB are the least
+                for step in range(patience + 2):  # of 8 MiB at least, then of 4 and 2 as the device does not wait
                     self.assertEqual(a_pass(refused=False), {8}, (patience, step))
                 self.assertEqual(a_pass(refused=False), {1, 8})
                 a_pass(refused=True)
             a_pass(refused=True)
             self.assertEqual(a_pass(refused=False), {8})
-        for _ in range(3 * activations.LINK_LEFT_OUT_MAX):  # another model, of small ones
-            self.assertTrue(link.leaves_out(1 << 20))
-        self.assertEqual(a_pass(refused=False), {1, 8})
+            for _ in range(3 * activations.LINK_LEFT_OUT_MAX):  # another model, of small ones
+                self.assertTrue(link.leaves_out(1 << 20))
+            self.assertEqual(a_pass(refused=False), {1, 8})
+            a_pass(refused=True)
+            self.assertEqual(a_pass(refused=False), {8})
+            for nbytes in 40 * [8 << 20]:  # another one, of large ones: what was stored before says nothing of it
+                self.assertFalse(link.leaves_out(nbytes))
+                link.takes(nbytes)
+            link.backward_begins()
+            self.assertEqual(a_pass(refused=False), {1, 8})
 
     def test_who_waits_for_the_pool_waits_for_all(self):
         context = self.context(on_full="wait")

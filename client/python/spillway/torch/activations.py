@@ -187,6 +187,7 @@ class _Link:
         self._now = _Pass()
         self._is_over = False
         self._stored: Deque[int] = deque(maxlen=LINK_PASSES)
+        self._looked_at = 0  # at most by a pass, with this least
         self._passes_in_time = 0  # since the device waited last, or smaller ones were tried
         self._patience = LINK_PATIENCE
         self._tries = False  # smaller ones
@@ -227,6 +228,10 @@ class _Link:
         last, self._now = self._now, _Pass()
         if last.looked_at == 0:
             return
+        if 0 < self._looked_at < last.looked_at * 4 // 5:  # it is another model
+            self._stored.clear()
+            self._set_least(0)
+        self._looked_at = max(self._looked_at, last.looked_at)
         self._stored.append(last.stored)
         best = max(self._stored)
         wanted = 2 * best + LINK_LEAST_BYTES
@@ -236,7 +241,7 @@ class _Link:
             self._passes_in_time += 1
             is_all = last.stored == last.looked_at
             is_little = last.stored <= best // 2  # as where the largest come last
-            if is_all or is_little or self._passes_in_time == self._patience:
+            if self._tries or is_all or is_little or self._passes_in_time == self._patience:
                 self._try_smaller()
         self._limit = wanted if self._least_bytes else math.inf
 
@@ -244,15 +249,18 @@ class _Link:
         if self._tries:
             self._patience = min(2 * self._patience, LINK_PATIENCE_MAX)
         self._tries = False
-        self._passes_in_time = 0
-        self._least_bytes = max(self._least_bytes, least_bytes)
+        self._set_least(max(self._least_bytes, least_bytes))
 
     def _try_smaller(self) -> None:
         self._tries = True
+        half = self._least_bytes // 2
+        self._set_least(half if half >= LINK_LEAST_STORAGE else 0)
+
+    def _set_least(self, nbytes: int) -> None:
         self._passes_in_time = 0
-        self._least_bytes //= 2
-        if self._least_bytes < LINK_LEAST_STORAGE:
-            self._least_bytes = 0
+        if nbytes != self._least_bytes:
+            self._looked_at = 0
+        self._least_bytes = nbytes
 
 
 class _Mover:
@@ -471,14 +479,15 @@ class _Saved:
     """What the graph has instead of a tensor.
 
     witness: a tensor that shares its version, which tells of changes in place. It is the tensor itself if that is kept;
-    else it has no bytes, and `activation` has them.
+    else it has no bytes, and `activation` has them. number: of the activation that was saved last before it.
     """
 
-    __slots__ = ("activation", "device", "dtype", "offset", "shape", "stride", "version", "witness")
+    __slots__ = ("activation", "device", "dtype", "number", "offset", "shape", "stride", "version", "witness")
 
     activation: Optional[_Activation]
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, number: int) -> None:
+        self.number = number
         self.witness = tensor.detach()  # not the tensor: that has the graph
         self.version = tensor._version
         self.activation = None
@@ -524,14 +533,16 @@ class _Backward:
 
     origin: when the device begins it. cursor: what was saved before it has not been looked at for reads. passed: what
     is between there and the pass, as the number that the pass is at when it is over, how much of it is read ahead, and
-    how much memory it gives back. ahead_bytes: the sum of the former; freed_bytes: of the latter, so far.
+    how much memory it gives back. ahead_bytes: the sum of the former; freed_bytes: of the latter, so far. has_taken: it
+    has used an activation.
     """
 
-    def __init__(self, number: int, mover: Optional[_Mover], origin: Any) -> None:
+    def __init__(self, number: int, mover: Optional[_Mover], origin: Any, cursor: int) -> None:
         self.number = number
         self.mover = mover
         self.origin = origin
-        self.cursor = number
+        self.cursor = cursor
+        self.has_taken = False
         self.passed: Deque[Tuple[int, int, int]] = deque()
         self.ahead_bytes = self.freed_bytes = 0
 
@@ -587,7 +598,9 @@ class _Offloader:
         self._in_flight = 0
         self._in_flight_of: Dict[int, int] = {}  # by number
         self._ahead: Deque[_Ahead] = deque()
-        self._backward = _Backward(-1, None, None)
+        self._newest = -1  # number of what was saved last
+        self._backward = _Backward(-1, None, None, -1)
+        self._backward_at = -1  # the number that what is kept told last
         self._kept: Dict[str, int] = {}
         self._offloaded = self._deduplicated = self._forwarded = self._resident = self._loaded = 0
         self._waited = 0.0
@@ -637,7 +650,7 @@ class _Offloader:
     def pack(self, tensor: torch.Tensor) -> _Saved:
         """The hook for what autograd saves."""
         self._session._check_process()
-        saved = _Saved(tensor)
+        saved = _Saved(tensor, self._newest)
         nbytes = tensor.numel() * tensor.element_size()
         why, storage = self._why_kept(tensor, nbytes)
         with self._lock:
@@ -695,7 +708,7 @@ class _Offloader:
             if not mover.host_has_time():
                 link.refuse(nbytes)
                 return "host"
-        number = next(self._numbers)
+        number = self._newest = next(self._numbers)
         activation = _Activation(self, number, mover, storage, saved)
         mover.mark = activation.origin
         saved.move_to(activation)
@@ -811,14 +824,19 @@ class _Offloader:
         self._session._check_process()
         saved.check_version()
         activation = saved.activation
-        return saved.witness if activation is None else saved.view_of(self._take(activation))
+        if activation is not None:
+            return saved.view_of(self._take(activation))
+        if saved.number != self._backward_at:
+            with self._lock:
+                self._backward_is_at(saved.number)
+        return saved.witness
 
     def _take(self, activation: _Activation) -> Any:
         """The activation's storage, in memory."""
         begin = time.monotonic()
         with self._lock:
             self._check()
-            self._prefetch_before(activation)
+            self._backward_needs(activation)
             while activation.state is _State.LOADING:
                 self._changed.wait()
             storage = self._take_from_memory(activation)
@@ -846,16 +864,35 @@ class _Offloader:
             self._resident += activation.nbytes
         return storage
 
-    def _prefetch_before(self, activation: _Activation) -> None:
+    def _backward_is_at(self, number: int) -> None:
+        """It needs what is kept, and was saved after this number: what has that comes next, if it is of the graph."""
+        self._backward_at = number
+        if number > self._backward.number:
+            saved = (item[1]() for item in reversed(self._order) if item[0] <= number)
+            latest = next((activation for activation in saved if activation is not None), None)
+            if latest is None:
+                return
+            self._begin_backward(number, latest.mover, number + 1)
+        self._read_ahead(number + 1)
+
+    def _backward_needs(self, activation: _Activation) -> None:
+        number, last = activation.number, self._backward.number
+        is_again = number == last and activation.left == activation.uses and self._backward.has_taken
+        if number > last or is_again:
+            self._begin_backward(number, activation.mover, number)
+        self._backward.has_taken = True
+        self._read_ahead(number)
+
+    def _begin_backward(self, number: int, mover: _Mover, cursor: int) -> None:
+        self._backward = _Backward(number, mover, mover.origin(), cursor)
+        mover.mark = None
+        if mover.link is not None:
+            mover.link.backward_begins()
+
+    def _read_ahead(self, upto: int) -> None:
         """Queues reads of what was saved before, which backward needs next: the next one, and so many bytes."""
-        number = activation.number
-        if (number, activation.left) >= (self._backward.number, activation.uses):  # the same again: another pass
-            self._backward = _Backward(number, activation.mover, activation.mover.origin())
-            activation.mover.mark = None
-            if activation.mover.link is not None:
-                activation.mover.link.backward_begins()
         backward = self._backward
-        backward.is_at(number)
+        backward.is_at(upto)
         window = self._prefetch_bytes + backward.freed_bytes // 2
         for i in range(bisect.bisect_left(self._order, (backward.cursor,)) - 1, -1, -1):
             before = self._order[i][1]()
