@@ -18,7 +18,7 @@ try:
     import torch
 
     import spillway.torch as spw
-    from spillway.torch import activations, activations_gpu, slots
+    from spillway.torch import activations, activations_gpu, activations_link, slots
 except ImportError:
     torch = None
 
@@ -928,8 +928,8 @@ class PaceTest(SlotDevice):
                 node._saved_self
             return context.stats.offloaded // SIZE, context.stats.kept.get("host", 0) // SIZE
 
-        constants = {"LINK_LEAST_BYTES": 6 * SIZE, "LINK_LEAST_STORAGE": SIZE, "LINK_PATIENCE": 2}
-        with unittest.mock.patch.multiple(activations, **constants):
+        constants = {"LEAST_BYTES": 6 * SIZE, "LEAST_STORAGE": SIZE, "PATIENCE": 2}
+        with unittest.mock.patch.multiple(activations_link, **constants):
             self.assertEqual(a_pass(is_ahead=False), (1, 19))  # the first, when nobody knows
             self.assertEqual(a_pass(is_ahead=True), (8, 12))  # 2 * 1 + 6: of the large ones that is two
             self.assertEqual(a_pass(is_ahead=True), (16, 4))  # all four of them, so those of half their size are tried,
@@ -941,7 +941,7 @@ class PaceTest(SlotDevice):
 
     def test_the_largest_may_come_too_late(self):
         """Then smaller ones are looked at, until something is stored."""
-        link = activations._Link()
+        link = activations_link.Link()
 
         def a_pass(refused):
             """Ten storages of a MiB, of which two can be stored, and then one of 64, which cannot. Stored, in MiB."""
@@ -957,13 +957,13 @@ class PaceTest(SlotDevice):
             link.backward_begins()
             return sum(stored)
 
-        with unittest.mock.patch.multiple(activations, LINK_LEAST_BYTES=1 << 20):
+        with unittest.mock.patch.multiple(activations_link, LEAST_BYTES=1 << 20):
             a_pass(refused=True)
             self.assertEqual([a_pass(refused=False) for _ in range(8)], 6 * [0] + [1, 2])
 
     def test_what_the_device_does_not_wait_for_is_tried_again(self):
         """Soon, and later and later if it does after all."""
-        link = activations._Link()
+        link = activations_link.Link()
 
         def a_pass(refused):
             """Ten storages of a MiB, ten of eight. Which sizes were queued, in MiB; of each one is stored."""
@@ -980,8 +980,8 @@ class PaceTest(SlotDevice):
             link.backward_begins()
             return taken
 
-        with unittest.mock.patch.multiple(activations, LINK_LEAST_BYTES=1 << 20, LINK_PATIENCE=4):
-            link = activations._Link()
+        with unittest.mock.patch.multiple(activations_link, LEAST_BYTES=1 << 20, PATIENCE=4):
+            link = activations_link.Link()
             a_pass(refused=True)
             for patience in (4, 8, 16):
                 for step in range(patience + 2):  # of 8 MiB at least, then of 4 and 2 as the device does not wait
@@ -990,7 +990,7 @@ class PaceTest(SlotDevice):
                 a_pass(refused=True)
             a_pass(refused=True)
             self.assertEqual(a_pass(refused=False), {8})
-            for _ in range(3 * activations.LINK_LEFT_OUT_MAX):  # another model, of small ones
+            for _ in range(3 * activations_link.LEFT_OUT_MAX):  # another model, of small ones
                 self.assertTrue(link.leaves_out(1 << 20))
             self.assertEqual(a_pass(refused=False), {1, 8})
             a_pass(refused=True)

@@ -46,7 +46,8 @@ from .. import gpu
 from ..errors import NoSpace, SpillwayError, Timeout
 from ..space import Space
 from ..views import Views
-from .activations import _Link, _Mover, _storage, _workers_of
+from .activations import _Mover, _storage, _workers_of
+from .activations_link import Link
 from .device import Copies, attach, copy_all
 from .memory import octets
 from .slots import Slot, Slots
@@ -143,7 +144,7 @@ class _Way(NamedTuple):
     """Between a GPU and a pool. mapped: None: the pool's memory cannot be registered."""
 
     gpu: gpu.Gpu
-    link: _Link
+    link: Link
     mapped: Optional[_Mapped]
 
 
@@ -177,14 +178,14 @@ def _attach(space: Space, device: torch.device) -> Optional[_Way]:
         info = space.pool.info
         slots = Slots(space, attached, (info.dram_bytes + info.cxl_bytes) * SLOTS_PERCENT // 100)
         slots.map_ahead()
-        return _Way(attached, _Link(), _Mapped(slots, _CopyStream(device), _CopyStream(device)))
+        return _Way(attached, Link(), _Mapped(slots, _CopyStream(device), _CopyStream(device)))
     try:
         attached = attach(space, device)
     except SpillwayError as error:
         warnings.warn(f"activations stay on {device}: {error}", RuntimeWarning)
         return None
     warnings.warn(f"the pool's memory is not pinned here, so activations move slowly: {why}", RuntimeWarning)
-    return _Way(attached, _Link(), None)
+    return _Way(attached, Link(), None)
 
 
 def _attach_mapped(space: Space, device: torch.device) -> gpu.Gpu:
