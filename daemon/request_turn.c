@@ -87,9 +87,13 @@ static void ring_idle(struct requests *rq, struct ring *ring)
         rq->n_idle_hot++;
         return;
     }
+    if (rq->config.events->ring_cold(rq->config.ctx, ring) < 0) { /* nobody would hear its doorbell */
+        ring_wake(ring);
+        ring->rang = true; /* perhaps: it slept for a moment */
+        rq->n_idle_hot++;
+        return;
+    }
     ring_set_hot(rq, ring, false);
-    if (rq->config.events->ring_cold(rq->config.ctx, ring) < 0)
-        requests_ring_hot(rq, ring, rq->now_ns);
 }
 
 /* Until the session has had its share, or none of its rings has anything. */

@@ -530,7 +530,7 @@ static struct requests *rq;
 static struct client a;
 static const char *broken_why;
 static struct peer *broken_peer;
-static uint32_t n_cold;
+static uint32_t n_cold, n_cold_refused; /* rings that went cold; that are to stay hot */
 static uint64_t now_ns;
 static void *lane_removed;
 
@@ -546,7 +546,10 @@ static __attribute__((unused)) int on_cold(void *ctx, struct ring *ring)
     (void)ctx;
     (void)ring;
     n_cold++;
-    return 0;
+    if (n_cold_refused == 0)
+        return 0;
+    n_cold_refused--;
+    return -ENOMEM;
 }
 
 static __attribute__((unused)) void on_lane_gone(void *ctx, void *removal)
@@ -602,7 +605,7 @@ static __attribute__((unused)) void engine_new(uint32_t max_requests, uint32_t m
     now_ns = 1000000;
     broken_why = NULL;
     broken_peer = NULL;
-    n_cold = 0;
+    n_cold = n_cold_refused = 0;
     lane_removed = NULL;
     ck_assert_int_eq(requests_new(&config, &rq), 0);
 }

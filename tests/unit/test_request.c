@@ -765,6 +765,28 @@ START_TEST(test_a_ring_learns_how_long_to_spin)
 }
 END_TEST
 
+/* Nothing can hear their doorbells: they are polled on, once in a turn, and the engine does not sleep. */
+START_TEST(test_rings_that_cannot_go_cold)
+{
+    struct spw_sqe nop = {.opcode = SPW_OP_NOP};
+
+    client_new(&b, 8, 100);
+    requests_set_spin(rq, 0);
+    n_cold_refused = 10;
+    turns(1);
+    ck_assert_uint_eq(n_cold, 2);
+    ck_assert_uint_eq(requests_hot_rings(rq), 2);
+    ck_assert(requests_wants_spin(rq));
+    ck_assert_uint_eq(a.shared->daemon.sq_flags & SPW_RING_NEED_WAKEUP, 0);
+    ck_assert_int_eq(status_of(&b, &nop), 0);
+    n_cold_refused = 0;
+    turns(1);
+    ck_assert_uint_eq(requests_hot_rings(rq), 0);
+    ck_assert(!requests_wants_spin(rq));
+    client_free(&b);
+}
+END_TEST
+
 /* The poll of a ring that goes cold must not find what rang before. */
 START_TEST(test_doorbell_is_emptied_before_the_ring_sleeps)
 {
@@ -950,6 +972,7 @@ int main(void)
     tcase_add_test(tc, test_peek);
     tcase_add_test(tc, test_doorbell_is_emptied_before_the_ring_sleeps);
     tcase_add_test(tc, test_a_ring_learns_how_long_to_spin);
+    tcase_add_test(tc, test_rings_that_cannot_go_cold);
     tcase_add_test(tc, test_a_sleeping_client_is_rung_for_once);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
