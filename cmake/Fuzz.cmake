@@ -13,7 +13,7 @@ set(fuzz_dir ${CMAKE_BINARY_DIR}/fuzz)
 add_custom_target(fuzzers)
 spillway_glob(fuzz_support GLOB tests/fuzz/support/*.c)
 add_library(spillway-test-fuzz OBJECT ${fuzz_support}) # objects: what the linker is to --wrap must be there
-target_link_options(spillway-test-fuzz INTERFACE LINKER:--wrap=calloc,--wrap=free)
+target_link_options(spillway-test-fuzz INTERFACE LINKER:--wrap=malloc,--wrap=calloc,--wrap=free)
 
 # Runs of the test, those of the corpus included: some seconds each. A target that is slow says so here.
 set(fuzz_runs 60000)

@@ -4,19 +4,26 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-#include "daemon/request.h"
 #include "include/base/atomic.h"
-#include "include/spillway/abi.h"
+#include "tests/fuzz/support/alloc.h"
 #include "tests/fuzz/support/changing.h"
+#include "tests/fuzz/support/sqe.h"
 
 #define ENTRIES 8
-#define RESULTS 4096 /* in scratch, of most requests */
-#define LEASES 64    /* that a client remembers */
+#define LANES 3 /* of a client */
 #define STEPS_MAX 200
+#define RESTARTS_MAX 2
 #define TURNS_MAX 100
 #define NS_PER_MS UINT64_C(1000000)
 #define SLOT_BYTES (256 * KIB)
+
+struct lane {
+    bool is_there, goes;
+    struct spw_gpu_fences fences;
+};
 
 struct client {
     bool is_there, is_broken;
@@ -24,22 +31,20 @@ struct client {
     struct peer peer;
     struct ring ring;
     uint32_t sq_tail, cq_head;
-    uint32_t spaces[3];
-    uint32_t n_spaces;
-    uint64_t leases[LEASES];
-    uint32_t n_leases;
-    uint64_t next_seq[2]; /* of its lane */
-    uint64_t plan_items;  /* that it has sent */
-    bool has_lane, lane_goes;
-    struct spw_gpu_fences fences;
+    struct sqe_names names;
+    struct lane lanes[LANES];
 };
 
 static struct {
     struct requests *rq;
+    struct requests_config config;
     struct ring_geometry geometry;
     struct pool_gpu_stat gpus[2];
     struct client clients[CLIENTS];
     uint64_t sessions; /* ever */
+    unsigned how;      /* of the world */
+    uint32_t restarts;
+    bool with_users, stays_hot;
 } e;
 
 /* --- Memory ---------------------------------------------------------------------------------------------------------- */
@@ -69,6 +74,25 @@ uint8_t *client_scratch(uint32_t i)
     return memory_of(i, true);
 }
 
+/* Both ends of its doorbell; ours is made anew when the client has closed the other. */
+static int *door_of(uint32_t i)
+{
+    static int doors[CLIENTS][2] = {{-1, -1}, {-1, -1}, {-1, -1}, {-1, -1}};
+    int *door = doors[i];
+    char byte;
+
+    if (door[0] >= 0 && door[1] < 0) {
+        close(door[0]);
+        door[0] = -1;
+    }
+    if (door[0] < 0)
+        fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, door) == 0);
+    for (int end = 0; end < 2; end++)
+        while (recv(door[end], &byte, 1, 0) > 0)
+            ;
+    return door;
+}
+
 /* --- Events ---------------------------------------------------------------------------------------------------------- */
 
 static struct client *client_of(const struct peer *peer)
@@ -92,17 +116,19 @@ static int on_cold(void *ctx, struct ring *ring)
 {
     (void)ctx;
     (void)ring;
-    return 0;
+    return e.stays_hot ? -ENOMEM : 0;
 }
 
 static void on_lane_gone(void *ctx, void *removal)
 {
-    struct client *c = removal;
+    struct lane *lane = removal;
 
     (void)ctx;
-    fuzz_check(c->lane_goes);
-    c->has_lane = c->lane_goes = false;
+    fuzz_check(lane->goes);
+    lane->is_there = lane->goes = false;
 }
+
+static_assert(CLIENT_SCRATCH_BYTES == SQE_SCRATCH_BYTES, "the language's");
 
 static const struct requests_events events = {on_broken, on_cold, on_lane_gone};
 
@@ -113,27 +139,55 @@ static uint32_t pool_of(uint32_t i)
     return i / 2;
 }
 
-static void client_begin(uint32_t i)
+/* One that was at the engine before has leases still. */
+static void client_seat(uint32_t i, bool is_back)
 {
     struct client *c = &e.clients[i];
 
-    *c = (struct client){.is_there = true, .session = ++e.sessions, .next_seq = {1, 1}};
+    c->is_there = true;
+    c->is_broken = false;
+    c->sq_tail = c->cq_head = 0;
+    if (is_back)
+        memset(&c->peer, 0, sizeof(c->peer));
+    c->names.peer = &c->peer;
+    c->names.scratch = client_scratch(i);
+    c->names.n_spaces = 0;
     memset(client_ring(i), 0, CLIENT_RING_BYTES);
     memset(client_scratch(i), 0, CLIENT_SCRATCH_BYTES);
-    ring_init(&c->ring, 1, &e.geometry, client_ring(i), client_scratch(i), CLIENT_SCRATCH_BYTES, -1);
+    ring_init(&c->ring, 1, &e.geometry, client_ring(i), client_scratch(i), CLIENT_SCRATCH_BYTES, *door_of(i));
     requests_peer_add(e.rq, &c->peer, c->session, c->session, 48);
+    if (e.with_users)
+        requests_peer_user(e.rq, &c->peer, 1 + i % 2);
+    c->peer.may_retry = is_back;
+}
+
+static void client_open(uint32_t i)
+{
+    static const struct tiering_space_spec specs[SQE_SPACES] = {
+        {.class_id = 0, .durability = STORE_CACHE + 1, .digest = {1}},
+        {.class_id = 1, .durability = STORE_SCRATCH + 1, .digest = {2}, .item_bytes = 5000},
+        {.class_id = 2, .durability = STORE_DURABLE + 1, .digest = {3}},
+        {.class_id = 0, .durability = STORE_DURABLE + 1, .digest = {4}, .item_bytes = SQE_OBJECT_BYTES}};
+    struct client *c = &e.clients[i];
+
     requests_ring_add(e.rq, &c->peer, &c->ring);
-    for (uint8_t durability = STORE_CACHE; durability <= STORE_DURABLE; durability++) {
-        struct tiering_space_spec spec = {.pool = pool_of(i),
-                                          .class_id = durability,
-                                          .durability = (uint8_t)(durability + 1),
-                                          .item_bytes = durability == STORE_SCRATCH ? 5000 : 0,
-                                          .digest = {durability, 1}};
+    for (uint32_t n = 0; n < SQE_SPACES; n++) {
+        struct tiering_space_spec spec = specs[n];
         struct tiering_space_info info;
 
-        if (tiering_space_open(world.t, &spec, &info) == 0)
-            fuzz_check(requests_space_add(e.rq, &c->peer, &info, 100, &c->spaces[c->n_spaces++]) == 0);
+        spec.pool = pool_of(i);
+        fuzz_check(tiering_space_open(world.t, &spec, &info) == 0);
+        fuzz_check(requests_space_add(e.rq, &c->peer, &info, 100, &c->names.spaces[c->names.n_spaces++]) == 0);
     }
+}
+
+static void client_begin(uint32_t i)
+{
+    if (e.clients[i].session) /* else it is zero */
+        memset(&e.clients[i], 0, sizeof(e.clients[i]));
+    e.clients[i].session = ++e.sessions;
+    client_seat(i, false);
+    client_open(i);
 }
 
 static void turn(uint32_t io, uint64_t ns)
@@ -142,123 +196,95 @@ static void turn(uint32_t io, uint64_t ns)
     (void)requests_run(e.rq, world.now_ns);
 }
 
-/* Its lane first; the engine tells when nothing of it is in flight any more. */
-static void lane_remove(struct client *c)
+static uint32_t lane_number(uint32_t i, uint32_t n)
 {
-    if (!c->has_lane || c->lane_goes)
-        return;
-    c->lane_goes = true;
-    if (requests_lane_remove(e.rq, &c->peer, (uint32_t)(c - e.clients), c))
-        c->has_lane = c->lane_goes = false;
+    return i * LANES + n;
 }
 
-static void client_end(uint32_t i)
+static void lane_remove(uint32_t i, uint32_t n)
+{
+    struct client *c = &e.clients[i];
+    struct lane *lane = &c->lanes[n];
+
+    if (!lane->is_there || lane->goes)
+        return;
+    lane->goes = true;
+    if (requests_lane_remove(e.rq, &c->peer, lane_number(i, n), lane))
+        lane->is_there = lane->goes = false;
+}
+
+/* The engine tells when nothing of one is in flight any more. */
+static void lanes_remove(uint32_t i)
+{
+    for (uint32_t n = 0; n < LANES; n++)
+        lane_remove(i, n);
+    for (uint32_t n = 0; n < LANES; n++) {
+        for (int turns = 0; e.clients[i].lanes[n].is_there; turns++) {
+            fuzz_check(turns < TURNS_MAX, "a lane never goes");
+            turn(64, NS_PER_MS);
+        }
+    }
+}
+
+static void client_end(uint32_t i, bool leaves)
 {
     struct client *c = &e.clients[i];
 
     if (!c->is_there)
         return;
-    lane_remove(c);
-    for (int n = 0; c->has_lane; n++) {
-        fuzz_check(n < TURNS_MAX, "a lane never goes");
-        turn(64, NS_PER_MS);
-    }
-    requests_peer_remove(e.rq, &c->peer, false);
+    lanes_remove(i);
+    requests_peer_remove(e.rq, &c->peer, leaves);
     c->is_there = false;
 }
 
+/* --- The engine's life ----------------------------------------------------------------------------------------------- */
+
+/* Until no request is left, for no session is. */
+static void engine_end(void)
+{
+    for (int n = 0; !requests_is_idle(e.rq); n++) {
+        fuzz_check(n < TURNS_MAX, "requests are left, though no session is");
+        turn(64, 100 * NS_PER_MS);
+    }
+    requests_free(e.rq);
+    e.rq = NULL;
+}
+
+/* In order, and the sessions that the input says come back to what they had. */
+static void engine_restart(struct fuzz *f)
+{
+    uint8_t who = fuzz_u8(f);
+    uint64_t lost[2] = {who >> 4 & 3, 4}; /* user_data of requests whose answers never came */
+    const char *why = NULL;
+
+    if (e.restarts == RESTARTS_MAX || world.failed)
+        return;
+    e.restarts++;
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        if (e.clients[i].is_there)
+            requests_peer_silence(e.rq, &e.clients[i].peer);
+    for (uint32_t i = 0; i < CLIENTS; i++) {
+        who &= e.clients[i].is_there && !e.clients[i].is_broken ? UINT8_MAX : (uint8_t) ~(1U << i);
+        client_end(i, !e.clients[i].is_broken);
+    }
+    engine_end();
+    world_leave();
+    fuzz_check(world_make(e.how | WORLD_HOT) == 0 && tiering_is_warm(world.t, &why), "%s", why ? why : "not opened");
+    e.config.tiering = world.t;
+    fuzz_check(requests_new(&e.config, &e.rq) == 0);
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        if (who & 1 << i)
+            client_seat(i, true);
+    fuzz_check(world_start() == 0);
+    for (uint32_t i = 0; i < CLIENTS; i++) {
+        if (!e.clients[i].is_there)
+            continue;
+        client_open(i);
+        requests_unanswered(e.rq, &e.clients[i].peer, lost, who >> 6);
+    }
+}
+
 /* --- What a client does ---------------------------------------------------------------------------------------------- */
-
-static void item_make(struct fuzz *f, struct spw_item *ret_item)
-{
-    static const uint64_t lengths[] = {0, 1, 4096, 5000, WORLD_PIECE_BYTES, 2 * WORLD_PIECE_BYTES + 77, 100000, 65536};
-    uint8_t what = fuzz_u8(f), range = fuzz_u8(f);
-
-    *ret_item = (struct spw_item){.key = {(uint8_t)('a' + what % 8)}, .key_len = 1};
-    if (what & 64)
-        *ret_item =
-            (struct spw_item){.key = {(uint8_t)('a' + what % 8)}, .key_len = 1, .n_parts = 2, .part = what >> 7};
-    ret_item->length_bytes = lengths[range % ARRAY_LEN(lengths)];
-    ret_item->offset_bytes = range & 64 ? lengths[(range >> 3) % ARRAY_LEN(lengths)] : 0;
-}
-
-static uint64_t lease_any(struct client *c, uint8_t what)
-{
-    return c->n_leases ? c->leases[what % c->n_leases] : 0;
-}
-
-static bool is_gpu(uint8_t op)
-{
-    return op == SPW_OP_GPU_SPILL || op == SPW_OP_GPU_FETCH;
-}
-
-static bool takes_handles(uint8_t op)
-{
-    return op == SPW_OP_COMMIT || op == SPW_OP_ABORT || op == SPW_OP_RELEASE || is_gpu(op);
-}
-
-static void list_write(struct fuzz *f, uint32_t i, const struct spw_sqe *sqe)
-{
-    struct client *c = &e.clients[i];
-    bool handles = takes_handles(sqe->opcode);
-
-    for (uint32_t n = 0; n < sqe->n_items && n < 16; n++) {
-        if (handles) {
-            uint8_t what = fuzz_u8(f);
-            struct spw_handle handle = {.lease = lease_any(c, what), .flags = what >> 6};
-
-            if (sqe->opcode != SPW_OP_RELEASE)
-                handle.flags = 0;
-            memcpy(client_scratch(i) + sqe->items + n * sizeof(handle), &handle, sizeof(handle));
-        } else {
-            struct spw_item item;
-
-            item_make(f, &item);
-            memcpy(client_scratch(i) + sqe->items + n * sizeof(item), &item, sizeof(item));
-        }
-    }
-}
-
-static void sqe_make(struct fuzz *f, uint32_t i, struct spw_sqe *ret_sqe)
-{
-    struct client *c = &e.clients[i];
-    uint8_t shape = fuzz_u8(f);
-    uint8_t any = fuzz_u8(f), op = any < 252 ? any % SPW_OP_PLAN : SPW_OP_PLAN; /* older inputs say what they said */
-    static const uint8_t n_args[SPW_OPS] = {[SPW_OP_PREFETCH] = 1,  [SPW_OP_ADVISE] = 2,    [SPW_OP_PIN] = 1,
-                                            [SPW_OP_CANCEL] = 1,    [SPW_OP_PUT_RANGE] = 2, [SPW_OP_GET_RANGE] = 2,
-                                            [SPW_OP_GPU_SPILL] = 3, [SPW_OP_GPU_FETCH] = 3, [SPW_OP_PLAN] = 2};
-    bool plain = op == SPW_OP_NOP || op == SPW_OP_CANCEL;
-    bool handles = takes_handles(op);
-
-    *ret_sqe = (struct spw_sqe){.opcode = op, .user_data = shape % 4, .results = RESULTS};
-    if (!plain && !handles && c->n_spaces)
-        ret_sqe->space = c->spaces[(shape >> 2) % c->n_spaces];
-    if (!plain && op != SPW_OP_STAT) {
-        ret_sqe->n_items = op == SPW_OP_TENSOR ? 1 : 1 + fuzz_below(f, op == SPW_OP_PLAN ? 12 : 5);
-        ret_sqe->flags = fuzz_u8(f) & SPW_SQE_FLAGS;
-    }
-    if (shape & 64)
-        ret_sqe->timeout_ms = 20;
-    if (op == SPW_OP_NOP || op == SPW_OP_PLAN || is_gpu(op))
-        ret_sqe->results = 0;
-    for (uint32_t a = 0; a < n_args[op]; a++)
-        ret_sqe->arg[a] = fuzz_below(f, 6);
-    if (op == SPW_OP_PUT_RANGE || op == SPW_OP_GET_RANGE)
-        ret_sqe->arg[0] = lease_any(c, (uint8_t)ret_sqe->arg[0]);
-    if (op == SPW_OP_PLAN) { /* a list of one, or all of it; some begin anew */
-        ret_sqe->n_items = ret_sqe->arg[0] == 5 ? 0 : ret_sqe->n_items;
-        ret_sqe->flags &= SPW_SQE_CHAIN; /* which it does not have */
-        ret_sqe->arg[0] = ret_sqe->arg[0] < 4 ? c->plan_items : 0;
-        c->plan_items = ret_sqe->arg[1] > 1 ? ret_sqe->arg[0] + ret_sqe->n_items : 0;
-        ret_sqe->arg[1] = ret_sqe->arg[0] + ret_sqe->n_items + (ret_sqe->arg[1] > 1);
-    }
-    if (is_gpu(op)) {
-        ret_sqe->arg[0] = i;
-        ret_sqe->arg[1] = c->next_seq[op - SPW_OP_GPU_SPILL];
-        ret_sqe->arg[2] = 0;
-        c->next_seq[op - SPW_OP_GPU_SPILL] += ret_sqe->flags == 0;
-    }
-}
 
 /* In the ring's place for it; `patched`: not quite as it should be. */
 static void submit(struct fuzz *f, uint32_t i, bool patched)
@@ -267,8 +293,7 @@ static void submit(struct fuzz *f, uint32_t i, bool patched)
     struct spw_ring *shared = (void *)client_ring(i);
     struct spw_sqe sqe;
 
-    sqe_make(f, i, &sqe);
-    list_write(f, i, &sqe);
+    sqe_make(f, &c->names, &sqe);
     if (patched)
         fuzz_patch(f, &sqe, sizeof(sqe));
     memcpy(client_ring(i) + e.geometry.sq_offset + c->sq_tail % ENTRIES * sizeof(sqe), &sqe, sizeof(sqe));
@@ -279,64 +304,116 @@ static void submit(struct fuzz *f, uint32_t i, bool patched)
 }
 
 /* Does the session hold that lease? Then its bytes are where it may map them. */
-static void lease_check(uint32_t i, uint64_t lease)
+static bool lease_check(uint32_t i, uint64_t lease)
 {
     struct client *c = &e.clients[i];
     struct tiering_grant grant;
     uint32_t pool;
 
     if (tiering_lease_info(world.t, &c->peer.tiering, lease, &grant, &pool) < 0)
-        return;
+        return false;
     const struct world_chunk *chunk = &world.chunks[grant.region];
 
     fuzz_check(pool == pool_of(i), "a lease in a pool that the session has not opened");
     fuzz_check(chunk->is_there && chunk->pool == pool, "a lease in another pool's memory");
     fuzz_check(chunk->kind != IO_CHUNK_PRIVATE || chunk->session == c->session, "a lease in another session's memory");
     fuzz_check(disk_has(grant.region, grant.offset_bytes, grant.length_bytes), "a lease outside of its chunk");
-    if (c->n_leases < LEASES)
-        c->leases[c->n_leases++] = lease;
-    else
-        c->leases[lease % LEASES] = lease;
+    return true;
+}
+
+/* Those that have ended are forgotten, but for one. */
+static void leases_tidy(uint32_t i)
+{
+    struct sqe_names *names = &e.clients[i].names;
+    uint32_t n = 0;
+
+    for (uint32_t k = 0; k < names->n_leases; k++) {
+        if (lease_check(i, names->leases[k]))
+            names->leases[n++] = names->leases[k];
+        else
+            names->ended = names->leases[k];
+    }
+    names->n_leases = n;
+}
+
+static void lease_note(uint32_t i, uint64_t lease)
+{
+    struct sqe_names *names = &e.clients[i].names;
+
+    for (uint32_t k = 0; k < names->n_leases; k++)
+        if (names->leases[k] == lease)
+            return;
+    if (names->n_leases < SQE_LEASES && lease_check(i, lease))
+        names->leases[names->n_leases++] = lease;
 }
 
 static void consume(uint32_t i)
 {
     struct client *c = &e.clients[i];
     struct spw_ring *shared = (void *)client_ring(i);
-    const struct spw_result *results = (const void *)(client_scratch(i) + RESULTS);
+    const struct spw_result *results = (const void *)(client_scratch(i) + SQE_RESULTS);
 
     c->cq_head = load_acquire(&shared->daemon.cq_tail);
     store_release(&shared->client.cq_head, c->cq_head);
-    for (uint32_t n = 0; n < 16; n++)
+    leases_tidy(i);
+    for (uint32_t n = 0; n < SQE_LEASES; n++)
         if (load_relaxed(&results[n].lease))
-            lease_check(i, load_relaxed(&results[n].lease));
+            lease_note(i, load_relaxed(&results[n].lease));
 }
 
-static void lane_add(uint32_t i)
+static void lane_add(struct fuzz *f, uint32_t i)
 {
     struct client *c = &e.clients[i];
-    struct lane_spec spec = {
-        .lane = i, .gpu = 0, .pool = pool_of(i), .slots = 2, .slot_bytes = SLOT_BYTES, .fences = &c->fences};
+    uint8_t what = fuzz_u8(f);
+    struct lane *lane = &c->lanes[what % LANES];
+    struct lane_spec spec = {.lane = lane_number(i, what % LANES),
+                             .gpu = what >> 4 & 1,
+                             .pool = pool_of(i),
+                             .slots = what & 32 ? 2 : 1,
+                             .slot_bytes = what & 64 ? SLOT_BYTES : 2 * SLOT_BYTES,
+                             .alloc_bytes = what & 128 ? 4 * SLOT_BYTES : 0,
+                             .fences = &lane->fences};
 
-    if (c->has_lane || requests_lane_add(e.rq, &c->peer, &spec) < 0)
+    if (lane->goes)
         return;
-    c->has_lane = true;
-    c->next_seq[0] = c->next_seq[1] = 1;
+    fuzz_check(requests_lane_add(e.rq, &c->peer, &spec) == (lane->is_there ? -EEXIST : 0));
+    lane->is_there = true;
 }
 
 static void budgets_change(struct fuzz *f)
 {
     uint8_t how = fuzz_u8(f);
-    uint64_t bytes[TIERING_BUDGETS] = {
-        [TIERING_BUDGET_DRAM] = (1 + how / 2 % 4) * MIB / 2, [TIERING_BUDGET_NVME] = UINT64_MAX};
+    uint64_t bytes[TIERING_BUDGETS] = {[TIERING_BUDGET_DRAM] = (1 + how / 2 % 4) * MIB / 2,
+                                       [TIERING_BUDGET_NVME] = how < 128 ? UINT64_MAX : (how / 16 % 4) * MIB};
 
     tiering_pool_budget(world.t, how & 1, bytes);
+}
+
+static void look(void)
+{
+    struct requests_stat stat;
+    struct peer_stat peers[CLIENTS];
+
+    (void)requests_next_ns(e.rq, world.now_ns);
+    (void)requests_peek(e.rq);
+    requests_stat(e.rq, &stat);
+    fuzz_check(stat.rings_hot == requests_hot_rings(e.rq) && stat.peers == requests_peers(e.rq, peers, CLIENTS));
+    (void)requests_wants_spin(e.rq);
+}
+
+static void session_break(uint8_t which)
+{
+    const struct client *c = &e.clients[which % CLIENTS];
+
+    fuzz_check(requests_break_session(e.rq, c->session, "it is to be over") == c->is_there);
 }
 
 /* What is not of one client. */
 static void engine_step(struct fuzz *f, uint8_t what)
 {
-    switch (what % 8) {
+    const uint32_t weights[2] = {what & 16 ? 1000 : 1, 100};
+
+    switch (what % 16) {
     case 0:
         turn(fuzz_below(f, 16), fuzz_u8(f) * NS_PER_MS);
         break;
@@ -350,19 +427,64 @@ static void engine_step(struct fuzz *f, uint8_t what)
         requests_set_spin(e.rq, fuzz_u8(f) * NS_PER_MS);
         break;
     case 4:
-        requests_gpu_gone(e.rq, 0);
+        requests_gpu_gone(e.rq, what >> 4 & 1);
         break;
     case 5:
         tiering_owner_end(world.t, fuzz_u8(f));
         break;
     case 6:
-        (void)requests_next_ns(e.rq, world.now_ns);
-        (void)requests_peek(e.rq);
+        look();
+        break;
+    case 7:
+        requests_set_weights(e.rq, weights);
+        break;
+    case 8:
+        session_break(fuzz_u8(f));
+        break;
+    case 9:
+        engine_restart(f);
+        break;
+    case 10: /* no request lives longer */
+        turn(what & 16 ? 64 : 0, (REQUEST_TIMEOUT_MS_MAX + 1) * NS_PER_MS);
+        break;
+    case 11:
+        e.stays_hot = !e.stays_hot;
         break;
     default:
         changing_arm(f);
         break;
     }
+}
+
+static void door_step(struct fuzz *f, uint32_t i)
+{
+    struct spw_ring *shared = (void *)client_ring(i);
+    uint8_t what = fuzz_u8(f);
+    int *door = door_of(i);
+
+    e.clients[i].ring.doorbell_fd = door[0];
+    if (what < 128) { /* it sleeps, or is awake again */
+        store_relaxed(&shared->client.cq_flags, what & 3U ? (uint32_t)what << 2 | (what & 3U) : 0);
+        return;
+    }
+    if (what < 192) {
+        fuzz_check(send(door[1], "", 1, 0) == 1);
+    } else {
+        close(door[1]);
+        door[1] = -1;
+    }
+    requests_ring_hot(e.rq, &e.clients[i].ring, world.now_ns);
+}
+
+static void ring_again(uint32_t i)
+{
+    struct client *c = &e.clients[i];
+
+    requests_ring_remove(e.rq, &c->ring);
+    c->sq_tail = c->cq_head = 0;
+    memset(client_ring(i), 0, CLIENT_RING_BYTES);
+    ring_init(&c->ring, 1, &e.geometry, client_ring(i), client_scratch(i), CLIENT_SCRATCH_BYTES, *door_of(i));
+    requests_ring_add(e.rq, &c->peer, &c->ring);
 }
 
 static void client_step(struct fuzz *f, uint32_t i, uint8_t what)
@@ -377,85 +499,118 @@ static void client_step(struct fuzz *f, uint32_t i, uint8_t what)
     case 0:
     case 1:
     case 2:
-    case 3:
         submit(f, i, false);
         turn(0, 1000);
         consume(i);
         break;
-    case 4:
+    case 3:
+    case 4: /* whatever it waits for */
         submit(f, i, false);
-        break;
-    case 5:
-        submit(f, i, true);
-        break;
-    case 6:
+        for (int n = 0; n < 4; n++)
+            turn(16, NS_PER_MS);
         consume(i);
         break;
+    case 5:
+        submit(f, i, false);
+        break;
+    case 6:
+        submit(f, i, true);
+        break;
     case 7:
-        fuzz_patch(f, client_scratch(i), CLIENT_SCRATCH_BYTES);
+        consume(i);
         break;
     case 8:
-        fuzz_patch(f, client_ring(i), CLIENT_RING_BYTES);
+        fuzz_patch(f, client_scratch(i), CLIENT_SCRATCH_BYTES);
         break;
     case 9:
-        fuzz_patch(f, client_ring(i), 16); /* its indices */
+        fuzz_patch(f, client_ring(i), CLIENT_RING_BYTES);
         break;
     case 10:
-        requests_ring_hot(e.rq, &c->ring, world.now_ns);
+        fuzz_patch(f, client_ring(i), 16); /* its indices */
         break;
     case 11:
-        lane_add(i);
+        door_step(f, i);
         break;
     case 12:
-        lane_remove(c);
+        lane_add(f, i);
         break;
     case 13:
-        client_end(i);
+        lane_remove(i, fuzz_below(f, LANES));
+        break;
+    case 14:
+        if (fuzz_u8(f) < 192)
+            client_end(i, false);
+        else
+            ring_again(i);
         break;
     default:
         turn(4, NS_PER_MS);
         break;
     }
     if (c->is_broken)
-        client_end(i);
+        client_end(i, false);
+}
+
+/* Worlds and engines that are made once. */
+#define KINDS 32
+
+static struct {
+    struct snapshot *snapshot;
+    struct requests *rq;
+} kinds[KINDS];
+
+static void engine_make(uint8_t how)
+{
+    snapshot_begin();
+    disk_snapshot();
+    if (how & 1)
+        world_format();
+    fuzz_check(world_open(e.how) == 0);
+    e.config.tiering = world.t;
+    fuzz_check(requests_new(&e.config, &kinds[how].rq) == 0);
+    kinds[how].snapshot = world_snapshot();
+}
+
+static void engine_begin(uint8_t how)
+{
+    static const unsigned policies[4] = {0, 0, WORLD_PLAN, WORLD_CHAIN};
+
+    memset(&e, 0, sizeof(e));
+    e.how = (how & 1 ? WORLD_DEVICE : 0) | policies[how >> 3];
+    e.with_users = how & 4;
+    e.config = (struct requests_config){.engine = 2,
+                                        .max_requests = how & 2 ? 4 : 16,
+                                        .max_waits = how & 2 ? 4 : 32,
+                                        .spin_ns = 1000,
+                                        .user_percent = e.with_users ? 50 : 0,
+                                        .gpus = e.gpus,
+                                        .events = &events};
+    fuzz_check(ring_geometry(ENTRIES, ENTRIES, &e.geometry) == 0 && e.geometry.ring_bytes <= CLIENT_RING_BYTES);
+    if (!kinds[how].snapshot)
+        engine_make(how);
+    snapshot_return(kinds[how].snapshot);
+    e.rq = kinds[how].rq;
 }
 
 void clients_run(struct fuzz *f)
 {
     uint8_t how = fuzz_u8(f);
-    struct requests_config config = {.engine = 2,
-                                     .max_requests = how & 2 ? 4 : 16,
-                                     .max_waits = how & 4 ? 4 : 32,
-                                     .spin_ns = 1000,
-                                     .gpus = e.gpus,
-                                     .events = &events};
 
-    memset(&e, 0, sizeof(e));
-    disk_reset();
-    if (how & 1)
-        world_format();
-    fuzz_check(world_open((how & 1 ? WORLD_DEVICE : 0) | ((how & 0x38) == 0x38 ? WORLD_CHAIN : 0) |
-                          ((how & 0x38) == 0x30 ? WORLD_PLAN : 0)) == 0);
-    config.tiering = world.t;
-    fuzz_check(requests_new(&config, &e.rq) == 0 && ring_geometry(ENTRIES, ENTRIES, &e.geometry) == 0);
-    fuzz_check(e.geometry.ring_bytes <= CLIENT_RING_BYTES);
+    engine_begin(how % KINDS);
     for (uint32_t i = 0; i + (how >> 6) < CLIENTS; i++)
         client_begin(i);
     for (int n = 0; n < STEPS_MAX && fuzz_more(f); n++) {
         uint8_t what = fuzz_u8(f);
 
-        if (what >= 240)
+        if (what >= 224)
             engine_step(f, what);
         else
-            client_step(f, what / 15 % CLIENTS, what % 15);
+            client_step(f, what / 16 % CLIENTS, what % 16);
     }
     for (uint32_t i = 0; i < CLIENTS; i++)
-        client_end(i);
-    for (int n = 0; !requests_is_idle(e.rq); n++) {
-        fuzz_check(n < TURNS_MAX, "requests are left, though no session is");
-        turn(64, 100 * NS_PER_MS);
-    }
-    requests_free(e.rq);
+        client_end(i, false);
+    engine_end();
     (void)world_close();
-    world_forget();
+    tiering_free(world.t);
+    fuzz_check(snapshot_leaks(kinds[how % KINDS].snapshot) == 0);
 }

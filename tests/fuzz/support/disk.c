@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "io/checksum.h"
+#include "tests/fuzz/support/alloc.h"
 
 #define REGIONS_MAX 512
 #define REQUESTS_MAX 8192
@@ -22,15 +23,22 @@ struct request {
 struct region {
     uint8_t *mem; /* NULL: not there */
     uint64_t size_bytes;
+    bool is_chunk;
+};
+
+/* Taken from the front. */
+struct area {
+    uint8_t *mem;
+    uint64_t size_bytes, used_bytes;
 };
 
 static struct {
     struct io_backend be;
-    uint8_t *device, *memory;
+    uint8_t *device;
     uint32_t dirty[DISK_BYTES / SECTOR_BYTES]; /* sectors of the device that are not as they began */
     uint32_t n_dirty;
     bool is_dirty[DISK_BYTES / SECTOR_BYTES];
-    uint64_t used_bytes; /* of memory */
+    struct area memory, bounce;
     struct region regions[REGIONS_MAX];
     uint32_t n_regions;
     struct request requests[REQUESTS_MAX]; /* a ring */
@@ -70,13 +78,14 @@ static uint8_t *buf_at(struct io_buf buf, uint64_t len_bytes)
     return disk.regions[buf.region].mem + buf.off;
 }
 
-static uint32_t region_add(uint64_t size_bytes)
+static uint32_t region_add(struct area *area, uint64_t size_bytes)
 {
     size_bytes = round_up(size_bytes, SECTOR_BYTES);
-    if (disk.n_regions == REGIONS_MAX || size_bytes > DISK_MEMORY_BYTES - disk.used_bytes)
+    if (disk.n_regions == REGIONS_MAX || size_bytes > area->size_bytes - area->used_bytes)
         return IO_REGION_NONE;
-    disk.regions[disk.n_regions] = (struct region){disk.memory + disk.used_bytes, size_bytes};
-    disk.used_bytes += size_bytes;
+    disk.regions[disk.n_regions] =
+        (struct region){area->mem + area->used_bytes, size_bytes, .is_chunk = area == &disk.memory};
+    area->used_bytes += size_bytes;
     return disk.n_regions++;
 }
 
@@ -140,6 +149,12 @@ static void chunk_request(struct io_backend *be, struct io_chunk *chunk)
     push(KIND_CHUNK, chunk);
 }
 
+static uint64_t chunk_survived(struct io_backend *be, uint32_t region)
+{
+    (void)be;
+    return disk_has(region, 0, 0) && disk.regions[region].is_chunk ? disk.regions[region].size_bytes : 0;
+}
+
 static void chunk_close(struct io_backend *be, uint32_t region)
 {
     (void)be;
@@ -155,7 +170,7 @@ static void dma_submit(struct io_backend *be, struct io_dma *dma)
 
 static int bounce_alloc(struct io_backend *be, uint64_t size_bytes, struct io_buf *ret_buf, void **ret_mem)
 {
-    uint32_t region = region_add(size_bytes);
+    uint32_t region = region_add(&disk.bounce, size_bytes);
 
     (void)be;
     if (region == IO_REGION_NONE)
@@ -183,6 +198,7 @@ static const struct io_backend_ops ops = {
     .blk_urge = blk_urge,
     .work_submit = work_submit,
     .chunk_request = chunk_request,
+    .chunk_survived = chunk_survived,
     .chunk_close = chunk_close,
     .dma_submit = dma_submit,
     .bounce_alloc = bounce_alloc,
@@ -194,16 +210,43 @@ struct io_backend *disk_backend(void)
     return &disk.be;
 }
 
+void disk_restart_hot(void)
+{
+    for (uint32_t i = 0; i < disk.n_regions; i++)
+        if (!disk.regions[i].is_chunk)
+            disk.regions[i].mem = NULL;
+    disk.n = 0;
+    disk.fail = 0;
+}
+
+static void area_empty(struct area *area)
+{
+    if (area->used_bytes && madvise(area->mem, area->used_bytes, MADV_DONTNEED) < 0)
+        abort();
+    area->used_bytes = 0;
+}
+
+void disk_snapshot(void)
+{
+    memset(&disk, 0, sizeof(disk));
+    disk.memory = (struct area){snapshot_pages(DISK_MEMORY_BYTES), DISK_MEMORY_BYTES, 0};
+    disk.bounce = (struct area){snapshot_pages(DISK_BOUNCE_BYTES), DISK_BOUNCE_BYTES, 0};
+    disk.device = snapshot_pages(DISK_BYTES);
+    disk.be.ops = &ops;
+    snapshot_also(&disk, sizeof(disk));
+}
+
 void disk_restart(void)
 {
-    if (!disk.memory) {
-        disk.memory = map(DISK_MEMORY_BYTES);
+    if (!disk.device) {
+        disk.memory = (struct area){map(DISK_MEMORY_BYTES), DISK_MEMORY_BYTES, 0};
+        disk.bounce = (struct area){map(DISK_BOUNCE_BYTES), DISK_BOUNCE_BYTES, 0};
         disk.device = map(DISK_BYTES);
         disk.be.ops = &ops;
     }
-    if (disk.used_bytes && madvise(disk.memory, disk.used_bytes, MADV_DONTNEED) < 0)
-        abort();
-    disk.used_bytes = disk.n_regions = disk.n = 0;
+    area_empty(&disk.memory);
+    area_empty(&disk.bounce);
+    disk.n_regions = disk.n = 0;
     disk.fail = 0;
 }
 
@@ -247,7 +290,7 @@ static void work_end(struct io_work *work, int32_t error)
 
 static void chunk_end(struct io_chunk *chunk, int32_t error)
 {
-    chunk->region = error ? IO_REGION_NONE : region_add(chunk->size_bytes);
+    chunk->region = error ? IO_REGION_NONE : region_add(&disk.memory, chunk->size_bytes);
     chunk->result = chunk->region == IO_REGION_NONE ? -ENOMEM : 0;
     if (chunk->result == 0)
         chunk->size_bytes = disk.regions[chunk->region].size_bytes;

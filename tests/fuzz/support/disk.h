@@ -10,12 +10,17 @@
 #include "io/backend.h"
 
 #define DISK_BYTES (13 * MIB)
-#define DISK_MEMORY_BYTES (128 * MIB) /* of all regions since the last disk_reset() or disk_restart() */
+#define DISK_MEMORY_BYTES (128 * MIB) /* of all chunks since the last disk_reset() or disk_restart() */
+#define DISK_BOUNCE_BYTES (256 * MIB) /* of what processes have beside them: three of them */
 
 /* Everything is zero, nothing is pending, no region is there. */
 void disk_reset(void);
+/* The same for a snapshot that is being made (alloc.h): from now on the disk is part of it. */
+void disk_snapshot(void);
 /* The process has died: the device stays. */
 void disk_restart(void);
+/* And so do the chunks of memory. */
+void disk_restart_hot(void);
 struct io_backend *disk_backend(void);
 /* What the device holds, to be changed: it is remembered that these bytes were. */
 uint8_t *disk_change(uint64_t off_bytes, uint64_t len_bytes);

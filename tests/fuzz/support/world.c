@@ -3,10 +3,13 @@
 #include "tests/fuzz/support/world.h"
 
 #include <errno.h>
+#include <sys/mman.h>
+
+#include "tests/fuzz/support/alloc.h"
 
 struct world world;
 
-static void *records; /* made once */
+static void *records; /* made once, or of the snapshot */
 
 static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
                          uint64_t session)
@@ -57,7 +60,7 @@ static const struct policy_ops *policy_of(unsigned how, int class_id)
     return class_id == 0 && (how & WORLD_CHAIN) ? &policy_chain_hazard : &policy_lru;
 }
 
-int world_open(unsigned how)
+static struct tiering_config config_of(unsigned how)
 {
     static struct tiering_pool_config pools[2];
     struct tiering_config config = {.backend = disk_backend(),
@@ -70,15 +73,10 @@ int world_open(unsigned how)
                                     .piece_bytes = WORLD_PIECE_BYTES,
                                     .parts_deadline_ns = UINT64_C(10000000000),
                                     .hash_seed = 7,
+                                    .survived = how & WORLD_HOT,
+                                    .ghosts_max = WORLD_GHOSTS,
                                     .events = &events};
-    uint64_t records_bytes = tiering_records_bytes(config.max_objects, config.max_leases);
-    const char *why = NULL;
 
-    if (!records)
-        records = aligned_alloc(SECTOR_BYTES, round_up(records_bytes, SECTOR_BYTES));
-    fuzz_check(records);
-    memset(records, 0, records_bytes);
-    config.records = records;
     for (uint32_t i = 0; i < 2; i++)
         pools[i] = (struct tiering_pool_config){.name = {(char)('a' + i)},
                                                 .trusted = i == 0,
@@ -86,21 +84,66 @@ int world_open(unsigned how)
                                                 .nvme_bytes = UINT64_MAX,
                                                 .session_bytes = MIB / 2,
                                                 .weight = 100,
-                                                .max_leases_percent = 80};
+                                                .max_leases_percent = 80,
+                                                .user_leases_percent = 60};
     for (int c = 0; c < TIERING_CLASSES; c++)
         config.classes[c] = (struct tiering_class_config){.policy = policy_of(how, c), .weight = 1};
-    world = (struct world){.now_ns = 1000000000};
-    fuzz_check(tiering_new(&config, &world.t) == 0);
-    int r = how & WORLD_DEVICE ? tiering_store_add(world.t, 0, 0, DISK_BYTES, &why) : 0;
+    return config;
+}
+
+static void records_clear(uint64_t size_bytes)
+{
+    if (snapshot_begun()) {
+        records = snapshot_pages(size_bytes);
+        return;
+    }
+    if (!records)
+        records = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    fuzz_check(records != MAP_FAILED && madvise(records, size_bytes, MADV_DONTNEED) == 0);
+}
+
+int world_make(unsigned how)
+{
+    struct tiering_config config = config_of(how);
+    uint64_t records_bytes = tiering_records_bytes(config.max_objects, config.max_leases), now_ns = world.now_ns;
+    const char *why = NULL;
+
+    if (!config.survived)
+        records_clear(records_bytes);
+    config.records = records;
+    world = (struct world){.now_ns = config.survived ? now_ns : 1000000000};
+    int r = tiering_new(&config, &world.t);
+
+    fuzz_check(r == 0, "%d", r);
+    r = how & WORLD_DEVICE ? tiering_store_add(world.t, 0, 0, DISK_BYTES, &why) : 0;
 
     fuzz_check(r == 0 || why);
-    if (r == 0)
-        r = tiering_start(world.t);
+    return r;
+}
+
+int world_start(void)
+{
+    int r = tiering_start(world.t);
+
     for (uint64_t i = 0, have, want; r == 0 && !tiering_ready(world.t, &have, &want); i++) {
         fuzz_check(i < WORLD_TURNS_MAX);
         world_turn(4, 1000);
     }
     return r;
+}
+
+int world_open(unsigned how)
+{
+    int r = world_make(how);
+
+    return r < 0 ? r : world_start();
+}
+
+struct snapshot *world_snapshot(void)
+{
+    snapshot_also(&world, sizeof(world));
+    snapshot_also(&records, sizeof(records));
+    return snapshot_keep();
 }
 
 void world_forget(void)
@@ -124,6 +167,17 @@ void world_settle(void)
     fuzz_check(tiering_check(world.t, &what) == 0, "%s", what);
 }
 
+/* What tiering_close_clean() said. */
+static int world_stop(void)
+{
+    tiering_stop(world.t);
+    for (int i = 0; !tiering_idle(world.t); i++) {
+        fuzz_check(i < WORLD_TURNS_MAX, "it never gets idle");
+        world_turn(8, 20000000);
+    }
+    return tiering_close_clean(world.t);
+}
+
 int world_close(void)
 {
     world_settle();
@@ -138,15 +192,20 @@ int world_close(void)
                    "a chunk of session %lu is left", world.chunks[i].session);
     for (int i = 0; i < WORLD_TURNS_MAX && !tiering_drain(world.t); i++)
         world_turn(8, 20000000);
-    tiering_stop(world.t);
-    for (int i = 0; !tiering_idle(world.t); i++) {
-        fuzz_check(i < WORLD_TURNS_MAX, "it never gets idle");
-        world_turn(8, 20000000);
-    }
-    int r = tiering_close_clean(world.t);
+    int r = world_stop();
 
     fuzz_check(r == 0 || world.failed, "%d", r);
     return r;
+}
+
+void world_leave(void)
+{
+    int r = world_stop();
+
+    fuzz_check(r == 0 || world.failed, "%d", r);
+    tiering_free(world.t);
+    world.t = NULL;
+    disk_restart_hot();
 }
 
 void world_wait_done(struct tiering_wait *wait, int status)

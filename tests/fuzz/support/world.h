@@ -11,6 +11,7 @@
 
 #define WORLD_PIECE_BYTES ((uint32_t)(128 * KIB))
 #define WORLD_OBJECTS 256
+#define WORLD_GHOSTS 1024
 #define WORLD_REGIONS 512
 #define WORLD_TURNS_MAX 2000
 
@@ -32,11 +33,15 @@ extern struct world world;
 
 enum {
     WORLD_DEVICE = 1 << 0, /* with what is on the device */
-    WORLD_CHAIN = 1 << 1,  /* class 0 has the policy `chain`, whose tables take a millisecond */
+    WORLD_CHAIN = 1 << 1,  /* class 0 has the policy `chain` */
     WORLD_PLAN = 1 << 2,   /* all classes have the policy `plan` */
+    WORLD_HOT = 1 << 3,    /* after world_leave() */
 };
 /* What tiering_store_add() or tiering_start() said. */
 int world_open(unsigned how);
+/* The two halves of it: sessions come back in between. */
+int world_make(unsigned how);
+int world_start(void);
 /* A device that is empty. */
 void world_format(void);
 void world_turn(uint32_t io, uint64_t ns);
@@ -44,8 +49,12 @@ void world_turn(uint32_t io, uint64_t ns);
 void world_settle(void);
 /* No session is left: nothing is leased or admitted; writes back, closes. What tiering_close_clean() said. */
 int world_close(void);
+/* For the next process: the sessions have left. */
+void world_leave(void);
 /* Its memory, as if the process had died. */
 void world_forget(void);
+/* Ends a snapshot (alloc.h) that began before disk_snapshot() and world_open(). */
+struct snapshot *world_snapshot(void);
 
 struct world_wait {
     struct tiering_wait wait;
