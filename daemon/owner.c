@@ -175,9 +175,10 @@ int owner_join(struct control *control, struct account *account, const uint8_t *
     return 0;
 }
 
-void owner_leave(struct owner *owner)
+void owner_leave(struct owner *owner, bool is_kept)
 {
-    if (--owner->n_sessions == 0)
+    owner->is_kept |= is_kept;
+    if (--owner->n_sessions == 0 && !owner->is_kept)
         loop_timer_set(&owner->control->loop, &owner->linger, loop_now_ns() + owner->linger_ns);
 }
 

@@ -35,6 +35,7 @@ struct owner {
     uint64_t linger_ns; /* the longest of the pools that it used */
     struct loop_timer linger;
     bool ending;
+    bool is_kept; /* a session of it is on its way to the next process, and joins it there */
     uint32_t n_calls;
     struct owner_call calls[]; /* one an engine */
 };
@@ -51,8 +52,9 @@ bool account_may_open(const struct control *control, const struct account *accou
  * session of it. */
 must_check int owner_join(struct control *control, struct account *account, const uint8_t *token,
                           struct owner **ret_owner);
-/* A session of it ended. With the last one the linger time begins. */
-void owner_leave(struct owner *owner);
+/* A session of it ended, or went to the next process (is_kept): then it does not end in this one. Else the linger time begins
+ * with the last one. */
+void owner_leave(struct owner *owner, bool is_kept);
 /* It lingers at least so long. */
 void owner_linger(struct owner *owner, uint64_t linger_ns);
 /* The daemon ends: at once, without asking the engines. What is kept of them stays. */

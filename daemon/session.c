@@ -66,7 +66,7 @@ static void session_free(struct engine_msg *msg)
     for (uint32_t i = 0; i < control->n_engines; i++)
         free(session->seats[i]);
     if (session->owner)
-        owner_leave(session->owner);
+        owner_leave(session->owner, session->state == SESSION_LEAVING);
     if (session->refusal) {
         control->n_refused--;
         session->account->n_refused--;

@@ -77,7 +77,7 @@ static int away_restore(struct control *control, struct kept_session *row)
     session->owner = owner_rejoin(control, account, row->owner);
     if (!session->owner || !away_client_lives(session)) {
         if (session->owner)
-            owner_leave(session->owner);
+            owner_leave(session->owner, false);
         account_put(control, account);
         free(session);
         return away_forget(control->kept, row);

@@ -134,6 +134,26 @@ START_TEST(test_idle)
 }
 END_TEST
 
+/* Owners do not linger here, and that of a session which is on its way to the next process does not end. */
+START_TEST(test_no_linger)
+{
+    daemon_init(&d);
+    daemon_configure(&d, "", SECTIONS "linger = 0 s\n");
+    keeper_start(&k, &d);
+    spw_session *session = daemon_connect(&d);
+    spw_space *space = cache_of(session);
+
+    for (int i = 0; i < 4; i++) {
+        restart_by_keeper(i);
+        int r = spw_nop(space);
+
+        ck_assert_msg(r == 0, "restart %d: %d %s: %s", i, r, spw_error_text(), daemon_log_end(&d));
+    }
+    spw_close(session);
+    teardown();
+}
+END_TEST
+
 /* Nobody kept anything: the client hears of it as ever, and can read on. */
 START_TEST(test_lost)
 {
@@ -395,6 +415,7 @@ int main(void)
 #if !defined(BASE_TSAN) /* a child with threads of its own */
     tcase_add_test(kept, test_dead_client);
     tcase_add_test(own, test_late_client);
+    tcase_add_test(own, test_no_linger);
 #endif
     tcase_add_test(kept, test_tokens);
     tcase_add_test(kept, test_unknown_names);
