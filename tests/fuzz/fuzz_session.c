@@ -2,7 +2,8 @@
 /*
  * Control messages of several clients, spillctl's requests among them: types, lengths, reserved fields, handles, descriptors
  * that nobody asked for, hang-ups while an engine has a call. The control thread's code with two engines that have no thread:
- * their calls are run when the input says so. So a session can end at each moment of a request.
+ * their calls are run when the input says so. So a session can end at each moment of a request. And restarts: sessions leave,
+ * and the table that they are kept in is taken for what the last process has left.
  *
  * What must hold: a session that has gone leaves nothing: no count, no account, no scratch memory, no descriptor.
  */
@@ -18,6 +19,7 @@
 #include "daemon/session.h"
 #include "daemon/session_kept.h"
 #include "include/base/socket.h"
+#include "io/device.h"
 #include "io/grower.h"
 #include "io/workers.h"
 #include "tests/fuzz/fuzz.h"
@@ -26,12 +28,13 @@
 #define ENGINES 2
 #define STEPS_MAX 100
 #define TURNS_MAX 1000
+#define RESTARTS_MAX 2 /* each looks through tables of 32768 rows */
 #define FD_LAST 128
 #define HANDLES 4
 
 #define CONFIG                                                                                                         \
-    "[daemon]\nuid_sessions = 2\nsession_rings = 3\ngpus = none\nlog_level = error\n"                                  \
-    "[tier.dram]\nsize = 128 MiB\n"                                                                                    \
+    "[daemon]\nuid_sessions = 2\nsession_rings = 3\ngpus = none\nlog_level = error\ninject = yes\n"                    \
+    "[tier.dram]\nsize = 128 MiB\n[device d]\npath = /none\n"                                                          \
     "[pool own]\nusers = %u\nlinger = 0 s\n[pool all]\nusers = any\nlinger = 0 s\ngpu = 0\n"                           \
     "[pool foreign]\nusers = 4242\n"
 
@@ -40,11 +43,13 @@ struct client {
     uint32_t n_sent;
     uint32_t pools[HANDLES], spaces[HANDLES], rings[HANDLES];
     uint32_t n_pools, n_rings;
+    uint8_t token[SPW_TOKEN_BYTES]; /* of its last session */
 };
 
 static struct control control;
 static int surplus_fd; /* what clients send along */
 static struct client clients[CLIENTS];
+static uint32_t n_restarts;
 
 /* --- The daemon ------------------------------------------------------------------------------------------------------ */
 
@@ -57,6 +62,7 @@ static void engine_make(uint32_t number)
                                    .max_waits = 16,
                                    .gpus = control.pool_gpus,
                                    .control = &control.mailbox,
+                                   .inject = true,
                                    .tiering = {.pools = pools,
                                                .n_pools = ARRAY_LEN(pools),
                                                .node = MEMORY_NODE_ANY,
@@ -104,6 +110,7 @@ static void daemon_make(void)
     fuzz_check(control_init(&control) == 0);
     control.config = config_make();
     control.state = CONTROL_READY;
+    control.devices[0].device = DEVICE_NONE;
     control.n_engines = ENGINES;
     const char *why = NULL;
     fuzz_check(kept_new(NULL, ENGINES, &control.kept, &why) == 0);
@@ -125,6 +132,26 @@ static void control_turn(void)
     (void)engine_queue_run(&control.mailbox);
 }
 
+/* In order, and the next process, with the same engines: to them the sessions that are back are new ones. */
+static void daemon_restart(void)
+{
+    if (n_restarts == RESTARTS_MAX)
+        return;
+    n_restarts++;
+    sessions_leave(&control);
+    for (int i = 0; !list_is_empty(&control.sessions); i++) {
+        fuzz_check(i < TURNS_MAX, "%u sessions never leave", control.n_sessions);
+        control_turn();
+        engines_run();
+    }
+    engines_run(); /* of owners that end */
+    (void)engine_queue_run(&control.mailbox);
+    owners_free(&control);
+    fuzz_check(list_is_empty(&control.accounts), "an account is left");
+    fuzz_check(sessions_restore(&control) == 0);
+    sessions_wait(&control);
+}
+
 static uint32_t fds_open(void)
 {
     uint32_t n = 0;
@@ -141,7 +168,8 @@ static void client_begin(struct client *c)
     int pair[2];
 
     fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    *c = (struct client){.fd = pair[1]};
+    c->fd = pair[1];
+    c->n_pools = c->n_rings = 0;
     if (session_accept(&control, pair[0]) < 0) {
         close(pair[0]);
         close(c->fd);
@@ -156,7 +184,6 @@ static void client_end(struct client *c)
     c->fd = -1;
 }
 
-/* A reply, with its descriptors. */
 /* The answer is in itself right, whatever was asked. */
 static void sizing_check(const struct spw_sizing *s)
 {
@@ -166,6 +193,7 @@ static void sizing_check(const struct spw_sizing *s)
                                               s->stored_bytes <= s->stored_max_bytes));
 }
 
+/* A reply, with its descriptors. */
 static void client_receive(struct client *c)
 {
     static _Alignas(8) uint8_t bytes[CONTROL_MESSAGE_BYTES_MAX];
@@ -186,6 +214,8 @@ static void client_receive(struct client *c)
         memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(fd), sizeof(fd));
         close(fd);
     }
+    if (n == 0)
+        client_end(c);
     if (n <= 0)
         return;
     fuzz_check(n >= (ssize_t)sizeof(*msg) && msg->magic == SPW_ABI_MAGIC && msg->size_bytes == (size_t)n &&
@@ -196,6 +226,9 @@ static void client_receive(struct client *c)
         return;
     }
     switch (msg->type & ~SPW_MSG_REPLY) {
+    case SPW_MSG_HELLO:
+        memcpy(c->token, ((const struct spw_msg_welcome *)(const void *)bytes)->session_token, sizeof(c->token));
+        break;
     case SPW_MSG_POOL_OPEN:
         c->pools[c->n_pools++ % HANDLES] = ((const struct spw_msg_pool *)(const void *)bytes)->pool;
         break;
@@ -225,20 +258,72 @@ union message {
         struct spw_msg_manifest head;
         struct spw_manifest_entry entries[8];
     } manifest;
+    struct {
+        struct spw_msg_unanswered head;
+        uint64_t requests[8];
+    } unanswered;
     uint8_t bytes[512];
 };
+
+/* JSON, and what is almost JSON: a byte a word. */
+static size_t words_make(struct fuzz *f, char *text, size_t size)
+{
+    static const char *const words[] = {
+        "{",          "}",       ":",          ",",     " ",        "\"get\"", "\"config\"",     "\"doctor\"",
+        "\"inject\"", "\"add\"", "\"",         "\\n",   "\\\"",     "\\u0041", "\\ud83d\\ude00", "\\ud83d",
+        "\\u00zz",    "\\u0800", "\\q",        "null",  "true",     "1",       "-0.5e+3",        "1e999",
+        "01",         "[",       "\"device\"", "\"d\"", "\"what\"", "\"eio\"", "\"count\"",      "\t",
+        "\xff",       "name"};
+    size_t len = 0;
+    uint8_t what;
+
+    while (len + 16 < size && (what = fuzz_u8(f)) != 0)
+        len += (size_t)snprintf(text + len, 16, "%s", words[(what - 1U) % ARRAY_LEN(words)]);
+    return len;
+}
+
+static size_t inject_make(struct fuzz *f, char *text, size_t size)
+{
+    static const char *const orders[] = {"list", "clear", "add", "add", "add", "what"};
+    static const char *const faults[] = {"eio", "latency", "corrupt", "flush-fail", "none"};
+    static const char *const numbers[] = {"1", "0.5", "0", "100", "1e15", "1e16", "-1", "\"1\""};
+    const char *order = orders[fuzz_below(f, ARRAY_LEN(orders))], *fault = faults[fuzz_below(f, ARRAY_LEN(faults))];
+    uint8_t what = fuzz_u8(f);
+
+    return (size_t)snprintf(text, size,
+                            "{\"inject\":\"%s\",\"device\":\"%s\",\"what\":\"%s\",\"count\":%s,"
+                            "\"probability\":%s,\"latency_ms\":%s}",
+                            order, what & 64 ? "e" : "d", fault, numbers[what & 7], numbers[what >> 3 & 7 ? 1 : 3],
+                            numbers[what >> 3 & 7]);
+}
 
 static size_t admin_make(struct fuzz *f, union message *ret)
 {
     static const char *const names[] = {"status", "pools",  "tiers",  "sessions", "devices",
                                         "gpus",   "iostat", "doctor", "config",   "nothing"};
     char *text = (char *)ret->bytes + sizeof(ret->msg);
+    size_t room = sizeof(ret->bytes) - sizeof(ret->msg);
     uint8_t what = fuzz_u8(f);
 
+    if (what < 96)
+        return sizeof(ret->msg) + (size_t)snprintf(text, room, "{\"get\":\"%s\"}", names[what % ARRAY_LEN(names)]);
     if (what < 128)
-        return sizeof(ret->msg) + (size_t)snprintf(text, 64, "{\"get\":\"%s\"}", names[what % ARRAY_LEN(names)]);
-    fuzz_bytes(f, text, what & 127);
-    return sizeof(ret->msg) + (what & 127);
+        return sizeof(ret->msg) + inject_make(f, text, room);
+    if (what < 224)
+        return sizeof(ret->msg) + words_make(f, text, room);
+    fuzz_bytes(f, text, what);
+    return sizeof(ret->msg) + what;
+}
+
+static size_t unanswered_make(struct fuzz *f, union message *ret, uint8_t what)
+{
+    uint32_t n = what % (ARRAY_LEN(ret->unanswered.requests) + 1);
+
+    ret->unanswered.head.engine = what / 16 % ENGINES;
+    ret->unanswered.head.n = n;
+    for (uint32_t i = 0; i < n; i++)
+        ret->unanswered.requests[i] = fuzz_u8(f);
+    return sizeof(ret->unanswered.head) + n * sizeof(ret->unanswered.requests[0]);
 }
 
 /* Sizes of few bits, anywhere in a word: so sums overflow, too. */
@@ -269,6 +354,8 @@ static size_t message_make(struct fuzz *f, const struct client *c, union message
     case SPW_MSG_HELLO:
         ret->hello.version_min = ret->hello.version_max = SPW_ABI_VERSION;
         memcpy(ret->hello.name, "fuzz", 4);
+        if (what & 3)
+            memcpy(ret->hello.session_token, clients[what % CLIENTS].token, sizeof(ret->hello.session_token));
         return sizeof(ret->hello);
     case SPW_MSG_POOL_OPEN:
         snprintf(ret->pool.name, sizeof(ret->pool.name), "%s", what & 1 ? "own" : what & 2 ? "all" : "foreign");
@@ -299,6 +386,8 @@ static size_t message_make(struct fuzz *f, const struct client *c, union message
         return sizeof(ret->detach);
     case SPW_MSG_MANIFEST:
         return manifest_make(f, ret, pool);
+    case SPW_MSG_UNANSWERED:
+        return unanswered_make(f, ret, what);
     default:
         return admin_make(f, ret);
     }
@@ -332,11 +421,16 @@ static void client_send(struct fuzz *f, struct client *c, uint8_t type)
 
 static void step(struct fuzz *f)
 {
+    static const uint8_t types[11] = {SPW_MSG_MANIFEST,   SPW_MSG_HELLO,      SPW_MSG_POOL_OPEN, SPW_MSG_SPACE_OPEN,
+                                      SPW_MSG_RING_NEW,   SPW_MSG_RING_FREE,  SPW_MSG_CHUNK_GET, SPW_MSG_ADMIN,
+                                      SPW_MSG_GPU_ATTACH, SPW_MSG_GPU_DETACH, SPW_MSG_UNANSWERED};
     uint8_t what = fuzz_u8(f);
     struct client *c = &clients[what % CLIENTS];
 
     what /= CLIENTS;
-    if (what >= 80) {
+    if (what >= 84) {
+        daemon_restart();
+    } else if (what >= 80) {
         control_turn();
     } else if (what >= 76) {
         engines_run();
@@ -345,9 +439,7 @@ static void step(struct fuzz *f)
     } else if (what == 0) {
         client_end(c);
     } else if (what < 64) {
-        uint8_t type = what % (SPW_MSG_GPU_DETACH + 2);
-
-        client_send(f, c, type ? type : SPW_MSG_MANIFEST);
+        client_send(f, c, types[what % ARRAY_LEN(types)]);
         if (what >= 16) { /* and wait for the answer */
             control_turn();
             engines_run();
@@ -365,6 +457,12 @@ static void end_check(uint32_t fds_before)
         client_end(&clients[i]);
     for (int i = 0; !list_is_empty(&control.sessions) || !list_is_empty(&control.owners); i++) {
         fuzz_check(i < TURNS_MAX, "%u sessions, %u owners never end", control.n_sessions, control.n_owners);
+        list_for_each_safe (l, &control.sessions) { /* these end in real time */
+            struct session *session = list_entry(l, struct session, link);
+
+            if (session->state == SESSION_AWAY)
+                session_end(session, "its client does not come", false);
+        }
         control_turn();
         engines_run();
     }
@@ -387,9 +485,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!control.config)
         daemon_make();
     for (uint32_t i = 0; i < CLIENTS; i++)
-        clients[i].fd = -1;
+        clients[i] = (struct client){.fd = -1};
     uint32_t before = fds_open();
 
+    n_restarts = 0;
     client_begin(&clients[0]);
     for (int i = 0; i < STEPS_MAX && fuzz_more(&f); i++)
         step(&f);
