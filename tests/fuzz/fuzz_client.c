@@ -6,6 +6,9 @@
  * There is no second process: the library's system calls come here (the linker's --wrap), and the daemon answers before they
  * return. So a run is the same each time, and whoever waits for what never comes is told that the daemon has gone.
  *
+ * In some inputs another daemon comes after it, which lies as well, and the session goes on with that. It is the library's
+ * own thread that asks for it; the caller waits meanwhile, as far as it gets here, so that even this is nearly always the same.
+ *
  * What must hold: no byte outside of what the caller gave is touched, no call waits for ever, and in the end no descriptor
  * is left.
  */
@@ -13,6 +16,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -33,8 +37,11 @@
 #define CHUNK_BYTES (256 * KIB)
 #define PIECE_BYTES 16384
 #define CALLS_MAX 24
-#define SLEEPS_MAX 4 /* in a row, before the daemon goes */
-#define FD_FIRST 3   /* descriptors are counted from here */
+#define SLEEPS_MAX 4   /* in a row, before the daemon goes */
+#define LIVES 3        /* of daemons, one after the other */
+#define REATTACH_MS 50 /* for which the library tries */
+#define LINK_LOOKS 500 /* of the caller at what the library's thread does, 0.1 ms each */
+#define FD_FIRST 3     /* descriptors are counted from here */
 #define FD_LAST 64
 
 int __real_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
@@ -55,15 +62,23 @@ struct memory {
 
 static struct {
     struct fuzz *f;
-    int client_fd, fd; /* of the socket; ours */
+    pthread_mutex_t lock; /* of all this: the library's thread comes here, too */
+    int fd;               /* of the socket: ours */
     int doorbell[2];
     bool has_ring;
-    struct memory ring, scratch, chunk, unsealed;
+    struct memory rings[LIVES], scratches[LIVES];
+    struct memory ring, scratch; /* of this life */
+    struct memory chunk, unsealed;
     uint32_t sq_head, cq_tail, n_sleeps;
+    uint32_t life, last_life;
+    spw_session *session; /* NULL: not connected yet */
+    uint32_t era_gone;    /* the session's, when the daemon went */
     bool is_gone;
     void *unmapped[1024];
     uint32_t n_unmapped;
-} d;
+} d = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static __thread bool is_caller;
 
 /* --- Descriptors ----------------------------------------------------------------------------------------------------- */
 
@@ -91,9 +106,34 @@ static uint64_t fds_open(void)
 
 static void daemon_goes(void)
 {
-    if (!d.is_gone)
-        (void)shutdown(d.fd, SHUT_RDWR);
+    struct spw_msg_away away = {.msg = {.magic = SPW_ABI_MAGIC,
+                                        .type = SPW_MSG_AWAY | SPW_MSG_REPLY,
+                                        .version = SPW_ABI_VERSION,
+                                        .size_bytes = sizeof(away)},
+                                .reattach_ms = REATTACH_MS};
+    uint8_t how = d.life < d.last_life ? fuzz_u8(d.f) : 0;
+
+    if (d.is_gone)
+        return;
+    if (how & 2)
+        fuzz_patch(d.f, &away, sizeof(away));
+    if (how & 1)
+        (void)socket_send(d.fd, &away, sizeof(away), NULL, 0, MSG_DONTWAIT);
+    (void)shutdown(d.fd, SHUT_RDWR);
     d.is_gone = true;
+    d.era_gone = d.session ? load_acquire(&d.session->era) : 0;
+}
+
+/* Until the session has a daemon again, or is over. Nothing is held by the caller but what the library holds. */
+static void link_wait(void)
+{
+    for (int i = 0; i < LINK_LOOKS && d.session && load_acquire(&d.session->dead) == 0; i++) {
+        uint32_t era = load_acquire(&d.session->era);
+
+        if (era != d.era_gone && era % 2 == 0)
+            return;
+        usleep(100);
+    }
 }
 
 /* --- Replies --------------------------------------------------------------------------------------------------------- */
@@ -124,6 +164,9 @@ static size_t reply_make(const void *request, union message *ret, int ret_fds[st
                                                 .rings_max = 4,
                                                 .ring_entries_max = ENTRIES,
                                                 .list_max = 16,
+                                                .session = 9,
+                                                .memory_id = 11,
+                                                .reattach_ms = d.last_life > 0 ? REATTACH_MS : 0,
                                                 .scratch_bytes_max = SCRATCH_BYTES};
         return sizeof(ret->welcome);
     case SPW_MSG_POOL_OPEN:
@@ -317,31 +360,47 @@ static bool engine_turn(void)
 
 /* --- The library's system calls -------------------------------------------------------------------------------------- */
 
+/* The next daemon, if there is one. */
+static int daemon_comes(int fd)
+{
+    int pair[2];
+
+    if (d.fd >= 0 && (!d.is_gone || d.life == d.last_life)) {
+        errno = d.is_gone ? EACCES : ECONNREFUSED; /* never; not yet */
+        return -1;
+    }
+    if (d.fd >= 0) {
+        close(d.fd);
+        d.life++;
+    }
+    fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
+    fuzz_check(dup3(pair[0], fd, O_CLOEXEC) == fd); /* in the place of the library's it has one end of a pair */
+    close(pair[0]);
+    d.fd = pair[1];
+    d.ring = d.rings[d.life];
+    d.scratch = d.scratches[d.life];
+    d.sq_head = d.cq_tail = d.n_sleeps = 0;
+    d.has_ring = d.is_gone = false;
+    return 0;
+}
+
 int __wrap_connect(int fd, const struct sockaddr *addr, socklen_t len)
 {
     (void)addr;
     (void)len;
-    if (d.fd >= 0) { /* on another thread; there is no next daemon */
-        errno = ECONNREFUSED;
-        return -1;
-    }
-    d.client_fd = fd; /* in the place of which it has one end of a pair */
-    int pair[2];
+    pthread_mutex_lock(&d.lock);
+    int r = daemon_comes(fd);
 
-    fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
-    fuzz_check(dup3(pair[0], fd, O_CLOEXEC) == fd);
-    close(pair[0]);
-    d.fd = pair[1];
-    return 0;
+    pthread_mutex_unlock(&d.lock);
+    return r;
 }
 
-ssize_t __wrap_send(int fd, const void *bytes, size_t size, int flags)
+static ssize_t daemon_hears(const void *bytes, size_t size)
 {
     const struct spw_msg *msg = bytes;
 
-    (void)flags;
     d.n_sleeps = 0;
-    if (fd != d.client_fd) { /* a doorbell */
+    if (size < sizeof(*msg)) { /* a doorbell */
         (void)engine_turn();
         return (ssize_t)size;
     }
@@ -349,7 +408,7 @@ ssize_t __wrap_send(int fd, const void *bytes, size_t size, int flags)
         errno = EPIPE;
         return -1;
     }
-    fuzz_check(size >= sizeof(*msg) && msg->size_bytes == size, "what the library sends");
+    fuzz_check(msg->size_bytes == size, "what the library sends");
     if (msg->type == SPW_MSG_ADMIN)
         reply_text(msg);
     else
@@ -357,18 +416,42 @@ ssize_t __wrap_send(int fd, const void *bytes, size_t size, int flags)
     return (ssize_t)size;
 }
 
-/* Nobody else will ever say anything: a wait that finds nothing is over. */
+ssize_t __wrap_send(int fd, const void *bytes, size_t size, int flags)
+{
+    (void)fd;
+    (void)flags;
+    pthread_mutex_lock(&d.lock);
+    ssize_t r = daemon_hears(bytes, size);
+
+    pthread_mutex_unlock(&d.lock);
+    return r;
+}
+
+/* Nobody else will ever say anything: a wait of the caller that finds nothing is over. The library's thread waits for a daemon's
+ * end, or for its first answer: if that does not come it is to see that end. */
 int __wrap_poll(struct pollfd *fds, nfds_t n, int timeout_ms)
 {
-    (void)timeout_ms;
-    return __real_poll(fds, n, 0);
+    int r = __real_poll(fds, n, is_caller || timeout_ms > 0 ? 0 : timeout_ms);
+
+    if (r != 0 || is_caller)
+        return r;
+    pthread_mutex_lock(&d.lock);
+    daemon_goes();
+    pthread_mutex_unlock(&d.lock);
+    return __real_poll(fds, n, timeout_ms);
 }
 
 long __wrap_syscall(long number, ...)
 {
     fuzz_check(number == SYS_futex, "a system call that nobody expects: %ld", number);
+    pthread_mutex_lock(&d.lock);
     if (!engine_turn() && ++d.n_sleeps == SLEEPS_MAX)
         daemon_goes();
+    bool waits = is_caller && d.is_gone && d.life < d.last_life;
+
+    pthread_mutex_unlock(&d.lock);
+    if (waits)
+        link_wait();
     errno = ETIMEDOUT;
     return -1;
 }
@@ -427,10 +510,11 @@ static void views_use(struct spw_view *views, size_t n, bool write)
 
 static void blocks(struct fuzz *f, spw_space *space, bool reserve)
 {
+    uint8_t shape = fuzz_u8(f);
     struct spw_key keys[6];
     struct spw_view views[ARRAY_LEN(keys)];
     uint64_t sizes[ARRAY_LEN(keys)];
-    size_t n = 1 + fuzz_u8(f) % ARRAY_LEN(keys);
+    size_t n = 1 + shape % ARRAY_LEN(keys);
     unsigned flags = fuzz_u8(f) & (SPW_CHAIN | SPW_ALL);
     int r;
 
@@ -444,10 +528,40 @@ static void blocks(struct fuzz *f, spw_space *space, bool reserve)
     if (r < 0)
         return;
     views_use(views, n, reserve);
-    if (reserve)
+    if (reserve && shape & 128)
+        (void)spw_abort(space, views, n);
+    else if (reserve)
         (void)spw_commit(space, views, n, 0);
     else
         (void)spw_release(space, views, n, 0);
+}
+
+/* A lease on a tensor's range, and blocks out of it or into it. */
+static void arena(struct fuzz *f, spw_space *space)
+{
+    struct spw_key keys[3];
+    struct spw_view views[4] = {0};
+    uint64_t sizes[ARRAY_LEN(keys)], offset = fuzz_number(f), length = fuzz_number(f);
+    int32_t status[ARRAY_LEN(keys)];
+    uint8_t shape = fuzz_u8(f);
+    size_t n = 1 + shape % ARRAY_LEN(keys);
+
+    keys_make(f, keys, n);
+    for (size_t i = 0; i < n; i++)
+        sizes[i] = fuzz_number(f);
+    long n_views =
+        spw_acquire_range(space, keys, offset, length, shape & 8 ? SPW_WRITE : 0, 10, views, ARRAY_LEN(views));
+
+    if (n_views <= 0)
+        return;
+    views_use(views, (size_t)n_views, shape & 8);
+    if (shape & 16)
+        (void)spw_put_from_view(space, keys, sizes, n, views, fuzz_u8(f) * 64U, 10, status);
+    else if (shape & 32)
+        (void)spw_put_from_views(space, keys, views, MIN(n, (size_t)n_views), 10, status);
+    else
+        (void)spw_get_to_view(space, keys, sizes, n, views, fuzz_u8(f) * 64U, 10, status);
+    (void)spw_release(space, views, (size_t)n_views, shape & 64 ? SPW_DIRTY : 0);
 }
 
 /* Into buffers that end where ASan sees it. */
@@ -511,7 +625,7 @@ static void others(struct fuzz *f, spw_session *session, spw_pool *pool, spw_spa
     size_t n = 1 + fuzz_u8(f) % ARRAY_LEN(keys);
 
     keys_make(f, keys, n);
-    switch (fuzz_u8(f) % 8) {
+    switch (fuzz_u8(f) % 16) {
     case 0:
         fuzz_check(spw_lookup(space, keys, n, 0, hits) <= (long)n);
         break;
@@ -536,6 +650,23 @@ static void others(struct fuzz *f, spw_session *session, spw_pool *pool, spw_spa
             (void)spw_nop(space);
         else
             manifest(pool, n);
+        break;
+    case 7:
+        (void)spw_advise(space, keys, n, (enum spw_advice)(fuzz_u8(f) % 6), n);
+        break;
+    case 8:
+        (void)spw_pin(space, keys, n, fuzz_u8(f), status);
+        break;
+    case 9:
+        (void)spw_plan(space, keys, n);
+        break;
+    case 10:
+    case 11:
+    case 12:
+        arena(f, space);
+        break;
+    case 13:
+        (void)spw_sync(space, NULL, 0, 10);
         break;
     default:
         (void)spw_touch(space, keys, n, 0);
@@ -591,6 +722,7 @@ static void caller(struct fuzz *f)
 
     if (spw_connect(&connect, &session) < 0)
         return;
+    d.session = session;
     if (spw_pool_open(session, "default", &pool) == 0 && spw_space_open(pool, &options, &space) == 0)
         for (int i = 0; i < CALLS_MAX && fuzz_more(f); i++) {
             switch (fuzz_u8(f) % 8) {
@@ -621,25 +753,32 @@ static void caller(struct fuzz *f)
             }
         }
     spw_close(session);
+    d.session = NULL;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fuzz f = fuzz_of(data, size);
 
-    client_reattach_max_ms = 2; /* nobody comes back here */
-    if (!d.ring.base) {
-        d.ring = memory_new(RING_BYTES, true);
-        d.scratch = memory_new(SCRATCH_BYTES, true);
+    is_caller = true;
+    client_reattach_max_ms = REATTACH_MS;
+    if (!d.chunk.base) {
+        for (uint32_t i = 0; i < LIVES; i++) {
+            d.rings[i] = memory_new(RING_BYTES, true);
+            d.scratches[i] = memory_new(SCRATCH_BYTES, true);
+        }
         d.chunk = memory_new(CHUNK_BYTES, true);
         d.unsealed = memory_new(RING_BYTES, false);
     }
-    memset(d.ring.base, 0, RING_BYTES);
-    memset(d.scratch.base, 0, SCRATCH_BYTES);
+    for (uint32_t i = 0; i < LIVES; i++) {
+        memset(d.rings[i].base, 0, RING_BYTES);
+        memset(d.scratches[i].base, 0, SCRATCH_BYTES);
+    }
     d.f = &f;
-    d.client_fd = d.fd = -1;
-    d.sq_head = d.cq_tail = d.n_sleeps = 0;
-    d.has_ring = d.is_gone = false;
+    d.fd = -1;
+    d.life = 0;
+    d.last_life = fuzz_u8(&f) % 8; /* mostly the first */
+    d.last_life = d.last_life < LIVES ? d.last_life : 0;
     changing_reset();
     uint64_t before = fds_open();
 
