@@ -6,14 +6,17 @@
     run.py BUILD --coverage
 
 Each target runs in slices of at most an hour of a core, so many targets at a time as there are cores, until each has had its
-minutes, or, --until-nothing-new, until a whole hour brought no new edge; --beside W: in W processes, which share what they
-find and what an hour is. It begins with the corpus that is checked in; what it finds is merged
-into that, minimised, and packed again. It prints how many inputs were run, what the last slice found that was new, and which
-lines of the code under test the corpora reach.
+minutes, or, --until-nothing-new, until a whole hour brought no new edge in the code under test; --beside W: in W processes,
+which share what they find and what an hour is. It begins with the corpus that is checked in; what it finds is merged
+into that, minimised, and packed again. It prints how many inputs were run, and after each slice what was new in it: edges, how
+many of them are in the code under test, and in which of its functions. The other new edges are of code that a target needs but
+is not there for, such as the inner branches of tiering/, which are the simulator's field: nobody waits for their end. Where
+there is no llvm-symbolizer, all edges count. --coverage: which lines of the code under test the corpora reach.
 """
 import argparse
 import concurrent.futures
 import contextlib
+import fnmatch
 import gzip
 import io
 import json
@@ -91,7 +94,8 @@ def options(build: Path, target: str) -> list[str]:
 class Result:
     def __init__(self, target: str):
         self.target = target
-        self.runs = self.edges = self.features = self.new_edges = self.new_features = 0
+        self.runs = self.edges = self.features = 0
+        self.new_edges = self.new_under_test = self.new_features = 0  # of the last slice
         self.failed = ""
 
 
@@ -101,17 +105,66 @@ def counts(log: str) -> list[tuple[int, int]]:
     return [(int(c), int(f)) for c, f in re.findall(r"cov: (\d+) ft: (\d+)", log[begin:])] if begin >= 0 else []
 
 
-def run_beside(command: list, env: dict[str, str], n: int) -> list[tuple[int, str]]:
+def is_under_test(path: str) -> bool:
+    with contextlib.suppress(ValueError):
+        name = str(Path(path).relative_to(ROOT))
+        return name not in NOT_UNDER_TEST and any(fnmatch.fnmatchcase(name, pattern) for pattern in UNDER_TEST)
+    return False
+
+
+def new_places(logs: list[str]) -> set[str]:
+    """Offsets in the program: libFuzzer names each place that no input reached before."""
+    return {place for log in logs for place in re.findall(r"NEW_PC: 0x[0-9a-f]+ +\(.*?\+(0x[0-9a-f]+)\)", log)}
+
+
+def functions_of(command: list[str], places: set[str]) -> list[str] | None:
+    """For each place in the code under test its function, "FILE: NAME"; None: there is no symboliser."""
+    symbolizer = shutil.which("llvm-symbolizer")
+    if not symbolizer:
+        return None
+    run = [symbolizer, f"--obj={command[0]}"]
+    text = subprocess.run(run, input="\n".join(sorted(places)), check=True, capture_output=True, text=True).stdout
+    functions = []
+    for frames in text.strip().split("\n\n"):  # the innermost comes first: a name, and FILE:LINE:COLUMN
+        name, _, rest = frames.partition("\n")
+        path = rest.split("\n")[0].rsplit(":", 2)[0]
+        if is_under_test(path):
+            functions.append(f"{Path(path).relative_to(ROOT)}: {name}")
+    return functions
+
+
+def note_new(result: Result, command: list[str], logs: list[str]) -> None:
+    places = new_places(logs)
+    functions = functions_of(command, places) if places else []
+    result.new_edges = len(places)
+    result.new_under_test = len(places) if functions is None else len(functions)
+    what = "no llvm-symbolizer says where" if functions is None else f"{len(functions)} in the code under test"
+    print(f"{result.target}: {result.runs} inputs, {len(places)} new edges, {what}", flush=True)
+    for function in sorted(set(functions or [])):
+        print(f"    {function}", flush=True)
+
+
+def failure(command: list[str], env: dict[str, str], log: str) -> str:
+    """The end of the log; run once more, where that fails again, with names in place of addresses."""
+    found = re.search(r"Test unit written to (\S+)", log)
+    if found:
+        again = subprocess.run([*command, found[1]], env=env, capture_output=True, check=False)
+        if again.returncode != 0:
+            log = again.stderr.decode(errors="replace")
+    return log[-4000:]
+
+
+def run_beside(command: list[str], env: dict[str, str], n: int) -> list[tuple[int, str]]:
     """N of them at once: how each ended, and what it said."""
+    ended = []
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(n)]
         runs = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=file) for file in files]
-        ended = []
         for run, file in zip(runs, files):
             status = run.wait()
             file.seek(0)
             ended.append((status, file.read().decode(errors="replace")))
-        return ended
+    return ended
 
 
 def fuzz(build: Path, target: str, seconds: int, beside: int, until_nothing_new: bool) -> Result:
@@ -121,16 +174,18 @@ def fuzz(build: Path, target: str, seconds: int, beside: int, until_nothing_new:
     while seconds > 0 and not result.failed:
         slice_s = min(seconds, SLICE_S // beside)
         seconds -= slice_s
-        stop = ["-print_final_stats=1", f"-max_total_time={slice_s}", "-reload=1"]
-        ended = run_beside([*program(build, target), *options(build, target), *stop, work], environment(build), beside)
+        stop = ["-print_final_stats=1", "-print_pcs=1", f"-max_total_time={slice_s}", "-reload=1"]
+        env = environment(build)
+        unnamed = {**env, "ASAN_OPTIONS": "symbolize=0"}  # names cost more than the rest of a slice
+        ended = run_beside([*program(build, target), *options(build, target), *stop, str(work)], unnamed, beside)
         seen = [counts(log) for _, log in ended]
         first, last = ([max(c[i] for c in seen if c) if any(seen) else (0, 0) for i in (0, -1)])
         result.runs += sum(int(n) for _, log in ended for n in re.findall(r"number_of_executed_units: (\d+)", log)[-1:])
         result.edges, result.features = last
-        result.new_edges, result.new_features = last[0] - first[0], last[1] - first[1]
-        result.failed = next((log[-4000:] for status, log in ended if status != 0), "")
-        print(f"{target}: {result.runs} inputs, {result.new_edges} new edges", flush=True)
-        if until_nothing_new and slice_s == SLICE_S // beside and result.new_edges == 0:
+        result.new_features = last[1] - first[1]
+        note_new(result, program(build, target), [log for _, log in ended])
+        result.failed = next((failure(program(build, target), env, log) for status, log in ended if status != 0), "")
+        if until_nothing_new and slice_s == SLICE_S // beside and result.new_under_test == 0:
             break
     return result
 
@@ -140,7 +195,8 @@ def merge(build: Path, target: str) -> int:
     merged = build / "fuzz/merged" / target
     shutil.rmtree(merged, ignore_errors=True)
     merged.mkdir(parents=True)
-    command = [*program(build, target), "-merge=1", *options(build, target), merged, build / "fuzz/work" / target]
+    command = [*program(build, target), "-merge=1", *options(build, target), str(merged)]
+    command.append(str(build / "fuzz/work" / target))
     subprocess.run(command, env=environment(build), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     if not any(merged.iterdir()):
         return 0
@@ -166,7 +222,7 @@ def coverage(build: Path) -> int:
     merged = build / "fuzz/all.profdata"
     subprocess.run(["llvm-profdata", "merge", "-sparse", "-o", merged, *profiles], check=True)
     files = sorted({p for pattern in UNDER_TEST for p in ROOT.glob(pattern)} - {ROOT / n for n in NOT_UNDER_TEST})
-    command = ["llvm-cov", "export", "-summary-only", f"-instr-profile={merged}", *objects[1:], *files]
+    command = ["llvm-cov", "export", "-summary-only", f"-instr-profile={merged}", *objects[1:], *map(str, files)]
     report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["data"][0]
     for entry in report["files"]:
         lines = entry["summary"]["lines"]
@@ -182,7 +238,7 @@ def main() -> int:
     parser.add_argument("build", type=Path)
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--minutes", type=float, default=10, help="of each target")
-    parser.add_argument("--until-nothing-new", action="store_true", help="ends a target when an hour brought no new edge")
+    parser.add_argument("--until-nothing-new", action="store_true", help="ends a target when an hour brought nothing new there")
     parser.add_argument("--jobs", type=int, help="targets at a time; as many as there are cores for")
     parser.add_argument("--beside", type=int, default=1, metavar="W", help="processes of each target")
     parser.add_argument("--coverage", action="store_true", help="nothing but the coverage; BUILD is that of fuzz-coverage")
@@ -199,10 +255,12 @@ def main() -> int:
         seconds, dry = int(args.minutes * 60), args.until_nothing_new
         results = list(pool.map(lambda target: fuzz(build, target, seconds, args.beside, dry), targets))
         packed = list(pool.map(lambda target: merge(build, target), targets))
-    print(f"{'':14} {'':>12} {'':>7} {'':>9} {'new in the last slice':>22}")
-    print(f"{'target':14} {'inputs':>12} {'edges':>7} {'features':>9} {'edges':>11} {'features':>10} {'corpus':>7}")
+    print(f"{'':14} {'':>12} {'':>7} {'':>9} {'new in the last slice':>33}")
+    new = f"{'edges':>11} {'under test':>10} {'features':>10}"
+    print(f"{'target':14} {'inputs':>12} {'edges':>7} {'features':>9} {new} {'corpus':>7}")
     for r, n in zip(results, packed):
-        print(f"{r.target:14} {r.runs:12} {r.edges:7} {r.features:9} {r.new_edges:11} {r.new_features:10} {n:7}")
+        new = f"{r.new_edges:11} {r.new_under_test:10} {r.new_features:10}"
+        print(f"{r.target:14} {r.runs:12} {r.edges:7} {r.features:9} {new} {n:7}")
     print(f"{'together':14} {sum(r.runs for r in results):12}")
     for r in results:
         if r.failed:
