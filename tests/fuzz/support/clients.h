@@ -11,7 +11,7 @@
 #include "tests/fuzz/support/world.h"
 
 #define CLIENTS 4
-#define CLIENT_RING_BYTES 8192
+#define CLIENT_RING_BYTES 4096
 #define CLIENT_SCRATCH_BYTES 8192 /* SQE_SCRATCH_BYTES */
 
 /* Client i's memory, which lives as long as the program: CLIENT_RING_BYTES, CLIENT_SCRATCH_BYTES. */

@@ -41,10 +41,11 @@ static struct {
     struct area memory, bounce;
     struct region regions[REGIONS_MAX];
     uint32_t n_regions;
-    struct request requests[REQUESTS_MAX]; /* a ring */
-    uint32_t first, n;
+    uint32_t first, n; /* of requests[] */
     int32_t fail;
 } disk;
+
+static struct request requests[REQUESTS_MAX]; /* a ring; none is pending where a snapshot is kept */
 
 /* --- Memory ---------------------------------------------------------------------------------------------------------- */
 
@@ -121,7 +122,7 @@ static void push(enum kind kind, void *ptr)
 {
     if (disk.n == REQUESTS_MAX)
         abort();
-    disk.requests[(disk.first + disk.n++) % REQUESTS_MAX] = (struct request){kind, ptr};
+    requests[(disk.first + disk.n++) % REQUESTS_MAX] = (struct request){kind, ptr};
 }
 
 static void blk_submit(struct io_backend *be, struct io_blk *blk)
@@ -333,7 +334,7 @@ bool disk_step(void)
 {
     if (disk.n == 0)
         return false;
-    struct request r = disk.requests[disk.first];
+    struct request r = requests[disk.first];
     int32_t error = disk.fail;
 
     disk.first = (disk.first + 1) % REQUESTS_MAX;

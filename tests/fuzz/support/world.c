@@ -141,6 +141,7 @@ int world_open(unsigned how)
 
 struct snapshot *world_snapshot(void)
 {
+    fuzz_check(disk_pending() == 0);
     snapshot_also(&world, sizeof(world));
     snapshot_also(&records, sizeof(records));
     return snapshot_keep();
