@@ -254,7 +254,7 @@ static void engine_end(void)
 static void engine_restart(struct fuzz *f)
 {
     uint8_t who = fuzz_u8(f);
-    uint64_t lost[2] = {who >> 4 & 3, 4}; /* user_data of requests whose answers never came */
+    uint64_t lost[3] = {who >> 4 & 3, 4, 5}; /* user_data of requests whose answers never came */
     const char *why = NULL;
 
     if (e.restarts == RESTARTS_MAX || world.failed)

@@ -68,7 +68,7 @@ static struct tiering_config config_of(unsigned how)
                                     .n_pools = 2,
                                     .max_objects = WORLD_OBJECTS,
                                     .max_leases = 64,
-                                    .max_moves = 32,
+                                    .max_moves = WORLD_MOVES,
                                     .clean_percent = 2,
                                     .piece_bytes = WORLD_PIECE_BYTES,
                                     .parts_deadline_ns = UINT64_C(10000000000),

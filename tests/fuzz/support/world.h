@@ -12,6 +12,7 @@
 #define WORLD_PIECE_BYTES ((uint32_t)(128 * KIB))
 #define WORLD_OBJECTS 256
 #define WORLD_GHOSTS 1024
+#define WORLD_MOVES 80 /* a walk through a space for a SYNC goes on only while a tick has 64 left for others */
 #define WORLD_REGIONS 512
 #define WORLD_TURNS_MAX 2000
 
