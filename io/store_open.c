@@ -338,8 +338,8 @@ void store_adopt_done(struct store *s)
     while (!s->failed && !log_has_room(&s->log)) {
         uint64_t before = s->stat.checkpoints;
         commit_run(s);
-        if (s->stat.checkpoints == before)
-            break;
+        if (s->stat.checkpoints == before && !s->failed)
+            store_fail(s, -ENOSPC); /* no process of ours leaves such a log; nothing would ever be written */
     }
     s->blocking = false;
 }

@@ -222,6 +222,15 @@ static void other_make(struct fuzz *f, uint8_t type)
     entry_done(sizeof(commit));
 }
 
+/* Blocks that say nothing new: the log is that much nearer to its end, and wants to be swept. */
+static void log_fill(struct fuzz *f)
+{
+    for (uint32_t n = fuzz_u8(f); n > 0; n--) {
+        block_end(f, 0);
+        entry_done(log_encode_space(entry_at(f), &d.spaces[n % ARRAY_LEN(d.spaces)]));
+    }
+}
+
 /* --- The device ---------------------------------------------------------------------------------------------------- */
 
 static void spaces_make(void)
@@ -295,12 +304,14 @@ static void damage(struct fuzz *f)
 
 static bool program_step(struct fuzz *f)
 {
-    switch (fuzz_u8(f) % 16) {
+    switch (fuzz_u8(f) % 20) {
     case 0:
     case 1:
     case 2:
     case 3:
     case 4:
+    case 16:
+    case 17:
         put_make(f);
         break;
     case 5:
@@ -334,8 +345,11 @@ static bool program_step(struct fuzz *f)
     case 14:
         super_patch(f);
         break;
-    default:
+    case 15:
         return false;
+    default:
+        log_fill(f);
+        break;
     }
     return true;
 }
@@ -343,6 +357,16 @@ static bool program_step(struct fuzz *f)
 /* --- What is done with it ------------------------------------------------------------------------------------------ */
 
 static struct tiering_session session;
+
+struct sync {
+    struct tiering_sync sync;
+    int status; /* 1: it runs */
+};
+
+static void sync_done(struct tiering_sync *sync, int status)
+{
+    container_of(sync, struct sync, sync)->status = status;
+}
 
 static bool was_planted(const struct tiering_space_info *space, const struct tiering_id *id, const uint8_t *bytes,
                         uint32_t size_bytes)
@@ -426,6 +450,28 @@ static void put_some(struct fuzz *f)
     }
 }
 
+/* All of each durable space: 0, or why not. */
+static void sync_all(void)
+{
+    struct tiering_space_info space;
+
+    for (uint32_t s = 0; tiering_space_at(world.t, s, &space); s++) {
+        struct sync sync = {.sync.done = sync_done, .status = 1};
+
+        tiering_sync_begin(world.t, &sync.sync, space.index);
+        int r = tiering_sync_add_space(world.t, &sync.sync);
+
+        tiering_sync_run(world.t, &sync.sync);
+        for (int i = 0; sync.status == 1; i++) {
+            fuzz_check(i < WORLD_TURNS_MAX, "a SYNC never ends");
+            world_turn(4, 20000000);
+        }
+        fuzz_check(r < 0 || sync.status == 0 || sync.status == -EIO || sync.status == -ENOSPC ||
+                       sync.status == -EBADMSG,
+                   "%d", sync.status);
+    }
+}
+
 static void delete_some(struct fuzz *f)
 {
     for (uint8_t n = fuzz_u8(f) % 8; n > 0; n--) {
@@ -463,6 +509,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             delete_some(&f);
         if (how & 4)
             put_some(&f);
+        if (how & 16)
+            sync_all();
         look_at_all();
         tiering_session_end(world.t, &session);
         r = world_close();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The store on a simulated disk: bytes in and out, damage to them, restarts, transactions, failures. Room is in
  * test_store_room.c, crashes at random places are in test_store_crash.c. */
+#include "io/log.h"
 #include "tests/unit/support/store_fixture.h"
 
 /* --- Bytes --- */
@@ -529,6 +530,56 @@ END_TEST
 
 /* --- Failures --- */
 
+/* Blocks that say the same again and again, from the header's tail on, but for one sector of the ring. */
+static void log_fill(void)
+{
+    static _Alignas(8) uint8_t sector[SECTOR_BYTES];
+    struct format_block *b = (void *)sector;
+    struct format_partition h;
+    struct geometry g;
+
+    geometry_get(&g);
+    ck_assert_int_eq(superblock_header_read(simdisk_backend(disk), 0, &g, 0, &h), 0);
+    struct log l = {.seed = g.seed};
+    uint64_t prev = h.tail_prev, end = h.tail_lsn + g.log_sectors - 1;
+
+    for (uint64_t lsn = h.tail_lsn; lsn < end; lsn++) {
+        memset(sector, 0, sizeof(sector));
+        uint32_t bytes = log_encode_space(sector + sizeof(*b), &o->space);
+
+        *b = (struct format_block){.magic = FORMAT_BLOCK_MAGIC,
+                                   .epoch = h.epoch,
+                                   .lsn = lsn,
+                                   .prev = prev,
+                                   .flushed_lsn = lsn,
+                                   .sectors = 1,
+                                   .entries = 1,
+                                   .entry_bytes = bytes};
+        prev = b->checksum = log_block_checksum(&l, b);
+        memcpy(simdisk_bytes(disk, 0) + g.log_off_bytes + lsn % g.log_sectors * SECTOR_BYTES, sector, sizeof(sector));
+    }
+    h.sequence++;
+    h.clean = 0;
+    h.needed_lsn = end;
+    uint64_t off = superblock_header_fill(&g, 0, &h);
+    memcpy(simdisk_bytes(disk, 0) + off, &h, sizeof(h));
+}
+
+/* No process of ours leaves a log that can never be swept. Who waits for such a device hears that it does not write. */
+START_TEST(a_log_without_room_for_a_sweep)
+{
+    start(31, DEVICE_BYTES, MIB, 4);
+    log_fill();
+    ck_assert_int_eq(owner_open(o, &why), -ENOSPC);
+    ck_assert(owner_sync(o));
+    for (int i = 0; o->syncing && i < 1000; i++)
+        owner_turn(o);
+    ck_assert(!o->syncing);
+    ck_assert_int_eq(o->sync_status, -EIO);
+    end();
+}
+END_TEST
+
 START_TEST(a_failed_flush_ends_writing)
 {
     start_open(50, 30);
@@ -629,6 +680,7 @@ int main(void)
         {"restart", one_damaged_header_is_survived_two_are_not},
         {"txn", a_transaction_is_all_or_nothing},
         {"txn", an_open_transaction_survives_checkpoints},
+        {"failures", a_log_without_room_for_a_sweep},
         {"failures", a_failed_flush_ends_writing},
         {"failures", a_failed_write_fails_its_put_only},
         {"failures", short_counts_are_continued},
