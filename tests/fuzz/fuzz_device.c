@@ -12,6 +12,7 @@
 #include "io/checksum.h"
 #include "io/log.h"
 #include "io/superblock.h"
+#include "tests/fuzz/support/alloc.h"
 #include "tests/fuzz/support/world.h"
 
 #define PIECES_MAX 64 /* as many as a program has steps */
@@ -250,7 +251,6 @@ static void device_make(struct fuzz *f)
     const char *why;
     uint32_t version;
 
-    world_format();
     fuzz_check(superblock_read(disk_backend(), 0, DISK_BYTES, &d.format, &version, &why) == 0);
     fuzz_check(geometry_of(&d.format, 0, &d.g) == 0);
     d.log = (struct log){.seed = d.g.seed, .n_segments = d.g.n_segments, .segment_sectors = d.g.segment_sectors};
@@ -488,11 +488,24 @@ static void delete_some(struct fuzz *f)
     }
 }
 
+/* Everything but the device is there, and that is formatted. */
+static struct snapshot *world_empty(void)
+{
+    snapshot_begin();
+    disk_snapshot();
+    world_format();
+    world_new(WORLD_DEVICE);
+    return world_snapshot();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static struct snapshot *empty;
     struct fuzz f = fuzz_of(data, size);
 
-    disk_reset();
+    if (!empty)
+        empty = world_empty();
+    snapshot_return(empty);
     device_make(&f);
     uint8_t how = fuzz_u8(&f);
 
@@ -500,8 +513,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         ;
     block_end(&f, 0);
     header_end(&f, how & 1);
-    int r = world_open(WORLD_DEVICE);
+    int r = world_add();
 
+    r = r < 0 ? r : world_start();
     if (r == 0) {
         tiering_session_init(world.t, &session, 1, 1, 32);
         look_at_all();
@@ -524,5 +538,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     world_forget();
+    fuzz_check(snapshot_leaks(empty) == 0);
     return 0;
 }

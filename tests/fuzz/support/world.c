@@ -9,7 +9,7 @@
 
 struct world world;
 
-static void *records; /* made once, or of the snapshot */
+static void *records; /* of the snapshot, or not */
 
 static void on_chunk_new(void *ctx, uint32_t region, uint32_t epoch, uint32_t pool, enum io_chunk_kind kind,
                          uint64_t session)
@@ -91,34 +91,45 @@ static struct tiering_config config_of(unsigned how)
     return config;
 }
 
-static void records_clear(uint64_t size_bytes)
+static void *records_new(uint64_t size_bytes)
 {
-    if (snapshot_begun()) {
-        records = snapshot_pages(size_bytes);
-        return;
-    }
-    if (!records)
-        records = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    fuzz_check(records != MAP_FAILED && madvise(records, size_bytes, MADV_DONTNEED) == 0);
+    static void *mem; /* megabytes, of which little is touched */
+
+    if (snapshot_begun())
+        return snapshot_pages(size_bytes);
+    if (!mem)
+        mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    fuzz_check(mem != MAP_FAILED && madvise(mem, size_bytes, MADV_DONTNEED) == 0);
+    return mem;
 }
 
-int world_make(unsigned how)
+void world_new(unsigned how)
 {
     struct tiering_config config = config_of(how);
     uint64_t records_bytes = tiering_records_bytes(config.max_objects, config.max_leases), now_ns = world.now_ns;
-    const char *why = NULL;
 
     if (!config.survived)
-        records_clear(records_bytes);
+        records = records_new(records_bytes);
     config.records = records;
     world = (struct world){.now_ns = config.survived ? now_ns : 1000000000};
     int r = tiering_new(&config, &world.t);
 
     fuzz_check(r == 0, "%d", r);
-    r = how & WORLD_DEVICE ? tiering_store_add(world.t, 0, 0, DISK_BYTES, &why) : 0;
+}
+
+int world_add(void)
+{
+    const char *why = NULL;
+    int r = tiering_store_add(world.t, 0, 0, DISK_BYTES, &why);
 
     fuzz_check(r == 0 || why);
     return r;
+}
+
+int world_make(unsigned how)
+{
+    world_new(how);
+    return how & WORLD_DEVICE ? world_add() : 0;
 }
 
 int world_start(void)

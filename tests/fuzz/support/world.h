@@ -40,9 +40,11 @@ enum {
 };
 /* What tiering_store_add() or tiering_start() said. */
 int world_open(unsigned how);
-/* The two halves of it: sessions come back in between. */
+/* The two halves of it: sessions come back in between. And the two of the first one. */
 int world_make(unsigned how);
 int world_start(void);
+void world_new(unsigned how);
+int world_add(void);
 /* A device that is empty. */
 void world_format(void);
 void world_turn(uint32_t io, uint64_t ns);
