@@ -12,7 +12,7 @@
 #include "io/checksum.h"
 #include "io/log.h"
 #include "io/superblock.h"
-#include "tests/fuzz/support/alloc.h"
+#include "tests/fuzz/support/snapshot.h"
 #include "tests/fuzz/support/world.h"
 
 #define PIECES_MAX 64 /* as many as a program has steps */

@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "include/base/atomic.h"
-#include "tests/fuzz/support/alloc.h"
 #include "tests/fuzz/support/changing.h"
+#include "tests/fuzz/support/snapshot.h"
 #include "tests/fuzz/support/sqe.h"
 
 #define ENTRIES 8

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "io/checksum.h"
-#include "tests/fuzz/support/alloc.h"
+#include "tests/fuzz/support/snapshot.h"
 
 #define REGIONS_MAX 512
 #define REQUESTS_MAX 8192

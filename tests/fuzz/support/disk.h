@@ -15,7 +15,7 @@
 
 /* Everything is zero, nothing is pending, no region is there. */
 void disk_reset(void);
-/* The same for a snapshot that is being made (alloc.h): from now on the disk is part of it. */
+/* The same for a snapshot that is being made (snapshot.h): from now on the disk is part of it. */
 void disk_snapshot(void);
 /* The process has died: the device stays. */
 void disk_restart(void);

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#include "tests/fuzz/support/alloc.h"
+#include "tests/fuzz/support/snapshot.h"
 
 struct world world;
 

@@ -56,7 +56,7 @@ int world_close(void);
 void world_leave(void);
 /* Its memory, as if the process had died. */
 void world_forget(void);
-/* Ends a snapshot (alloc.h) that began before disk_snapshot() and world_open(). */
+/* Ends a snapshot (snapshot.h) that began before disk_snapshot() and world_open(). */
 struct snapshot *world_snapshot(void);
 
 struct world_wait {

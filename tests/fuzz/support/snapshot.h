@@ -23,3 +23,7 @@ struct snapshot *snapshot_keep(void);
 void snapshot_return(struct snapshot *s);
 /* How many of its allocations have not been freed since. */
 uint32_t snapshot_leaks(const struct snapshot *s);
+
+/* For alloc.c: of the one that is being made; false: that is of no snapshot. */
+void *snapshot_alloc(size_t size_bytes);
+bool snapshot_free(const void *ptr);
