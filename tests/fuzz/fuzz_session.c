@@ -265,8 +265,8 @@ union message {
     uint8_t bytes[512];
 };
 
-/* JSON, and what is almost JSON: a byte a word. */
-static size_t words_make(struct fuzz *f, char *text, size_t size)
+/* JSON, and what is almost JSON: a byte a word, from the beginning or within the first string. */
+static size_t words_make(struct fuzz *f, char *text, size_t size, bool is_begun)
 {
     static const char *const words[] = {
         "{",          "}",       ":",          ",",     " ",        "\"get\"", "\"config\"",     "\"doctor\"",
@@ -274,7 +274,7 @@ static size_t words_make(struct fuzz *f, char *text, size_t size)
         "\\u00zz",    "\\u0800", "\\q",        "null",  "true",     "1",       "-0.5e+3",        "1e999",
         "01",         "[",       "\"device\"", "\"d\"", "\"what\"", "\"eio\"", "\"count\"",      "\t",
         "\xff",       "name"};
-    size_t len = 0;
+    size_t len = is_begun ? (size_t)snprintf(text, size, "{\"get\":\"") : 0;
     uint8_t what;
 
     while (len + 16 < size && (what = fuzz_u8(f)) != 0)
@@ -310,7 +310,7 @@ static size_t admin_make(struct fuzz *f, union message *ret)
     if (what < 128)
         return sizeof(ret->msg) + inject_make(f, text, room);
     if (what < 224)
-        return sizeof(ret->msg) + words_make(f, text, room);
+        return sizeof(ret->msg) + words_make(f, text, room, what & 1);
     fuzz_bytes(f, text, what);
     return sizeof(ret->msg) + what;
 }
