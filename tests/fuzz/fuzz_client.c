@@ -61,8 +61,9 @@ struct memory {
 };
 
 static struct {
-    struct fuzz *f;
-    pthread_mutex_t lock; /* of all this: the library's thread comes here, too */
+    struct fuzz *f;       /* the caller's alone, with or without the lock */
+    struct fuzz beside;   /* what the library's thread reads of the input: it may do so at any time */
+    pthread_mutex_t lock; /* of all the rest: the library's thread comes here, too */
     int fd;               /* of the socket: ours */
     int doorbell[2];
     bool has_ring;
@@ -79,6 +80,11 @@ static struct {
 } d = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static __thread bool is_caller;
+
+static struct fuzz *input(void)
+{
+    return is_caller ? d.f : &d.beside;
+}
 
 /* --- Descriptors ----------------------------------------------------------------------------------------------------- */
 
@@ -111,12 +117,12 @@ static void daemon_goes(void)
                                         .version = SPW_ABI_VERSION,
                                         .size_bytes = sizeof(away)},
                                 .reattach_ms = REATTACH_MS};
-    uint8_t how = d.life < d.last_life ? fuzz_u8(d.f) : 0;
+    uint8_t how = d.life < d.last_life ? fuzz_u8(input()) : 0;
 
     if (d.is_gone)
         return;
     if (how & 2)
-        fuzz_patch(d.f, &away, sizeof(away));
+        fuzz_patch(input(), &away, sizeof(away));
     if (how & 1)
         (void)socket_send(d.fd, &away, sizeof(away), NULL, 0, MSG_DONTWAIT);
     (void)shutdown(d.fd, SHUT_RDWR);
@@ -190,7 +196,7 @@ static size_t reply_make(const void *request, union message *ret, int ret_fds[st
     case SPW_MSG_CHUNK_GET:
         ret->chunk = (struct spw_msg_chunk){.chunk = get->chunk,
                                             .epoch = get->epoch,
-                                            .flags = fuzz_wrong(d.f) & 1 ? 0 : SPW_CHUNK_WRITABLE,
+                                            .flags = fuzz_wrong(input()) & 1 ? 0 : SPW_CHUNK_WRITABLE,
                                             .page_bytes = 4096,
                                             .size_bytes = CHUNK_BYTES};
         ret_fds[0] = d.chunk.fd;
@@ -220,7 +226,7 @@ static void fds_spoil(struct fuzz *f, int fds[static 3], uint32_t *n_fds)
 static void reply(const void *request)
 {
     const struct spw_msg *msg = request;
-    struct fuzz *f = d.f;
+    struct fuzz *f = input();
     uint8_t how = fuzz_wrong(f);
     union message m = {0};
     int fds[3] = {-1, -1, -1};
@@ -262,7 +268,7 @@ static void reply_text(const struct spw_msg *msg)
         struct spw_msg msg;
         char text[512];
     } m;
-    struct fuzz *f = d.f;
+    struct fuzz *f = input();
 
     for (int i = 0; i < 4; i++) {
         uint8_t how = fuzz_wrong(f), bytes = fuzz_u8(f);
@@ -352,7 +358,7 @@ static bool engine_turn(void)
         struct spw_sqe sqe;
 
         copy_once(&sqe, &sqes[d.sq_head++ % ENTRIES], sizeof(sqe));
-        serve(d.f, &sqe);
+        serve(input(), &sqe);
     }
     store_relaxed(&shared->daemon.sq_flags, SPW_RING_NEED_WAKEUP);
     return n > 0;
@@ -775,6 +781,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memset(d.scratches[i].base, 0, SCRATCH_BYTES);
     }
     d.f = &f;
+    d.beside = fuzz_of(data + size / 2, size - size / 2);
     d.fd = -1;
     d.life = 0;
     d.last_life = fuzz_u8(&f) % 8; /* mostly the first */
