@@ -391,32 +391,40 @@ static int list_item(struct request *req)
     return r;
 }
 
+/* What objects of many pieces have cost since then, in items. */
+static uint32_t walk_cost(const struct requests *rq, uint64_t walked)
+{
+    return (uint32_t)MIN((tiering_walked(rq->tiering) - walked) / WALKED_PER_ITEM, (uint64_t)UINT16_MAX);
+}
+
 uint32_t list_run(struct request *req, uint32_t budget)
 {
     struct requests *rq = req->rq;
-    uint32_t n = 0;
+    uint64_t walked = tiering_walked(rq->tiering);
+    uint32_t n = 0, cost = 0;
     int r = LIST_WENT_ON;
 
     if (sim_point("request: a turn of one element"))
         budget = 1;
 
     rq->n_ahead = rq->next_ahead = 0; /* another list's */
-    for (; n < budget && !request_is_listed(req) && r == LIST_WENT_ON; n++) {
+    for (; n + cost < budget && !request_is_listed(req) && r == LIST_WENT_ON; n++) {
         if (!req->in_item && rq->next_ahead == rq->n_ahead && !list_look_ahead(req, budget - n))
             r = LIST_BROKEN;
         else
             r = req->op->list == OP_LIST_HANDLES ? list_handle(req) : list_item(req);
+        cost = walk_cost(rq, walked);
     }
     if (req->spare)
         piece_free(steal_ptr(req->spare));
     if (r == LIST_BROKEN)
-        return n;
+        return n + cost;
     req->rq->stat.items += n;
     if (r == LIST_STALLED) {
         request_arm_deadline(req);
-        return n - 1;
+        return n - 1 + cost;
     }
     if (request_is_listed(req))
         list_finish(req);
-    return MAX(n, 1U);
+    return MAX(n, 1U) + cost;
 }

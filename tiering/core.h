@@ -462,6 +462,7 @@ struct tiering {
     uint32_t n_moves;
     struct group *groups;
     uint32_t n_groups;
+    uint64_t walked;         /* tiering_walked() */
     uint64_t groups_next_ns; /* before this no group's time is over */
     struct timed_pin *pins;
     uint32_t n_pins;

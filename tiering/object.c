@@ -171,6 +171,7 @@ static void id_siblings(struct tiering *t, struct tiering_id id, uint64_t object
 {
     uint32_t n_pieces = object_pieces(t, object_bytes);
 
+    t->walked += (uint64_t)n_pieces * id.n_parts - 1;
     for (uint32_t part = 0; part < id.n_parts; part++) {
         for (uint32_t piece = 0; piece < n_pieces; piece++) {
             id.part = (uint16_t)part;

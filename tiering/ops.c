@@ -226,6 +226,11 @@ int tiering_prefetch(struct tiering *t, const struct tiering_id *id, struct tier
     return TIERING_WAIT;
 }
 
+uint64_t tiering_walked(const struct tiering *t)
+{
+    return t->walked;
+}
+
 int tiering_delete(struct tiering *t, const struct tiering_id *id)
 {
     int status = 0;
@@ -257,6 +262,9 @@ int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct ti
     }
     if (status != -ENOENT)
         return status;
+    if (n_pieces > t->config.max_objects)
+        return -ENOSPC;
+    t->walked += n_pieces - 1;
     for (at.piece = 1; at.piece < n_pieces; at.piece++) { /* of a block that is being built any may be there */
         if (record_find(&t->records, &at, record_hash_id(&t->records, &at)) != RECORD_NONE)
             return -EINPROGRESS;

@@ -485,10 +485,13 @@ enum tiering_advice { TIERING_NOT_AGAIN = 1, TIERING_USES_LEFT = 2, TIERING_KEEP
 int tiering_advise(struct tiering *t, const struct tiering_id *id, enum tiering_advice advice, uint64_t value,
                    uint64_t now_ns);
 int tiering_pin(struct tiering *t, const struct tiering_id *id, uint64_t until_ns);
+/* Parts and pieces that calls went over for the sake of another one of the object, ever: what a call takes grows with them. */
+uint64_t tiering_walked(const struct tiering *t);
 /* All parts and pieces of the object. Leases on it stay good until they are released. */
 int tiering_delete(struct tiering *t, const struct tiering_id *id);
 
-/* Opens or creates a tensor of object_bytes; -EINVAL: it exists with another size, or is a block. */
+/* Opens or creates a tensor of object_bytes; -EINVAL: it exists with another size, or is a block; -ENOSPC: there are not as many
+ * records as it has pieces. */
 int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct tiering_id *id, uint64_t object_bytes);
 
 /*

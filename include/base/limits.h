@@ -25,6 +25,7 @@
 #define RING_ENTRIES_MIN 8
 #define LIST_ITEMS_MAX 4096 /* keys of one SQE */
 #define LIST_WARM_ITEMS 16  /* elements of a list whose memory is asked for before the first of them is served */
+#define WALKED_PER_ITEM 4   /* pieces of one object that a request goes over, and pays for as for one key */
 #define QUANTUM_ITEMS 64    /* keys that one session may have served before the next one's turn */
 #define SCRATCH_BYTES_MAX (64 * MIB)
 #define CONTROL_MESSAGE_BYTES_MAX 65536

@@ -45,6 +45,7 @@ struct tiering {
     uint32_t n_arena;
     uint32_t last_len, last_off, last_piece;
     uint64_t last_object_bytes;
+    uint64_t walked, tensor_pieces;  /* so many are walked over for a tensor */
     uint32_t room_limit;             /* why there is no room; 0: the pool's memory is full */
     uint64_t advised;                /* the value of the last advice */
     struct tiering_dma *in_dma[300]; /* by lease */
@@ -390,7 +391,12 @@ int tiering_tensor(struct tiering *t, struct tiering_session *s, const struct ti
     (void)s;
     (void)id;
     t->last_object_bytes = object_bytes;
+    t->walked += t->tensor_pieces;
     return 0;
+}
+uint64_t tiering_walked(const struct tiering *t)
+{
+    return t->walked;
 }
 void tiering_sync_begin(struct tiering *t, struct tiering_sync *sync, uint32_t space)
 {

@@ -765,6 +765,39 @@ START_TEST(test_a_ring_learns_how_long_to_spin)
 }
 END_TEST
 
+/* Who has an object of many pieces made waits, until others have had as many turns as that took. */
+START_TEST(test_objects_of_many_pieces_are_paid_for)
+{
+    struct spw_sqe nop = {.opcode = SPW_OP_NOP}, tensor = sqe_of(&a, SPW_OP_TENSOR, 1);
+    struct spw_cqe cqe;
+    int n_calls = 0;
+
+    client_new(&b, 8, 100);
+    requests_set_spin(rq, 0);
+    turns(2);
+    ck_assert_uint_eq(requests_hot_rings(rq), 0); /* whose a session is, is said before it does anything */
+    requests_peer_user(rq, &a.peer, 1);
+    requests_peer_user(rq, &b.peer, 2);
+    put_items(&a, "h");
+    a.items[0].length_bytes = MIB;
+    stub.tensor_pieces = UINT64_C(40) * QUANTUM_ITEMS * WALKED_PER_ITEM;
+    submit(&a, &tensor);
+    submit(&a, &tensor);
+    turns(1);
+    ck_assert(consume(&a, &cqe));
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert(!consume(&a, &cqe)); /* that is for later */
+    for (; !consume(&a, &cqe); n_calls++) {
+        ck_assert_int_lt(n_calls, 20);
+        ck_assert_int_eq(status_of(&b, &nop), 0);
+    }
+    ck_assert_int_eq(cqe.status, 0);
+    ck_assert_int_ge(n_calls, 40 / 4);
+    ck_assert_uint_eq(stub.walked, 2 * stub.tensor_pieces);
+    client_free(&b);
+}
+END_TEST
+
 /* Nothing can hear their doorbells: they are polled on, once in a turn, and the engine does not sleep. */
 START_TEST(test_rings_that_cannot_go_cold)
 {
@@ -973,6 +1006,7 @@ int main(void)
     tcase_add_test(tc, test_doorbell_is_emptied_before_the_ring_sleeps);
     tcase_add_test(tc, test_a_ring_learns_how_long_to_spin);
     tcase_add_test(tc, test_rings_that_cannot_go_cold);
+    tcase_add_test(tc, test_objects_of_many_pieces_are_paid_for);
     tcase_add_test(tc, test_a_sleeping_client_is_rung_for_once);
     suite_add_tcase(suite, tc);
     return run_suite(suite);

@@ -413,6 +413,12 @@ START_TEST(a_tensor_reads_as_zeros)
     ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 2 * RIG_PIECE + 100), 0);
     ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 2 * RIG_PIECE + 100), 0);
     ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, 2 * RIG_PIECE), -EINVAL);
+    uint64_t walked = tiering_walked(rig.t);
+    ck_assert_uint_ge(walked, 2);
+    id = key(RIG_SCRATCH, 2);
+    ck_assert_int_eq(tiering_tensor(rig.t, &rig.s, &id, OBJECT_BYTES_MAX), -ENOSPC);
+    ck_assert_uint_eq(tiering_walked(rig.t), walked); /* at once */
+    id = key(RIG_SCRATCH, 1);
     for (id.piece = 0; id.piece < 3; id.piece++)
         ck_assert_int_eq(rig_get(&rig, &id, 0), 0);
     id.piece = 1;
