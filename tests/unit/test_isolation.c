@@ -7,7 +7,7 @@
  * Who stalls or lies costs nothing: the victim's time is as if nobody was there. Who floods cannot be had for nothing, since an
  * engine and a device are shared: the victim's time is what it is beside one neighbour with manners that always has something
  * to do, or, for a read, what a device needs for the bytes that it has of several at a time, if that is longer: a newcomer
- * stands behind those, and behind nothing else. However many sessions a user has, and whatever they ask for, it does not get more
+ * stands behind those, and behind nothing else. So with who makes objects of many pieces, and deletes them. However many sessions a user has, and whatever they ask for, it does not get more
  * than that. 5 % at most. Neighbours are of another pool, or of the victim's own.
  */
 #include <check.h>
@@ -29,12 +29,13 @@
 #define RESULTS (512 << 10)
 #define OBJECTS 60 /* of each of the two; twice as many as their memory holds */
 #define SESSIONS 16
+#define PIECES 200   /* of an object that is made to be deleted */
 #define HIT_OPS 4000 /* what comes in bursts must be seen as often as it comes */
 #define READ_OPS 400
 #define WARM_OPS 50
 
 enum service { HITS, READS };
-enum neighbour { NOBODY, HONEST, FLOODS, PARKS, STALLS, LIES };
+enum neighbour { NOBODY, HONEST, FLOODS, PARKS, MAKES, STALLS, LIES };
 
 struct flight {
     struct io_blk copy; /* what the simulated device is told: a part of it, perhaps */
@@ -376,6 +377,33 @@ static void park_step(struct party *p, uint32_t *seed)
     }
 }
 
+/* Tensors of many pieces, made and deleted again and again: two requests of one item each. */
+static void make_step(struct party *p)
+{
+    struct spw_cqe cqe;
+
+    while (consume(p, &cqe)) {
+        ck_assert_int_eq(cqe.status, 0);
+        ck_assert_uint_eq(cqe.value, 1);
+        iso->n_served++;
+    }
+    while (has_room(p)) {
+        bool is_made = p->sq_tail % 2;
+        struct spw_item *item = (struct spw_item *)(void *)p->scratch + p->sq_tail % ENTRIES;
+        struct spw_sqe sqe = {.opcode = is_made ? SPW_OP_DELETE : SPW_OP_TENSOR,
+                              .space = p->space,
+                              .n_items = 1,
+                              .items = p->sq_tail % ENTRIES * sizeof(*item),
+                              .results = RESULTS};
+
+        *item = item_of(iso->space, 0);
+        item->key[0] ^= 0x80;
+        item->key[1] ^= (uint8_t)(p - iso->parties);
+        item->length_bytes = is_made ? 0 : (uint64_t)PIECES * RIG_PIECE;
+        submit(p, &sqe);
+    }
+}
+
 /* It takes what it can get, and keeps it; it never looks at an answer. */
 static void stall_step(struct party *p)
 {
@@ -424,6 +452,9 @@ static void neighbours_step(void)
         case PARKS:
             park_step(&iso->parties[i], &seed);
             break;
+        case MAKES:
+            make_step(&iso->parties[i]);
+            break;
         case STALLS:
             stall_step(&iso->parties[i]);
             break;
@@ -442,11 +473,12 @@ static void turn(void)
 {
     device_ends();
     tiering_tick(iso->rig.t, iso->now_ns);
-    uint32_t n = requests_run(iso->rq, iso->now_ns);
+    uint64_t walked = tiering_walked(iso->rig.t), n = requests_run(iso->rq, iso->now_ns);
 
     device_fill();
     neighbours_step();
-    iso->now_ns += TURN_NS + (uint64_t)n * ITEM_NS;
+    walked = tiering_walked(iso->rig.t) - walked; /* that takes its time, whether anybody pays for it or not */
+    iso->now_ns += TURN_NS + MAX(n, walked / WALKED_PER_ITEM) * ITEM_NS;
     if (n == 0 && !requests_peek(iso->rq))
         iso->now_ns = MAX(iso->now_ns, MIN(device_next_ns(), iso->now_ns + 20000));
 }
@@ -553,14 +585,15 @@ static uint64_t mean_ns(enum service service, enum neighbour neighbour, bool in_
     }
     if (neighbour == LIES)
         ck_assert_uint_gt(iso->n_broken, 10);
-    if (neighbour >= HONEST && neighbour <= PARKS)
+    if (neighbour >= HONEST && neighbour <= MAKES)
         ck_assert_uint_gt(iso->n_served, 10);
     end();
     return sum_ns / n;
 }
 
-static const char *const names[] = {"nobody",     "one with manners", "who floods", "who asks for too much",
-                                    "who stalls", "who lies"};
+static const char *const names[] = {
+    "nobody",     "one with manners", "who floods", "who asks for too much", "who makes large objects",
+    "who stalls", "who lies"};
 
 START_TEST(test_service)
 {
@@ -576,7 +609,7 @@ START_TEST(test_service)
     fflush(stdout);
     for (enum neighbour n = FLOODS; n <= LIES; n++) {
         uint64_t at_device_ns = service == READS ? SHARED_BYTES * 1000 / DEVICE_BYTES_PER_US : 0;
-        uint64_t fair_ns = n <= PARKS ? MAX(ns[HONEST], ns[NOBODY] + at_device_ns) : ns[NOBODY];
+        uint64_t fair_ns = n <= MAKES ? MAX(ns[HONEST], ns[NOBODY] + at_device_ns) : ns[NOBODY];
 
         ck_assert_msg(ns[n] * 100 <= fair_ns * 105, "beside %s: %llu ns, not %llu", names[n], (unsigned long long)ns[n],
                       (unsigned long long)fair_ns);
