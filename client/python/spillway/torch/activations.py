@@ -876,11 +876,12 @@ class offload_activations(torch.autograd.graph.saved_tensors_hooks):
     in_flight_bytes: on the CPU, how much may wait for its copy at a time, held until it is made: when the model saves
     faster than the pool takes, the rest stays in memory, for to wait for the pool twice would cost more than the memory
     is worth. On a GPU all may wait, and by how much the host may be ahead of the GPU, by two storages at least; with
-    "keep", what is saved while the host is not ahead at all stays in memory. What is last saved is needed first: it is
-    still in flight then, and used as it is. prefetch_bytes: how far ahead of the
-    backward pass is read; to it comes half of what that has given back of what had not been stored. on_full: what
-    happens where the pool has no room: "keep": it stays in memory; "wait": the forward pass waits for room, and for its
-    turn where more than in_flight_bytes have been computed and wait; "raise": NoSpace.
+    "keep", what is saved while the host is not ahead at all stays in memory, and if that was more than could be stored,
+    for some steps all does but the largest. What is last saved is needed first: it is still in flight then, and used as
+    it is. prefetch_bytes: how far ahead of the backward pass is read; to it comes half of what that has given back of
+    what had not been stored. on_full: what happens where the pool has no room: "keep": it stays in memory; "wait": the
+    forward pass waits for room, and for its turn where more than in_flight_bytes have been computed and wait; "raise":
+    NoSpace.
     timeout: for how many seconds a copy waits for room; None: 1, with "wait" as long as the daemon lets it (60 s).
 
     A tensor that is changed in place after it was saved is autograd's RuntimeError when backward needs it, as without
