@@ -120,8 +120,10 @@ struct snapshot *snapshot_keep(void)
             abort();
         memcpy(v->copy, v->mem, v->bytes);
     }
-    if (mmap(s->base, SNAPSHOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, s->fd, 0) !=
-        s->base)
+    void *mem =
+        mmap(s->base, SNAPSHOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, s->fd, 0);
+
+    if (mem != s->base)
         abort();
     close(s->fd);
     return s;
