@@ -173,6 +173,8 @@ static int in_child(spw_workers *parents)
     static const float grad[2] = {3, 4};
     struct spw_adam_slice slice = {.n = 2, .grad = grad, .grad_dtype = SPW_DTYPE_F32};
     struct spw_adam_options o = ADAM_RIG_OPTIONS;
+    float copied[2];
+    struct spw_copy copy = {copied, grad, sizeof(copied)};
     struct spw_grad_stat stat;
     spw_workers *own;
 
@@ -180,6 +182,8 @@ static int in_child(spw_workers *parents)
         return 1;
     if (spw_adam(parents, &o, NULL, 0, NULL) != -ECHILD)
         return 2;
+    if (spw_copy(parents, &copy, 1) != -ECHILD)
+        return 5;
     if (spw_grad_stat(NULL, &slice, 1, &stat) != 0 || stat.sum_squares < 25 || stat.sum_squares > 25)
         return 3;
     spw_workers_free(parents);

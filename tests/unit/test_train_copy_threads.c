@@ -3,8 +3,6 @@
 #include <check.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "client/lib/train.h"
 
@@ -91,22 +89,6 @@ START_TEST(test_bad_arguments)
 }
 END_TEST
 
-START_TEST(test_fork)
-{
-    struct spw_copy copy = {to, from, 5};
-    spw_workers *workers;
-    int status;
-
-    ck_assert_int_eq(spw_workers_new(2, &workers), 0);
-    pid_t pid = fork();
-    if (pid == 0)
-        _exit(spw_copy(workers, &copy, 1) == -ECHILD ? 0 : 1);
-    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-    ck_assert_int_eq(status, 0);
-    spw_workers_free(workers);
-}
-END_TEST
-
 int main(void)
 {
     Suite *s = suite_create("train_copy_threads");
@@ -117,7 +99,6 @@ int main(void)
     tcase_add_loop_test(t, test_every_byte_and_no_other, 0, 5);
     tcase_add_test(t, test_many_small_ones);
     tcase_add_test(t, test_bad_arguments);
-    tcase_add_test(t, test_fork);
     suite_add_tcase(s, t);
     SRunner *sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
